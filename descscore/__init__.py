@@ -1,0 +1,43 @@
+"""Score how well a text would replace an image for someone who cannot see it.
+
+>>> from descscore import DescScorer
+>>> scorer = DescScorer.from_pretrained()
+>>> result = scorer.score("photo.jpg", "A brown dog runs over wet sand towards the sea.")
+
+Names are imported when first used: the command line asks for help and version
+far more often than for a score, and torch alone takes seconds to import.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from descscore.version import __version__
+
+if TYPE_CHECKING:
+    from descscore.errors import DescscoreError as DescscoreError
+    from descscore.models import load_model as load_model
+    from descscore.records import Comparison as Comparison
+    from descscore.records import Score as Score
+    from descscore.scorer import DescScorer as DescScorer
+
+_HOME = {
+    "DescScorer": "descscore.scorer",
+    "Score": "descscore.records",
+    "Comparison": "descscore.records",
+    "DescscoreError": "descscore.errors",
+    "load_model": "descscore.models",
+}
+
+__all__ = ["Comparison", "DescScorer", "DescscoreError", "Score", "__version__", "load_model"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    raise AttributeError(f"module 'descscore' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

@@ -1,0 +1,108 @@
+"""Adapters: a folder that turns a base model into a description-tuned one.
+
+It holds peft's own LoRA files and ``descscore_adapter.json``, readable by people,
+which names the base, its pretrained tag and the hash of its weights. An adapter
+on another base would give plausible but meaningless scores, so the hash decides.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+from torch import nn
+
+from descscore.errors import ModelError
+from descscore.models import ADAPTER_FILE, weights_hash
+
+FORMAT = 1
+LORA_CONFIG = "adapter_config.json"
+LORA_WEIGHTS = "adapter_model.safetensors"
+_LORA_KEYS = ("r", "lora_alpha", "target_modules", "bias", "lora_dropout", "rank_pattern", "alpha_pattern")
+
+
+@dataclass(frozen=True)
+class AdapterInfo:
+    """What ``descscore_adapter.json`` says.
+
+    base: bundled name, folder (absolute or relative to the adapter's) or open_clip
+    model; pretrained: its tag, None unless it is an open_clip model; base_weights:
+    hash of the base's weights (:func:`descscore.models.weights_hash`).
+    """
+
+    base: str
+    base_weights: str
+    pretrained: str | None = None
+    format: int = FORMAT
+
+    def base_source(self, folder: Path) -> str:
+        """The base in the form that :func:`descscore.models.load_model` takes."""
+        if self.pretrained:
+            return f"{self.base}/{self.pretrained}"
+        beside = folder / self.base
+        return str(beside) if self.base not in ("base", "default") and beside.is_dir() else self.base
+
+
+def read_adapter(folder: Path) -> AdapterInfo:
+    """Read ``descscore_adapter.json``; raises :class:`ModelError` naming the file and what is wrong."""
+    path = folder / ADAPTER_FILE
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        info = AdapterInfo(data["base"], data["base_weights"], data.get("pretrained"), data["format"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{path}: not an adapter description ({error!r})") from None
+    if info.format != FORMAT:
+        raise ModelError(f"{path}: format {info.format!r}; this version of descscore reads {FORMAT}")
+    if info.base == "default":
+        raise ModelError(f"{path}: names 'default' as its base; an adapter needs an untuned model")
+    return info
+
+
+def merge_adapter(base: nn.Module, info: AdapterInfo, folder: Path) -> nn.Module:
+    """A copy of ``base`` with the LoRA weights in ``folder`` merged; the image tower is shared."""
+    found = weights_hash(base)
+    if found != info.base_weights:
+        raise ModelError(
+            f"adapter {folder}: made for {info.base_source(folder)!r} with weights {info.base_weights}, "
+            f"but that base has weights {found}"
+        )
+    clip = copy.deepcopy(base, {id(base.visual): base.visual})
+    return _merge_lora(clip, folder)
+
+
+def _merge_lora(clip: nn.Module, folder: Path) -> nn.Module:
+    from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
+
+    for name in (LORA_CONFIG, LORA_WEIGHTS):
+        if not (folder / name).is_file():
+            raise ModelError(f"adapter {folder}: {name} is missing")
+    try:
+        settings = json.loads((folder / LORA_CONFIG).read_text(encoding="utf-8"))
+        if settings.get("peft_type") != "LORA":
+            raise ValueError(f"peft_type {settings.get('peft_type')!r} is not LORA")
+        # Only what shapes the low-rank matrices is taken over: the rest of peft's
+        # file could name a model to fetch.
+        config = LoraConfig(**{key: settings[key] for key in _LORA_KEYS if key in settings})
+        wrapped = get_peft_model(clip, config)
+        result = set_peft_model_state_dict(wrapped, load_file(folder / LORA_WEIGHTS))
+    except Exception as error:  # noqa: BLE001 - peft and safetensors raise many kinds
+        raise ModelError(f"adapter {folder}: damaged or made for another model ({error})") from error
+    lost = [key for key in result.missing_keys if "lora_" in key]
+    if result.unexpected_keys or lost:
+        raise ModelError(
+            f"adapter {folder}: its weights do not fit its base "
+            f"({len(result.unexpected_keys)} unknown, {len(lost)} missing)"
+        )
+    return wrapped.merge_and_unload()
+
+
+def save_adapter(wrapped: Any, info: AdapterInfo, folder: Path) -> None:
+    """Write a peft-wrapped CLIP's LoRA weights and the description beside them."""
+    wrapped.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
+    (folder / "README.md").unlink(missing_ok=True)  # peft's model card template, of no use here
+    text = json.dumps(asdict(info), indent=2, sort_keys=True)
+    (folder / ADAPTER_FILE).write_text(text + "\n", encoding="utf-8")

@@ -1,0 +1,133 @@
+"""The ``descscore`` command.
+
+Exit codes: 0 done, 1 the work failed, 2 the call was wrong. Errors are one line
+on standard error unless ``--debug`` asks for the traceback. Heavy imports stand
+inside the commands, so that help and usage errors come at once.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from descscore.errors import DescscoreError
+from descscore.version import __version__
+
+if TYPE_CHECKING:
+    from descscore.records import Score
+    from descscore.scorer import DescScorer
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Group(click.Group):
+    """A group that turns descscore's errors into one line and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except DescscoreError as error:
+            if ctx.params.get("debug"):
+                raise
+            click.echo(f"Error: {error}", err=True)
+            ctx.exit(error.exit_code)
+
+
+def model_options(command: F) -> F:
+    """``--model``, ``--device``, ``--text-policy`` and ``--json``, the same for every scoring command."""
+    options = (
+        click.option(
+            "--model",
+            default="default",
+            show_default=True,
+            help="Bundled name (base, default), folder, or open_clip model with its tag (ViT-B-32/openai).",
+        ),
+        click.option("--device", help="Torch device; by default a GPU where there is one."),
+        click.option(
+            "--text-policy",
+            type=click.Choice(["truncate", "error", "windows"]),
+            default="truncate",
+            show_default=True,
+            help="What happens to a text over the model's context length.",
+        ),
+        click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="descscore")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def main(debug: bool) -> None:
+    """Score how well a text would replace an image for someone who cannot see it."""
+
+
+@main.command()
+@click.argument("image")
+@click.argument("texts", metavar="TEXT...", nargs=-1, required=True)
+@model_options
+def score(
+    image: str, texts: tuple[str, ...], model: str, device: str | None, text_policy: str, as_json: bool
+) -> None:
+    """Score each TEXT as a replacement of IMAGE."""
+    scorer = _scorer(model, device, text_policy)
+    results = scorer.score_batch([image] * len(texts), list(texts))
+    if as_json:
+        rows = [{"image": image, "text": t} | r.to_dict() for t, r in zip(texts, results, strict=True)]
+        click.echo(json.dumps(rows, ensure_ascii=False, indent=2))
+        return
+    for text, result in zip(texts, results, strict=True):
+        click.echo(f"{_line(result)}  {text}")
+    click.echo(scorer.signature)
+
+
+@main.command()
+@click.argument("image")
+@click.option("--description", required=True, help="The text meant to stand in for the image.")
+@click.option("--caption", required=True, help="The text meant to add to the image.")
+@model_options
+def compare(
+    image: str,
+    description: str,
+    caption: str,
+    model: str,
+    device: str | None,
+    text_policy: str,
+    as_json: bool,
+) -> None:
+    """Compare a description and a caption of IMAGE."""
+    result = _scorer(model, device, text_policy).compare(image, description, caption)
+    if as_json:
+        click.echo(json.dumps({"image": image} | result.to_dict(), ensure_ascii=False, indent=2))
+        return
+    click.echo(f"description  {_line(result.description)}  {description}")
+    click.echo(f"caption      {_line(result.caption)}  {caption}")
+    click.echo(
+        f"margin {result.margin:+.4f} (cosine), preferred: {result.preferred}, "
+        f"probability of the description {result.probability:.3f}"
+    )
+    click.echo(result.signature)
+
+
+def _scorer(model: str, device: str | None, text_policy: str) -> DescScorer:
+    from descscore.scorer import DescScorer
+
+    return DescScorer.from_pretrained(model, device=device, text_policy=text_policy)  # type: ignore[arg-type]
+
+
+def _line(result: Score) -> str:
+    cut = ", cut" if result.truncated else ""
+    return (
+        f"score {result.score:.4f}  cosine {result.cosine:+.4f}  clip_score {result.clip_score:.4f}  "
+        f"({result.tokens} tokens{cut})"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,101 @@
+"""Score real photos that ordinary packages carry: ``python -m descscore.demo``.
+
+The photos are sample data of matplotlib and scikit-image and are read from where
+those packages are installed. Each meets a description, a caption, and another
+photo's description; all texts were written for this demonstration.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from descscore.errors import DataError, DescscoreError
+from descscore.scorer import DescScorer
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A sample photo: the package that carries it, its path there, and two texts for it."""
+
+    package: str
+    path: str
+    description: str
+    caption: str
+
+    @property
+    def name(self) -> str:
+        return Path(self.path).name
+
+    def find(self) -> Path:
+        """The photo's place on this machine. Raises :class:`DataError` where the package lacks it."""
+        spec = find_spec(self.package)
+        if spec is None or spec.origin is None:
+            raise DataError(f"{self.package} is not installed; run: pip install 'descscore[demo]'")
+        path = Path(spec.origin).parent / self.path
+        if not path.is_file():
+            raise DataError(f"{path}: this version of {self.package} does not carry the photo")
+        return path
+
+
+PHOTOS = (
+    Photo(
+        "matplotlib",
+        "mpl-data/sample_data/grace_hopper.jpg",
+        "A woman in a dark naval uniform and a white cap looks into the camera, a flag behind her.",
+        "Grace Hopper, one of the first programmers of the Harvard Mark I, in 1984.",
+    ),
+    Photo(
+        "skimage",
+        "data/chelsea.png",
+        "The face of a ginger tabby cat with green eyes, looking to the side.",
+        "Chelsea is the best known pet in image processing.",
+    ),
+    Photo(
+        "skimage",
+        "data/coffee.png",
+        "A white cup of black coffee on a saucer with a spoon, on a wooden table.",
+        "The break that every morning meeting should begin with.",
+    ),
+    Photo(
+        "skimage",
+        "data/rocket.jpg",
+        "A white rocket lifts off from its launch pad between towers, fire and smoke below it.",
+        "The mission of February 2015 on its way to observe the solar wind.",
+    ),
+)
+
+
+def table(scorer: DescScorer, photos: tuple[Photo, ...] = PHOTOS) -> str:
+    """One line per photo and text, with score and cosine, and how often the description wins."""
+    lines = [f"{'photo':<17} {'text':<20} {'score':>6} {'cosine':>8}  wording", "-" * 100]
+    won_caption = won_other = 0
+    for i, photo in enumerate(photos):
+        other = photos[(i + 1) % len(photos)]
+        texts = [photo.description, photo.caption, other.description]
+        results = scorer.score_batch([photo.find()] * 3, texts)
+        names = ("description", "caption", "other's description")
+        for name, text, result in zip(names, texts, results, strict=True):
+            wording = text if len(text) <= 46 else text[:43] + "..."
+            lines.append(f"{photo.name:<17} {name:<20} {result.score:6.3f} {result.cosine:+8.4f}  {wording}")
+        won_caption += results[0].cosine > results[1].cosine
+        won_other += results[0].cosine > results[2].cosine
+    lines.append("-" * 100)
+    lines.append(f"The description beats the caption on {won_caption} of {len(photos)} photos")
+    lines.append(f"and another photo's description on {won_other} of {len(photos)}.")
+    return "\n".join([*lines, scorer.signature])
+
+
+def main() -> int:
+    try:
+        print(table(DescScorer.from_pretrained("default")))
+    except DescscoreError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,55 @@
+"""Errors that descscore raises, each with the exit code the command line gives it.
+
+Every message names the file, row or value that caused it, so that a caller who
+scores many inputs can tell which one to look at. ``kind`` is a short,
+stable word for tables and logs.
+"""
+
+from __future__ import annotations
+
+
+class DescscoreError(Exception):
+    """Base of every error that descscore raises on purpose."""
+
+    exit_code = 1
+    kind = "error"
+
+
+class UsageError(DescscoreError):
+    """The call itself is wrong: an unknown option value, lists of unequal length."""
+
+    exit_code = 2
+    kind = "usage"
+
+
+class ModelError(DescscoreError):
+    """A model cannot be found, read, or used."""
+
+    kind = "model"
+
+
+class InputError(DescscoreError):
+    """One image or text cannot be scored; ``kind`` says why."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        # Exceptions are rebuilt from ``args``, which here lacks ``kind``; worker
+        # processes hand these errors back by pickle.
+        return (type(self), (self.kind, str(self)))
+
+
+class ImageError(InputError):
+    """An image cannot be scored (missing, damaged, not an image, too large, a URL)."""
+
+
+class TextError(InputError):
+    """A text cannot be scored (empty, blank, not text, too long under ``error``)."""
+
+
+class DataError(DescscoreError):
+    """A data set lacks a file, a column or rows that were asked for."""
+
+    kind = "data"

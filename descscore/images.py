@@ -1,0 +1,186 @@
+"""Read an image from wherever it comes and turn it into what a person would see.
+
+Everything ends as an 8-bit RGB PIL image: EXIF orientation applied,
+transparency laid on white, palettes and CMYK resolved, 16-bit and float
+greys scaled, the first frame of an animation. Nothing is ever fetched.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+
+from descscore.errors import ImageError
+
+ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | np.ndarray[Any, Any]"
+
+MAX_PIXELS = 178_956_970
+"""Largest image that is decoded, in pixels: the size at which Pillow refuses by default."""
+
+_TRANSPARENT_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
+
+
+def load_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Read ``source`` as an RGB image.
+
+    source: a path, the bytes of an image file, a PIL image, or an array
+    ``(height, width)`` or ``(height, width, 1, 3 or 4)`` of uint8 or bool, uint16
+    (full range), or float in 0..1.
+
+    Raises :class:`ImageError` with kind ``url_not_supported``, ``missing_image``,
+    ``unreadable_image``, ``empty_image``, ``not_an_image``, ``damaged_image``,
+    ``image_too_large`` or ``bad_array``.
+    """
+    if isinstance(source, Image.Image):
+        return _open_checked(lambda: source, "image", max_pixels)
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        data = bytes(source)
+        if not data:
+            raise ImageError("empty_image", "image bytes: empty")
+        return _open_checked(lambda: Image.open(io.BytesIO(data)), "image bytes", max_pixels)
+    if isinstance(source, (str, os.PathLike)):
+        path = check_path(source)
+        return _open_checked(lambda: Image.open(path), str(path), max_pixels)
+    if hasattr(source, "__array__"):
+        return array_to_image(np.asarray(source), max_pixels)
+    raise ImageError(
+        "bad_image_type",
+        f"image: expected a path, bytes, a PIL image or an array, got {type(source).__name__}",
+    )
+
+
+def check_path(source: str | os.PathLike[str]) -> Path:
+    """The path of an existing, non-empty file, or an :class:`ImageError` that names it."""
+    text = os.fspath(source)
+    if isinstance(text, bytes):
+        text = os.fsdecode(text)
+    if re.match(r"(?i)(https?|ftp|s3|gs|data):", text):
+        raise ImageError(
+            "url_not_supported",
+            f"{text[:200]}: addresses are never fetched; download the image first "
+            "(for example 'curl -O ADDRESS') and give the file's path",
+        )
+    if not text.strip() or "\0" in text:
+        raise ImageError("missing_image", f"image path {text!r}: not a file name")
+    path = Path(text)
+    try:
+        size = path.stat().st_size
+        if path.is_dir():
+            raise ImageError("not_an_image", f"{path}: is a folder, not an image file")
+        if not path.is_file():
+            raise ImageError("not_an_image", f"{path}: is not a regular file")
+    except (FileNotFoundError, NotADirectoryError):
+        raise ImageError("missing_image", f"{path}: no such file") from None
+    except OSError as error:
+        raise ImageError("unreadable_image", f"{path}: {error.strerror or error}") from None
+    if size == 0:
+        raise ImageError("empty_image", f"{path}: the file is empty")
+    return path
+
+
+def array_to_image(array: np.ndarray[Any, Any], max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Turn an array (see :func:`load_image`) into an RGB image."""
+    shape = "x".join(map(str, array.shape))
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
+        raise ImageError(
+            "bad_array",
+            f"array of shape {shape}: expected height x width, or height x width x 1, 3 or 4 (channels last)",
+        )
+    if 0 in array.shape:
+        raise ImageError("bad_array", f"array of shape {shape}: has no pixels")
+    image = Image.fromarray(_to_uint8(array))
+    return _open_checked(lambda: image, f"array of shape {shape}", max_pixels)
+
+
+def _to_uint8(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    if array.dtype == np.uint8:
+        return np.ascontiguousarray(array)
+    if array.dtype == np.bool_:
+        return np.ascontiguousarray(array).astype(np.uint8) * 255
+    if array.dtype == np.uint16:
+        return (array.astype(np.float64) / 257).round().astype(np.uint8)
+    if np.issubdtype(array.dtype, np.floating):
+        if not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
+            raise ImageError(
+                "bad_array", f"float array: values must lie in 0..1, got {array.min():g}..{array.max():g}"
+            )
+        return (array * 255).round().astype(np.uint8)
+    raise ImageError(
+        "bad_array", f"array of type {array.dtype}: expected uint8, uint16, bool, or float in 0..1"
+    )
+
+
+def _open_checked(opener: Any, name: str, max_pixels: int) -> Image.Image:
+    """Open and decode; whatever a broken file makes Pillow raise becomes an :class:`ImageError`."""
+    try:
+        image = opener()
+        if 0 in image.size:
+            raise ImageError("damaged_image", f"{name}: has no pixels ({image.width}x{image.height})")
+        if image.width * image.height > max_pixels:
+            raise _too_large(name, f"{image.width}x{image.height} pixels", max_pixels)
+        return to_rgb(image)
+    except ImageError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise _too_large(name, str(error), max_pixels) from None
+    except UnidentifiedImageError:
+        raise ImageError("not_an_image", f"{name}: not an image that Pillow can read") from None
+    except PermissionError:
+        raise ImageError("unreadable_image", f"{name}: permission denied") from None
+    except Exception as error:  # noqa: BLE001 - decoders raise anything on hostile data
+        reason = str(error) or type(error).__name__
+        raise ImageError("damaged_image", f"{name}: damaged or truncated image ({reason})") from None
+
+
+def _too_large(name: str, what: str, max_pixels: int) -> ImageError:
+    return ImageError("image_too_large", f"{name}: {what}, over the limit of {max_pixels} pixels")
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """The first frame of ``image`` as a person would see it, as 8-bit RGB."""
+    if getattr(image, "n_frames", 1) > 1:
+        image.seek(0)
+    image.load()
+    # exif_transpose fails on modes it cannot rotate in place, never on these.
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I") or image.mode == "F":
+        return _scale_deep_grey(image).convert("RGB")
+    if image.mode == "LAB":
+        return _lab_to_rgb(image)
+    if image.mode in _TRANSPARENT_MODES or "transparency" in image.info:
+        return _on_white(image)
+    return image.convert("RGB")
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    rgba = image.convert("RGBA")
+    white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+    return Image.alpha_composite(white, rgba).convert("RGB")
+
+
+def _scale_deep_grey(image: Image.Image) -> Image.Image:
+    """16-bit greys by their full range; 32-bit and float ones, which have none, by what they hold."""
+    values = np.asarray(image).astype(np.float64)
+    low, high = 0.0, 65535.0
+    if image.mode == "F" or values.min() < 0 or values.max() > 65535:
+        finite = values[np.isfinite(values)]
+        low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
+        if image.mode == "F" and 0 <= low and high <= 1:
+            low, high = 0.0, 1.0
+    scaled = (np.nan_to_num(values, nan=low) - low) / max(high - low, 1e-12)
+    return Image.fromarray((scaled.clip(0, 1) * 255).round().astype(np.uint8))
+
+
+def _lab_to_rgb(image: Image.Image) -> Image.Image:
+    lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+    converted = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
+    assert converted is not None  # only the in-place form returns nothing
+    return converted

@@ -1,0 +1,64 @@
+"""What scoring returns."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Score:
+    """How well one text would replace one image; ``float(result)`` is ``score``.
+
+    score: ``2.5 * max(cosine, 0)`` under the description-tuned model, 0..2.5.
+    cosine: the raw cosine of image and text, -1..1; use it to compare and rank.
+    clip_score: ``2.5 * max(cosine, 0)`` under the untuned base model.
+    description_probability: probability, 0..1, that the text is a description, read
+    from the model's purpose subspace; None where the model has no such read-out.
+    tokens: length of the text with start and end token. truncated: whether some of
+    them were cut off. windows: in how many parts the text was encoded.
+    signature: model, weights, preprocessing, precision, text policy and version.
+    """
+
+    score: float
+    cosine: float
+    clip_score: float
+    description_probability: float | None
+    tokens: int
+    truncated: bool
+    windows: int
+    signature: str
+
+    def __float__(self) -> float:
+        return self.score
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields as plain JSON types."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A description and a caption of one image, side by side.
+
+    margin: cosine of the description minus that of the caption, -2..2.
+    preferred: which text has the higher cosine: ``description``, ``caption`` or ``tie``.
+    probability: that the description is preferred, 0..1: the softmax of the two
+    cosines times the model's logit scale, as in training.
+    """
+
+    description: Score
+    caption: Score
+    margin: float
+    preferred: str
+    probability: float
+    signature: str
+
+    @property
+    def description_preferred(self) -> bool:
+        """Whether the description wins; a tie is not a win."""
+        return self.preferred == "description"
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields as plain JSON types."""
+        return asdict(self)

@@ -1,0 +1,198 @@
+"""Score how well texts would replace images."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from descscore.encoder import EncodedTexts, Encoder
+from descscore.errors import InputError, UsageError
+from descscore.images import ImageSource, load_image
+from descscore.models import LoadedModel, load_model
+from descscore.records import Comparison, Score
+from descscore.texts import TextPolicy, TokenizedText, check_policy
+from descscore.version import __version__
+
+SCALE = 2.5
+"""CLIPScore's factor (Hessel et al. 2021): ``score = 2.5 * max(cosine, 0)``."""
+
+
+class DescScorer:
+    """Scores texts as replacements of images with one loaded model.
+
+    model: from :func:`descscore.models.load_model`. text_policy: what happens to
+    texts over the context length (:data:`descscore.texts.TextPolicy`).
+    batch_size: images or texts per pass; results do not depend on it.
+    """
+
+    def __init__(
+        self, model: LoadedModel, text_policy: TextPolicy = "truncate", batch_size: int = 64
+    ) -> None:
+        if batch_size < 1:
+            raise UsageError(f"batch size {batch_size}: must be at least 1")
+        self.model = model
+        self.text_policy = check_policy(text_policy)
+        self.encoder = Encoder(model, batch_size)
+        self.signature = signature(model, self.text_policy)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path = "default",
+        *,
+        device: str | None = None,
+        text_policy: TextPolicy = "truncate",
+        batch_size: int = 64,
+        cache_dir: str | Path | None = None,
+    ) -> DescScorer:
+        """Load a model (bundled, folder, or open_clip name with tag) and make its scorer."""
+        return cls(load_model(name, device, cache_dir), text_policy, batch_size)
+
+    def score(self, image: ImageSource, text: str) -> Score:
+        """How well ``text`` would replace ``image`` (a path, bytes, a PIL image or an array).
+
+        Raises :class:`descscore.errors.ImageError` or :class:`descscore.errors.TextError`.
+        """
+        picture, tokenized = load_image(image), self._tokenize(text)
+        encoded = self.encoder.tokenized([tokenized])
+        return self._scores(self.encoder.images([picture]), encoded)[0]
+
+    def score_batch(self, images: Sequence[ImageSource], texts: Sequence[str]) -> list[Score]:
+        """Score pairs: image ``i`` with text ``i``, one result a pair, in the order given.
+
+        An image that occurs again (same path or same object) is read once.
+        Raises :class:`UsageError` where the lengths differ, and an
+        :class:`InputError` that names every row that cannot be scored.
+        """
+        images, texts = _as_list("images", images), _as_list("texts", texts)
+        if len(images) != len(texts):
+            raise UsageError(f"{len(images)} images but {len(texts)} texts: a pair needs one of each")
+        if not texts:
+            return []
+        problems: dict[int, InputError] = {}
+        tokenized = _each(texts, self._tokenize, problems)
+        features = self._encode_images(images, problems)
+        if problems:
+            raise _rows_error(problems)
+        return self._scores(features, self.encoder.tokenized(tokenized))
+
+    def compare(self, image: ImageSource, description: str, caption: str) -> Comparison:
+        """Whether ``description`` or ``caption`` would replace ``image`` better.
+
+        Decided by the raw cosines; a tie is not a win.
+        """
+        picture = load_image(image)
+        encoded = self.encoder.tokenized([self._tokenize(description), self._tokenize(caption)])
+        first, second = self._scores(self.encoder.images([picture]).expand(2, -1), encoded)
+        margin = first.cosine - second.cosine
+        scale = float(self.model.clip.logit_scale.exp())
+        return Comparison(
+            description=first,
+            caption=second,
+            margin=margin,
+            preferred="tie" if margin == 0 else "description" if margin > 0 else "caption",
+            probability=float(torch.sigmoid(torch.tensor(scale * margin, dtype=torch.float64))),
+            signature=self.signature,
+        )
+
+    def _tokenize(self, text: str) -> TokenizedText:
+        return self.model.tokenizer.tokenize(text, self.text_policy)
+
+    def _encode_images(self, images: list[ImageSource], problems: dict[int, InputError]) -> Tensor:
+        """Features ``(n, embed_dim)``, a batch decoded at a time; only decodes once anything failed."""
+        keys = [_key(image) for image in images]
+        first = {key: i for i, key in reversed(list(enumerate(keys)))}
+        unique = list(dict.fromkeys(keys))
+        parts: list[Tensor] = []
+        size = self.encoder.batch_size
+        for start in range(0, len(unique), size):
+            rows = [first[key] for key in unique[start : start + size]]
+            loaded = _each([images[i] for i in rows], load_image, problems, rows)
+            if not problems:
+                parts.append(self.encoder.images(loaded))
+        if problems:
+            return torch.empty(0)
+        place = {key: i for i, key in enumerate(unique)}
+        return torch.cat(parts)[[place[key] for key in keys]]
+
+    def _scores(self, images: Tensor, encoded: EncodedTexts) -> list[Score]:
+        """Results for unit image features ``(n, embed_dim)`` and as many texts."""
+        cosines = _cosines(images, encoded.features)
+        base = _cosines(images, encoded.base_features)
+        return [
+            Score(
+                score=SCALE * max(cosine, 0.0),
+                cosine=cosine,
+                clip_score=SCALE * max(plain, 0.0),
+                description_probability=None,
+                tokens=text.tokens,
+                truncated=text.truncated,
+                windows=len(text.rows),
+                signature=self.signature,
+            )
+            for cosine, plain, text in zip(cosines, base, encoded.texts, strict=True)
+        ]
+
+
+def signature(model: LoadedModel, text_policy: TextPolicy) -> str:
+    """All that a score depends on, in one line, so that it can be reproduced."""
+    return "|".join(
+        (
+            f"descscore:{__version__}",
+            f"model:{model.name}",
+            f"weights:{model.weights_hash}",
+            f"image:{model.preprocessing}",
+            "precision:float32",
+            f"text:{text_policy}{model.tokenizer.context_length}",
+        )
+    )
+
+
+def _cosines(images: Tensor, texts: Tensor) -> list[float]:
+    """Cosines of unit features row by row, within -1..1."""
+    return (images.double() * texts.double()).sum(-1).clamp(-1, 1).tolist()
+
+
+def _as_list(name: str, values: Sequence[Any]) -> list[Any]:
+    """A list of the rows; one path or text where a list belongs would be taken letter by letter."""
+    if isinstance(values, (str, bytes, os.PathLike, Image.Image)):
+        raise UsageError(f"{name}: expected a list, got one {type(values).__name__}")
+    return list(values)
+
+
+def _key(image: ImageSource) -> object:
+    """What makes two image arguments the same image: the path, or the object itself."""
+    if isinstance(image, (str, os.PathLike)):
+        return os.fspath(image)
+    return id(image)
+
+
+def _each(
+    values: Sequence[Any],
+    function: Callable[[Any], Any],
+    problems: dict[int, InputError],
+    rows: Sequence[int] | None = None,
+) -> list[Any]:
+    """``function`` of each value; what cannot be used goes into ``problems`` by its row."""
+    out = []
+    for row, value in zip(rows or range(len(values)), values, strict=True):
+        try:
+            out.append(function(value))
+        except InputError as error:
+            problems.setdefault(row, error)
+    return out
+
+
+def _rows_error(problems: dict[int, InputError]) -> InputError:
+    """One error for all rows that cannot be scored, of the first row's class and kind."""
+    shown = sorted(problems.items())[:10]
+    lines = "; ".join(f"row {row}: {error}" for row, error in shown)
+    more = f"; and {len(problems) - 10} more" if len(problems) > 10 else ""
+    first = shown[0][1]
+    return type(first)(first.kind, lines + more)

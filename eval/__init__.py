@@ -1,0 +1,1 @@
+"""Measuring models and metrics against data and people."""

@@ -1,0 +1,35 @@
+"""Grounding: does a description score higher with its own photo than with other photos?"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def pick_others(n: int, count: int, seed: int) -> np.ndarray:
+    """``(n, count)`` indices of other images for each of ``n``, without repeats, by a fixed seed."""
+    rng = np.random.default_rng(seed)
+    return np.stack([np.delete(np.arange(n), i)[rng.permutation(n - 1)[:count]] for i in range(n)])
+
+
+def wins_over_others(own: Tensor, others: Tensor) -> Tensor:
+    """Share of the other photos that each text's own photo beats: ``(n,)``, ``(n, k)`` -> ``(n,)``.
+
+    A tie is not a win.
+    """
+    return (own[:, None] > others).double().mean(1)
+
+
+def grounding_by_photo(similarity: Tensor, photo_of: Tensor) -> Tensor:
+    """Wins of each text over *all* other photos: ``(texts, photos)`` cosines -> ``(texts,)``."""
+    own = similarity.gather(1, photo_of[:, None])
+    return (own > similarity).double().sum(1) / (similarity.shape[1] - 1)
+
+
+def grounding_sampled(images: Tensor, texts: Tensor, count: int, seed: int) -> Tensor:
+    """Wins of text ``i`` over ``count`` random other images, for unit features ``(n, d)`` each -> ``(n,)``."""
+    count = min(count, len(images) - 1)
+    others = torch.from_numpy(pick_others(len(images), count, seed)).to(images.device)
+    similarity = texts @ images.T
+    return wins_over_others(similarity.diagonal(), similarity.gather(1, others))

@@ -1,0 +1,1 @@
+"""Training: the bundled base, and tuning a CLIP to prefer descriptions."""
