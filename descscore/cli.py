@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from descscore.errors import DescscoreError
+from descscore.lazy_group import LazyGroup
 from descscore.version import __version__
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class Group(click.Group):
+class Group(LazyGroup):
     """A group that turns descscore's errors into one line and an exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -35,6 +36,11 @@ class Group(click.Group):
                 raise
             click.echo(f"Error: {error}", err=True)
             ctx.exit(error.exit_code)
+        except OSError as error:
+            if ctx.params.get("debug"):
+                raise
+            click.echo(f"Error: {error}", err=True)
+            ctx.exit(1)
 
 
 def model_options(command: F) -> F:
@@ -61,7 +67,7 @@ def model_options(command: F) -> F:
     return command
 
 
-@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Group, lazy={"eval": "descscore.eval.cli:evaluate"}, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="descscore")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def main(debug: bool) -> None:

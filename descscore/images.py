@@ -125,12 +125,13 @@ def _open_checked(opener: Any, name: str, max_pixels: int) -> Image.Image:
         if 0 in image.size:
             raise ImageError("damaged_image", f"{name}: has no pixels ({image.width}x{image.height})")
         if image.width * image.height > max_pixels:
-            raise _too_large(name, f"{image.width}x{image.height} pixels", max_pixels)
+            size = f"{image.width}x{image.height} pixels"
+            raise ImageError("image_too_large", f"{name}: {size}, over the limit of {max_pixels}")
         return to_rgb(image)
     except ImageError:
         raise
     except Image.DecompressionBombError as error:
-        raise _too_large(name, str(error), max_pixels) from None
+        raise ImageError("image_too_large", f"{name}: {error}") from None
     except UnidentifiedImageError:
         raise ImageError("not_an_image", f"{name}: not an image that Pillow can read") from None
     except PermissionError:
@@ -138,10 +139,6 @@ def _open_checked(opener: Any, name: str, max_pixels: int) -> Image.Image:
     except Exception as error:  # noqa: BLE001 - decoders raise anything on hostile data
         reason = str(error) or type(error).__name__
         raise ImageError("damaged_image", f"{name}: damaged or truncated image ({reason})") from None
-
-
-def _too_large(name: str, what: str, max_pixels: int) -> ImageError:
-    return ImageError("image_too_large", f"{name}: {what}, over the limit of {max_pixels} pixels")
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -149,7 +149,7 @@ def _load_base(
         json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))["model_cfg"]
     except (ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{folder / CONFIG_FILE}: not an open_clip configuration ({error!r})") from None
-    if not any(folder.glob(f"*{suffix}") for suffix in (".safetensors", ".bin", ".pt", ".pth")):
+    if not any(path.suffix in (".safetensors", ".bin", ".pt", ".pth") for path in folder.iterdir()):
         raise ModelError(f"model folder {folder}: holds no weights (open_clip_model.safetensors)")
     clip, _, preprocess = _create(name, source, None)
     return clip, preprocess, open_clip.get_tokenizer(name)
@@ -218,7 +218,7 @@ def _finish(
     for model in {id(clip): clip, id(base): base}.values():
         model.to(device=device, dtype=torch.float32).eval().requires_grad_(False)
     return LoadedModel(
-        name=source,
+        name=Path(source).name if Path(source).is_dir() and source not in BUNDLED else source,
         clip=clip,
         base=base,
         preprocess=preprocess,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from descscore.errors import DataError
+
 
 def recall_at_k(
     images: Tensor, texts: Tensor, owner: Tensor, ks: tuple[int, ...] = (1, 5, 10)
@@ -14,9 +16,12 @@ def recall_at_k(
     images: ``(n, d)`` and texts: ``(m, d)`` unit features; ``owner[j]``: the image
     of text ``j``. Image to text counts an image when any of its texts is among the
     k nearest. A text that ties with the right one counts as ranked before it, so
-    that constant features get no credit.
+    that constant features get no credit. Raises :class:`DataError` for features
+    that are not finite: no comparison with them holds, so they would rank first.
     """
     similarity = images @ texts.T
+    if not torch.isfinite(similarity).all():
+        raise DataError("recall: some features are not finite")
     own = owner[None, :] == torch.arange(len(images), device=owner.device)[:, None]
     best = similarity.masked_fill(~own, -torch.inf).amax(1)
     text_rank = ((similarity >= best[:, None]) & ~own).sum(1)

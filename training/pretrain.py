@@ -402,8 +402,13 @@ class Run:
         self.optimizer.step()
         with torch.no_grad():
             self.student.clip.logit_scale.clamp_(0, float(np.log(100)))
-        self.average.update_parameters(self.student)
+        self._update_average()
         return {name: float(loss.detach()) for name, loss in losses.items()}
+
+    def _update_average(self) -> None:
+        self.average.update_parameters(self.student)
+        # The causal mask is a buffer too, and the mean of two minus infinities is not a number.
+        self.average.module.clip.attn_mask.copy_(self.student.clip.attn_mask)
 
     def _log(self, values: dict[str, float]) -> None:
         line = {"step": self.step, "scale": round(float(self.student.clip.logit_scale.exp()), 2)} | values

@@ -1,0 +1,43 @@
+"""``descscore eval``: measure models and metrics. Heavy imports stand inside the commands."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from descscore.lazy_group import LazyGroup
+
+data_option = click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    envvar="DESCSCORE_DATA",
+    default=Path("../shared/data"),
+    show_default=True,
+    help="The data folder (also DESCSCORE_DATA).",
+)
+
+
+@click.group("eval", cls=LazyGroup, lazy={})
+def evaluate() -> None:
+    """Measure a model, or a table of scores, against data and people."""
+
+
+@evaluate.command()
+@data_option
+@click.option("--model", default="base", show_default=True, help="Bundled name, folder, or open_clip model.")
+@click.option("--device", help="Torch device; by default a GPU where there is one.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+def quality(data: Path, model: str, device: str | None, as_json: bool) -> None:
+    """Retrieval, zero-shot classes and grounding: the figures of a model card."""
+    from descscore.eval.quality import measure, to_json, to_markdown
+    from descscore.scorer import DescScorer
+
+    scorer = DescScorer.from_pretrained(model, device=device)
+    figures = measure(scorer, data)
+    if as_json:
+        click.echo(json.dumps(to_json(figures, scorer.signature), indent=2))
+        return
+    click.echo(to_markdown(figures))
+    click.echo(scorer.signature)

@@ -1,0 +1,175 @@
+"""What a model can do at all: retrieval, zero-shot classes, and grounding in the image.
+
+These are the figures of a model card. They say whether a score has a hold on the
+image; whether it prefers descriptions is another question.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import stats
+from torch import Tensor
+
+from descscore.errors import DataError
+from descscore.eval.benchmarks import (
+    LabelledImages,
+    TextsOfImages,
+    read_concadia_descriptions,
+    read_flickr8k,
+    read_kreiss2022_descriptions,
+    read_labelled,
+)
+from descscore.eval.grounding import grounding_by_photo, grounding_sampled
+from descscore.eval.retrieval import recall_at_k
+from descscore.images import ImageSource, load_image
+from descscore.scorer import DescScorer
+
+PROMPT = "a photo of a {}"
+OTHERS = 20
+SEED = 0
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured figure: ``value`` and its 95 % interval in 0..1, over ``n`` items of one ``unit``.
+
+    chance: what guessing would reach. Intervals are BCa bootstraps (scipy) over
+    whole images, since texts of one image are not independent; None for recall,
+    which is a rank statistic of one gallery.
+    """
+
+    name: str
+    value: float
+    low: float | None
+    high: float | None
+    n: int
+    unit: str
+    chance: float
+
+
+def measure(scorer: DescScorer, data: Path) -> list[Figure]:
+    """All figures of one model on the data folder. Raises :class:`DataError` for a missing file."""
+    caltech = read_labelled(data / "caltech101" / "test.parquet")
+    tiny = read_labelled(data / "tiny_imagenet" / "val.parquet")
+    return [
+        *_retrieval(scorer, read_flickr8k(data)),
+        _zero_shot(scorer, caltech, "Caltech-101 zero-shot accuracy (unseen pictures)"),
+        _zero_shot(scorer, tiny, "Tiny ImageNet val accuracy (seen classes)"),
+        _grounding_sampled(scorer, read_concadia_descriptions(data)),
+        *_grounding_photos(scorer, read_kreiss2022_descriptions(data), _rated(data)),
+    ]
+
+
+def image_features(scorer: DescScorer, images: Sequence[ImageSource]) -> Tensor:
+    """Unit features ``(n, d)``, a batch decoded at a time."""
+    size = scorer.encoder.batch_size
+    parts = [images[i : i + size] for i in range(0, len(images), size)]
+    return torch.cat([scorer.encoder.images([load_image(image) for image in part]) for part in parts])
+
+
+def _text_features(scorer: DescScorer, texts: Sequence[str]) -> Tensor:
+    return scorer.encoder.texts(texts, scorer.text_policy).features
+
+
+def _retrieval(scorer: DescScorer, data: TextsOfImages) -> list[Figure]:
+    images, texts = image_features(scorer, data.images), _text_features(scorer, data.texts)
+    recall = recall_at_k(images, texts, torch.tensor(list(data.owner), device=images.device))
+    figures = []
+    for name, value in recall.items():
+        way, k = name.split("@")
+        to_text = way == "image_to_text"
+        n = len(images) if to_text else len(texts)
+        chance = _chance_of_recall(int(k), len(images), len(texts), to_text)
+        label = f"Flickr8k test {way.replace('_', ' ')} recall@{k}"
+        figures.append(Figure(label, value, None, None, n, "image" if to_text else "text", chance))
+    return figures
+
+
+def _chance_of_recall(k: int, images: int, texts: int, to_text: bool) -> float:
+    """Chance that a random order puts a right item among the first ``k``."""
+    if not to_text:
+        return k / images
+    per_image = texts // images
+    return float(1 - stats.hypergeom.pmf(0, texts, per_image, k))
+
+
+def _zero_shot(scorer: DescScorer, data: LabelledImages, name: str) -> Figure:
+    images = image_features(scorer, data.images)
+    prompts = _text_features(scorer, [PROMPT.format(label) for label in data.names])
+    right = (images @ prompts.T).argmax(1).cpu().numpy() == np.asarray(data.labels)
+    return _figure(name, right.astype(float), len(right), "image", 1 / len(data.names))
+
+
+def _grounding_sampled(scorer: DescScorer, data: TextsOfImages) -> Figure:
+    images, texts = image_features(scorer, data.images), _text_features(scorer, data.texts)
+    wins = grounding_sampled(images, texts, OTHERS, SEED).cpu().numpy()
+    name = f"Concadia grounding ({OTHERS} random other images, seed {SEED})"
+    return _figure(name, wins, len(wins), "description", 0.5)
+
+
+def _grounding_photos(scorer: DescScorer, data: TextsOfImages, rated: set[str]) -> list[Figure]:
+    images, texts = image_features(scorer, data.images), _text_features(scorer, data.texts)
+    owner = torch.tensor(list(data.owner), device=images.device)
+    wins = grounding_by_photo(texts @ images.T, owner).cpu().numpy()
+    others = len(images) - 1
+    figures = []
+    for label, keep in (
+        ("all descriptions", np.ones(len(wins), bool)),
+        ("those rated by BLV readers", np.array([text in rated for text in data.texts])),
+    ):
+        per_photo = [
+            wins[keep & (np.asarray(data.owner) == photo)].mean()
+            for photo in range(len(images))
+            if (keep & (np.asarray(data.owner) == photo)).any()
+        ]
+        low, high = _interval(np.asarray(per_photo))
+        name = f"Kreiss 2022 grounding (all {others} other photos; {label})"
+        figures.append(
+            Figure(name, float(wins[keep].mean()), low, high, int(keep.sum()), "description", 0.5)
+        )
+    return figures
+
+
+def _rated(data: Path) -> set[str]:
+    import csv
+
+    with (data / "kreiss2022" / "blv_ratings.csv").open(encoding="utf-8", newline="") as file:
+        return {row["description"] for row in csv.DictReader(file)}
+
+
+def _figure(name: str, values: np.ndarray[Any, Any], n: int, unit: str, chance: float) -> Figure:
+    low, high = _interval(values)
+    return Figure(name, float(values.mean()), low, high, n, unit, chance)
+
+
+def _interval(values: np.ndarray[Any, Any]) -> tuple[float | None, float | None]:
+    """95 % BCa bootstrap interval of a mean; None where all values are equal, which it cannot judge."""
+    if len(values) < 2:
+        raise DataError(f"an interval needs at least two images, got {len(values)}")
+    if np.ptp(values) == 0:
+        return None, None
+    result = stats.bootstrap((values,), np.mean, n_resamples=2000, rng=np.random.default_rng(SEED))
+    return float(result.confidence_interval.low), float(result.confidence_interval.high)
+
+
+def to_markdown(figures: Sequence[Figure]) -> str:
+    """The figures as a Markdown table, in per cent."""
+    lines = ["| measure | value | 95 % interval | n | chance |", "|---|---|---|---|---|"]
+    for figure in figures:
+        between = "–" if figure.low is None else f"{100 * figure.low:.1f} to {100 * (figure.high or 0):.1f}"
+        lines.append(
+            f"| {figure.name} | {100 * figure.value:.1f} % | {between} | {figure.n} {figure.unit}s | "
+            f"{100 * figure.chance:.1f} % |"
+        )
+    return "\n".join(lines)
+
+
+def to_json(figures: Sequence[Figure], signature: str) -> dict[str, Any]:
+    """The figures and the model's signature as plain JSON types."""
+    return {"signature": signature, "figures": [asdict(figure) for figure in figures]}

@@ -1,0 +1,254 @@
+"""Every kind of image ends as what a person would see, and every bad one as an error that names it."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from descscore.errors import ImageError
+from descscore.images import load_image
+
+RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 128, 0), (0, 0, 255), (255, 255, 255)
+
+
+def halves(left: tuple[int, ...], right: tuple[int, ...], mode: str = "RGB") -> Image.Image:
+    """40 x 20 pixels, the left and right half of one colour each."""
+    image = Image.new(mode, (40, 20), left)
+    image.paste(right, (20, 0, 40, 20))
+    return image
+
+
+def pixel(image: Image.Image, x: int, y: int = 10) -> np.ndarray:
+    return np.asarray(image)[y, x].astype(int)
+
+
+def close(image: Image.Image, left: tuple[int, ...], right: tuple[int, ...], tolerance: int = 3) -> bool:
+    image_is_rgb = image.mode == "RGB" and image.size == (40, 20)
+    near = all(
+        np.abs(pixel(image, x) - np.array(colour)).max() <= tolerance
+        for x, colour in ((8, left), (32, right))
+    )
+    return image_is_rgb and near
+
+
+def test_plain_rgb_is_untouched(tmp_path: Path) -> None:
+    image = halves(RED, BLUE)
+    image.save(tmp_path / "a.png")
+    assert np.array_equal(np.asarray(load_image(tmp_path / "a.png")), np.asarray(image))
+    assert np.array_equal(np.asarray(load_image(str(tmp_path / "a.png"))), np.asarray(image))
+    assert np.array_equal(np.asarray(load_image((tmp_path / "a.png").read_bytes())), np.asarray(image))
+    assert np.array_equal(np.asarray(load_image(image)), np.asarray(image))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(tmp_path: Path, orientation: int) -> None:
+    upright = Image.new("RGB", (30, 20), WHITE)
+    upright.paste(RED, (0, 0, 10, 5))  # marks the top left corner
+    undo = {
+        1: None,
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }[orientation]
+    stored = upright if undo is None else upright.transpose(undo)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored.save(tmp_path / "a.png", exif=exif)
+    assert np.array_equal(np.asarray(load_image(tmp_path / "a.png")), np.asarray(upright))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "PA"])
+def test_transparency_is_laid_on_white(mode: str) -> None:
+    image = halves((0, 0, 0, 255), (0, 0, 0, 0), "RGBA").convert("LA")
+    image = image.convert(mode) if mode != "PA" else _palette_alpha()
+    assert close(load_image(image), (0, 0, 0), WHITE)
+
+
+def _palette_alpha() -> Image.Image:
+    image = Image.new("PA", (40, 20), (0, 255))
+    image.putpalette([0, 0, 0] * 256)
+    image.paste((0, 0), (20, 0, 40, 20))
+    return image
+
+
+def test_half_transparent_is_mixed_with_white() -> None:
+    assert close(load_image(halves((255, 0, 0, 128), (0, 0, 255, 255), "RGBA")), (255, 127, 127), BLUE)
+
+
+def test_palette_with_a_transparent_entry(tmp_path: Path) -> None:
+    image = halves(RED, BLUE).convert("P", palette=Image.Palette.ADAPTIVE, colors=4)
+    index = image.getpixel((32, 10))
+    image.save(tmp_path / "a.gif", transparency=index)
+    assert close(load_image(tmp_path / "a.gif"), RED, WHITE)
+
+
+def test_rgb_png_with_a_transparent_colour(tmp_path: Path) -> None:
+    halves(RED, BLUE).save(tmp_path / "a.png", transparency=BLUE)
+    assert close(load_image(tmp_path / "a.png"), RED, WHITE)
+
+
+@pytest.mark.parametrize("mode", ["P", "YCbCr", "HSV", "CMYK", "1", "L", "RGBX"])
+def test_other_modes(mode: str) -> None:
+    grey = mode in ("1", "L")
+    left, right = ((0, 0, 0), WHITE) if grey else (RED, BLUE)
+    assert close(load_image(halves(left, right).convert(mode)), left, right)
+
+
+def test_cmyk_jpeg(tmp_path: Path) -> None:
+    halves(RED, BLUE).convert("CMYK").save(tmp_path / "a.jpg", quality=100)
+    assert close(load_image(tmp_path / "a.jpg"), RED, BLUE, tolerance=12)
+
+
+def test_lab_tiff(tmp_path: Path) -> None:
+    image = Image.merge("LAB", [Image.new("L", (40, 20), v) for v in (255, 128, 128)])
+    image.save(tmp_path / "a.tif")
+    assert close(load_image(tmp_path / "a.tif"), WHITE, WHITE)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_16_bit_grey_keeps_its_range(tmp_path: Path, suffix: str) -> None:
+    values = np.zeros((20, 40), np.uint16)
+    values[:, 20:] = 51400  # 200 of 255
+    Image.fromarray(values).save(tmp_path / f"a.{suffix}")
+    assert close(load_image(tmp_path / f"a.{suffix}"), (0, 0, 0), (200, 200, 200), tolerance=0)
+
+
+def test_dark_16_bit_grey_stays_dark() -> None:
+    values = np.full((20, 40), 200, np.uint16)
+    assert close(load_image(Image.fromarray(values)), (1, 1, 1), (1, 1, 1), tolerance=0)
+
+
+def test_float_grey(tmp_path: Path) -> None:
+    values = np.zeros((20, 40), np.float32)
+    values[:, 20:] = 1.0
+    Image.fromarray(values).save(tmp_path / "a.tif")
+    assert close(load_image(tmp_path / "a.tif"), (0, 0, 0), WHITE)
+    assert close(load_image(Image.fromarray(values * 5000 - 700)), (0, 0, 0), WHITE)
+
+
+@pytest.mark.parametrize("suffix", ["gif", "png", "webp", "tif"])
+def test_first_frame_of_an_animation(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a.{suffix}"
+    options = {"lossless": True} if suffix == "webp" else {}
+    halves(RED, BLUE).save(path, save_all=True, append_images=[halves(WHITE, WHITE)], **options)
+    assert close(load_image(path), RED, BLUE)
+    opened = Image.open(path)
+    opened.seek(1)
+    assert close(load_image(opened), RED, BLUE)
+
+
+def test_arrays() -> None:
+    rgb = np.asarray(halves(RED, BLUE))
+    assert close(load_image(rgb), RED, BLUE, 0)
+    assert close(load_image(rgb[:, ::-1]), BLUE, RED, 0)  # a view with negative strides
+    assert close(load_image(rgb / 255.0), RED, BLUE, 0)
+    assert close(load_image(rgb.astype(np.uint16) * 257), RED, BLUE, 0)
+    grey = rgb[:, :, 0]
+    assert close(load_image(grey), WHITE, (0, 0, 0), 0)
+    assert close(load_image(grey[:, :, None]), WHITE, (0, 0, 0), 0)
+    assert close(load_image(grey > 0), WHITE, (0, 0, 0), 0)
+    alpha = np.dstack([rgb, grey])
+    assert close(load_image(alpha), RED, WHITE, 0)
+
+
+def fails(source: object, kind: str, *mentions: str) -> None:
+    with pytest.raises(ImageError) as caught:
+        load_image(source)  # type: ignore[arg-type]
+    assert caught.value.kind == kind
+    for mention in mentions:
+        assert mention in str(caught.value)
+
+
+def test_missing_empty_folder_and_not_an_image(tmp_path: Path) -> None:
+    fails(tmp_path / "no.jpg", "missing_image", "no.jpg", "no such file")
+    (tmp_path / "empty.jpg").touch()
+    fails(tmp_path / "empty.jpg", "empty_image", "empty.jpg")
+    fails(b"", "empty_image")
+    fails(tmp_path, "not_an_image", str(tmp_path), "folder")
+    (tmp_path / "a.jpg").write_text("hello, this is text")
+    fails(tmp_path / "a.jpg", "not_an_image", "a.jpg")
+    fails("", "missing_image")
+    fails("a\0b", "missing_image")
+    fails("x" * 5000, "unreadable_image")
+    fails(tmp_path / "a.jpg" / "b.jpg", "missing_image")
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "gif", "webp", "tif", "bmp"])
+def test_truncated(tmp_path: Path, suffix: str) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+    whole = io.BytesIO()
+    Image.fromarray(noise).save(whole, format={"jpg": "jpeg", "tif": "tiff"}.get(suffix, suffix))
+    path = tmp_path / f"cut.{suffix}"
+    path.write_bytes(whole.getvalue()[: len(whole.getvalue()) // 2])
+    with pytest.raises(ImageError) as caught:
+        load_image(path)
+    assert caught.value.kind in ("damaged_image", "not_an_image")
+    assert f"cut.{suffix}" in str(caught.value)
+
+
+def test_every_truncation_is_an_image_or_an_image_error(photo: Path) -> None:
+    data = photo.read_bytes()
+    for length in range(1, len(data), 37):
+        try:
+            assert load_image(data[:length]).mode == "RGB"
+        except ImageError as error:
+            assert error.kind in ("damaged_image", "not_an_image")
+
+
+def test_random_damage_never_raises_anything_else(photo: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    png = tmp_path / "a.png"
+    load_image(photo).save(png)
+    for source in (photo, png):
+        for _ in range(100):
+            data = bytearray(source.read_bytes())
+            for place in rng.integers(0, len(data), 8):
+                data[place] = rng.integers(256)
+            try:
+                load_image(bytes(data))
+            except ImageError as error:
+                assert error.kind in ("damaged_image", "not_an_image", "image_too_large")
+
+
+def test_decompression_bomb(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.png"
+    Image.new("1", (20000, 20000)).save(path)
+    assert path.stat().st_size < 100_000
+    fails(path, "image_too_large", "bomb.png", "400000000 pixels")
+    with pytest.raises(ImageError, match="20x30 pixels, over the limit of 599"):
+        load_image(Image.new("L", (20, 30)), max_pixels=599)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://a.org/b.jpg", "HTTPS://a.org/b.jpg", "s3://b/c.png", "data:image/png;base64,AAAA"]
+)
+def test_urls_are_never_fetched(url: str) -> None:
+    fails(url, "url_not_supported", url, "download")
+
+
+@pytest.mark.parametrize(
+    ("array", "mention"),
+    [
+        (np.zeros((3, 20, 40), np.uint8), "3x20x40"),
+        (np.zeros(7, np.uint8), "7"),
+        (np.zeros((0, 4, 3), np.uint8), "no pixels"),
+        (np.full((4, 4), 1.5), "1.5"),
+        (np.full((4, 4), np.nan), "nan"),
+        (np.zeros((4, 4), np.int64), "int64"),
+    ],
+)
+def test_bad_arrays(array: np.ndarray, mention: str) -> None:
+    fails(array, "bad_array", mention)
+
+
+def test_wrong_types() -> None:
+    fails(None, "bad_image_type", "NoneType")
+    fails(7, "bad_image_type", "int")

@@ -1,0 +1,101 @@
+"""Tokens, counts, policies, and texts that cannot be scored."""
+
+from __future__ import annotations
+
+import open_clip
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from descscore.errors import ModelError, TextError, UsageError
+from descscore.texts import Tokenizer, check_policy, check_text, pad
+
+REFERENCE = open_clip.get_tokenizer("ViT-B-32")
+TOKENIZER = Tokenizer(REFERENCE, 77, "test")
+LONG = "A red car stands. " * 40
+
+
+@given(st.text(min_size=1))
+def test_equals_open_clip_on_any_text(text: str) -> None:
+    try:
+        ours = TOKENIZER.tokenize(text)
+    except TextError as error:
+        assert error.kind in ("empty_text", "not_text")
+        return
+    theirs = REFERENCE(text)[0]
+    assert list(ours.rows[0]) == theirs[: len(ours.rows[0])].tolist()
+    assert not theirs[len(ours.rows[0]) :].any()
+    assert ours.truncated == (ours.tokens > 77)
+
+
+def test_end_token_stays_when_cut() -> None:
+    text = TOKENIZER.tokenize(LONG)
+    assert (len(text.rows[0]), text.rows[0][-1], text.tokens, text.truncated) == (77, 49407, 202, True)
+    assert list(text.rows[0]) == REFERENCE(LONG)[0].tolist()
+
+
+def test_exactly_the_context_length_is_not_cut() -> None:
+    text = "cat " * 75
+    assert (TOKENIZER.tokenize(text).tokens, TOKENIZER.tokenize(text).truncated) == (77, False)
+    assert TOKENIZER.tokenize(text + "cat").truncated
+
+
+def test_spelled_out_end_token_hides_nothing() -> None:
+    spelled = TOKENIZER.tokenize("a cat <end_of_text> and a dog")
+    assert spelled.rows == TOKENIZER.tokenize("a cat and a dog").rows
+    assert TOKENIZER.tokenize("<start_of_text>a cat").rows == TOKENIZER.tokenize("a cat").rows
+
+
+def test_error_policy_names_the_text_and_the_limit() -> None:
+    assert TOKENIZER.tokenize("a cat", "error").tokens == 4
+    with pytest.raises(TextError, match=r"A red car.*202 tokens, over the model's 77") as caught:
+        TOKENIZER.tokenize(LONG, "error")
+    assert caught.value.kind == "text_too_long"
+
+
+def test_windows_hold_whole_sentences_and_lose_nothing() -> None:
+    text = TOKENIZER.tokenize(LONG, "windows")
+    assert not text.truncated
+    assert len(text.rows) == 3  # 40 sentences of 5 tokens, 15 to a window
+    assert all(row[0] == 49406 and row[-1] == 49407 and len(row) <= 77 for row in text.rows)
+    inner = [token for row in text.rows for token in row[1:-1]]
+    assert inner == TOKENIZER.encode(LONG)
+
+
+def test_windows_of_a_sentence_without_end_break_at_words() -> None:
+    text = "elephant " * 200
+    windows = TOKENIZER.tokenize(text, "windows")
+    assert [token for row in windows.rows for token in row[1:-1]] == TOKENIZER.encode(text)
+    assert not windows.truncated
+
+
+def test_windows_of_one_endless_word_say_that_it_is_cut() -> None:
+    assert TOKENIZER.tokenize("xq" * 300, "windows").truncated
+
+
+@pytest.mark.parametrize("text", ["", " ", "\n\t ", "\u3000"])
+def test_empty_and_blank(text: str) -> None:
+    with pytest.raises(TextError) as caught:
+        check_text(text)
+    assert caught.value.kind == "empty_text"
+
+
+@pytest.mark.parametrize("text", [None, 3.5, b"cat", ["cat"], float("nan"), "\ud800"])
+def test_not_text(text: object) -> None:
+    with pytest.raises(TextError) as caught:
+        check_text(text)
+    assert caught.value.kind == "not_text"
+
+
+def test_unknown_policy_lists_the_known() -> None:
+    with pytest.raises(UsageError, match=r"'cut'.*truncate, error, windows"):
+        check_policy("cut")
+
+
+def test_other_tokenizers_are_refused() -> None:
+    with pytest.raises(ModelError, match=r"m: its tokenizer \(object\)"):
+        Tokenizer(object(), 77, "m")
+
+
+def test_pad() -> None:
+    assert pad([(1, 2), (3,)]).tolist() == [[1, 2], [3, 0]]
