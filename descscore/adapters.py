@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from open_clip import CLIP
 from safetensors.torch import load_file
-from torch import nn
 
 from descscore.errors import ModelError
 from descscore.models import ADAPTER_FILE, weights_hash
@@ -62,7 +62,7 @@ def read_adapter(folder: Path) -> AdapterInfo:
     return info
 
 
-def merge_adapter(base: nn.Module, info: AdapterInfo, folder: Path) -> nn.Module:
+def merge_adapter(base: CLIP, info: AdapterInfo, folder: Path) -> CLIP:
     """A copy of ``base`` with the LoRA weights in ``folder`` merged; the image tower is shared."""
     found = weights_hash(base)
     if found != info.base_weights:
@@ -74,7 +74,7 @@ def merge_adapter(base: nn.Module, info: AdapterInfo, folder: Path) -> nn.Module
     return _merge_lora(clip, folder)
 
 
-def _merge_lora(clip: nn.Module, folder: Path) -> nn.Module:
+def _merge_lora(clip: CLIP, folder: Path) -> CLIP:
     from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 
     for name in (LORA_CONFIG, LORA_WEIGHTS):
@@ -88,8 +88,8 @@ def _merge_lora(clip: nn.Module, folder: Path) -> nn.Module:
         # file could name a model to fetch.
         config = LoraConfig(**{key: settings[key] for key in _LORA_KEYS if key in settings})
         wrapped = get_peft_model(clip, config)
-        result = set_peft_model_state_dict(wrapped, load_file(folder / LORA_WEIGHTS))
-    except Exception as error:  # noqa: BLE001 - peft and safetensors raise many kinds
+        result: Any = set_peft_model_state_dict(wrapped, load_file(folder / LORA_WEIGHTS))
+    except Exception as error:
         raise ModelError(f"adapter {folder}: damaged or made for another model ({error})") from error
     lost = [key for key in result.missing_keys if "lora_" in key]
     if result.unexpected_keys or lost:

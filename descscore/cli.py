@@ -67,7 +67,11 @@ def model_options(command: F) -> F:
     return command
 
 
-@click.group(cls=Group, lazy={"eval": "descscore.eval.cli:evaluate"}, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=Group,
+    lazy={"eval": "descscore.eval.cli:evaluate"},
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.version_option(__version__, prog_name="descscore")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def main(debug: bool) -> None:

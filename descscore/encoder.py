@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from open_clip import CLIP
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from descscore.models import LoadedModel
 from descscore.text_tower import encode_tokens
@@ -56,19 +57,17 @@ class Encoder:
         base = self._pooled(self.model.base, rows, texts) if self.model.tuned else features
         return EncodedTexts(features, base, tuple(texts))
 
-    def _pooled(
-        self, clip: nn.Module, rows: list[tuple[int, ...]], texts: Sequence[TokenizedText]
-    ) -> Tensor:
+    def _pooled(self, clip: CLIP, rows: list[tuple[int, ...]], texts: Sequence[TokenizedText]) -> Tensor:
         """Unit features of whole texts: the unit mean over each text's windows."""
         features = self._rows(clip, rows)
         place = {row: i for i, row in enumerate(rows)}
         index = [place[row] for text in texts for row in text.rows]
         if all(len(text.rows) == 1 for text in texts):
             return features[index]
-        parts = features[index].split([len(text.rows) for text in texts])
+        parts = torch.split(features[index], [len(text.rows) for text in texts])
         return torch.stack([F.normalize(part.mean(0), dim=-1) for part in parts])
 
-    def _rows(self, clip: nn.Module, rows: list[tuple[int, ...]]) -> Tensor:
+    def _rows(self, clip: CLIP, rows: list[tuple[int, ...]]) -> Tensor:
         """Token rows -> unit features; rows of like length run together, so that little is padding."""
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
         parts = []

@@ -170,7 +170,7 @@ def _scale_deep_grey(image: Image.Image) -> Image.Image:
     if image.mode == "F" or values.min() < 0 or values.max() > 65535:
         finite = values[np.isfinite(values)]
         low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
-        if image.mode == "F" and 0 <= low and high <= 1:
+        if image.mode == "F" and low >= 0 and high <= 1:
             low, high = 0.0, 1.0
     scaled = (np.nan_to_num(values, nan=low) - low) / max(high - low, 1e-12)
     return Image.fromarray((scaled.clip(0, 1) * 255).round().astype(np.uint8))

@@ -23,9 +23,10 @@ from typing import Any
 
 import open_clip
 import torch
+from open_clip import CLIP
 from open_clip.pretrained import download_pretrained, get_pretrained_cfg
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from descscore.errors import DescscoreError, ModelError, UsageError
 from descscore.text_tower import check_text_tower
@@ -49,8 +50,8 @@ class LoadedModel:
     """
 
     name: str
-    clip: nn.Module
-    base: nn.Module
+    clip: CLIP
+    base: CLIP
     preprocess: Callable[[Image.Image], Tensor]
     tokenizer: Tokenizer
     weights_hash: str
@@ -78,7 +79,7 @@ def load_model(
         return _load(str(source), target, cache_dir)
     except DescscoreError:
         raise
-    except Exception as error:  # noqa: BLE001 - loaders raise anything on damaged files
+    except Exception as error:
         raise ModelError(f"model {str(source)!r} cannot be loaded: {_one_line(error)}") from error
 
 
@@ -138,7 +139,7 @@ def _unknown(source: str, name: str) -> ModelError:
 
 def _load_base(
     source: str, folder: Path | None, cache_dir: str | Path | None
-) -> tuple[nn.Module, Callable[[Image.Image], Tensor], Any]:
+) -> tuple[CLIP, Callable[[Image.Image], Tensor], Any]:
     """An untuned model with its preprocessing and tokenizer."""
     if folder is None:
         return _load_tagged(source, cache_dir)
@@ -157,7 +158,7 @@ def _load_base(
 
 def _load_tagged(
     source: str, cache_dir: str | Path | None
-) -> tuple[nn.Module, Callable[[Image.Image], Tensor], Any]:
+) -> tuple[CLIP, Callable[[Image.Image], Tensor], Any]:
     """An open_clip model by name and pretrained tag, from the cache or the network."""
     name, _, tag = source.rpartition("/")
     config = get_pretrained_cfg(name, tag)
@@ -167,7 +168,7 @@ def _load_tagged(
     cache = str(cache_dir) if cache_dir is not None else None
     try:
         download_pretrained(config, cache_dir=cache)
-    except Exception as error:  # noqa: BLE001 - hub clients raise many kinds
+    except Exception as error:
         where = cache or "the hub client's cache folder (HF_HOME)"
         raise ModelError(
             f"model {source!r}: not in {where} and cannot be downloaded ({_one_line(error)}). Available "
@@ -176,9 +177,7 @@ def _load_tagged(
     # A tag says which activation its weights were trained with; the plain name's
     # configuration may say another, and open_clip then only warns (open_clip #771).
     quick_gelu = bool(config.get("quick_gelu"))
-    clip, _, preprocess = _create(
-        name, source, tag, cache_dir=cache, force_quick_gelu=quick_gelu
-    )
+    clip, _, preprocess = _create(name, source, tag, cache_dir=cache, force_quick_gelu=quick_gelu)
     return clip, preprocess, open_clip.get_tokenizer(name)
 
 
@@ -187,7 +186,7 @@ def _create(name: str, source: str, tag: str | None, **options: Any) -> Any:
         return open_clip.create_model_and_transforms(
             name, pretrained=tag, precision="fp32", require_pretrained=True, **options
         )
-    except Exception as error:  # noqa: BLE001 - damaged weights raise many kinds
+    except Exception as error:
         raise ModelError(
             f"model {source!r}: its weights or configuration are damaged or do not fit together "
             f"({_one_line(error)})"
@@ -208,8 +207,8 @@ def _load_adapted(
 
 def _finish(
     source: str,
-    clip: nn.Module,
-    base: nn.Module,
+    clip: CLIP,
+    base: CLIP,
     preprocess: Callable[[Image.Image], Tensor],
     tokenizer: Any,
     device: torch.device,
@@ -229,7 +228,7 @@ def _finish(
     )
 
 
-def weights_hash(model: nn.Module) -> str:
+def weights_hash(model: CLIP) -> str:
     """First 12 hex digits of the SHA-256 over names, shapes and float32 values of all weights."""
     digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
@@ -240,7 +239,7 @@ def weights_hash(model: nn.Module) -> str:
     return digest.hexdigest()[:12]
 
 
-def describe_preprocessing(model: nn.Module) -> str:
+def describe_preprocessing(model: CLIP) -> str:
     """A model's preprocessing in one word, such as ``128px-squash-bicubic-clip``.
 
     Size, resize mode, interpolation, and the normalisation: ``clip`` for the mean

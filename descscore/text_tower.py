@@ -9,12 +9,13 @@ result, and most alt texts are several times shorter than the context.
 from __future__ import annotations
 
 import torch
+from open_clip import CLIP
 from torch import Tensor, nn
 
 from descscore.errors import ModelError
 
 
-def check_text_tower(model: nn.Module, source: str) -> None:
+def check_text_tower(model: CLIP, source: str) -> None:
     """Raise :class:`ModelError` unless ``model`` has the text tower this package needs.
 
     Needed are open_clip's ``CLIP`` class (text weights at the top level of the
@@ -33,7 +34,7 @@ def check_text_tower(model: nn.Module, source: str) -> None:
         )
 
 
-def end_positions(model: nn.Module, tokens: Tensor) -> Tensor:
+def end_positions(model: CLIP, tokens: Tensor) -> Tensor:
     """Position of each row's end-of-text token: ``(batch, length)`` ints -> ``(batch,)``.
 
     With ``argmax`` pooling the end-of-text token is the one with the highest
@@ -44,19 +45,19 @@ def end_positions(model: nn.Module, tokens: Tensor) -> Tensor:
     return tokens.argmax(dim=-1)
 
 
-def trim(model: nn.Module, tokens: Tensor) -> Tensor:
+def trim(model: CLIP, tokens: Tensor) -> Tensor:
     """Drop the columns in which every row holds only padding."""
     return tokens[:, : int(end_positions(model, tokens).max()) + 1]
 
 
-def embed_tokens(model: nn.Module, tokens: Tensor) -> Tensor:
+def embed_tokens(model: CLIP, tokens: Tensor) -> Tensor:
     """Token plus position embeddings: ``(batch, length)`` -> ``(batch, length, width)``."""
     dtype = model.transformer.get_cast_dtype()
     positions = model.positional_embedding[: tokens.shape[1]]
     return model.token_embedding(tokens).to(dtype) + positions.to(dtype)
 
 
-def encode_tokens(model: nn.Module, tokens: Tensor) -> Tensor:
+def encode_tokens(model: CLIP, tokens: Tensor) -> Tensor:
     """Raw (not normalised) text features: ``(batch, length)`` tokens -> ``(batch, embed_dim)``.
 
     Equal to ``model.encode_text`` on the same rows padded to the full context
@@ -69,11 +70,11 @@ def encode_tokens(model: nn.Module, tokens: Tensor) -> Tensor:
     return pool_state(model, state, tokens)
 
 
-def pool_state(model: nn.Module, state: Tensor, tokens: Tensor) -> Tensor:
-    """Final norm and projection of the end-of-text state: ``(batch, length, width)`` -> ``(batch, embed_dim)``.
+def pool_state(model: CLIP, state: Tensor, tokens: Tensor) -> Tensor:
+    """Final norm and projection of the end-of-text state.
 
-    Normalising only the pooled rows gives the same numbers as open_clip, which
-    normalises every position first.
+    ``(batch, length, width)`` -> ``(batch, embed_dim)``. Normalising only the pooled rows gives
+    the same numbers as open_clip, which normalises every position first.
     """
     rows = torch.arange(tokens.shape[0], device=tokens.device)
     pooled = model.ln_final(state[rows, end_positions(model, tokens)])

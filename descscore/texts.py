@@ -45,7 +45,9 @@ def check_policy(policy: str) -> TextPolicy:
 def check_text(text: object) -> str:
     """``text`` itself, or a :class:`TextError`: ``not_text``, or ``empty_text`` when nothing is in it."""
     if not isinstance(text, str):
-        raise TextError("not_text", f"text: expected a string, got {type(text).__name__} ({str(text)[:40]!r})")
+        raise TextError(
+            "not_text", f"text: expected a string, got {type(text).__name__} ({str(text)[:40]!r})"
+        )
     if not text.strip():
         raise TextError("empty_text", f"text {text[:20]!r}: empty or blank")
     try:

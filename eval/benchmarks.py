@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from descscore.errors import DataError
 from descscore.images import ImageSource
 
+
 @dataclass(frozen=True)
 class TextsOfImages:
     """Images and texts; ``owner[j]`` is the index of the image that ``texts[j]`` belongs to."""

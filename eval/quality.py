@@ -130,9 +130,7 @@ def _grounding_photos(scorer: DescScorer, data: TextsOfImages, rated: set[str]) 
         ]
         low, high = _interval(np.asarray(per_photo))
         name = f"Kreiss 2022 grounding (all {others} other photos; {label})"
-        figures.append(
-            Figure(name, float(wins[keep].mean()), low, high, int(keep.sum()), "description", 0.5)
-        )
+        figures.append(Figure(name, float(wins[keep].mean()), low, high, int(keep.sum()), "description", 0.5))
     return figures
 
 
@@ -162,7 +160,7 @@ def to_markdown(figures: Sequence[Figure]) -> str:
     """The figures as a Markdown table, in per cent."""
     lines = ["| measure | value | 95 % interval | n | chance |", "|---|---|---|---|---|"]
     for figure in figures:
-        between = "–" if figure.low is None else f"{100 * figure.low:.1f} to {100 * (figure.high or 0):.1f}"
+        between = "" if figure.low is None else f"{100 * figure.low:.1f} to {100 * (figure.high or 0):.1f}"
         lines.append(
             f"| {figure.name} | {100 * figure.value:.1f} % | {between} | {figure.n} {figure.unit}s | "
             f"{100 * figure.chance:.1f} % |"

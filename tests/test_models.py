@@ -11,12 +11,12 @@ from pathlib import Path
 import open_clip
 import pytest
 import torch
-from conftest import TINY, make_photo, save_model
 from huggingface_hub import constants
 from open_clip.pretrained import get_pretrained_cfg
 from open_clip.transformer import QuickGELU
 from safetensors.torch import load_file, save_file
 
+from conftest import TINY, make_photo, save_model
 from descscore import DescScorer
 from descscore.adapters import AdapterInfo, save_adapter
 from descscore.errors import ModelError, UsageError

@@ -8,9 +8,9 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-from conftest import make_photo
 from PIL import Image
 
+from conftest import make_photo
 from descscore import DescScorer
 from descscore.errors import ImageError, TextError, UsageError
 

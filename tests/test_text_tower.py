@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import open_clip
 import pytest
 import torch
-from conftest import TINY
 
+from conftest import TINY
 from descscore.errors import ModelError
 from descscore.text_tower import check_text_tower, encode_tokens, end_positions, trim
 
@@ -73,8 +73,8 @@ def test_trim_keeps_the_end_token(clip: open_clip.CLIP, tokens: torch.Tensor) ->
 
 
 def test_other_towers_are_refused() -> None:
+    custom = open_clip.CustomTextCLIP(**TINY["model_cfg"])
     with pytest.raises(ModelError, match=r"x: .*CustomTextCLIP"):
-        custom = open_clip.CustomTextCLIP(**TINY["model_cfg"])
         check_text_tower(custom, "x")
     config = {**TINY["model_cfg"], "text_cfg": {**TINY["model_cfg"]["text_cfg"], "no_causal_mask": True}}
     with pytest.raises(ModelError, match="causal"):

@@ -27,7 +27,7 @@ OBJECT = Augment(smallest_area=0.3, mirror=True)
 
 
 def random_crops(images: Tensor, pixels: int, how: Augment, rng: torch.Generator) -> Tensor:
-    """Random crops of random area and aspect: ``(n, 3, s, s)`` uint8 -> ``(n, 3, pixels, pixels)`` in 0..1."""
+    """Random crops of random area and aspect: ``(n, 3, s, s)`` uint8 -> ``(n, 3, p, p)`` in 0..1."""
     n, device = len(images), images.device
     area = _uniform(n, how.smallest_area, 1.0, rng)
     ratio = torch.exp(_uniform(n, -math.log(how.aspect), math.log(how.aspect), rng))

@@ -82,6 +82,7 @@ class PretrainConfig:
     max_tokens: int = 40
     evaluate_every: int = 1000
     save_every: int = 250
+    compile: bool = True
     model: dict[str, Any] = field(default_factory=model_config)
 
     @property

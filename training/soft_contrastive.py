@@ -6,7 +6,6 @@ well as its own; soft targets give them the share that the sentence encoder says
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 

@@ -1,0 +1,152 @@
+"""The command line: output, exit codes, and errors of one line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from conftest import make_photo
+from descscore import DescScorer, __version__
+from descscore.cli import main
+
+
+def run(*args: object) -> Result:
+    return CliRunner().invoke(main, [str(arg) for arg in args])
+
+
+@pytest.fixture
+def model(tiny_folder: Path) -> tuple[str, str, str, str]:
+    return ("--model", str(tiny_folder), "--device", "cpu")
+
+
+def test_score_as_json_equals_the_library(photo: Path, tiny_folder: Path, model: tuple[str, ...]) -> None:
+    result = run("score", photo, "A cat.", "Une tour à Paris", "--json", *model)
+    assert result.exit_code == 0, result.output
+    rows = json.loads(result.output)
+    scorer = DescScorer.from_pretrained(tiny_folder, device="cpu")
+    expected = scorer.score_batch([photo] * 2, ["A cat.", "Une tour à Paris"])
+    assert [{k: v for k, v in row.items() if k not in ("image", "text")} for row in rows] == [
+        pytest.approx(result.to_dict()) for result in expected
+    ]
+    assert [row["text"] for row in rows] == ["A cat.", "Une tour à Paris"]
+
+
+def test_score_as_text_prints_the_signature(photo: Path, model: tuple[str, ...]) -> None:
+    result = run("score", photo, "A cat.", "word " * 100, *model)
+    first, second, signature = result.output.splitlines()
+    assert first.endswith("A cat.")
+    assert "(5 tokens)" in first
+    assert "(102 tokens, cut)" in second
+    assert signature.startswith(f"descscore:{__version__}|model:")
+
+
+def test_compare(photo: Path, model: tuple[str, ...]) -> None:
+    args = ("compare", photo, "--description", "A red car.", "--caption", "My first one.", *model)
+    parsed = json.loads(run(*args, "--json").output)
+    cosines = parsed["description"]["cosine"], parsed["caption"]["cosine"]
+    assert parsed["margin"] == pytest.approx(cosines[0] - cosines[1])
+    assert parsed["preferred"] == ("description" if cosines[0] > cosines[1] else "caption")
+    text = run(*args).output
+    assert f"margin {parsed['margin']:+.4f}" in text
+    assert f"preferred: {parsed['preferred']}" in text
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("score",),
+        ("score", "a.jpg"),
+        ("score", "a.jpg", "a", "--nonesuch"),
+        ("compare", "a.jpg", "--description", "a"),
+        ("nonesuch",),
+        ("score", "a.jpg", "a", "--text-policy", "nonesuch"),
+        ("score", "a.jpg", "a", "--device", "nonesuch"),
+    ],
+)
+def test_wrong_use_exits_2(args: tuple[str, ...]) -> None:
+    result = run(*args)
+    assert result.exit_code == 2
+    assert "Traceback" not in result.output
+
+
+def test_failed_work_exits_1_with_one_line(tmp_path: Path, photo: Path, model: tuple[str, ...]) -> None:
+    for args, mention in (
+        (("score", tmp_path / "none.jpg", "a", *model), "none.jpg"),
+        (("score", photo, "", *model), "empty or blank"),
+        (("score", photo, "a", "--model", "nonesuch"), "'nonesuch'"),
+        (("score", "https://example.org/a.jpg", "a", *model), "never fetched"),
+    ):
+        result = run(*args)
+        assert result.exit_code == 1
+        assert result.stderr.startswith("Error: ")
+        assert mention in result.stderr
+        assert len(result.stderr.splitlines()) == 1
+        assert result.stdout == ""
+
+
+def test_debug_shows_the_traceback(tmp_path: Path, model: tuple[str, ...]) -> None:
+    result = run("--debug", "score", tmp_path / "none.jpg", "a", *model)
+    assert type(result.exception).__name__ == "ImageError"
+    done = subprocess.run(
+        [sys.executable, "-m", "descscore.cli", "--debug", "score", "none.jpg", "a", *model],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "Traceback" in done.stderr
+    assert done.returncode == 1
+
+
+def test_every_command_and_option_is_documented() -> None:
+    def walk(command: click.Command, path: str) -> None:
+        assert command.help, path
+        for parameter in command.params:
+            if isinstance(parameter, click.Option):
+                assert parameter.help, f"{path} {parameter.opts}"
+        if isinstance(command, click.Group):
+            context = click.Context(command)
+            for name in command.list_commands(context):
+                child = command.get_command(context, name)
+                assert child is not None
+                walk(child, f"{path} {name}")
+
+    walk(main, "descscore")
+
+
+def test_help_needs_nothing_heavy() -> None:
+    code = (
+        "import sys; from click.testing import CliRunner; from descscore.cli import main; "
+        "assert CliRunner().invoke(main, ['--help']).exit_code == 0; "
+        "print(sorted({'torch', 'open_clip', 'gradio', 'PIL', 'numpy', 'peft', 'scipy'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_help_answers_in_half_a_second() -> None:
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "descscore.cli", "--help"], capture_output=True, check=True)
+        times.append(time.perf_counter() - start)
+    assert min(times) < 0.5
+
+
+def test_many_texts_read_the_image_once(
+    tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import descscore.scorer as module
+
+    calls = []
+    real = module.load_image
+    monkeypatch.setattr(module, "load_image", lambda source: calls.append(source) or real(source))
+    photo = make_photo(tmp_path / "a.png", 0)
+    DescScorer.from_pretrained(tiny_folder, device="cpu").score_batch([photo] * 4, list("abcd"))
+    assert calls == [photo]
