@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
 from descscore.training import teacher
 from descscore.training.augment import cutmix
@@ -97,7 +97,7 @@ class Run:
         self._start_embeddings()
         self.student.clip.visual.to(memory_format=torch.channels_last)
         decay = get_ema_multi_avg_fn(config.average_decay)
-        self.average = AveragedModel(self.student, multi_avg_fn=decay, use_buffers=True)
+        self.average = AveragedModel(self.student, multi_avg_fn=decay)
         self.optimizer = make_optimizer(self.student, config)
         self.sampler = Sampler(self.corpus, config, device)
         self.validator = Validator(data, config, device)
@@ -163,6 +163,7 @@ class Run:
             if self.step % config.save_every == 0:
                 self.save()
             if self.step % config.evaluate_every == 0 or self.step == config.total_steps:
+                self._refresh_norms()
                 pixels = config.stage_at(self.step)[0].pixels
                 self._log(self.validator.measure(self.average.module, pixels))
         self.save()
@@ -184,13 +185,19 @@ class Run:
         self.optimizer.step()
         with torch.no_grad():
             self.student.clip.logit_scale.clamp_(0, float(np.log(100)))
-        self._update_average()
+        self.average.update_parameters(self.student)
         return {name: float(loss.detach()) for name, loss in losses.items()}
 
-    def _update_average(self) -> None:
-        self.average.update_parameters(self.student)
-        # The causal mask is a buffer too, and the mean of two minus infinities is not a number.
-        self.average.module.clip.attn_mask.copy_(self.student.clip.attn_mask)
+    def _refresh_norms(self) -> None:
+        """Measure the batch norms' statistics anew under the averaged weights.
+
+        The mean of the live model's statistics is not that of the mean model: with
+        it, the averaged model found 6 % of the photos where the live one found 20 %.
+        """
+        first, stage = self.config.total_steps, self.config.stage_at(self.step)[0]
+        steps = range(first, first + self.config.norm_batches)
+        batches = (self.sampler.batch(step, stage).pixels for step in steps)
+        update_bn(batches, self.average.module.clip.visual)
 
     def _log(self, values: dict[str, float]) -> None:
         scale = float(self.student.clip.logit_scale.detach().exp())
@@ -201,6 +208,7 @@ class Run:
 
     def export(self) -> None:
         """Write the averaged model as open_clip's own folder form, in float16."""
+        self._refresh_norms()
         folder = self.output / "model"
         folder.mkdir(exist_ok=True)
         state = self.average.module.clip.state_dict()
@@ -219,7 +227,7 @@ class Run:
 @click.option("--output", type=click.Path(path_type=Path), required=True)
 @click.option("--device", default="cuda" if torch.cuda.is_available() else "cpu", show_default=True)
 @click.option("--seed", default=0, show_default=True)
-@click.option("--steps", type=int, nargs=3, help="Steps of the three stages, in place of the recipe's.")
+@click.option("--steps", type=int, nargs=3, help="Steps of the three stages.")
 def main(data: Path, output: Path, device: str, seed: int, steps: tuple[int, int, int] | None) -> None:
     """Train the bundled base model from scratch on the train splits under --data."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")

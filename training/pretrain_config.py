@@ -61,8 +61,8 @@ class PretrainConfig:
 
     stages: tuple[Stage, ...] = (
         Stage(steps=300, pixels=80, start=0.05, end=1.0),
-        Stage(steps=4700, pixels=80, start=1.0, end=1.0),
-        Stage(steps=1500, pixels=128, start=1.0, end=0.0),
+        Stage(steps=3700, pixels=80, start=1.0, end=1.0),
+        Stage(steps=1800, pixels=112, start=1.0, end=0.0),
     )
     seed: int = 0
     photos: int = 96
@@ -82,6 +82,7 @@ class PretrainConfig:
     max_tokens: int = 40
     evaluate_every: int = 1000
     save_every: int = 250
+    norm_batches: int = 16
     compile: bool = True
     model: dict[str, Any] = field(default_factory=model_config)
 
