@@ -1,20 +1,23 @@
 """Adapters: a folder that turns a base model into a description-tuned one.
 
-It holds peft's own LoRA files and ``descscore_adapter.json``, readable by people,
-which names the base, its pretrained tag and the hash of its weights. An adapter
-on another base would give plausible but meaningless scores, so the hash decides.
+It holds the tuned weights (peft's own LoRA files, or ``text_tower.safetensors`` after
+full tuning), the rotation in ``purpose.safetensors`` where one was learned, and
+``descscore_adapter.json``, readable by people, which names the base, its pretrained
+tag and the hash of its weights. An adapter on another base would give plausible but
+meaningless scores, so the hash decides.
 """
 
 from __future__ import annotations
 
 import copy
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from open_clip import CLIP
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from descscore.errors import ModelError
 from descscore.models import ADAPTER_FILE, weights_hash
@@ -22,6 +25,8 @@ from descscore.models import ADAPTER_FILE, weights_hash
 FORMAT = 1
 LORA_CONFIG = "adapter_config.json"
 LORA_WEIGHTS = "adapter_model.safetensors"
+TEXT_WEIGHTS = "text_tower.safetensors"
+PURPOSE = "purpose.safetensors"
 _LORA_KEYS = ("r", "lora_alpha", "target_modules", "bias", "lora_dropout", "rank_pattern", "alpha_pattern")
 
 
@@ -31,12 +36,16 @@ class AdapterInfo:
 
     base: bundled name, folder (absolute or relative to the adapter's) or open_clip
     model; pretrained: its tag, None unless it is an open_clip model; base_weights:
-    hash of the base's weights (:func:`descscore.models.weights_hash`).
+    hash of the base's weights (:func:`descscore.models.weights_hash`). tuning: ``lora``
+    or ``full``. block (0-based), k: the site of the purpose subspace, None without one.
     """
 
     base: str
     base_weights: str
     pretrained: str | None = None
+    tuning: str = "lora"
+    block: int | None = None
+    k: int | None = None
     format: int = FORMAT
 
     def base_source(self, folder: Path) -> str:
@@ -52,9 +61,14 @@ def read_adapter(folder: Path) -> AdapterInfo:
     path = folder / ADAPTER_FILE
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        info = AdapterInfo(data["base"], data["base_weights"], data.get("pretrained"), data["format"])
+        if not isinstance(data, dict):
+            raise TypeError(f"a JSON object was expected, not {type(data).__name__}")
+        known = {field.name for field in fields(AdapterInfo)}
+        info = AdapterInfo(**{"format": None} | {k: v for k, v in data.items() if k in known})
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{path}: not an adapter description ({error!r})") from None
+    if info.tuning not in ("lora", "full"):
+        raise ModelError(f"{path}: tuning {info.tuning!r} is neither 'lora' nor 'full'")
     if info.format != FORMAT:
         raise ModelError(f"{path}: format {info.format!r}; this version of descscore reads {FORMAT}")
     if info.base == "default":
@@ -71,11 +85,25 @@ def merge_adapter(base: CLIP, info: AdapterInfo, folder: Path) -> CLIP:
             f"but that base has weights {found}"
         )
     clip = copy.deepcopy(base, {id(base.visual): base.visual})
-    return _merge_lora(clip, folder)
+    return _merge_lora(clip, folder) if info.tuning == "lora" else _load_full(clip, folder)
+
+
+def _load_full(clip: CLIP, folder: Path) -> CLIP:
+    try:
+        state = load_file(folder / TEXT_WEIGHTS)
+        result = clip.load_state_dict(state, strict=False)
+    except Exception as error:  # noqa: BLE001 - safetensors and torch raise many kinds
+        raise ModelError(f"adapter {folder}: {TEXT_WEIGHTS} cannot be loaded ({error})") from error
+    missing = [key for key in result.missing_keys if not key.startswith("visual.")]
+    if missing or result.unexpected_keys or any(key.startswith("visual.") for key in state):
+        raise ModelError(f"adapter {folder}: {TEXT_WEIGHTS} does not hold exactly the text tower's weights")
+    return clip
 
 
 def _merge_lora(clip: CLIP, folder: Path) -> CLIP:
     from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
+
+    from descscore.lora_attention import use_exact_attention
 
     for name in (LORA_CONFIG, LORA_WEIGHTS):
         if not (folder / name).is_file():
@@ -87,7 +115,7 @@ def _merge_lora(clip: CLIP, folder: Path) -> CLIP:
         # Only what shapes the low-rank matrices is taken over: the rest of peft's
         # file could name a model to fetch.
         config = LoraConfig(**{key: settings[key] for key in _LORA_KEYS if key in settings})
-        wrapped = get_peft_model(clip, config)
+        wrapped = get_peft_model(clip, use_exact_attention(config))
         result: Any = set_peft_model_state_dict(wrapped, load_file(folder / LORA_WEIGHTS))
     except Exception as error:
         raise ModelError(f"adapter {folder}: damaged or made for another model ({error})") from error
@@ -100,9 +128,26 @@ def _merge_lora(clip: CLIP, folder: Path) -> CLIP:
     return wrapped.merge_and_unload()
 
 
-def save_adapter(wrapped: Any, info: AdapterInfo, folder: Path) -> None:
+def save_lora(wrapped: Any, info: AdapterInfo, folder: Path) -> None:
     """Write a peft-wrapped CLIP's LoRA weights and the description beside them."""
     wrapped.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)  # peft's model card template, of no use here
+    _write_info(info, folder)
+
+
+def save_full(clip: CLIP, info: AdapterInfo, folder: Path) -> None:
+    """Write a CLIP's text tower (all weights but the image tower's) and the description beside it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {k: v.cpu() for k, v in clip.state_dict().items() if not k.startswith("visual.")}
+    save_file(state, folder / TEXT_WEIGHTS)
+    _write_info(info, folder)
+
+
+def save_rotation(matrix: Tensor, folder: Path) -> None:
+    """Write the rotation R ``(width, width)`` of the purpose subspace."""
+    save_file({"rotation": matrix.detach().float().cpu().contiguous()}, folder / PURPOSE)
+
+
+def _write_info(info: AdapterInfo, folder: Path) -> None:
     text = json.dumps(asdict(info), indent=2, sort_keys=True)
     (folder / ADAPTER_FILE).write_text(text + "\n", encoding="utf-8")

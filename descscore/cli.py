@@ -69,7 +69,7 @@ def model_options(command: F) -> F:
 
 @click.group(
     cls=Group,
-    lazy={"eval": "descscore.eval.cli:evaluate"},
+    lazy={"eval": "descscore.eval.cli:evaluate", "train": "descscore.training.cli:train"},
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.version_option(__version__, prog_name="descscore")

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from conftest import TINY, make_photo, save_model
 from descscore import DescScorer
-from descscore.adapters import AdapterInfo, save_adapter
+from descscore.adapters import AdapterInfo, save_lora
 from descscore.errors import ModelError, UsageError
 from descscore.models import load_model, weights_hash
 
@@ -196,7 +196,7 @@ def test_unknown_device_lists_what_there_is(tiny_folder: Path) -> None:
 def adapter(tiny_folder: Path, tmp_path: Path) -> Path:
     """An adapter of random weights for the tiny model, made with peft itself."""
     folder = tmp_path / "adapter"
-    save_adapter(wrapped(tiny_folder), AdapterInfo(str(tiny_folder), base_hash(tiny_folder)), folder)
+    save_lora(wrapped(tiny_folder), AdapterInfo(str(tiny_folder), base_hash(tiny_folder)), folder)
     return folder
 
 
@@ -218,13 +218,24 @@ def wrapped(folder: Path) -> torch.nn.Module:
     return out
 
 
-def test_adapter_equals_peft(adapter: Path, tiny_folder: Path, tmp_path: Path) -> None:
-    scorer = DescScorer.from_pretrained(adapter, device="cpu")
+def test_adapter_adds_each_update_once(adapter: Path, tiny_folder: Path, tmp_path: Path) -> None:
+    """W + B A for every matrix (alpha = r), worked out here from peft's file alone."""
+    lora = load_file(adapter / "adapter_model.safetensors")
+    plain = open_clip.create_model(f"local-dir:{tiny_folder}").eval()
     tokens = open_clip.get_tokenizer("ViT-B-32")(["a cat on a mat"])
     with torch.inference_mode():
-        expected = wrapped(tiny_folder).eval().base_model.model.encode_text(tokens, normalize=True)
-        plain = open_clip.create_model(f"local-dir:{tiny_folder}").eval()
         before = plain.encode_text(tokens, normalize=True)
+        for number, block in enumerate(plain.transformer.resblocks):
+            for name, weight in (
+                ("attn", block.attn.in_proj_weight),
+                ("attn.base_layer.out_proj", block.attn.out_proj.weight),
+                ("mlp.c_fc", block.mlp.c_fc.weight),
+            ):
+                stem = f"base_model.model.transformer.resblocks.{number}.{name}"
+                weight += lora.pop(f"{stem}.lora_B.weight") @ lora.pop(f"{stem}.lora_A.weight")
+        expected = plain.encode_text(tokens, normalize=True)
+    assert not lora
+    scorer = DescScorer.from_pretrained(adapter, device="cpu")
     encoded = scorer.encoder.texts(["a cat on a mat"])
     torch.testing.assert_close(encoded.features, expected, rtol=0, atol=1e-5)
     torch.testing.assert_close(encoded.base_features, before, rtol=0, atol=1e-6)
@@ -241,7 +252,7 @@ def test_adapter_equals_peft(adapter: Path, tiny_folder: Path, tmp_path: Path) -
 def test_adapter_names_its_base_relative_to_itself(tiny_folder: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_folder, tmp_path / "adapter" / "root")
     info = AdapterInfo("root", base_hash(tiny_folder))
-    save_adapter(wrapped(tiny_folder), info, tmp_path / "adapter")
+    save_lora(wrapped(tiny_folder), info, tmp_path / "adapter")
     assert load_model(tmp_path / "adapter", "cpu").tuned
 
 

@@ -61,7 +61,7 @@ class PretrainConfig:
 
     stages: tuple[Stage, ...] = (
         Stage(steps=300, pixels=80, start=0.05, end=1.0),
-        Stage(steps=3700, pixels=80, start=1.0, end=1.0),
+        Stage(steps=3200, pixels=80, start=1.0, end=1.0),
         Stage(steps=1800, pixels=112, start=1.0, end=0.0),
     )
     seed: int = 0

@@ -1,0 +1,83 @@
+"""LoRA on a packed attention layer, with each update added exactly once.
+
+peft's own layer for ``nn.MultiheadAttention`` has two faults that matter here.
+It adds the output projection's update twice, to the weights it merges and to those
+its forward pass uses (peft pull request 3774), and its forward pass adds the updates to the
+frozen weights and subtracts them afterwards, which in floating point does not
+return to the same weights: they drift a little with every pass, so that a resumed
+training run could not equal one never stopped. peft's files are read and written as they are.
+
+Import this module only where LoRA is used: it imports peft.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from peft import LoraConfig
+from peft.tuners.lora.layer import MultiheadAttention
+from peft.tuners.tuners_utils import check_adapters_to_merge
+from torch import Tensor, nn
+
+
+def use_exact_attention(config: LoraConfig) -> LoraConfig:
+    """``config`` itself, told to put :class:`ExactAttention` on every attention layer it targets."""
+    config._register_custom_module({nn.MultiheadAttention: ExactAttention})
+    return config
+
+
+class ExactAttention(MultiheadAttention):  # type: ignore[misc, unused-ignore]
+    """Attention with W + B A * alpha / r for its packed input and its output projection.
+
+    A forward pass leaves the frozen weights alone: the sums are fresh tensors, and
+    a layer may run any number of times in one graph.
+    """
+
+    def forward(self, query: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """As ``nn.MultiheadAttention``: queries ``(batch, length, width)`` -> outputs, attention weights."""
+        if self.disable_adapters and self.merged:
+            self.unmerge()
+        attention: Any = self.get_base_layer()
+        active = [] if self.disable_adapters or self.merged else self._known(self.active_adapters)
+        if not active:
+            return attention(query, *args, **kwargs)
+        weights = {
+            "in_proj_weight": _summed(self, attention.in_proj_weight, active),
+            "out_proj.base_layer.weight": _summed(
+                attention.out_proj, attention.out_proj.base_layer.weight, active
+            ),
+        }
+        return torch.func.functional_call(attention, weights, (query, *args), kwargs)
+
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """Add the active updates to the weights. safe_merge: check for NaN, as in peft."""
+        names = self._known(check_adapters_to_merge(self, adapter_names))
+        attention: Any = self.get_base_layer()
+        total = _summed(self, attention.in_proj_weight.detach(), names)
+        if safe_merge and not total.isfinite().all():
+            raise ValueError(f"adapters {names}: the merged weights are not finite")
+        if names:
+            attention.out_proj.merge(safe_merge=safe_merge, adapter_names=names)
+        attention.in_proj_weight = nn.Parameter(total.detach(), requires_grad=False)
+        self.merged_adapters.extend(names)
+
+    def unmerge(self) -> None:
+        """Subtract the merged updates; exact only to rounding, as every subtraction is."""
+        attention: Any = self.get_base_layer()
+        weight = attention.in_proj_weight.detach()
+        while self.merged_adapters:
+            weight = weight - self.get_delta_weight(self.merged_adapters.pop()).detach().to(weight.dtype)
+        attention.in_proj_weight = nn.Parameter(weight, requires_grad=False)
+        attention.out_proj.unmerge()
+
+    def _known(self, names: list[str]) -> list[str]:
+        return [name for name in names if name in self.lora_A]
+
+
+def _summed(layer: Any, weight: Tensor, names: list[str]) -> Tensor:
+    # Autocast would round the update to half precision before it is added.
+    with torch.autocast(weight.device.type, enabled=False):
+        for name in names:
+            weight = weight + layer.get_delta_weight(name).to(weight.dtype)
+    return weight

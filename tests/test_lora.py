@@ -1,0 +1,303 @@
+"""Which weights are trained, and that low-rank updates add up to what they should."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import Tensor, nn
+
+from conftest import TINY
+from descscore.errors import ModelError, UsageError
+from descscore.interventions import Exchange, Rotation, Site, interchange_texts
+from descscore.lora_attention import ExactAttention, use_exact_attention
+from descscore.training.config import Tower, preset
+from descscore.training.lora import (
+    TARGETS,
+    attach_lora,
+    check_trained,
+    full_parameters,
+    lora_parameters,
+    rotation_parameters,
+    select_full,
+    trained_parameters,
+)
+
+SMALL = {**TINY["model_cfg"], "text_cfg": {**TINY["model_cfg"]["text_cfg"], "vocab_size": 1000}}
+
+
+def make_clip() -> nn.Module:
+    torch.manual_seed(0)
+    return open_clip.CLIP(**SMALL)
+
+
+def make_tokens(count: int = 4) -> Tensor:
+    tokens = torch.zeros(count, 77, dtype=torch.int64)
+    for row in range(count):
+        length = 6 + 5 * row
+        tokens[row, :length] = torch.arange(length) * 7 % 900 + 1
+        tokens[row, length - 1] = 999
+    return tokens
+
+
+def stir(model: nn.Module, seed: int = 1) -> nn.Module:
+    """Give the updates values as if they had been trained."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.05)
+    return model
+
+
+def summed(clip: nn.Module, adapted: nn.Module, scale: float) -> nn.Module:
+    """The plain model with every update added by hand, worked out from the stored matrices alone."""
+    state = adapted.state_dict()
+    clip = copy.deepcopy(clip)
+    for block, attention in enumerate(clip.transformer.resblocks):
+        root = f"base_model.model.transformer.resblocks.{block}.attn."
+        packed = (state[f"{root}lora_B.default.weight"], state[f"{root}lora_A.default.weight"])
+        out = (
+            state[f"{root}base_layer.out_proj.lora_B.default.weight"],
+            state[f"{root}base_layer.out_proj.lora_A.default.weight"],
+        )
+        with torch.no_grad():
+            attention.attn.in_proj_weight += scale * packed[0] @ packed[1]
+            attention.attn.out_proj.weight += scale * out[0] @ out[1]
+    return clip
+
+
+@pytest.fixture(scope="module")
+def vit_b_32() -> Any:
+    """ViT-B-32 with no memory behind its weights: counting needs shapes only."""
+    config = open_clip.get_model_config("ViT-B-32")
+    with torch.device("meta"):
+        return open_clip.CLIP(
+            **{k: v for k, v in config.items() if k in ("embed_dim", "vision_cfg", "text_cfg")}
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("das-lora", 2_359_296), ("bft-lora", 4_718_592), ("joint", 2_359_296)]
+)
+def test_trained_parameters_of_the_lora_presets_on_vit_b_32(vit_b_32: Any, name: str, expected: int) -> None:
+    config = preset(name, Tower.of(vit_b_32))
+    clip = copy.deepcopy(vit_b_32)
+    assert config.lora_rank is not None
+    wrapped = attach_lora(clip, config.lora_rank, config.lora_alpha)
+    assert sum(p.numel() for p in trained_parameters(wrapped).values()) == expected
+    assert lora_parameters(vit_b_32, config.lora_rank) == expected == 12 * 6 * config.lora_rank * 512
+
+
+@pytest.mark.parametrize("name", ["das-full", "bft-full"])
+def test_trained_parameters_of_the_full_presets_on_vit_b_32(vit_b_32: Any, name: str) -> None:
+    assert preset(name, Tower.of(vit_b_32)).tuning == "full"
+    clip = copy.deepcopy(vit_b_32)
+    select_full(clip)
+    assert sum(p.numel() for p in trained_parameters(clip).values()) == 63_428_097
+    assert full_parameters(vit_b_32) == 63_428_097
+
+
+def test_rotation_parameters_on_vit_b_32() -> None:
+    assert rotation_parameters(512) == 262_144
+    assert sum(p.numel() for p in Rotation(16).parameters()) == rotation_parameters(16)
+
+
+def test_lora_trains_the_text_attention_alone() -> None:
+    clip = make_clip()
+    names = set(trained_parameters(attach_lora(clip, 4)))
+    root = "base_model.model.transformer.resblocks."
+    parts = ("lora_A", "lora_B", "base_layer.out_proj.lora_A", "base_layer.out_proj.lora_B")
+    assert names == {f"{root}{block}.attn.{part}.default.weight" for block in range(4) for part in parts}
+    assert not clip.logit_scale.requires_grad
+    assert type(clip.visual.transformer.resblocks[0].attn) is nn.MultiheadAttention
+
+
+def test_packed_projection_has_one_pair_of_matrices() -> None:
+    clip = make_clip()
+    attach_lora(clip, 4)
+    attention = clip.transformer.resblocks[0].attn
+    assert attention.lora_A["default"].weight.shape == (4, 32)
+    assert attention.lora_B["default"].weight.shape == (96, 4)
+
+
+def test_full_trains_all_text_weights_and_no_image_weight() -> None:
+    clip = make_clip()
+    select_full(clip)
+    frozen = {name for name, p in clip.named_parameters() if not p.requires_grad}
+    assert frozen == {f"visual.{name}" for name, _ in clip.visual.named_parameters()}
+
+
+def test_full_counts_a_linear_projection() -> None:
+    clip = open_clip.CLIP(**{**SMALL, "text_cfg": {**SMALL["text_cfg"], "proj_bias": True}})
+    select_full(clip)
+    assert isinstance(clip.text_projection, nn.Linear)
+
+
+def test_a_wrong_number_of_trained_values_is_an_error() -> None:
+    clip = make_clip()
+    clip.register_parameter("text_projection_extra", nn.Parameter(torch.zeros(3)))
+    with pytest.raises(ModelError, match="not the expected"):
+        select_full(clip)
+    with pytest.raises(ModelError, match=r"would be trained, not the expected 1"):
+        check_trained(nn.Linear(2, 2), 1)
+
+
+@pytest.mark.parametrize(("rank", "alpha"), [(0, 1), (4, 0), (-1, 2)])
+def test_a_rank_under_one_is_refused(rank: int, alpha: int) -> None:
+    with pytest.raises(UsageError, match="at least 1"):
+        attach_lora(make_clip(), rank, alpha)
+
+
+def test_starts_as_its_base_from_its_seed_alone() -> None:
+    plain, first, second = make_clip(), make_clip(), make_clip()
+    torch.manual_seed(1)
+    a = attach_lora(first, 4, seed=3).state_dict()
+    state = torch.get_rng_state()
+    b = attach_lora(second, 4, seed=3).state_dict()
+    assert torch.equal(state, torch.get_rng_state())
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert torch.equal(first.encode_text(make_tokens()), plain.encode_text(make_tokens()))
+
+
+@pytest.mark.parametrize("alpha", [4, 10])
+@pytest.mark.parametrize("training", [True, False])
+def test_every_update_is_added_once(alpha: int, training: bool) -> None:
+    plain, clip = make_clip(), make_clip()
+    wrapped = stir(attach_lora(clip, 4, alpha)).train(training)
+    tokens = make_tokens()
+    expected = summed(plain, wrapped, alpha / 4).train(training).encode_text(tokens)
+    assert (expected - plain.encode_text(tokens)).abs().max() > 1e-2
+    torch.testing.assert_close(clip.encode_text(tokens), expected, atol=1e-5, rtol=0)
+    with torch.no_grad():
+        torch.testing.assert_close(clip.encode_text(tokens), expected, atol=1e-5, rtol=0)
+    merged = wrapped.merge_and_unload()
+    torch.testing.assert_close(merged.encode_text(tokens), expected, atol=1e-5, rtol=0)
+    assert {n for n, _ in merged.named_parameters()} == {n for n, _ in plain.named_parameters()}
+
+
+def test_frozen_weights_do_not_drift() -> None:
+    clip = make_clip()
+    wrapped = attach_lora(clip, 4)
+    frozen = {n: p.detach().clone() for n, p in wrapped.named_parameters() if not p.requires_grad}
+    optimizer = torch.optim.Adam(trained_parameters(wrapped).values(), lr=0.01)
+    for _ in range(5):
+        optimizer.zero_grad()
+        clip.encode_text(make_tokens()).square().mean().backward()
+        optimizer.step()
+    assert all(torch.equal(frozen[n], p) for n, p in wrapped.named_parameters() if n in frozen)
+
+
+def test_disabled_and_merged_adapters() -> None:
+    plain, clip = make_clip(), make_clip()
+    wrapped = stir(attach_lora(clip, 4))
+    tokens = make_tokens()
+    tuned = clip.encode_text(tokens)
+    with wrapped.disable_adapter():
+        assert torch.equal(clip.encode_text(tokens), plain.encode_text(tokens))
+    wrapped.merge_adapter(safe_merge=True)
+    torch.testing.assert_close(clip.encode_text(tokens), tuned, atol=1e-5, rtol=0)
+    wrapped.unmerge_adapter()
+    torch.testing.assert_close(clip.encode_text(tokens), tuned, atol=1e-5, rtol=0)
+    wrapped.merge_adapter()
+    with wrapped.disable_adapter():
+        torch.testing.assert_close(clip.encode_text(tokens), plain.encode_text(tokens), atol=1e-5, rtol=0)
+
+
+def test_merging_weights_that_are_not_finite_is_refused() -> None:
+    wrapped = stir(attach_lora(make_clip(), 4))
+    with torch.no_grad():
+        wrapped.base_model.model.transformer.resblocks[1].attn.lora_B["default"].weight[0, 0] = torch.nan
+    with pytest.raises(ValueError, match="not finite"):
+        wrapped.merge_adapter(safe_merge=True)
+
+
+def test_files_have_pefts_own_form(tmp_path: Path) -> None:
+    clip, other = make_clip(), make_clip()
+    stir(attach_lora(clip, 4)).save_pretrained(str(tmp_path))
+    config = LoraConfig.from_pretrained(str(tmp_path))
+    assert config.target_modules == TARGETS
+    plain_names = set(get_peft_model(make_clip(), config).state_dict())
+    wrapped = get_peft_model(other, use_exact_attention(config))
+    assert set(wrapped.state_dict()) == plain_names
+    wrapped.load_adapter(str(tmp_path), "default")
+    assert isinstance(other.transformer.resblocks[0].attn, ExactAttention)
+    assert torch.equal(other.encode_text(make_tokens()), clip.encode_text(make_tokens()))
+
+
+def interchange_gradients(parts: list[list[int]]) -> dict[str, Tensor]:
+    """Gradients of a sum over interchanges, accumulated over parts of the batch."""
+    clip = make_clip()
+    wrapped = stir(attach_lora(clip, 4))
+    matrix = Rotation(32).matrix().detach()
+    for rows in parts:
+        base = torch.tensor(rows)
+        found = interchange_texts(clip, make_tokens(), Exchange(base, (base + 1) % 4), matrix, Site(2, 16))
+        (found.swapped.square().sum() + found.plain[base].sum()).backward()
+    return {name: p.grad for name, p in trained_parameters(wrapped).items() if p.grad is not None}
+
+
+def test_gradients_flow_and_accumulate_over_the_split_run() -> None:
+    whole, parts = interchange_gradients([[0, 1, 2, 3]]), interchange_gradients([[0, 1], [2, 3]])
+    assert len(whole) == 16
+    assert all(gradient.abs().max() > 0 for gradient in whole.values())
+    for name, gradient in whole.items():
+        torch.testing.assert_close(parts[name], gradient, atol=1e-4, rtol=1e-4)
+
+
+def test_a_block_may_run_twice_in_one_graph() -> None:
+    clip = make_clip()
+    wrapped = stir(attach_lora(clip, 4))
+    tokens = make_tokens()
+    (clip.encode_text(tokens[:2]).square().sum() + clip.encode_text(tokens[2:]).square().sum()).backward()
+    twice = {name: p.grad.clone() for name, p in trained_parameters(wrapped).items() if p.grad is not None}
+    wrapped.zero_grad()
+    clip.encode_text(tokens).square().sum().backward()
+    for name, parameter in trained_parameters(wrapped).items():
+        torch.testing.assert_close(twice[name], parameter.grad, atol=1e-4, rtol=1e-4)
+
+
+def test_gradients_match_finite_differences() -> None:
+    clip = make_clip().double()
+    wrapped = stir(attach_lora(clip, 2)).double()
+    start = {name: p.detach().clone().requires_grad_() for name, p in trained_parameters(wrapped).items()}
+    names = [name for name in start if ".0.attn" in name]
+    tokens = make_tokens(2)
+
+    def features(*values: Tensor) -> Tensor:
+        weights = dict(zip(names, values, strict=True))
+        return torch.func.functional_call(
+            Text(wrapped), {f"inner.{n}": v for n, v in weights.items()}, (tokens,)
+        )
+
+    assert torch.autograd.gradcheck(features, tuple(start[n] for n in names), fast_mode=True, atol=1e-6)
+
+
+class Text(nn.Module):
+    """Text features of a wrapped model as a forward pass."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        features: Tensor = self.inner.base_model.model.encode_text(tokens)
+        return features
+
+
+def test_updates_keep_float32_under_autocast() -> None:
+    clip = make_clip()
+    wrapped = stir(attach_lora(clip, 4))
+    exact = clip.encode_text(make_tokens())
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = clip.encode_text(make_tokens())
+        rough.float().square().sum().backward()
+    assert torch.cosine_similarity(rough.float(), exact).min() > 0.99
+    assert all(
+        p.grad is not None and p.grad.dtype == torch.float32 for p in trained_parameters(wrapped).values()
+    )

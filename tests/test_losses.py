@@ -1,0 +1,156 @@
+"""Each loss against a value worked out by hand, its gradient, and what must hold for any input."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from descscore.errors import UsageError
+from descscore.training.losses import (
+    contrastive_loss,
+    cosines,
+    hold_loss,
+    interchange_hits,
+    interchange_logits,
+    interchange_loss,
+    joint_loss,
+    preference_hits,
+    preference_logits,
+    preference_loss,
+)
+
+SCALE = torch.tensor(math.log(10.0))
+IMAGES = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
+GOOD = torch.tensor([[3.0, 4.0], [0.0, 5.0]])  # cosines 0.6 and 1
+POOR = torch.tensor([[4.0, 3.0], [6.0, 8.0]])  # cosines 0.8 and 0.8
+
+
+def softplus(x: float) -> float:
+    return math.log1p(math.exp(x))
+
+
+def test_cosines() -> None:
+    torch.testing.assert_close(cosines(IMAGES, GOOD), torch.tensor([0.6, 1.0]))
+
+
+def test_preference_loss_by_hand() -> None:
+    # Cross-entropy of two logits is softplus(wrong - right): 10*(0.8-0.6) and 10*(0.8-1).
+    expected = (softplus(2.0) + softplus(-2.0)) / 2
+    assert float(preference_loss(IMAGES, GOOD, POOR, SCALE)) == pytest.approx(expected, abs=1e-6)
+
+
+def test_preference_logits_by_hand() -> None:
+    logits = preference_logits(IMAGES, GOOD, POOR, SCALE)
+    torch.testing.assert_close(logits, torch.tensor([[6.0, 8.0], [10.0, 8.0]]))
+    assert preference_hits(logits).tolist() == [False, True]
+
+
+def test_interchange_loss_by_hand() -> None:
+    # First: a description's purpose must raise the logit, it goes 6 -> 8. Second: a
+    # caption's must lower it, it goes 10 -> 8. Both right by 2.
+    logits = interchange_logits(IMAGES, GOOD, POOR, SCALE)
+    loss = interchange_loss(logits, torch.tensor([True, False]))
+    assert float(loss) == pytest.approx(softplus(-2.0), abs=1e-6)
+    assert interchange_hits(logits, torch.tensor([True, False])).tolist() == [True, True]
+
+
+def test_interchange_loss_by_hand_when_wrong() -> None:
+    logits = interchange_logits(IMAGES, GOOD, POOR, SCALE)
+    loss = interchange_loss(logits, torch.tensor([False, True]))
+    assert float(loss) == pytest.approx(softplus(2.0), abs=1e-6)
+    assert interchange_hits(logits, torch.tensor([False, True])).tolist() == [False, False]
+
+
+def test_a_tie_is_no_hit() -> None:
+    ties = torch.ones(2, 2)
+    assert not preference_hits(ties).any()
+    assert not interchange_hits(ties, torch.tensor([True, False])).any()
+
+
+@pytest.mark.parametrize(("weight", "expected"), [(0.0, 3.0), (0.25, 2.5), (1.0, 1.0)])
+def test_joint_loss_by_hand(weight: float, expected: float) -> None:
+    assert float(joint_loss(torch.tensor(1.0), torch.tensor(3.0), weight)) == expected
+
+
+@pytest.mark.parametrize("weight", [-0.1, 1.1, math.nan])
+def test_joint_weight_outside_its_range_is_refused(weight: float) -> None:
+    with pytest.raises(UsageError, match="joint weight"):
+        joint_loss(torch.tensor(1.0), torch.tensor(3.0), weight)
+
+
+def test_contrastive_loss_by_hand() -> None:
+    # Logits [[6, 0], [8, 10]]: rows softplus(-6), softplus(-2); columns softplus(2), softplus(-10).
+    expected = (softplus(-6.0) + softplus(-2.0) + softplus(2.0) + softplus(-10.0)) / 4
+    loss = contrastive_loss(IMAGES, GOOD, SCALE)
+    assert float(loss) == pytest.approx(expected, abs=1e-6)
+
+
+def test_rows_of_one_image_are_no_negatives() -> None:
+    images, texts = IMAGES[[0, 0, 1]], torch.cat([GOOD[:1], GOOD])
+    owners = torch.tensor([7, 7, 3])
+    # Rows: [6, -, 0] twice and [8, 8, 10]; columns: [6, -, 8] twice and [0, 0, 10].
+    rows = 2 * softplus(-6.0) + math.log1p(2 * math.exp(-2))
+    columns = 2 * softplus(2.0) + math.log1p(2 * math.exp(-10))
+    loss = contrastive_loss(images, texts, SCALE, owners)
+    assert float(loss) == pytest.approx((rows + columns) / 6, abs=1e-6)
+
+
+def test_hold_loss_by_hand() -> None:
+    assert float(hold_loss(IMAGES, GOOD)) == pytest.approx((0.4 + 0.0) / 2, abs=1e-6)
+
+
+def features(seed: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    first, second, third = torch.randn(3, 4, 6, generator=generator, dtype=dtype)
+    return first, second, third
+
+
+def test_gradients_match_finite_differences() -> None:
+    inputs = (*(t.requires_grad_() for t in features(0, torch.float64)), SCALE.double().requires_grad_())
+    target = torch.tensor([True, False, True, True])
+
+    def everything(images: Tensor, first: Tensor, second: Tensor, scale: Tensor) -> Tensor:
+        swaps = interchange_loss(interchange_logits(images, first, second, scale), target)
+        joint = joint_loss(swaps, preference_loss(images, first, second, scale), 0.3)
+        return joint + contrastive_loss(images, first, scale) + hold_loss(first, second)
+
+    assert torch.autograd.gradcheck(everything, inputs)
+
+
+@given(st.integers(0, 2**16), st.floats(0.1, 100), st.floats(-2, 4.6))
+@settings(max_examples=30, deadline=None)
+def test_losses_depend_on_directions_alone(seed: int, factor: float, scale: float) -> None:
+    images, first, second = features(seed)
+    log_scale = torch.tensor(scale)
+    loss = preference_loss(images, first, second, log_scale)
+    torch.testing.assert_close(
+        preference_loss(images * factor, first * factor, second, log_scale), loss, atol=1e-3, rtol=1e-3
+    )
+    assert loss >= 0
+    assert contrastive_loss(images, first, log_scale) >= 0
+    assert 0 <= float(hold_loss(first, second)) <= 2
+
+
+@given(st.integers(0, 2**16))
+@settings(max_examples=20, deadline=None)
+def test_swapping_roles_mirrors_the_loss(seed: int) -> None:
+    images, first, second = features(seed)
+    logits = interchange_logits(images, first, second, SCALE)
+    target = torch.tensor([True, False, True, False])
+    torch.testing.assert_close(
+        interchange_loss(logits, target), interchange_loss(logits.flip(1), ~target), atol=1e-6, rtol=1e-5
+    )
+
+
+def test_losses_are_float32_under_autocast() -> None:
+    images, first, second = features(0)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = preference_loss(images.bfloat16(), first.bfloat16(), second.bfloat16(), SCALE)
+        contrast = contrastive_loss(images, first, SCALE)
+    assert loss.dtype == contrast.dtype == torch.float32
+    torch.testing.assert_close(contrast, contrastive_loss(images, first, SCALE))

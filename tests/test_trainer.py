@@ -1,0 +1,400 @@
+"""Fine-tuning: it learns, goes on after a kill to the same weights, and loses nothing to bad luck."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from click.testing import CliRunner
+from conftest import save_model
+from PIL import Image
+
+from descscore import DescScorer
+from descscore.cli import main
+from descscore.errors import DataError, DescscoreError, UsageError
+from descscore.models import load_model
+from descscore.training import checkpoint, trainer
+from descscore.training.config import FinetuneConfig, Tower, preset
+from descscore.training.examples import Examples
+from descscore.training.plan import EpochPlan, draw_sources
+from descscore.training.trainer import RunData, Trainer
+
+COLOURS, NAMES = ("red", "green", "blue", "white"), ("Ada", "Grace", "Alan", "Kurt")
+
+
+def write_pairs(path: Path, n: int = 24) -> Path:
+    """A table whose descriptions and captions differ in their words, with random pictures."""
+    rng, rows = np.random.default_rng(0), []
+    for i in range(n):
+        out = io.BytesIO()
+        Image.fromarray(rng.integers(0, 256, (20, 20, 3), dtype=np.uint8)).save(out, "png")
+        rows.append(
+            {
+                "image": {"bytes": out.getvalue(), "path": f"{i}.png"},
+                "description": f"A {COLOURS[i % 4]} shape number {i} stands on a table.",
+                "caption": f"{NAMES[i % 4]}, {1900 + i}",
+                "split": "train" if i < 2 * n // 3 else "val",
+            }
+        )
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from conftest import TINY
+
+    return save_model(tmp_path_factory.mktemp("base"), TINY)
+
+
+@pytest.fixture(scope="module")
+def data(base: Path, tmp_path_factory: pytest.TempPathFactory) -> RunData:
+    from descscore.datasets import load_pairs
+    from descscore.training.examples import make_examples
+
+    folder = tmp_path_factory.mktemp("data")
+    pairs = load_pairs(write_pairs(folder / "pairs.parquet"))
+    model = load_model(base, "cpu")
+    train, validation = (make_examples(model, pairs.split(s), folder / "cache") for s in ("train", "val"))
+    return RunData(train, validation)
+
+
+def config(name: str = "das-lora", **changes: Any) -> FinetuneConfig:
+    start = preset(name, Tower(32, 4))
+    small = {"epochs": 3, "batch_size": 8, "validate_every": 4, "save_every": 3, "learning_rate": 3e-3}
+    return replace(start, **{**small, **changes})
+
+
+def make(base: Path, data: RunData, folder: Path, settings: FinetuneConfig) -> Trainer:
+    return Trainer(load_model(base, "cpu").clip, data, settings, folder)
+
+
+def same(one: Trainer, other: Trainer) -> bool:
+    mine, yours = one._weights(), other._weights()
+    return mine.keys() == yours.keys() and all(torch.equal(mine[k], yours[k]) for k in mine)
+
+
+class Killed(BaseException):
+    """As a signal would: not an ordinary error that anything could catch."""
+
+
+def kill_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    real = Trainer._one_step
+
+    def one_step(self: Trainer, batch: Any) -> Any:
+        if self.step == step:
+            raise Killed
+        return real(self, batch)
+
+    monkeypatch.setattr(Trainer, "_one_step", one_step)
+
+
+@pytest.mark.parametrize("name", ["das-lora", "bft-lora", "das-full", "joint"])
+def test_a_killed_run_ends_with_the_same_weights(
+    base: Path, data: RunData, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = config(name, contrastive_weight=0.5, hold_weight=0.5)
+    whole = make(base, data, tmp_path / "whole", settings)
+    whole.train()
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_at(patch, 8)
+        make(base, data, tmp_path / "killed", settings).train()
+    again = make(base, data, tmp_path / "killed", settings)
+    assert again.step == 6
+    again.train()
+    assert same(whole, again)
+    drop = ("seconds",)
+    lines = [[{k: v for k, v in line.items() if k not in drop} for line in t.history] for t in (whole, again)]
+    assert [line["step"] for line in lines[0]] == [line["step"] for line in lines[1]]
+    assert lines[0][-1]["validation_score"] == lines[1][-1]["validation_score"]
+
+
+@pytest.mark.parametrize("name", ["bft-lora", "bft-full", "das-lora", "joint"])
+def test_it_learns(base: Path, data: RunData, tmp_path: Path, name: str) -> None:
+    run = make(base, data, tmp_path, config(name, epochs=12, validate_every=1000))
+    run.train()
+    first = make(base, data, tmp_path / "untrained", config(name, epochs=1))
+    from descscore.training.validation import validate
+
+    before = validate(first.objective, run.train_set)
+    after = validate(run.objective, run.train_set)
+    assert after["loss"] < 0.8 * before["loss"]
+    accuracy = "preference" if name.startswith("bft") else "interchange"
+    assert after[accuracy] > 0.9
+
+
+def test_the_best_weights_are_kept_not_the_last(
+    base: Path, data: RunData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = iter([0.2, 0.9, 0.1])
+    kept: list[dict[str, torch.Tensor]] = []
+
+    def validate(objective: Any, examples: Examples) -> dict[str, float]:
+        kept.append({k: v.detach().clone() for k, v in run._weights().items()})
+        return {"score": next(scores)}
+
+    monkeypatch.setattr(trainer, "validate", validate)
+    run = make(base, data, tmp_path, config("bft-lora", epochs=3))
+    run.train()
+    assert len(kept) == 3
+    assert all(torch.equal(v, kept[1][k]) for k, v in run._weights().items())
+    assert not all(torch.equal(v, kept[2][k]) for k, v in run._weights().items())
+
+
+def test_early_stopping(base: Path, data: RunData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = iter([0.5, 0.4, 0.3, 0.6])
+    monkeypatch.setattr(trainer, "validate", lambda objective, examples: {"score": next(scores)})
+    run = make(base, data, tmp_path, config("bft-lora", epochs=100, validate_every=2, patience=2))
+    run.train()
+    assert run.step == 6
+    assert next(scores) == 0.6
+
+
+def test_the_rotation_stays_orthogonal(base: Path, data: RunData, tmp_path: Path) -> None:
+    run = make(base, data, tmp_path, config("das-lora", epochs=5))
+    start = run.objective.rotation.matrix().detach().clone()  # type: ignore[union-attr]
+    run.train()
+    matrix = run.objective.rotation.matrix().detach()  # type: ignore[union-attr]
+    torch.testing.assert_close(matrix.T @ matrix, torch.eye(32), atol=1e-5, rtol=0)
+    assert (matrix - start).abs().max() > 1e-3
+
+
+def test_accumulated_parts_equal_one_batch(base: Path, data: RunData, tmp_path: Path) -> None:
+    runs = [
+        make(base, data, tmp_path / str(n), config("joint", accumulation=n, epochs=1, hold_weight=1.0))
+        for n in (1, 4)
+    ]
+    for run in runs:
+        run.train()
+    for key, value in runs[0]._weights().items():
+        torch.testing.assert_close(value, runs[1]._weights()[key], atol=1e-5, rtol=0)
+
+
+# Failures
+
+
+def test_a_loss_that_is_not_finite_names_the_last_checkpoint(
+    base: Path, data: RunData, tmp_path: Path
+) -> None:
+    run = make(base, data, tmp_path, config(epochs=1))
+    run.train()
+    again = make(base, data, tmp_path / "b", config(epochs=1))
+    with torch.no_grad():
+        next(iter(again.parameters.values())).fill_(torch.nan)
+    with pytest.raises(DescscoreError, match=r"loss is nan at step 1.*Last checkpoint: None"):
+        again.train()
+    assert checkpoint.latest(run.checkpoints) is not None
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(
+    base: Path, data: RunData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = config("bft-lora")
+    with monkeypatch.context() as patch:
+        real, calls = checkpoint.save_file, []
+
+        def full(tensors: Any, path: Path) -> None:
+            calls.append(path)
+            if len(calls) > 4:
+                raise OSError(28, "No space left on device")
+            real(tensors, path)
+
+        patch.setattr(checkpoint, "save_file", full)
+        with pytest.raises(DataError, match=r"cannot be written.*No space left.*step-00000003"):
+            make(base, data, tmp_path, settings).train()
+    found = checkpoint.latest(tmp_path / "checkpoints")
+    assert found is not None
+    assert found.name == "step-00000003"
+    assert make(base, data, tmp_path, settings).step == 3
+
+
+@pytest.mark.parametrize("call", range(4))
+def test_a_kill_while_saving_leaves_a_whole_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int
+) -> None:
+    def point(value: float) -> checkpoint.Checkpoint:
+        groups = {"weights": {"a": torch.tensor([value])}, "optimizer": {"b": torch.tensor([value])}}
+        return checkpoint.Checkpoint(groups, {"value": value})
+
+    checkpoint.save_checkpoint(tmp_path, 1, point(1.0))
+    moments = [("save_file", 0), ("save_file", 1), ("_flush", 0), ("os.replace", 0)]
+    name, nth = moments[call]
+    owner = checkpoint.os if name == "os.replace" else checkpoint
+    attribute = name.rpartition(".")[2]
+    real, calls = getattr(owner, attribute), []
+
+    def killed(*args: Any) -> Any:
+        calls.append(args)
+        if len(calls) > nth:
+            raise Killed
+        return real(*args)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(owner, attribute, killed)
+        checkpoint.save_checkpoint(tmp_path, 2, point(2.0))
+    found = checkpoint.latest(tmp_path)
+    assert found is not None
+    whole = checkpoint.load_checkpoint(found)
+    assert whole.state == {"value": 1.0}
+    assert float(whole.groups["optimizer"]["b"]) == 1.0
+    checkpoint.save_checkpoint(tmp_path, 2, point(2.0))
+    assert [p.name for p in tmp_path.iterdir()] == ["step-00000002"]
+
+
+def test_a_damaged_checkpoint_is_named(base: Path, data: RunData, tmp_path: Path) -> None:
+    make(base, data, tmp_path, config("bft-lora", epochs=1)).train()
+    found = checkpoint.latest(tmp_path / "checkpoints")
+    assert found is not None
+    (found / "weights.safetensors").write_bytes(b"nonsense")
+    with pytest.raises(DataError, match=rf"{found.name}: damaged checkpoint"):
+        make(base, data, tmp_path, config("bft-lora", epochs=1))
+
+
+def test_other_settings_or_data_are_refused(base: Path, data: RunData, tmp_path: Path) -> None:
+    make(base, data, tmp_path, config("bft-lora", epochs=1)).train()
+    with pytest.raises(UsageError, match=r"other settings \(learning_rate, seed\)"):
+        make(base, data, tmp_path, config("bft-lora", epochs=1, seed=1, learning_rate=1e-4))
+    other = RunData(replace(data.train, images=data.train.images.flip(0)), data.validation)
+    with pytest.raises(DataError, match="other data"):
+        make(base, other, tmp_path, config("bft-lora", epochs=1))
+
+
+def test_batches_that_cannot_be_cut_are_refused(base: Path, data: RunData, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="batch_size"):
+        make(base, data, tmp_path, config(batch_size=10, accumulation=3))
+
+
+# What meets what
+
+
+def test_every_text_is_a_base_once_an_epoch_in_a_new_order(data: RunData) -> None:
+    plans = [EpochPlan(data.train, config(), epoch) for epoch in (0, 0, 1)]
+    seen = [torch.cat([plan.batch(i).base for i in range(plan.steps)]) for plan in plans]
+    assert sorted(seen[0].tolist()) == list(range(32))
+    assert torch.equal(seen[0], seen[1])
+    assert not torch.equal(seen[0], seen[2])
+
+
+def test_sources_are_of_the_other_kind_and_of_another_image() -> None:
+    owner = torch.tensor([0, 0, 1, 2, 2, 2])
+    base = torch.arange(12).repeat(50)
+    source = draw_sources(base, owner, "other", torch.Generator().manual_seed(0))
+    assert ((base < 6) != (source < 6)).all()
+    assert (owner[base % 6] != owner[source % 6]).all()
+    assert len(source[base == 0].unique()) == 4
+    assert draw_sources(torch.tensor([0, 7]), owner, "same", torch.Generator()).tolist() == [6, 1]
+    with pytest.raises(DataError, match="two different images"):
+        draw_sources(base, torch.zeros(6), "other", torch.Generator())
+
+
+# Several processes
+
+TWO = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+import torch
+torch.set_num_threads(1)
+from safetensors.torch import save_file
+from test_trainer import config, data, load_model
+from descscore.datasets import load_pairs
+from descscore.training.examples import make_examples
+from descscore.training.trainer import RunData, Trainer
+
+base, table, output = map(Path, sys.argv[1:])
+pairs, model = load_pairs(table), load_model(base, "cpu")
+sets = [make_examples(model, pairs.split(s), table.parent / "cache") for s in ("train", "val")]
+settings = config("joint", epochs=1, contrastive_weight=1.0, hold_weight=0.5)
+run = Trainer(load_model(base, "cpu").clip, RunData(*sets), settings, output)
+run.train()
+if run.accelerator.is_main_process:
+    save_file({{k: v.detach().contiguous() for k, v in run._weights().items()}}, output / "end.safetensors")
+    (output / "processes").write_text(str(run.accelerator.num_processes))
+"""
+
+
+def test_two_processes_equal_one(base: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    table = write_pairs(tmp_path / "pairs.parquet")
+    script = tmp_path / "two.py"
+    script.write_text(TWO.format(tests=str(Path(__file__).parent)))
+    ends = []
+    for count in (1, 2):
+        output = tmp_path / f"run{count}"
+        launch = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node",
+            str(count),
+        ]
+        command = [*launch, str(script), str(base), str(table), str(output)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert (output / "processes").read_text() == str(count)
+        ends.append(load_file(output / "end.safetensors"))
+    for key, value in ends[0].items():
+        torch.testing.assert_close(value, ends[1][key], atol=1e-5, rtol=0)
+
+
+# The command
+
+
+@pytest.mark.parametrize("name", ["das-lora", "bft-full"])
+def test_train_command_makes_an_adapter_that_scores(base: Path, tmp_path: Path, name: str) -> None:
+    table = write_pairs(tmp_path / "pairs.parquet")
+    args = ["train", "--data", str(table), "--preset", name, "--base", str(base), "--device", "cpu"]
+    args += ["--output", str(tmp_path / "out"), "--epochs", "2", "--batch-size", "8"]
+    result = CliRunner().invoke(main, [*args, "--learning-rate", "0.003"])
+    assert result.exit_code == 0, result.output
+    run = json.loads((tmp_path / "out/run.json").read_text())
+    assert run["config"]["learning_rate"] == 0.003
+    assert run["published_learning_rate"] in (1e-5, 5e-6)
+    assert run["pairs"] == {"train": 16, "val": 8}
+    assert {"train_loss", "train_preference" if "bft" in name else "train_interchange"} <= set(
+        run["history"][-1]
+    )
+    assert (tmp_path / "out/curves.png").stat().st_size > 5000
+    scorer = DescScorer.from_pretrained(tmp_path / "out", device="cpu")
+    photo = np.zeros((8, 8, 3), np.uint8)
+    score = scorer.score(photo, "A red shape stands on a table.")
+    plain = DescScorer.from_pretrained(base, device="cpu").score(photo, "A red shape stands on a table.")
+    assert score.clip_score == pytest.approx(plain.score, abs=1e-6)
+    assert abs(score.cosine - plain.cosine) > 1e-4
+
+
+def test_train_command_names_what_is_wrong(base: Path, tmp_path: Path) -> None:
+    table = write_pairs(tmp_path / "pairs.parquet")
+    start = [
+        "train",
+        "--data",
+        str(table),
+        "--base",
+        str(base),
+        "--device",
+        "cpu",
+        "--output",
+        str(tmp_path / "o"),
+    ]
+    for extra, code, mention in (
+        (["--preset", "nonesuch"], 2, "'nonesuch'"),
+        (["--train-split", "nonesuch"], 1, "no usable pairs in split 'nonesuch'"),
+        (["--learning-rate", "0"], 2, "learning_rate"),
+        (["--k", "33"], 2, "k 33"),
+    ):
+        result = CliRunner().invoke(main, [*start, *extra])
+        assert (result.exit_code, mention in result.output) == (code, True), result.output

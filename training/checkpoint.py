@@ -1,0 +1,106 @@
+"""Checkpoints that a kill at any moment leaves whole: tensors and readable JSON, never a pickle.
+
+A checkpoint is a folder, written under another name, flushed to disk, and renamed.
+The one before it goes only after that.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from descscore.errors import DataError
+
+Tensors = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """groups: named sets of tensors (``weights``, ``optimizer``, ``best``); state: plain JSON values."""
+
+    groups: dict[str, Tensors]
+    state: dict[str, Any]
+
+
+def save_checkpoint(folder: Path, step: int, checkpoint: Checkpoint) -> Path:
+    """Write ``folder/step-N``, then remove older ones.
+
+    Raises :class:`DataError` naming the place when the disk is full or read-only;
+    the last checkpoint is untouched then.
+    """
+    final = folder / f"step-{step:08d}"
+    part = folder / f"{final.name}.part"
+    try:
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        for name, tensors in checkpoint.groups.items():
+            save_file(
+                {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, part / f"{name}.safetensors"
+            )
+        (part / "state.json").write_text(json.dumps(checkpoint.state, indent=1) + "\n", encoding="utf-8")
+        for path in [*part.iterdir(), part]:
+            _flush(path)
+        shutil.rmtree(final, ignore_errors=True)
+        os.replace(part, final)
+        _flush(folder)
+    except Exception as error:  # noqa: BLE001 - safetensors wraps disk errors in its own kind
+        shutil.rmtree(part, ignore_errors=True)
+        raise DataError(
+            f"{final}: checkpoint cannot be written ({error}); the last one stands: {latest(folder)}"
+        ) from error
+    for old in _complete(folder)[:-1]:
+        shutil.rmtree(old, ignore_errors=True)
+    return final
+
+
+def latest(folder: Path) -> Path | None:
+    """The newest whole checkpoint in ``folder``, or None."""
+    found = _complete(folder)
+    return found[-1] if found else None
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint. Raises :class:`DataError` naming it where it is damaged."""
+    try:
+        groups = {file.stem: load_file(file) for file in sorted(path.glob("*.safetensors"))}
+        return Checkpoint(groups, json.loads((path / "state.json").read_text(encoding="utf-8")))
+    except Exception as error:  # noqa: BLE001
+        raise DataError(f"{path}: damaged checkpoint ({error})") from error
+
+
+def _complete(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(p for p in folder.iterdir() if p.name.startswith("step-") and p.suffix != ".part")
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> Tensors:
+    """An optimizer's per-parameter state as named tensors, ``<parameter>.<entry>``."""
+    state = optimizer.state_dict()["state"]
+    return {f"{i}.{key}": value for i, entries in state.items() for key, value in entries.items()}
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors) -> None:
+    """Put back what :func:`optimizer_tensors` gave."""
+    whole = optimizer.state_dict()
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        index, key = name.split(".", 1)
+        state.setdefault(int(index), {})[key] = value
+    optimizer.load_state_dict({**whole, "state": state})

@@ -1,0 +1,111 @@
+"""``descscore train``. Heavy imports stand inside the command."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+_SETTINGS = (
+    ("learning_rate", float, "Adam's rate, constant."),
+    ("lora_rank", int, "Rank of the low-rank updates."),
+    ("lora_alpha", int, "Their scale times the rank; by default the rank."),
+    ("block", int, "Text block after which purpose is interchanged, 0-based."),
+    ("k", int, "Dimensions of the purpose subspace."),
+    ("joint_weight", float, "Share of the interchange loss in the joint one, 0 to 1."),
+    ("contrastive_weight", float, "Factor on the contrastive loss against other images' descriptions."),
+    ("hold_weight", float, "Factor on the distance of text features from the base's."),
+    ("epochs", int, "Passes through the training split."),
+    ("batch_size", int, "Texts a step: interchanges, and half as many image pairs."),
+    ("accumulation", int, "Parts that a step is cut into."),
+    ("examples_per_epoch", int, "Interchanges an epoch, drawn with replacement."),
+    ("validation_pairs", int, "Most pairs that a validation looks at."),
+    ("validate_every", int, "Steps between validations."),
+    ("save_every", int, "Steps between checkpoints."),
+    ("patience", int, "Validations without a better one before stopping."),
+    ("seed", int, "Seed of everything that is drawn."),
+)
+
+
+def setting_options(command: Any) -> Any:
+    """An option for every number of :class:`FinetuneConfig`; unset ones are the preset's."""
+    for name, kind, text in reversed(_SETTINGS):
+        command = click.option(f"--{name.replace('_', '-')}", name, type=kind, help=text)(command)
+    return command
+
+
+@click.command()
+@click.option("--data", required=True, help="Concadia folder, table (CSV, JSONL, Parquet), or hub data set.")
+@click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder for the adapter.")
+@click.option(
+    "--preset", default="das-lora", show_default=True, help="das-lora, bft-lora, das-full, bft-full or joint."
+)
+@click.option("--base", default="base", show_default=True, help="The untuned model to start from.")
+@click.option("--device", help="Torch device; by default a GPU where there is one.")
+@click.option("--train-split", default="train", show_default=True, help="Split to train on.")
+@click.option(
+    "--validation-split", default="val", show_default=True, help="Split to validate on; '' for none."
+)
+@click.option(
+    "--image-root", type=click.Path(path_type=Path), help="Folder that image paths are relative to."
+)
+@click.option(
+    "--cache", type=click.Path(path_type=Path), help="Folder for image features; by default in --output."
+)
+@click.option(
+    "--source-image", type=click.Choice(["other", "same"]), help="Where an interchange's source comes from."
+)
+@click.option("--precision", type=click.Choice(["no", "bf16", "fp16"]), help="Mixed precision.")
+@setting_options
+def train(
+    data: str,
+    output: Path,
+    preset: str,
+    base: str,
+    device: str | None,
+    train_split: str,
+    validation_split: str,
+    image_root: Path | None,
+    cache: Path | None,
+    **settings: Any,
+) -> None:
+    """Fine-tune a CLIP to prefer descriptions; started again, it goes on from its last checkpoint."""
+    from descscore.datasets import DataOptions
+    from descscore.models import LoadedModel
+    from descscore.training import config as configs
+    from descscore.training.curves import draw_curves
+    from descscore.training.finetune import Request, finetune
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+
+    def configure(model: LoadedModel) -> configs.FinetuneConfig:
+        chosen = configs.preset(preset, configs.Tower.of(model.clip))
+        given = {name: value for name, value in settings.items() if value is not None}
+        if "lora_rank" in given:
+            given.setdefault("lora_alpha", given["lora_rank"])
+        return replace(chosen, **given)
+
+    def report(line: dict[str, Any]) -> None:
+        click.echo("  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in line.items()))
+
+    request = Request(
+        data,
+        output,
+        base,
+        device,
+        train_split,
+        validation_split or None,
+        DataOptions(image_root=image_root),
+        cache,
+    )
+    finetune(request, configure, report)
+    history = json.loads((output / "run.json").read_text(encoding="utf-8"))["history"]
+    try:
+        draw_curves(history, output / "curves.png")
+    except ImportError:
+        click.echo("matplotlib is not installed: no curves.png", err=True)
+    click.echo(f"adapter: {output}")

@@ -1,0 +1,101 @@
+"""Which weights are trained: low-rank updates of the text tower's attention, or all of its weights.
+
+Both functions freeze everything else and then compare the number of trained
+values with one worked out from the tower's shape, so that a change in a library's
+naming cannot silently train too much or too little.
+
+LoRA goes on all four attention projections. torch packs query, key and value into
+one ``in_proj_weight`` ``(3d, d)``, and peft gives that matrix one pair: A ``(r, d)``
+and B ``(3d, r)``, besides A ``(r, d)`` and B ``(d, r)`` for the output projection:
+6rd values a block. Four separate pairs, as published with the method, have 8rd:
+there, query, key and value read from the state through an A of their own; here they share it.
+Each of the four updates has rank r at most in both.
+"""
+
+from __future__ import annotations
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+
+from descscore.errors import ModelError, UsageError
+from descscore.lora_attention import use_exact_attention
+
+TARGETS = r"transformer\.resblocks\.\d+\.attn"
+"""The text blocks' attention; peft matches whole names, so ``visual.transformer...`` stays out."""
+
+_FULL = ("token_embedding.", "positional_embedding", "transformer.", "ln_final.", "text_projection")
+
+
+def attach_lora(clip: nn.Module, rank: int, alpha: int | None = None, seed: int = 0) -> PeftModel:
+    """Put LoRA on the text blocks' attention of ``clip``, in place, and freeze all else (logit_scale too).
+
+    alpha: ``rank`` by default, a scale of 1. No dropout, no bias. A starts random
+    from ``seed`` alone, B at zero, so that the model starts as its base. The
+    result wraps ``clip`` and saves peft's files; ``clip`` itself runs as before.
+
+    Raises :class:`UsageError` for a rank or alpha under 1, :class:`ModelError` where the number of
+    trained values is not the expected one.
+    """
+    alpha = rank if alpha is None else alpha
+    if rank < 1 or alpha < 1:
+        raise UsageError(f"LoRA rank {rank}, alpha {alpha}: both must be at least 1")
+    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=TARGETS, lora_dropout=0.0, bias="none")
+    # peft draws on the CPU before it moves anything, so one seed serves every device.
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        wrapped = get_peft_model(clip, use_exact_attention(config))
+    check_trained(wrapped, lora_parameters(clip, rank))
+    return wrapped
+
+
+def select_full(clip: nn.Module) -> None:
+    """Train all text weights: embeddings, blocks, final norm, projection and logit_scale; freeze the rest.
+
+    Raises :class:`ModelError` where the number of trained values is not the expected one.
+    """
+    for name, parameter in clip.named_parameters():
+        parameter.requires_grad_(name == "logit_scale" or name.startswith(_FULL))
+    check_trained(clip, full_parameters(clip))
+
+
+def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that an optimiser must get, by name, in the model's order."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def check_trained(model: nn.Module, expected: int) -> None:
+    """Raise :class:`ModelError` unless exactly ``expected`` values are trained."""
+    found = sum(p.numel() for p in trained_parameters(model).values())
+    if found != expected:
+        raise ModelError(f"{found:,} values would be trained, not the expected {expected:,}")
+
+
+def lora_parameters(clip: nn.Module, rank: int) -> int:
+    """Values in LoRA of ``rank`` on the text attention: 6 * rank * width * blocks (see the module's text)."""
+    return 6 * rank * clip.transformer.width * len(clip.transformer.resblocks)
+
+
+def full_parameters(clip: nn.Module) -> int:
+    """Values in the whole text tower, logit_scale included, from its shape alone."""
+    width, hidden = clip.transformer.width, clip.transformer.resblocks[0].mlp.c_fc.out_features
+    attention = 4 * width * width + 4 * width
+    mlp = 2 * width * hidden + hidden + width
+    norms = 2 * 2 * width
+    embeddings = (clip.vocab_size + clip.context_length) * width
+    blocks = len(clip.transformer.resblocks) * (attention + mlp + norms)
+    return embeddings + blocks + 2 * width + _projection_parameters(clip) + 1
+
+
+def _projection_parameters(clip: nn.Module) -> int:
+    projection = clip.text_projection
+    if isinstance(projection, nn.Linear):
+        return projection.in_features * projection.out_features + (
+            projection.out_features if projection.bias is not None else 0
+        )
+    return 0 if projection is None else projection.numel()
+
+
+def rotation_parameters(width: int) -> int:
+    """Values in the rotation's parameter, ``width`` squared, of which those under the diagonal act."""
+    return width * width

@@ -1,0 +1,104 @@
+"""The losses of fine-tuning, each a pure function on tensors, and what is counted beside them.
+
+Text features may be raw: every function takes cosines, in float32 under any
+autocast (float64 tensors stay float64). ``logit_scale`` is the model's own
+parameter, a logarithm: logits are exp(logit_scale) * cosine.
+Source: Zur et al. 2024 (arXiv 2406.09458).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from descscore.errors import UsageError
+
+
+def _unit(features: Tensor) -> Tensor:
+    wide = torch.promote_types(features.dtype, torch.float32)
+    return F.normalize(features.to(wide), dim=-1)
+
+
+def cosines(images: Tensor, texts: Tensor) -> Tensor:
+    """Cosine of each image with its text: ``(n, embed_dim)`` twice -> ``(n,)`` in -1..1."""
+    return (_unit(images) * _unit(texts)).sum(-1)
+
+
+def preference_logits(images: Tensor, descriptions: Tensor, captions: Tensor, logit_scale: Tensor) -> Tensor:
+    """exp(logit_scale) * cosine with description and caption: ``(n, embed_dim)`` x 3 -> ``(n, 2)``."""
+    both = torch.stack([cosines(images, descriptions), cosines(images, captions)], dim=1)
+    return logit_scale.exp() * both
+
+
+def preference_loss(images: Tensor, descriptions: Tensor, captions: Tensor, logit_scale: Tensor) -> Tensor:
+    """Cross-entropy of choosing the description, mean over images -> ``()``, at least 0."""
+    logits = preference_logits(images, descriptions, captions, logit_scale)
+    return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.int64, device=logits.device))
+
+
+def interchange_logits(images: Tensor, base: Tensor, swapped: Tensor, logit_scale: Tensor) -> Tensor:
+    """exp(logit_scale) * cosine of the base text, as it is and interchanged -> ``(n, 2)``.
+
+    images: ``(n, embed_dim)``, those that the *base* texts belong to. base,
+    swapped: ``(n, embed_dim)``, features of the base text alone and with the
+    source's purpose.
+    """
+    both = torch.stack([cosines(images, base), cosines(images, swapped)], dim=1)
+    return logit_scale.exp() * both
+
+
+def interchange_loss(logits: Tensor, source_is_description: Tensor) -> Tensor:
+    """IIT-DAS: cross-entropy of [logit(b), logit(b <- z')], mean over the n interchanges -> ``()``.
+
+    logits: ``(n, 2)`` from :func:`interchange_logits`. source_is_description:
+    ``(n,)`` bool. With a description's purpose the base must fit its image better
+    than before (class 1), with a caption's worse (class 0).
+    """
+    return F.cross_entropy(logits, source_is_description.to(torch.int64))
+
+
+def joint_loss(interchange: Tensor, preference: Tensor, weight: float) -> Tensor:
+    """weight * interchange + (1 - weight) * preference, for a weight in 0..1.
+
+    Raises :class:`UsageError` for any other weight.
+    """
+    if not 0 <= weight <= 1:
+        raise UsageError(f"joint weight {weight}: must lie in 0 to 1")
+    return weight * interchange + (1 - weight) * preference
+
+
+def contrastive_loss(
+    images: Tensor, texts: Tensor, logit_scale: Tensor, owners: Tensor | None = None
+) -> Tensor:
+    """InfoNCE of images against descriptions, other images' descriptions being the negatives -> ``()``.
+
+    The mean of the two directions' cross-entropies, over ``(n, n)`` logits with the
+    matches on the diagonal. owners: ``(n,)`` ints, which image each row shows; rows
+    of the same image are not negatives of each other (a batch drawn with
+    replacement holds such). Source: Radford et al. 2021 (arXiv 2103.00020).
+    """
+    with torch.autocast(images.device.type, enabled=False):  # it would multiply in half precision
+        logits = logit_scale.exp() * (_unit(images) @ _unit(texts).T)
+    if owners is not None:
+        same = owners[:, None] == owners[None, :]
+        same.fill_diagonal_(False)
+        logits = logits.masked_fill(same, float("-inf"))
+    target = torch.arange(len(logits), device=logits.device)
+    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+
+def hold_loss(features: Tensor, base_features: Tensor) -> Tensor:
+    """How far text features have left the untuned model's: mean of 1 - cosine -> ``()`` in 0..2."""
+    return (1 - cosines(features, base_features)).mean()
+
+
+def preference_hits(logits: Tensor) -> Tensor:
+    """Whether the description wins: :func:`preference_logits` ``(n, 2)`` -> ``(n,)``; a tie is no win."""
+    return logits[:, 0] > logits[:, 1]
+
+
+def interchange_hits(logits: Tensor, source_is_description: Tensor) -> Tensor:
+    """Whether an interchange moved the logit the right way -> ``(n,)`` bool; staying put is wrong."""
+    moved = logits[:, 1] - logits[:, 0]
+    return torch.where(source_is_description, moved > 0, moved < 0)

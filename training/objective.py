@@ -1,0 +1,125 @@
+"""What one batch is worth: the configured losses, and how often preference and interchange come out right."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from accelerate.utils import gather
+from open_clip import CLIP
+from torch import Tensor
+
+from descscore.interventions import Exchange, Rotation, interchange_texts
+from descscore.text_tower import encode_tokens
+from descscore.training.config import FinetuneConfig
+from descscore.training.examples import Examples
+from descscore.training.losses import (
+    contrastive_loss,
+    hold_loss,
+    interchange_hits,
+    interchange_logits,
+    interchange_loss,
+    joint_loss,
+    preference_hits,
+    preference_logits,
+    preference_loss,
+)
+from descscore.training.plan import Batch
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The model in training. rotation: None with the preference loss. base_features: text
+    features of the untuned model ``(2n, embed_dim)`` where they are held near it, else None.
+    """
+
+    clip: CLIP
+    rotation: Rotation | None
+    config: FinetuneConfig
+    base_features: Tensor | None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """loss: ``()``, to be minimised. preference, interchange: ``(p,)`` and ``(m,)`` bool, what came out right."""
+
+    loss: Tensor
+    preference: Tensor
+    interchange: Tensor
+
+
+def run_batch(objective: Objective, examples: Examples, batch: Batch) -> Outcome:
+    """Losses of one batch; every text that occurs in it runs through the tower once."""
+    texts = torch.cat([batch.pairs, batch.pairs + len(examples), batch.base, batch.source])
+    rows, place = texts.unique(return_inverse=True)
+    pairs, swaps = len(batch.pairs), len(batch.base)
+    description, caption, base, source = place.split([pairs, pairs, swaps, swaps])
+    plain, swapped = _features(objective, examples.tokens[rows], Exchange(base, source))
+    clip, config = objective.clip, objective.config
+    none = torch.empty(0, dtype=torch.bool, device=plain.device)
+    preference, hits = plain.new_zeros((), dtype=torch.float32), none
+    loss = plain.new_zeros((), dtype=torch.float32)
+    if pairs:
+        images = examples.images[batch.pairs]
+        two = (plain[description], plain[caption])
+        hits = preference_hits(preference_logits(images, *two, clip.logit_scale))
+        preference = preference_loss(images, *two, clip.logit_scale)
+        loss = loss + _grounding(objective, examples, batch, two)
+    if not swaps:
+        return Outcome(loss + preference, hits, none)
+    logits = interchange_logits(
+        examples.images[batch.base % len(examples)], plain[base], swapped, clip.logit_scale
+    )
+    towards = batch.source < len(examples)
+    interchange = interchange_loss(logits, towards)
+    weight = config.joint_weight if config.loss == "joint" else 1.0
+    return Outcome(
+        loss + joint_loss(interchange, preference, weight), hits, interchange_hits(logits, towards)
+    )
+
+
+def _features(objective: Objective, tokens: Tensor, exchange: Exchange) -> tuple[Tensor, Tensor]:
+    """Raw features of the texts as they are, and of the interchanged ones."""
+    site = objective.config.site
+    if objective.rotation is None or site is None or not len(exchange.base):
+        plain = encode_tokens(objective.clip, tokens)
+        return plain, plain[:0]
+    out = interchange_texts(objective.clip, tokens, exchange, objective.rotation.matrix(), site)
+    return out.plain, out.swapped
+
+
+def _grounding(objective: Objective, examples: Examples, batch: Batch, two: tuple[Tensor, Tensor]) -> Tensor:
+    """The losses that keep the score's hold on the image, with their weights."""
+    config, total = objective.config, two[0].new_zeros((), dtype=torch.float32)
+    if config.contrastive_weight:
+        # Every process needs all processes' texts as negatives; gather passes gradients back.
+        everyone = GatherWithGradient.apply(two[0].float())
+        images, owner = gather(examples.images[batch.pairs]), gather(examples.owner[batch.pairs])
+        loss = contrastive_loss(images, everyone, objective.clip.logit_scale, owner)
+        total = total + config.contrastive_weight * loss
+    if config.hold_weight and objective.base_features is not None:
+        rows = torch.cat([batch.pairs, batch.pairs + len(examples)])
+        total = total + config.hold_weight * hold_loss(torch.cat(two), objective.base_features[rows])
+    return total
+
+
+class GatherWithGradient(torch.autograd.Function):
+    """All processes' rows in one tensor: ``(n, d)`` -> ``(processes * n, d)``.
+
+    Each process computes the same loss on it, and gradients are averaged over the
+    processes afterwards; handing back only the own rows' gradient, times the number
+    of processes, then gives the gradient of that one loss.
+    """
+
+    @staticmethod
+    def forward(ctx, rows):  # type: ignore[no-untyped-def]
+        everyone = gather(rows)
+        ctx.own, ctx.count = len(rows), len(everyone) // len(rows)
+        return everyone
+
+    @staticmethod
+    def backward(ctx, gradient):  # type: ignore[no-untyped-def]
+        from accelerate import PartialState
+
+        first = PartialState().process_index * ctx.own
+        return gradient[first : first + ctx.own] * ctx.count

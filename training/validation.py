@@ -1,0 +1,70 @@
+"""Validation during fine-tuning: preference, interchange and grounding on pairs that are not trained on."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from descscore.eval.grounding import grounding_sampled
+from descscore.text_tower import encode_tokens
+from descscore.training.examples import Examples
+from descscore.training.objective import Objective, run_batch
+from descscore.training.plan import Batch, draw_sources
+
+OTHERS = 20
+
+
+def subset(examples: Examples, most: int, seed: int) -> Examples:
+    """At most ``most`` pairs, drawn by a fixed seed, in their own order."""
+    n = len(examples)
+    if n <= most:
+        return examples
+    chosen = torch.randperm(n, generator=torch.Generator().manual_seed(seed))[:most].sort().values
+    tokens = examples.tokens[torch.cat([chosen, chosen + n])]
+    return Examples(examples.images[chosen], examples.owner[chosen], tokens)
+
+
+@torch.no_grad()
+def validate(objective: Objective, examples: Examples, batch_size: int = 128) -> dict[str, float]:
+    """Accuracies in 0..1, ties not counted as right, and the mean loss.
+
+    ``preference``: description over caption. ``grounding``: description over those
+    of 20 random other images. ``interchange``: with the purpose subspace, sources
+    from other images. ``score``: the mean of those that are defined, to choose by.
+    """
+    n, config = len(examples), objective.config
+    rng = torch.Generator().manual_seed(0)
+    base = torch.arange(2 * n if config.loss != "preference" else 0)
+    source = draw_sources(base, examples.owner.cpu(), config.source_image, rng) if len(base) else base
+    pairs, swaps, losses = [], [], []
+    for start in range(0, n, batch_size):
+        rows = torch.arange(start, min(start + batch_size, n))
+        # Text rows of the same images: their descriptions and captions are run anyway.
+        texts = torch.cat([rows, rows + n]) if len(base) else base
+        batch = Batch(rows, base[texts], source[texts])
+        outcome = run_batch(objective, examples, _on(batch, examples.images.device))
+        pairs.append(outcome.preference)
+        swaps.append(outcome.interchange)
+        losses.append(float(outcome.loss) * len(rows))
+    measured = {"loss": sum(losses) / n, "preference": _share(torch.cat(pairs))}
+    if n > 1:
+        measured["grounding"] = _grounding(objective, examples, batch_size)
+    if len(base):
+        measured["interchange"] = _share(torch.cat(swaps))
+    accuracies = [value for name, value in measured.items() if name != "loss"]
+    return measured | {"score": sum(accuracies) / len(accuracies)}
+
+
+def _grounding(objective: Objective, examples: Examples, batch_size: int) -> float:
+    parts = examples.tokens[: len(examples)].split(batch_size)
+    texts = torch.cat([encode_tokens(objective.clip, part).float() for part in parts])
+    unit = torch.nn.functional.normalize(texts, dim=-1)
+    return float(grounding_sampled(examples.images, unit, OTHERS, 0).mean())
+
+
+def _on(batch: Batch, device: torch.device) -> Batch:
+    return Batch(batch.pairs.to(device), batch.base.to(device), batch.source.to(device))
+
+
+def _share(hits: Tensor) -> float:
+    return float(hits.double().mean())
