@@ -7,13 +7,13 @@ file that is missing.
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from descscore.datasets import DataOptions, load_pairs
 from descscore.errors import DataError
 from descscore.images import ImageSource
 
@@ -62,10 +62,9 @@ def read_labelled(path: Path) -> LabelledImages:
 
 def read_concadia_descriptions(data: Path) -> TextsOfImages:
     """The descriptions of the 300 published Concadia images, in the file's order."""
-    folder = existing(data / "concadia")
-    items = json.loads(existing(folder / "wiki_split.json").read_text(encoding="utf-8"))["images"]
-    images = [existing(folder / "resized" / item["filename"]) for item in items]
-    return TextsOfImages(images, [item["description"]["raw"] for item in items], range(len(items)))
+    pairs = load_pairs(existing(data / "concadia"), DataOptions(keep_equal=True)).split("test")
+    images = [pair.image.read() for pair in pairs]
+    return TextsOfImages(images, [pair.description for pair in pairs], range(len(pairs)))
 
 
 def read_kreiss2022_descriptions(data: Path) -> TextsOfImages:

@@ -19,7 +19,13 @@ data_option = click.option(
 )
 
 
-@click.group("eval", cls=LazyGroup, lazy={})
+_ELSEWHERE = {
+    "captions": "descscore.eval.captions_cli:captions",
+    "human": "descscore.eval.human_cli:human",
+}
+
+
+@click.group("eval", cls=LazyGroup, lazy=_ELSEWHERE)
 def evaluate() -> None:
     """Measure a model, or a table of scores, against data and people."""
 

@@ -6,17 +6,17 @@ image; whether it prefers descriptions is another question.
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from scipy import stats
 from torch import Tensor
 
-from descscore.errors import DataError
 from descscore.eval.benchmarks import (
     LabelledImages,
     TextsOfImages,
@@ -26,9 +26,12 @@ from descscore.eval.benchmarks import (
     read_labelled,
 )
 from descscore.eval.grounding import grounding_by_photo, grounding_sampled
+from descscore.eval.proportions import proportion
 from descscore.eval.retrieval import recall_at_k
 from descscore.images import ImageSource, load_image
 from descscore.scorer import DescScorer
+
+Array: TypeAlias = "np.ndarray[Any, Any]"
 
 PROMPT = "a photo of a {}"
 OTHERS = 20
@@ -39,9 +42,9 @@ SEED = 0
 class Figure:
     """One measured figure: ``value`` and its 95 % interval in 0..1, over ``n`` items of one ``unit``.
 
-    chance: what guessing would reach. Intervals are BCa bootstraps (scipy) over
-    whole images, since texts of one image are not independent; None for recall,
-    which is a rank statistic of one gallery.
+    chance: what guessing would reach. Intervals resample whole images, since texts of
+    one image are not independent (:func:`descscore.eval.proportions.proportion`);
+    None for recall, which is a rank statistic of one gallery.
     """
 
     name: str
@@ -103,57 +106,48 @@ def _zero_shot(scorer: DescScorer, data: LabelledImages, name: str) -> Figure:
     images = image_features(scorer, data.images)
     prompts = _text_features(scorer, [PROMPT.format(label) for label in data.names])
     right = (images @ prompts.T).argmax(1).cpu().numpy() == np.asarray(data.labels)
-    return _figure(name, right.astype(float), len(right), "image", 1 / len(data.names))
+    chance = 1 / len(data.names)
+    return _figure(name, right.astype(float), None, "image", chance)
 
 
 def _grounding_sampled(scorer: DescScorer, data: TextsOfImages) -> Figure:
     images, texts = image_features(scorer, data.images), _text_features(scorer, data.texts)
     wins = grounding_sampled(images, texts, OTHERS, SEED).cpu().numpy()
     name = f"Concadia grounding ({OTHERS} random other images, seed {SEED})"
-    return _figure(name, wins, len(wins), "description", 0.5)
+    return _figure(name, wins, np.arange(len(wins)), "description", 0.5)
 
 
 def _grounding_photos(scorer: DescScorer, data: TextsOfImages, rated: set[str]) -> list[Figure]:
     images, texts = image_features(scorer, data.images), _text_features(scorer, data.texts)
     owner = torch.tensor(list(data.owner), device=images.device)
     wins = grounding_by_photo(texts @ images.T, owner).cpu().numpy()
-    others = len(images) - 1
-    figures = []
-    for label, keep in (
+    photo, others = np.asarray(data.owner), len(images) - 1
+    rated_by_blv = np.array([text in rated for text in data.texts])
+    subsets = (
         ("all descriptions", np.ones(len(wins), bool)),
-        ("those rated by BLV readers", np.array([text in rated for text in data.texts])),
-    ):
-        per_photo = [
-            wins[keep & (np.asarray(data.owner) == photo)].mean()
-            for photo in range(len(images))
-            if (keep & (np.asarray(data.owner) == photo)).any()
-        ]
-        low, high = _interval(np.asarray(per_photo))
-        name = f"Kreiss 2022 grounding (all {others} other photos; {label})"
-        figures.append(Figure(name, float(wins[keep].mean()), low, high, int(keep.sum()), "description", 0.5))
-    return figures
+        ("those rated by BLV readers", rated_by_blv),
+    )
+    return [
+        _figure(
+            f"Kreiss 2022 grounding (all {others} other photos; {label})",
+            wins[keep],
+            photo[keep],
+            "description",
+            0.5,
+        )
+        for label, keep in subsets
+    ]
 
 
 def _rated(data: Path) -> set[str]:
-    import csv
-
     with (data / "kreiss2022" / "blv_ratings.csv").open(encoding="utf-8", newline="") as file:
         return {row["description"] for row in csv.DictReader(file)}
 
 
-def _figure(name: str, values: np.ndarray[Any, Any], n: int, unit: str, chance: float) -> Figure:
-    low, high = _interval(values)
-    return Figure(name, float(values.mean()), low, high, n, unit, chance)
-
-
-def _interval(values: np.ndarray[Any, Any]) -> tuple[float | None, float | None]:
-    """95 % BCa bootstrap interval of a mean; None where all values are equal, which it cannot judge."""
-    if len(values) < 2:
-        raise DataError(f"an interval needs at least two images, got {len(values)}")
-    if np.ptp(values) == 0:
-        return None, None
-    result = stats.bootstrap((values,), np.mean, n_resamples=2000, rng=np.random.default_rng(SEED))
-    return float(result.confidence_interval.low), float(result.confidence_interval.high)
+def _figure(name: str, values: Array, images: Array | None, unit: str, chance: float) -> Figure:
+    """The mean of ``values`` ``(n,)``; ``images`` ``(n,)`` tells whose they are (None: each its own)."""
+    found = proportion(values, images, null=chance)
+    return Figure(name, float(values.mean()), found.low, found.high, len(values), unit, chance)
 
 
 def to_markdown(figures: Sequence[Figure]) -> str:

@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from click.testing import CliRunner
-from conftest import save_model
 from PIL import Image
 
+from conftest import save_model
 from descscore import DescScorer
 from descscore.cli import main
 from descscore.errors import DataError, DescscoreError, UsageError
@@ -107,9 +107,11 @@ def test_a_killed_run_ends_with_the_same_weights(
     settings = config(name, contrastive_weight=0.5, hold_weight=0.5)
     whole = make(base, data, tmp_path / "whole", settings)
     whole.train()
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    killed = make(base, data, tmp_path / "killed", settings)
+    with monkeypatch.context() as patch:
         kill_at(patch, 8)
-        make(base, data, tmp_path / "killed", settings).train()
+        with pytest.raises(Killed):
+            killed.train()
     again = make(base, data, tmp_path / "killed", settings)
     assert again.step == 6
     again.train()
@@ -240,9 +242,10 @@ def test_a_kill_while_saving_leaves_a_whole_checkpoint(
             raise Killed
         return real(*args)
 
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    with monkeypatch.context() as patch:
         patch.setattr(owner, attribute, killed)
-        checkpoint.save_checkpoint(tmp_path, 2, point(2.0))
+        with pytest.raises(Killed):
+            checkpoint.save_checkpoint(tmp_path, 2, point(2.0))
     found = checkpoint.latest(tmp_path)
     assert found is not None
     whole = checkpoint.load_checkpoint(found)

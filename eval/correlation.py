@@ -1,0 +1,147 @@
+"""Correlations of two lists of numbers, each with its p-value or the reason why there is none.
+
+The p-values here are the textbook ones, which take every item to be
+independent of the others. Where several items share an image they are too
+small; :mod:`descscore.eval.intervals` resamples whole images instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from scipy import stats
+
+from descscore.errors import DataError
+
+Array: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
+Numbers: TypeAlias = Sequence[float] | np.ndarray[Any, Any]
+
+MIN_ITEMS = 4
+"""Fewest items of which a correlation is reported: with three, any line fits well."""
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """A correlation, -1..1, of ``n`` items with its two-sided p-value.
+
+    Where it is not defined, ``value`` and ``p`` are None and ``reason`` says why.
+    """
+
+    value: float | None
+    p: float | None
+    n: int
+    reason: str | None = None
+
+
+def pearson(x: Numbers, y: Numbers) -> Correlation:
+    """Pearson's r of ``(n,)`` and ``(n,)``; raises :class:`DataError` on NaN or unequal lengths."""
+    first, second = paired(x=x, y=y)
+    reason = undefined_reason(x=first, y=second)
+    return _not_defined(first, reason) if reason else _result(stats.pearsonr(first, second), len(first))
+
+
+def spearman(x: Numbers, y: Numbers) -> Correlation:
+    """Spearman's rho of ``(n,)`` and ``(n,)``, ties at their middle rank; raises as :func:`pearson`."""
+    first, second = paired(x=x, y=y)
+    reason = undefined_reason(x=first, y=second)
+    return _not_defined(first, reason) if reason else _result(stats.spearmanr(first, second), len(first))
+
+
+def kendall(x: Numbers, y: Numbers, variant: Literal["b", "c"] = "b") -> Correlation:
+    """Kendall's tau-b or tau-c of ``(n,)`` and ``(n,)``; raises as :func:`pearson`.
+
+    tau-c (Stuart) is meant for scales of different lengths, such as cosines against
+    four grades.
+    """
+    first, second = paired(x=x, y=y)
+    reason = undefined_reason(x=first, y=second)
+    if reason:
+        return _not_defined(first, reason)
+    return _result(stats.kendalltau(first, second, variant=variant), len(first))
+
+
+def partial_correlation(x: Numbers, y: Numbers, control: Numbers) -> Correlation:
+    """Pearson's r of what a straight line on ``control`` leaves of ``x`` and of ``y``, ``(n,)`` each.
+
+    The p-value is that of Student's t with n - 3 degrees of freedom.
+    """
+    first, second, third = paired(x=x, y=y, control=control)
+    reason = undefined_reason(x=first, y=second, control=third)
+    if reason:
+        return _not_defined(first, reason)
+    n = len(first)
+    value = float(partial(*_three(np.corrcoef([first, second, third]))))
+    if not np.isfinite(value):
+        return _not_defined(first, COLLINEAR)
+    freedom = n - 3
+    with np.errstate(divide="ignore"):
+        t = value * np.sqrt(freedom / max(1 - value**2, 0.0))
+    return Correlation(value, float(2 * stats.t.sf(abs(t), freedom)), n)
+
+
+COLLINEAR = "one of the two is a straight line of the control"
+
+
+def partial(xy: Any, xz: Any, yz: Any) -> Any:
+    """Partial correlation of x and y given z from their plain ones; NaN where z explains one of them.
+
+    Works on numbers and on arrays of one shape.
+    """
+    left, right = 1 - np.square(xz), 1 - np.square(yz)
+    product = np.where((left > 1e-9) & (right > 1e-9), left * right, np.nan)
+    return np.clip((xy - xz * yz) / np.sqrt(product), -1.0, 1.0)
+
+
+def paired(**columns: Numbers) -> tuple[Array, ...]:
+    """The columns as float arrays ``(n,)``, or a :class:`DataError` that names the one at fault."""
+    arrays = {name: numbers(name, values) for name, values in columns.items()}
+    lengths = {name: len(array) for name, array in arrays.items()}
+    if len(set(lengths.values())) > 1:
+        shown = ", ".join(f"{name} has {count}" for name, count in lengths.items())
+        raise DataError(f"columns of unequal length: {shown}")
+    return tuple(arrays.values())
+
+
+def numbers(name: str, values: Numbers) -> Array:
+    """``values`` as a float array ``(n,)``; raises :class:`DataError` on another shape, NaN or infinity."""
+    try:
+        array = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise DataError(f"{name}: expected numbers, got {str(values)[:60]!r}") from None
+    if array.ndim != 1:
+        raise DataError(f"{name}: expected one number an item, got an array of shape {array.shape}")
+    wrong = np.flatnonzero(~np.isfinite(array))
+    if len(wrong):
+        raise DataError(
+            f"{name}: row {wrong[0]} is {array[wrong[0]]} ({len(wrong)} such rows of {len(array)})"
+        )
+    return array
+
+
+def undefined_reason(**columns: Array) -> str | None:
+    """Why no correlation of these columns is defined, or None where it is."""
+    n = len(next(iter(columns.values())))
+    if n < MIN_ITEMS:
+        return f"too few items ({n}, at least {MIN_ITEMS} are needed)"
+    flat = [name for name, values in columns.items() if is_constant(values)]
+    return f"constant values ({', '.join(flat)})" if flat else None
+
+
+def is_constant(values: Array) -> bool:
+    """Whether ``values`` differ by no more than rounding does."""
+    return bool(np.ptp(values) <= 1e-12 * np.abs(values).max())
+
+
+def _three(matrix: Any) -> tuple[float, float, float]:
+    return matrix[0, 1], matrix[0, 2], matrix[1, 2]
+
+
+def _result(result: Any, n: int) -> Correlation:
+    return Correlation(float(result.statistic), float(result.pvalue), n)
+
+
+def _not_defined(values: Array, reason: str) -> Correlation:
+    return Correlation(None, None, len(values), reason)

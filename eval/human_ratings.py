@@ -1,0 +1,188 @@
+"""People's ratings of descriptions, and the reader of those of Kreiss et al. 2022.
+
+The folder ``kreiss2022`` holds ratings, 1 to 5, of 68 descriptions of 18 images by
+blind and low-vision (BLV) readers, and by sighted readers before and after they
+saw the image (Kreiss et al., Context Matters for Image Descriptions for
+Accessibility, EMNLP 2022).
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from descscore.errors import DataError
+from descscore.eval.csv_tables import Row, digest, named, read_rows, text_key
+
+ATTENTION_CHECKS = frozenset({"guitar", "640px-parc_agen"})
+"""Images that only checked whether sighted raters paid attention; never part of any number."""
+
+QUESTIONS = {
+    "overall": "q_overall",
+    "imaginability": "q_reconstructivity",
+    "relevance": "q_relevance",
+    "irrelevance": "q_irrelevance",
+}
+"""The questions and their columns in the published files."""
+
+NOTES = (
+    "irrelevance: the scale runs from too much to not too much irrelevant information, "
+    "so a higher rating means less of it and is the better one.",
+    "imaginability was not asked after the image, so there is no such row.",
+    "raters: BLV readers never saw the images; sighted readers rated before and after seeing them.",
+)
+
+
+@dataclass(frozen=True)
+class Item:
+    """A rated text. key: what scores are joined by. cluster: the image it belongs to."""
+
+    key: str
+    text: str
+    cluster: str
+    image: Path | None = None
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One question to one group of raters: for each item its ratings, none where nobody rated it.
+
+    phase: ``before`` or ``after`` seeing the image, None where that does not apply.
+    """
+
+    raters: str
+    phase: str | None
+    question: str
+    ratings: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True)
+class Drop:
+    """Something that was left out, and how many."""
+
+    what: str
+    count: int
+
+
+@dataclass(frozen=True)
+class Judgments:
+    """Rated items with all panels' ratings in the items' order; source: folder or file and digest."""
+
+    items: tuple[Item, ...]
+    panels: tuple[Panel, ...]
+    drops: tuple[Drop, ...]
+    notes: tuple[str, ...]
+    source: str
+
+
+def find_folder(data: Path, folder: str, file: str) -> Path:
+    """``data`` itself or ``data/folder``, whichever holds ``file``; raises :class:`DataError`."""
+    for candidate in (data, data / folder):
+        if (candidate / file).is_file():
+            return candidate
+    raise DataError(f"{data}: holds neither {file} nor {folder}/{file}")
+
+
+def read_kreiss(data: Path) -> Judgments:
+    """The published ratings of the 68 descriptions that BLV people rated.
+
+    data: the folder ``kreiss2022`` or the one that holds it. Ratings of attention
+    checks and of descriptions that only sighted people rated are left out and
+    counted. Raises :class:`DataError` on missing files or columns, ratings outside
+    1..5, and a rater who rated one description twice.
+    """
+    folder = find_folder(data, "kreiss2022", "blv_ratings.csv")
+    blv_path, sighted_path = folder / "blv_ratings.csv", folder / "sighted_ratings.csv"
+    phases = {"before": ".preimg", "after": ".postimg"}
+    asked = [q + suffix for q in QUESTIONS.values() for suffix in phases.values()]
+    asked.remove("q_reconstructivity.postimg")
+    blv_all = read_rows(blv_path, ["participant", "img_id", "description", *QUESTIONS.values()])
+    sighted_all = read_rows(sighted_path, ["anon_worker_id", "img_id", "img_file", "description", *asked])
+    blv = [row for row in blv_all if row["img_id"] not in ATTENTION_CHECKS]
+    sighted = [row for row in sighted_all if not _is_check(row)]
+    items = _items(blv, {row["img_id"]: row["img_file"] for row in sighted}, folder / "images")
+    rated = {item.key for item in items}
+    shared = [row for row in sighted if text_key(row["description"]) in rated]
+    panels = [_panel("BLV", None, q, blv, "participant", c, items) for q, c in QUESTIONS.items()]
+    for phase, suffix in phases.items():
+        for question, column in QUESTIONS.items():
+            if column + suffix in asked:
+                found = _panel("sighted", phase, question, shared, "anon_worker_id", column + suffix, items)
+                panels.append(found)
+    others = {text_key(row["description"]) for row in sighted} - rated
+    checks = len(blv_all) - len(blv) + len(sighted_all) - len(sighted)
+    drops = (
+        Drop("descriptions that only sighted people rated", len(others)),
+        Drop("ratings of attention checks", checks),
+        Drop("blank ratings", _blanks(blv, QUESTIONS.values()) + _blanks(shared, asked)),
+    )
+    source = f"kreiss2022#{digest(blv_path, sighted_path)}"
+    return Judgments(items, tuple(panels), drops, NOTES, source)
+
+
+def collect(rated: Iterable[tuple[Row, str, str, float | None]]) -> dict[str, list[float]]:
+    """Ratings by item from (row, rater, item, value); blank ones are passed over.
+
+    Raises :class:`DataError` where one rater rated an item twice, with the place of the second.
+    """
+    seen: set[tuple[str, str]] = set()
+    out: dict[str, list[float]] = {}
+    for row, rater, item, value in rated:
+        if (rater, item) in seen:
+            raise DataError(f"{row.place}: rater {rater!r} rates {named([item])} a second time")
+        seen.add((rater, item))
+        if value is not None:
+            out.setdefault(item, []).append(value)
+    return out
+
+
+def _panel(
+    raters: str,
+    phase: str | None,
+    question: str,
+    rows: list[Row],
+    rater_column: str,
+    column: str,
+    items: tuple[Item, ...],
+) -> Panel:
+    values = collect((r, r[rater_column], text_key(r["description"]), _rating(r, column)) for r in rows)
+    return Panel(raters, phase, question, tuple(tuple(values.get(item.key, ())) for item in items))
+
+
+def _rating(row: Row, column: str) -> float | None:
+    value = row.number(column)
+    if value is not None and not 1 <= value <= 5:
+        raise DataError(f"{row.place}: {column} is {value:g}, ratings run from 1 to 5")
+    return value
+
+
+def _items(rows: list[Row], files: dict[str, str], images: Path) -> tuple[Item, ...]:
+    """The described items in order of appearance; one text must belong to one image."""
+    cluster: dict[str, str] = {}
+    for row in rows:
+        key = text_key(row["description"])
+        if cluster.setdefault(key, row["img_id"]) != row["img_id"]:
+            raise DataError(
+                f"{row.place}: {named([key])} belongs to image {row['img_id']!r}, earlier to {cluster[key]!r}"
+            )
+    photos = _photos(images)
+    return tuple(
+        Item(key, key, image, photos.get(text_key(files.get(image, "")))) for key, image in cluster.items()
+    )
+
+
+def _photos(folder: Path) -> dict[str, Path]:
+    """Photos by name in Unicode NFC: some file systems hand names back decomposed."""
+    if not folder.is_dir():
+        return {}
+    return {unicodedata.normalize("NFC", path.name): path for path in sorted(folder.iterdir())}
+
+
+def _is_check(row: Row) -> bool:
+    return row["img_id"] in ATTENTION_CHECKS or Path(row["img_file"]).stem in ATTENTION_CHECKS
+
+
+def _blanks(rows: list[Row], columns: Iterable[str]) -> int:
+    return sum(row.number(column) is None for column in columns for row in rows)
