@@ -92,7 +92,7 @@ def _load_full(clip: CLIP, folder: Path) -> CLIP:
     try:
         state = load_file(folder / TEXT_WEIGHTS)
         result = clip.load_state_dict(state, strict=False)
-    except Exception as error:  # noqa: BLE001 - safetensors and torch raise many kinds
+    except Exception as error:
         raise ModelError(f"adapter {folder}: {TEXT_WEIGHTS} cannot be loaded ({error})") from error
     missing = [key for key in result.missing_keys if not key.startswith("visual.")]
     if missing or result.unexpected_keys or any(key.startswith("visual.") for key in state):

@@ -51,7 +51,7 @@ def save_checkpoint(folder: Path, step: int, checkpoint: Checkpoint) -> Path:
         shutil.rmtree(final, ignore_errors=True)
         os.replace(part, final)
         _flush(folder)
-    except Exception as error:  # noqa: BLE001 - safetensors wraps disk errors in its own kind
+    except Exception as error:
         shutil.rmtree(part, ignore_errors=True)
         raise DataError(
             f"{final}: checkpoint cannot be written ({error}); the last one stands: {latest(folder)}"
@@ -72,7 +72,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     try:
         groups = {file.stem: load_file(file) for file in sorted(path.glob("*.safetensors"))}
         return Checkpoint(groups, json.loads((path / "state.json").read_text(encoding="utf-8")))
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         raise DataError(f"{path}: damaged checkpoint ({error})") from error
 
 

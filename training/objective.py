@@ -41,7 +41,7 @@ class Objective:
 
 @dataclass(frozen=True)
 class Outcome:
-    """loss: ``()``, to be minimised. preference, interchange: ``(p,)`` and ``(m,)`` bool, what came out right."""
+    """loss: ``()``, to be minimised. preference ``(p,)``, interchange ``(m,)``: bool, what came out right."""
 
     loss: Tensor
     preference: Tensor

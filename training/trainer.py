@@ -137,8 +137,8 @@ class Trainer:
                 outcome = run_batch(self.objective, self.train_set, part)
             if not torch.isfinite(outcome.loss):
                 raise DescscoreError(
-                    f"the loss is {float(outcome.loss.detach())} at step {self.step + 1}; lower the learning rate. "
-                    f"Last checkpoint: {latest(self.checkpoints)}"
+                    f"the loss is {float(outcome.loss.detach())} at step {self.step + 1}; lower the "
+                    f"learning rate. Last checkpoint: {latest(self.checkpoints)}"
                 )
             self.accelerator.backward(outcome.loss / count)
             outcomes.append(outcome)
