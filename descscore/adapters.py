@@ -17,7 +17,6 @@ from typing import Any
 
 from open_clip import CLIP
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from descscore.errors import ModelError
 from descscore.models import ADAPTER_FILE, weights_hash
@@ -26,7 +25,6 @@ FORMAT = 1
 LORA_CONFIG = "adapter_config.json"
 LORA_WEIGHTS = "adapter_model.safetensors"
 TEXT_WEIGHTS = "text_tower.safetensors"
-PURPOSE = "purpose.safetensors"
 _LORA_KEYS = ("r", "lora_alpha", "target_modules", "bias", "lora_dropout", "rank_pattern", "alpha_pattern")
 
 
@@ -141,11 +139,6 @@ def save_full(clip: CLIP, info: AdapterInfo, folder: Path) -> None:
     state = {k: v.cpu() for k, v in clip.state_dict().items() if not k.startswith("visual.")}
     save_file(state, folder / TEXT_WEIGHTS)
     _write_info(info, folder)
-
-
-def save_rotation(matrix: Tensor, folder: Path) -> None:
-    """Write the rotation R ``(width, width)`` of the purpose subspace."""
-    save_file({"rotation": matrix.detach().float().cpu().contiguous()}, folder / PURPOSE)
 
 
 def _write_info(info: AdapterInfo, folder: Path) -> None:

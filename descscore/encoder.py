@@ -11,7 +11,9 @@ from open_clip import CLIP
 from PIL import Image
 from torch import Tensor
 
+from descscore.interventions import run_from_block, run_to_block
 from descscore.models import LoadedModel
+from descscore.readout import Purpose
 from descscore.text_tower import encode_tokens
 from descscore.texts import TextPolicy, TokenizedText, pad
 
@@ -22,11 +24,14 @@ class EncodedTexts:
 
     features, base_features: ``(n, embed_dim)`` unit vectors (the same tensor
     where the model is its own base). texts: what was tokenised, in the same order.
+    probabilities: ``(n,)``, that each is a description, the mean over its windows;
+    None where the model has no read-out.
     """
 
     features: Tensor
     base_features: Tensor
     texts: tuple[TokenizedText, ...]
+    probabilities: Tensor | None = None
 
 
 class Encoder:
@@ -53,27 +58,48 @@ class Encoder:
     def tokenized(self, texts: Sequence[TokenizedText]) -> EncodedTexts:
         """Tokenised texts -> unit features."""
         rows = list(dict.fromkeys(row for text in texts for row in text.rows))
-        features = self._pooled(self.model.clip, rows, texts)
-        base = self._pooled(self.model.base, rows, texts) if self.model.tuned else features
-        return EncodedTexts(features, base, tuple(texts))
-
-    def _pooled(self, clip: CLIP, rows: list[tuple[int, ...]], texts: Sequence[TokenizedText]) -> Tensor:
-        """Unit features of whole texts: the unit mean over each text's windows."""
-        features = self._rows(clip, rows)
         place = {row: i for i, row in enumerate(rows)}
-        index = [place[row] for text in texts for row in text.rows]
-        if all(len(text.rows) == 1 for text in texts):
-            return features[index]
-        parts = torch.split(features[index], [len(text.rows) for text in texts])
-        return torch.stack([F.normalize(part.mean(0), dim=-1) for part in parts])
+        windows = [[place[row] for row in text.rows] for text in texts]
+        tuned, probabilities = self._rows(self.model.clip, rows, self.model.purpose)
+        features = _whole_texts(tuned, windows)
+        base = features
+        if self.model.tuned:
+            base = _whole_texts(self._rows(self.model.base, rows, None)[0], windows)
+        if probabilities is not None:
+            probabilities = torch.stack([probabilities[index].mean() for index in windows])
+        return EncodedTexts(features, base, tuple(texts), probabilities)
 
-    def _rows(self, clip: CLIP, rows: list[tuple[int, ...]]) -> Tensor:
-        """Token rows -> unit features; rows of like length run together, so that little is padding."""
+    def _rows(
+        self, clip: CLIP, rows: list[tuple[int, ...]], purpose: Purpose | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Token rows -> unit features, and probabilities where there is a read-out.
+
+        Rows of like length run together, so that little is padding.
+        """
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-        parts = []
+        features, probabilities = [], []
         for start in range(0, len(order), self.batch_size):
-            batch = pad([rows[i] for i in order[start : start + self.batch_size]])
-            parts.append(F.normalize(encode_tokens(clip, batch.to(self.model.device)), dim=-1))
+            tokens = pad([rows[i] for i in order[start : start + self.batch_size]]).to(self.model.device)
+            raw, found = _run(clip, tokens, purpose)
+            features.append(F.normalize(raw, dim=-1))
+            if found is not None:
+                probabilities.append(found)
         back = torch.empty(len(order), dtype=torch.int64)
         back[order] = torch.arange(len(order))
-        return torch.cat(parts)[back.to(self.model.device)]
+        back = back.to(self.model.device)
+        return torch.cat(features)[back], torch.cat(probabilities)[back] if probabilities else None
+
+
+def _run(clip: CLIP, tokens: Tensor, purpose: Purpose | None) -> tuple[Tensor, Tensor | None]:
+    """Raw features of token rows, and what the read-out says of the state on their way."""
+    if purpose is None:
+        return encode_tokens(clip, tokens), None
+    half = run_to_block(clip, tokens, purpose.site.block)
+    return run_from_block(clip, half), purpose.probability(half.state)
+
+
+def _whole_texts(rows: Tensor, windows: list[list[int]]) -> Tensor:
+    """Unit features of whole texts: the unit mean over each text's windows, ``(len(windows), d)``."""
+    if all(len(index) == 1 for index in windows):
+        return rows[[index[0] for index in windows]]
+    return torch.stack([F.normalize(rows[index].mean(0), dim=-1) for index in windows])

@@ -17,7 +17,7 @@ import difflib
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,8 @@ from PIL import Image
 from torch import Tensor
 
 from descscore.errors import DescscoreError, ModelError, UsageError
+from descscore.interventions import Site
+from descscore.readout import Purpose, load_purpose
 from descscore.text_tower import check_text_tower
 from descscore.texts import Tokenizer
 
@@ -47,6 +49,7 @@ class LoadedModel:
     preprocess: RGB image -> ``(3, height, width)`` float32, from the configuration.
     weights_hash: first 12 hex digits of the SHA-256 of all scoring weights.
     preprocessing: what ``preprocess`` does, in one line, for the signature.
+    purpose: where the model keeps a text's purpose, None for a model without it.
     """
 
     name: str
@@ -57,6 +60,7 @@ class LoadedModel:
     weights_hash: str
     preprocessing: str
     device: torch.device
+    purpose: Purpose | None = None
 
     @property
     def tuned(self) -> bool:
@@ -202,7 +206,11 @@ def _load_adapted(
     base_source = adapter.base_source(folder)
     base, preprocess, tokenizer = _load_base(base_source, _folder_of(base_source), cache_dir)
     clip = merge_adapter(base, adapter, folder)
-    return _finish(source, clip, base, preprocess, tokenizer, device)
+    model = _finish(source, clip, base, preprocess, tokenizer, device)
+    if adapter.block is None or adapter.k is None:
+        return model
+    found = load_purpose(folder, Site(adapter.block, adapter.k), clip)
+    return replace(model, purpose=found and found.to(device))
 
 
 def _finish(

@@ -15,6 +15,8 @@ class Score:
     clip_score: ``2.5 * max(cosine, 0)`` under the untuned base model.
     description_probability: probability, 0..1, that the text is a description, read
     from the model's purpose subspace; None where the model has no such read-out.
+    percentile: share of reference descriptions with a lower score, 0..100, ties half;
+    None where the model keeps no reference.
     tokens: length of the text with start and end token. truncated: whether some of
     them were cut off. windows: in how many parts the text was encoded.
     signature: model, weights, preprocessing, precision, text policy and version.
@@ -24,6 +26,7 @@ class Score:
     cosine: float
     clip_score: float
     description_probability: float | None
+    percentile: float | None
     tokens: int
     truncated: bool
     windows: int

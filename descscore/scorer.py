@@ -123,20 +123,23 @@ class DescScorer:
 
     def _scores(self, images: Tensor, encoded: EncodedTexts) -> list[Score]:
         """Results for unit image features ``(n, embed_dim)`` and as many texts."""
-        cosines = _cosines(images, encoded.features)
-        base = _cosines(images, encoded.base_features)
+        cosines, base = _cosines(images, encoded.features), _cosines(images, encoded.base_features)
+        found = self.model.purpose
+        percentiles = found.percentile(torch.tensor(cosines)) if found else None
+        probabilities = encoded.probabilities
         return [
             Score(
-                score=SCALE * max(cosine, 0.0),
-                cosine=cosine,
-                clip_score=SCALE * max(plain, 0.0),
-                description_probability=None,
+                score=SCALE * max(cosines[i], 0.0),
+                cosine=cosines[i],
+                clip_score=SCALE * max(base[i], 0.0),
+                description_probability=None if probabilities is None else float(probabilities[i]),
+                percentile=None if percentiles is None else float(percentiles[i]),
                 tokens=text.tokens,
                 truncated=text.truncated,
                 windows=len(text.rows),
                 signature=self.signature,
             )
-            for cosine, plain, text in zip(cosines, base, encoded.texts, strict=True)
+            for i, text in enumerate(encoded.texts)
         ]
 
 

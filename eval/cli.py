@@ -22,6 +22,7 @@ data_option = click.option(
 _ELSEWHERE = {
     "captions": "descscore.eval.captions_cli:captions",
     "human": "descscore.eval.human_cli:human",
+    "preference": "descscore.eval.preference_cli:preference",
 }
 
 

@@ -26,9 +26,9 @@ from descscore.eval.benchmarks import (
     read_labelled,
 )
 from descscore.eval.grounding import grounding_by_photo, grounding_sampled
+from descscore.eval.image_features import image_features
 from descscore.eval.proportions import proportion
 from descscore.eval.retrieval import recall_at_k
-from descscore.images import ImageSource, load_image
 from descscore.scorer import DescScorer
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
@@ -67,13 +67,6 @@ def measure(scorer: DescScorer, data: Path) -> list[Figure]:
         _grounding_sampled(scorer, read_concadia_descriptions(data)),
         *_grounding_photos(scorer, read_kreiss2022_descriptions(data), _rated(data)),
     ]
-
-
-def image_features(scorer: DescScorer, images: Sequence[ImageSource]) -> Tensor:
-    """Unit features ``(n, d)``, a batch decoded at a time."""
-    size = scorer.encoder.batch_size
-    parts = [images[i : i + size] for i in range(0, len(images), size)]
-    return torch.cat([scorer.encoder.images([load_image(image) for image in part]) for part in parts])
 
 
 def _text_features(scorer: DescScorer, texts: Sequence[str]) -> Tensor:

@@ -12,11 +12,12 @@ from typing import Any
 
 import torch
 
-from descscore.adapters import AdapterInfo, save_full, save_lora, save_rotation
+from descscore.adapters import AdapterInfo, save_full, save_lora
 from descscore.datasets import DataOptions, load_pairs
 from descscore.errors import UsageError
 from descscore.models import LoadedModel, load_model
 from descscore.pairs import PairSet
+from descscore.readout import Purpose, save_purpose
 from descscore.training.config import FinetuneConfig, published_rate
 from descscore.training.examples import Examples, make_examples
 from descscore.training.trainer import RunData, Trainer
@@ -92,9 +93,9 @@ def _write(request: Request, trainer: Trainer, base_weights: str, pairs: PairSet
         k=config.k,
     )
     rotation = trainer.objective.rotation
-    if rotation is not None:
+    if rotation is not None and config.site is not None:
         output.mkdir(parents=True, exist_ok=True)
-        save_rotation(rotation.matrix(), output)
+        save_purpose(Purpose(config.site, rotation.matrix()), output)
     if config.tuning == "lora":
         save_lora(trainer.wrapped, info, output)
     else:

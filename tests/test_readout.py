@@ -1,0 +1,130 @@
+"""The purpose read-out: by hand, calibrated on held-out groups, and carried by an adapter into scores."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import make_photo
+from descscore import DescScorer
+from descscore.adapters import AdapterInfo, save_full
+from descscore.errors import DataError, ModelError
+from descscore.interventions import Rotation, Site, run_to_block
+from descscore.models import load_model, weights_hash
+from descscore.readout import Purpose, Readout, save_purpose
+from descscore.training.readout import fit_readout
+
+TEXTS = ("A red car stands at a gate.", "Ada, 1902")
+
+
+def test_probability_and_percentile_by_hand() -> None:
+    readout = Readout(torch.tensor([2.0, -1.0]), torch.tensor(0.5))
+    found = Purpose(Site(0, 2), torch.eye(3).flip(0), readout, torch.tensor([0.1, 0.2, 0.2, 0.4]))
+    state = torch.tensor([[9.0, 1.0, 0.25]])  # reversed: coordinates 0.25, 1
+    assert float(found.probability(state)) == pytest.approx(1 / (1 + np.exp(-(0.5 - 1 + 0.5))))  # type: ignore[arg-type]
+    assert found.percentile(torch.tensor([0.0, 0.2, 0.3, 0.5])).tolist() == [0, 50, 75, 100]  # type: ignore[union-attr]
+    bare = Purpose(Site(0, 2), torch.eye(3))
+    assert bare.probability(state) is None
+    assert bare.percentile(torch.tensor([0.1])) is None
+
+
+def synthetic(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Coordinates whose true log-odds are known."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(n, 6)) * [1, 3, 0.2, 1, 1, 1] + 5
+    odds = 1.5 * (x[:, 0] - 5) - 0.4 * (x[:, 1] - 5) + 0.3
+    y = rng.random(n) < 1 / (1 + np.exp(-odds))
+    return torch.from_numpy(x), torch.from_numpy(y), torch.from_numpy(odds)
+
+
+def test_fit_finds_the_true_log_odds() -> None:
+    x, y, _ = synthetic(8000, 0)
+    fitted = fit_readout(x, y, np.arange(8000) // 4)
+    fresh, labels, odds = synthetic(4000, 1)
+    guess = fresh.float() @ fitted.readout.weight + fitted.readout.bias
+    assert float((guess - odds).abs().mean()) < 0.15
+    p = torch.sigmoid(guess).double()
+    for low in (0.0, 0.25, 0.5, 0.75):
+        within = (p >= low) & (p < low + 0.25)
+        assert float(p[within].mean()) == pytest.approx(float(labels[within].double().mean()), abs=0.05)
+    truth = torch.sigmoid(odds)
+    best = float(-(labels * truth.log() + ~labels * (1 - truth).log()).mean())
+    assert fitted.held_out_log_loss == pytest.approx(best, abs=0.03)
+
+
+def test_calibration_sees_overfitting() -> None:
+    """With as many coordinates as texts, an uncalibrated fit would be certain of everything."""
+    rng = np.random.default_rng(0)
+    x, y = torch.from_numpy(rng.normal(size=(200, 150))), torch.from_numpy(rng.random(200) < 0.5)
+    fitted = fit_readout(x, y, np.arange(200))
+    fresh = torch.from_numpy(rng.normal(size=(500, 150))).float()
+    p = torch.sigmoid(fresh @ fitted.readout.weight + fitted.readout.bias)
+    assert float((p - 0.5).abs().mean()) < 0.15
+
+
+def test_one_kind_or_one_group_is_refused() -> None:
+    x = torch.randn(10, 2)
+    with pytest.raises(DataError, match="both kinds"):
+        fit_readout(x, torch.ones(10, dtype=torch.bool), np.arange(10))
+    with pytest.raises(DataError, match="two groups"):
+        fit_readout(x, torch.arange(10) < 5, np.zeros(10))
+
+
+@pytest.fixture
+def adapter(tiny_folder: Path, tmp_path: Path) -> tuple[Path, Purpose]:
+    """The tiny model's own text tower as an adapter, with a random rotation and read-out."""
+    clip = load_model(tiny_folder, "cpu").clip
+    torch.manual_seed(0)
+    readout = Readout(torch.randn(5), torch.tensor(0.1))
+    found = Purpose(Site(2, 5), Rotation(32, 1).matrix().detach(), readout, torch.linspace(-0.5, 0.5, 101))
+    info = AdapterInfo(str(tiny_folder), weights_hash(clip), tuning="full", block=2, k=5)
+    save_full(clip, info, tmp_path / "adapter")
+    save_purpose(found, tmp_path / "adapter")
+    return tmp_path / "adapter", found
+
+
+def test_scores_carry_probability_and_percentile(
+    adapter: tuple[Path, Purpose], tiny_folder: Path, tmp_path: Path
+) -> None:
+    folder, found = adapter
+    scorer = DescScorer.from_pretrained(folder, device="cpu", batch_size=1)
+    photo = make_photo(tmp_path / "a.png", 0)
+    results = scorer.score_batch([photo] * 2, list(TEXTS))
+    plain = DescScorer.from_pretrained(tiny_folder, device="cpu").score_batch([photo] * 2, list(TEXTS))
+    clip = scorer.model.clip
+    for text, result, other in zip(TEXTS, results, plain, strict=True):
+        tokens = torch.tensor([scorer.model.tokenizer.tokenize(text).rows[0]])
+        with torch.no_grad():
+            expected = found.probability(run_to_block(clip, tokens, 2).state)
+        assert result.description_probability == pytest.approx(float(expected), abs=1e-6)  # type: ignore[arg-type]
+        assert result.cosine == pytest.approx(other.cosine, abs=1e-6)
+        assert result.percentile == pytest.approx(100 * np.clip(result.cosine + 0.5, 0, 1), abs=0.6)
+        assert other.description_probability is None
+        assert other.percentile is None
+
+
+def test_windows_have_the_mean_probability(adapter: tuple[Path, Purpose]) -> None:
+    scorer = DescScorer.from_pretrained(adapter[0], device="cpu", text_policy="windows")
+    first, second = "A red car stands at a gate. " * 10, "Ada met Grace in the year 1902. " * 8
+    both = scorer.encoder.texts([first + second], "windows")
+    rows = both.texts[0].rows
+    assert len(rows) > 1
+    parts = scorer.encoder._rows(scorer.model.clip, list(rows), scorer.model.purpose)[1]
+    assert both.probabilities is not None
+    assert float(both.probabilities[0]) == pytest.approx(float(parts.mean()), abs=1e-6)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("damage", ["bytes", "k", "block"])
+def test_a_damaged_purpose_is_named(adapter: tuple[Path, Purpose], damage: str) -> None:
+    folder = adapter[0]
+    if damage == "bytes":
+        (folder / "purpose.safetensors").write_bytes(b"nonsense")
+    else:
+        path = folder / "descscore_adapter.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), damage: 9}))
+    with pytest.raises(ModelError, match=r"purpose\.safetensors"):
+        load_model(folder, "cpu")
