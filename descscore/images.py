@@ -142,12 +142,20 @@ def _open_checked(opener: Any, name: str, max_pixels: int) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """The first frame of ``image`` as a person would see it, as 8-bit RGB."""
-    if getattr(image, "n_frames", 1) > 1:
-        image.seek(0)
+    """The first frame of ``image`` as a person would see it, as 8-bit RGB; ``image`` is left as it is."""
+    frame = image.tell()
+    if not frame:
+        return _first_frame_to_rgb(image)
+    image.seek(0)
+    try:
+        return _first_frame_to_rgb(image)
+    finally:
+        image.seek(frame)
+
+
+def _first_frame_to_rgb(image: Image.Image) -> Image.Image:
     image.load()
-    # exif_transpose fails on modes it cannot rotate in place, never on these.
-    image = ImageOps.exif_transpose(image)
+    image = _upright(image)
     if image.mode.startswith("I") or image.mode == "F":
         return _scale_deep_grey(image).convert("RGB")
     if image.mode == "LAB":
@@ -155,6 +163,14 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in _TRANSPARENT_MODES or "transparency" in image.info:
         return _on_white(image)
     return image.convert("RGB")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned as its EXIF data say; damaged EXIF data are passed over, as every browser does."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # noqa: BLE001 - the pixels are fine, whatever the tags hold
+        return image
 
 
 def _on_white(image: Image.Image) -> Image.Image:

@@ -23,6 +23,7 @@ _ELSEWHERE = {
     "captions": "descscore.eval.captions_cli:captions",
     "human": "descscore.eval.human_cli:human",
     "preference": "descscore.eval.preference_cli:preference",
+    "zeroshot": "descscore.eval.zero_shot_cli:zeroshot",
 }
 
 

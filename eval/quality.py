@@ -29,11 +29,11 @@ from descscore.eval.grounding import grounding_by_photo, grounding_sampled
 from descscore.eval.image_features import image_features
 from descscore.eval.proportions import proportion
 from descscore.eval.retrieval import recall_at_k
+from descscore.eval.zero_shot import zero_shot
 from descscore.scorer import DescScorer
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 
-PROMPT = "a photo of a {}"
 OTHERS = 20
 SEED = 0
 
@@ -96,11 +96,8 @@ def _chance_of_recall(k: int, images: int, texts: int, to_text: bool) -> float:
 
 
 def _zero_shot(scorer: DescScorer, data: LabelledImages, name: str) -> Figure:
-    images = image_features(scorer, data.images)
-    prompts = _text_features(scorer, [PROMPT.format(label) for label in data.names])
-    right = (images @ prompts.T).argmax(1).cpu().numpy() == np.asarray(data.labels)
-    chance = 1 / len(data.names)
-    return _figure(name, right.astype(float), None, "image", chance)
+    found = zero_shot(scorer, data)
+    return Figure(name, found.accuracy, found.low, found.high, found.n, "image", 1 / found.classes)
 
 
 def _grounding_sampled(scorer: DescScorer, data: TextsOfImages) -> Figure:

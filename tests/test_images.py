@@ -143,6 +143,18 @@ def test_first_frame_of_an_animation(tmp_path: Path, suffix: str) -> None:
     opened = Image.open(path)
     opened.seek(1)
     assert close(load_image(opened), RED, BLUE)
+    assert opened.tell() == 1  # the caller's image is left at its frame
+
+
+def test_damaged_exif_does_not_hide_the_pixels(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for tags in (
+        b"Exif\0\0garbage",
+        b"Exif\0\0" + rng.bytes(200),
+        b"Exif\0\0II*\0\x08\0\0\0\xff\xff" + b"\x12\x01" * 40,
+    ):
+        halves(RED, BLUE).save(tmp_path / "a.jpg", quality=100, exif=tags)
+        assert close(load_image(tmp_path / "a.jpg"), RED, BLUE, tolerance=12)
 
 
 def test_arrays() -> None:

@@ -227,14 +227,13 @@ class Run:
 @click.option("--output", type=click.Path(path_type=Path), required=True)
 @click.option("--device", default="cuda" if torch.cuda.is_available() else "cpu", show_default=True)
 @click.option("--seed", default=0, show_default=True)
-@click.option("--steps", type=int, nargs=3, help="Steps of the three stages.")
-def main(data: Path, output: Path, device: str, seed: int, steps: tuple[int, int, int] | None) -> None:
+@click.option("--shorten", default=1, show_default=True, help="Divide the stages' steps by this, for a trial.")
+def main(data: Path, output: Path, device: str, seed: int, shorten: int) -> None:
     """Train the bundled base model from scratch on the train splits under --data."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     config = PretrainConfig(seed=seed)
-    if steps:
-        stages = tuple(replace(s, steps=n) for s, n in zip(config.stages, steps, strict=True))
-        config = replace(config, stages=stages)
+    stages = tuple(replace(stage, steps=-(-stage.steps // shorten)) for stage in config.stages)
+    config = replace(config, stages=stages)
     run = Run(data, output, config, device)
     run.train()
     run.export()

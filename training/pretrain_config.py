@@ -21,7 +21,7 @@ def model_config() -> dict[str, Any]:
                 "timm_model_pretrained": False,
                 "timm_pool": "avg",
                 "timm_proj": "linear",
-                "image_size": 128,
+                "image_size": 144,
             },
             "text_cfg": {
                 "context_length": 77,
@@ -63,6 +63,7 @@ class PretrainConfig:
         Stage(steps=300, pixels=80, start=0.05, end=1.0),
         Stage(steps=3200, pixels=80, start=1.0, end=1.0),
         Stage(steps=1800, pixels=112, start=1.0, end=0.0),
+        Stage(steps=1300, pixels=112, start=0.6, end=0.0),
     )
     seed: int = 0
     photos: int = 96
