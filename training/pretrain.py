@@ -227,7 +227,7 @@ class Run:
 @click.option("--output", type=click.Path(path_type=Path), required=True)
 @click.option("--device", default="cuda" if torch.cuda.is_available() else "cpu", show_default=True)
 @click.option("--seed", default=0, show_default=True)
-@click.option("--shorten", default=1, show_default=True, help="Divide the stages' steps by this, for a trial.")
+@click.option("--shorten", default=1, show_default=True, help="Divide all steps by this, for a trial.")
 def main(data: Path, output: Path, device: str, seed: int, shorten: int) -> None:
     """Train the bundled base model from scratch on the train splits under --data."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
