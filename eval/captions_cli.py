@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from descscore.eval.human_cli import DATA
+from descscore.eval.options import data_option
 
 if TYPE_CHECKING:
     from descscore.eval.correlation import Correlation
@@ -23,14 +23,7 @@ NOTES = (
 
 
 @click.command()
-@click.option(
-    "--data",
-    type=click.Path(path_type=Path),
-    envvar="DESCSCORE_DATA",
-    default=DATA,
-    show_default=True,
-    help="Folder flickr8k, or the one that holds it.",
-)
+@data_option("Folder flickr8k, or the one that holds it")
 @click.option("--model", default="default", show_default=True, help="Model to measure.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def captions(data: Path, model: str, as_json: bool) -> None:

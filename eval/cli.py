@@ -7,17 +7,8 @@ from pathlib import Path
 
 import click
 
+from descscore.eval.options import data_option
 from descscore.lazy_group import LazyGroup
-
-data_option = click.option(
-    "--data",
-    type=click.Path(path_type=Path),
-    envvar="DESCSCORE_DATA",
-    default=Path("../shared/data"),
-    show_default=True,
-    help="The data folder (also DESCSCORE_DATA).",
-)
-
 
 _ELSEWHERE = {
     "captions": "descscore.eval.captions_cli:captions",
@@ -33,7 +24,7 @@ def evaluate() -> None:
 
 
 @evaluate.command()
-@data_option
+@data_option("The data folder")
 @click.option("--model", default="base", show_default=True, help="Bundled name, folder, or open_clip model.")
 @click.option("--device", help="Torch device; by default a GPU where there is one.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")

@@ -8,22 +8,15 @@ from typing import TYPE_CHECKING
 
 import click
 
+from descscore.eval.options import data_option
+
 if TYPE_CHECKING:
     from descscore.eval.human_ratings import Judgments
     from descscore.eval.score_tables import Joined
 
-DATA = Path("../shared/data")
-
 
 @click.command()
-@click.option(
-    "--data",
-    type=click.Path(path_type=Path),
-    envvar="DESCSCORE_DATA",
-    default=DATA,
-    show_default=True,
-    help="Folder kreiss2022, or the one that holds it.",
-)
+@data_option("Folder kreiss2022, or the one that holds it")
 @click.option(
     "--ratings",
     type=click.Path(path_type=Path),
