@@ -80,7 +80,7 @@ def train(
     from descscore.training.curves import draw_curves
     from descscore.training.finetune import Request, finetune
 
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    _show_log()
 
     def configure(model: LoadedModel) -> configs.FinetuneConfig:
         chosen = configs.preset(preset, configs.Tower.of(model.clip))
@@ -109,3 +109,13 @@ def train(
     except ImportError:
         click.echo("matplotlib is not installed: no curves.png", err=True)
     click.echo(f"adapter: {output}")
+
+
+def _show_log() -> None:
+    """This package's messages, such as the rows left out, on standard error; not every library's."""
+    logger = logging.getLogger("descscore")
+    logger.setLevel(logging.INFO)
+    if not logger.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        logger.addHandler(handler)
