@@ -55,9 +55,13 @@ def read_labelled(path: Path) -> LabelledImages:
     """A Parquet table with ``image`` and ``label``; class names in alphabetical order."""
     table = pq.read_table(existing(path))
     labels = table["label"].to_pylist()
-    names = sorted(set(labels))
-    place = {name: i for i, name in enumerate(names)}
-    return LabelledImages(_bytes(table), [place[label] for label in labels], names)
+    place = class_index(labels)
+    return LabelledImages(_bytes(table), [place[label] for label in labels], list(place))
+
+
+def class_index(labels: Sequence[str]) -> dict[str, int]:
+    """The classes among ``labels`` in alphabetical order, with their index."""
+    return {name: i for i, name in enumerate(sorted(set(labels)))}
 
 
 def read_concadia_descriptions(data: Path) -> TextsOfImages:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from descscore.errors import DataError
-from descscore.eval.benchmarks import LabelledImages, read_labelled
-from descscore.eval.zero_shot import DEFAULT_PROMPT, folder_classes
+from descscore.eval.benchmarks import LabelledImages, class_index, read_labelled
+from descscore.eval.zero_shot import DEFAULT_PROMPT
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 
@@ -59,7 +59,7 @@ def read_class_folders(root: Path) -> LabelledImages:
     if not files:
         raise DataError(f"{root}: no images in folders named after their class")
     names = [path.parent.name.replace("_", " ") for path in files]
-    place = folder_classes(names)
+    place = class_index(names)
     return LabelledImages(files, [place[name] for name in names], list(place))
 
 

@@ -6,6 +6,7 @@ image-text matcher; a score that stands in for alt text quality needs both.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
@@ -100,12 +101,19 @@ def ngram_pair_scores(train: Sequence[Pair], pairs: Sequence[Pair]) -> PairScore
     return PairScores("text-only n-grams", found[0], found[1], None)
 
 
-def preference_rows(scores: PairScores, pairs: Sequence[Pair]) -> list[PreferenceRow]:
-    """Shares of wins: over the caption (all, and by length quartile), and over other images' descriptions."""
+def image_owner(pairs: Sequence[Pair]) -> Array:
+    """Which image each pair shows, by content: ``(n,)`` ints, equal for the same bytes."""
+    place: dict[bytes, int] = {}
+    digests = [hashlib.sha256(pair.image.read()).digest() for pair in pairs]
+    return np.array([place.setdefault(digest, len(place)) for digest in digests])
+
+
+def preference_rows(scores: PairScores, pairs: Sequence[Pair], owner: Array) -> list[PreferenceRow]:
+    """Shares of wins: over the caption (all, and by length quartile), and over other images' descriptions.
+
+    owner: ``(n,)`` from :func:`image_owner`, the same for every metric.
+    """
     hits, ties = scores.description > scores.caption, scores.description == scores.caption
-    clusters = np.array([pair.image.read() for pair in pairs], dtype=object)
-    names = {data: i for i, data in enumerate(dict.fromkeys(clusters.tolist()))}
-    owner = np.array([names[data] for data in clusters])
     rows = [_row(scores.metric, "caption", "all", hits.astype(float), ties, owner)]
     for label, keep in _quartiles(np.array([len(p.description) for p in pairs])):
         rows.append(_row(scores.metric, "caption", label, hits[keep].astype(float), ties[keep], owner[keep]))

@@ -44,7 +44,8 @@ def preference(
     scores.append(measure.length_pair_scores(pairs))
     if baseline_train:
         scores.append(measure.ngram_pair_scores(load_pairs(baseline_train).split("train"), pairs))
-    rows = [row for item in scores for row in measure.preference_rows(item, pairs)]
+    owner = measure.image_owner(pairs)
+    rows = [row for item in scores for row in measure.preference_rows(item, pairs, owner)]
     signatures = [scorer.signature for _, scorer in scorers]
     if as_json:
         dropped = [str(row) for row in found.unusable if row.split == split]

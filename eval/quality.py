@@ -20,6 +20,7 @@ from torch import Tensor
 from descscore.eval.benchmarks import (
     LabelledImages,
     TextsOfImages,
+    existing,
     read_concadia_descriptions,
     read_flickr8k,
     read_kreiss2022_descriptions,
@@ -130,7 +131,7 @@ def _grounding_photos(scorer: DescScorer, data: TextsOfImages, rated: set[str]) 
 
 
 def _rated(data: Path) -> set[str]:
-    with (data / "kreiss2022" / "blv_ratings.csv").open(encoding="utf-8", newline="") as file:
+    with existing(data / "kreiss2022" / "blv_ratings.csv").open(encoding="utf-8", newline="") as file:
         return {row["description"] for row in csv.DictReader(file)}
 
 

@@ -5,7 +5,6 @@ As in Zur et al. 2024 (arXiv 2406.09458): the class whose prompt has the highest
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -79,8 +78,3 @@ def macro_f1(labels: Array, predicted: Array) -> float:
         wrong = np.sum((labels == name) != (predicted == name))
         scores.append(2 * right / (2 * right + wrong))
     return float(np.mean(scores))
-
-
-def folder_classes(names: Sequence[str]) -> dict[str, int]:
-    """Class names in alphabetical order, with their index."""
-    return {name: i for i, name in enumerate(sorted(set(names)))}

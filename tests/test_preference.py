@@ -18,6 +18,7 @@ from descscore.cli import main
 from descscore.datasets import DataOptions, load_pairs
 from descscore.eval.preference import (
     PairScores,
+    image_owner,
     length_pair_scores,
     ngram_pair_scores,
     preference_rows,
@@ -55,7 +56,7 @@ def pairs(table: Path) -> tuple[Pair, ...]:
 def test_wins_and_ties_by_hand(pairs: tuple[Pair, ...]) -> None:
     caption = np.zeros(N)
     description = np.array([1.0] * 10 + [0.0] * 2 + [-1.0] * 4)
-    rows = preference_rows(PairScores("m", description, caption, np.full(N, 0.5)), pairs)
+    rows = preference_rows(PairScores("m", description, caption, np.full(N, 0.5)), pairs, image_owner(pairs))
     assert (rows[0].subset, rows[0].value, rows[0].ties, rows[0].n) == ("all", 10 / 16, 2, 16)
     assert rows[0].low is not None
     assert rows[0].high is not None
@@ -70,7 +71,7 @@ def test_wins_and_ties_by_hand(pairs: tuple[Pair, ...]) -> None:
 def test_longer_wins_is_the_longer_one(pairs: tuple[Pair, ...]) -> None:
     scores = length_pair_scores(pairs)
     assert scores.description[0] == len("A red shape on a table.")
-    row = preference_rows(scores, pairs)[0]
+    row = preference_rows(scores, pairs, image_owner(pairs))[0]
     assert (row.value, row.ties) == (15 / 16, 1)
 
 

@@ -60,9 +60,10 @@ def fit_readout(coordinates: Tensor, is_description: Tensor, groups: Array, seed
     centre, spread = x.mean(0), x.std(0) + 1e-12
     z = (x - centre) / spread
     held = {c: _held_out_decisions(z, y, groups, c) for c in STRENGTHS}
-    losses = {c: log_loss(y, _sigmoid(_platt(d, y)[0] * d + _platt(d, y)[1])) for c, d in held.items()}
+    platt = {c: _platt(d, y) for c, d in held.items()}
+    losses = {c: log_loss(y, _sigmoid(platt[c][0] * d + platt[c][1])) for c, d in held.items()}
     best = min(losses, key=lambda c: losses[c])
-    scale, shift = _platt(held[best], y)
+    scale, shift = platt[best]
     model = LogisticRegression(C=best, max_iter=2000, random_state=seed).fit(z, y)
     weight = scale * model.coef_[0] / spread
     bias = scale * model.intercept_[0] + shift - float(weight @ centre)
