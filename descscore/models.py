@@ -39,6 +39,9 @@ ASSETS = Path(__file__).parent / "assets"
 CONFIG_FILE = "open_clip_config.json"
 ADAPTER_FILE = "descscore_adapter.json"
 
+_PREPROCESSING = {key: f"image_{key}" for key in ("mean", "std", "interpolation", "resize_mode")}
+"""What a tag of open_clip says of preprocessing, and the option that takes it."""
+
 
 @dataclass(frozen=True)
 class LoadedModel:
@@ -50,6 +53,7 @@ class LoadedModel:
     weights_hash: first 12 hex digits of the SHA-256 of all scoring weights.
     preprocessing: what ``preprocess`` does, in one line, for the signature.
     purpose: where the model keeps a text's purpose, None for a model without it.
+    precision: number format of the towers' weights (:mod:`descscore.precision`).
     """
 
     name: str
@@ -61,6 +65,7 @@ class LoadedModel:
     preprocessing: str
     device: torch.device
     purpose: Purpose | None = None
+    precision: str = "float32"
 
     @property
     def tuned(self) -> bool:
@@ -171,7 +176,7 @@ def _load_tagged(
         raise ModelError(f"model {source!r}: unknown pretrained tag {tag!r} for {name}; available: {tags}")
     cache = str(cache_dir) if cache_dir is not None else None
     try:
-        download_pretrained(config, cache_dir=cache)
+        weights = download_pretrained(config, cache_dir=cache)
     except Exception as error:
         where = cache or "the hub client's cache folder (HF_HOME)"
         raise ModelError(
@@ -180,15 +185,17 @@ def _load_tagged(
         ) from error
     # A tag says which activation its weights were trained with; the plain name's
     # configuration may say another, and open_clip then only warns (open_clip #771).
-    quick_gelu = bool(config.get("quick_gelu"))
-    clip, _, preprocess = _create(name, source, tag, cache_dir=cache, force_quick_gelu=quick_gelu)
+    options = {option: config.get(key) for key, option in _PREPROCESSING.items()}
+    options["force_quick_gelu"] = bool(config.get("quick_gelu"))
+    # The file in place of the tag, for which open_clip would ask the hub once more.
+    clip, _, preprocess = _create(name, source, weights, **options)
     return clip, preprocess, open_clip.get_tokenizer(name)
 
 
-def _create(name: str, source: str, tag: str | None, **options: Any) -> Any:
+def _create(name: str, source: str, pretrained: str | None, **options: Any) -> Any:
     try:
         return open_clip.create_model_and_transforms(
-            name, pretrained=tag, precision="fp32", require_pretrained=True, **options
+            name, pretrained=pretrained, precision="fp32", require_pretrained=True, **options
         )
     except Exception as error:
         raise ModelError(

@@ -14,6 +14,8 @@ _ELSEWHERE = {
     "captions": "descscore.eval.captions_cli:captions",
     "human": "descscore.eval.human_cli:human",
     "preference": "descscore.eval.preference_cli:preference",
+    "report": "descscore.eval.report_cli:report",
+    "sanity": "descscore.eval.sanity_cli:sanity",
     "zeroshot": "descscore.eval.zero_shot_cli:zeroshot",
 }
 

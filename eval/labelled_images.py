@@ -1,7 +1,13 @@
-"""Labelled images for zero-shot classification: a folder, a Parquet table, or a known hub data set."""
+"""Labelled images for zero-shot classification: a folder, a Parquet table, or a known hub data set.
+
+Names, splits, columns and class files of the hub sets are those that the sets' pages on the hub
+show. Loading them is tested on local copies in that layout and on caches as ``datasets`` and the
+hub client leave them, not against the hub itself.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,22 +17,34 @@ from descscore.eval.benchmarks import LabelledImages, class_index, read_labelled
 from descscore.eval.zero_shot import DEFAULT_PROMPT
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
+IMAGE_COLUMNS = ("img", "image", "webp", "jpg", "png")
 
 
 @dataclass(frozen=True)
 class HubSet:
-    """A classification set on the hub. prompt: the paper's (Zur et al. 2024)."""
+    """A classification set on the hub.
+
+    label: column of class numbers. prompt: the paper's (Zur et al. 2024). class_file: file of the
+    set with the name of class i in line i, for a label column that does not name its classes.
+    """
 
     name: str
     split: str
     label: str
     prompt: str
+    class_file: str | None = None
 
 
 HUB_SETS = {
     "cifar100": HubSet("uoft-cs/cifar100", "test", "fine_label", "a photo of a {}"),
     "food101": HubSet("ethz/food101", "validation", "label", "A picture of {}"),
     "imagenet": HubSet("ILSVRC/imagenet-1k", "validation", "label", "A picture of {}"),
+    # Several copies of Country211 exist; this one holds no training images (6 GB), and its class
+    # file has the country names of CLIP's own evaluation instead of ISO codes.
+    "country211": HubSet(
+        "djghosh/wds_country211_test", "test", "cls", "A picture of the country of {}", "classnames.txt"
+    ),
+    "rendered-sst2": HubSet("nateraw/rendered-sst2", "test", "label", "A picture of text with {} sentiment"),
 }
 
 
@@ -64,26 +82,55 @@ def read_class_folders(root: Path) -> LabelledImages:
 
 
 def _read_hub(source: HubSet) -> LabelledImages:
+    """A set from the hub or its cache. The small class file comes first, lest images are fetched in vain."""
     from datasets import load_dataset
+    from huggingface_hub import hf_hub_download
 
+    file = None
     try:
+        if source.class_file:
+            file = Path(hf_hub_download(source.name, source.class_file, repo_type="dataset"))
         data: Any = load_dataset(source.name, split=source.split)
     except Exception as error:
-        raise DataError(f"{source.name}: cannot be loaded from the hub or its cache ({error})") from error
-    return hub_images(data, source)
+        reason = " ".join(str(error).split())
+        raise DataError(f"{source.name}: cannot be loaded from the hub or its cache ({reason})") from error
+    return hub_images(data, source, read_class_names(file) if file else None)
 
 
-def hub_images(data: Any, source: HubSet) -> LabelledImages:
-    """Images and labels of a loaded data set whose label feature knows its class names."""
-    feature = data.features.get(source.label)
-    names = getattr(feature, "names", None)
-    if not names:
-        raise DataError(f"{source.name}: column {source.label!r} does not name its classes")
-    column = next((c for c in ("img", "image", "webp", "jpg", "png") if c in data.features), None)
+def read_class_names(path: Path) -> list[str]:
+    """One class a line, as they stand; :class:`DataError` for a file without names or with a blank line."""
+    names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    if not names or "" in names:
+        blank = names.index("") + 1 if names else 1
+        raise DataError(f"{path} line {blank}: blank, expected one class name a line")
+    return names
+
+
+def hub_images(data: Any, source: HubSet, names: Sequence[str] | None = None) -> LabelledImages:
+    """Images and labels of a loaded data set. names: of its classes, by default those of its label feature.
+
+    Raises :class:`DataError` where neither names the classes, where there is no
+    image column, and for a label that is no class.
+    """
+    names = _feature_names(data, source) if names is None else names
+    column = next((c for c in IMAGE_COLUMNS if c in data.features), None)
     if column is None:
         raise DataError(f"{source.name}: no image column among {', '.join(data.features)}")
-    clean = [name.split(",")[0].replace("_", " ") for name in names]
-    return LabelledImages(HubImages(data, column), list(data[source.label]), clean)
+    if source.label not in data.features:
+        raise DataError(f"{source.name}: no column {source.label!r} among {', '.join(data.features)}")
+    labels = list(data[source.label])
+    for row, label in enumerate(labels, start=1):
+        if not isinstance(label, int) or not 0 <= label < len(names):
+            raise DataError(f"{source.name} row {row}: label {label!r} is none of its {len(names)} classes")
+    return LabelledImages(HubImages(data, column), labels, list(names))
+
+
+def _feature_names(data: Any, source: HubSet) -> list[str]:
+    """Class names of a label feature: the first of several synonyms, underscores as spaces."""
+    names = getattr(data.features.get(source.label), "names", None)
+    if not names:
+        raise DataError(f"{source.name}: column {source.label!r} does not name its classes")
+    return [name.split(",")[0].replace("_", " ") for name in names]
 
 
 class HubImages:

@@ -11,8 +11,8 @@ import click
 @click.option(
     "--data",
     required=True,
-    help="Folder with a folder a class, Parquet table with image and label, or cifar100, food101 or "
-    "imagenet (by the hub, through datasets).",
+    help="Folder with a folder a class, Parquet table with image and label, or cifar100, food101, "
+    "imagenet, country211 or rendered-sst2 (by the hub, through datasets).",
 )
 @click.option("--prompt", "prompts", multiple=True, help="Template with one {}; may be repeated.")
 @click.option(

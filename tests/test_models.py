@@ -20,7 +20,7 @@ from conftest import TINY, make_photo, save_model
 from descscore import DescScorer
 from descscore.adapters import AdapterInfo, save_lora
 from descscore.errors import ModelError, UsageError
-from descscore.models import load_model, weights_hash
+from descscore.models import _PREPROCESSING, load_model, weights_hash
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +61,37 @@ def test_tagged_model_from_the_cache_equals_open_clip(hub_cache: Path, photo: Pa
         expected = float((image @ clip.encode_text(tokens, normalize=True).T)[0, 0])
     assert scorer.score(photo, text).cosine == pytest.approx(expected, abs=1e-6)
     assert "model:ViT-B-32/openai|" in scorer.signature
+
+
+def test_a_tagged_model_asks_the_hub_once(hub_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    real = open_clip.pretrained.download_pretrained_from_hf
+
+    def counted(model_id: str, *args: object, **options: object) -> object:
+        asked.append(model_id)
+        return real(model_id, *args, **options)
+
+    monkeypatch.setattr(open_clip.pretrained, "download_pretrained_from_hf", counted)
+    load_model("ViT-B-32/openai", "cpu", hub_cache)
+    assert len(asked) == 1
+
+
+def test_a_tags_own_preprocessing_is_used(hub_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = {
+        "mean": (0.5, 0.5, 0.5),
+        "std": (0.5, 0.5, 0.5),
+        "interpolation": "bilinear",
+        "resize_mode": "squash",
+    }
+    tag = {**get_pretrained_cfg("ViT-B-32", "openai"), **own}
+    monkeypatch.setattr("descscore.models.get_pretrained_cfg", lambda *_: tag)
+    model = load_model("ViT-B-32/openai", "cpu", hub_cache)
+    assert model.preprocessing == "224px-squash-bilinear-0.5/0.5/0.5/0.5/0.5/0.5"
+
+
+def test_nothing_else_stands_in_open_clips_tags() -> None:
+    said = {key for tags in open_clip.pretrained._PRETRAINED.values() for tag in tags.values() for key in tag}
+    assert said <= {*_PREPROCESSING, "quick_gelu", "hf_hub", "url", "file"}
 
 
 def test_saved_quickgelu_vit_b_32_reloads_with_its_activation(hub_cache: Path, tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,13 @@ from descscore import DescScorer
 from descscore.cli import main
 from descscore.errors import DataError, UsageError
 from descscore.eval.benchmarks import LabelledImages
-from descscore.eval.labelled_images import HubSet, hub_images, read_labelled_source
+from descscore.eval.labelled_images import (
+    HUB_SETS,
+    HubSet,
+    hub_images,
+    read_class_names,
+    read_labelled_source,
+)
 from descscore.eval.zero_shot import check_prompt, macro_f1, predict, zero_shot
 
 CLASSES = ("red_fox", "bee", "church")
@@ -95,6 +103,123 @@ def test_a_hub_data_set_names_its_classes(tiny_folder: Path) -> None:
     assert predict(scorer, found).tolist() == predict(scorer, plain).tolist()
     with pytest.raises(DataError, match="does not name its classes"):
         hub_images(data, HubSet("x/y", "test", "img", "a {}"))
+
+
+COUNTRIES = ("Andorra", "Bonaire, Saint Eustatius and Saba", "Cote d'Ivoire")
+
+
+def noise(seed: int, kind: str) -> bytes:
+    out = io.BytesIO()
+    pixels = np.random.default_rng(seed).integers(0, 256, (20, 20, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(out, kind, lossless=True)
+    return out.getvalue()
+
+
+def write_country211(root: Path) -> Path:
+    """A copy of the set as it lies on the hub: two tars of classes and images, and the class file."""
+    (root / "test").mkdir(parents=True)
+    for shard in range(2):
+        with tarfile.open(root / f"test/{shard}.tar", "w") as tar:
+            for i in range(3 * shard, 3 * shard + 3):
+                for suffix, content in (("cls", str(i % 3).encode()), ("webp", noise(i, "webp"))):
+                    entry = tarfile.TarInfo(f"s{i:07d}.{suffix}")
+                    entry.size = len(content)
+                    tar.addfile(entry, io.BytesIO(content))
+    (root / "test/nshards.txt").write_text("2")
+    (root / "classnames.txt").write_text("\n".join(COUNTRIES) + "\n")
+    return root
+
+
+def write_rendered_sst2(root: Path) -> Path:
+    """A copy of the set as it lies on the hub: Parquet tables by split."""
+    import datasets
+
+    names = datasets.ClassLabel(names=["negative", "positive"])
+    features = datasets.Features({"image": datasets.Image(), "label": names})
+    (root / "data").mkdir(parents=True)
+    for split, n in (("train", 2), ("test", 5)):
+        images = [{"bytes": noise(i, "png"), "path": None} for i in range(n)]
+        rows = {"image": images, "label": [i % 2 for i in range(n)]}
+        path = root / f"data/{split}-00000-of-00001.parquet"
+        datasets.Dataset.from_dict(rows, features=features).to_parquet(path)
+    return root
+
+
+@pytest.fixture
+def caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Empty caches of ``datasets`` and of the hub client."""
+    import datasets
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path
+
+
+def put_in_caches(caches: Path, name: str, copy: Path) -> None:
+    """Leave the set in both caches as a machine with a network would have, from a copy of its repository."""
+    import datasets
+
+    datasets.load_dataset(str(copy), cache_dir=str(caches / "made"))
+    (caches / "made" / copy.name).rename(caches / "made" / name.replace("/", "___"))
+    (caches / "made").rename(caches / "datasets")
+    repo = caches / "hub" / f"datasets--{name.replace('/', '--')}"
+    (repo / "refs").mkdir(parents=True)
+    (repo / "refs/main").write_text("0" * 40)
+    (repo / "snapshots" / ("0" * 40)).mkdir(parents=True)
+    for file in copy.glob("*.txt"):
+        (repo / "snapshots" / ("0" * 40) / file.name).write_bytes(file.read_bytes())
+
+
+def test_country211_from_the_caches(caches: Path, tiny_folder: Path) -> None:
+    name = HUB_SETS["country211"].name
+    put_in_caches(caches, name, write_country211(caches / name.split("/")[1]))
+    args = ["eval", "zeroshot", "--data", "country211", "--model", str(tiny_folder), "--device", "cpu"]
+    result = CliRunner().invoke(main, [*args, "--json"])
+    assert result.exit_code == 0, result.output
+    row = json.loads(result.stdout)["rows"][0]
+    plain = LabelledImages([noise(i, "webp") for i in range(6)], [0, 1, 2, 0, 1, 2], COUNTRIES)
+    scorer = DescScorer.from_pretrained(tiny_folder, device="cpu")
+    expected = zero_shot(scorer, plain, "A picture of the country of {}")
+    assert (row["prompt"], row["n"], row["classes"]) == (expected.prompt, 6, 3)
+    assert (row["accuracy"], row["macro_f1"]) == (expected.accuracy, expected.macro_f1)
+    # A comma is part of a country's name, not the start of its synonyms.
+    assert read_labelled_source("country211").images.names == list(COUNTRIES)
+
+
+def test_rendered_sst2_from_the_cache(caches: Path, tiny_folder: Path) -> None:
+    name = HUB_SETS["rendered-sst2"].name
+    put_in_caches(caches, name, write_rendered_sst2(caches / name.split("/")[1]))
+    found = read_labelled_source("rendered-sst2")
+    assert found.prompt == "A picture of text with {} sentiment"
+    assert (found.images.names, found.images.labels) == (["negative", "positive"], [0, 1, 0, 1, 0])
+    scorer = DescScorer.from_pretrained(tiny_folder, device="cpu")
+    plain = LabelledImages([noise(i, "png") for i in range(5)], [0] * 5, ["negative", "positive"])
+    assert predict(scorer, found.images).tolist() == predict(scorer, plain).tolist()
+
+
+def test_a_set_that_is_in_no_cache_is_named(caches: Path) -> None:
+    for source in ("country211", "rendered-sst2"):
+        with pytest.raises(DataError, match=HUB_SETS[source].name):
+            read_labelled_source(source)
+
+
+def test_labels_that_are_no_class(tmp_path: Path) -> None:
+    import datasets
+
+    images = [Image.new("RGB", (8, 8))] * 2
+    for bad in (-1, 3, None):
+        data = datasets.Dataset.from_dict({"webp": images, "cls": [0, bad]})
+        with pytest.raises(DataError, match=r"x/y row 2: label .* none of its 3 classes"):
+            hub_images(data, HubSet("x/y", "test", "cls", "a {}"), COUNTRIES)
+    with pytest.raises(DataError, match="no column 'label'"):
+        hub_images(data, HubSet("x/y", "test", "label", "a {}"), COUNTRIES)
+    (tmp_path / "names.txt").write_text("one\n\nthree\n")
+    with pytest.raises(DataError, match=r"names\.txt line 2: blank"):
+        read_class_names(tmp_path / "names.txt")
+    (tmp_path / "names.txt").write_text("")
+    with pytest.raises(DataError, match="line 1: blank"):
+        read_class_names(tmp_path / "names.txt")
 
 
 def test_wrong_sources_and_prompts(tmp_path: Path) -> None:
