@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import torch
 from open_clip import CLIP
 from safetensors.torch import load_file, save_file
 
@@ -25,6 +26,8 @@ FORMAT = 1
 LORA_CONFIG = "adapter_config.json"
 LORA_WEIGHTS = "adapter_model.safetensors"
 TEXT_WEIGHTS = "text_tower.safetensors"
+ROWS, CHANGED = "token_embedding.rows", "token_embedding.changed"
+"""Token numbers ``(m,)`` and their embeddings ``(m, width)``, where only some words' have changed."""
 _LORA_KEYS = ("r", "lora_alpha", "target_modules", "bias", "lora_dropout", "rank_pattern", "alpha_pattern")
 
 
@@ -89,6 +92,10 @@ def merge_adapter(base: CLIP, info: AdapterInfo, folder: Path) -> CLIP:
 def _load_full(clip: CLIP, folder: Path) -> CLIP:
     try:
         state = load_file(folder / TEXT_WEIGHTS)
+        if ROWS in state:
+            table = clip.token_embedding.weight.detach().clone()
+            table[state.pop(ROWS).long()] = state.pop(CHANGED).to(table.dtype)
+            state["token_embedding.weight"] = table
         result = clip.load_state_dict(state, strict=False)
     except Exception as error:
         raise ModelError(f"adapter {folder}: {TEXT_WEIGHTS} cannot be loaded ({error})") from error
@@ -133,11 +140,21 @@ def save_lora(wrapped: Any, info: AdapterInfo, folder: Path) -> None:
     _write_info(info, folder)
 
 
-def save_full(clip: CLIP, info: AdapterInfo, folder: Path) -> None:
-    """Write a CLIP's text tower (all weights but the image tower's) and the description beside it."""
+def save_full(
+    clip: CLIP, base: CLIP, info: AdapterInfo, folder: Path, dtype: torch.dtype = torch.float32
+) -> None:
+    """Write a CLIP's text tower (all weights but the image tower's) and the description beside it.
+
+    Of the token embedding only the rows that differ from ``base``'s are kept: words that
+    training never saw have not moved, and most of a small tower's weights are words.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     state = {k: v.cpu() for k, v in clip.state_dict().items() if not k.startswith("visual.")}
-    save_file(state, folder / TEXT_WEIGHTS)
+    table, before = state.pop("token_embedding.weight"), base.token_embedding.weight.detach().cpu()
+    rows = (table != before).any(1).nonzero()[:, 0]
+    state |= {ROWS: rows.int(), CHANGED: table[rows]}
+    kept = {k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items()}
+    save_file(kept, folder / TEXT_WEIGHTS)
     _write_info(info, folder)
 
 

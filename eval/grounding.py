@@ -33,3 +33,12 @@ def grounding_sampled(images: Tensor, texts: Tensor, count: int, seed: int) -> T
     others = torch.from_numpy(pick_others(len(images), count, seed)).to(images.device)
     similarity = texts @ images.T
     return wins_over_others(similarity.diagonal(), similarity.gather(1, others))
+
+
+def grounding_over_texts(images: Tensor, texts: Tensor, count: int, seed: int) -> Tensor:
+    """Wins of image ``i``'s own text over those of ``count`` random others: ``(n, d)`` each -> ``(n,)``.
+
+    A text tower cannot win this by liking one text in general, while in
+    :func:`grounding_sampled`, where the text stays the same, that costs it nothing.
+    """
+    return grounding_sampled(texts, images, count, seed)

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from descscore.errors import DataError
-from descscore.eval.grounding import grounding_sampled
+from descscore.eval.grounding import grounding_over_texts
 from descscore.eval.image_features import image_features
 from descscore.eval.proportions import proportion
 from descscore.pairs import Pair
@@ -66,7 +66,7 @@ def model_pair_scores(scorer: DescScorer, pairs: Sequence[Pair], name: str) -> P
     texts = [pair.description for pair in pairs] + [pair.caption for pair in pairs]
     description, caption = scorer.encoder.texts(texts, scorer.text_policy).features.split(len(pairs))
     cosines = [(images.double() * text.double()).sum(1).cpu().numpy() for text in (description, caption)]
-    others = grounding_sampled(images, description, OTHERS, SEED).cpu().numpy() if len(pairs) > 1 else None
+    others = grounding_over_texts(images, description, OTHERS, SEED).cpu().numpy() if len(pairs) > 1 else None
     return PairScores(name, cosines[0], cosines[1], others)
 
 

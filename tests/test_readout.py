@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from conftest import make_photo
 from descscore import DescScorer
@@ -82,7 +84,7 @@ def adapter(tiny_folder: Path, tmp_path: Path) -> tuple[Path, Purpose]:
     readout = Readout(torch.randn(5), torch.tensor(0.1))
     found = Purpose(Site(2, 5), Rotation(32, 1).matrix().detach(), readout, torch.linspace(-0.5, 0.5, 101))
     info = AdapterInfo(str(tiny_folder), weights_hash(clip), tuning="full", block=2, k=5)
-    save_full(clip, info, tmp_path / "adapter")
+    save_full(clip, clip, info, tmp_path / "adapter")
     save_purpose(found, tmp_path / "adapter")
     return tmp_path / "adapter", found
 
@@ -128,3 +130,47 @@ def test_a_damaged_purpose_is_named(adapter: tuple[Path, Purpose], damage: str) 
         path.write_text(json.dumps({**json.loads(path.read_text()), damage: 9}))
     with pytest.raises(ModelError, match=r"purpose\.safetensors"):
         load_model(folder, "cpu")
+
+
+# Fully tuned towers
+
+
+def test_only_words_that_have_changed_are_kept(tiny_folder: Path, tmp_path: Path) -> None:
+    base = load_model(tiny_folder, "cpu").clip
+    tuned = copy.deepcopy(base)
+    with torch.no_grad():
+        tuned.token_embedding.weight[[5, 700]] += 1
+        tuned.transformer.resblocks[0].mlp.c_fc.weight += 0.1
+    info = AdapterInfo(str(tiny_folder), weights_hash(base), tuning="full")
+    save_full(tuned, base, info, tmp_path)
+    kept = load_file(tmp_path / "text_tower.safetensors")
+    assert kept["token_embedding.rows"].tolist() == [5, 700]
+    assert "token_embedding.weight" not in kept
+    assert weights_hash(load_model(tmp_path, "cpu").clip) == weights_hash(tuned)
+
+
+def test_half_precision_weights_are_read_as_float32(tiny_folder: Path, tmp_path: Path) -> None:
+    base = load_model(tiny_folder, "cpu").clip
+    tuned = copy.deepcopy(base)
+    with torch.no_grad():
+        for name, parameter in tuned.named_parameters():
+            if not name.startswith("visual."):
+                parameter.copy_((parameter * 1.01).half().float())
+    info = AdapterInfo(str(tiny_folder), weights_hash(base), tuning="full")
+    save_full(tuned, base, info, tmp_path, torch.float16)
+    assert {v.dtype for v in load_file(tmp_path / "text_tower.safetensors").values()} <= {
+        torch.float16,
+        torch.int32,
+    }
+    assert weights_hash(load_model(tmp_path, "cpu").clip) == weights_hash(tuned)
+
+
+def test_a_word_that_the_base_lacks_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
+    base = load_model(tiny_folder, "cpu").clip
+    save_full(base, base, AdapterInfo(str(tiny_folder), weights_hash(base), tuning="full"), tmp_path)
+    path = tmp_path / "text_tower.safetensors"
+    kept = load_file(path)
+    kept |= {"token_embedding.rows": torch.tensor([10**6]), "token_embedding.changed": torch.zeros(1, 32)}
+    save_file(kept, path)
+    with pytest.raises(ModelError, match=r"text_tower\.safetensors cannot be loaded"):
+        load_model(tmp_path, "cpu")

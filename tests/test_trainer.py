@@ -92,10 +92,10 @@ class Killed(BaseException):
 def kill_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     real = Trainer._one_step
 
-    def one_step(self: Trainer, batch: Any) -> Any:
+    def one_step(self: Trainer, *batch: Any) -> Any:
         if self.step == step:
             raise Killed
-        return real(self, batch)
+        return real(self, *batch)
 
     monkeypatch.setattr(Trainer, "_one_step", one_step)
 
@@ -104,7 +104,8 @@ def kill_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
 def test_a_killed_run_ends_with_the_same_weights(
     base: Path, data: RunData, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = config(name, contrastive_weight=0.5, hold_weight=0.5)
+    thin = {"text_window": 10, "token_dropout": 0.1, "schedule": "linear"} if name == "joint" else {}
+    settings = config(name, contrastive_weight=0.5, hold_weight=0.0 if thin else 0.5, **thin)
     whole = make(base, data, tmp_path / "whole", settings)
     whole.train()
     killed = make(base, data, tmp_path / "killed", settings)
@@ -289,6 +290,51 @@ def test_every_text_is_a_base_once_an_epoch_in_a_new_order(data: RunData) -> Non
     assert not torch.equal(seen[0], seen[2])
 
 
+def test_one_pass_takes_its_sources_from_the_texts_of_the_same_step(data: RunData) -> None:
+    n = len(data.train)
+    plan = EpochPlan(data.train, config(batch_size=8, contrastive_weight=1.0), 0)
+    for step in range(plan.steps):
+        batch = plan.batch(step)
+        here = {*batch.pairs.tolist(), *(batch.pairs + n).tolist()}
+        assert set(batch.base.tolist()) == here
+        assert set(batch.source.tolist()) <= here
+        assert ((batch.base < n) != (batch.source < n)).all()
+        assert (data.train.owner[batch.base % n] != data.train.owner[batch.source % n]).all()
+        first = batch.part(0, 2)
+        assert set((first.base % n).tolist()) == set(first.pairs.tolist())
+    assert plan.examples.tokens is data.train.tokens
+
+
+def test_a_batch_of_one_image_takes_sources_from_the_whole_split(data: RunData) -> None:
+    plan = EpochPlan(data.train, config(batch_size=2), 0)
+    batch, owner, n = plan.batch(3), data.train.owner, len(data.train)
+    assert (owner[batch.base % n] != owner[batch.source % n]).all()
+
+
+def test_drawn_epochs_take_as_many_interchanges_as_asked(data: RunData) -> None:
+    plan = EpochPlan(data.train, config(batch_size=8, examples_per_epoch=24), 0)
+    assert plan.steps == 3
+    assert all(len(plan.batch(step).base) == 8 for step in range(3))
+
+
+def test_texts_are_thinned_anew_each_epoch(data: RunData) -> None:
+    settings = config(text_window=8, token_dropout=0.2)
+    first, again, later = (EpochPlan(data.train, settings, epoch).examples.tokens for epoch in (0, 0, 1))
+    assert first.shape[1] == 8
+    assert torch.equal(first, again)
+    assert not torch.equal(first, later)
+
+
+def test_a_linear_rate_falls_to_zero(base: Path, data: RunData, tmp_path: Path) -> None:
+    run = make(base, data, tmp_path, config(schedule="linear", epochs=2))
+    rates: list[float] = []
+    step = run.optimizer.step
+    run.optimizer.step = lambda: (rates.append(run.optimizer.param_groups[0]["lr"]), step())[1]
+    run.train()
+    expected = [3e-3 * (1 - i / run.total_steps) for i in range(run.total_steps)]
+    assert rates == pytest.approx(expected)
+
+
 def test_sources_are_of_the_other_kind_and_of_another_image() -> None:
     owner = torch.tensor([0, 0, 1, 2, 2, 2])
     base = torch.arange(12).repeat(50)
@@ -401,3 +447,33 @@ def test_train_command_names_what_is_wrong(base: Path, tmp_path: Path) -> None:
     ):
         result = CliRunner().invoke(main, [*start, *extra])
         assert (result.exit_code, mention in result.output) == (code, True), result.output
+
+
+# Mixed precision
+
+
+def test_bf16_stays_near_float32_and_the_rotation_orthogonal(
+    base: Path, data: RunData, tmp_path: Path
+) -> None:
+    plain, mixed = (
+        make(base, data, tmp_path / kind, config("joint", epochs=2, precision=kind))
+        for kind in ("no", "bf16")
+    )
+    for run in (plain, mixed):
+        run.train()
+    losses = [run.history[0]["train_loss"] for run in (plain, mixed)]
+    assert losses[0] == pytest.approx(losses[1], rel=0.03)
+    assert losses[0] != losses[1]
+    assert mixed.objective.rotation is not None
+    matrix = mixed.objective.rotation.matrix()
+    assert matrix.dtype == torch.float32
+    assert torch.allclose(matrix @ matrix.T, torch.eye(32), atol=1e-5)
+    assert {p.dtype for p in mixed.parameters.values()} == {torch.float32}
+
+
+def test_fp16_without_a_gpu_is_refused(
+    base: Path, data: RunData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UsageError, match="fp16"):
+        make(base, data, tmp_path, config(precision="fp16"))

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 _SETTINGS = (
-    ("learning_rate", float, "Adam's rate, constant."),
+    ("learning_rate", float, "Adam's rate."),
     ("lora_rank", int, "Rank of the low-rank updates."),
     ("lora_alpha", int, "Their scale times the rank; by default the rank."),
     ("block", int, "Text block after which purpose is interchanged, 0-based."),
@@ -23,6 +23,8 @@ _SETTINGS = (
     ("batch_size", int, "Texts a step: interchanges, and half as many image pairs."),
     ("accumulation", int, "Parts that a step is cut into."),
     ("examples_per_epoch", int, "Interchanges an epoch, drawn with replacement."),
+    ("text_window", int, "Tokens that longer training texts are cut to, anew each epoch."),
+    ("token_dropout", float, "Chance of a token of a training text to be left out, 0 to 1."),
     ("validation_pairs", int, "Most pairs that a validation looks at."),
     ("validate_every", int, "Steps between validations."),
     ("save_every", int, "Steps between checkpoints."),
@@ -50,6 +52,7 @@ def setting_options(command: Any) -> Any:
 @click.option(
     "--validation-split", default="val", show_default=True, help="Split to validate on; '' for none."
 )
+@click.option("--reference-split", help="Split whose descriptions percentiles refer to.")
 @click.option(
     "--image-root", type=click.Path(path_type=Path), help="Folder that image paths are relative to."
 )
@@ -58,6 +61,22 @@ def setting_options(command: Any) -> Any:
 )
 @click.option(
     "--source-image", type=click.Choice(["other", "same"]), help="Where an interchange's source comes from."
+)
+@click.option("--lora-targets", type=click.Choice(["attention", "tower"]), help="What the updates are on.")
+@click.option("--schedule", type=click.Choice(["constant", "linear"]), help="Course of the learning rate.")
+@click.option(
+    "--calibration-folds",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Towers trained besides, each without some groups, to calibrate the purpose read-out; 0: none.",
+)
+@click.option(
+    "--weights",
+    type=click.Choice(["float32", "float16"]),
+    default="float32",
+    show_default=True,
+    help="Number format in which fully tuned weights are kept.",
 )
 @click.option("--precision", type=click.Choice(["no", "bf16", "fp16"]), help="Mixed precision.")
 @setting_options
@@ -69,8 +88,11 @@ def train(
     device: str | None,
     train_split: str,
     validation_split: str,
+    reference_split: str | None,
     image_root: Path | None,
     cache: Path | None,
+    calibration_folds: int,
+    weights: Any,
     **settings: Any,
 ) -> None:
     """Fine-tune a CLIP to prefer descriptions; started again, it goes on from its last checkpoint."""
@@ -99,8 +121,11 @@ def train(
         device,
         train_split,
         validation_split or None,
+        reference_split,
         DataOptions(image_root=image_root),
         cache,
+        calibration_folds,
+        weights,
     )
     finetune(request, configure, report)
     history = json.loads((output / "run.json").read_text(encoding="utf-8"))["history"]

@@ -17,6 +17,8 @@ from descscore.interventions import Site
 Loss = Literal["interchange", "preference", "joint"]
 Tuning = Literal["lora", "full"]
 SourceImage = Literal["other", "same"]
+Targets = Literal["attention", "tower"]
+Schedule = Literal["constant", "linear"]
 Precision = Literal["no", "fp16", "bf16"]
 
 
@@ -41,10 +43,11 @@ class FinetuneConfig:
     """Settings of one fine-tuning run. Raises :class:`UsageError` for a value out of range.
 
     preset: the preset it started from, for the record. loss, tuning: what is
-    minimised and which weights move. learning_rate: constant, for Adam without
-    weight decay, the rotation's too. lora_rank, lora_alpha: None with ``full``
-    tuning. block (0-based), k: the site; None with the preference loss.
-    joint_weight: share of the interchange loss in the joint one, 0..1.
+    minimised and which weights move. learning_rate: for Adam without weight decay,
+    the rotation's too; schedule: ``constant`` as published, or falling ``linear``ly to
+    zero over the run. lora_rank, lora_alpha: None with ``full`` tuning; lora_targets: the
+    text blocks' attention as published, or the whole tower. block (0-based), k: the
+    site; None with the preference loss. joint_weight: share of the interchange loss in the joint one, 0..1.
 
     source_image: whether the source text of an interchange belongs to another
     image (``other``) or, as published, to the base text's (``same``).
@@ -53,8 +56,11 @@ class FinetuneConfig:
     batch_size: texts a step, over all processes and accumulated parts: base texts
     for an interchange, two for each image pair otherwise. accumulation: parts that a
     step is cut into. examples_per_epoch: interchanges drawn with replacement; None
-    goes through the training split once. validation_pairs: most pairs that a
-    validation looks at. validate_every, save_every: in steps. patience: validations
+    goes through the training split once, sources coming from the same step's texts.
+    text_window: tokens, start and end token included, to which longer training texts are
+    cut, at places drawn anew each epoch; None leaves them whole. token_dropout: chance
+    of each token of a training text to be left out, drawn anew each epoch. validation_pairs:
+    most pairs that a validation looks at. validate_every, save_every: in steps. patience: validations
     without a better one before stopping; None never stops early.
     """
 
@@ -62,8 +68,10 @@ class FinetuneConfig:
     loss: Loss
     tuning: Tuning
     learning_rate: float
+    schedule: Schedule = "constant"
     lora_rank: int | None = None
     lora_alpha: int | None = None
+    lora_targets: Targets = "attention"
     block: int | None = None
     k: int | None = None
     joint_weight: float = 0.5
@@ -74,6 +82,8 @@ class FinetuneConfig:
     batch_size: int = 12
     accumulation: int = 1
     examples_per_epoch: int | None = None
+    text_window: int | None = None
+    token_dropout: float = 0.0
     validation_pairs: int = 5000
     validate_every: int = 500
     save_every: int = 500
@@ -121,7 +131,7 @@ class FinetuneConfig:
 def _check_choices(config: FinetuneConfig) -> None:
     for name, hint in get_type_hints(FinetuneConfig).items():
         known, value = get_args(hint), getattr(config, name)
-        if hint in (Loss, Tuning, SourceImage, Precision) and value not in known:
+        if hint in (Loss, Tuning, SourceImage, Targets, Schedule, Precision) and value not in known:
             raise UsageError(f"{name} {value!r}: choose one of {', '.join(known)}")
 
 
@@ -134,13 +144,14 @@ _WHOLE = {  # smallest value allowed
     "batch_size": 2,
     "accumulation": 1,
     "examples_per_epoch": 1,
+    "text_window": 3,
     "validation_pairs": 1,
     "validate_every": 1,
     "save_every": 1,
     "patience": 1,
     "seed": 0,
 }
-_OPTIONAL = {"lora_rank", "lora_alpha", "block", "k", "examples_per_epoch", "patience"}
+_OPTIONAL = {"lora_rank", "lora_alpha", "block", "k", "examples_per_epoch", "text_window", "patience"}
 
 
 def _check_ranges(config: FinetuneConfig) -> None:
@@ -150,7 +161,7 @@ def _check_ranges(config: FinetuneConfig) -> None:
             continue
         if type(value) is not int or value < least:
             raise UsageError(f"{name} {value!r}: must be a whole number, at least {least}")
-    for name in ("learning_rate", "joint_weight", "contrastive_weight", "hold_weight"):
+    for name in ("learning_rate", "joint_weight", "contrastive_weight", "hold_weight", "token_dropout"):
         value = getattr(config, name)
         if type(value) not in (int, float) or not math.isfinite(value) or value < 0:
             raise UsageError(f"{name} {value!r}: must be a number, at least 0")
@@ -158,6 +169,10 @@ def _check_ranges(config: FinetuneConfig) -> None:
         raise UsageError("learning_rate 0: must be above 0")
     if config.joint_weight > 1:
         raise UsageError(f"joint_weight {config.joint_weight}: must lie in 0 to 1")
+    if config.token_dropout >= 1:
+        raise UsageError(f"token_dropout {config.token_dropout}: must lie under 1")
+    if config.hold_weight and (config.text_window or config.token_dropout):
+        raise UsageError("hold_weight: holds whole texts, without text_window and token_dropout")
     if config.batch_size % (2 * config.accumulation):
         raise UsageError(
             f"batch_size {config.batch_size}: must be a multiple of {2 * config.accumulation}, "

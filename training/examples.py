@@ -60,3 +60,9 @@ def make_examples(model: LoadedModel, pairs: Sequence[Pair], cache: Path, batch_
     texts = [pair.description for pair in pairs] + [pair.caption for pair in pairs]
     rows = [model.tokenizer.tokenize(text).rows[0] for text in texts]
     return Examples(images, owner, pad(rows))
+
+
+def select(examples: Examples, rows: Tensor) -> Examples:
+    """The image pairs ``rows`` ``(m,)``, in that order."""
+    texts = torch.cat([rows, rows + len(examples)])
+    return Examples(examples.images[rows], examples.owner[rows], examples.tokens[texts])

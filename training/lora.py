@@ -10,6 +10,10 @@ and B ``(3d, r)``, besides A ``(r, d)`` and B ``(d, r)`` for the output projecti
 6rd values a block. Four separate pairs, as published with the method, have 8rd:
 there, query, key and value read from the state through an A of their own; here they share it.
 Each of the four updates has rank r at most in both.
+
+The targets ``tower`` put LoRA on the blocks' feed-forward layers and on the token
+embedding too: A ``(r, vocabulary)`` and B ``(width, r)`` give every word r values of its
+own, so that what a single word says of a text's purpose can be learned.
 """
 
 from __future__ import annotations
@@ -21,18 +25,24 @@ from torch import nn
 from descscore.errors import ModelError, UsageError
 from descscore.lora_attention import use_exact_attention
 
-TARGETS = r"transformer\.resblocks\.\d+\.attn"
-"""The text blocks' attention; peft matches whole names, so ``visual.transformer...`` stays out."""
+TARGETS = {
+    "attention": r"transformer\.resblocks\.\d+\.attn",
+    "tower": r"transformer\.resblocks\.\d+\.(attn|mlp\.c_fc|mlp\.c_proj)|token_embedding",
+}
+"""Names of the modules that get LoRA; peft matches whole names, so ``visual.transformer...`` stays out."""
 
 _FULL = ("token_embedding.", "positional_embedding", "transformer.", "ln_final.", "text_projection")
 
 
-def attach_lora(clip: nn.Module, rank: int, alpha: int | None = None, seed: int = 0) -> PeftModel:
-    """Put LoRA on the text blocks' attention of ``clip``, in place, and freeze all else (logit_scale too).
+def attach_lora(
+    clip: nn.Module, rank: int, alpha: int | None = None, seed: int = 0, targets: str = "attention"
+) -> PeftModel:
+    """Put LoRA on ``clip``'s text tower, in place, and freeze all else (logit_scale too).
 
-    alpha: ``rank`` by default, a scale of 1. No dropout, no bias. A starts random
-    from ``seed`` alone, B at zero, so that the model starts as its base. The
-    result wraps ``clip`` and saves peft's files; ``clip`` itself runs as before.
+    alpha: ``rank`` by default, a scale of 1. targets: a key of :data:`TARGETS`. No
+    dropout, no bias. One matrix of each pair starts random from ``seed`` alone, the
+    other at zero, so that the model starts as its base. The result wraps ``clip`` and
+    saves peft's files; ``clip`` itself runs as before.
 
     Raises :class:`UsageError` for a rank or alpha under 1, :class:`ModelError` where the number of
     trained values is not the expected one.
@@ -40,12 +50,13 @@ def attach_lora(clip: nn.Module, rank: int, alpha: int | None = None, seed: int 
     alpha = rank if alpha is None else alpha
     if rank < 1 or alpha < 1:
         raise UsageError(f"LoRA rank {rank}, alpha {alpha}: both must be at least 1")
-    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=TARGETS, lora_dropout=0.0, bias="none")
+    names = TARGETS[targets]
+    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=names, lora_dropout=0.0, bias="none")
     # peft draws on the CPU before it moves anything, so one seed serves every device.
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         wrapped = get_peft_model(clip, use_exact_attention(config))
-    check_trained(wrapped, lora_parameters(clip, rank))
+    check_trained(wrapped, lora_parameters(clip, rank, targets))
     return wrapped
 
 
@@ -71,9 +82,15 @@ def check_trained(model: nn.Module, expected: int) -> None:
         raise ModelError(f"{found:,} values would be trained, not the expected {expected:,}")
 
 
-def lora_parameters(clip: nn.Module, rank: int) -> int:
-    """Values in LoRA of ``rank`` on the text attention: 6 * rank * width * blocks (see the module's text)."""
-    return 6 * rank * clip.transformer.width * len(clip.transformer.resblocks)
+def lora_parameters(clip: nn.Module, rank: int, targets: str = "attention") -> int:
+    """Values in LoRA of ``rank`` on the text tower, from its shape alone (see the module's text)."""
+    width, blocks = clip.transformer.width, len(clip.transformer.resblocks)
+    attention = 6 * rank * width * blocks
+    if targets == "attention":
+        return attention
+    hidden = clip.transformer.resblocks[0].mlp.c_fc.out_features
+    feed_forward = 2 * rank * (width + hidden) * blocks
+    return attention + feed_forward + rank * (clip.vocab_size + width)
 
 
 def full_parameters(clip: nn.Module) -> int:

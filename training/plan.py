@@ -14,6 +14,7 @@ from torch import Tensor
 from descscore.errors import DataError
 from descscore.training.config import FinetuneConfig
 from descscore.training.examples import Examples
+from descscore.training.windows import draw_windows, drop_tokens
 
 
 @dataclass(frozen=True)
@@ -34,40 +35,73 @@ class Batch:
 
 
 class EpochPlan:
-    """The batches of one epoch."""
+    """The batches of one epoch.
+
+    Published runs draw every interchange's two texts with replacement from the whole
+    split. One pass through the split (``examples_per_epoch`` None) instead takes the
+    sources from the batch's own texts: a step then runs no text that it does not
+    train on, which halves its cost, and the other losses use the same texts.
+    """
 
     def __init__(self, examples: Examples, config: FinetuneConfig, epoch: int) -> None:
         rng = torch.Generator().manual_seed(config.seed * 100_003 + epoch)
-        n, owner = len(examples), examples.owner.cpu()
-        self._interchanges = config.loss != "preference"
-        self._pairs = config.loss != "interchange" or bool(config.contrastive_weight or config.hold_weight)
+        n, owner, drawn = len(examples), examples.owner.cpu(), config.examples_per_epoch
+        swaps = config.loss != "preference"
+        self._with_pairs = config.loss != "interchange" or bool(
+            config.contrastive_weight or config.hold_weight
+        )
         self._sizes = (config.pairs_per_batch, config.batch_size)
-        if self._interchanges:
-            drawn = config.examples_per_epoch
-            base = (
-                torch.randint(2 * n, (drawn,), generator=rng)
-                if drawn
-                else torch.randperm(2 * n, generator=rng)
-            )
-            source = draw_sources(base, owner, config.source_image, rng)
-            self.steps = -(-len(base) // config.batch_size)
-            self._base, self._source = (
-                _repeat(rows, self.steps * config.batch_size) for rows in (base, source)
-            )
-        else:
-            self.steps = -(-n // config.pairs_per_batch)
-        order = torch.randperm(n, generator=rng)
-        self._order = _repeat(order, self.steps * config.pairs_per_batch)
+        count = drawn if swaps and drawn else 2 * n
+        self.steps = -(-count // config.batch_size)
+        order = _repeat(torch.randperm(n, generator=rng), self.steps * config.pairs_per_batch)
+        self._order, self._base, self._source = order, None, None
+        if swaps and drawn:
+            base = _repeat(torch.randint(2 * n, (drawn,), generator=rng), self.steps * config.batch_size)
+            self._base, self._source = base, draw_sources(base, owner, config.source_image, rng)
+        elif swaps:
+            pairs = order.split(config.pairs_per_batch)
+            self._base = torch.cat([_both_texts(rows, n) for rows in pairs])
+            sources = [_batch_sources(rows, owner, config.source_image, rng) for rows in pairs]
+            self._source = torch.cat(sources)
+        self.examples = _thinned(examples, config, rng)
 
     def batch(self, step: int) -> Batch:
         """The batch of ``step``, 0-based within the epoch; the last is filled up from the epoch's start."""
         pairs, texts = self._sizes
         none = torch.empty(0, dtype=torch.int64)
+        here = slice(step * texts, (step + 1) * texts)
         return Batch(
-            self._order[step * pairs : (step + 1) * pairs] if self._pairs else none,
-            self._base[step * texts : (step + 1) * texts] if self._interchanges else none,
-            self._source[step * texts : (step + 1) * texts] if self._interchanges else none,
+            self._order[step * pairs : (step + 1) * pairs] if self._with_pairs else none,
+            none if self._base is None else self._base[here],
+            none if self._source is None else self._source[here],
         )
+
+
+def _thinned(examples: Examples, config: FinetuneConfig, rng: torch.Generator) -> Examples:
+    """The examples with their texts as this epoch shows them."""
+    tokens = examples.tokens
+    if config.text_window:
+        tokens = draw_windows(tokens, config.text_window, rng)
+    if config.token_dropout:
+        tokens = drop_tokens(tokens, config.token_dropout, rng)
+    return Examples(examples.images, examples.owner, tokens)
+
+
+def _both_texts(rows: Tensor, n: int) -> Tensor:
+    """Description and caption of each image, side by side, so that a part of a batch holds whole pairs."""
+    return torch.stack([rows, rows + n], dim=1).flatten()
+
+
+def _batch_sources(rows: Tensor, owner: Tensor, which: str, rng: torch.Generator) -> Tensor:
+    """Sources for both texts of the images ``rows`` ``(p,)``, among the texts of the same batch -> ``(2p,)``.
+
+    Where the batch shows one image only, they come from the whole split.
+    """
+    n, p, here = len(owner), len(rows), owner[rows]
+    if which == "same" or len(here.unique()) < 2:
+        return draw_sources(_both_texts(rows, n), owner, which, rng)
+    place = draw_sources(_both_texts(torch.arange(p), p), here, which, rng)
+    return torch.where(place < p, rows[place % p], rows[place % p] + n)
 
 
 def draw_sources(base: Tensor, owner: Tensor, which: str, rng: torch.Generator) -> Tensor:

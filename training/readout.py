@@ -18,7 +18,7 @@ from descscore.training.examples import Examples
 Array: TypeAlias = "np.ndarray[Any, Any]"
 
 FOLDS = 5
-STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)
 """Inverse strengths of the L2 penalty that are tried."""
 
 
@@ -60,15 +60,26 @@ def fit_readout(coordinates: Tensor, is_description: Tensor, groups: Array, seed
     centre, spread = x.mean(0), x.std(0) + 1e-12
     z = (x - centre) / spread
     held = {c: _held_out_decisions(z, y, groups, c) for c in STRENGTHS}
-    platt = {c: _platt(d, y) for c, d in held.items()}
-    losses = {c: log_loss(y, _sigmoid(platt[c][0] * d + platt[c][1])) for c, d in held.items()}
+    scales = {c: platt(d, y) for c, d in held.items()}
+    losses = {c: log_loss(y, _sigmoid(scales[c][0] * d + scales[c][1])) for c, d in held.items()}
     best = min(losses, key=lambda c: losses[c])
-    scale, shift = platt[best]
+    scale, shift = scales[best]
     model = LogisticRegression(C=best, max_iter=2000, random_state=seed).fit(z, y)
     weight = scale * model.coef_[0] / spread
     bias = scale * model.intercept_[0] + shift - float(weight @ centre)
     readout = Readout(torch.tensor(weight, dtype=torch.float32), torch.tensor(bias, dtype=torch.float32))
     return FittedReadout(readout, best, float(losses[best]))
+
+
+def calibrated(readout: Readout, scale: float, shift: float) -> Readout:
+    """The read-out with its decision values times ``scale`` plus ``shift``."""
+    return Readout(readout.weight * scale, readout.bias * scale + shift)
+
+
+def decisions(readout: Readout, coordinates: Tensor) -> Array:
+    """Log-odds of being a description: ``(m, k)`` -> ``(m,)``."""
+    found: Array = (coordinates.double() @ readout.weight.double() + readout.bias.double()).cpu().numpy()
+    return found
 
 
 def _held_out_decisions(z: Array, y: Array, groups: Array, strength: float) -> Array:
@@ -81,7 +92,7 @@ def _held_out_decisions(z: Array, y: Array, groups: Array, strength: float) -> A
     return decisions
 
 
-def _platt(decisions: Array, y: Array) -> tuple[float, float]:
+def platt(decisions: Array, y: Array) -> tuple[float, float]:
     """Scale and shift that calibrate decision values best, nearly without penalty."""
     from sklearn.linear_model import LogisticRegression
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from open_clip import CLIP
 from torch import Tensor, nn
 
@@ -63,7 +64,7 @@ class Trainer:
         folder: Path,
         report: Callable[[dict[str, Any]], None] = lambda line: None,
     ) -> None:
-        self.accelerator = Accelerator(mixed_precision=config.precision)
+        self.accelerator = _accelerator(config.precision)
         self._check_processes(config)
         self.config, self.folder, self.report = config, folder, report
         self.device = self.accelerator.device
@@ -74,7 +75,8 @@ class Trainer:
         base = _text_features(clip, self.train_set) if config.hold_weight else None
         self.wrapped: Any = None
         if config.tuning == "lora":
-            self.wrapped = attach_lora(clip, config.lora_rank or 1, config.lora_alpha, config.seed)
+            rank, alpha = config.lora_rank or 1, config.lora_alpha
+            self.wrapped = attach_lora(clip, rank, alpha, config.seed, config.lora_targets)
         else:
             select_full(clip)
         rotation = None
@@ -102,7 +104,7 @@ class Trainer:
                 epoch = self.step // per_epoch
                 plan = EpochPlan(self.train_set, self.config, epoch)
             assert plan is not None
-            sums.add(self._one_step(plan.batch(self.step % per_epoch)))
+            sums.add(self._one_step(plan.batch(self.step % per_epoch), plan.examples))
             self.step += 1
             last = self.step == self.total_steps
             if self.step % self.config.validate_every == 0 or last:
@@ -126,7 +128,7 @@ class Trainer:
                 f"{parts} equal parts (processes times accumulation)"
             )
 
-    def _one_step(self, batch: Batch) -> list[Outcome]:
+    def _one_step(self, batch: Batch, examples: Examples) -> list[Outcome]:
         processes, count = self.accelerator.num_processes, self.config.accumulation
         outcomes = []
         self.optimizer.zero_grad()
@@ -134,7 +136,7 @@ class Trainer:
             part = batch.part(index, count).part(self.accelerator.process_index, processes)
             part = Batch(*(rows.to(self.device) for rows in (part.pairs, part.base, part.source)))
             with self.accelerator.autocast():
-                outcome = run_batch(self.objective, self.train_set, part)
+                outcome = run_batch(self.objective, examples, part)
             if not torch.isfinite(outcome.loss):
                 raise DescscoreError(
                     f"the loss is {float(outcome.loss.detach())} at step {self.step + 1}; lower the "
@@ -143,8 +145,15 @@ class Trainer:
             self.accelerator.backward(outcome.loss / count)
             outcomes.append(outcome)
         self._average_gradients()
+        self._set_rate()
         self.optimizer.step()
         return outcomes
+
+    def _set_rate(self) -> None:
+        if self.config.schedule == "linear":
+            left = 1 - self.step / self.total_steps
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.config.learning_rate * left
 
     def _average_gradients(self) -> None:
         """The mean over processes; texts run through several functions, so no wrapper can do it."""
@@ -242,6 +251,17 @@ class Trainer:
         if self._scaler:
             self._scaler.load_state_dict(state["scaler"])
         log.info("resumed from %s", path)
+
+
+def _accelerator(precision: str) -> Accelerator:
+    """An accelerator of that precision, whatever an earlier run of this process used."""
+    if precision == "fp16" and not torch.cuda.is_available():
+        raise UsageError("precision 'fp16' needs a GPU; 'bf16' runs on a CPU too")
+    known = AcceleratorState._shared_state
+    if known and known.get("_mixed_precision") != precision:
+        # accelerate keeps one precision a process; only a reset lets a second run have its own.
+        AcceleratorState._reset_state()
+    return Accelerator(mixed_precision=precision)
 
 
 class _Sums:

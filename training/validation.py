@@ -7,7 +7,7 @@ from torch import Tensor
 
 from descscore.eval.grounding import grounding_sampled
 from descscore.text_tower import encode_tokens
-from descscore.training.examples import Examples
+from descscore.training.examples import Examples, select
 from descscore.training.objective import Objective, run_batch
 from descscore.training.plan import Batch, draw_sources
 
@@ -20,16 +20,15 @@ def subset(examples: Examples, most: int, seed: int) -> Examples:
     if n <= most:
         return examples
     chosen = torch.randperm(n, generator=torch.Generator().manual_seed(seed))[:most].sort().values
-    tokens = examples.tokens[torch.cat([chosen, chosen + n])]
-    return Examples(examples.images[chosen], examples.owner[chosen], tokens)
+    return select(examples, chosen)
 
 
 @torch.no_grad()
 def validate(objective: Objective, examples: Examples, batch_size: int = 128) -> dict[str, float]:
     """Accuracies in 0..1, ties not counted as right, and the mean loss.
 
-    ``preference``: description over caption. ``grounding``: description over those
-    of 20 random other images. ``interchange``: with the purpose subspace, sources
+    ``preference``: description over caption. ``grounding``: a description's
+    own image over 20 random other images. ``interchange``: with the purpose subspace, sources
     from other images. ``score``: the mean of those that are defined, to choose by.
     """
     n, config = len(examples), objective.config
