@@ -1,7 +1,7 @@
-"""The bundled model: what it is, that plain open_clip reads it, and golden values.
+"""The bundled models: what they are, that plain open_clip reads it, and golden values.
 
 The golden values were written by this file itself (``python tests/test_bundled_model.py``)
-when the model was committed; they hold as long as weights, preprocessing and
+when the models were committed; they hold as long as weights, preprocessing and
 tokenizer do.
 """
 
@@ -19,10 +19,10 @@ from safetensors import safe_open
 
 from descscore import DescScorer
 from descscore.demo import PHOTOS
-from descscore.models import ASSETS, load_model
+from descscore.models import ASSETS, load_model, weights_hash
 from descscore.text_tower import encode_tokens
 
-GOLDEN = Path(__file__).with_name("golden_base.json")
+MODELS = ("base", "default")
 WEIGHTS = ASSETS / "base" / "open_clip_model.safetensors"
 DRAWN_TEXTS = ("a red circle on a green field", "horizontal stripes", "Founded in 1984")
 
@@ -49,15 +49,21 @@ def golden_pairs() -> list[tuple[str, object, str]]:
     return pairs
 
 
-def compute() -> dict[str, float]:
-    scorer = DescScorer.from_pretrained("base", device="cpu")
+def golden(model: str) -> Path:
+    return Path(__file__).with_name(f"golden_{model}.json")
+
+
+def compute(model: str) -> dict[str, float]:
+    scorer = DescScorer.from_pretrained(model, device="cpu")
     names, images, texts = zip(*golden_pairs(), strict=True)
     results = scorer.score_batch(images, texts)
     return {name: round(result.cosine, 7) for name, result in zip(names, results, strict=True)}
 
 
-def test_golden_values() -> None:
-    assert compute() == pytest.approx(json.loads(GOLDEN.read_text(encoding="utf-8")), abs=2e-5)
+@pytest.mark.parametrize("model", MODELS)
+def test_golden_values(model: str) -> None:
+    expected = json.loads(golden(model).read_text(encoding="utf-8"))
+    assert compute(model) == pytest.approx(expected, abs=2e-5)
 
 
 def test_stored_as_float16_within_30_megabytes_and_computed_in_float32() -> None:
@@ -95,13 +101,36 @@ def test_plain_open_clip_loads_it_and_agrees() -> None:
             assert scorer.score(drawn(name), text).cosine == pytest.approx(expected, abs=1e-6)
 
 
-def test_default_is_the_base_while_no_adapter_ships() -> None:
+def test_default_is_the_base_with_a_tuned_text_tower() -> None:
     base, default = load_model("base", "cpu"), load_model("default", "cpu")
-    if not (ASSETS / "default").exists():
-        assert default.weights_hash == base.weights_hash
-        assert not default.tuned
-    else:
-        assert default.tuned
+    assert default.tuned
+    assert weights_hash(default.base) == base.weights_hash
+    assert default.clip.visual is default.base.visual
+    assert default.weights_hash != base.weights_hash
+    assert default.purpose is not None
+    rotation = default.purpose.rotation
+    assert torch.allclose(rotation @ rotation.T, torch.eye(len(rotation)), atol=1e-5)
+
+
+def test_default_carries_probability_percentile_and_the_bases_score() -> None:
+    base, default = (DescScorer.from_pretrained(name, device="cpu") for name in ("base", "default"))
+    for photo in PHOTOS:
+        found = default.compare(photo.find(), photo.description, photo.caption)
+        for result, text in ((found.description, photo.description), (found.caption, photo.caption)):
+            assert result.clip_score == pytest.approx(base.score(photo.find(), text).score, abs=1e-5)
+            assert result.description_probability is not None
+            assert 0 < result.description_probability < 1
+            assert result.percentile is not None
+            assert 0 <= result.percentile <= 100
+
+
+def test_default_is_files_that_run_no_code_and_that_people_can_read() -> None:
+    folder = ASSETS / "default"
+    kinds = {path.suffix for path in folder.iterdir()}
+    assert kinds <= {".safetensors", ".json"}
+    adapter = json.loads((folder / "descscore_adapter.json").read_text(encoding="utf-8"))
+    assert adapter["base"] == "base"
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 10_000_000
 
 
 def test_it_has_a_hold_on_the_image() -> None:
@@ -115,4 +144,6 @@ def test_it_has_a_hold_on_the_image() -> None:
 
 
 if __name__ == "__main__":
-    GOLDEN.write_text(json.dumps(compute(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    for name in MODELS:
+        text = json.dumps(compute(name), indent=1, ensure_ascii=False)
+        golden(name).write_text(text + "\n", encoding="utf-8")
