@@ -28,6 +28,14 @@ PUBLISHED = {
 }
 """tau-c x 100 on the expert and tau-b x 100 on the CrowdFlower ratings, as those papers report them."""
 
+NOTES = (
+    "captions add to an image and descriptions stand in for it: this measures how well a model tells right "
+    "captions from wrong ones, not how well descriptions serve.",
+    "expert: tau-c over all three ratings of a pair, a photo's own captions left out; crowdflower: tau-b "
+    "over the share of yes, own captions kept.",
+    "published: as reported by the papers, x 100.",
+)
+
 SPLITS = ("test.parquet", "val.parquet", "train.parquet")
 
 

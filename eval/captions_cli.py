@@ -4,22 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from descscore.eval.options import data_option
-
-if TYPE_CHECKING:
-    from descscore.eval.correlation import Correlation
-
-NOTES = (
-    "captions add to an image and descriptions stand in for it: this measures how well a model tells right "
-    "captions from wrong ones, not how well descriptions serve.",
-    "expert: tau-c over all three ratings of a pair, a photo's own captions left out; crowdflower: tau-b "
-    "over the share of yes, own captions kept.",
-    "published: as reported by the papers, x 100.",
-)
 
 
 @click.command()
@@ -40,51 +29,22 @@ def caption_result(data: Path, model: str) -> dict[str, Any]:
 
     tau lies in -1..1. Raises :class:`descscore.errors.DataError` on missing or wrong files.
     """
-    from descscore.eval.caption_ratings import (
-        PUBLISHED,
-        crowd_tau,
-        expert_tau,
-        read_crowd,
-        read_expert,
-        read_photos,
-    )
-    from descscore.eval.human_ratings import find_folder
-    from descscore.eval.pair_scores import pair_cosines
+    from dataclasses import asdict
+
+    from descscore.eval.caption_ratings import NOTES, PUBLISHED
+    from descscore.eval.caption_taus import read_caption_judgments, tau_rows
     from descscore.scorer import DescScorer
 
-    folder = find_folder(data, "flickr8k", "ExpertAnnotations.txt")
-    expert = read_expert(folder / "ExpertAnnotations.txt")
-    crowd = read_crowd(folder / "CrowdFlowerAnnotations.txt")
-    pairs = expert.pairs + crowd.pairs
-    photos = read_photos(folder, pairs)
+    judgments = read_caption_judgments(data)
     scorer = DescScorer.from_pretrained(model)
-    cosines = pair_cosines(scorer, photos.images, photos.captions, pairs)
-    own, others = cosines[: len(expert.pairs)], cosines[len(expert.pairs) :]
-    rows = [
-        _row("expert", "tau-c", expert_tau(own, expert.ratings), len(expert.pairs), expert.left_out),
-        _row("crowdflower", "tau-b", crowd_tau(others, crowd.ratings[:, 0]), len(crowd.pairs), 0),
-    ]
+    rows = tau_rows(scorer, judgments)
     published = [{"metric": name, "expert": e, "crowdflower": c} for name, (e, c) in PUBLISHED.items()]
-    signature = f"{expert.source}|{crowd.source}|{scorer.signature}"
     return {
         "model": model,
-        "rows": rows,
+        "rows": [asdict(row) for row in rows],
         "published": published,
         "notes": list(NOTES),
-        "signature": signature,
-    }
-
-
-def _row(name: str, statistic: str, found: Correlation, pairs: int, left_out: int) -> dict[str, Any]:
-    # No p-value: the ratings of one pair, and the pairs of one photo, are not independent.
-    return {
-        "set": name,
-        "statistic": statistic,
-        "tau": found.value,
-        "reason": found.reason,
-        "pairs": pairs,
-        "ratings": found.n,
-        "left_out": left_out,
+        "signature": f"{judgments.source}|{scorer.signature}",
     }
 
 

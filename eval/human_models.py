@@ -17,10 +17,14 @@ def model_scores(items: tuple[Item, ...], model: str) -> Joined:
 
     Raises :class:`DataError` that names the items whose image is not there.
     """
-    images = item_images(items)
-    scorer = DescScorer.from_pretrained(model)
-    results = scorer.score_batch(images, [item.text for item in items])
-    return Joined(model, numbers(model, [result.cosine for result in results]), (), scorer.signature)
+    item_images(items)  # before a model is loaded
+    return scorer_scores(items, DescScorer.from_pretrained(model), model)
+
+
+def scorer_scores(items: tuple[Item, ...], scorer: DescScorer, name: str) -> Joined:
+    """As :func:`model_scores`, with a model already loaded."""
+    results = scorer.score_batch(item_images(items), [item.text for item in items])
+    return Joined(name, numbers(name, [result.cosine for result in results]), (), scorer.signature)
 
 
 def item_images(items: tuple[Item, ...]) -> list[Path]:

@@ -62,12 +62,27 @@ def measure(scorer: DescScorer, data: Path) -> list[Figure]:
     caltech = read_labelled(data / "caltech101" / "test.parquet")
     tiny = read_labelled(data / "tiny_imagenet" / "val.parquet")
     return [
-        *_retrieval(scorer, read_flickr8k(data)),
+        *retrieval_figures(scorer, data),
         _zero_shot(scorer, caltech, "Caltech-101 zero-shot accuracy (unseen pictures)"),
         _zero_shot(scorer, tiny, "Tiny ImageNet val accuracy (seen classes)"),
-        _grounding_sampled(scorer, read_concadia_descriptions(data)),
-        *_grounding_photos(scorer, read_kreiss2022_descriptions(data), _rated(data)),
+        *concadia_figures(scorer, data),
+        *kreiss_figures(scorer, data),
     ]
+
+
+def retrieval_figures(scorer: DescScorer, data: Path) -> list[Figure]:
+    """Recall of Flickr8k's test split. Raises as :func:`measure`."""
+    return _retrieval(scorer, read_flickr8k(data))
+
+
+def concadia_figures(scorer: DescScorer, data: Path) -> list[Figure]:
+    """Grounding on the Concadia pairs. Raises as :func:`measure`."""
+    return [_grounding_sampled(scorer, read_concadia_descriptions(data))]
+
+
+def kreiss_figures(scorer: DescScorer, data: Path) -> list[Figure]:
+    """Grounding on the photos of Kreiss et al. 2022. Raises as :func:`measure`."""
+    return _grounding_photos(scorer, read_kreiss2022_descriptions(data), _rated(data))
 
 
 def _text_features(scorer: DescScorer, texts: Sequence[str]) -> Tensor:
@@ -91,7 +106,7 @@ def _retrieval(scorer: DescScorer, data: TextsOfImages) -> list[Figure]:
 def _chance_of_recall(k: int, images: int, texts: int, to_text: bool) -> float:
     """Chance that a random order puts a right item among the first ``k``."""
     if not to_text:
-        return k / images
+        return min(1.0, k / images)
     per_image = texts // images
     return float(1 - stats.hypergeom.pmf(0, texts, per_image, k))
 

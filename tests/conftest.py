@@ -11,12 +11,12 @@ from typing import Any
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
 
-import numpy as np
 import open_clip
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import save_file
+
+from pictures import make_photo
 
 TINY: dict[str, Any] = {
     "model_cfg": {
@@ -61,9 +61,3 @@ def shared_data() -> Path | None:
 def photo(tmp_path: Path) -> Path:
     """A small JPEG of smooth random colours."""
     return make_photo(tmp_path / "photo.jpg", seed=0)
-
-
-def make_photo(path: Path, seed: int, size: tuple[int, int] = (80, 60)) -> Path:
-    small = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)
-    Image.fromarray(small).resize(size, Image.Resampling.BICUBIC).save(path, quality=95)
-    return path

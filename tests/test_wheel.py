@@ -90,6 +90,7 @@ def test_the_wheel_holds_the_model_and_no_more(wheel: Path) -> None:
         "descscore/py.typed",
         "descscore/training/pretrain.py",
         "descscore/eval/quality.py",
+        "descscore/eval/templates/page.html.jinja",
     ):
         assert needed in names
     tops = {name.split("/")[0] for name in names}
