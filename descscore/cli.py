@@ -69,7 +69,15 @@ def model_options(command: F) -> F:
 
 @click.group(
     cls=Group,
-    lazy={"eval": "descscore.eval.cli:evaluate", "train": "descscore.training.cli:train"},
+    lazy={
+        "batch": "descscore.batch_cli:batch",
+        "eval": "descscore.eval.cli:evaluate",
+        "explain": "descscore.explain_cli:explain",
+        "judgments": "descscore.judgments_cli:judgments",
+        "merge": "descscore.batch_cli:merge",
+        "serve": "descscore.serve_cli:serve",
+        "train": "descscore.training.cli:train",
+    },
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.version_option(__version__, prog_name="descscore")

@@ -1,18 +1,22 @@
-"""Images and texts to unit features, in float32, in whatever order is quickest."""
+"""Images and texts to unit features, in whatever order is quickest."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import open_clip
 import torch
 import torch.nn.functional as F
 from open_clip import CLIP
 from PIL import Image
 from torch import Tensor
 
+from descscore.batch_size import BatchSize
 from descscore.interventions import run_from_block, run_to_block
 from descscore.models import LoadedModel
+from descscore.precision import DTYPES
+from descscore.preprocess import pixel_spec
 from descscore.readout import Purpose
 from descscore.text_tower import encode_tokens
 from descscore.texts import TextPolicy, TokenizedText, pad
@@ -38,17 +42,51 @@ class Encoder:
     """Encodes with one model; results do not depend on order or on what else is in the batch."""
 
     def __init__(self, model: LoadedModel, batch_size: int) -> None:
-        self.model, self.batch_size = model, batch_size
+        self.model, self.batches = model, BatchSize(batch_size)
+        self._dtype = DTYPES[model.precision]
+        self._image_tower: Callable[[Tensor], Tensor] = model.clip.encode_image
+        config = open_clip.get_model_preprocess_cfg(model.clip)
+        self.spec = pixel_spec(config)
+        self._mean, self._std = (
+            torch.tensor(config[name], device=model.device).view(1, 3, 1, 1) for name in ("mean", "std")
+        )
+
+    @property
+    def batch_size(self) -> int:
+        """Rows per pass; smaller than asked for once memory has run out."""
+        return self.batches.value
+
+    def compile(self) -> None:
+        """Let ``torch.compile`` speed up the image tower; the first batches then take longer."""
+        self._image_tower = torch.compile(self.model.clip.encode_image)
 
     @torch.inference_mode()
     def images(self, images: Sequence[Image.Image]) -> Tensor:
-        """RGB images -> ``(n, embed_dim)`` unit features."""
-        parts = []
-        for start in range(0, len(images), self.batch_size):
-            part = [self.model.preprocess(image) for image in images[start : start + self.batch_size]]
-            pixels = torch.stack(part).to(self.model.device)
-            parts.append(F.normalize(self.model.clip.encode_image(pixels), dim=-1))
-        return torch.cat(parts)
+        """RGB images -> ``(n, embed_dim)`` unit features, float32."""
+
+        def encode(part: slice) -> Tensor:
+            return self._encode(torch.stack([self.model.preprocess(image) for image in images[part]]))
+
+        return torch.cat(self.batches.run(len(images), encode))
+
+    @torch.inference_mode()
+    def pixels(self, pixels: Tensor) -> Tensor:
+        """Prepared pictures -> unit features: ``(n, height, width, 3)`` uint8 -> ``(n, embed_dim)`` float32.
+
+        Prepared as by :func:`descscore.preprocess.picture_pixels`; equal to :meth:`images` of the pictures.
+        """
+
+        def encode(part: slice) -> Tensor:
+            some = pixels[part].to(self.model.device, non_blocking=True)
+            scaled = some.permute(0, 3, 1, 2).contiguous().float().div_(255)
+            return self._encode(scaled.sub_(self._mean).div_(self._std))
+
+        return torch.cat(self.batches.run(len(pixels), encode))
+
+    def _encode(self, pixels: Tensor) -> Tensor:
+        """Normalised pixels ``(n, 3, height, width)`` -> unit features ``(n, embed_dim)`` float32."""
+        raw = self._image_tower(pixels.to(self.model.device, self._dtype))
+        return F.normalize(raw.float(), dim=-1)
 
     def texts(self, texts: Sequence[str], policy: TextPolicy = "truncate") -> EncodedTexts:
         """Texts -> unit features, each text once however often it occurs."""
@@ -77,17 +115,18 @@ class Encoder:
         Rows of like length run together, so that little is padding.
         """
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-        features, probabilities = [], []
-        for start in range(0, len(order), self.batch_size):
-            tokens = pad([rows[i] for i in order[start : start + self.batch_size]]).to(self.model.device)
+
+        def encode(part: slice) -> tuple[Tensor, Tensor | None]:
+            tokens = pad([rows[i] for i in order[part]]).to(self.model.device)
             raw, found = _run(clip, tokens, purpose)
-            features.append(F.normalize(raw, dim=-1))
-            if found is not None:
-                probabilities.append(found)
+            return F.normalize(raw.float(), dim=-1), found
+
+        features, probabilities = zip(*self.batches.run(len(order), encode), strict=True)
         back = torch.empty(len(order), dtype=torch.int64)
         back[order] = torch.arange(len(order))
         back = back.to(self.model.device)
-        return torch.cat(features)[back], torch.cat(probabilities)[back] if probabilities else None
+        found = None if probabilities[0] is None else torch.cat(probabilities)[back]
+        return torch.cat(features)[back], found
 
 
 def _run(clip: CLIP, tokens: Tensor, purpose: Purpose | None) -> tuple[Tensor, Tensor | None]:
@@ -95,7 +134,7 @@ def _run(clip: CLIP, tokens: Tensor, purpose: Purpose | None) -> tuple[Tensor, T
     if purpose is None:
         return encode_tokens(clip, tokens), None
     half = run_to_block(clip, tokens, purpose.site.block)
-    return run_from_block(clip, half), purpose.probability(half.state)
+    return run_from_block(clip, half), purpose.probability(half.state.float())
 
 
 def _whole_texts(rows: Tensor, windows: list[list[int]]) -> Tensor:

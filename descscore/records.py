@@ -40,6 +40,28 @@ class Score:
         return asdict(self)
 
 
+OK = "ok"
+DECORATIVE = "decorative"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one pair of a stream.
+
+    status: ``ok``; ``decorative`` for an empty text where that was asked for; otherwise
+    the kind of error, and ``error`` says more. score: None unless ``ok``.
+    """
+
+    status: str
+    error: str | None = None
+    score: Score | None = None
+
+    @property
+    def failed(self) -> bool:
+        """Whether the pair should have been scored and could not be."""
+        return self.status not in (OK, DECORATIVE)
+
+
 @dataclass(frozen=True)
 class Comparison:
     """A description and a caption of one image, side by side.

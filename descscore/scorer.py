@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
@@ -15,9 +15,13 @@ from descscore.encoder import EncodedTexts, Encoder
 from descscore.errors import InputError, UsageError
 from descscore.images import ImageSource, load_image
 from descscore.models import LoadedModel, load_model
-from descscore.records import Comparison, Score
+from descscore.precision import with_precision
+from descscore.records import Comparison, Outcome, Score
 from descscore.texts import TextPolicy, TokenizedText, check_policy
 from descscore.version import __version__
+
+if TYPE_CHECKING:
+    from descscore.stream import StreamOptions
 
 SCALE = 2.5
 """CLIPScore's factor (Hessel et al. 2021): ``score = 2.5 * max(cosine, 0)``."""
@@ -28,14 +32,20 @@ class DescScorer:
 
     model: from :func:`descscore.models.load_model`. text_policy: what happens to
     texts over the context length (:data:`descscore.texts.TextPolicy`).
-    batch_size: images or texts per pass; results do not depend on it.
+    batch_size: images or texts per pass; results do not depend on it. precision:
+    ``float32``, or ``bf16`` or ``fp16``, which are faster and a little less exact.
     """
 
     def __init__(
-        self, model: LoadedModel, text_policy: TextPolicy = "truncate", batch_size: int = 64
+        self,
+        model: LoadedModel,
+        text_policy: TextPolicy = "truncate",
+        batch_size: int = 64,
+        precision: str = "float32",
     ) -> None:
         if batch_size < 1:
             raise UsageError(f"batch size {batch_size}: must be at least 1")
+        model = with_precision(model, precision)
         self.model = model
         self.text_policy = check_policy(text_policy)
         self.encoder = Encoder(model, batch_size)
@@ -50,18 +60,19 @@ class DescScorer:
         text_policy: TextPolicy = "truncate",
         batch_size: int = 64,
         cache_dir: str | Path | None = None,
+        precision: str = "float32",
     ) -> DescScorer:
         """Load a model (bundled, folder, or open_clip name with tag) and make its scorer."""
-        return cls(load_model(name, device, cache_dir), text_policy, batch_size)
+        return cls(load_model(name, device, cache_dir), text_policy, batch_size, precision)
 
     def score(self, image: ImageSource, text: str) -> Score:
         """How well ``text`` would replace ``image`` (a path, bytes, a PIL image or an array).
 
         Raises :class:`descscore.errors.ImageError` or :class:`descscore.errors.TextError`.
         """
-        picture, tokenized = load_image(image), self._tokenize(text)
+        picture, tokenized = load_image(image), self.tokenize(text)
         encoded = self.encoder.tokenized([tokenized])
-        return self._scores(self.encoder.images([picture]), encoded)[0]
+        return self.scores(self.encoder.images([picture]), encoded)[0]
 
     def score_batch(self, images: Sequence[ImageSource], texts: Sequence[str]) -> list[Score]:
         """Score pairs: image ``i`` with text ``i``, one result a pair, in the order given.
@@ -70,17 +81,35 @@ class DescScorer:
         Raises :class:`UsageError` where the lengths differ, and an
         :class:`InputError` that names every row that cannot be scored.
         """
-        images, texts = _as_list("images", images), _as_list("texts", texts)
-        if len(images) != len(texts):
-            raise UsageError(f"{len(images)} images but {len(texts)} texts: a pair needs one of each")
-        if not texts:
+        if not _checked_pairs(images, texts):
             return []
+        return self.scores(*self.encode_pairs(images, texts))
+
+    def encode_pairs(
+        self, images: Sequence[ImageSource], texts: Sequence[str]
+    ) -> tuple[Tensor, EncodedTexts]:
+        """Unit image features ``(n, embed_dim)`` and texts of n pairs; raises as :meth:`score_batch`."""
+        pairs = _checked_pairs(images, texts)
         problems: dict[int, InputError] = {}
-        tokenized = _each(texts, self._tokenize, problems)
-        features = self._encode_images(images, problems)
+        tokenized = _each([text for _, text in pairs], self.tokenize, problems)
+        features = self._encode_images([image for image, _ in pairs], problems)
         if problems:
             raise _rows_error(problems)
-        return self._scores(features, self.encoder.tokenized(tokenized))
+        return features, self.encoder.tokenized(tokenized)
+
+    def score_stream(
+        self, pairs: Iterable[tuple[ImageSource, str]], options: StreamOptions | None = None
+    ) -> Iterator[Outcome]:
+        """Score pairs without end: one outcome a pair, in the order given, in bounded memory.
+
+        A pair that cannot be scored is an outcome with its error; the others go on.
+        Images are decoded by worker processes while the model runs, and images of the
+        same content are encoded once (see :mod:`descscore.stream`). Results equal
+        :meth:`score`.
+        """
+        from descscore.stream import stream_pairs
+
+        return stream_pairs(self, pairs, options)
 
     def compare(self, image: ImageSource, description: str, caption: str) -> Comparison:
         """Whether ``description`` or ``caption`` would replace ``image`` better.
@@ -88,8 +117,8 @@ class DescScorer:
         Decided by the raw cosines; a tie is not a win.
         """
         picture = load_image(image)
-        encoded = self.encoder.tokenized([self._tokenize(description), self._tokenize(caption)])
-        first, second = self._scores(self.encoder.images([picture]).expand(2, -1), encoded)
+        encoded = self.encoder.tokenized([self.tokenize(description), self.tokenize(caption)])
+        first, second = self.scores(self.encoder.images([picture]).expand(2, -1), encoded)
         margin = first.cosine - second.cosine
         scale = float(self.model.clip.logit_scale.exp())
         return Comparison(
@@ -101,7 +130,8 @@ class DescScorer:
             signature=self.signature,
         )
 
-    def _tokenize(self, text: str) -> TokenizedText:
+    def tokenize(self, text: str) -> TokenizedText:
+        """Tokens of ``text`` under this scorer's policy; raises :class:`descscore.errors.TextError`."""
         return self.model.tokenizer.tokenize(text, self.text_policy)
 
     def _encode_images(self, images: list[ImageSource], problems: dict[int, InputError]) -> Tensor:
@@ -121,8 +151,8 @@ class DescScorer:
         place = {key: i for i, key in enumerate(unique)}
         return torch.cat(parts)[[place[key] for key in keys]]
 
-    def _scores(self, images: Tensor, encoded: EncodedTexts) -> list[Score]:
-        """Results for unit image features ``(n, embed_dim)`` and as many texts."""
+    def scores(self, images: Tensor, encoded: EncodedTexts) -> list[Score]:
+        """Results for unit image features ``(n, embed_dim)`` and as many encoded texts."""
         cosines, base = _cosines(images, encoded.features), _cosines(images, encoded.base_features)
         found = self.model.purpose
         percentiles = found.percentile(torch.tensor(cosines)) if found else None
@@ -151,7 +181,7 @@ def signature(model: LoadedModel, text_policy: TextPolicy) -> str:
             f"model:{model.name}",
             f"weights:{model.weights_hash}",
             f"image:{model.preprocessing}",
-            "precision:float32",
+            f"precision:{model.precision}",
             f"text:{text_policy}{model.tokenizer.context_length}",
         )
     )
@@ -167,6 +197,14 @@ def _as_list(name: str, values: Sequence[Any]) -> list[Any]:
     if isinstance(values, (str, bytes, os.PathLike, Image.Image)):
         raise UsageError(f"{name}: expected a list, got one {type(values).__name__}")
     return list(values)
+
+
+def _checked_pairs(images: Sequence[ImageSource], texts: Sequence[str]) -> list[tuple[ImageSource, str]]:
+    """Pairs of image and text, row by row; :class:`UsageError` where there is not one of each."""
+    images, texts = _as_list("images", images), _as_list("texts", texts)
+    if len(images) != len(texts):
+        raise UsageError(f"{len(images)} images but {len(texts)} texts: a pair needs one of each")
+    return list(zip(images, texts, strict=True))
 
 
 def _key(image: ImageSource) -> object:

@@ -16,6 +16,8 @@ _ELSEWHERE = {
     "preference": "descscore.eval.preference_cli:preference",
     "report": "descscore.eval.report_cli:report",
     "sanity": "descscore.eval.sanity_cli:sanity",
+    "words": "descscore.eval.words_cli:words",
+    "throughput": "descscore.eval.throughput_cli:throughput",
     "zeroshot": "descscore.eval.zero_shot_cli:zeroshot",
 }
 

@@ -1,0 +1,120 @@
+"""The Ray engine on a local cluster of two workers, one of which is killed in the middle."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import ray
+from batch_inputs import make_pairs, write_csv
+
+from descscore import DescScorer
+from descscore.batch import BatchOptions, Work, run_batch
+from descscore.errors import UsageError
+from descscore.inputs import open_input
+from descscore.manifest import read_manifest
+from descscore.ray_engine import ActorSetup, RayOptions, ShardActor, ray_engine
+from descscore.stream import StreamOptions
+
+OPTIONS = BatchOptions(shard_size=5, batch_size=8, stream=StreamOptions(workers=0))
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    ray.init(num_cpus=2, num_gpus=0, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ray")
+    path = write_csv(folder / "in.csv", make_pairs(folder, 60))
+    lines = path.read_text().splitlines(keepends=True)
+    lines[4:4] = ["bad,none.png,A cat.\n"]
+    path.write_text("".join(lines))
+    return path
+
+
+def kill_one_actor(output: Path, killed: list[int]) -> None:
+    """Once the first shard is there, kill -9 one of the processes that make shards."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not killed:
+        if list(output.glob("*.parquet")):
+            for process in psutil.process_iter(["cmdline"]):
+                if "ray::MapWorker" in " ".join(process.info["cmdline"] or []):
+                    os.kill(process.pid, signal.SIGKILL)
+                    killed.append(process.pid)
+                    return
+        time.sleep(0.01)
+
+
+def test_equals_the_local_engine_with_an_actor_killed(
+    cluster: None, tiny_folder: Path, source: Path, tmp_path: Path
+) -> None:
+    scorer = DescScorer.from_pretrained(tiny_folder, device="cpu")
+    opened = open_input(str(source))
+    local = run_batch(scorer, opened, tmp_path / "local", OPTIONS)
+    model = {"model": str(tiny_folder), "device": "cpu"}
+    engine = ray_engine(RayOptions(model=model, actors=2))
+    killed: list[int] = []
+    killer = threading.Thread(target=kill_one_actor, args=(tmp_path / "ray", killed))
+    killer.start()
+    remote = run_batch(scorer, opened, tmp_path / "ray", OPTIONS, engine=engine)
+    killer.join()
+    assert killed
+    assert remote.statuses == local.statuses == {"missing_image": 1, "ok": 60}
+    assert read_manifest(tmp_path / "ray") == read_manifest(tmp_path / "local")
+    here, there = (whole(tmp_path / name) for name in ("local", "ray"))
+    for name in ("id", "tokens", "truncated", "status", "error"):
+        assert there[name].to_pylist() == here[name].to_pylist()
+    for name in ("score", "cosine", "clip_score"):
+        assert there[name].to_pylist() == pytest.approx(here[name].to_pylist(), abs=1e-6)
+    # Either engine goes on where the other left off.
+    (tmp_path / "ray" / "part-000003.parquet").unlink()
+    assert run_batch(scorer, opened, tmp_path / "ray", OPTIONS).scored == 5
+
+
+def test_an_actor_makes_a_shard_from_what_travels_to_it(
+    tiny_folder: Path, source: Path, tmp_path: Path
+) -> None:
+    """Without a cluster: the same shard as the local engine's, and an error as an answer."""
+    scorer = DescScorer.from_pretrained(tiny_folder, device="cpu")
+    opened = open_input(str(source))
+    run_batch(scorer, opened, tmp_path, OPTIONS)
+    manifest = read_manifest(tmp_path)
+    assert manifest is not None
+    before = pq.read_table(tmp_path / "part-000002.parquet")
+    (tmp_path / "part-000002.parquet").unlink()
+    work = Work(opened, opened.scan(5), manifest.folder(tmp_path), [2], True, OPTIONS.stream)
+    options = RayOptions(model={"model": str(tiny_folder), "device": "cpu"})
+    setup = pickle.loads(pickle.dumps(ActorSetup(work, options, 8, scorer.signature)))
+    actor = ShardActor(setup)
+    (answer,) = actor({"number": [2]})["info"]
+    assert json.loads(answer) == {
+        **{"number": 2, "file": "part-000002.parquet", "rows": 5},
+        **{"statuses": [["ok", 5]], "failure": ""},
+    }
+    after = pq.read_table(tmp_path / "part-000002.parquet")
+    assert after["id"] == before["id"]
+    assert after["cosine"].to_pylist() == pytest.approx(before["cosine"].to_pylist(), abs=1e-6)
+    (answer,) = actor({"number": [0]})["info"]  # --strict, and the first shard has a bad row
+    assert "row 4 (bad): missing_image" in json.loads(answer)["failure"]
+    with pytest.raises(UsageError, match="this node would score as"):
+        ShardActor(replace(setup, signature="another"))
+
+
+def whole(output: Path) -> pa.Table:
+    return pa.concat_tables([pq.read_table(path) for path in sorted(output.glob("*.parquet"))])
