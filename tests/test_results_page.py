@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from descscore.eval.readers_summary import figures_markdown, readers_markdown
 from descscore.training.recipes import SEEDS, SHIPPED, runs
-from descscore.training.results_page import over_seeds, page, table, write_page
+from descscore.training.results_page import over_seeds, page, readme_table, table, write_page
 
 ROOT = Path(__file__).parents[1]
 
@@ -114,9 +115,21 @@ def test_the_runs_are_those_that_are_promised() -> None:
     assert all(len(seeds) == 1 for name, seeds in by_name.items() if "published" in name)
 
 
+def committed(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((ROOT / "docs" / name).read_text(encoding="utf-8"))
+    return found
+
+
 def test_the_committed_page_is_that_of_the_committed_file() -> None:
-    found = json.loads((ROOT / "docs" / "results.json").read_text(encoding="utf-8"))
-    assert (ROOT / "docs" / "results.md").read_text(encoding="utf-8") == page(found)
+    found, report = (committed(name) for name in ("results.json", "report.json"))
+    assert (ROOT / "docs" / "results.md").read_text(encoding="utf-8") == page(found, report)
+
+
+def test_the_readme_shows_the_committed_results() -> None:
+    readme, report = (ROOT / "README.md").read_text(encoding="utf-8"), committed("report.json")
+    assert f"<!-- results -->\n{readme_table(committed('results.json'))}<!-- /results -->" in readme
+    shown = f"{figures_markdown(report, 'docs/')}\n{readers_markdown(report)}"
+    assert f"<!-- readers -->\n{shown}<!-- /readers -->" in readme
 
 
 def test_the_shipped_recipe_is_the_best_of_those_tried() -> None:

@@ -6,6 +6,7 @@ import io
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -90,7 +91,7 @@ def load_objects(data: Path, split: str = "train") -> ObjectSet:
     return ObjectSet(_read_images(table, OBJECT_SIDE), index, names)
 
 
-def vocabulary_words(tokenizer: object) -> list[str]:
+def vocabulary_words(tokenizer: Any) -> list[str]:
     """The whole words among the tokenizer's entries, for following the sentence encoder beyond the texts."""
     entries = tokenizer.encoder
     return [e[:-4] for e in entries if re.fullmatch(r"[a-z]{3,}</w>", e)]

@@ -49,7 +49,7 @@ class Validator:
 
     def _images(self, student: Student, images: Tensor, pixels: int) -> Tensor:
         out = []
-        for part in images.split(250):
+        for part in torch.split(images, 250):
             part = F.interpolate(
                 part.to(self.device).float() / 255, (pixels, pixels), mode="bicubic", antialias=True
             )

@@ -1,5 +1,7 @@
-"""Train and measure what ``docs/results.md`` reports: one command, which goes on where it stopped.
+"""Train and measure what ``docs/results.md`` reports: one command, which goes on where it stopped,
+after the report that its last sections show.
 
+    descscore eval report --model default --model base --data DATA --output docs
     python -m descscore.training.results --data DATA --work runs/results --output docs
 
 Every run keeps its adapter and its ``measured.json`` in a folder under ``--work``;
@@ -177,8 +179,9 @@ def _without_items(record: dict[str, Any]) -> dict[str, Any]:
 )
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder for the results.")
 @click.option("--only", help="Only train, and only runs whose name starts so: for several processes.")
-def main(data: Path, work: Path, output: Path, only: str | None) -> None:
-    """Write results.json, results.md and the reliability plot."""
+@click.option("--from-json", is_flag=True, help="Train and measure nothing; write the page anew.")
+def main(data: Path, work: Path, output: Path, only: str | None, from_json: bool) -> None:
+    """Write results.json, results.md and its plots; a report.json in --output is shown too."""
     from descscore.training.results_page import write_page
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
@@ -187,10 +190,13 @@ def main(data: Path, work: Path, output: Path, only: str | None) -> None:
             if run.name.startswith(only):
                 train_run(run, data, work)
         return
-    found = gather(data, work)
-    output.mkdir(parents=True, exist_ok=True)
-    (output / "results.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    write_page(found, output)
+    path, report = output / "results.json", output / "report.json"
+    if not from_json:
+        found = gather(data, work)
+        output.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    shown = json.loads(report.read_text(encoding="utf-8")) if report.is_file() else None
+    write_page(json.loads(path.read_text(encoding="utf-8")), output, shown)
 
 
 if __name__ == "__main__":
