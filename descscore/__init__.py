@@ -17,6 +17,8 @@ from descscore.version import __version__
 
 if TYPE_CHECKING:
     from descscore.errors import DescscoreError as DescscoreError
+    from descscore.explainer import explain as explain
+    from descscore.explanation import Explanation as Explanation
     from descscore.models import load_model as load_model
     from descscore.records import Comparison as Comparison
     from descscore.records import Score as Score
@@ -27,10 +29,21 @@ _HOME = {
     "Score": "descscore.records",
     "Comparison": "descscore.records",
     "DescscoreError": "descscore.errors",
+    "Explanation": "descscore.explanation",
+    "explain": "descscore.explainer",
     "load_model": "descscore.models",
 }
 
-__all__ = ["Comparison", "DescScorer", "DescscoreError", "Score", "__version__", "load_model"]
+__all__ = [
+    "Comparison",
+    "DescScorer",
+    "DescscoreError",
+    "Explanation",
+    "Score",
+    "__version__",
+    "explain",
+    "load_model",
+]
 
 
 def __getattr__(name: str) -> Any:

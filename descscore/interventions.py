@@ -10,7 +10,7 @@ matrix R, learned by distributed alignment search. Source: Zur et al. 2024
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -170,8 +170,16 @@ def run_to_block(clip: nn.Module, tokens: Tensor, block: int) -> HalfRun:
     """
     check_site(clip, Site(block, 1))
     tokens = trim(clip, tokens)
-    hidden = _run_blocks(clip, embed_tokens(clip, tokens), 0, block + 1)
-    return HalfRun(tokens, end_positions(clip, tokens), hidden, block)
+    embedded = HalfRun(tokens, end_positions(clip, tokens), embed_tokens(clip, tokens), -1)
+    return carry_on(clip, embedded, block)
+
+
+def carry_on(clip: nn.Module, run: HalfRun, block: int) -> HalfRun:
+    """``run`` through the blocks after its own, up to and including ``block``.
+
+    A run of embeddings, which has passed no block yet, has ``block`` -1.
+    """
+    return replace(run, hidden=_run_blocks(clip, run.hidden, run.block + 1, block + 1), block=block)
 
 
 def run_from_block(clip: nn.Module, run: HalfRun) -> Tensor:

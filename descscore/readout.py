@@ -35,23 +35,30 @@ class Purpose:
 
     site: text block and k. rotation: R ``(width, width)``. readout: None where none
     was fitted. reference: cosines of reference descriptions with their own images,
-    ascending ``(m,)``, under the scoring model; None where none were kept.
+    ascending ``(m,)``, under the scoring model; None where none were kept. places:
+    ``(2, p)``, read-out log-odds of reference descriptions and of reference captions,
+    ascending quantiles each; None where none were kept.
     """
 
     site: Site
     rotation: Tensor
     readout: Readout | None = None
     reference: Tensor | None = None
+    places: Tensor | None = None
 
     def coordinates(self, state: Tensor) -> Tensor:
         """Purpose coordinates of states at the site: ``(n, width)`` -> ``(n, k)``."""
         return purpose(state, self.rotation, self.site.k)
 
+    def log_odds(self, state: Tensor) -> Tensor:
+        """Log-odds of being a description: states ``(n, width)`` -> ``(n,)``. Needs a read-out."""
+        if self.readout is None:
+            raise ModelError("this model has no purpose read-out")
+        return self.coordinates(state) @ self.readout.weight + self.readout.bias
+
     def probability(self, state: Tensor) -> Tensor | None:
         """Probability of being a description: states ``(n, width)`` -> ``(n,)``; None without a read-out."""
-        if self.readout is None:
-            return None
-        return torch.sigmoid(self.coordinates(state) @ self.readout.weight + self.readout.bias)
+        return None if self.readout is None else torch.sigmoid(self.log_odds(state))
 
     def percentile(self, cosines: Tensor) -> Tensor | None:
         """Share of reference descriptions that score lower, ties half: ``(n,)`` -> ``(n,)`` in 0..100."""
@@ -64,8 +71,8 @@ class Purpose:
 
     def to(self, device: torch.device) -> Purpose:
         readout = self.readout and Readout(self.readout.weight.to(device), self.readout.bias.to(device))
-        reference = None if self.reference is None else self.reference.to(device)
-        return Purpose(self.site, self.rotation.to(device), readout, reference)
+        reference, places = (None if t is None else t.to(device) for t in (self.reference, self.places))
+        return Purpose(self.site, self.rotation.to(device), readout, reference, places)
 
 
 def save_purpose(found: Purpose, folder: Path) -> None:
@@ -75,6 +82,8 @@ def save_purpose(found: Purpose, folder: Path) -> None:
         tensors |= {"readout.weight": found.readout.weight, "readout.bias": found.readout.bias}
     if found.reference is not None:
         tensors["reference"] = found.reference
+    if found.places is not None:
+        tensors["places"] = found.places
     save_file({k: v.detach().float().cpu().contiguous() for k, v in tensors.items()}, folder / FILE)
 
 
@@ -97,7 +106,10 @@ def load_purpose(folder: Path, site: Site, clip: CLIP) -> Purpose | None:
         readout = None
         if "readout.weight" in tensors:
             readout = Readout(tensors["readout.weight"], tensors["readout.bias"])
-        return Purpose(site, rotation, readout, tensors.get("reference"))
+        places = tensors.get("places")
+        if places is not None and (places.ndim != 2 or len(places) != 2 or not places.numel()):
+            raise ValueError(f"places has shape {tuple(places.shape)}, expected (2, p)")
+        return Purpose(site, rotation, readout, tensors.get("reference"), places)
     except DescscoreError as error:
         raise ModelError(f"{path}: {error}") from None
     except Exception as error:

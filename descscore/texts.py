@@ -79,6 +79,16 @@ class Tokenizer:
         marks = (self._tokenizer.sot_token_id, self._tokenizer.eot_token_id)
         return [i for i in self._tokenizer.encode(text) if i not in marks]
 
+    def clean(self, text: str) -> str:
+        """``text`` as it is cut into tokens: mended, unescaped, usually in lower case."""
+        cleaned: str = self._tokenizer.clean_fn(text)
+        return cleaned
+
+    def token_bytes(self, token: int) -> bytes:
+        """The UTF-8 bytes that a token stands for; of one character it may hold a part only."""
+        symbols = self._tokenizer.decoder[token].removesuffix("</w>")
+        return bytes(self._tokenizer.byte_decoder[symbol] for symbol in symbols)
+
     def wrap(self, ids: Sequence[int]) -> tuple[int, ...]:
         """Add start and end token and cut to the context length; the end token always stays."""
         kept = ids[: self.context_length - 2]

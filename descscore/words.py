@@ -1,0 +1,190 @@
+"""Join byte-pair tokens into words, with character offsets into the text as it was given.
+
+The tokenizer reads a cleaned text (mended by ftfy, HTML unescaped, in lower case), so a
+token's place there is not its place in the original. Here every character of the
+cleaned text is traced back to the original, and words are cut in the original.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from typing import TypeAlias
+
+import regex
+
+from descscore.texts import TextPolicy, Tokenizer
+
+Span: TypeAlias = tuple[int, int]
+Clean: TypeAlias = Callable[[str], str]
+
+_UNIT = regex.compile(
+    r"""
+    [\p{L}\p{M}\p{N}]+                            # letters, their marks, digits
+    (?: (?: ['\u2019\-\u2010\u2011]               # apostrophes and hyphens: don't, well-known
+          | (?<=\p{N}) [.,:/\u2013] (?=\p{N}) )    # 3.5, 1,984, 10:30, a range of years
+        [\p{L}\p{M}\p{N}]+ )*
+    | \p{P}+                                      # punctuation
+    | \X                                          # an emoji with all its parts, any other sign
+    """,
+    regex.VERBOSE,
+)
+_ANCHOR = 3
+_COARSE = 1_000_000
+
+
+@dataclass(frozen=True)
+class Word:
+    """``text[start:end]`` of the original text.
+
+    tokens: places (row, column) of the model's tokens for it, columns counted from
+    the start token; empty where the model reads none of it (cut off, or dropped in cleaning).
+    """
+
+    text: str
+    start: int
+    end: int
+    tokens: tuple[tuple[int, int], ...]
+
+
+def split_words(tokenizer: Tokenizer, text: str, policy: TextPolicy = "truncate") -> tuple[Word, ...]:
+    """The words of ``text`` in order, with the tokens that the model reads of each.
+
+    The words hold every character that is no white space, each once; no token is split
+    between words. ``text`` must be one that ``tokenizer.tokenize`` takes.
+    """
+    rows = _token_rows(tokenizer, text, policy)
+    room = tokenizer.context_length - 2
+    places = [(r, c + 1) if c < room else None for r, row in enumerate(rows) for c in range(len(row))]
+    pieces = [tokenizer.token_bytes(token) for row in rows for token in row]
+    squeezed = b"".join(pieces).decode("utf-8", errors="replace")
+    chars = _align(tokenizer.clean, text, squeezed)
+    spans = [(chars[first][0], chars[last - 1][1]) for first, last in _char_spans(pieces)]
+    units = _merge(_units(text), spans)
+    found: list[list[tuple[int, int]]] = [[] for _ in units]
+    for place, span in zip(places, spans, strict=True):
+        if place is not None:
+            found[_unit_at(units, span[0])].append(place)
+    return tuple(
+        Word(text[start:end], start, end, tuple(tokens))
+        for (start, end), tokens in zip(units, found, strict=True)
+    )
+
+
+def _token_rows(tokenizer: Tokenizer, text: str, policy: TextPolicy) -> list[list[int]]:
+    """Token ids by row as they are before any is cut off."""
+    ids = tokenizer.encode(text)
+    if policy == "windows" and len(ids) + 2 > tokenizer.context_length:
+        return tokenizer.windows(text)
+    return [ids]
+
+
+def _char_spans(pieces: Sequence[bytes]) -> Iterator[Span]:
+    """Which characters of the joined text each piece holds any byte of."""
+    chars = 0
+    for piece in pieces:
+        begun = sum(byte & 0xC0 != 0x80 for byte in piece)
+        inside = piece[0] & 0xC0 == 0x80
+        yield chars - inside, chars + begun
+        chars += begun
+
+
+def _units(text: str) -> list[Span]:
+    """The words of a text as a reader would cut it, before tokens are looked at."""
+    return [
+        (chunk.start() + unit.start(), chunk.start() + unit.end())
+        for chunk in re.finditer(r"\S+", text)
+        for unit in _UNIT.finditer(chunk.group())
+    ]
+
+
+def _merge(units: list[Span], tokens: Sequence[Span]) -> list[Span]:
+    """Units joined wherever one token reaches over several."""
+    joined = [True] * len(units)  # whether a new word begins at the unit
+    for start, end in tokens:
+        first, last = _unit_at(units, start), _unit_at(units, max(start, end - 1))
+        for unit in range(first + 1, last + 1):
+            joined[unit] = False
+    words: list[Span] = []
+    for (start, end), begins in zip(units, joined, strict=True):
+        if begins:
+            words.append((start, end))
+        else:
+            words[-1] = (words[-1][0], end)
+    return words
+
+
+def _unit_at(units: Sequence[Span], place: int) -> int:
+    return max(0, bisect_right(units, (place, 1 << 60)) - 1)
+
+
+def _align(clean: Clean, text: str, squeezed: str) -> list[Span]:
+    """For each character of ``squeezed``, the cleaned text without white space, its span in ``text``.
+
+    Chunk by chunk between white space, cleaned each by itself. Where that is not how the
+    whole was cleaned (repairs can reach over white space), chunks are gathered until
+    the two agree again.
+    """
+    chunks = [(match.start(), match.group()) for match in re.finditer(r"\S+", text)]
+    expected = ["".join(clean(chunk).split()) for _, chunk in chunks]
+    spans: list[Span] = []
+    pending = 0
+    for i, cleaned in enumerate(expected):
+        at = _agrees(squeezed, len(spans), expected[i : i + _ANCHOR], i - pending)
+        if at is None:
+            continue
+        spans += _align_block(clean, text, chunks[pending:i], squeezed[len(spans) : at])
+        spans += _align_block(clean, text, chunks[i : i + 1], squeezed[at : at + len(cleaned)])
+        pending = i + 1
+    rest = chunks[pending:] or chunks[-1:]
+    return spans + _align_block(clean, text, rest, squeezed[len(spans) :])
+
+
+def _agrees(squeezed: str, start: int, expected: Sequence[str], waiting: int) -> int | None:
+    """Where from ``start`` on the first of these chunks stands; None where that is not certain."""
+    if not waiting:
+        return start if squeezed.startswith(expected[0], start) else None
+    anchor = "".join(expected)
+    found = squeezed.find(anchor, start, start + 200 + 40 * waiting) if anchor else -1
+    return None if found < 0 else found
+
+
+def _align_block(clean: Clean, text: str, chunks: Sequence[tuple[int, str]], block: str) -> list[Span]:
+    """Spans in ``text`` of the characters of ``block``, which is what became of these chunks."""
+    places = [start + k for start, chunk in chunks for k in range(len(chunk))]
+    if not block or not places:
+        return [(0, 0)] * len(block)
+    letters = [text[place] for place in places]
+    if "".join(letters).lower() == block and len(letters) == len(block):
+        return [(place, place + 1) for place in places]
+    each = [_clean_letter(clean, letter) for letter in letters]
+    if "".join(each) == block:
+        return [(p, p + 1) for p, part in zip(places, each, strict=True) for _ in part]
+    if len(letters) * len(block) > _COARSE:  # only in texts made to be hard
+        return [(places[0], places[-1] + 1)] * len(block)
+    return _align_letters(places, [part[:1] or "\0" for part in each], block)
+
+
+def _clean_letter(clean: Clean, letter: str) -> str:
+    return "".join(clean(letter).split())
+
+
+def _align_letters(places: Sequence[int], letters: Sequence[str], block: str) -> list[Span]:
+    """Spans by the longest common runs; letters that were dropped go with the one before them."""
+    spans: list[Span] = []
+    matcher = SequenceMatcher(None, "".join(letters), block, autojunk=False)
+    for kind, a, b, c, d in matcher.get_opcodes():
+        if kind == "delete":
+            if spans:
+                spans[-1] = (spans[-1][0], places[b - 1] + 1)
+        elif b - a == d - c:
+            spans += [(place, place + 1) for place in places[a:b]]
+        else:
+            first, last = (a, b) if b > a else (max(a - 1, 0), max(a, 1))
+            spans += [(places[first], places[last - 1] + 1)] * (d - c)
+    if spans and spans[0][0] > places[0]:
+        spans[0] = (places[0], spans[0][1])
+    return spans
