@@ -53,3 +53,9 @@ class DataError(DescscoreError):
     """A data set lacks a file, a column or rows that were asked for."""
 
     kind = "data"
+
+
+class StorageError(DescscoreError):
+    """A database cannot be read or written: missing, read-only, full, locked, or not one of ours."""
+
+    kind = "storage"

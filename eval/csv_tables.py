@@ -39,8 +39,8 @@ class Row:
         return value
 
 
-def read_rows(path: Path, required: Iterable[str] = ()) -> list[Row]:
-    """All rows of a UTF-8 CSV file with a header.
+def read_rows(path: Path, required: Iterable[str] = (), empty: bool = False) -> list[Row]:
+    """All rows of a UTF-8 CSV file with a header. empty: whether it may have no rows.
 
     Raises :class:`DataError` where the file is missing or unreadable, has no rows,
     lacks a required column, or has a row of another length than its header.
@@ -58,7 +58,7 @@ def read_rows(path: Path, required: Iterable[str] = ()) -> list[Row]:
         raise DataError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
     except csv.Error as error:
         raise DataError(f"{path}: not a CSV file ({error})") from None
-    if not rows:
+    if not rows and not empty:
         raise DataError(f"{path}: holds no rows")
     return rows
 

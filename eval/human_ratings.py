@@ -90,23 +90,27 @@ def read_kreiss(data: Path) -> Judgments:
 
     data: the folder ``kreiss2022`` or the one that holds it. Ratings of attention
     checks and of descriptions that only sighted people rated are left out and
-    counted. Raises :class:`DataError` on missing files or columns, ratings outside
-    1..5, and a rater who rated one description twice.
+    counted; where one of the files has no rows, the descriptions are those of the other.
+    Raises :class:`DataError` on missing files or columns, ratings outside 1..5, and a
+    rater who rated one description twice.
     """
     folder = find_folder(data, "kreiss2022", "blv_ratings.csv")
     blv_path, sighted_path = folder / "blv_ratings.csv", folder / "sighted_ratings.csv"
     phases = {"before": ".preimg", "after": ".postimg"}
     asked = [q + suffix for q in QUESTIONS.values() for suffix in phases.values()]
     asked.remove("q_reconstructivity.postimg")
-    blv_all = read_rows(blv_path, ["participant", "img_id", "description", *QUESTIONS.values()])
-    sighted_all = read_rows(sighted_path, ["anon_worker_id", "img_id", "img_file", "description", *asked])
+    blv_needed = ["participant", "img_id", "description", *QUESTIONS.values()]
+    blv_all = read_rows(blv_path, blv_needed, empty=True)
+    sighted_needed = ["anon_worker_id", "img_id", "img_file", "description", *asked]
+    sighted_all = read_rows(sighted_path, sighted_needed, empty=bool(blv_all))
     blv = [row for row in blv_all if row["img_id"] not in ATTENTION_CHECKS]
     sighted = [row for row in sighted_all if not _is_check(row)]
-    items = _items(blv, {row["img_id"]: row["img_file"] for row in sighted}, folder / "images")
+    files = {row["img_id"]: row["img_file"] for row in sighted}
+    items = _items(blv or sighted, files, folder / "images")
     rated = {item.key for item in items}
     shared = [row for row in sighted if text_key(row["description"]) in rated]
-    panels = [_panel("BLV", None, q, blv, "participant", c, items) for q, c in QUESTIONS.items()]
-    for phase, suffix in phases.items():
+    panels = [_panel("BLV", None, q, blv, "participant", c, items) for q, c in QUESTIONS.items() if blv]
+    for phase, suffix in phases.items() if shared else ():
         for question, column in QUESTIONS.items():
             if column + suffix in asked:
                 found = _panel("sighted", phase, question, shared, "anon_worker_id", column + suffix, items)
@@ -168,8 +172,11 @@ def _items(rows: list[Row], files: dict[str, str], images: Path) -> tuple[Item, 
                 f"{row.place}: {named([key])} belongs to image {row['img_id']!r}, earlier to {cluster[key]!r}"
             )
     photos = _photos(images)
+    by_stem = {Path(name).stem: photo for name, photo in photos.items()}
     return tuple(
-        Item(key, key, image, photos.get(text_key(files.get(image, "")))) for key, image in cluster.items()
+        # Without sighted raters no file name is known; an image may then have its id as its name.
+        Item(key, key, image, photos.get(text_key(files.get(image, ""))) or by_stem.get(image))
+        for key, image in cluster.items()
     )
 
 

@@ -1,0 +1,114 @@
+"""Accounts of a shared study: a file with one line an account, and who may come in.
+
+A line is ``name:salt:hash``, salt and hash in hex; the hash is scrypt's (RFC 7914) of the
+password. Nobody can read passwords from the file.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import os
+import re
+import secrets
+from pathlib import Path
+
+from descscore.errors import DataError, UsageError
+
+_NAME = re.compile(r"[\w.@-]{1,64}")
+_COST = {"n": 2**14, "r": 8, "p": 1, "maxmem": 2**26, "dklen": 32}
+_SHORTEST = 8
+_REMEMBERED = 1000
+
+
+class Accounts:
+    """Names and password hashes; :meth:`user` says whose an HTTP ``Authorization`` header is."""
+
+    def __init__(self, entries: dict[str, tuple[bytes, bytes]]) -> None:
+        self._entries = entries
+        # scrypt takes long on purpose; a page makes many requests with the same header.
+        self._known: dict[bytes, str] = {}
+
+    @classmethod
+    def read(cls, path: Path) -> Accounts:
+        """The accounts of a file. Raises :class:`DataError` for a file or a line that is not right."""
+        entries = _read(path)
+        if not entries:
+            raise DataError(f"{path}: holds no accounts; 'descscore judgments account' makes them")
+        return cls(entries)
+
+    def user(self, header: str) -> str | None:
+        """The account whose name and password stand in a Basic ``Authorization`` header (RFC 7617)."""
+        mark = hashlib.sha256(header.encode()).digest()
+        if mark in self._known:
+            return self._known[mark]
+        name, password = _basic(header)
+        if not self._matches(name, password):
+            return None
+        if len(self._known) >= _REMEMBERED:
+            self._known.clear()
+        self._known[mark] = name
+        return name
+
+    def _matches(self, name: str, password: str) -> bool:
+        # A name that is not there takes as long as a wrong password, and so cannot be told from one.
+        salt, expected = self._entries.get(name, (b"-", b"-"))
+        return hmac.compare_digest(_scrypt(password, salt), expected)
+
+
+def write_account(path: Path, name: str, password: str) -> None:
+    """Add an account, or change its password. The file is readable by its owner alone."""
+    if not _NAME.fullmatch(name):
+        raise UsageError(f"account {name!r}: a name has 1 to 64 letters, digits and . _ - @")
+    if len(password) < _SHORTEST:
+        raise UsageError(f"account {name}: a password needs at least {_SHORTEST} characters")
+    entries = _read(path) if path.exists() else {}
+    salt = secrets.token_bytes(16)
+    entries[name] = (salt, _scrypt(password, salt))
+    lines = [f"{key}:{first.hex()}:{second.hex()}\n" for key, (first, second) in entries.items()]
+    part = path.with_name(path.name + ".part")
+    with os.fdopen(
+        os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8"
+    ) as file:
+        file.writelines(lines)
+    os.replace(part, path)
+
+
+def _read(path: Path) -> dict[str, tuple[bytes, bytes]]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: accounts cannot be read ({error})") from None
+    entries = {}
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            name, first, second = _parts(path, number, line)
+            entries[name] = (first, second)
+    return entries
+
+
+def _parts(path: Path, number: int, line: str) -> tuple[str, bytes, bytes]:
+    try:
+        name, salt, hashed = line.strip().split(":")
+        if not _NAME.fullmatch(name):
+            raise ValueError
+        return name, bytes.fromhex(salt), bytes.fromhex(hashed)
+    except ValueError:
+        raise DataError(f"{path} line {number}: not an account (name:salt:hash)") from None
+
+
+def _scrypt(password: str, salt: bytes) -> bytes:
+    return hashlib.scrypt(password.encode(), salt=salt, **_COST)
+
+
+def _basic(header: str) -> tuple[str, str]:
+    kind, _, rest = header.partition(" ")
+    if kind.lower() != "basic":
+        return "", ""
+    try:
+        name, _, password = base64.b64decode(rest, validate=True).decode("utf-8").partition(":")
+    except (binascii.Error, UnicodeDecodeError):
+        return "", ""
+    return name, password

@@ -1,0 +1,259 @@
+// The body of a function with element, trigger, props and watch (Gradio's HTML component).
+// It sends forms to the server as 'act' events and puts the server's replies in place.
+
+const page = element.querySelector(".ds-page");
+const live = element.querySelector(".ds-status");
+const problems = element.querySelector(".ds-problems");
+const study = element.querySelector(".ds-root").dataset.page === "judge";
+const KEY = "descscore-code";
+const DRAFT = "descscore-draft";
+const MAX_BYTES = 20 * 1024 * 1024;
+const SLOW_SECONDS = 30;
+
+let waiting = null; // the button that was pressed, while an answer is awaited
+let ticket = 0; // number of the last question to the server; answers to earlier ones are dropped
+let slow = 0;
+let image = null; // the chosen file as a data address
+
+function code() {
+  try { return study ? localStorage.getItem(KEY) || "" : ""; } catch { return ""; }
+}
+
+function keep(value) {
+  try { value ? localStorage.setItem(KEY, value) : localStorage.removeItem(KEY); } catch { /* no storage */ }
+}
+
+function announce(text) {
+  live.textContent = "";
+  // A moment apart, so that the same words twice are announced twice.
+  setTimeout(() => { live.textContent = text; }, 50);
+}
+
+function busy(button) {
+  waiting = button;
+  element.querySelectorAll("button").forEach((b) => b.toggleAttribute("aria-disabled", false));
+  if (button) button.setAttribute("aria-disabled", "true");
+  page.setAttribute("aria-busy", String(Boolean(button)));
+  clearTimeout(slow);
+  if (button) slow = setTimeout(() => announce("Still waiting for the server."), SLOW_SECONDS * 1000);
+}
+
+function controls(field) {
+  return [...page.querySelectorAll(`[name="${field}"]`)].filter((c) => c.type !== "hidden");
+}
+
+function clearErrors() {
+  problems.hidden = true;
+  problems.replaceChildren();
+  page.querySelectorAll(".ds-error").forEach((p) => { p.hidden = true; p.textContent = ""; });
+  page.querySelectorAll("[aria-invalid]").forEach((c) => c.removeAttribute("aria-invalid"));
+}
+
+function showError({ field, message }) {
+  const entry = document.createElement("li");
+  const target = controls(field)[0];
+  const place = field && page.querySelector(`#${CSS.escape(field)}-error`);
+  if (place && target) {
+    place.textContent = place.textContent ? `${place.textContent} ${message}` : `Error: ${message}`;
+    place.hidden = false;
+    (target.type === "radio" ? target.closest("fieldset") : target).setAttribute("aria-invalid", "true");
+    const link = document.createElement("a");
+    link.href = `#${field}`;
+    link.textContent = message;
+    link.addEventListener("click", (event) => { event.preventDefault(); target.focus(); });
+    entry.append(link);
+  } else {
+    entry.textContent = message;
+  }
+  problems.querySelector("ul").append(entry);
+}
+
+function showErrors(errors) {
+  clearErrors();
+  if (!errors.length) return;
+  const title = document.createElement("p");
+  title.className = "ds-problems-title";
+  title.textContent = errors.length === 1 ? "There is a problem" : `There are ${errors.length} problems`;
+  problems.append(title, document.createElement("ul"));
+  errors.forEach(showError);
+  problems.hidden = false;
+  problems.focus();
+  problems.scrollIntoView({ block: "start" });
+}
+
+function showPreview(address, text) {
+  const place = page.querySelector(".ds-preview");
+  if (!place) return;
+  place.hidden = !address;
+  const shown = place.querySelector("img");
+  shown.alt = text;
+  address ? (shown.src = address) : shown.removeAttribute("src");
+}
+
+function fill(fields) {
+  for (const [name, value] of Object.entries(fields)) {
+    const control = page.querySelector(`[name="${name}"]`);
+    if (control) control.value = value;
+  }
+  if (fields.example) {
+    image = null;
+    page.querySelector("input[type=file]").value = "";
+  }
+}
+
+function place() {
+  return `${page.querySelector("h1")?.textContent} ${page.querySelector('[name="step"]')?.value}`;
+}
+
+// Gradio loads the page anew when it has lost the server and found it again. What was filled in
+// since then is in this tab alone, so it is put aside here and filled in again.
+function putAside() {
+  const kept = [...page.querySelectorAll("textarea, input:not([type=hidden], [type=file])")]
+    .filter((c) => (c.type === "radio" || c.type === "checkbox" ? c.checked : c.value))
+    .map((c) => [c.name, c.value]);
+  try { sessionStorage.setItem(DRAFT, JSON.stringify({ place: place(), kept })); } catch { /* no storage */ }
+}
+
+function takeBack() {
+  let draft = null;
+  try {
+    draft = JSON.parse(sessionStorage.getItem(DRAFT));
+    sessionStorage.removeItem(DRAFT);
+  } catch { /* no storage */ }
+  if (!draft || draft.place !== place() || !draft.kept.length) return;
+  for (const [name, value] of draft.kept) {
+    for (const control of controls(name)) {
+      if (["radio", "checkbox"].includes(control.type)) control.checked ||= control.value === value;
+      else control.value = value;
+    }
+  }
+  announce("The form is filled in as you left it.");
+}
+
+function showPage(html) {
+  page.innerHTML = html;
+  clearErrors();
+  image = null;
+  const heading = page.querySelector("h1");
+  document.title = `${heading.textContent} - descscore`;
+  heading.focus();
+  window.scrollTo(0, 0);
+}
+
+function apply(reply) {
+  if (!reply || reply.ticket !== ticket) return;
+  busy(null);
+  if (reply.code) keep(reply.code);
+  if (reply.forget) keep("");
+  if (reply.page !== null) showPage(reply.page);
+  showErrors(reply.errors);
+  fill(reply.fields);
+  if (reply.preview) showPreview(...reply.preview);
+  if (reply.result !== null) page.querySelector(".ds-result").innerHTML = reply.result;
+  if (reply.status) announce(reply.status);
+  if (reply.page !== null) takeBack();
+}
+
+function fail(message) {
+  if (!waiting) return;
+  busy(null);
+  showErrors([{ field: "", message }]);
+}
+
+function readFile(file) {
+  return new Promise((resolve, reject) => {
+    const reader = new FileReader();
+    reader.onload = () => resolve(reader.result);
+    reader.onerror = () => reject(reader.error);
+    reader.readAsDataURL(file);
+  });
+}
+
+async function choose(input) {
+  const file = input.files[0];
+  image = null;
+  clearErrors();
+  showPreview("", "");
+  page.querySelector('[name="example"]').value = "";
+  if (!file) return;
+  if (file.size > MAX_BYTES) {
+    input.value = "";
+    showErrors([{ field: "image", message: "The file is larger than 20 MB. Choose a smaller one." }]);
+    return;
+  }
+  try {
+    image = await readFile(file);
+    // An empty type is no data address that can be taken apart; a file is never opened by its name.
+    if (file.size === 0) image = "data:application/octet-stream;base64,";
+    showPreview(image, "The image that you chose");
+    page.querySelector(".ds-preview img").onerror = () => showPreview("", "");
+    announce("Image chosen.");
+  } catch {
+    showErrors([{ field: "image", message: "The file cannot be read. Choose another one." }]);
+  }
+}
+
+function collect(form) {
+  const fields = {};
+  for (const [name, value] of new FormData(form).entries()) {
+    if (typeof value === "string") fields[name] = value;
+  }
+  if (image && form.hasAttribute("data-score")) fields.image = image;
+  return fields;
+}
+
+function ask(action, fields) {
+  ticket += 1;
+  trigger("act", { action, fields, ticket });
+}
+
+function send(action, form, button) {
+  const fields = form ? collect(form) : {};
+  if (!action.startsWith("score")) delete fields.image;
+  if (study) fields.code = code();
+  busy(button);
+  if (button && action === "score") announce("Scoring.");
+  ask(action, fields);
+}
+
+element.addEventListener("submit", (event) => {
+  event.preventDefault();
+  if (waiting) return; // pressed twice
+  // Return in a text field presses the form's main button, not its first.
+  const main = event.target.querySelector("#score");
+  const pressed = main && document.activeElement?.tagName === "INPUT" ? main : event.submitter;
+  const button = pressed || event.target.querySelector("button");
+  send(button.value, event.target, button);
+});
+element.addEventListener("change", (event) => {
+  if (event.target.type === "file") choose(event.target);
+});
+
+// A request that fails must not leave the page waiting; the form keeps what was filled in.
+const request = window.fetch;
+window.fetch = async (...call) => {
+  const address = String(call[0]?.url || call[0]);
+  if (!address.includes("/queue/join")) return request(...call);
+  try {
+    const response = await request(...call);
+    if (response.status === 503) fail("Too many people are waiting. What you filled in is kept; try again in a minute.");
+    else if (response.status === 413) fail("What you sent is too large. Choose a smaller image or shorter texts.");
+    else if (!response.ok) fail("The server did not take this. What you filled in is kept; try again.");
+    return response;
+  } catch (error) {
+    fail("The server cannot be reached. What you filled in is kept; try again.");
+    throw error;
+  }
+};
+
+window.addEventListener("pagehide", putAside);
+
+watch("value", () => apply(props.value));
+
+// An event may be lost while the app is not ready: asked again until the first page is there.
+const open = () => ask("open", study ? { code: code() } : {});
+const opening = setInterval(() => {
+  if (page.childElementCount) clearInterval(opening);
+  else open();
+}, 10000);
+open();

@@ -1,0 +1,176 @@
+"""The database of a study: its tables, their versions, and connections to it."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from descscore.errors import StorageError
+
+APPLICATION_ID = 0x44534A4D
+"""Stands in the file's header, so that another program's database is never taken for ours."""
+
+BUSY_SECONDS = 30.0
+"""How long a writer waits for others."""
+
+_VERSION_1 = """
+CREATE TABLE items (
+    position INTEGER PRIMARY KEY,
+    item TEXT NOT NULL UNIQUE,
+    image TEXT NOT NULL,
+    image_hash TEXT NOT NULL,
+    description TEXT NOT NULL UNIQUE,
+    title TEXT NOT NULL,
+    text TEXT NOT NULL
+);
+CREATE TABLE annotators (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    pseudonym TEXT NOT NULL,
+    pseudonym_key TEXT NOT NULL UNIQUE,
+    vision TEXT NOT NULL CHECK (vision IN ('blind', 'low_vision', 'sighted')),
+    screen_reader TEXT NOT NULL,
+    account TEXT UNIQUE,
+    code_hash TEXT UNIQUE,
+    consent_text TEXT NOT NULL,
+    consented_at TEXT NOT NULL,
+    CHECK ((account IS NULL) <> (code_hash IS NULL))
+);
+CREATE TABLE orders (
+    annotator INTEGER NOT NULL REFERENCES annotators (id) ON DELETE CASCADE,
+    position INTEGER NOT NULL,
+    item TEXT NOT NULL REFERENCES items (item),
+    PRIMARY KEY (annotator, position),
+    UNIQUE (annotator, item)
+);
+CREATE TABLE judgments (
+    annotator INTEGER NOT NULL,
+    item TEXT NOT NULL,
+    phase TEXT NOT NULL CHECK (phase IN ('none', 'before', 'after')),
+    overall INTEGER NOT NULL CHECK (overall BETWEEN 1 AND 5),
+    imaginability INTEGER CHECK (imaginability BETWEEN 1 AND 5),
+    relevance INTEGER NOT NULL CHECK (relevance BETWEEN 1 AND 5),
+    irrelevance INTEGER NOT NULL CHECK (irrelevance BETWEEN 1 AND 5),
+    first_saved TEXT NOT NULL,
+    last_saved TEXT NOT NULL,
+    PRIMARY KEY (annotator, item, phase),
+    FOREIGN KEY (annotator, item) REFERENCES orders (annotator, item) ON DELETE CASCADE,
+    CHECK ((imaginability IS NULL) = (phase = 'after'))
+);
+"""
+
+MIGRATIONS = (_VERSION_1,)
+"""What takes a database from version i to i + 1; the version stands in the file's header."""
+
+
+@contextmanager
+def connection(path: Path) -> Iterator[sqlite3.Connection]:
+    """A connection to an existing database of this version, closed at the end.
+
+    Raises :class:`StorageError` where it is missing, not one of ours, or of a newer version.
+    """
+    with storage_errors(path), _connect(path, "rw") as database:
+        _check_version(path, database)
+        yield database
+
+
+@contextmanager
+def transaction(path: Path) -> Iterator[sqlite3.Connection]:
+    """A connection inside a write transaction: all of the block is kept, or nothing of it.
+
+    When the block has ended without an error, what it wrote is on the disk.
+    """
+    with connection(path) as database:
+        # IMMEDIATE: two writers that both start by reading cannot block each other.
+        database.execute("BEGIN IMMEDIATE")
+        try:
+            yield database
+        except BaseException:
+            if database.in_transaction:  # a full disk may have ended it already
+                database.execute("ROLLBACK")
+            raise
+        database.execute("COMMIT")
+
+
+def create(path: Path) -> None:
+    """Make the database where there is none, and bring an older one up to this version."""
+    with storage_errors(path), _connect(path, "rwc") as database:
+        _check_owner(path, database)
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("BEGIN IMMEDIATE")
+        for version in range(_version(path, database), len(MIGRATIONS)):
+            # Not executescript, which would commit before each script.
+            for statement in MIGRATIONS[version].split(";"):
+                database.execute(statement)
+            database.execute(f"PRAGMA user_version = {version + 1}")
+        database.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        database.execute("COMMIT")
+
+
+@contextmanager
+def _connect(path: Path, mode: str) -> Iterator[sqlite3.Connection]:
+    if mode == "rw" and not path.is_file():
+        raise StorageError(f"{path}: no such database")
+    address = f"{path.absolute().as_uri()}?mode={mode}"
+    database = sqlite3.connect(address, uri=True, timeout=BUSY_SECONDS, isolation_level=None)
+    try:
+        database.execute("PRAGMA foreign_keys = ON")
+        database.execute("PRAGMA secure_delete = ON")
+        database.execute("PRAGMA synchronous = FULL")
+        yield database
+    finally:
+        database.close()
+
+
+def _check_owner(path: Path, database: sqlite3.Connection) -> None:
+    (owner,) = database.execute("PRAGMA application_id").fetchone()
+    (tables,) = database.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    if owner != APPLICATION_ID and (owner or tables):
+        raise StorageError(f"{path}: a database of something else; give another file")
+
+
+def _check_version(path: Path, database: sqlite3.Connection) -> None:
+    _check_owner(path, database)
+    if _version(path, database) < len(MIGRATIONS):
+        raise StorageError(
+            f"{path}: not yet a study's database of this version; 'descscore serve' makes it so"
+        )
+
+
+def _version(path: Path, database: sqlite3.Connection) -> int:
+    (version,) = database.execute("PRAGMA user_version").fetchone()
+    if version > len(MIGRATIONS):
+        raise StorageError(
+            f"{path}: made by a newer descscore (version {version}, known are {len(MIGRATIONS)})"
+        )
+    return int(version)
+
+
+@contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn what SQLite raises into a :class:`StorageError` that says what to do."""
+    try:
+        yield
+    except sqlite3.IntegrityError:
+        raise
+    except sqlite3.Error as error:
+        raise StorageError(f"{path}: {_explain(str(error))}") from error
+
+
+def _explain(message: str) -> str:
+    for part, meaning in _MEANINGS.items():
+        if part in message:
+            return f"{meaning} ({message})"
+    return f"the database failed ({message})"
+
+
+_MEANINGS = {
+    "readonly": "nothing was saved: the file or its folder is read-only",
+    "disk is full": "nothing was saved: the disk is full",
+    "disk I/O": "nothing was saved: the disk does not take it; it may be full or damaged",
+    "unable to open": "the file or its folder cannot be opened; it may be missing or read-only",
+    "locked": "nothing was saved: another program holds the database for too long",
+    "not a database": "not a SQLite database",
+    "malformed": "the database is damaged",
+}

@@ -1,0 +1,101 @@
+"""The items of a study: images with a description each, and the article they stand in."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import unicodedata
+from dataclasses import dataclass
+from pathlib import Path
+
+from descscore.errors import DataError, ImageError
+from descscore.images import check_path, load_image
+
+COLUMNS = ("item", "image", "description", "article title", "article text")
+
+MAX_PIXELS = 60_000_000
+"""Largest image of a study, in pixels."""
+
+
+@dataclass(frozen=True)
+class StudyItem:
+    """One description to judge.
+
+    item: its name in the table, never shown. image: the image's file. image_hash: SHA-256
+    of that file, in hex. title, text: of the article; text may hold several paragraphs.
+    """
+
+    item: str
+    image: Path
+    image_hash: str
+    description: str
+    title: str
+    text: str
+
+
+def read_items(path: Path) -> tuple[StudyItem, ...]:
+    """The items of a UTF-8 CSV file with the columns of :data:`COLUMNS`, in its order.
+
+    Image paths are relative to the file's folder. Every image is read once, so that a
+    damaged one is found before the study and not in it. Raises :class:`DataError`, with
+    the row, for missing columns or cells, images that cannot be read, and items or
+    descriptions that occur twice (ratings are joined by the description's text).
+    """
+    rows = _read(path)
+    items = tuple(_item(path, number, cells) for number, cells in enumerate(rows, start=2))
+    if not items:
+        raise DataError(f"{path}: holds no items")
+    _check_unique(path, [item.item for item in items], "item")
+    _check_unique(path, [item.description for item in items], "description")
+    _check_images(path, items)
+    return items
+
+
+def _read(path: Path) -> list[dict[str, str | None]]:
+    try:
+        # A byte order mark, which spreadsheets write, would become part of the first column's name.
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            present = [(name or "").strip() for name in reader.fieldnames or ()]
+            missing = [name for name in COLUMNS if name not in present]
+            if missing:
+                has = ", ".join(present) or "none"
+                raise DataError(f"{path}: lacks column {', '.join(missing)} (has {has})")
+            reader.fieldnames = present
+            return list(reader)
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: not a UTF-8 CSV file ({error})") from None
+
+
+def _item(path: Path, number: int, cells: dict[str, str | None]) -> StudyItem:
+    values = [unicodedata.normalize("NFC", cells.get(name) or "").strip() for name in COLUMNS]
+    for name, value in zip(COLUMNS, values, strict=True):
+        if not value:
+            raise DataError(f"{path} row {number}: {name} is blank")
+    item, image, description, title, text = values
+    try:
+        file = check_path(image if "://" in image else path.parent / image)
+    except ImageError as error:
+        raise DataError(f"{path} row {number}: {error}") from None
+    return StudyItem(item, file, _hash(file), description, title, text)
+
+
+def _hash(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def _check_unique(path: Path, values: list[str], column: str) -> None:
+    first: dict[str, int] = {}
+    for number, value in enumerate(values, start=2):
+        if first.setdefault(value, number) != number:
+            raise DataError(f"{path} row {number}: the same {column} as row {first[value]} ({value[:40]!r})")
+
+
+def _check_images(path: Path, items: tuple[StudyItem, ...]) -> None:
+    for image in dict.fromkeys(item.image for item in items):
+        try:
+            load_image(image, MAX_PIXELS)
+        except ImageError as error:
+            raise DataError(f"{path}: {error}") from None

@@ -1,0 +1,50 @@
+"""An image that a browser sends: a data address, so that no path or address from a user is ever opened."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+
+from PIL import Image
+
+from descscore.errors import ImageError
+from descscore.images import load_image
+
+MAX_BYTES = 20 * 2**20
+"""Largest file that is taken: 20 MB."""
+
+MAX_PIXELS = 60_000_000
+"""Largest image that is decoded, in pixels."""
+
+_HEAD = re.compile(r"data:[\w.+/-]*;base64,")
+
+
+def read_upload(address: str) -> Image.Image:
+    """The RGB image in a base64 ``data:`` address. Raises :class:`ImageError` with what a user can do."""
+    head = _HEAD.match(address)
+    if head is None:
+        raise ImageError("bad_upload", "The image did not arrive. Choose it again.")
+    # Checked before decoding: base64 has four letters for three bytes.
+    if (len(address) - head.end()) * 3 // 4 > MAX_BYTES + 2:
+        raise ImageError(
+            "image_too_large", f"The file is larger than {MAX_BYTES // 2**20} MB. Choose a smaller one."
+        )
+    try:
+        data = base64.b64decode(address[head.end() :], validate=True)
+    except binascii.Error:
+        raise ImageError("bad_upload", "The image did not arrive whole. Choose it again.") from None
+    try:
+        return load_image(data, MAX_PIXELS)
+    except ImageError as error:
+        raise ImageError(error.kind, _for_user(error)) from None
+
+
+def _for_user(error: ImageError) -> str:
+    if error.kind == "image_too_large":
+        return f"The image has more than {MAX_PIXELS // 10**6} million pixels. Choose a smaller one."
+    if error.kind == "empty_image":
+        return "The file is empty. Choose another one."
+    if error.kind == "not_an_image":
+        return "The file is not an image that can be read. Choose a JPEG, PNG, WebP or GIF file."
+    return "The image is damaged or incomplete. Choose another one."

@@ -1,0 +1,163 @@
+"""The page to try texts on, in Chromium: scores, comparison, bad uploads, markup, accessibility."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page
+
+from accessibility import NARROW, focus_order, overflow, violations
+from descscore.example_images import EXAMPLES
+from pages import SCREENSHOTS, Site, picture, press, tab_to, wait_for_heading, wait_for_status
+
+HEADING = "How well would this text replace the image?"
+
+
+@pytest.fixture(scope="module")
+def site(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    log = tmp_path_factory.mktemp("try") / "log"
+    # The pictures of the README are to show what the bundled model says.
+    model = "default" if SCREENSHOTS else tiny_folder
+    served = Site(["--model", model, "--device", "cpu"], log).start()
+    yield served
+    served.kill()
+
+
+@pytest.fixture
+def page(chromium_page: Page, site: Site) -> Page:
+    chromium_page.goto(site.address)
+    wait_for_heading(chromium_page, HEADING)
+    return chromium_page
+
+
+@pytest.fixture
+def drawing(tmp_path: Path) -> Path:
+    path = tmp_path / "boat.png"
+    EXAMPLES["boat"].draw().save(path)
+    return path
+
+
+def test_try_by_keyboard(page: Page, drawing: Path) -> None:
+    assert violations(page) == []
+    press(page, "score")
+    page.wait_for_selector(".ds-problems li")
+    assert page.evaluate("document.activeElement.className") == "ds-problems"
+    assert page.inner_text("#image-error") == "Error: Choose an image."
+    assert page.get_attribute("#description", "aria-invalid") == "true"
+    assert "description-error" in page.get_attribute("#description", "aria-describedby")
+    assert violations(page) == []
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")  # the summary's first link leads to the field
+    assert page.evaluate("document.activeElement.id") == "image"
+    page.set_input_files("#image", drawing)  # the system's own window for files
+    wait_for_status(page, "Image chosen.")
+    assert page.get_attribute(".ds-preview img", "alt") == "The image that you chose"
+    tab_to(page, "#description")
+    page.keyboard.type("A boat on the sea.")
+    press(page, "score")
+    wait_for_status(page, "Score ")
+    assert "of the description" in page.inner_text(".ds-result caption")
+    assert page.is_hidden(".ds-problems")
+    assert page.get_attribute("#description", "aria-invalid") is None
+    assert page.evaluate("document.activeElement.id") == "score"
+    assert page.input_value("#description") == "A boat on the sea."
+    assert violations(page) == []
+
+
+def test_compare_drafts_from_an_example(page: Page) -> None:
+    press(page, "example:house")
+    wait_for_status(page, "The form is filled in")
+    assert page.input_value("#caption") == EXAMPLES["house"].caption
+    tab_to(page, "#caption")
+    page.keyboard.press("Enter")  # return in a field presses Score, not the first button
+    wait_for_status(page, "Among 4 drafts")
+    tables = page.locator(".ds-result caption").all_inner_texts()
+    assert [name.split()[0] for name in tables] == ["Scores", "Which", "All", "Parts"]
+    cosines = page.locator("table:has(caption:text('All drafts')) tbody tr td:nth-child(4)").all_inner_texts()
+    assert [float(value) for value in cosines] == sorted(map(float, cosines), reverse=True)
+    assert violations(page) == []
+    picture(page, "try.png", 2680)
+
+
+def test_the_focus_goes_through_the_form_in_its_order(page: Page) -> None:
+    order = focus_order(page)
+    wanted = [
+        "image",
+        "BUTTON Example: a house",
+        "BUTTON Example: a boat",
+        "description",
+        "caption",
+        "drafts",
+        "score",
+    ]
+    assert [stop for stop in order if stop in wanted] == wanted
+
+
+def test_small_windows_and_large_text(page: Page) -> None:
+    press(page, "example:house")
+    wait_for_status(page, "The form is filled in")
+    press(page, "score")
+    wait_for_status(page, "Among 4 drafts")
+    for width in (640, NARROW):  # a 1280 pixel window at 200 % and at 400 %
+        page.set_viewport_size({"width": width, "height": 900})
+        assert overflow(page) <= 0
+        assert violations(page) == []
+    page.set_viewport_size({"width": 1280, "height": 900})
+    page.evaluate("document.documentElement.style.fontSize = '200%'")
+    assert overflow(page) <= 0
+    page.emulate_media(color_scheme="dark")
+    assert violations(page) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("notes.txt", b"no image", "not an image that can be read"),
+        ("empty.png", b"", "The file is empty"),
+        ("cut.jpg", b"\xff\xd8\xff\xe0\x00\x10JFIF\x00", "cannot|damaged|not an image"),
+        ("huge.png", b"\x89PNG" + b"\0" * (20 * 2**20), "larger than 20 MB"),
+        (
+            "code.svg",
+            b"<svg xmlns='http://www.w3.org/2000/svg'><script>alert(1)</script></svg>",
+            "not an image",
+        ),
+    ],
+)
+def test_bad_uploads(page: Page, tmp_path: Path, name: str, content: bytes, reason: str) -> None:
+    import re
+
+    path = tmp_path / name
+    path.write_bytes(content)
+    tab_to(page, "#description")
+    page.keyboard.type("A text that stays.")
+    page.set_input_files("#image", path)
+    if "larger" not in reason:
+        wait_for_status(page, "Image chosen.")
+        press(page, "score")
+    page.wait_for_selector("#image-error:not([hidden])")
+    assert re.search(reason, page.inner_text("#image-error"))
+    assert page.input_value("#description") == "A text that stays."
+    assert page.locator(".ds-result *").count() == 0
+
+
+def test_markup_in_texts_does_not_run(page: Page, drawing: Path) -> None:
+    bad = "<img src=x onerror=\"document.title='run'\"><script>document.title='run'</script> {{7*7}} ${7*7}"
+    page.set_input_files("#image", drawing)
+    wait_for_status(page, "Image chosen.")
+    for field in ("#description", "#caption", "#drafts"):
+        page.fill(field, bad)
+    page.fill("#drafts", f"{bad}\n<b>A boat</b>")
+    press(page, "score")
+    wait_for_status(page, "Score ")
+    assert page.locator(".ds-result img, .ds-result script, .ds-result b").count() == 0
+    assert "{{7*7}} ${7*7}" in page.inner_text(".ds-result")
+    assert page.title() == f"{HEADING} - descscore"
+
+
+def test_only_what_the_page_needs_is_served(page: Page, site: Site) -> None:
+    for path in ("gradio_api/file=/etc/passwd", "gradio_api/info", "gradio_api/upload", "docs", "monitoring"):
+        assert page.request.get(site.address + path).status == 404
+    refused = page.request.get(site.address, headers={"Host": "example.org"})
+    assert refused.status == 400  # a name that somebody pointed at this machine

@@ -1,0 +1,322 @@
+"""The judgments' database: concurrent writers, kills, full and read-only disks, deletion."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import descscore.judgments_schema as schema
+from descscore.errors import DataError, StorageError, UsageError
+from descscore.judgments import JudgmentStore, Profile, PseudonymTaken, Ratings, new_code
+from descscore.questions import AFTER, BEFORE, NO_IMAGE
+from descscore.study_items import COLUMNS, read_items
+from study_tools import answers, judge_all, make_store, register, write_items, write_table
+
+WRITERS, JUDGMENTS = 8, 50
+HERE = Path(__file__).parent
+
+WRITER = """
+import sys
+from pathlib import Path
+from descscore.judgments import JudgmentStore, Profile, Ratings
+
+path, name = Path(sys.argv[1]), sys.argv[2]
+store = JudgmentStore(path)
+annotator, code = store.register(Profile(name, "blind", "always", "I agree."))
+sys.stdin.readline()  # all start at once
+for place, item in enumerate(store.order(annotator)):
+    store.save(annotator, item, "none", Ratings(1 + place % 5, 2, 3, 1 + int(name) % 5))
+    print(item, flush=True)
+"""
+
+
+def writer(store: JudgmentStore, name: int) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", WRITER, str(store.path), str(name)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def test_eight_writers_at_once_lose_and_double_nothing(tmp_path: Path) -> None:
+    store = make_store(tmp_path, images=JUDGMENTS, texts=1)
+    writers = [writer(store, name) for name in range(WRITERS)]
+    for process in writers:
+        process.stdin.write("\n")
+        process.stdin.flush()
+    with schema.connection(store.path):  # somebody reads meanwhile, too
+        said = [process.communicate(timeout=120)[0].split() for process in writers]
+    assert [process.returncode for process in writers] == [0] * WRITERS
+    kept = store.judgments()
+    assert len(kept) == WRITERS * JUDGMENTS
+    for name in range(WRITERS):
+        mine = [judgment for judgment in kept if judgment.pseudonym == str(name)]
+        assert [judgment.item for judgment in mine] == said[name]
+        assert len(set(said[name])) == JUDGMENTS
+        assert [judgment.ratings.overall for judgment in mine] == [1 + p % 5 for p in range(JUDGMENTS)]
+        assert {judgment.ratings.irrelevance for judgment in mine} == {1 + name % 5}
+
+
+def test_a_killed_writer_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
+    store = make_store(tmp_path, images=JUDGMENTS, texts=1)
+    process = writer(store, 3)
+    process.stdin.write("\n")
+    process.stdin.flush()
+    said = [process.stdout.readline().strip() for _ in range(JUDGMENTS // 2)]
+    os.kill(process.pid, signal.SIGKILL)
+    said += process.stdout.read().split()
+    assert process.wait() == -signal.SIGKILL
+    kept = [judgment.item for judgment in store.judgments()]
+    assert kept[: len(said)] == said
+    assert len(kept) <= len(said) + 1  # one may have been kept without its word having come
+    again = store.by_pseudonym("3")
+    judge_all(store, again)
+    assert len(store.judgments()) == JUDGMENTS
+
+
+def test_every_annotator_gets_every_item_once_in_an_order_of_their_own(tmp_path: Path) -> None:
+    store = make_store(tmp_path, images=10, texts=2)
+    orders = [store.order(register(store, f"p{number}")) for number in range(6)]
+    items = {item.item for item in store.items()}
+    assert all(set(order) == items and len(order) == len(items) for order in orders)
+    assert len(set(orders)) == len(orders)
+    assert store.order(store.by_pseudonym("P3")) == orders[3]
+
+
+def test_saving_again_replaces(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    annotator = register(store, "ann", "sighted")
+    item = store.order(annotator)[0]
+    for overall in (2, 5):
+        store.save(annotator, item, BEFORE, Ratings(overall, 3, 3, 3))
+    store.save(annotator, item, AFTER, Ratings(1, None, 3, 3))
+    assert store.ratings(annotator) == {
+        (item, BEFORE): Ratings(5, 3, 3, 3),
+        (item, AFTER): Ratings(1, None, 3, 3),
+    }
+
+
+@pytest.mark.parametrize(
+    ("item", "phase", "ratings"),
+    [
+        ("0-0", NO_IMAGE, Ratings(6, 3, 3, 3)),
+        ("0-0", NO_IMAGE, Ratings(0, 3, 3, 3)),
+        ("0-0", NO_IMAGE, Ratings(3, None, 3, 3)),
+        ("0-0", AFTER, Ratings(3, 3, 3, 3)),
+        ("nonesuch", NO_IMAGE, Ratings(3, 3, 3, 3)),
+        ("0-0", "later", Ratings(3, 3, 3, 3)),
+    ],
+)
+def test_what_is_no_judgment_is_refused(tmp_path: Path, item: str, phase: str, ratings: Ratings) -> None:
+    store = make_store(tmp_path)
+    annotator = register(store, "ann")
+    with pytest.raises(UsageError):
+        store.save(annotator, item, phase, ratings)
+    assert store.judgments() == []
+
+
+def test_codes_lead_back_and_nothing_else_does(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    first, code = store.register(Profile("Ann", "blind", "always", "I agree."))
+    _, other = store.register(Profile("Bo", "sighted", "never", "I agree."))
+    assert store.by_code(code) == first
+    assert store.by_code(f" {code.upper().replace('-', ' ')} ") == first
+    assert store.by_code(other).pseudonym == "Bo"
+    assert store.by_code("") is store.by_code(new_code()) is None
+    assert code.encode() not in store.path.read_bytes()
+    with pytest.raises(PseudonymTaken):
+        store.register(Profile(" aNN ", "blind", "always", "I agree."))
+    assert store.register(Profile("Cy", "blind", "often", "Yes."), account="cy@x")[1] is None
+    assert store.by_account("cy@x").pseudonym == "Cy"
+    with pytest.raises(UsageError, match="registered in this study already"):
+        store.register(Profile("Cyd", "blind", "often", "Yes."), account="cy@x")
+
+
+def test_deletion_leaves_nothing_of_one_and_all_of_others(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    gone, stays = register(store, "Quillon-Zephyrine"), register(store, "bo", "sighted")
+    for annotator in (gone, stays):
+        judge_all(store, annotator)
+    before = [judgment for judgment in store.judgments() if judgment.pseudonym == "bo"]
+    assert store.delete(gone) == len(store.order(stays))
+    assert store.judgments() == before
+    assert store.by_pseudonym("Quillon-Zephyrine") is None
+    assert store.order(gone) == ()
+    for file in tmp_path.glob("study.db*"):
+        assert b"quillon" not in file.read_bytes().lower()
+    with pytest.raises(UsageError):
+        store.save(gone, "0-0", NO_IMAGE, answers(0, NO_IMAGE))
+    assert register(store, "Quillon-Zephyrine").number not in (gone.number, stays.number)
+
+
+def test_the_same_study_goes_on_and_another_is_refused(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    annotator = register(store, "ann")
+    judge_all(store, annotator)
+    moved = tmp_path / "moved"
+    shutil.copytree(tmp_path / "photos", moved / "photos")
+    items = read_items(Path(shutil.copy(tmp_path / "items.csv", moved)))
+    again = JudgmentStore.for_study(store.path, items)
+    assert len(again.judgments()) == len(items)
+    assert {item.image.parent for item in again.items()} == {moved / "photos"}
+    with pytest.raises(StorageError, match="made for 12 items, but there are 10"):
+        JudgmentStore.for_study(store.path, read_items(write_items(tmp_path / "fewer", images=5)))
+    changed = list(items)
+    changed[0] = type(items[0])(**(vars(items[0]) | {"description": "Another."}))
+    with pytest.raises(StorageError, match="'0-0' then, '0-0' now, differ"):
+        JudgmentStore.for_study(store.path, changed)
+
+
+def test_other_files_are_not_taken_for_a_study(tmp_path: Path) -> None:
+    items = read_items(write_items(tmp_path))
+    other = tmp_path / "other.db"
+    with sqlite3.connect(other) as database:
+        database.execute("CREATE TABLE addresses (name TEXT)")
+    text = tmp_path / "notes.db"
+    text.write_text("not a database, but long enough to be read as the header of one. " * 20)
+    for path, reason in ((other, "of something else"), (text, "not a SQLite database")):
+        before = path.read_bytes()
+        with pytest.raises(StorageError, match=reason):
+            JudgmentStore.for_study(path, items)
+        with pytest.raises(StorageError, match=reason):
+            JudgmentStore(path).judgments()
+        assert path.read_bytes() == before
+    with pytest.raises(StorageError, match="no such database"):
+        JudgmentStore(tmp_path / "none.db").judgments()
+    assert not (tmp_path / "none.db").exists()
+    with pytest.raises(StorageError, match="no folder"):
+        JudgmentStore.for_study(tmp_path / "nowhere" / "study.db", items)
+
+
+def test_versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = make_store(tmp_path)
+    judge_all(store, register(store, "ann"))
+    kept = store.judgments()
+    later = (*schema.MIGRATIONS, "ALTER TABLE annotators ADD COLUMN language TEXT")
+    with monkeypatch.context() as patch:
+        patch.setattr(schema, "MIGRATIONS", later)
+        with pytest.raises(StorageError, match="not yet a study's database of this version"):
+            store.judgments()
+        again = JudgmentStore.for_study(store.path, store_items(tmp_path))
+        assert again.judgments() == kept
+    with pytest.raises(StorageError, match=r"newer descscore \(version 2, known are 1\)"):
+        store.judgments()
+
+
+def store_items(folder: Path) -> tuple[object, ...]:
+    return read_items(folder / "items.csv")
+
+
+def test_a_full_disk_says_so_and_keeps_what_there_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = make_store(tmp_path)
+    annotator = register(store, "ann")
+    first, second = store.order(annotator)[:2]
+    store.save(annotator, first, NO_IMAGE, Ratings(1, 2, 3, 4))
+    real = sqlite3.connect
+
+    def full(*args: object, **kwargs: object) -> sqlite3.Connection:
+        database = real(*args, **kwargs)
+        database.execute("PRAGMA max_page_count = 1")  # at most what there is already
+        return database
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sqlite3, "connect", full)
+        with pytest.raises(StorageError, match=r"nothing was saved: the disk is full"):
+            store.register(Profile("x" * 200_000, "blind", "always", "I agree."))
+    assert store.by_pseudonym("x" * 200_000) is None
+    store.save(annotator, second, NO_IMAGE, Ratings(1, 2, 3, 4))
+    assert len(store.judgments()) == 2
+
+
+def in_child(work: Callable[[], None]) -> str:
+    """What ``work`` raises in a child process, which may give up its rights for good."""
+    reader, writer_end = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            work()
+            said = "nothing was raised"
+        except StorageError as error:
+            said = str(error)
+        except BaseException as error:  # noqa: BLE001 - the parent's assertion shows it
+            said = repr(error)
+        os.write(writer_end, said.encode())
+        os._exit(0)
+    os.close(writer_end)
+    os.waitpid(child, 0)
+    with os.fdopen(reader) as stream:
+        return stream.read()
+
+
+def test_a_disk_that_takes_no_more_bytes(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    annotator = register(store, "ann")
+    item = store.order(annotator)[0]
+
+    def write_beyond_the_limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        store.save(annotator, item, NO_IMAGE, Ratings(1, 2, 3, 4))
+
+    assert "nothing was saved" in in_child(write_beyond_the_limit)
+    assert store.judgments() == []
+    store.save(annotator, item, NO_IMAGE, Ratings(1, 2, 3, 4))
+    assert len(store.judgments()) == 1
+
+
+def test_a_read_only_folder_says_so() -> None:
+    with tempfile.TemporaryDirectory() as name:  # pytest's folders are closed to other users
+        folder = Path(name)
+        folder.chmod(0o755)
+        store = make_store(folder)
+        annotator = register(store, "ann")
+        item = store.order(annotator)[0]
+        store.path.chmod(0o444)
+        folder.chmod(0o555)
+
+        def write_as_nobody() -> None:
+            if os.geteuid() == 0:
+                os.setuid(65534)
+            store.save(annotator, item, NO_IMAGE, Ratings(1, 2, 3, 4))
+
+        said = in_child(write_as_nobody)
+        assert "read-only" in said
+        assert str(store.path) in said
+        folder.chmod(0o755)
+
+
+def test_items_errors_name_the_row(tmp_path: Path) -> None:
+    good = write_items(tmp_path, images=2, texts=1)
+    rows = [
+        dict(zip(COLUMNS, cells, strict=True))
+        for cells in [
+            ("a", "photos/Café, «view» 0.png", "One.", "T", "X"),
+            ("b", "photos/Café, «view» 1.png", "Two.", "T", "X"),
+        ]
+    ]
+    assert len(read_items(good)) == len(read_items(write_table(tmp_path / "own.csv", rows))) == 2
+    damaged = tmp_path / "damaged.jpg"
+    damaged.write_bytes(b"\xff\xd8\xff\xe0 no photo")
+    for change, reason in (
+        ({"image": "none.png"}, "row 3: .*none.png: no such file"),
+        ({"image": "https://example.org/a.png"}, "row 3: .*never fetched"),
+        ({"image": "damaged.jpg"}, "damaged.jpg: "),
+        ({"item": "a"}, "row 3: the same item as row 2"),
+        ({"description": " One. "}, "row 3: the same description as row 2"),
+        ({"article text": "  "}, "row 3: article text is blank"),
+    ):
+        with pytest.raises(DataError, match=reason):
+            read_items(write_table(tmp_path / "bad.csv", [rows[0], rows[1] | change]))
+    with pytest.raises(DataError, match="lacks column article title, article text"):
+        read_items(write_table(tmp_path / "bad.csv", [{"item": "a", "image": "b", "description": "c"}]))
+    with pytest.raises(DataError, match="No such file"):
+        read_items(tmp_path / "none.csv")

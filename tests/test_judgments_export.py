@@ -1,0 +1,250 @@
+"""Judgments out of the database: the published columns, ``descscore eval human``, and agreement."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import krippendorff
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from scipy import stats
+
+from descscore.cli import main
+from descscore.eval.agreement import alpha_of_sums, coincidences, ordinal_alpha
+from descscore.eval.bootstrap import Resampling
+from descscore.eval.human_ratings import read_kreiss
+from descscore.judgments import JudgmentStore
+from descscore.judgments_export import BLV_COLUMNS, SIGHTED_COLUMNS, export_judgments, image_names
+from descscore.questions import AFTER, BEFORE, NO_IMAGE
+from descscore.study_items import StudyItem
+from study_tools import IMAGES, TEXTS, answers, judge_all, make_store, register, write_table
+
+
+def run(*args: object) -> Result:
+    return CliRunner().invoke(main, [str(arg) for arg in args])
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> JudgmentStore:
+    """A study that two blind, one low-vision and three sighted people have finished."""
+    store = make_store(tmp_path_factory.mktemp("study"))
+    groups = ("blind", "sighted", "low_vision", "sighted", "blind", "sighted")
+    for number, vision in enumerate(groups):
+        judge_all(store, register(store, f"p{number}", vision), shift=number)
+    return store
+
+
+def test_the_columns_are_those_of_the_published_files(
+    store: JudgmentStore, tmp_path: Path, shared_data: Path | None
+) -> None:
+    done = export_judgments(store, tmp_path / "out")
+    assert (done.blv, done.sighted, done.images) == (3 * IMAGES * TEXTS, 3 * IMAGES * TEXTS, IMAGES)
+    columns = {"blv_ratings.csv": BLV_COLUMNS, "sighted_ratings.csv": SIGHTED_COLUMNS}
+    for name, expected in columns.items():
+        assert tuple(read(tmp_path / "out" / name)[0]) == expected
+        if shared_data:
+            assert tuple(read(shared_data / "kreiss2022" / name)[0]) == expected
+
+
+def test_every_rating_arrives(store: JudgmentStore, tmp_path: Path) -> None:
+    export_judgments(store, tmp_path / "out")
+    items = {item.description: number for number, item in enumerate(store.items())}
+    for row in read(tmp_path / "out" / "blv_ratings.csv"):
+        place, shift = items[row["description"]], int(row["participant"][1:])
+        given = answers(place + shift * (place % 3 == 0), NO_IMAGE)
+        found = [int(row[f"q_{q}"]) for q in ("overall", "reconstructivity", "relevance", "irrelevance")]
+        assert found == [given.overall, given.imaginability, given.relevance, given.irrelevance]
+        assert row["q_imgfit"] == ""
+        assert row["article_text"].endswith("\n\nMore.")
+    for row in read(tmp_path / "out" / "sighted_ratings.csv"):
+        place, shift = items[row["description"]], int(row["anon_worker_id"][1:])
+        after = answers(place + shift * (place % 3 == 0), AFTER)
+        assert int(row["q_overall.postimg"]) == after.overall
+        order = store.order(store.by_pseudonym(row["anon_worker_id"]))
+        assert order[int(row["trial_number"]) - 1] == store.items()[place].item
+        assert (tmp_path / "out" / "images" / row["img_file"]).is_file()
+
+
+def test_evaluation_takes_the_export_as_it_is(
+    store: JudgmentStore, tmp_path: Path, tiny_folder: Path
+) -> None:
+    out = tmp_path / "out"
+    assert run("judgments", "export", "--database", store.path, "--output", out).exit_code == 0
+    found = run("eval", "human", "--data", out, "--model", tiny_folder, "--resamples", 199, "--json")
+    assert found.exit_code == 0, found.output
+    result = json.loads(found.output)
+    assert result["joined"] == IMAGES * TEXTS
+    assert result["dropped"] == 0
+    lengths = {
+        row["question"]: row for row in result["rows"] if row["metric"] == "length" and not row["phase"]
+    }
+    kept = [judgment for judgment in store.judgments() if judgment.phase == NO_IMAGE]
+    means = [
+        np.mean([judgment.ratings.overall for judgment in kept if judgment.item == item.item])
+        for item in store.items()
+    ]
+    expected = stats.pearsonr([len(item.description.strip()) for item in store.items()], means)
+    assert lengths["overall"]["r"] == pytest.approx(expected.statistic)
+    assert lengths["overall"]["clusters"] == IMAGES
+    assert {row["raters"] for row in result["rows"]} == {"BLV", "sighted"}
+
+
+@pytest.mark.parametrize("vision", ["blind", "sighted"])
+def test_a_study_with_one_kind_of_raters_is_taken_too(tmp_path: Path, tiny_folder: Path, vision: str) -> None:
+    store = make_store(tmp_path)
+    for number in range(3):
+        judge_all(store, register(store, f"p{number}", vision), shift=number)
+    started = register(store, "later", vision)
+    store.save(started, store.order(started)[0], *_first(vision))
+    export_judgments(store, tmp_path / "out")
+    judgments = read_kreiss(tmp_path / "out")
+    assert len(judgments.items) == IMAGES * TEXTS
+    assert all(item.image and item.image.is_file() for item in judgments.items)
+    assert {panel.raters for panel in judgments.panels} == {"BLV" if vision == "blind" else "sighted"}
+    found = run("eval", "human", "--data", tmp_path / "out", "--model", tiny_folder, "--resamples", 199)
+    assert found.exit_code == 0, found.output
+
+
+def _first(vision: str) -> tuple[str, object]:
+    phase = BEFORE if vision == "sighted" else NO_IMAGE
+    return phase, answers(0, phase)
+
+
+def test_a_first_rating_alone_is_taken(tmp_path: Path, tiny_folder: Path) -> None:
+    store = make_store(tmp_path)
+    started = register(store, "first", "sighted")
+    store.save(started, store.order(started)[0], BEFORE, answers(0, BEFORE))
+    export_judgments(store, tmp_path / "out")
+    row = read(tmp_path / "out" / "sighted_ratings.csv")[0]
+    assert row["q_overall.preimg"] == "2"
+    assert row["q_overall.postimg"] == ""
+    found = run("eval", "human", "--data", tmp_path / "out", "--model", tiny_folder, "--resamples", 199)
+    assert found.exit_code == 0, found.output
+
+
+def test_images_keep_apart_and_clear_of_attention_checks(tmp_path: Path) -> None:
+    paths = [tmp_path / part for part in ("a/view.png", "b/View.jpg", "guitar.png", "own.png")]
+    items = [StudyItem(str(n), path, f"h{n}", f"d{n}", "t", "x") for n, path in enumerate(paths)]
+    names = image_names(items)
+    assert names[paths[3]] == "own.png"
+    assert len({Path(name).stem.casefold() for name in names.values()}) == 4
+    assert names[paths[2]].startswith("guitar-")
+
+
+def test_export_errors(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    result = run("judgments", "export", "--database", store.path, "--output", tmp_path / "out")
+    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+    assert "holds no judgments yet" in result.stderr
+    judge_all(store, register(store, "ann"))
+    store.items()[0].image.unlink()
+    result = run("judgments", "export", "--database", store.path, "--output", tmp_path / "out")
+    assert "the image of '0-0' is gone" in result.stderr
+    result = run("judgments", "summary", "--database", tmp_path / "none.db")
+    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+
+
+def test_alpha_equals_the_library_and_a_worked_example() -> None:
+    # Krippendorff's own example with missing values; ordinal alpha 0.815.
+    nan = float("nan")
+    table = [
+        [1, 2, 3, 3, 2, 1, 4, 1, 2, nan, nan, nan],
+        [1, 2, 3, 3, 2, 2, 4, 1, 2, 5, nan, 3],
+        [nan, 3, 3, 3, 2, 3, 4, 2, 2, 5, 1, nan],
+        [1, 2, 3, 3, 2, 4, 4, 1, 2, 5, 1, nan],
+    ]
+    counts = np.array(
+        [[column.count(v) for v in range(1, 6)] for column in map(list, zip(*table, strict=True))]
+    )
+    alpha = ordinal_alpha(counts.astype(float), [str(n) for n in range(12)])[0]
+    assert alpha == pytest.approx(0.815, abs=5e-4)
+    rng = np.random.default_rng(0)
+    for raters in (2, 3, 9):
+        values = rng.integers(1, 6, (raters, 20)).astype(float)
+        values[rng.random(values.shape) < 0.2] = nan
+        counts = np.array([[(values[:, i] == v).sum() for v in range(1, 6)] for i in range(20)]).astype(float)
+        shared = counts[counts.sum(1) > 1]
+        expected = krippendorff.alpha(values, value_domain=[1, 2, 3, 4, 5], level_of_measurement="ordinal")
+        assert float(alpha_of_sums(coincidences(shared).sum(0))) == pytest.approx(expected, abs=1e-12)
+        assert ordinal_alpha(counts, [str(i) for i in range(20)])[0] == pytest.approx(expected, abs=1e-12)
+
+
+def test_alpha_that_is_not_defined_says_why() -> None:
+    one = np.zeros((6, 5))
+    one[:, 2] = 1
+    assert ordinal_alpha(one, list("abcdef"))[3] == "no item has two ratings or more"
+    same = one * 3
+    assert ordinal_alpha(same, list("abcdef"))[3] == "all ratings are the same"
+    few = np.array([[2.0, 0, 0, 0, 0], [0, 0, 2, 0, 0]])
+    alpha, low, high, reason = ordinal_alpha(few, list("ab"))
+    assert alpha == pytest.approx(1.0)
+    assert low is high is None
+    assert "too few clusters" in reason
+
+
+def test_intervals_of_alpha_hold_as_often_as_they_say() -> None:
+    """Simulated raters whose true alpha is known from a very large panel."""
+    rng = np.random.default_rng(1)
+
+    def panel(images: int) -> tuple[np.ndarray, list[str]]:
+        truth = np.repeat(rng.normal(3, 1, images), 2)
+        rated = np.clip(np.round(truth[:, None] + rng.normal(0, 1, (len(truth), 4))), 1, 5)
+        counts = np.stack([(rated == value).sum(1) for value in range(1, 6)], 1).astype(float)
+        return counts, [str(n // 2) for n in range(len(truth))]
+
+    counts, _ = panel(50_000)
+    true = float(alpha_of_sums(coincidences(counts).sum(0)))
+    intervals = [ordinal_alpha(*panel(18), Resampling(199, seed)) for seed in range(200)]
+    held = np.mean([low <= true <= high for _, low, high, _ in intervals])
+    assert 0.90 <= held <= 0.99
+
+
+def test_summary(store: JudgmentStore) -> None:
+    found = json.loads(
+        run("judgments", "summary", "--database", store.path, "--json", "--resamples", 199).output
+    )
+    rows = {(row["group"], row["question"]): row for row in found["rows"]}
+    assert len(rows) == 4 + 4 + 3
+    row = rows["BLV", "overall"]
+    assert (row["raters"], row["items"], row["images"], row["ratings"]) == (3, 12, IMAGES, 36)
+    kept = [judgment for judgment in store.judgments() if judgment.phase == NO_IMAGE]
+    items = [item.item for item in store.items()]
+    values = [
+        [j.ratings.overall for i in items for j in kept if j.item == i and j.pseudonym == name]
+        for name in ("p0", "p2", "p4")
+    ]
+    assert row["mean"] == pytest.approx(np.mean(values))
+    assert row["alpha"] == pytest.approx(krippendorff.alpha(values, level_of_measurement="ordinal"))
+    text = run("judgments", "summary", "--database", store.path, "--resamples", 199).output
+    assert "sighted, after the image" in text
+    assert f"{row['alpha']:+.3f}" in text
+
+
+def test_delete_command(store: JudgmentStore, tmp_path: Path) -> None:
+    store = JudgmentStore(Path(shutil.copy(store.path, tmp_path)))
+    assert run("judgments", "delete", "--database", store.path, "nobody", "--yes").exit_code == 2
+    result = run("judgments", "delete", "--database", store.path, "P1", "--yes")
+    assert result.output == "p1: 24 judgments deleted\n"
+    assert {judgment.pseudonym for judgment in store.judgments()} == {"p0", "p2", "p3", "p4", "p5"}
+
+
+def test_published_ratings_still_read_the_same(shared_data: Path | None, tmp_path: Path) -> None:
+    """Files without rows of one kind are allowed; files without any are not."""
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    for name, columns in (("blv_ratings.csv", BLV_COLUMNS), ("sighted_ratings.csv", SIGHTED_COLUMNS)):
+        path = write_table(folder / name, [dict.fromkeys(columns, "x")])
+        path.write_text(path.read_text().splitlines()[0] + "\n")
+    result = run("eval", "human", "--data", folder, "--scores", "x.csv")
+    assert (result.exit_code, "holds no rows" in result.output) == (1, True)
+    if shared_data:
+        assert len(read_kreiss(shared_data).items) == 68

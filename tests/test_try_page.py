@@ -1,0 +1,151 @@
+"""The page to try texts on, without a browser: what it computes, and what it says is wrong."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import re
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from descscore import DescScorer
+from descscore.cli import main
+from descscore.example_images import EXAMPLES
+from descscore.explainer import explain
+from descscore.images import load_image
+from descscore.page_reply import Reply
+from descscore.try_page import MAX_DRAFTS, MAX_LETTERS, TryPage
+from study_tools import make_store
+
+
+@pytest.fixture(scope="module")
+def scorer(tiny_folder: Path) -> DescScorer:
+    return DescScorer.from_pretrained(tiny_folder, device="cpu")
+
+
+@pytest.fixture
+def page(scorer: DescScorer) -> TryPage:
+    return TryPage(scorer)
+
+
+def upload(photo: Path) -> dict[str, str]:
+    return {"image": "data:image/jpeg;base64," + base64.b64encode(photo.read_bytes()).decode()}
+
+
+def cells(reply: Reply, caption: str) -> list[list[str]]:
+    """The cells of the table with that caption, as text."""
+    table = re.search(rf"<caption>{caption}</caption>.*?</table>", reply.result, re.DOTALL).group()
+    rows = [
+        re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", row, re.DOTALL) for row in re.findall(r"<tr>.*?</tr>", table)
+    ]
+    return [[html.unescape(re.sub(r"<[^>]*>", "", cell)) for cell in row] for row in rows[1:]]
+
+
+def test_scores_are_the_library_s(page: TryPage, scorer: DescScorer, photo: Path) -> None:
+    texts = {
+        "description": "A cat on a wall.",
+        "caption": "Minka",
+        "drafts": "A cat.\n\n A dog in the snow. \n",
+    }
+    reply = page.act("score", upload(photo) | texts)
+    assert reply.errors == ()
+    assert reply.page is None
+    expected = scorer.score(photo, "A cat on a wall.")
+    rows = {row[0]: row[1:] for row in cells(reply, "Scores of the description")}
+    assert rows["Score"][0] == f"{expected.score:.4f}"
+    assert rows["Cosine"][0] == f"{expected.cosine:+.4f}"
+    assert rows["Reads as a description"] == ["none", "this model has no purpose read-out"]
+    assert rows["Length"] == [f"{expected.tokens} tokens", "not cut: the whole text was read"]
+    comparison = scorer.compare(photo, "A cat on a wall.", "Minka")
+    assert f"{comparison.margin:+.4f} (cosine)" in reply.result
+    assert f"{100 * comparison.probability:.1f} %" in reply.result
+    drafts = ["A cat on a wall.", "A cat.", "A dog in the snow."]
+    cosines = {text: scorer.score(photo, text).cosine for text in drafts}
+    ranked = cells(reply, "All drafts in order of their cosine")
+    assert [row[1] for row in ranked] == sorted(drafts, key=lambda text: -cosines[text])
+    assert [row[3] for row in ranked] == [f"{cosines[row[1]]:+.4f}" for row in ranked]
+    words = cells(reply, "Parts of the cosine by word")
+    found = explain(photo, "A cat on a wall.", scorer=scorer).words
+    assert [row[0] for row in words] == [word.text for word in found]
+    assert [row[2] for row in words] == [f"{word.value:+.4f}" for word in found]
+    assert all((row[1] == "lowers") <= row[2].startswith("-") for row in words)
+    assert reply.status.startswith(f"Score {expected.score:.3f}")
+
+
+def test_a_cut_text_says_so_in_the_table_and_aloud(page: TryPage, photo: Path) -> None:
+    reply = page.act("score", upload(photo) | {"description": "word " * 100})
+    assert "The text was cut: its end was not read." in reply.status
+    assert "cut: the model reads 77 tokens" in reply.result
+    assert cells(reply, "Parts of the cosine by word")[-1][1] == "not read"
+
+
+@pytest.mark.parametrize(
+    ("fields", "wrong"),
+    [
+        ({}, ["image", "description"]),
+        ({"example": "house"}, ["description"]),
+        ({"example": "nonesuch", "description": "A."}, ["image"]),
+        ({"image": "/etc/passwd", "description": "A."}, ["image"]),
+        ({"image": "http://127.0.0.1/", "description": "A."}, ["image"]),
+        ({"example": "house", "description": "a" * (MAX_LETTERS + 1)}, ["description"]),
+        ({"example": "house", "description": "A.", "caption": "a" * (MAX_LETTERS + 1)}, ["caption"]),
+        ({"example": "house", "description": "A.", "drafts": "b\n" * (MAX_DRAFTS + 1)}, ["drafts"]),
+    ],
+)
+def test_errors_are_tied_to_their_fields(page: TryPage, fields: dict[str, str], wrong: list[str]) -> None:
+    reply = page.act("score", fields)
+    assert [error.field for error in reply.errors] == wrong
+    assert reply.result is None
+
+
+def test_examples_fill_the_form_and_can_be_scored(page: TryPage) -> None:
+    for name in EXAMPLES:
+        reply = page.act(f"example:{name}", {})
+        sent = load_image(base64.b64decode(reply.preview[0].split(",")[1]))
+        assert sent.tobytes() == EXAMPLES[name].draw().tobytes()
+        scored = page.act("score", reply.fields)
+        assert scored.errors == ()
+        assert len(cells(scored, "All drafts in order of their cosine")) == 1 + len(EXAMPLES[name].drafts)
+    assert page.act("example:../../etc/passwd", {}).fields == {}
+
+
+def test_texts_are_shown_as_text(page: TryPage) -> None:
+    bad = "<img src=x onerror=alert(1)> {{7*7}}"
+    fields = {"example": "boat", "description": bad, "caption": bad, "drafts": bad + "\n<b>A boat"}
+    shown = page.act("score", fields).result
+    assert "<img" not in shown
+    assert "<b>" not in shown
+    assert html.escape(bad) in shown
+
+
+def test_serving_wrongly_says_so(tmp_path: Path, tiny_folder: Path) -> None:
+    def run(*args: object) -> tuple[int, str]:
+        result = CliRunner().invoke(main, ["serve", *map(str, args)])
+        return result.exit_code, result.stderr
+
+    assert run("--study", "items.csv") == (
+        2,
+        "Error: --study and --database belong together: give both or none\n",
+    )
+    assert run("--without-try")[0] == 2
+    assert run("--port", "70000")[0] == 2
+    store = make_store(tmp_path, images=1, texts=1)
+    code, said = run("--port", 0, "--study", tmp_path / "none.csv", "--database", store.path)
+    assert (code, "none.csv: No such file" in said) == (1, True)
+    code, said = run("--port", 0, "--study", tmp_path / "items.csv", "--database", tmp_path / "items.csv")
+    assert (code, "not a SQLite database" in said) == (1, True)
+    code, said = run("--host", "nonesuch.invalid")
+    assert (code, said.count("\n"), "cannot listen on nonesuch.invalid" in said) == (1, 1, True)
+
+
+def test_drawings_differ_and_are_small() -> None:
+    sizes = []
+    for example in EXAMPLES.values():
+        buffer = io.BytesIO()
+        example.draw().save(buffer, "PNG")
+        sizes.append(len(buffer.getvalue()))
+    assert max(sizes) < 20_000
+    assert len({example.draw().tobytes() for example in EXAMPLES.values()}) == len(EXAMPLES)
