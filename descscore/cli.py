@@ -1,8 +1,8 @@
 """The ``descscore`` command.
 
-Exit codes: 0 done, 1 the work failed, 2 the call was wrong. Errors are one line
-on standard error unless ``--debug`` asks for the traceback. Heavy imports stand
-inside the commands, so that help and usage errors come at once.
+Exit codes: 0 done, 1 the work failed, 2 the call was wrong, 3 done but for some rows
+(``batch``). Errors are one line on standard error unless ``--debug`` asks for the
+traceback. Heavy imports stand inside the commands, so that help and usage errors come at once.
 """
 
 from __future__ import annotations

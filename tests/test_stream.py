@@ -146,7 +146,7 @@ def test_what_is_remembered_is_bounded(
 
 
 def test_memory_does_not_grow_with_the_stream(scorer: DescScorer, photos: list[Path]) -> None:
-    """Objects alive after 400 and after 2,000 pairs; the bytes are measured by 'eval throughput'."""
+    """Objects alive after 400 and after 2,000 pairs."""
 
     def alive(pairs: int) -> int:
         data = photos[0].read_bytes()
