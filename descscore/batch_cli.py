@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from descscore.cli import device_option, text_policy_option
 from descscore.errors import UsageError
 
 if TYPE_CHECKING:
@@ -34,14 +35,8 @@ _OPTIONS = (
     click.option("--split", default="train", show_default=True, help="Split of a hub data set."),
     click.option("--subset", help="Configuration of a hub data set."),
     click.option("--model", default="default", show_default=True, help="As for 'descscore score'."),
-    click.option("--device", help="Torch device; by default a GPU where there is one."),
-    click.option(
-        "--text-policy",
-        type=click.Choice(["truncate", "error", "windows"]),
-        default="truncate",
-        show_default=True,
-        help="What happens to a text over the model's context length.",
-    ),
+    device_option,
+    text_policy_option,
     click.option(
         "--precision",
         type=click.Choice(["float32", "bf16", "fp16"]),

@@ -43,6 +43,16 @@ class Group(LazyGroup):
             ctx.exit(1)
 
 
+text_policy_option = click.option(
+    "--text-policy",
+    type=click.Choice(["truncate", "error", "windows"]),
+    default="truncate",
+    show_default=True,
+    help="What happens to a text over the model's context length.",
+)
+device_option = click.option("--device", help="Torch device; by default a GPU where there is one.")
+
+
 def model_options(command: F) -> F:
     """``--model``, ``--device``, ``--text-policy`` and ``--json``, the same for every scoring command."""
     options = (
@@ -52,14 +62,8 @@ def model_options(command: F) -> F:
             show_default=True,
             help="Bundled name (base, default), folder, or open_clip model with its tag (ViT-B-32/openai).",
         ),
-        click.option("--device", help="Torch device; by default a GPU where there is one."),
-        click.option(
-            "--text-policy",
-            type=click.Choice(["truncate", "error", "windows"]),
-            default="truncate",
-            show_default=True,
-            help="What happens to a text over the model's context length.",
-        ),
+        device_option,
+        text_policy_option,
         click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table."),
     )
     for option in reversed(options):

@@ -4,34 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from descscore.errors import DataError, InputError
-from descscore.input_row import ImageRoot, InputRow, Mark, Scan, file_fingerprint
-from descscore.input_text_tables import ColumnNames, checked_row
+from descscore.input_row import InputRow, Mark, Scan
+from descscore.input_text_tables import TableFile, checked_row
 
 _BATCH_ROWS = 64
 """Rows read together: with photos of 1 MB each, 64 MB."""
 
 
 @dataclass(frozen=True)
-class ParquetInput:
+class ParquetInput(TableFile):
     """A Parquet file; an image is a path, bytes, or the struct of both that ``datasets`` writes."""
-
-    path: Path
-    columns: ColumnNames
-    root: ImageRoot
-
-    @property
-    def source(self) -> str:
-        return str(self.path)
-
-    def fingerprint(self) -> dict[str, Any]:
-        return file_fingerprint(self.path)
 
     def scan(self, step: int) -> Scan:
         with self._open() as file:

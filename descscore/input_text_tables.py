@@ -31,8 +31,8 @@ class ColumnNames:
 
 
 @dataclass(frozen=True)
-class CsvInput:
-    """A CSV file with a header, in UTF-8."""
+class TableFile:
+    """What all tables in one file share. root: where relative image paths begin."""
 
     path: Path
     columns: ColumnNames
@@ -44,6 +44,11 @@ class CsvInput:
 
     def fingerprint(self) -> dict[str, Any]:
         return file_fingerprint(self.path)
+
+
+@dataclass(frozen=True)
+class CsvInput(TableFile):
+    """A CSV file with a header, in UTF-8."""
 
     def scan(self, step: int) -> Scan:
         marks: list[Mark] = []
@@ -157,19 +162,8 @@ def _is_unicode(value: str) -> bool:
 
 
 @dataclass(frozen=True)
-class JsonlInput:
+class JsonlInput(TableFile):
     """A file with one JSON object a line, in UTF-8; empty lines are passed over."""
-
-    path: Path
-    columns: ColumnNames
-    root: ImageRoot
-
-    @property
-    def source(self) -> str:
-        return str(self.path)
-
-    def fingerprint(self) -> dict[str, Any]:
-        return file_fingerprint(self.path)
 
     def scan(self, step: int) -> Scan:
         """Raises :class:`DataError` where a needed column occurs in no row at all."""

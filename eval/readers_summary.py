@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from descscore.eval import plots
+from descscore.eval.markdown_table import table
 from descscore.eval.page_human import forest_alt
 from descscore.eval.page_pairs import preference_alt
 from descscore.eval.report_format import plain, signed, signed_interval
@@ -52,7 +52,7 @@ def readers_markdown(report: Json) -> str:
         ]
         for row in rows
     ]
-    return _table(("question", "metric", "r", "95 % interval", "r given length", "ceiling"), cells)
+    return table(("question", "metric", "r", "95 % interval", "r given length", "ceiling"), cells)
 
 
 def captions_markdown(report: Json) -> str:
@@ -65,7 +65,7 @@ def captions_markdown(report: Json) -> str:
         [f"{row['metric']} (published)", f"{row['expert']:.1f}", f"{row['crowdflower']:.1f}"]
         for row in found["published"]
     ]
-    return _table(("metric", "expert", "crowd"), cells)
+    return table(("metric", "expert", "crowd"), cells)
 
 
 def sanity_markdown(report: Json) -> str:
@@ -75,13 +75,8 @@ def sanity_markdown(report: Json) -> str:
     value = {(row["attack"], row["metric"]): row["value"] for row in rows}
     attacks = dict.fromkeys(row["attack"] for row in rows)
     cells = [[attack, *(_percent(value[attack, metric]) for metric in metrics)] for attack in attacks]
-    return _table(("hostile text", *metrics), cells)
+    return table(("hostile text", *metrics), cells)
 
 
 def _percent(value: float | None) -> str:
     return "not defined" if value is None else f"{100 * value:.1f}"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"

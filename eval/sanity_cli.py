@@ -7,18 +7,11 @@ from pathlib import Path
 
 import click
 
+from descscore.eval.options import pairs_options
+
 
 @click.command()
-@click.option("--data", required=True, help="Concadia folder, table (CSV, JSONL, Parquet), or hub data set.")
-@click.option("--split", default="test", show_default=True, help="Split to measure on.")
-@click.option(
-    "--image-root", type=click.Path(path_type=Path), help="Folder that image paths are relative to."
-)
-@click.option(
-    "--model", "models", multiple=True, help="Model to measure, by default 'default'. May be repeated."
-)
-@click.option("--device", help="Torch device; by default a GPU where there is one.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+@pairs_options
 def sanity(
     data: str,
     split: str,

@@ -7,6 +7,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from descscore.eval import plots
+from descscore.eval.markdown_table import table
 from descscore.eval.readers_summary import (
     captions_markdown,
     figures_markdown,
@@ -33,11 +35,10 @@ def write_page(found: Record, output: Path, report: Record | None = None) -> Non
     if report is not None:
         write_figures(report, output)
     shipped = shipped_record(found)
-    curves = [(name, shipped[f"{key}_probability"]) for name, key in _SETS if shipped[f"{key}_probability"]]
+    rows = [(name, shipped[f"{key}_probability"]) for name, key in _SETS]
+    curves = [{"model": name, "bins": row["bins"]} for name, row in rows if row]
     if curves:
-        from descscore.training.reliability_plot import draw_reliability
-
-        draw_reliability(curves, output / RELIABILITY)
+        plots.reliability(curves, output / RELIABILITY)
 
 
 _SETS = (("OpenStax test", "openstax"), ("Concadia", "concadia"))
@@ -101,12 +102,6 @@ def over_seeds(runs: Sequence[Record], read: Reading) -> str:
     if len(values) == 1:
         return f"{100 * values[0]:.1f}"
     return f"{100 * mean(values):.1f} ± {100 * stdev(values):.1f}"
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
 def _preference(key: str) -> Reading:
