@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from descscore.serve_cli import ServeOptions, run
+from descscore.page.cli import ServeOptions, run
 
 
 def main() -> None:

@@ -5,13 +5,15 @@ as ``descscore.training`` and ``descscore.eval``, so that no generic top-level
 name lands in anybody's environment.
 """
 
-from setuptools import setup
+from setuptools import find_packages, setup
+
+TOP_LEVEL = {"descscore": "descscore", "training": "descscore.training", "eval": "descscore.eval"}
 
 setup(
-    packages=["descscore", "descscore.training", "descscore.eval"],
-    package_dir={
-        "descscore": "descscore",
-        "descscore.training": "training",
-        "descscore.eval": "eval",
-    },
+    packages=[
+        installed + package.removeprefix(folder)
+        for folder, installed in TOP_LEVEL.items()
+        for package in find_packages(include=[folder, f"{folder}.*"])
+    ],
+    package_dir={installed: folder for folder, installed in TOP_LEVEL.items()},
 )

@@ -17,8 +17,8 @@ from descscore.version import __version__
 
 if TYPE_CHECKING:
     from descscore.errors import DescscoreError as DescscoreError
-    from descscore.explainer import explain as explain
-    from descscore.explanation import Explanation as Explanation
+    from descscore.explanations.explainer import explain as explain
+    from descscore.explanations.explanation import Explanation as Explanation
     from descscore.models import load_model as load_model
     from descscore.records import Comparison as Comparison
     from descscore.records import Score as Score
@@ -29,8 +29,8 @@ _HOME = {
     "Score": "descscore.records",
     "Comparison": "descscore.records",
     "DescscoreError": "descscore.errors",
-    "Explanation": "descscore.explanation",
-    "explain": "descscore.explainer",
+    "Explanation": "descscore.explanations.explanation",
+    "explain": "descscore.explanations.explainer",
     "load_model": "descscore.models",
 }
 

@@ -29,10 +29,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from descscore.data.pairs import FileImage, StoredImage
 from descscore.errors import DataError, ImageError, ModelError
 from descscore.images import load_image
 from descscore.models import LoadedModel, weights_hash
-from descscore.pairs import FileImage, StoredImage
 
 log = logging.getLogger(__name__)
 

@@ -74,12 +74,12 @@ def model_options(command: F) -> F:
 @click.group(
     cls=Group,
     lazy={
-        "batch": "descscore.batch_cli:batch",
+        "batch": "descscore.batch.cli:batch",
         "eval": "descscore.eval.cli:evaluate",
-        "explain": "descscore.explain_cli:explain",
-        "judgments": "descscore.judgments_cli:judgments",
-        "merge": "descscore.batch_cli:merge",
-        "serve": "descscore.serve_cli:serve",
+        "explain": "descscore.explanations.cli:explain",
+        "judgments": "descscore.study.cli:judgments",
+        "merge": "descscore.batch.cli:merge",
+        "serve": "descscore.page.cli:serve",
         "train": "descscore.training.cli:train",
     },
     context_settings={"help_option_names": ["-h", "--help"]},

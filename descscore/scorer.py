@@ -21,7 +21,7 @@ from descscore.texts import TextPolicy, TokenizedText, check_policy
 from descscore.version import __version__
 
 if TYPE_CHECKING:
-    from descscore.stream import StreamOptions
+    from descscore.batch.stream import StreamOptions
 
 SCALE = 2.5
 """CLIPScore's factor (Hessel et al. 2021): ``score = 2.5 * max(cosine, 0)``."""
@@ -104,10 +104,10 @@ class DescScorer:
 
         A pair that cannot be scored is an outcome with its error; the others go on.
         Images are decoded by worker processes while the model runs, and images of the
-        same content are encoded once (see :mod:`descscore.stream`). Results equal
+        same content are encoded once (see :mod:`descscore.batch.stream`). Results equal
         :meth:`score`.
         """
-        from descscore.stream import stream_pairs
+        from descscore.batch.stream import stream_pairs
 
         return stream_pairs(self, pairs, options)
 

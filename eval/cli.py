@@ -11,14 +11,14 @@ from descscore.eval.options import data_option
 from descscore.lazy_group import LazyGroup
 
 _ELSEWHERE = {
-    "captions": "descscore.eval.captions_cli:captions",
-    "human": "descscore.eval.human_cli:human",
-    "preference": "descscore.eval.preference_cli:preference",
-    "report": "descscore.eval.report_cli:report",
-    "sanity": "descscore.eval.sanity_cli:sanity",
-    "words": "descscore.eval.words_cli:words",
-    "throughput": "descscore.eval.throughput_cli:throughput",
-    "zeroshot": "descscore.eval.zero_shot_cli:zeroshot",
+    "captions": "descscore.eval.human.captions_cli:captions",
+    "human": "descscore.eval.human.cli:human",
+    "preference": "descscore.eval.pairs.preference_cli:preference",
+    "report": "descscore.eval.report.cli:report",
+    "sanity": "descscore.eval.pairs.sanity_cli:sanity",
+    "words": "descscore.eval.words.cli:words",
+    "throughput": "descscore.eval.speed.cli:throughput",
+    "zeroshot": "descscore.eval.transfer.cli:zeroshot",
 }
 
 
@@ -34,7 +34,7 @@ def evaluate() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def quality(data: Path, model: str, device: str | None, as_json: bool) -> None:
     """Retrieval, zero-shot classes and grounding: the figures of a model card."""
-    from descscore.eval.quality import measure, to_json, to_markdown
+    from descscore.eval.transfer.quality import measure, to_json, to_markdown
     from descscore.scorer import DescScorer
 
     scorer = DescScorer.from_pretrained(model, device=device)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from descscore.errors import DataError
-from descscore.eval.correlation import Array, numbers
 from descscore.eval.csv_tables import check_columns, digest, named, read_rows, text_key
-from descscore.eval.human_ratings import ATTENTION_CHECKS, Drop, Item
+from descscore.eval.human.ratings import ATTENTION_CHECKS, Drop, Item
+from descscore.eval.statistics.correlation import Array, numbers
 
 TEXT_COLUMNS = ("texts", "text", "description", "item")
 SCORE_COLUMNS = {"clipscore": "CLIPScore", "SPURTS_score": "SPURTS", "score": "", "cosine": ""}

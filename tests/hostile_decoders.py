@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from descscore.decode_worker import prepare
+from descscore.batch.decode_worker import prepare
 from descscore.preprocess import PixelSpec
 
 

@@ -26,7 +26,7 @@ PHASES = (".preimg", ".postimg")
 
 
 def make_data(root: Path) -> Path:
-    """Write the folder; every file that :data:`descscore.eval.report_parts.PARTS` names is there."""
+    """Write the folder; every file that :data:`descscore.eval.report.parts.PARTS` names is there."""
     root.mkdir(parents=True, exist_ok=True)
     make_kreiss(root / "kreiss2022")
     make_concadia(root)

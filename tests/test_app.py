@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-import descscore.serve_cli
-from descscore.serve_cli import ServeOptions
+import descscore.page.cli
+from descscore.page.cli import ServeOptions
 
 APP = Path(__file__).parents[1] / "app.py"
 
 
 def served(monkeypatch: pytest.MonkeyPatch) -> ServeOptions:
     asked: list[ServeOptions] = []
-    monkeypatch.setattr(descscore.serve_cli, "run", asked.append)
+    monkeypatch.setattr(descscore.page.cli, "run", asked.append)
     runpy.run_path(str(APP), run_name="__main__")
     return asked[0]
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from conftest import TINY
-from descscore.attribution import (
+from descscore.explanations.attribution import (
     STEPS,
     Attribution,
     TextRows,
@@ -214,7 +214,7 @@ def same(left: Attribution, rows: list[int], right: Attribution) -> None:
 
 
 def test_parts_do_not_depend_on_the_other_texts(clip: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    import descscore.attribution as module
+    import descscore.explanations.attribution as module
 
     texts, purpose = make_texts(20, 5, 77, 9), make_purpose()
     together = attribute(clip, texts, purpose, (20,))

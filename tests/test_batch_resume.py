@@ -18,10 +18,10 @@ import pytest
 from batch_inputs import make_pairs, write_csv
 
 from descscore import DescScorer
-from descscore.batch import BatchOptions, Summary, run_batch
+from descscore.batch.inputs import open_input
+from descscore.batch.runner import BatchOptions, Summary, run_batch
+from descscore.batch.stream import StreamOptions
 from descscore.errors import DataError
-from descscore.inputs import open_input
-from descscore.stream import StreamOptions
 
 ROWS, SHARD = 240, 20
 
@@ -32,9 +32,10 @@ import os, sys
 from pathlib import Path
 import torch
 from descscore import DescScorer
-from descscore.batch import BatchOptions, run_batch
-from descscore.inputs import open_input
-from descscore.stream import StreamOptions
+from descscore.batch.runner import BatchOptions
+from descscore.batch.runner import run_batch
+from descscore.batch.inputs import open_input
+from descscore.batch.stream import StreamOptions
 
 torch.set_num_threads(1)
 model, source = sys.argv[1:3]

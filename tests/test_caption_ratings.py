@@ -16,9 +16,9 @@ from conftest import make_photo
 from descscore import DescScorer
 from descscore.cli import Group
 from descscore.errors import DataError, ImageError
-from descscore.eval.caption_ratings import crowd_tau, expert_tau, read_crowd, read_expert, read_photos
-from descscore.eval.captions_cli import captions
-from descscore.eval.pair_scores import pair_cosines
+from descscore.eval.human.caption_ratings import crowd_tau, expert_tau, read_crowd, read_expert, read_photos
+from descscore.eval.human.captions_cli import captions
+from descscore.eval.pairs.pair_scores import pair_cosines
 
 PHOTOS = [f"photo{i}.jpg" for i in range(5)]
 

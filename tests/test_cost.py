@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from conftest import TINY
 from descscore.text_tower import encode_tokens, end_positions
-from descscore.training import cost
+from descscore.training.experiments import cost
 
 
 @pytest.fixture

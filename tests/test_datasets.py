@@ -17,10 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import make_photo
-from descscore.datasets import DataOptions, load_pairs
+from descscore.data.datasets import DataOptions, load_pairs
+from descscore.data.pairs import FileImage, NoImage, PairSet, Row, normal_split, sort_rows
+from descscore.data.tables import CellImage, Columns, ParquetBytes
 from descscore.errors import DataError, ImageError
-from descscore.pairs import FileImage, NoImage, PairSet, Row, normal_split, sort_rows
-from descscore.tables import CellImage, Columns, ParquetBytes
 
 IMAGE_COUNT = 5
 

@@ -16,13 +16,13 @@ from click.testing import CliRunner, Result
 from descscore import DescScorer
 from descscore.adapters import AdapterInfo, save_full
 from descscore.cli import main
-from descscore.datasets import load_pairs
+from descscore.data.datasets import load_pairs
 from descscore.errors import DataError, UsageError
-from descscore.eval.bootstrap import Resampling
-from descscore.eval.parts_of_speech import load_tagger
-from descscore.eval.word_kinds import bare, kinds_of
-from descscore.eval.word_norms import read_norms
-from descscore.eval.words import (
+from descscore.eval.statistics.bootstrap import Resampling
+from descscore.eval.words.parts_of_speech import load_tagger
+from descscore.eval.words.word_kinds import bare, kinds_of
+from descscore.eval.words.word_norms import read_norms
+from descscore.eval.words.words import (
     Explained,
     Occurrence,
     WordOptions,
@@ -31,7 +31,7 @@ from descscore.eval.words import (
     occurrences,
     report,
 )
-from descscore.explanation import WordParts
+from descscore.explanations.explanation import WordParts
 from descscore.interventions import Rotation, Site
 from descscore.models import load_model, weights_hash
 from descscore.readout import Purpose, Readout, save_purpose

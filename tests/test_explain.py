@@ -22,15 +22,15 @@ from descscore import DescScorer
 from descscore.adapters import AdapterInfo, save_full
 from descscore.cli import main
 from descscore.errors import ImageError, InputError, ModelError, TextError, UsageError
-from descscore.explain_html import to_html
-from descscore.explain_text import to_text
-from descscore.explainer import ExplainOptions, explain, explain_batch
-from descscore.explanation import Explanation
+from descscore.explanations.explainer import ExplainOptions, explain, explain_batch
+from descscore.explanations.explanation import Explanation
+from descscore.explanations.html_page import to_html
+from descscore.explanations.occlusion import GRID, occlude, visible_box
+from descscore.explanations.terminal import to_text
 from descscore.interventions import Rotation, Site, run_from_block, run_to_block
 from descscore.models import load_model, weights_hash
-from descscore.occlusion import GRID, occlude, visible_box
 from descscore.readout import Purpose, Readout, save_purpose
-from descscore.training.places import log_odds_of, reference_places
+from descscore.training.experiments.places import log_odds_of, reference_places
 from pictures import make_photo
 
 TEXTS = ("A red car stands at a gate.", "Ada Lovelace, London & 1843 👩\u200d💻", "A dog. " * 40)

@@ -10,9 +10,9 @@ import pytest
 from click.testing import CliRunner
 
 from descscore import DescScorer
-from descscore.datasets import load_pairs
+from descscore.data.datasets import load_pairs
 from descscore.errors import DataError, UsageError
-from descscore.eval.explanation_cases import choose, insert, main, make_cases
+from descscore.eval.words.explanation_cases import choose, insert, main, make_cases
 from pictures import make_photo
 from report_data import make_adapter
 

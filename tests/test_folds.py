@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from descscore.errors import DataError, UsageError
 from descscore.models import load_model
 from descscore.training.config import Tower, preset
-from descscore.training.cross_validation import FoldData, Recipe, cross_validate, read_recipes
 from descscore.training.examples import Examples
-from descscore.training.folds import fold_of, part
+from descscore.training.experiments.cross_validation import FoldData, Recipe, cross_validate, read_recipes
+from descscore.training.experiments.folds import fold_of, part
 
 
 @given(st.lists(st.sampled_from("abcdefg"), min_size=3, max_size=60).filter(lambda g: len(set(g)) >= 3))
@@ -48,7 +48,7 @@ def examples(n: int = 24) -> Examples:
 def test_a_fold_is_measured_without_having_been_trained_on(
     tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from descscore.training import cross_validation
+    from descscore.training.experiments import cross_validation
 
     seen: list[set[bytes]] = []
     real = cross_validation.train_without

@@ -18,7 +18,7 @@ from batch_inputs import (
     write_shards,
 )
 
-from descscore.inputs import open_input
+from descscore.batch.inputs import open_input
 
 
 @pytest.fixture(scope="module")

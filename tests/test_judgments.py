@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
-import descscore.judgments_schema as schema
+import descscore.study.schema as schema
 from descscore.errors import DataError, StorageError, UsageError
-from descscore.judgments import JudgmentStore, Profile, PseudonymTaken, Ratings, new_code
-from descscore.questions import AFTER, BEFORE, NO_IMAGE
-from descscore.study_items import COLUMNS, read_items
+from descscore.study.items import COLUMNS, read_items
+from descscore.study.judgments import JudgmentStore, Profile, PseudonymTaken, Ratings, new_code
+from descscore.study.questions import AFTER, BEFORE, NO_IMAGE
 from study_tools import answers, judge_all, make_store, register, write_items, write_table
 
 WRITERS, JUDGMENTS = 8, 50
@@ -28,7 +28,9 @@ HERE = Path(__file__).parent
 WRITER = """
 import sys
 from pathlib import Path
-from descscore.judgments import JudgmentStore, Profile, Ratings
+from descscore.study.judgments import JudgmentStore
+from descscore.study.judgments import Profile
+from descscore.study.judgments import Ratings
 
 path, name = Path(sys.argv[1]), sys.argv[2]
 store = JudgmentStore(path)

@@ -14,13 +14,13 @@ from click.testing import CliRunner, Result
 from scipy import stats
 
 from descscore.cli import main
-from descscore.eval.agreement import alpha_of_sums, coincidences, ordinal_alpha
-from descscore.eval.bootstrap import Resampling
-from descscore.eval.human_ratings import read_kreiss
-from descscore.judgments import JudgmentStore
-from descscore.judgments_export import BLV_COLUMNS, SIGHTED_COLUMNS, export_judgments, image_names
-from descscore.questions import AFTER, BEFORE, NO_IMAGE
-from descscore.study_items import StudyItem
+from descscore.eval.human.agreement import alpha_of_sums, coincidences, ordinal_alpha
+from descscore.eval.human.ratings import read_kreiss
+from descscore.eval.statistics.bootstrap import Resampling
+from descscore.study.export import BLV_COLUMNS, SIGHTED_COLUMNS, export_judgments, image_names
+from descscore.study.items import StudyItem
+from descscore.study.judgments import JudgmentStore
+from descscore.study.questions import AFTER, BEFORE, NO_IMAGE
 from study_tools import IMAGES, TEXTS, answers, judge_all, make_store, register, write_table
 
 

@@ -23,13 +23,13 @@ def imported(path: Path) -> set[str]:
     return names
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "descscore").glob("*.py")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted((ROOT / "descscore").rglob("*.py")), ids=lambda path: path.name)
 def test_the_package_imports_neither_training_nor_evaluation(path: Path) -> None:
     above = {name for name in imported(path) if name.startswith(("descscore.training", "descscore.eval"))}
     assert not above or path.name in COMMANDS
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "eval").glob("*.py")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted((ROOT / "eval").rglob("*.py")), ids=lambda path: path.name)
 def test_evaluation_does_not_import_training(path: Path) -> None:
     assert not {name for name in imported(path) if name.startswith("descscore.training")}
 

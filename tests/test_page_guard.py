@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from descscore.accounts import Accounts, write_account
 from descscore.errors import DataError, ImageError, UsageError
-from descscore.page_guard import MAX_BODY, Guard
-from descscore.upload import MAX_BYTES, read_upload
+from descscore.page.accounts import Accounts, write_account
+from descscore.page.guard import MAX_BODY, Guard
+from descscore.page.upload import MAX_BYTES, read_upload
 
 
 class Behind:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from descscore.errors import DataError
-from descscore.eval import plots
+from descscore.eval.report import plots
 
 Row = dict[str, Any]
 NAMES = ("base", "$x_1^{", "<b>&", "a/very/long/folder/name/of/a/model", "Ünï ☃ 漢")

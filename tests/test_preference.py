@@ -15,15 +15,15 @@ from PIL import Image
 
 from descscore import DescScorer
 from descscore.cli import main
-from descscore.datasets import DataOptions, load_pairs
-from descscore.eval.preference import (
+from descscore.data.datasets import DataOptions, load_pairs
+from descscore.data.pairs import Pair
+from descscore.eval.pairs.preference import (
     PairScores,
     image_owner,
     length_pair_scores,
     ngram_pair_scores,
     preference_rows,
 )
-from descscore.pairs import Pair
 
 N = 16
 

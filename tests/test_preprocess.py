@@ -16,7 +16,7 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
 from descscore import DescScorer
-from descscore.batch_size import find_batch_size
+from descscore.batch.batch_size import find_batch_size
 from descscore.errors import ModelError
 from descscore.preprocess import picture_pixels, pixel_spec
 
@@ -62,7 +62,9 @@ def test_an_unknown_resize_mode_is_refused() -> None:
 
 
 def test_a_decoding_worker_imports_no_torch() -> None:
-    code = "import sys, descscore.decode_worker; print(sorted({'torch', 'open_clip'} & set(sys.modules)))"
+    code = (
+        "import sys, descscore.batch.decode_worker; print(sorted({'torch', 'open_clip'} & set(sys.modules)))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

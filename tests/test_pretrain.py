@@ -17,11 +17,12 @@ from PIL import Image
 
 from conftest import TINY
 from descscore import DescScorer
-from descscore.training import pretrain, pretrain_batches, teacher
-from descscore.training.augment import OBJECT, PHOTO, Augment, augment, cutmix, random_crops
-from descscore.training.pretrain_config import PretrainConfig, Stage
-from descscore.training.pretrain_data import load_figures, load_objects, sentences, vocabulary_words
-from descscore.training.soft_contrastive import follow, mix_rows, soft_cross_entropy, soft_targets
+from descscore.training.pretraining import batches as pretrain_batches
+from descscore.training.pretraining import pretrain, teacher
+from descscore.training.pretraining.augment import OBJECT, PHOTO, Augment, augment, cutmix, random_crops
+from descscore.training.pretraining.config import PretrainConfig, Stage
+from descscore.training.pretraining.data import load_figures, load_objects, sentences, vocabulary_words
+from descscore.training.pretraining.soft_contrastive import follow, mix_rows, soft_cross_entropy, soft_targets
 
 # Losses and schedule
 

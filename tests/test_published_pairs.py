@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from descscore.datasets import DataOptions, load_pairs
+from descscore.data.datasets import DataOptions, load_pairs
+from descscore.data.pairs import Pair
 from descscore.errors import DataError
-from descscore.eval.preference import image_owner, preference_rows
-from descscore.eval.published_pairs import FILES, published_pair_scores
-from descscore.pairs import Pair
+from descscore.eval.pairs.preference import image_owner, preference_rows
+from descscore.eval.pairs.published_pairs import FILES, published_pair_scores
 from report_data import make_concadia
 
 

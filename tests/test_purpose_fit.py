@@ -16,7 +16,7 @@ from descscore.text_tower import encode_tokens
 from descscore.training import purpose_fit
 from descscore.training.config import Tower, preset
 from descscore.training.examples import Examples
-from descscore.training.interchange_table import interchange_table, sizes
+from descscore.training.experiments.interchange_table import interchange_table, sizes
 from descscore.training.plan import draw_sources
 from descscore.training.purpose_fit import Grouped, cross_calibration, order_rotation, reference_cosines
 from descscore.training.readout import purpose_coordinates

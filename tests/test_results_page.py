@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from descscore.eval.markdown_table import table
-from descscore.eval.readers_summary import figures_markdown, readers_markdown
-from descscore.training.recipes import SEEDS, SHIPPED, runs
-from descscore.training.results_page import over_seeds, page, readme_table, write_page
+from descscore.eval.report.readers_summary import figures_markdown, readers_markdown
+from descscore.training.experiments.recipes import SEEDS, SHIPPED, runs
+from descscore.training.experiments.results_page import over_seeds, page, readme_table, write_page
 
 ROOT = Path(__file__).parents[1]
 

@@ -18,9 +18,10 @@ from PIL import Image
 
 from descscore import DescScorer
 from descscore.cli import main
-from descscore.datasets import DataOptions, load_pairs
+from descscore.data.datasets import DataOptions, load_pairs
+from descscore.data.pairs import FileImage, Pair
 from descscore.errors import DataError
-from descscore.eval.attacks import (
+from descscore.eval.pairs.attacks import (
     ATTACKS,
     FOREIGN,
     Target,
@@ -29,10 +30,9 @@ from descscore.eval.attacks import (
     other_image,
     targets,
 )
-from descscore.eval.preference import image_owner
-from descscore.eval.proportions import wilson
-from descscore.eval.sanity import SanityRow, sanity_lines, sanity_rows, to_json, to_markdown
-from descscore.pairs import FileImage, Pair
+from descscore.eval.pairs.preference import image_owner
+from descscore.eval.pairs.sanity import SanityRow, sanity_lines, sanity_rows, to_json, to_markdown
+from descscore.eval.statistics.proportions import wilson
 
 BY_NAME = {attack.name: attack for attack in ATTACKS}
 DESCRIPTIONS = (

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from descscore.errors import DataError, UsageError
-from descscore.eval import coverage
-from descscore.eval.bootstrap import (
+from descscore.eval.statistics import coverage
+from descscore.eval.statistics.bootstrap import (
     MIN_CLUSTERS,
     Resampling,
     cluster_index,
@@ -22,16 +22,16 @@ from descscore.eval.bootstrap import (
     jackknife_error,
     studentised,
 )
-from descscore.eval.cluster_correlation import (
+from descscore.eval.statistics.cluster_correlation import (
     cluster_difference,
     cluster_partial,
     cluster_pearson,
     percentile_pearson,
 )
-from descscore.eval.correlation import kendall, partial_correlation, pearson, spearman
-from descscore.eval.coverage import Design
-from descscore.eval.proportions import cluster_mean, proportion, wilson
-from descscore.eval.reliability import split_half
+from descscore.eval.statistics.correlation import kendall, partial_correlation, pearson, spearman
+from descscore.eval.statistics.coverage import Design
+from descscore.eval.statistics.proportions import cluster_mean, proportion, wilson
+from descscore.eval.statistics.reliability import split_half
 
 QUICK = Resampling(resamples=199)
 WAYS = list(itertools.product((True, False), repeat=4))
@@ -248,7 +248,7 @@ def test_same_seed_same_numbers() -> None:
 def test_large_data_is_cut_into_parts_without_changing_it(monkeypatch: pytest.MonkeyPatch) -> None:
     x, y, index = sample()
     whole = cluster_pearson(x, y, index, QUICK)
-    monkeypatch.setattr("descscore.eval.bootstrap._NUMBERS_AT_ONCE", 1000)
+    monkeypatch.setattr("descscore.eval.statistics.bootstrap._NUMBERS_AT_ONCE", 1000)
     assert cluster_pearson(x, y, index, QUICK).low == pytest.approx(whole.low)
 
 

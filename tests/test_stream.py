@@ -22,15 +22,15 @@ import torch
 from batch_inputs import TEXTS
 from PIL import Image
 
-import descscore.image_stage as image_stage
+import descscore.batch.image_stage as image_stage
 from conftest import make_photo, save_model
 from descscore import DescScorer
-from descscore.decode_pool import DecodePool, PoolOptions, WorkerError
+from descscore.batch.decode_pool import DecodePool, PoolOptions, WorkerError
+from descscore.batch.stream import StreamOptions
 from descscore.errors import ImageError, UsageError
 from descscore.images import ImageSource, load_image
 from descscore.preprocess import PixelSpec
 from descscore.records import Outcome
-from descscore.stream import StreamOptions
 
 HERE = StreamOptions(workers=0)
 HOSTILE = "hostile_decoders:misbehave"

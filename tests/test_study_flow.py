@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from descscore.judgments import JudgmentStore
-from descscore.judgments_schema import storage_errors
-from descscore.page_reply import Reply
-from descscore.questions import AFTER, BEFORE, NO_IMAGE, QUESTIONS, questions_of
-from descscore.study_flow import Progress, Step
-from descscore.study_items import read_items
-from descscore.study_page import StudyPage
+from descscore.page.reply import Reply
+from descscore.page.study_page import StudyPage
+from descscore.study.flow import Progress, Step
+from descscore.study.items import read_items
+from descscore.study.judgments import JudgmentStore
+from descscore.study.questions import AFTER, BEFORE, NO_IMAGE, QUESTIONS, questions_of
+from descscore.study.schema import storage_errors
 from study_tools import make_store, write_items, write_table
 
 ORDER = ("c", "a", "b")

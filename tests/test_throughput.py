@@ -13,8 +13,8 @@ from PIL import Image
 from conftest import TINY
 from descscore.cli import main
 from descscore.errors import DataError
-from descscore.eval.throughput import CAPTION_TOKENS, Rates, caption, find_photos, make_photos
-from descscore.eval.torchmetrics_clip import transformers_clip, transformers_processor
+from descscore.eval.speed.throughput import CAPTION_TOKENS, Rates, caption, find_photos, make_photos
+from descscore.eval.speed.torchmetrics_clip import transformers_clip, transformers_processor
 
 
 def test_transformers_gives_the_same_features_on_converted_weights() -> None:

@@ -60,7 +60,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def data(base: Path, tmp_path_factory: pytest.TempPathFactory) -> RunData:
-    from descscore.datasets import load_pairs
+    from descscore.data.datasets import load_pairs
     from descscore.training.examples import make_examples
 
     folder = tmp_path_factory.mktemp("data")
@@ -357,9 +357,10 @@ import torch
 torch.set_num_threads(1)
 from safetensors.torch import save_file
 from test_trainer import config, data, load_model
-from descscore.datasets import load_pairs
+from descscore.data.datasets import load_pairs
 from descscore.training.examples import make_examples
-from descscore.training.trainer import RunData, Trainer
+from descscore.training.trainer import RunData
+from descscore.training.trainer import Trainer
 
 base, table, output = map(Path, sys.argv[1:])
 pairs, model = load_pairs(table), load_model(base, "cpu")

@@ -13,11 +13,11 @@ from click.testing import CliRunner
 
 from descscore import DescScorer
 from descscore.cli import main
-from descscore.example_images import EXAMPLES
-from descscore.explainer import explain
+from descscore.explanations.explainer import explain
 from descscore.images import load_image
-from descscore.page_reply import Reply
-from descscore.try_page import MAX_DRAFTS, MAX_LETTERS, TryPage
+from descscore.page.example_images import EXAMPLES
+from descscore.page.reply import Reply
+from descscore.page.try_page import MAX_DRAFTS, MAX_LETTERS, TryPage
 from study_tools import make_store
 
 

@@ -88,9 +88,9 @@ def test_the_wheel_holds_the_model_and_no_more(wheel: Path) -> None:
         "descscore/assets/base/open_clip_model.safetensors",
         "descscore/assets/base/open_clip_config.json",
         "descscore/py.typed",
-        "descscore/training/pretrain.py",
-        "descscore/eval/quality.py",
-        "descscore/eval/templates/page.html.jinja",
+        "descscore/training/pretraining/pretrain.py",
+        "descscore/eval/transfer/quality.py",
+        "descscore/eval/report/templates/page.html.jinja",
     ):
         assert needed in names
     tops = {name.split("/")[0] for name in names}

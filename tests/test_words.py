@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from descscore.errors import TextError
+from descscore.explanations.words import Word, split_words
 from descscore.models import load_model
 from descscore.texts import TextPolicy, Tokenizer
-from descscore.words import Word, split_words
 
 
 @pytest.fixture(scope="module")

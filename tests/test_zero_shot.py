@@ -19,15 +19,15 @@ from conftest import make_photo
 from descscore import DescScorer
 from descscore.cli import main
 from descscore.errors import DataError, UsageError
-from descscore.eval.benchmarks import LabelledImages
-from descscore.eval.labelled_images import (
+from descscore.eval.transfer.benchmarks import LabelledImages
+from descscore.eval.transfer.labelled_images import (
     HUB_SETS,
     HubSet,
     hub_images,
     read_class_names,
     read_labelled_source,
 )
-from descscore.eval.zero_shot import check_prompt, macro_f1, predict, zero_shot
+from descscore.eval.transfer.zero_shot import check_prompt, macro_f1, predict, zero_shot
 
 CLASSES = ("red_fox", "bee", "church")
 

@@ -96,7 +96,7 @@ def train(
     **settings: Any,
 ) -> None:
     """Fine-tune a CLIP to prefer descriptions; started again, it goes on from its last checkpoint."""
-    from descscore.datasets import DataOptions
+    from descscore.data.datasets import DataOptions
     from descscore.models import LoadedModel
     from descscore.training import config as configs
     from descscore.training.curves import draw_curves

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from descscore.cache import FeatureCache, image_key
+from descscore.data.pairs import Pair
 from descscore.encoder import Encoder
 from descscore.errors import DataError
 from descscore.models import LoadedModel
-from descscore.pairs import Pair
 from descscore.texts import pad
 
 

@@ -15,10 +15,10 @@ import torch
 from open_clip import CLIP
 
 from descscore.adapters import AdapterInfo, save_full, save_lora
-from descscore.datasets import DataOptions, load_pairs
+from descscore.data.datasets import DataOptions, load_pairs
+from descscore.data.pairs import Pair, PairSet
 from descscore.errors import UsageError
 from descscore.models import LoadedModel, load_model
-from descscore.pairs import Pair, PairSet
 from descscore.readout import Purpose, save_purpose
 from descscore.training.config import FinetuneConfig, published_rate
 from descscore.training.examples import Examples, make_examples

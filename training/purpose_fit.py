@@ -21,7 +21,7 @@ from descscore.readout import Purpose
 from descscore.text_tower import encode_tokens
 from descscore.training.config import FinetuneConfig
 from descscore.training.examples import Examples
-from descscore.training.folds import Array, fold_of, part, train_without
+from descscore.training.experiments.folds import Array, fold_of, part, train_without
 from descscore.training.losses import cosines
 from descscore.training.readout import (
     FittedReadout,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from descscore.eval.grounding import grounding_sampled
+from descscore.eval.transfer.grounding import grounding_sampled
 from descscore.text_tower import encode_tokens
 from descscore.training.examples import Examples, select
 from descscore.training.objective import Objective, run_batch

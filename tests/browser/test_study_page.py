@@ -9,10 +9,10 @@ import pytest
 from playwright.sync_api import Browser, Page
 
 from accessibility import NARROW, overflow, violations
-from descscore.accounts import write_account
-from descscore.example_images import EXAMPLES
-from descscore.judgments import JudgmentStore
-from descscore.questions import questions_of
+from descscore.page.accounts import write_account
+from descscore.page.example_images import EXAMPLES
+from descscore.study.judgments import JudgmentStore
+from descscore.study.questions import questions_of
 from pages import Site, choose, picture, press, register, tab_to, wait_for_heading, wait_for_status
 from study_tools import write_table
 

@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Page
 
 from accessibility import NARROW, focus_order, overflow, violations
-from descscore.example_images import EXAMPLES
+from descscore.page.example_images import EXAMPLES
 from pages import SCREENSHOTS, Site, picture, press, tab_to, wait_for_heading, wait_for_status
 
 HEADING = "How well would this text replace the image?"

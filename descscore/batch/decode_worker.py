@@ -1,0 +1,133 @@
+"""A process that decodes images for :mod:`descscore.batch.decode_pool` and dies with its parent.
+
+It imports no torch. Prepared pictures go into slots of memory shared with the parent;
+what else is to be said goes through a connection, one message a picture.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import hashlib
+import mmap
+import os
+import pickle
+import signal
+import sys
+import threading
+import time
+import warnings
+from dataclasses import dataclass
+from importlib import import_module
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+
+from descscore.errors import ImageError
+from descscore.images import check_path, load_image
+from descscore.preprocess import PixelSpec, picture_pixels
+
+MAX_FILE_BYTES = 1 << 30
+"""Largest image file that is read."""
+
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a worker is told when it starts. slots: pictures that the shared memory holds.
+    function: ``module:name`` of what prepares one image, :func:`prepare` but in tests.
+    """
+
+    spec: PixelSpec
+    slots: int
+    function: str = "descscore.batch.decode_worker:prepare"
+    niceness: int = 0
+
+
+def prepare(source: str | bytes, spec: PixelSpec) -> tuple[np.ndarray[Any, Any], bytes]:
+    """An image file, by path or as bytes -> its prepared pixels and the SHA-256 of its bytes.
+
+    Raises :class:`ImageError` as :func:`descscore.images.load_image` does.
+    """
+    name = "image bytes" if isinstance(source, bytes) else source
+    data = source if isinstance(source, bytes) else read_image_file(source)
+    try:
+        return picture_pixels(load_image(data), spec), hashlib.sha256(data).digest()
+    except ImageError as error:
+        reason = str(error).removeprefix("image bytes: ")
+        raise ImageError(error.kind, f"{name}: {reason}") from None
+
+
+def read_image_file(name: str) -> bytes:
+    """The bytes of an image file, or an :class:`ImageError` that names it."""
+    path = check_path(name)
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise ImageError("unreadable_image", f"{path}: {error.strerror or error}") from None
+    if len(data) > MAX_FILE_BYTES:
+        raise ImageError("image_too_large", f"{path}: over the limit of {MAX_FILE_BYTES} bytes")
+    return data
+
+
+def main(connection_fd: int, memory_fd: int, parent: int) -> None:
+    """Take jobs ``(number, slot, source)`` until the parent closes the connection."""
+    _die_with(parent)
+    connection = Connection(connection_fd)
+    setup: Setup = pickle.loads(connection.recv_bytes())
+    module, _, name = setup.function.partition(":")
+    function = getattr(import_module(module), name)
+    memory = mmap.mmap(memory_fd, setup.slots * setup.spec.nbytes)
+    _be_quiet()
+    if setup.niceness:
+        os.nice(setup.niceness)
+    connection.send_bytes(b"ready")
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            for number, slot, source in pickle.loads(connection.recv_bytes()):
+                connection.send_bytes(
+                    pickle.dumps((number, *_answer(function, source, setup.spec, memory, slot)))
+                )
+
+
+def _answer(
+    function: Any, source: str | bytes, spec: PixelSpec, memory: mmap.mmap, slot: int
+) -> tuple[bytes | None, ImageError | None]:
+    """Digest, or error, of one image whose pixels now lie in ``slot``."""
+    try:
+        pixels, digest = function(source, spec)
+    except ImageError as error:
+        return None, error
+    except Exception as error:  # noqa: BLE001 - whatever an image does, the worker lives on
+        return None, ImageError("damaged_image", f"{str(source)[:200]}: cannot be decoded ({error!r})")
+    start = slot * spec.nbytes
+    memory[start : start + spec.nbytes] = np.ascontiguousarray(pixels).data.cast("B")
+    return digest, None
+
+
+def _die_with(parent: int) -> None:
+    """By the kernel where it can, else by looking; a hung decoder would not see a closed connection."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it has died while this process started
+        os._exit(1)
+    threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+
+
+def _watch(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
+def _be_quiet() -> None:
+    """Decoders write warnings about single files; their rows say what matters."""
+    warnings.simplefilter("ignore")
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    os.close(null)

@@ -1,0 +1,209 @@
+"""Image features for a stream: decoded ahead of the model, each content encoded once.
+
+Images are asked for by a key (path, or digest of the bytes). While anybody waits for
+a key its feature is held; afterwards a bounded number of features is remembered by
+content, so that an image that occurs again costs no second pass through the model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeAlias, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from descscore.batch.decode_pool import Decoded, Decoder, content_digest
+from descscore.encoder import Encoder
+from descscore.errors import ImageError
+from descscore.images import ImageSource, load_image
+from descscore.preprocess import picture_pixels
+
+Key: TypeAlias = "str | bytes"
+Feature: TypeAlias = "np.ndarray[Any, Any]"
+Found: TypeAlias = "Feature | ImageError"
+
+REMEMBERED = 4096
+"""Features remembered after use, and paths whose content is known."""
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class Remembered(OrderedDict[K, V], Generic[K, V]):
+    """The ``limit`` entries used last."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self.limit = limit
+
+    def keep(self, key: K, value: V) -> None:
+        self[key] = value
+        self.move_to_end(key)
+        while len(self) > self.limit:
+            self.popitem(last=False)
+
+
+@dataclass
+class _Wanted:
+    """A key that ``rows`` rows in flight wait for. pending: it has not been decoded yet."""
+
+    rows: int = 0
+    pending: bool = False
+    found: Found | None = None
+
+
+class ImageStage:
+    """Turns images into features with a decoder and an encoder."""
+
+    def __init__(self, encoder: Encoder, decoder: Decoder) -> None:
+        self.encoder, self.decoder = encoder, decoder
+        self._wanted: dict[Key, _Wanted] = {}
+        self._jobs: dict[int, Key] = {}
+        self._next_job = 0
+        # Decoded pictures that wait for the model: a decoder's slot or the pixels themselves.
+        self._pile: dict[bytes, int | np.ndarray[Any, Any]] = {}
+        # Features on the device, not fetched yet; fetching waits for the device.
+        self._launched: list[tuple[list[bytes], Tensor]] = []
+        self._keys_of: dict[bytes, list[Key]] = {}
+        self._known: Remembered[bytes, Feature] = Remembered(REMEMBERED)
+        self._failed: Remembered[Key, ImageError] = Remembered(REMEMBERED)
+        self._paths: Remembered[Key, bytes] = Remembered(REMEMBERED)
+
+    def request(self, image: ImageSource) -> Key:
+        """Ask for an image's feature. Every request is to be met by one :meth:`release`."""
+        if isinstance(image, (str, os.PathLike, bytes, bytearray, memoryview)):
+            source = image if isinstance(image, (str, bytes)) else _plain(image)
+            key: Key = source if isinstance(source, str) else content_digest(source)
+            if self._want(key):
+                self._jobs[self._next_job] = key
+                self.decoder.submit(self._next_job, source)
+                self._next_job += 1
+            return key
+        return self._request_picture(image)
+
+    def collect(self, keys: Sequence[Key]) -> list[Found]:
+        """What was found for each key; runs decoder and model until all are there."""
+        undecoded = {key for key in keys if self._wanted[key].pending}
+        while undecoded:
+            undecoded.discard(self._accept(self.decoder.get()))
+        open_keys = {key for key in keys if self._wanted[key].found is None}
+        if open_keys:
+            if any(not open_keys.isdisjoint(self._keys_of[digest]) for digest in self._pile):
+                self._launch()
+            self._fetch()
+        return [self._found(key) for key in keys]
+
+    def release(self, key: Key) -> None:
+        """One row no longer needs this key."""
+        wanted = self._wanted[key]
+        wanted.rows -= 1
+        if not wanted.rows:
+            del self._wanted[key]
+
+    def _want(self, key: Key) -> bool:
+        """Count one more row for ``key``; True where it has to be decoded."""
+        wanted = self._wanted.setdefault(key, _Wanted())
+        wanted.rows += 1
+        if wanted.rows == 1:
+            wanted.found = self._remembered(key)
+            wanted.pending = wanted.found is None
+            return wanted.pending
+        return False
+
+    def _remembered(self, key: Key) -> Found | None:
+        digest = self._paths.get(key) if isinstance(key, str) else key
+        feature = None if digest is None else self._known.get(digest)
+        if feature is None or digest is None:
+            return self._failed.get(key)
+        self._known.move_to_end(digest)
+        return feature
+
+    def _request_picture(self, image: ImageSource) -> Key:
+        """An image that is in memory already needs no worker."""
+        try:
+            pixels = picture_pixels(load_image(image), self.encoder.spec)
+        except ImageError as error:
+            key = b"picture %d" % self._next_job
+            self._next_job += 1
+            self._wanted[key] = _Wanted(1, False, error)
+            return key
+        digest = hashlib.sha256(b"pixels" + pixels.tobytes()).digest()
+        if self._want(digest):
+            self._decoded(digest, digest, pixels)
+        return digest
+
+    def _accept(self, answer: Decoded) -> Key:
+        key = self._jobs.pop(answer.number)
+        if answer.error is not None or answer.digest is None or answer.slot is None:
+            error = answer.error or ImageError("damaged_image", "no answer")
+            self._failed.keep(key, error)
+            self._settle(key, error)
+        else:
+            self._paths.keep(key, answer.digest)
+            self._decoded(key, answer.digest, answer.slot)
+        return key
+
+    def _decoded(self, key: Key, digest: bytes, picture: int | np.ndarray[Any, Any]) -> None:
+        """Put a picture on the pile unless its content is known or on its way."""
+        self._wanted[key].pending = False
+        known = self._known.get(digest)
+        if known is not None:
+            self._settle(key, known)
+        elif digest in self._keys_of:
+            self._keys_of[digest].append(key)
+        else:
+            self._keys_of[digest], self._pile[digest] = [key], picture
+            if len(self._pile) >= self.encoder.batch_size:
+                self._launch()
+            return
+        if isinstance(picture, int):
+            self.decoder.release(picture)
+
+    def _launch(self) -> None:
+        """Send the pile to the model."""
+        if not self._pile:
+            return
+        pixels = torch.from_numpy(self._pixels(list(self._pile.values())))
+        if self.encoder.model.device.type == "cuda":
+            pixels = pixels.pin_memory()
+        for picture in self._pile.values():
+            if isinstance(picture, int):
+                self.decoder.release(picture)
+        digests, self._pile = list(self._pile), {}
+        self._launched.append((digests, self.encoder.pixels(pixels)))
+
+    def _pixels(self, pictures: Sequence[int | np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
+        slots = [picture for picture in pictures if isinstance(picture, int)]
+        if len(slots) == len(pictures):
+            return self.decoder.pixels(slots)
+        return np.concatenate([self.decoder.pixels([p]) if isinstance(p, int) else p[None] for p in pictures])
+
+    def _fetch(self) -> None:
+        """Bring the features that the model has made to whoever waits for them."""
+        for digests, features in self._launched:
+            for digest, feature in zip(digests, features.cpu().numpy(), strict=True):
+                own = feature.copy()  # a view would keep the whole batch in memory
+                self._known.keep(digest, own)
+                for key in self._keys_of.pop(digest):
+                    self._settle(key, own)
+        self._launched.clear()
+
+    def _settle(self, key: Key, found: Found) -> None:
+        wanted = self._wanted.get(key)
+        if wanted is not None:
+            wanted.pending, wanted.found = False, found
+
+    def _found(self, key: Key) -> Found:
+        found = self._wanted[key].found
+        assert found is not None  # every decoded picture has been launched and fetched
+        return found
+
+
+def _plain(image: os.PathLike[str] | bytearray | memoryview) -> str | bytes:
+    return os.fsdecode(image) if isinstance(image, os.PathLike) else bytes(image)

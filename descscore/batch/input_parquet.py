@@ -1,0 +1,77 @@
+"""Read pairs from Parquet, a few rows in memory at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from descscore.batch.input_row import InputRow, Mark, Scan
+from descscore.batch.input_text_tables import TableFile, checked_row
+from descscore.errors import DataError, InputError
+
+_BATCH_ROWS = 64
+"""Rows read together: with photos of 1 MB each, 64 MB."""
+
+
+@dataclass(frozen=True)
+class ParquetInput(TableFile):
+    """A Parquet file; an image is a path, bytes, or the struct of both that ``datasets`` writes."""
+
+    def scan(self, step: int) -> Scan:
+        with self._open() as file:
+            self.columns.check(self.source, file.schema_arrow.names)
+            rows = file.metadata.num_rows
+        return Scan(rows, [None] * -(-rows // step))
+
+    def rows(self, start: int = 0, mark: Mark = None) -> Iterator[InputRow]:
+        with self._open() as file:
+            first = 0
+            for group in range(file.num_row_groups):
+                count = file.metadata.row_group(group).num_rows
+                if first + count > start:
+                    yield from self._group(file, group, first, count, start)
+                first += count
+
+    def _open(self) -> pq.ParquetFile:
+        try:
+            return pq.ParquetFile(self.path, buffer_size=1 << 20, pre_buffer=False)
+        except (OSError, pa.ArrowException) as error:
+            raise DataError(f"{self.path}: cannot be read as Parquet ({error})") from None
+
+    def _group(
+        self, file: pq.ParquetFile, group: int, first: int, count: int, start: int
+    ) -> Iterator[InputRow]:
+        """Rows of one row group from ``start`` on; those after a damaged page have that as their fault."""
+        number = first
+        names = set(file.schema_arrow.names)
+        id_column = self.columns.id or ("id" if "id" in names else None)
+        wanted = sorted({name for name in (id_column, self.columns.image, self.columns.text) if name})
+        try:
+            for batch in file.iter_batches(_BATCH_ROWS, row_groups=[group], columns=wanted):
+                if number + len(batch) > start:
+                    cells = {name: _values(batch.column(name)) for name in wanted}
+                    for i in range(max(start - number, 0), len(batch)):
+                        identity = cells[id_column][i] if id_column else None
+                        image, text = cells[self.columns.image][i], cells[self.columns.text][i]
+                        yield checked_row(number + i, identity, image, text, self.root)
+                number += len(batch)
+        except (OSError, pa.ArrowException) as error:
+            for lost in range(max(number, start), first + count):
+                fault = InputError("bad_row", f"row {lost + 1}: the table is damaged here ({error})")
+                yield InputRow(str(lost + 1), None, None, fault)
+
+
+def _values(column: pa.Array) -> list[Any]:
+    """Cells as Python values; strings that are not UTF-8 with surrogates, to be reported with their row."""
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        wide = pa.types.is_large_string(column.type)
+        raw = column.cast(pa.large_binary() if wide else pa.binary()).to_pylist()
+        return [None if cell is None else cell.decode("utf-8", "surrogateescape") for cell in raw]
+    values: list[Any] = column.to_pylist()
+    return values

@@ -1,0 +1,197 @@
+"""Score pairs in a stream: workers decode ahead, the model follows, results come in order.
+
+Rows are taken in windows. While the model is busy with one window, the images of the
+next are being decoded. Within a window texts run sorted by length, so that little of
+a batch is padding. Nothing grows with the length of the stream.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from descscore.batch.decode_pool import DecodePool, Decoder, InlineDecoder, PoolOptions
+from descscore.batch.image_stage import ImageStage, Key
+from descscore.errors import ImageError, InputError, TextError, UsageError
+from descscore.images import ImageSource
+from descscore.records import DECORATIVE, OK, Outcome, Score
+from descscore.texts import TokenizedText
+
+if TYPE_CHECKING:
+    from descscore.scorer import DescScorer
+
+MAX_TEXT = 100_000
+"""Longest text that is tokenised, in characters; the tokenizer's time grows faster than a text does."""
+
+
+MAX_WORD = 1000
+"""Longest run of letters that is tokenised: byte-pair merging takes time quadratic in it."""
+
+_LONG_WORD = re.compile(rf"[^\W\d_]{{{MAX_WORD + 1}}}")
+
+
+@dataclass(frozen=True)
+class StreamOptions:
+    """How a stream runs; no result depends on any of this but ``decorative_empty``.
+
+    workers: decoding processes, by default one for each core; 0 decodes in this process,
+    where nothing can be done about an image that hangs. time_limit: seconds for one
+    image. window: pairs sorted and encoded together. window_bytes: image bytes that a
+    window may hold, which closes it early. decorative_empty: whether the empty text
+    is HTML's ``alt=""`` (status ``decorative``) and no error.
+    decode: ``module:name`` of what a worker does with an image.
+    """
+
+    workers: int | None = None
+    time_limit: float = 60.0
+    window: int = 1024
+    window_bytes: int = 64 << 20
+    decorative_empty: bool = False
+    decode: str = "descscore.batch.decode_worker:prepare"
+
+    def __post_init__(self) -> None:
+        for name in ("window", "window_bytes", "time_limit"):
+            if not getattr(self, name) > 0:
+                raise UsageError(f"{name} {getattr(self, name)}: must be positive")
+        if self.workers is not None and self.workers < 0:
+            raise UsageError(f"workers {self.workers}: must not be negative")
+
+    @property
+    def processes(self) -> int:
+        """Decoding processes to start."""
+        return cores() if self.workers is None else self.workers
+
+
+@dataclass(frozen=True)
+class Item:
+    """One pair on its way in. image: None with a fault, which says why it cannot be scored."""
+
+    image: ImageSource | None
+    text: object
+    fault: InputError | None = None
+
+
+@dataclass
+class _Row:
+    """One pair in a window: what it waits for, or what became of it."""
+
+    outcome: Outcome | None = None
+    key: Key | None = None
+    text: TokenizedText | None = None
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def stream_pairs(
+    scorer: DescScorer, pairs: Iterable[tuple[ImageSource, str]], options: StreamOptions | None = None
+) -> Iterator[Outcome]:
+    """See :meth:`descscore.DescScorer.score_stream`."""
+    return stream_items(scorer, (Item(image, text) for image, text in pairs), options or StreamOptions())
+
+
+def stream_items(scorer: DescScorer, items: Iterable[Item], options: StreamOptions) -> Iterator[Outcome]:
+    """One outcome an item, in order. Closing the iterator ends its workers."""
+    with closing(_decoder(scorer, options)) as decoder:
+        stage = ImageStage(scorer.encoder, decoder)
+        ahead: deque[list[_Row]] = deque()
+        for window in _windows(items, options):
+            ahead.append([_begin(scorer, stage, item, options) for item in window])
+            if len(ahead) > 1:
+                yield from _finish(scorer, stage, ahead.popleft())
+        while ahead:
+            yield from _finish(scorer, stage, ahead.popleft())
+
+
+def _decoder(scorer: DescScorer, options: StreamOptions) -> Decoder:
+    spec = scorer.encoder.spec
+    if options.processes == 0:
+        return InlineDecoder(spec)
+    # Two batches, and what workers hold: decoding can always go on until a batch is full.
+    slots = 2 * scorer.encoder.batch_size + 8 * options.processes
+    return DecodePool(spec, PoolOptions(options.processes, slots, options.time_limit, options.decode))
+
+
+def _windows(items: Iterable[Item], options: StreamOptions) -> Iterator[list[Item]]:
+    """Items in windows, bounded by their number and by the image bytes that they hold."""
+    window: list[Item] = []
+    held = 0
+    for item in items:
+        window.append(item)
+        held += len(item.image) if isinstance(item.image, (bytes, bytearray, memoryview)) else 0
+        if len(window) >= options.window or held >= options.window_bytes:
+            yield window
+            window, held = [], 0
+    if window:
+        yield window
+
+
+def _begin(scorer: DescScorer, stage: ImageStage, item: Item, options: StreamOptions) -> _Row:
+    """Tokenise the text and ask for the image; a pair that has a fault asks for nothing."""
+    if options.decorative_empty and item.text == "":
+        return _Row(Outcome(DECORATIVE))
+    try:
+        if item.fault is not None and not isinstance(item.fault, ImageError):
+            raise item.fault
+        text = _tokenize(scorer, item.text)
+        if item.fault is not None:
+            raise item.fault
+        if item.image is None:
+            raise ImageError("missing_image", "has no image")
+        return _Row(key=stage.request(item.image), text=text)
+    except InputError as error:
+        return _Row(Outcome(error.kind, str(error)))
+
+
+def _tokenize(scorer: DescScorer, text: object) -> TokenizedText:
+    if text is None:
+        raise TextError("empty_text", "text: there is none")
+    if isinstance(text, str):
+        if len(text) > MAX_TEXT:
+            raise TextError(
+                "text_too_long", f"text {text[:40]!r}...: {len(text)} characters, over {MAX_TEXT}"
+            )
+        if len(text) > MAX_WORD and _LONG_WORD.search(text):
+            raise TextError("text_too_long", f"text {text[:40]!r}...: a word of over {MAX_WORD} letters")
+    return scorer.tokenize(text)  # type: ignore[arg-type]
+
+
+def _finish(scorer: DescScorer, stage: ImageStage, rows: list[_Row]) -> list[Outcome]:
+    """The outcomes of a window, in its order."""
+    open_rows = [row for row in rows if row.outcome is None]
+    if open_rows:
+        _score(scorer, stage, open_rows)
+    return [row.outcome for row in rows if row.outcome is not None]
+
+
+def _score(scorer: DescScorer, stage: ImageStage, rows: list[_Row]) -> None:
+    """Give every row its outcome."""
+    # Texts first: on a GPU they run while the last images are still being decoded.
+    encoded = scorer.encoder.tokenized([row.text for row in rows if row.text is not None])
+    keys = [row.key for row in rows if row.key is not None]
+    found = stage.collect(keys)
+    features = [feature for feature in found if not isinstance(feature, ImageError)]
+    blank = np.zeros_like(features[0]) if features else np.zeros(encoded.features.shape[1], np.float32)
+    table = np.stack([blank if isinstance(feature, ImageError) else feature for feature in found])
+    scores = scorer.scores(torch.from_numpy(table).to(encoded.features.device), encoded)
+    for row, key, feature, score in zip(rows, keys, found, scores, strict=True):
+        row.outcome = _outcome(feature, score)
+        stage.release(key)
+
+
+def _outcome(feature: object, score: Score) -> Outcome:
+    if isinstance(feature, ImageError):
+        return Outcome(feature.kind, str(feature))
+    return Outcome(OK, score=score)

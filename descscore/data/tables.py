@@ -1,0 +1,353 @@
+"""Read pairs from any table: CSV, JSONL, Parquet, or a hub data set through ``datasets``.
+
+An image is given as a path (relative to the table's folder or an image root), as
+the bytes of an image file, or as the struct ``image{bytes, path}`` that the
+``datasets`` library writes. Bytes stay in the file until they are asked for.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from descscore.data.pairs import FileImage, NoImage, Row, StoredImage, normal_split
+from descscore.errors import DataError, ImageError
+
+SUFFIXES = (".csv", ".jsonl", ".parquet")
+
+_BATCH_ROWS = 64
+"""Parquet rows held in memory at a time: with photos of 1 MB each, 64 MB."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Column names. One that is None is looked for under its usual names; images and texts are needed."""
+
+    image: str | None = None
+    description: str | None = None
+    caption: str | None = None
+    split: str | None = None
+    id: str | None = None
+    group: str | None = None
+    context: str | None = None
+
+
+USUAL_COLUMNS = Columns()
+
+_USUAL = {
+    "image": ("image", "filename", "file_name", "path"),
+    "description": ("description",),
+    "caption": ("caption",),
+    "split": ("split",),
+    "id": ("id", "filename", "file_name"),
+    "group": ("group", "book", "article_id", "article"),
+    "context": ("context",),
+}
+_NEEDED = ("image", "description", "caption")
+
+
+def resolve_columns(source: str, present: Sequence[str], wanted: Columns) -> Columns:
+    """``wanted`` with every None replaced by the usual name that is present, if any.
+
+    Raises :class:`DataError` for a named column that is not there, and for a
+    needed one that is not found, with the columns that are.
+    """
+    found: dict[str, str | None] = {}
+    for field in fields(Columns):
+        asked = getattr(wanted, field.name)
+        names = _USUAL[field.name] if asked is None else (asked,)
+        found[field.name] = next((name for name in names if name in present), None)
+        if found[field.name] is None and (asked is not None or field.name in _NEEDED):
+            raise DataError(
+                f"{source}: no column {' or '.join(map(repr, names))} for the {field.name}; "
+                f"its columns are {', '.join(map(repr, present)) or 'none'}"
+            )
+    return Columns(**found)
+
+
+@dataclass(frozen=True)
+class TableOptions:
+    """How to read a table.
+
+    columns: see :class:`Columns`. image_root: folder that image paths are relative
+    to, by default the table's own. split: that of rows in a table without a split column.
+    """
+
+    columns: Columns = USUAL_COLUMNS
+    image_root: Path | None = None
+    split: str = ""
+
+
+USUAL_OPTIONS = TableOptions()
+
+
+class BytesStore(Protocol):
+    """Image bytes by row number (0-based); None where a row has none."""
+
+    def get(self, index: int) -> bytes | None: ...
+
+
+@dataclass(frozen=True)
+class CellImage:
+    """An image whose bytes stand in a table; ``index`` is 0-based."""
+
+    source: str
+    store: BytesStore
+    index: int
+
+    def check(self) -> None:
+        """Nothing to do: the reader makes a cell image only where it has seen bytes."""
+
+    def read(self) -> bytes:
+        data = self.store.get(self.index)
+        if not data:
+            raise ImageError("missing_image", f"{self}: has no image any more")
+        return data
+
+    def __str__(self) -> str:
+        return f"{self.source} row {self.index + 1}"
+
+
+def read_table(path: Path, options: TableOptions = USUAL_OPTIONS) -> Iterator[Row]:
+    """Rows of one table file in its order.
+
+    Raises :class:`DataError` for a missing or damaged file, an unknown suffix, or a missing column.
+    """
+    readers = {".csv": _csv_rows, ".jsonl": _jsonl_rows, ".parquet": _parquet_rows}
+    reader = readers.get(path.suffix.lower())
+    if reader is None:
+        raise DataError(f"{path}: unknown kind of table; known are {', '.join(SUFFIXES)}")
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    try:
+        yield from reader(path, options)
+    except (OSError, ValueError, csv.Error, pa.ArrowException) as error:
+        raise DataError(f"{path}: cannot be read ({error})") from error
+
+
+@dataclass(frozen=True)
+class _Table:
+    """What is needed to make a :class:`Row` of a table's cells."""
+
+    source: str
+    columns: Columns
+    root: Path
+    split: str
+
+    def row(self, index: int, cells: Mapping[str, Any], image: StoredImage) -> Row:
+        columns = self.columns
+        identity, group = self._cell(cells, columns.id), self._cell(cells, columns.group)
+        split = self._cell(cells, columns.split) if columns.split else self.split
+        return Row(
+            source=self.source,
+            number=index + 1,
+            image=image,
+            description=cells.get(str(columns.description)),
+            caption=cells.get(str(columns.caption)),
+            split=normal_split(split),
+            id=str(index + 1) if identity in (None, "") or isinstance(identity, dict) else str(identity),
+            group=None if group in (None, "") else str(group),
+            context=str(self._cell(cells, columns.context) or ""),
+        )
+
+    @staticmethod
+    def _cell(cells: Mapping[str, Any], column: str | None) -> Any:
+        return None if column is None else cells.get(column)
+
+    def path_image(self, index: int, path: object) -> StoredImage:
+        """The image at ``path``, relative to the root."""
+        text = os.fspath(path) if isinstance(path, (str, os.PathLike)) else ""
+        if not text.strip():
+            return NoImage(f"{self.source} row {index + 1}")
+        # An address is not a path below the root; kept as it is, it is refused by name.
+        return FileImage(Path(text)) if "://" in text else FileImage(self.root / text)
+
+
+def _table(path: Path, present: Sequence[str], options: TableOptions) -> _Table:
+    columns = resolve_columns(str(path), present, options.columns)
+    root = path.parent if options.image_root is None else options.image_root
+    return _Table(str(path), columns, root, options.split)
+
+
+def _csv_rows(path: Path, options: TableOptions) -> Iterator[Row]:
+    # A byte order mark, which spreadsheets write, would become part of the first column's name.
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file)
+        table = _table(path, reader.fieldnames or (), options)
+        for index, cells in enumerate(reader):
+            yield table.row(index, cells, table.path_image(index, cells.get(str(table.columns.image))))
+
+
+def _jsonl_rows(path: Path, options: TableOptions) -> Iterator[Row]:
+    table = _table(path, _jsonl_keys(path), options)
+    for index, cells in enumerate(_jsonl_objects(path)):
+        yield table.row(index, cells, table.path_image(index, cells.get(str(table.columns.image))))
+
+
+def _jsonl_keys(path: Path) -> list[str]:
+    """All keys that occur: a first line may lack one that the others have."""
+    return list(dict.fromkeys(key for cells in _jsonl_objects(path) for key in cells))
+
+
+def _jsonl_objects(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                cells = json.loads(line)
+            except ValueError as error:
+                raise DataError(f"{path} line {number}: not valid JSON ({error})") from None
+            if not isinstance(cells, dict):
+                raise DataError(f"{path} line {number}: expected an object, got {type(cells).__name__}")
+            yield cells
+
+
+def _parquet_rows(path: Path, options: TableOptions) -> Iterator[Row]:
+    with pq.ParquetFile(path) as file:
+        schema = file.schema_arrow
+    table = _table(path, schema.names, options)
+    image_column = str(table.columns.image)
+    store = ParquetBytes(path, image_column)
+    used = {name for name in vars(table.columns).values() if name}
+    index = 0
+    with pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as file:
+        for batch in file.iter_batches(_BATCH_ROWS, columns=sorted(used)):
+            texts = batch.drop_columns([image_column]) if table.columns.id != image_column else batch
+            images = batch.column(image_column)
+            for offset, cells in enumerate(texts.to_pylist()):
+                image = _parquet_image(table, store, index, images[offset])
+                yield table.row(index, cells, image)
+                index += 1
+
+
+def _parquet_image(table: _Table, store: BytesStore, index: int, cell: Any) -> StoredImage:
+    """The image of one cell, which is a path, bytes, or a struct of both."""
+    if _cell_bytes(cell):
+        return CellImage(table.source, store, index)
+    value = cell.as_py()
+    return table.path_image(index, value.get("path") if isinstance(value, dict) else value)
+
+
+def _cell_bytes(cell: Any) -> bytes | None:
+    """The bytes in an Arrow cell, None where it holds none."""
+    if isinstance(cell, pa.StructScalar):
+        if not cell.is_valid or "bytes" not in {field.name for field in cell.type}:
+            return None
+        cell = cell["bytes"]
+    value = cell.as_py()
+    return value if isinstance(value, bytes) and value else None
+
+
+class ParquetBytes:
+    """Image bytes of a Parquet column, read a few rows at a time.
+
+    Made for reading in order: going back starts the row group again. One row
+    group is not held whole, since writers often put all rows into one.
+    """
+
+    def __init__(self, path: Path, column: str) -> None:
+        self.path, self.column = path, column
+        self._starts: list[int] = []
+        self._batches: Iterator[Any] = iter(())
+        self._group = -1
+        self._first = 0
+        self._cells: Any = ()
+
+    def get(self, index: int) -> bytes | None:
+        """Bytes of row ``index`` (0-based). Raises :class:`ImageError` for a file no longer readable."""
+        try:
+            self._seek(index)
+        except (OSError, StopIteration, pa.ArrowException) as error:
+            raise ImageError(
+                "unreadable_image", f"{self.path} row {index + 1}: cannot be read ({error})"
+            ) from None
+        return _cell_bytes(self._cells[index - self._first])
+
+    def __getstate__(self) -> dict[str, Any]:
+        # An open file does not travel to another process; a fresh reader opens its own.
+        return {"path": self.path, "column": self.column}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+    def _seek(self, index: int) -> None:
+        """Move to the batch that holds row ``index``."""
+        if not self._starts:
+            self._starts = _group_starts(self.path)
+        group = max(g for g, start in enumerate(self._starts) if start <= index)
+        if group != self._group or index < self._first:
+            self._open(group)
+        while index >= self._first + len(self._cells):
+            self._first += len(self._cells)
+            self._cells = next(self._batches).column(self.column)
+
+    def _open(self, group: int) -> None:
+        file = pq.ParquetFile(self.path, buffer_size=1 << 20, pre_buffer=False)
+        self._batches = file.iter_batches(_BATCH_ROWS, row_groups=[group], columns=[self.column])
+        self._group, self._first, self._cells = group, self._starts[group], ()
+
+
+def _group_starts(path: Path) -> list[int]:
+    """The first row of each row group."""
+    with pq.ParquetFile(path) as file:
+        counts = [file.metadata.row_group(g).num_rows for g in range(file.num_row_groups)]
+    return [sum(counts[:g]) for g in range(len(counts))]
+
+
+@dataclass(frozen=True)
+class HubBytes:
+    """Image bytes of a ``datasets`` data set with undecoded images, which reads them from its memory map."""
+
+    data: Any
+    column: str
+
+    def get(self, index: int) -> bytes | None:
+        """Bytes of row ``index`` (0-based)."""
+        value = self.data[index][self.column]
+        return value.get("bytes") if isinstance(value, dict) else None
+
+
+def read_hub(name: str, options: TableOptions = USUAL_OPTIONS) -> Iterator[Row]:
+    """Rows of all splits of a data set on the Hugging Face hub, or in its local cache.
+
+    Raises :class:`DataError` where it cannot be loaded or a column is missing.
+    """
+    import datasets
+
+    try:
+        splits = datasets.load_dataset(name)
+    except Exception as error:
+        raise DataError(
+            f"{name}: no such file or folder, and no data set of that name can be loaded from the hub "
+            f"({' '.join(str(error).split())[:300]})"
+        ) from error
+    for split, data in splits.items():
+        yield from _hub_rows(f"{name}[{split}]", data, str(split), options)
+
+
+def _hub_rows(source: str, data: Any, split: str, options: TableOptions) -> Iterator[Row]:
+    import datasets
+
+    columns = resolve_columns(source, data.column_names, options.columns)
+    image_column = str(columns.image)
+    if isinstance(data.features[image_column], datasets.Image):
+        data = data.cast_column(image_column, datasets.Image(decode=False))
+    table = _Table(source, columns, options.image_root or Path(), split)
+    store = HubBytes(data, image_column)
+    for index, cells in enumerate(data):
+        value = cells[image_column]
+        if isinstance(value, dict):
+            held = bool(value.get("bytes"))
+            image = CellImage(source, store, index) if held else table.path_image(index, value.get("path"))
+        else:
+            image = table.path_image(index, value)
+        yield table.row(index, cells, image)

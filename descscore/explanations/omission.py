@@ -1,0 +1,56 @@
+"""Leave one word out: what the cosine and the log-odds lose, with no gradient and no path."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from descscore.explanations.attribution import TextRows, Values, evaluate
+from descscore.explanations.words import Word
+from descscore.models import LoadedModel
+from descscore.texts import TokenizedText, pad
+
+
+@dataclass(frozen=True)
+class Omitted:
+    """One text without one word. text, word: their numbers; rows: the text's token rows without it."""
+
+    text: int
+    word: int
+    rows: tuple[tuple[int, ...], ...]
+
+
+def omissions(texts: Sequence[TokenizedText], words: Sequence[Sequence[Word]]) -> list[Omitted]:
+    """Every text without each of its words in turn, words that the model does not see passed over.
+
+    Tokens are taken out, not letters: what was cut off stays cut off, and no
+    neighbours grow together.
+    """
+    return [
+        Omitted(i, j, _without(text, word))
+        for i, (text, found) in enumerate(zip(texts, words, strict=True))
+        for j, word in enumerate(found)
+        if word.tokens
+    ]
+
+
+def evaluate_omissions(model: LoadedModel, omitted: Sequence[Omitted], images: Tensor) -> Values:
+    """Values of the shortened texts, ``(len(omitted),)``; images: ``(n, embed_dim)`` of the n whole ones."""
+    rows = [row for item in omitted for row in item.rows]
+    owner = [number for number, item in enumerate(omitted) for _ in item.rows]
+    device = model.device
+    shortened = TextRows(
+        pad(rows).to(device), torch.tensor(owner, device=device), images[[item.text for item in omitted]]
+    )
+    return evaluate(model.clip, shortened, model.purpose)
+
+
+def _without(text: TokenizedText, word: Word) -> tuple[tuple[int, ...], ...]:
+    left_out = set(word.tokens)
+    return tuple(
+        tuple(token for c, token in enumerate(row) if (r, c) not in left_out)
+        for r, row in enumerate(text.rows)
+    )

@@ -1,0 +1,132 @@
+"""The pages as Gradio apps: each is one component with markup of our own, and one event.
+
+Own markup (``assets/page``) and not Gradio's inputs, so that labels, groups, errors and
+focus are what browsers and screen readers know best: plain HTML forms. Gradio serves the
+page, carries the events, and bounds the load by its queue.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import count
+from typing import Any, TypeAlias
+
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
+
+import gradio as gr
+from fastapi import FastAPI
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+from descscore.page.accounts import Accounts
+from descscore.page.guard import ACCOUNT_HEADER, Guard
+from descscore.page.reply import Reply
+from descscore.page.study_page import StudyPage
+from descscore.page.templates import asset, render
+from descscore.page.try_page import TryPage
+
+Act: TypeAlias = "Callable[[str, Mapping[str, str], str | None], Reply]"
+
+_LONGEST_ACTION = 60
+_FONTS = ["system-ui", "sans-serif"]
+_LOOPBACK = ["localhost", "127.0.0.1", "[::1]", "::1"]
+
+
+@dataclass(frozen=True)
+class Site:
+    """Which pages there are and who may see them.
+
+    study, trial: the pages; at least one. accounts: who may come in, None for everybody.
+    local: whether only this machine may ask. framed: whether other sites may show it.
+    """
+
+    study: StudyPage | None = None
+    trial: TryPage | None = None
+    accounts: Accounts | None = None
+    local: bool = True
+    framed: bool = False
+
+
+def build_app(site: Site) -> Any:
+    """The ASGI application of a site: a study at ``/`` and the page to try at ``/try``, or that alone."""
+    app: Any = FastAPI(openapi_url=None)
+    both = site.study is not None and site.trial is not None
+    if site.trial is not None:
+        trial = site.trial
+        blocks = _blocks("try", both, lambda action, fields, _: trial.act(action, fields), _Load(16, 1))
+        _mount(app, blocks, "/try" if both else "/")
+    if site.study is not None:
+        _mount(app, _blocks("judge", both, site.study.act, _Load(256, 8)), "/")
+    if site.local:
+        app = TrustedHostMiddleware(app, allowed_hosts=_LOOPBACK)
+    return Guard(app, site.accounts, site.framed)
+
+
+@dataclass(frozen=True)
+class _Load:
+    """How many events may wait, and how many are worked on at once."""
+
+    waiting: int
+    at_once: int
+
+
+def _blocks(page: str, both: bool, act: Act, load: _Load) -> gr.Blocks:
+    serial = count(1)
+
+    def answer(event: gr.EventData, request: gr.Request) -> dict[str, Any]:
+        action, fields, ticket = _checked(event._data)
+        account = request.headers.get(ACCOUNT_HEADER.decode())
+        # Without the serial number, the same answer twice would be no change, and not shown.
+        return act(action, fields, account).to_dict() | {"ticket": ticket, "serial": next(serial)}
+
+    with gr.Blocks(title="descscore", analytics_enabled=False) as blocks:
+        component = gr.HTML(
+            value={"ticket": 0, "serial": 0},
+            html_template=render("skeleton.html", page=page, both=both),
+            js_on_load=asset("annotator.js"),
+            apply_default_css=False,
+        )
+        component.act(
+            answer,
+            outputs=component,
+            show_progress="hidden",
+            api_visibility="private",
+            concurrency_limit=load.at_once,
+            trigger_mode="multiple",
+        )
+    blocks.queue(max_size=load.waiting, api_open=False)
+    return blocks
+
+
+def _checked(data: Any) -> tuple[str, dict[str, str], int]:
+    """Action, text fields and number of an event; anything else in it is dropped."""
+    data = data if isinstance(data, dict) else {}
+    action, fields = data.get("action"), data.get("fields")
+    texts = fields.items() if isinstance(fields, dict) else ()
+    kept = {name: value for name, value in texts if isinstance(name, str) and isinstance(value, str)}
+    ticket = data.get("ticket")
+    name = action[:_LONGEST_ACTION] if isinstance(action, str) else ""
+    return name, kept, ticket if isinstance(ticket, int) else 0
+
+
+def _mount(app: FastAPI, blocks: gr.Blocks, path: str) -> None:
+    gr.mount_gradio_app(
+        app,
+        blocks,
+        path=path,
+        theme=gr.themes.Base(font=_FONTS, font_mono=["monospace"]),
+        css=asset("annotator.css"),
+        head=_HEAD,
+        footer_links=[],
+        run_history=False,
+        show_error=False,
+        ssr_mode=False,
+        pwa=False,
+        mcp_server=False,
+        max_file_size=1,
+        enable_monitoring=False,
+    )
+
+
+_HEAD = '<meta name="color-scheme" content="light">'

@@ -1,0 +1,150 @@
+"""``descscore serve``. Heavy imports stand inside the command."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from descscore.errors import DataError, DescscoreError, UsageError
+
+if TYPE_CHECKING:
+    from descscore.page.study_page import StudyPage
+
+_FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+@dataclass(frozen=True)
+class ServeOptions:
+    """What is served, and where; see the command's help."""
+
+    host: str = "127.0.0.1"
+    port: int = 7860
+    model: str = "default"
+    device: str | None = None
+    study: Path | None = None
+    database: Path | None = None
+    consent: Path | None = None
+    accounts: Path | None = None
+    without_try: bool = False
+    framed: bool = False
+
+
+@click.command()
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    help="Address to listen on; by default only this machine's.",
+)
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=7860, show_default=True, help="Port; 0 takes a free one."
+)
+@click.option(
+    "--model",
+    default="default",
+    show_default=True,
+    help="Model of the page to try: bundled name, folder, or open_clip model.",
+)
+@click.option("--device", help="Torch device; by default a GPU where there is one.")
+@click.option(
+    "--study",
+    type=_FILE,
+    help="CSV of items to judge: item, image, description, article title, article text.",
+)
+@click.option("--database", type=_FILE, help="SQLite file for the judgments; made where there is none.")
+@click.option("--consent", type=_FILE, help="Text that annotators agree to, instead of a general one.")
+@click.option(
+    "--accounts", type=_FILE, help="File of accounts; only they come in. See 'descscore judgments account'."
+)
+@click.option("--without-try", is_flag=True, help="With --study: only the study, not the page to try.")
+def serve(**options: Any) -> None:
+    """Open a page for people who write and judge image descriptions.
+
+    Without --study it scores texts that are tried out on it. With --study and --database
+    annotators judge the study's descriptions; 'descscore judgments' takes the answers out.
+    """
+    run(ServeOptions(**options))
+
+
+def run(options: ServeOptions) -> None:
+    """Serve until stopped. Raises :class:`UsageError`, or an error that names file, row or address."""
+    _check(options)
+    sock = _listen(options.host, options.port)
+    import uvicorn
+
+    app = make_app(options)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3))
+    host, port = sock.getsockname()[:2]
+    click.echo(
+        f"descscore listens on http://{f'[{host}]' if ':' in host else host}:{port}/ (stop with Ctrl-C)"
+    )
+    server.run(sockets=[sock])
+
+
+def make_app(options: ServeOptions) -> Any:
+    """The ASGI application that these options ask for."""
+    from descscore.page.accounts import Accounts
+
+    study = _study(options)
+    accounts = Accounts.read(options.accounts) if options.accounts else None
+    from descscore.page.annotator import Site, build_app
+    from descscore.page.try_page import TryPage
+    from descscore.scorer import DescScorer
+
+    trial = None
+    if not options.without_try:
+        trial = TryPage(DescScorer.from_pretrained(options.model, device=options.device))
+    return build_app(Site(study, trial, accounts, _is_local(options.host), options.framed))
+
+
+def _check(options: ServeOptions) -> None:
+    if (options.study is None) != (options.database is None):
+        raise UsageError("--study and --database belong together: give both or none")
+    if options.study is None and options.without_try:
+        raise UsageError("--without-try leaves nothing to serve without --study")
+    if options.study is None and options.consent is not None:
+        raise UsageError("--consent is for a study: give --study and --database too")
+
+
+def _study(options: ServeOptions) -> StudyPage | None:
+    if options.study is None or options.database is None:
+        return None
+    from descscore.page.study_page import StudyPage
+    from descscore.study.items import read_items
+    from descscore.study.judgments import JudgmentStore
+
+    items = read_items(options.study)
+    store = JudgmentStore.for_study(options.database, items)
+    return StudyPage(store, items, _consent(options.consent), codes=options.accounts is None)
+
+
+def _consent(path: Path | None) -> str | None:
+    if path is None:
+        return None
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read ({error})") from None
+    if not text.strip():
+        raise DataError(f"{path}: is blank")
+    return text
+
+
+def _is_local(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=128)
+    except OSError as error:
+        raise DescscoreError(f"cannot listen on {host} port {port}: {error.strerror or error}") from None

@@ -1,0 +1,143 @@
+"""What stands before the pages: only the routes they need, bodies of bounded size, accounts, headers.
+
+Gradio's server has many more routes (files, uploads, proxies, its API) than these pages
+use. Whatever is not listed here is not there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+from urllib.parse import urlsplit
+
+from descscore.page.accounts import Accounts
+from descscore.page.upload import MAX_BYTES
+
+Scope: TypeAlias = "dict[str, Any]"
+
+ACCOUNT_HEADER = b"x-descscore-account"
+"""Set here, for the pages; one that a client sends is dropped."""
+
+MAX_BODY = MAX_BYTES * 4 // 3 + 2**18
+"""Largest request, in bytes: an image in base64 and texts."""
+
+_READ = re.compile(
+    r"/(try/)?("
+    r"|config/?|theme\.css|manifest\.json|favicon\.ico|robots\.txt|pwa_icon(/\d+)?"
+    r"|(assets|static)/[\w./@-]+"
+    r"|gradio_api/(queue/data|theme\.css|startup-events|app_id|heartbeat/\w+)"
+    r")"
+)
+_WRITE = re.compile(r"/(try/)?gradio_api/(queue/join|cancel|reset)/?")
+
+_POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; object-src 'none'; "
+    "base-uri 'self'; form-action 'self'"
+)
+_HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+)
+
+
+@dataclass(frozen=True)
+class Guard:
+    """An ASGI application in front of another. framed: whether other sites may show the page in a frame."""
+
+    app: Any
+    accounts: Accounts | None = None
+    framed: bool = False
+
+    async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
+        """Pass a request on, or answer it."""
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+            return
+        if scope["type"] != "http":
+            return
+        headers = dict(scope["headers"])
+        refusal, user = _refusal(scope, headers), None
+        if self.accounts and not refusal:
+            given = headers.get(b"authorization", b"").decode("latin-1")
+            # Checking a password takes long on purpose; others must not wait for it.
+            user = await asyncio.to_thread(self.accounts.user, given)
+            refusal = None if user else 401
+        if refusal:
+            await _refuse(send, refusal)
+            return
+        kept = [(name, value) for name, value in scope["headers"] if name != ACCOUNT_HEADER]
+        if user:
+            kept.append((ACCOUNT_HEADER, user.encode()))
+        await self._pass_on(scope | {"headers": kept}, receive, send)
+
+    async def _pass_on(self, scope: Scope, receive: Any, send: Any) -> None:
+        try:
+            await self.app(scope, _bounded(receive), self._with_headers(send))
+        except TooLarge:
+            await _refuse(send, 413)
+
+    def _with_headers(self, send: Any) -> Any:
+        policy = _POLICY if self.framed else _POLICY + "; frame-ancestors 'none'"
+        more = [*_HEADERS, (b"content-security-policy", policy.encode())]
+
+        async def sending(message: dict[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                message = message | {"headers": [*message.get("headers", ()), *more]}
+            await send(message)
+
+        return sending
+
+
+class TooLarge(Exception):
+    """A body goes on past the limit."""
+
+
+def _refusal(scope: Scope, headers: dict[bytes, bytes]) -> int | None:
+    """The status to refuse a request with, None for one that is all right."""
+    if scope["method"] in ("GET", "HEAD"):
+        return None if _READ.fullmatch(scope["path"]) and ".." not in scope["path"] else 404
+    if scope["method"] != "POST":
+        return 405
+    if not _WRITE.fullmatch(scope["path"]):
+        return 404
+    length = headers.get(b"content-length", b"")
+    if length.isdigit() and int(length) > MAX_BODY:
+        return 413
+    origin = headers.get(b"origin")
+    same = origin is None or urlsplit(origin.decode("latin-1")).netloc.encode() == headers.get(b"host")
+    return None if same else 403
+
+
+def _bounded(receive: Any) -> Any:
+    """``receive`` that raises :class:`TooLarge` for a body that does not end, whatever length it said."""
+    total = 0
+
+    async def receiving() -> dict[str, Any]:
+        nonlocal total
+        message: dict[str, Any] = await receive()
+        total += len(message.get("body", b""))
+        if total > MAX_BODY:
+            raise TooLarge
+        return message
+
+    return receiving
+
+
+_REASONS = {
+    401: b"Log in with your account.",
+    403: b"Another site may not do that.",
+    404: b"There is nothing here.",
+    405: b"That cannot be done here.",
+    413: b"That is too large.",
+}
+
+
+async def _refuse(send: Any, status: int) -> None:
+    headers = [(b"content-type", b"text/plain; charset=utf-8"), *_HEADERS]
+    if status == 401:
+        headers.append((b"www-authenticate", b'Basic realm="descscore", charset="UTF-8"'))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": _REASONS[status]})

@@ -1,0 +1,226 @@
+"""The page for trying texts: scores of a description, of a caption and of drafts, and why."""
+
+from __future__ import annotations
+
+import base64
+import io
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from PIL import Image
+
+from descscore.errors import DescscoreError, InputError, TextError
+from descscore.explanations.explainer import explain_batch
+from descscore.explanations.explanation import Explanation, WordParts
+from descscore.page.example_images import EXAMPLES
+from descscore.page.reply import FieldError, Reply
+from descscore.page.templates import render
+from descscore.page.upload import MAX_BYTES, read_upload
+from descscore.records import Comparison, Score
+from descscore.scorer import DescScorer
+
+MAX_LETTERS = 5000
+MAX_DRAFTS = 20
+_LEVELS = 4
+_log = logging.getLogger(__name__)
+
+
+class TryPage:
+    """Scores what a page sends with ``scorer``; remembers nothing."""
+
+    def __init__(self, scorer: DescScorer) -> None:
+        self.scorer = scorer
+
+    def act(self, action: str, fields: Mapping[str, str]) -> Reply:
+        """Do what the page asks for: ``open``, ``score`` or ``example:NAME``; what is wrong is said there."""
+        kind, _, name = action.partition(":")
+        try:
+            if kind == "example" and name in EXAMPLES:
+                return _example(name)
+            if kind == "score":
+                return self._score(fields)
+            return Reply(page=render("try.html", examples=EXAMPLES, megabytes=MAX_BYTES // 2**20))
+        except DescscoreError as error:
+            return Reply(errors=(FieldError("", str(error)),))
+        except Exception:
+            _log.exception("a page's action %r failed", action)
+            raise
+
+    def _score(self, fields: Mapping[str, str]) -> Reply:
+        asked, errors = self._read(fields)
+        if asked is None:
+            return Reply(errors=tuple(errors))
+        found = self._find(asked)
+        summary = _summary(found)
+        page = render("try_result.html", found=found, summary=summary, context=self._context())
+        return Reply(result=page, status=summary)
+
+    def _context(self) -> int:
+        return self.scorer.model.tokenizer.context_length
+
+    def _read(self, fields: Mapping[str, str]) -> tuple[_Asked | None, list[FieldError]]:
+        """What is asked for, or what is wrong with it."""
+        errors: list[FieldError] = []
+        image = _image(fields, errors)
+        description = self._text(fields, "description", errors)
+        caption = self._text(fields, "caption", errors) if fields.get("caption", "").strip() else None
+        drafts = self._drafts(fields, errors)
+        if errors or image is None or description is None:
+            return None, errors
+        return _Asked(image, description, caption, drafts), errors
+
+    def _text(self, fields: Mapping[str, str], name: str, errors: list[FieldError]) -> str | None:
+        text = fields.get(name, "").strip()
+        problem = self._problem(text)
+        if problem:
+            errors.append(FieldError(name, problem))
+        return None if problem else text
+
+    def _problem(self, text: str) -> str | None:
+        """Why a text cannot be scored."""
+        if not text:
+            return "Write a description."
+        if len(text) > MAX_LETTERS:
+            return f"The text has {len(text)} characters; at most {MAX_LETTERS} are taken."
+        try:
+            self.scorer.tokenize(text)
+        except TextError as error:
+            return f"This text cannot be scored: {error}"
+        return None
+
+    def _drafts(self, fields: Mapping[str, str], errors: list[FieldError]) -> tuple[str, ...]:
+        drafts = tuple(line.strip() for line in fields.get("drafts", "").splitlines() if line.strip())
+        if len(drafts) > MAX_DRAFTS:
+            errors.append(
+                FieldError("drafts", f"There are {len(drafts)} drafts; at most {MAX_DRAFTS} are taken.")
+            )
+        for number, draft in enumerate(drafts[:MAX_DRAFTS], start=1):
+            problem = self._problem(draft)
+            if problem:
+                errors.append(FieldError("drafts", f"Draft {number}: {problem}"))
+        return drafts
+
+    def _find(self, asked: _Asked) -> _Found:
+        texts = list(dict.fromkeys((asked.description, *asked.drafts)))
+        scores = self.scorer.score_batch([asked.image] * len(texts), texts)
+        ranked = sorted(zip(texts, scores, strict=True), key=lambda pair: -pair[1].cosine)
+        comparison = asked.caption and self.scorer.compare(asked.image, asked.description, asked.caption)
+        return _Found(
+            description=asked.description,
+            score=scores[0],
+            caption=asked.caption,
+            comparison=comparison or None,
+            ranked=tuple(ranked) if len(texts) > 1 else (),
+            words=explain_words(self.scorer, asked.image, asked.description),
+        )
+
+
+@dataclass(frozen=True)
+class _Asked:
+    image: Image.Image
+    description: str
+    caption: str | None
+    drafts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class MarkedWord:
+    """A word of the description. level: 0 to 4, how far it moves the cosine beside the other words."""
+
+    text: str
+    value: float
+    purpose: float | None
+    seen: bool
+    level: int
+
+    @property
+    def direction(self) -> str:
+        """In a word what it does to the cosine."""
+        if not self.seen:
+            return "not read"
+        return "none" if not self.level else "raises" if self.value > 0 else "lowers"
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Everything that the result shows. ranked: texts with scores, best first; empty for one text."""
+
+    description: str
+    score: Score
+    caption: str | None
+    comparison: Comparison | None
+    ranked: tuple[tuple[str, Score], ...]
+    words: tuple[MarkedWord, ...]
+
+
+def explain_words(scorer: DescScorer, image: Image.Image, text: str) -> tuple[MarkedWord, ...]:
+    """What each word of ``text`` does to its cosine with ``image``; empty where the model cannot say."""
+    if scorer.model.precision != "float32":
+        return ()
+    return marked_words(explain_batch([image], [text], scorer)[0])
+
+
+def marked_words(found: Explanation) -> tuple[MarkedWord, ...]:
+    """The words of an explanation with how strongly each is to be marked."""
+    largest = max((abs(word.value) for word in found.words), default=0.0) or 1.0
+    return tuple(
+        MarkedWord(word.text, word.value, word.purpose, word.tokens > 0, _level(word, largest))
+        for word in found.words
+    )
+
+
+def _level(word: WordParts, largest: float) -> int:
+    return round(abs(word.value) / largest * _LEVELS)
+
+
+def _image(fields: Mapping[str, str], errors: list[FieldError]) -> Image.Image | None:
+    example = EXAMPLES.get(fields.get("example", ""))
+    if fields.get("image"):
+        try:
+            return read_upload(fields["image"])
+        except InputError as error:
+            errors.append(FieldError("image", str(error)))
+            return None
+    if example:
+        return example.draw()
+    errors.append(FieldError("image", "Choose an image."))
+    return None
+
+
+def _example(name: str) -> Reply:
+    example = EXAMPLES[name]
+    buffer = io.BytesIO()
+    example.draw().save(buffer, "PNG")
+    address = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    fields = {
+        "example": name,
+        "description": example.description,
+        "caption": example.caption,
+        "drafts": "\n".join(example.drafts),
+    }
+    status = f"Example: {example.title}. The form is filled in; press Score."
+    return Reply(fields=fields, preview=(address, f"Drawing of {example.title}, the example"), status=status)
+
+
+def _summary(found: _Found) -> str:
+    """The result in a few sentences, for the top of the page and the live region."""
+    score = found.score
+    parts = [f"Score {score.score:.3f} on a scale from 0 to 2.5."]
+    if score.description_probability is not None:
+        percent = round(100 * score.description_probability)
+        parts.append(f"It reads as a description with a probability of {percent} %.")
+    if found.comparison:
+        parts.append(_comparison_sentence(found.comparison))
+    if found.ranked:
+        place = [text for text, _ in found.ranked].index(found.description) + 1
+        parts.append(f"Among {len(found.ranked)} drafts it is number {place}.")
+    if score.truncated:
+        parts.append("The text was cut: its end was not read.")
+    return " ".join(parts)
+
+
+def _comparison_sentence(comparison: Comparison) -> str:
+    if comparison.preferred == "tie":
+        return "Description and caption fit equally well."
+    return f"The {comparison.preferred} is preferred."

@@ -1,0 +1,68 @@
+"""``descscore judgments``: what annotators said. Heavy imports stand inside the commands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from descscore.errors import UsageError
+from descscore.lazy_group import LazyGroup
+
+_DATABASE = click.option(
+    "--database",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="The study's database, as given to 'descscore serve'.",
+)
+
+
+@click.group(cls=LazyGroup, lazy={"summary": "descscore.eval.human.agreement_cli:summary"})
+def judgments() -> None:
+    """Take out, sum up or delete the judgments of a study."""
+
+
+@judgments.command()
+@_DATABASE
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    required=True,
+    help="Folder for blv_ratings.csv, sighted_ratings.csv and images.",
+)
+def export(database: Path, output: Path) -> None:
+    """Write the judgments as Kreiss et al. (2022) did; 'descscore eval human --data' takes the folder."""
+    from descscore.study.export import export_judgments
+    from descscore.study.judgments import JudgmentStore
+
+    done = export_judgments(JudgmentStore(database), output)
+    click.echo(f"{done.folder / 'blv_ratings.csv'}: {done.blv} rows")
+    click.echo(f"{done.folder / 'sighted_ratings.csv'}: {done.sighted} rows")
+    click.echo(f"{done.folder / 'images'}: {done.images} images")
+
+
+@judgments.command()
+@_DATABASE
+@click.argument("pseudonym")
+@click.confirmation_option(prompt="Delete this annotator and all their judgments?", help="Do not ask.")
+def delete(database: Path, pseudonym: str) -> None:
+    """Delete an annotator who asks for it, with all their judgments."""
+    from descscore.study.judgments import JudgmentStore
+
+    store = JudgmentStore(database)
+    annotator = store.by_pseudonym(pseudonym)
+    if annotator is None:
+        raise UsageError(f"pseudonym {pseudonym!r}: nobody in this study has it")
+    click.echo(f"{annotator.pseudonym}: {store.delete(annotator)} judgments deleted")
+
+
+@judgments.command()
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("name")
+@click.password_option(help="Given here it may be seen by others; better leave it out and type it.")
+def account(file: Path, name: str, password: str) -> None:
+    """Put an account into FILE, or change its password; 'descscore serve --accounts FILE' reads it."""
+    from descscore.page.accounts import write_account
+
+    write_account(file, name, password)
+    click.echo(f"{file}: account {name}")

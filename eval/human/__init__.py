@@ -1,0 +1,1 @@
+"""Scores against people's ratings, and people's ratings against each other."""

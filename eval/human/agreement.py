@@ -1,0 +1,133 @@
+"""Whether annotators agree: Krippendorff's alpha of each question, with an interval.
+
+Alpha is 1 where all agree, 0 where they agree as often as chance would have it, and below
+where they agree less. Ratings 1 to 5 are ordered, so it is the ordinal alpha (Krippendorff,
+Content Analysis). It comes from the package ``krippendorff``; the interval resamples whole
+images (:mod:`descscore.eval.statistics.bootstrap`), for which the same alpha is worked out here from
+sums over images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import krippendorff
+import numpy as np
+
+from descscore.eval.statistics.bootstrap import Resampling, cluster_index, cluster_sums, studentised
+from descscore.eval.statistics.correlation import Array
+from descscore.study.judgments import Judgment
+from descscore.study.questions import NO_IMAGE, QUESTIONS, SCALE
+
+GROUPS = {NO_IMAGE: "BLV", "before": "sighted, before the image", "after": "sighted, after the image"}
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """One question to one group: how many raters, items and ratings, their mean, and alpha.
+
+    low, high: 95 % interval of alpha. images: how many whole images were resampled. What
+    is not defined is None, and ``reason`` says why.
+    """
+
+    group: str
+    question: str
+    raters: int
+    items: int
+    images: int
+    ratings: int
+    mean: float
+    alpha: float | None
+    low: float | None
+    high: float | None
+    reason: str | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return asdict(self)
+
+
+def agreements(
+    judgments: Sequence[Judgment], images: Mapping[str, str], resampling: Resampling | None = None
+) -> list[Agreement]:
+    """Agreement on every question in every phase that somebody answered. images: by item."""
+    found = []
+    for phase, group in GROUPS.items():
+        part = [judgment for judgment in judgments if judgment.phase == phase]
+        for question in QUESTIONS:
+            given = [(j, getattr(j.ratings, question.name)) for j in part]
+            rated = [(j, value) for j, value in given if value is not None]
+            if rated:
+                found.append(_agreement(group, question.name, rated, images, resampling))
+    return found
+
+
+def _agreement(
+    group: str,
+    question: str,
+    rated: Sequence[tuple[Judgment, int]],
+    images: Mapping[str, str],
+    resampling: Resampling | None,
+) -> Agreement:
+    items = list(dict.fromkeys(judgment.item for judgment, _ in rated))
+    counts = value_counts(((judgment.item, value) for judgment, value in rated), items)
+    alpha, low, high, reason = ordinal_alpha(counts, [images[item] for item in items], resampling)
+    return Agreement(
+        group=group,
+        question=question,
+        raters=len({judgment.pseudonym for judgment, _ in rated}),
+        items=len(items),
+        images=len({images[item] for item in items}),
+        ratings=len(rated),
+        mean=float(np.mean([value for _, value in rated])),
+        alpha=alpha,
+        low=low,
+        high=high,
+        reason=reason,
+    )
+
+
+def value_counts(rated: Iterable[tuple[str, int]], items: Sequence[str]) -> Array:
+    """How often each item got each value of the scale: ``(items, 5)``."""
+    counts = np.zeros((len(items), len(SCALE)))
+    place = {item: row for row, item in enumerate(items)}
+    for item, value in rated:
+        counts[place[item], SCALE.index(value)] += 1
+    return counts
+
+
+def ordinal_alpha(
+    counts: Array, images: Sequence[str], resampling: Resampling | None = None
+) -> tuple[float | None, float | None, float | None, str | None]:
+    """Alpha of value counts ``(items, values)`` with low, high, and why any of them is not defined."""
+    shared = counts.sum(1) > 1
+    if not shared.any():
+        return None, None, None, "no item has two ratings or more"
+    if (counts[shared].sum(0) > 0).sum() < 2:
+        return None, None, None, "all ratings are the same"
+    alpha = krippendorff.alpha(value_counts=counts.astype(np.int64), level_of_measurement="ordinal")
+    index = cluster_index([image for image, kept in zip(images, shared, strict=True) if kept], shared.sum())
+    interval = studentised(cluster_sums(coincidences(counts[shared]), index), alpha_of_sums, resampling)
+    return float(alpha), interval.low, interval.high, interval.reason
+
+
+def coincidences(counts: Array) -> Array:
+    """Coincidences of values within each item, counts ``(n, v)`` of 2 ratings or more -> ``(n, v * v)``."""
+    pairs = counts[:, :, None] * counts[:, None, :] - counts[:, :, None] * np.eye(counts.shape[1])
+    return (pairs / (counts.sum(1) - 1)[:, None, None]).reshape(len(counts), -1)
+
+
+def alpha_of_sums(sums: Array) -> Array:
+    """Ordinal alpha of summed coincidences: ``(..., v * v)`` -> ``(...)``, NaN where it has none."""
+    size = round(sums.shape[-1] ** 0.5)
+    observed = sums.reshape(*sums.shape[:-1], size, size)
+    totals = observed.sum(-1)
+    ranks = totals.cumsum(-1) - totals / 2  # the middle of each value's ranks
+    distances = np.square(ranks[..., :, None] - ranks[..., None, :])
+    expected = totals[..., :, None] * totals[..., None, :] / (totals.sum(-1) - 1)[..., None, None]
+    disagreement = (observed * distances).sum((-1, -2))
+    chance = (expected * distances).sum((-1, -2))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(chance > 1e-9, 1 - disagreement / chance, np.nan)

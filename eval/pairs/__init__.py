@@ -1,0 +1,1 @@
+"""Descriptions against captions of the same image: preference, hostile texts, probability."""

@@ -1,0 +1,185 @@
+"""Hostile texts: wordings that should not score over an honest description, but might.
+
+Every attack is a pure function of one :class:`Target`, so the same pair gets the same text
+in any order and company; only the other image's description depends on the other pairs.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from descscore.data.pairs import FileImage, Pair
+from descscore.eval.statistics.correlation import Array
+
+FIRST_WORDS = 5
+
+GENERAL_KEYWORDS = "photo, picture, image, graphic, person, people, building, nature, outdoor, colour, detail"
+
+FOREIGN = (
+    "Ein Bild, auf dem in der Mitte etwas deutlich zu sehen ist.",
+    "Una imagen en la que se ve algo con claridad en el centro.",
+    "Une image au centre de laquelle on voit nettement quelque chose.",
+    "Picha inayoonyesha kitu kwa uwazi katikati.",
+)
+"""One sentence in German, Spanish, French and Swahili: a picture shows something clearly in its middle."""
+
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".gif", ".svg", ".webp", ".bmp", ".tif", ".tiff", ".avif"}
+
+_GRAMMAR = (
+    "a about above after against all along also among an and another any are around as at away be because "
+    "been before behind being below beneath beside between both but by can could did do does down during "
+    "each either for from had has have he her here hers him his how i if in inside into is it its itself "
+    "may me might more most my near no nor not of off on one onto or other our out over own past she should "
+    "so some such than that the their them then there these they this those through to toward towards under "
+    "until up upon us very was we were what when where which while who whom whose will with within without "
+    "would you your"
+)
+FUNCTION_WORDS = frozenset(_GRAMMAR.split())
+"""English words that carry grammar rather than content."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What an attack is made of.
+
+    description: the honest text. file_name: of the image, None where it has none.
+    other: a description of another image, None where there is none. seed: of all choices by chance.
+    """
+
+    description: str
+    file_name: str | None = None
+    other: str | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Attack:
+    """name: a short, stable word. what: for people. make: the text, None where none can be made."""
+
+    name: str
+    what: str
+    make: Callable[[Target], str | None]
+
+    def text(self, target: Target) -> str | None:
+        """The hostile text; None where none can be made, or where it is the description itself.
+
+        Case and spacing make no difference: models read them alike.
+        """
+        made = self.make(target)
+        return None if made is None or _plain(made) == _plain(target.description) else made
+
+
+def _plain(text: str) -> list[str]:
+    return text.casefold().split()
+
+
+def content_words(text: str) -> list[str]:
+    """The words of ``text`` that are no :data:`FUNCTION_WORDS`, in order, in lower case."""
+    words = re.findall(r"\w+(?:['\u2019-]\w+)*", text.lower())
+    return [word for word in words if word not in FUNCTION_WORDS]
+
+
+def repeated_word(target: Target) -> str | None:
+    """The longest content word (the first of equals), as often as the description has words."""
+    words = content_words(target.description)
+    return " ".join([max(words, key=len)] * len(target.description.split())) if words else None
+
+
+def keywords(target: Target) -> str | None:
+    """Every content word once, in order, between commas."""
+    return ", ".join(dict.fromkeys(content_words(target.description))) or None
+
+
+def shuffled_words(target: Target) -> str | None:
+    """The description's words in another order; None where there is only one order."""
+    words = target.description.split()
+    if len(set(words)) < 2:
+        return None
+    chance, mixed = _chance(target), list(words)
+    while mixed == words:
+        chance.shuffle(mixed)
+    return " ".join(mixed)
+
+
+def prefixed(target: Target) -> str:
+    """The description after "An image of"."""
+    return f"An image of {target.description[:1].lower()}{target.description[1:]}"
+
+
+def first_words(target: Target) -> str:
+    """The description's first :data:`FIRST_WORDS` words."""
+    return " ".join(target.description.split()[:FIRST_WORDS])
+
+
+def foreign(target: Target) -> str:
+    """One of :data:`FOREIGN`."""
+    return _chance(target).choice(FOREIGN)
+
+
+def _chance(target: Target) -> random.Random:
+    # Seeded by the text (Python hashes it by SHA-512), not by the pair's place.
+    return random.Random(f"{target.seed}:{target.description}")
+
+
+ATTACKS = (
+    Attack("file name", "the name of the image file", lambda target: target.file_name),
+    Attack("image", 'the single word "image"', lambda target: "image"),
+    Attack(
+        "repeated word",
+        "the description's longest content word, as often as the description has words",
+        repeated_word,
+    ),
+    Attack("keywords", "the description's content words, each once, without grammar", keywords),
+    Attack(
+        "general keywords", f'the same list for every image: "{GENERAL_KEYWORDS}"', lambda _: GENERAL_KEYWORDS
+    ),
+    Attack("image of", 'the description after "An image of", which adds nothing', prefixed),
+    Attack("shuffled words", "the description's words in random order", shuffled_words),
+    Attack(
+        "wrong image",
+        "a right description, but of another image of the data set",
+        lambda target: target.other,
+    ),
+    Attack(
+        "other language",
+        "one of four fixed sentences in German, Spanish, French or Swahili, which say of any image that it "
+        "shows something clearly in its middle; not a translation of the description",
+        foreign,
+    ),
+    Attack("first words", f"the description cut to its first {FIRST_WORDS} words", first_words),
+)
+
+
+def targets(pairs: Sequence[Pair], owner: Array, seed: int = 0) -> list[Target]:
+    """What to attack, one a pair. owner: ``(n,)``, which image each pair shows."""
+    others = other_image(owner, seed)
+    return [
+        Target(pair.description, file_name(pair), None if j is None else pairs[j].description, seed)
+        for pair, j in zip(pairs, others, strict=True)
+    ]
+
+
+def file_name(pair: Pair) -> str | None:
+    """The image's file name without folders, None where the data do not give it."""
+    if isinstance(pair.image, FileImage):
+        return pair.image.path.name
+    return Path(pair.id).name if Path(pair.id).suffix.lower() in IMAGE_SUFFIXES else None
+
+
+def other_image(owner: Array, seed: int = 0) -> list[int | None]:
+    """For each of ``(n,)`` pairs a pair of another image, each taken once; None where none is left.
+
+    Pairs stand in a ring, those of one image together and the images in random order, and each
+    takes the one a whole image on. None occurs only where one image has over half of the pairs.
+    """
+    images, place, counts = np.unique(owner, return_inverse=True, return_counts=True)
+    ring = np.argsort(np.random.default_rng(seed).permutation(len(images))[place], kind="stable")
+    taken = np.empty(len(ring), int)
+    taken[ring] = np.roll(ring, -int(counts.max()))
+    return [int(j) if owner[j] != owner[i] else None for i, j in enumerate(taken)]

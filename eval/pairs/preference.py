@@ -1,0 +1,164 @@
+"""How often a score prefers the description to the caption, and to other images' descriptions.
+
+The first alone can be had by a text-only style classifier, the second by any
+image-text matcher; a score that stands in for alt text quality needs both.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from descscore.data.pairs import Pair
+from descscore.errors import DataError
+from descscore.eval.statistics.proportions import proportion
+from descscore.eval.transfer.grounding import grounding_over_texts
+from descscore.eval.transfer.image_features import image_features
+from descscore.scorer import DescScorer
+
+Array: TypeAlias = "np.ndarray[Any, Any]"
+
+OTHERS = 20
+SEED = 0
+QUARTILES = 4
+
+
+@dataclass(frozen=True)
+class PreferenceRow:
+    """One share of wins. metric: model or baseline. question: ``caption`` (description over
+    caption) or ``other`` (over other images' descriptions). subset: all, or a quartile by the
+    description's length. value with its 95 % interval (over whole images), 0..1; ties
+    count against. n: pairs.
+    """
+
+    metric: str
+    question: str
+    subset: str
+    value: float
+    low: float | None
+    high: float | None
+    ties: int
+    n: int
+
+
+@dataclass(frozen=True)
+class PairScores:
+    """What one metric says of n pairs.
+
+    description, caption: ``(n,)`` scores. over_others: ``(n,)`` shares of other images'
+    descriptions that the right one beats; None for a metric that sees no image.
+    """
+
+    metric: str
+    description: Array
+    caption: Array
+    over_others: Array | None
+
+
+def model_pair_scores(scorer: DescScorer, pairs: Sequence[Pair], name: str) -> PairScores:
+    """Raw cosines of each image with its description and caption, and grounding against 20 other images."""
+    images = image_features(scorer, [pair.image.read() for pair in pairs])
+    # One call for both, so that equal texts have one feature and tie to the last bit.
+    texts = [pair.description for pair in pairs] + [pair.caption for pair in pairs]
+    description, caption = scorer.encoder.texts(texts, scorer.text_policy).features.split(len(pairs))
+    cosines = [(images.double() * text.double()).sum(1).cpu().numpy() for text in (description, caption)]
+    others = grounding_over_texts(images, description, OTHERS, SEED).cpu().numpy() if len(pairs) > 1 else None
+    return PairScores(name, cosines[0], cosines[1], others)
+
+
+def length_pair_scores(pairs: Sequence[Pair]) -> PairScores:
+    """The rule "longer wins", by characters."""
+    lengths = [np.array([len(getattr(p, kind)) for p in pairs], float) for kind in ("description", "caption")]
+    return PairScores("longer wins", lengths[0], lengths[1], None)
+
+
+def ngram_pair_scores(train: Sequence[Pair], pairs: Sequence[Pair]) -> PairScores:
+    """A text-only classifier of descriptions and captions: word 1- and 2-grams, logistic regression.
+
+    It never sees an image, so what it reaches is what style alone gives away.
+    Raises :class:`DataError` where scikit-learn is missing.
+    """
+    try:
+        from sklearn.feature_extraction.text import TfidfVectorizer
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.pipeline import make_pipeline
+    except ImportError:
+        raise DataError("the n-gram baseline needs scikit-learn: pip install scikit-learn") from None
+    texts = [p.description for p in train] + [p.caption for p in train]
+    kinds = [1] * len(train) + [0] * len(train)
+    model = make_pipeline(
+        TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2),
+        LogisticRegression(C=10, max_iter=1000),
+    )
+    model.fit(texts, kinds)
+    found = [
+        model.decision_function([getattr(p, kind) for p in pairs]) for kind in ("description", "caption")
+    ]
+    return PairScores("text-only n-grams", found[0], found[1], None)
+
+
+def image_owner(pairs: Sequence[Pair]) -> Array:
+    """Which image each pair shows, by content: ``(n,)`` ints, equal for the same bytes."""
+    place: dict[bytes, int] = {}
+    digests = [hashlib.sha256(pair.image.read()).digest() for pair in pairs]
+    return np.array([place.setdefault(digest, len(place)) for digest in digests])
+
+
+def preference_rows(scores: PairScores, pairs: Sequence[Pair], owner: Array) -> list[PreferenceRow]:
+    """Shares of wins: over the caption (all, and by length quartile), and over other images' descriptions.
+
+    owner: ``(n,)`` from :func:`image_owner`, the same for every metric.
+    """
+    hits, ties = scores.description > scores.caption, scores.description == scores.caption
+    rows = [_row(scores.metric, "caption", "all", hits.astype(float), ties, owner)]
+    for label, keep in _quartiles(np.array([len(p.description) for p in pairs])):
+        rows.append(_row(scores.metric, "caption", label, hits[keep].astype(float), ties[keep], owner[keep]))
+    if scores.over_others is not None:
+        none = np.zeros(len(pairs), bool)
+        rows.append(_row(scores.metric, "other", "all", scores.over_others, none, owner))
+    return rows
+
+
+def _quartiles(lengths: Array) -> list[tuple[str, Array]]:
+    """Masks of the quartiles by description length, named by their ends in characters."""
+    ends = np.quantile(lengths, [0.25, 0.5, 0.75])
+    place = np.searchsorted(ends, lengths, side="left")
+    found = []
+    for quartile in range(QUARTILES):
+        keep = place == quartile
+        if keep.any():
+            found.append((f"{lengths[keep].min()} to {lengths[keep].max()} characters", keep))
+    return found
+
+
+def _row(metric: str, question: str, subset: str, wins: Array, ties: Array, owner: Array) -> PreferenceRow:
+    # Wilson's interval takes each value for one trial; a share of 20 wins varies less than that.
+    single = len(np.unique(owner)) == len(owner) and bool(np.isin(wins, (0, 1)).all())
+    found = proportion(wins, None if single else owner)
+    return PreferenceRow(
+        metric, question, subset, float(wins.mean()), found.low, found.high, int(ties.sum()), len(wins)
+    )
+
+
+_FORMAT = "{:<24} {:<18} {:<24} {:>5} {:>7}  {:<16} {:>5}"
+
+
+def preference_lines(rows: Sequence[PreferenceRow]) -> list[str]:
+    """The rows as lines of text, in per cent."""
+    head = _FORMAT.format("metric", "description over", "pairs", "n", "wins", "95 % interval", "ties")
+    lines = [head, "-" * len(head)]
+    for row in rows:
+        over = {"caption": "its caption", "other": f"{OTHERS} others'"}[row.question]
+        between = "-" if row.low is None else f"{100 * row.low:.1f} to {100 * (row.high or 0):.1f}"
+        wins = f"{100 * row.value:.1f}%"
+        lines.append(_FORMAT.format(row.metric, over, row.subset, row.n, wins, between, row.ties))
+    return lines
+
+
+def to_json(rows: Sequence[PreferenceRow], signatures: Sequence[str]) -> dict[str, Any]:
+    """Rows and signatures as plain JSON types."""
+    return {"rows": [asdict(row) for row in rows], "signatures": list(signatures)}

@@ -1,0 +1,1 @@
+"""Throughput against ceilings of the same run and against torchmetrics."""

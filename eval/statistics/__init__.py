@@ -1,0 +1,1 @@
+"""Correlations, proportions and reliability, with intervals that respect clusters of items."""

@@ -1,0 +1,137 @@
+"""Means and proportions (shares of hits) with intervals, over items or over whole clusters."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import stats
+
+from descscore.errors import DataError, UsageError
+from descscore.eval.statistics.bootstrap import (
+    MIN_CLUSTERS,
+    Clusters,
+    Estimate,
+    Index,
+    Resampling,
+    cluster_index,
+    cluster_sums,
+    estimate_of,
+    jackknife_error,
+    studentised,
+    undefined,
+)
+from descscore.eval.statistics.correlation import Array, Numbers, numbers
+
+BOOTSTRAP = "bootstrap-t over clusters"
+WILSON = "Wilson"
+EFFECTIVE = "Wilson, effective size by clusters"
+
+_MIN_RARE = 10
+
+
+def cluster_mean(
+    values: Numbers, clusters: Clusters, resampling: Resampling | None = None, null: float = 0.0
+) -> Estimate:
+    """Mean of ``(n,)`` with a bootstrap-t interval over clusters, and p against ``null``.
+
+    Of per-item differences between two methods (hits of one minus hits of the
+    other) it is their paired test. Raises :class:`DataError` on NaN.
+    """
+    array = numbers("values", values)
+    index = cluster_index(clusters, len(array))
+    if not len(array):
+        return undefined(index, BOOTSTRAP, "no items")
+    return estimate_of(studentised(_sums(array, index), _mean, resampling, null), index, BOOTSTRAP)
+
+
+def proportion(
+    hits: Numbers, clusters: Clusters | None = None, resampling: Resampling | None = None, null: float = 0.5
+) -> Estimate:
+    """Share of hits ``(n,)``, each 0..1 (a share where one item is several trials), p against ``null``.
+
+    Without clusters every item is its own: Wilson's interval, and the exact binomial
+    p where all hits are 0 or 1. With them: bootstrap-t over clusters, unless fewer
+    than ten clusters hold any of the rarer outcome; the bootstrap cannot see how
+    rare that is, so Wilson's interval is taken on as many trials as the items are
+    worth by their design effect (Korn and Graubard 1998).
+    """
+    array = numbers("hits", hits)
+    if not 0 < null < 1:
+        raise UsageError(f"null share {null}: must lie between 0 and 1")
+    if len(array) and (array.min() < 0 or array.max() > 1):
+        raise DataError(f"hits: values must lie in 0..1, got {array.min():g}..{array.max():g}")
+    labels = clusters if clusters is not None else range(len(array))
+    index = cluster_index(labels, len(array))
+    if not len(array):
+        return undefined(index, WILSON, "no items")
+    resampling = resampling or Resampling()
+    if clusters is None:
+        return _over_items(array, resampling.confidence, null)
+    sums = _sums(array, index)
+    if _rarer(sums) >= _MIN_RARE:
+        estimate = estimate_of(studentised(sums, _mean, resampling, null), index, BOOTSTRAP)
+        if estimate.low is not None and estimate.high is not None:
+            low, high = max(0.0, estimate.low), min(1.0, estimate.high)
+            return Estimate(estimate.value, low, high, estimate.p, len(array), len(sums), BOOTSTRAP)
+    return _by_effective_size(array, sums, resampling.confidence, null)
+
+
+def wilson(
+    share: float, trials: float, confidence: float = 0.95, freedom: int | None = None
+) -> tuple[float, float]:
+    """Wilson's score interval of a ``share``, 0..1, of ``trials`` (Wilson 1927).
+
+    trials need not be whole (an effective number). With ``freedom`` the quantile is
+    Student's instead of the normal one, as for few clusters.
+    """
+    if not 0 <= share <= 1 or trials <= 0:
+        raise DataError(f"Wilson interval: {share} of {trials} trials is not a share")
+    tail = (1 + confidence) / 2
+    z = float(stats.norm.ppf(tail) if freedom is None else stats.t.ppf(tail, freedom))
+    centre = share + z * z / (2 * trials)
+    reach = z * np.sqrt(share * (1 - share) / trials + (z / (2 * trials)) ** 2)
+    scale = 1 + z * z / trials
+    return max(0.0, float((centre - reach) / scale)), min(1.0, float((centre + reach) / scale))
+
+
+def _sums(values: Array, index: Index) -> Array:
+    """Count and sum by cluster: ``(n,)``, ``(n,)`` -> ``(G, 2)``."""
+    return cluster_sums(np.stack([np.ones_like(values), values], 1), index)
+
+
+def _mean(sums: Array) -> Array:
+    """Means from counts and sums ``(..., 2)``; NaN where there is no item."""
+    result: Array = sums[..., 1] / np.where(sums[..., 0] > 0, sums[..., 0], np.nan)
+    return result
+
+
+def _rarer(sums: Array) -> int:
+    """In how many clusters the rarer outcome occurs."""
+    return int(min((sums[:, 1] > 0).sum(), (sums[:, 1] < sums[:, 0]).sum()))
+
+
+def _over_items(hits: Array, confidence: float, null: float) -> Estimate:
+    n, share = len(hits), float(hits.mean())
+    low, high = wilson(share, n, confidence)
+    if np.isin(hits, (0, 1)).all():
+        p = float(stats.binomtest(int(hits.sum()), n, null).pvalue)
+    else:
+        p = _score_p(share, n, null, None)
+    return Estimate(share, low, high, p, n, n, WILSON)
+
+
+def _by_effective_size(hits: Array, sums: Array, confidence: float, null: float) -> Estimate:
+    """Wilson's interval on the effective number of trials; all hits alike count one trial a cluster."""
+    n, groups, share = len(hits), len(sums), float(hits.mean())
+    if groups < MIN_CLUSTERS:
+        reason = f"too few clusters ({groups}, at least {MIN_CLUSTERS} are needed)"
+        return Estimate(share, None, None, None, n, groups, EFFECTIVE, reason)
+    error = jackknife_error(sums, _mean)
+    trials = min(n, share * (1 - share) / error**2) if error > 1e-12 else groups
+    low, high = wilson(share, trials, confidence, groups - 1)
+    return Estimate(share, low, high, _score_p(share, trials, null, groups - 1), n, groups, EFFECTIVE)
+
+
+def _score_p(share: float, trials: float, null: float, freedom: int | None) -> float:
+    """Two-sided p of the score test, the one that Wilson's interval inverts."""
+    z = abs(share - null) / np.sqrt(null * (1 - null) / trials)
+    return float(2 * (stats.norm.sf(z) if freedom is None else stats.t.sf(z, freedom)))

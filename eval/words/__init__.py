@@ -1,0 +1,1 @@
+"""Which words, and which kinds of words, a model takes as marks of a description."""

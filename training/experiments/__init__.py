@@ -1,0 +1,1 @@
+"""Choosing the shipped recipe, and measuring everything that the results page reports."""

@@ -1,0 +1,153 @@
+"""Choose a recipe by cross-validation over groups of the training split, such as textbooks.
+
+Texts of one book share their words and their editors, so a split that cuts books
+apart calls memorised phrases skill. Each recipe is trained once a fold on the other
+folds' books and measured on preference, grounding and interchange, on whole texts and
+on their beginnings: alt text elsewhere is much shorter than in textbooks. Grounding in
+the training split says little of a base that was pretrained on its pairs, so that of
+another split, which the base has not seen, is measured beside it.
+
+    python -m descscore.training.experiments.cross_validation --data DATA --recipes RECIPES.json \\
+        --output RESULTS.jsonl
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, TypeAlias
+
+import click
+import numpy as np
+import torch
+
+from descscore.data.datasets import load_pairs
+from descscore.errors import UsageError
+from descscore.models import LoadedModel, load_model
+from descscore.training.config import FinetuneConfig, Tower, preset
+from descscore.training.examples import Examples, make_examples
+from descscore.training.experiments.folds import fold_of, part, train_without
+from descscore.training.finetune import groups_of
+from descscore.training.trainer import Trainer
+from descscore.training.validation import subset, validate
+from descscore.training.windows import cut_at
+
+Array: TypeAlias = "np.ndarray[Any, Any]"
+
+SHORT = 20
+"""Tokens of a text's beginning, start and end token included: about the length of Concadia's texts."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A preset with changes. name: how the results call it."""
+
+    name: str
+    preset: str
+    changes: dict[str, Any]
+
+    def settings(self, tower: Tower) -> FinetuneConfig:
+        """The settings on a text tower. Raises :class:`UsageError` for a value out of range."""
+        return replace(preset(self.preset, tower), **self.changes)
+
+
+def read_recipes(path: Path) -> list[Recipe]:
+    """Recipes from JSON: ``{name: {"preset": ..., setting: value, ...}}``.
+
+    Raises :class:`UsageError` naming the file, and the recipe, where one cannot be used.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        recipes = [Recipe(name, one.pop("preset"), one) for name, one in found.items()]
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise UsageError(f"{path}: not a JSON object of recipes, each with a preset ({error!r})") from None
+    for recipe in recipes:
+        try:
+            recipe.settings(Tower())
+        except (UsageError, TypeError) as error:
+            raise UsageError(f"{path}: recipe {recipe.name!r}: {error}") from None
+    return recipes
+
+
+@dataclass(frozen=True)
+class FoldData:
+    """examples: the training split. fold: ``(n,)``, from :func:`fold_of`. unseen: pairs that neither
+    the base nor a recipe has seen, for grounding. most: held-out pairs measured a fold."""
+
+    examples: Examples
+    fold: Array
+    unseen: Examples
+    most: int = 600
+
+
+def cross_validate(model: LoadedModel, data: FoldData, recipes: Sequence[Recipe]) -> Iterator[dict[str, Any]]:
+    """Train and measure each recipe on each fold, one record at a time: recipe, fold, accuracies in 0..1."""
+    examples, fold = data.examples, data.fold
+    for recipe in recipes:
+        for number in range(int(fold.max()) + 1):
+            held = subset(part(examples, fold == number), data.most, 0)
+            with TemporaryDirectory() as folder:
+                settings = recipe.settings(Tower.of(model.clip))
+                trainer = train_without(model.clip, examples, fold != number, settings, Path(folder))
+            yield {"recipe": recipe.name, "fold": number} | measure(trainer, held, data.unseen)
+
+
+def measure(trainer: Trainer, held: Examples, unseen: Examples) -> dict[str, Any]:
+    """Accuracies on held-out pairs, on their texts' beginnings (``short_...``) and on unseen ones.
+
+    ``score``, to choose by: the mean of preference on whole and on short texts and of
+    grounding in unseen pairs with whole and with short texts.
+    """
+    found: dict[str, Any] = {"steps": trainer.step, "seconds": round(trainer.seconds, 1)}
+    for kind, cut in (("", lambda pairs: pairs), ("short_", _beginnings)):
+        here, elsewhere = validate(trainer.objective, cut(held)), validate(trainer.objective, cut(unseen))
+        found |= {f"{kind}{name}": value for name, value in here.items() if name != "score"}
+        found[f"{kind}unseen_grounding"] = elsewhere["grounding"]
+    names = [f"{kind}{name}" for kind in ("", "short_") for name in ("preference", "unseen_grounding")]
+    return found | {"score": sum(found[name] for name in names) / len(names)}
+
+
+def _beginnings(pairs: Examples) -> Examples:
+    starts = torch.zeros(len(pairs.tokens), dtype=torch.int64)
+    return Examples(pairs.images, pairs.owner, cut_at(pairs.tokens, SHORT, starts))
+
+
+def read_folds(model: LoadedModel, data: str, folds: int, cache: Path) -> FoldData:
+    """The training split of ``data`` in folds of whole groups; ``val`` holds the unseen pairs."""
+    found = load_pairs(data)
+    pairs = found.split("train")
+    examples = make_examples(model, pairs, cache)
+    unseen = make_examples(model, found.split("val"), cache)
+    return FoldData(examples, fold_of(groups_of(pairs, examples), folds), unseen)
+
+
+def remaining(recipes: Sequence[Recipe], output: Path, folds: int) -> list[Recipe]:
+    """The recipes whose folds are not all in ``output`` yet."""
+    lines = output.read_text(encoding="utf-8").splitlines() if output.is_file() else []
+    done = [json.loads(line)["recipe"] for line in lines]
+    return [recipe for recipe in recipes if done.count(recipe.name) < folds]
+
+
+@click.command()
+@click.option("--data", required=True, help="Pairs with splits train and val, and with groups.")
+@click.option("--recipes", required=True, type=click.Path(path_type=Path), help="JSON: name -> settings.")
+@click.option("--output", required=True, type=click.Path(path_type=Path), help="JSON lines, added to.")
+@click.option("--base", default="base", show_default=True, help="The untuned model to start from.")
+@click.option("--folds", default=3, show_default=True, type=click.IntRange(2), help="How many.")
+@click.option("--cache", default=Path("runs/features"), show_default=True, type=click.Path(path_type=Path))
+def main(data: str, recipes: Path, output: Path, base: str, folds: int, cache: Path) -> None:
+    """Train and measure each recipe on each fold, and add a line for each to --output."""
+    model = load_model(base)
+    todo = remaining(read_recipes(recipes), output, folds)
+    for record in cross_validate(model, read_folds(model, data, folds, cache), todo):
+        line = json.dumps(record)
+        click.echo(line)
+        with output.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+
+if __name__ == "__main__":
+    main()
