@@ -12,7 +12,7 @@ from open_clip import CLIP
 from PIL import Image
 from torch import Tensor
 
-from descscore.batch.batch_size import BatchSize
+from descscore.batch_size import BatchSize
 from descscore.interventions import run_from_block, run_to_block
 from descscore.models import LoadedModel
 from descscore.precision import DTYPES

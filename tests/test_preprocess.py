@@ -16,7 +16,7 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
 from descscore import DescScorer
-from descscore.batch.batch_size import find_batch_size
+from descscore.batch_size import find_batch_size
 from descscore.errors import ModelError
 from descscore.preprocess import picture_pixels, pixel_spec
 

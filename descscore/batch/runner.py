@@ -14,12 +14,12 @@ from typing import Any, Protocol, TypeAlias
 import torch
 from filelock import FileLock, Timeout
 
-from descscore.batch.batch_size import find_batch_size
 from descscore.batch.input_row import Input, InputRow, Scan
 from descscore.batch.manifest import FILE, Identity, Manifest, count_statuses, read_manifest, write_manifest
 from descscore.batch.result_file import write_result_file
 from descscore.batch.shards import ResultRow, ShardFolder, ShardInfo
 from descscore.batch.stream import Item, StreamOptions, stream_items
+from descscore.batch_size import find_batch_size
 from descscore.errors import DataError, UsageError
 from descscore.records import DECORATIVE, OK, Outcome
 from descscore.scorer import DescScorer

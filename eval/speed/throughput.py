@@ -20,9 +20,9 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from torch import Tensor
 
-from descscore.batch.batch_size import find_batch_size
 from descscore.batch.decode_pool import DecodePool, PoolOptions
 from descscore.batch.stream import StreamOptions, cores
+from descscore.batch_size import find_batch_size
 from descscore.errors import DataError, ModelError
 from descscore.models import LoadedModel, describe_preprocessing, weights_hash
 from descscore.scorer import DescScorer
