@@ -11,28 +11,44 @@ import torch
 from torch import Tensor
 
 from descscore.errors import ModelError, TextError, UsageError
+from descscore.word_cache import bound_word_cache
 
-TextPolicy: TypeAlias = Literal["truncate", "error", "windows"]
+TextPolicy: TypeAlias = Literal["truncate", "error", "windows", "weighted-windows"]
 """What happens to a text over the context length.
 
 ``truncate``: cut, its end-of-text token kept. ``error``: a :class:`TextError`.
 ``windows``: whole sentences are grouped into windows that fit; the text's
-feature is the unit mean of its windows' unit features.
+feature is the unit mean of its windows' unit features. ``weighted-windows``: the
+mean is weighted by the windows' tokens, so that a short rest counts for less.
 """
+
+DEFAULT_POLICY: TextPolicy = "weighted-windows"
+"""The best of those that take every text (``docs/long_texts.json``, by cross-validation)."""
+
+WINDOWS = ("windows", "weighted-windows")
+"""The policies that lose nothing of a long text."""
 
 
 @dataclass(frozen=True)
 class TokenizedText:
     """One text as rows of tokens.
 
-    rows: one list of token ids per window (one window but for ``windows``), each
+    rows: one list of token ids per window (one but for the policies with windows), each
     with start and end token and no padding. tokens: how many the whole text has,
     start and end token included. truncated: whether any of them is missing in ``rows``.
+    weighted: whether windows count by their tokens, not alike.
     """
 
     rows: tuple[tuple[int, ...], ...]
     tokens: int
     truncated: bool
+    weighted: bool = False
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """What each window counts, adding up to 1."""
+        parts = [len(row) - 2 if self.weighted else 1 for row in self.rows]
+        return tuple(part / sum(parts) for part in parts)
 
 
 def check_policy(policy: str) -> TextPolicy:
@@ -67,6 +83,7 @@ class Tokenizer:
                 f"{source}: its tokenizer ({type(tokenizer).__name__}) is not supported; "
                 "descscore needs open_clip's standard CLIP tokenizer"
             )
+        bound_word_cache(tokenizer)
         self._tokenizer = tokenizer
         self.context_length = context_length
 
@@ -108,13 +125,14 @@ class Tokenizer:
             raise TextError(
                 "text_too_long",
                 f"text {text[:40]!r}...: {count} tokens, over the model's {self.context_length}; "
-                "shorten it or choose the text policy 'truncate' or 'windows'",
+                f"shorten it or choose another text policy (truncate, {', '.join(WINDOWS)})",
             )
         if policy == "truncate":
             return TokenizedText((self.wrap(ids),), count, True)
         windows = self.windows(text)
         cut = any(len(window) > self.context_length - 2 for window in windows)
-        return TokenizedText(tuple(self.wrap(window) for window in windows), count, cut)
+        rows = tuple(self.wrap(window) for window in windows)
+        return TokenizedText(rows, count, cut, weighted=policy == "weighted-windows")
 
     def windows(self, text: str) -> list[list[int]]:
         """Token ids of ``text`` in windows of whole sentences; only what has no

@@ -54,7 +54,7 @@ def adapter(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 @pytest.fixture(scope="module")
 def scorer(adapter: Path) -> DescScorer:
-    return DescScorer.from_pretrained(adapter, device="cpu")
+    return DescScorer.from_pretrained(adapter, device="cpu", text_policy="truncate")
 
 
 @pytest.fixture(scope="module")
@@ -179,8 +179,9 @@ def test_many_texts_are_explained_as_each_alone(
                 assert getattr(word, key) == pytest.approx(getattr(other, key), abs=1e-5), (word, key)
 
 
-def test_windows_explain_the_whole_text(adapter: Path, image: Path) -> None:
-    scorer = DescScorer.from_pretrained(adapter, device="cpu", text_policy="windows")
+@pytest.mark.parametrize("policy", ["windows", "weighted-windows"])
+def test_windows_explain_the_whole_text(adapter: Path, image: Path, policy: Any) -> None:
+    scorer = DescScorer.from_pretrained(adapter, device="cpu", text_policy=policy)
     text = "A red car stands at a gate. " * 8 + "Ada, 1843, at her desk. " * 8
     item = explain(image, text, scorer=scorer, source="A dog.")
     assert item.score.windows > 1

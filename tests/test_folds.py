@@ -16,7 +16,7 @@ from descscore.models import load_model
 from descscore.training.config import Tower, preset
 from descscore.training.examples import Examples
 from descscore.training.experiments.cross_validation import FoldData, Recipe, cross_validate, read_recipes
-from descscore.training.experiments.folds import fold_of, part
+from descscore.training.folds import fold_of, part
 
 
 @given(st.lists(st.sampled_from("abcdefg"), min_size=3, max_size=60).filter(lambda g: len(set(g)) >= 3))

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from descscore.errors import UsageError
 from descscore.training.losses import (
+    ImageMoments,
     contrastive_loss,
     cosines,
     hold_loss,
@@ -19,9 +20,11 @@ from descscore.training.losses import (
     interchange_logits,
     interchange_loss,
     joint_loss,
+    logit_shifts,
     preference_hits,
     preference_logits,
     preference_loss,
+    spread_loss,
 )
 
 SCALE = torch.tensor(math.log(10.0))
@@ -100,8 +103,37 @@ def test_rows_of_one_image_are_no_negatives() -> None:
     assert float(loss) == pytest.approx((rows + columns) / 6, abs=1e-6)
 
 
-def test_hold_loss_by_hand() -> None:
-    assert float(hold_loss(IMAGES, GOOD)) == pytest.approx((0.4 + 0.0) / 2, abs=1e-6)
+def test_shifts_are_changes_of_the_logits() -> None:
+    images, tuned, untuned = features(3)
+    unit = torch.nn.functional.normalize(images, dim=-1)
+    for i in range(4):
+        here = torch.stack([cosines(unit[i].expand(4, 6), text) for text in (tuned, untuned)])
+        shifts = logit_shifts(tuned, untuned, SCALE) @ unit[i]
+        torch.testing.assert_close(shifts, 10 * (here[0] - here[1]), atol=1e-5, rtol=0)
+
+
+def test_hold_and_spread_are_variances_of_the_logits_changes() -> None:
+    images, tuned, untuned = features(4)
+    images = torch.nn.functional.normalize(images, dim=-1)
+    moments, shifts = ImageMoments.of(images), logit_shifts(tuned, untuned, SCALE)
+    changes = (shifts @ images.T).double().numpy()  # text by image
+    assert float(hold_loss(shifts, moments)) == pytest.approx(changes.var(axis=1).mean(), rel=1e-4)
+    assert float(spread_loss(shifts, moments)) == pytest.approx(changes.mean(axis=1).var(), rel=1e-4)
+
+
+def test_hold_and_spread_by_hand() -> None:
+    moments = ImageMoments.of(torch.tensor([[1.0, 0.0], [0.0, 1.0]]))  # mean (1/2, 1/2), covariance +-1/4
+    # The first text gains 3 with one image and 1 with the other, the second 2 with both.
+    shifts = torch.tensor([[3.0, 1.0], [2.0, 2.0]])
+    assert float(hold_loss(shifts, moments)) == pytest.approx((1.0 + 0.0) / 2)
+    assert float(spread_loss(shifts, moments)) == pytest.approx(0.0)
+    assert float(spread_loss(torch.tensor([[3.0, 1.0], [0.0, 0.0]]), moments)) == pytest.approx(1.0)
+
+
+def test_a_model_cannot_hold_on_by_shrinking_its_scale() -> None:
+    _, tuned, untuned = features(5)
+    scale = SCALE.clone().requires_grad_()
+    assert not logit_shifts(tuned, untuned, scale).requires_grad
 
 
 def features(seed: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
@@ -114,10 +146,15 @@ def test_gradients_match_finite_differences() -> None:
     inputs = (*(t.requires_grad_() for t in features(0, torch.float64)), SCALE.double().requires_grad_())
     target = torch.tensor([True, False, True, True])
 
+    def drift(shifts: Tensor, moments: ImageMoments) -> Tensor:
+        return hold_loss(shifts, moments) + spread_loss(shifts, moments)
+
     def everything(images: Tensor, first: Tensor, second: Tensor, scale: Tensor) -> Tensor:
         swaps = interchange_loss(interchange_logits(images, first, second, scale), target)
         joint = joint_loss(swaps, preference_loss(images, first, second, scale), 0.3)
-        return joint + contrastive_loss(images, first, scale) + hold_loss(first, second)
+        moments = ImageMoments(images.mean(0), images.T.cov(correction=0))
+        shifts = logit_shifts(first, second, SCALE.double())  # no gradient reaches the scale
+        return joint + contrastive_loss(images, first, scale) + drift(shifts, moments)
 
     assert torch.autograd.gradcheck(everything, inputs)
 
@@ -133,7 +170,8 @@ def test_losses_depend_on_directions_alone(seed: int, factor: float, scale: floa
     )
     assert loss >= 0
     assert contrastive_loss(images, first, log_scale) >= 0
-    assert 0 <= float(hold_loss(first, second)) <= 2
+    moments = ImageMoments.of(torch.nn.functional.normalize(images, dim=-1))
+    assert hold_loss(logit_shifts(first, second, log_scale), moments) >= 0
 
 
 @given(st.integers(0, 2**16))

@@ -137,7 +137,8 @@ def test_the_shipped_recipe_is_the_best_of_those_tried() -> None:
     lines = (ROOT / "docs" / "cross_validation.jsonl").read_text(encoding="utf-8").splitlines()
     scores: dict[str, list[float]] = {}
     for record in map(json.loads, lines):
-        scores.setdefault(record["recipe"], []).append(record["score"])
+        if "score" in record:  # earlier ones were measured otherwise
+            scores.setdefault(record["recipe"], []).append(record["score"])
     whole = {name: sum(found) / 3 for name, found in scores.items() if len(found) == 3}
     best = max(whole, key=lambda name: whole[name])
     recipes = json.loads((ROOT / "docs" / "recipes.json").read_text(encoding="utf-8"))

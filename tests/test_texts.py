@@ -62,6 +62,16 @@ def test_windows_hold_whole_sentences_and_lose_nothing() -> None:
     assert inner == TOKENIZER.encode(LONG)
 
 
+def test_weighted_windows_count_by_their_tokens() -> None:
+    plain, weighted = (TOKENIZER.tokenize(LONG, policy) for policy in ("windows", "weighted-windows"))
+    assert weighted.rows == plain.rows
+    assert len(plain.rows) > 1
+    assert plain.weights == (1 / len(plain.rows),) * len(plain.rows)
+    sizes = [len(row) - 2 for row in plain.rows]
+    assert weighted.weights == pytest.approx([size / sum(sizes) for size in sizes])
+    assert TOKENIZER.tokenize("A cat.", "weighted-windows").weights == (1.0,)
+
+
 def test_windows_of_a_sentence_without_end_break_at_words() -> None:
     text = "elephant " * 200
     windows = TOKENIZER.tokenize(text, "windows")

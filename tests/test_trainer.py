@@ -105,7 +105,7 @@ def test_a_killed_run_ends_with_the_same_weights(
     base: Path, data: RunData, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     thin = {"text_window": 10, "token_dropout": 0.1, "schedule": "linear"} if name == "joint" else {}
-    settings = config(name, contrastive_weight=0.5, hold_weight=0.0 if thin else 0.5, **thin)
+    settings = config(name, contrastive_weight=0.5, hold_weight=0.5, spread_weight=0.5, **thin)
     whole = make(base, data, tmp_path / "whole", settings)
     whole.train()
     killed = make(base, data, tmp_path / "killed", settings)
@@ -365,7 +365,7 @@ from descscore.training.trainer import Trainer
 base, table, output = map(Path, sys.argv[1:])
 pairs, model = load_pairs(table), load_model(base, "cpu")
 sets = [make_examples(model, pairs.split(s), table.parent / "cache") for s in ("train", "val")]
-settings = config("joint", epochs=1, contrastive_weight=1.0, hold_weight=0.5)
+settings = config("joint", epochs=1, contrastive_weight=1.0, hold_weight=0.5, spread_weight=0.5)
 run = Trainer(load_model(base, "cpu").clip, RunData(*sets), settings, output)
 run.train()
 if run.accelerator.is_main_process:

@@ -51,7 +51,8 @@ class FinetuneConfig:
 
     source_image: whether the source text of an interchange belongs to another
     image (``other``) or, as published, to the base text's (``same``).
-    contrastive_weight, hold_weight: factors on the two grounding losses.
+    contrastive_weight, hold_weight, spread_weight: factors on the losses that keep the score's
+    grip on the image (:mod:`descscore.training.losses`).
 
     batch_size: texts a step, over all processes and accumulated parts: base texts
     for an interchange, two for each image pair otherwise. accumulation: parts that a
@@ -78,6 +79,7 @@ class FinetuneConfig:
     source_image: SourceImage = "other"
     contrastive_weight: float = 0.0
     hold_weight: float = 0.0
+    spread_weight: float = 0.0
     epochs: int = 10
     batch_size: int = 12
     accumulation: int = 1
@@ -154,6 +156,12 @@ _WHOLE = {  # smallest value allowed
 _OPTIONAL = {"lora_rank", "lora_alpha", "block", "k", "examples_per_epoch", "text_window", "patience"}
 
 
+_NUMBERS = (
+    *("learning_rate", "joint_weight", "token_dropout"),
+    *("contrastive_weight", "hold_weight", "spread_weight"),
+)
+
+
 def _check_ranges(config: FinetuneConfig) -> None:
     for name, least in _WHOLE.items():
         value = getattr(config, name)
@@ -161,7 +169,7 @@ def _check_ranges(config: FinetuneConfig) -> None:
             continue
         if type(value) is not int or value < least:
             raise UsageError(f"{name} {value!r}: must be a whole number, at least {least}")
-    for name in ("learning_rate", "joint_weight", "contrastive_weight", "hold_weight", "token_dropout"):
+    for name in _NUMBERS:
         value = getattr(config, name)
         if type(value) not in (int, float) or not math.isfinite(value) or value < 0:
             raise UsageError(f"{name} {value!r}: must be a number, at least 0")
@@ -171,8 +179,6 @@ def _check_ranges(config: FinetuneConfig) -> None:
         raise UsageError(f"joint_weight {config.joint_weight}: must lie in 0 to 1")
     if config.token_dropout >= 1:
         raise UsageError(f"token_dropout {config.token_dropout}: must lie under 1")
-    if config.hold_weight and (config.text_window or config.token_dropout):
-        raise UsageError("hold_weight: holds whole texts, without text_window and token_dropout")
     if config.batch_size % (2 * config.accumulation):
         raise UsageError(
             f"batch_size {config.batch_size}: must be a multiple of {2 * config.accumulation}, "

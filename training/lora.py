@@ -19,6 +19,7 @@ own, so that what a single word says of a text's purpose can be learned.
 from __future__ import annotations
 
 import torch
+from open_clip import CLIP
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 
@@ -35,7 +36,7 @@ _FULL = ("token_embedding.", "positional_embedding", "transformer.", "ln_final."
 
 
 def attach_lora(
-    clip: nn.Module, rank: int, alpha: int | None = None, seed: int = 0, targets: str = "attention"
+    clip: CLIP, rank: int, alpha: int | None = None, seed: int = 0, targets: str = "attention"
 ) -> PeftModel:
     """Put LoRA on ``clip``'s text tower, in place, and freeze all else (logit_scale too).
 
@@ -60,7 +61,7 @@ def attach_lora(
     return wrapped
 
 
-def select_full(clip: nn.Module) -> None:
+def select_full(clip: CLIP) -> None:
     """Train all text weights: embeddings, blocks, final norm, projection and logit_scale; freeze the rest.
 
     Raises :class:`ModelError` where the number of trained values is not the expected one.
@@ -82,7 +83,7 @@ def check_trained(model: nn.Module, expected: int) -> None:
         raise ModelError(f"{found:,} values would be trained, not the expected {expected:,}")
 
 
-def lora_parameters(clip: nn.Module, rank: int, targets: str = "attention") -> int:
+def lora_parameters(clip: CLIP, rank: int, targets: str = "attention") -> int:
     """Values in LoRA of ``rank`` on the text tower, from its shape alone (see the module's text)."""
     width, blocks = clip.transformer.width, len(clip.transformer.resblocks)
     attention = 6 * rank * width * blocks
@@ -93,7 +94,7 @@ def lora_parameters(clip: nn.Module, rank: int, targets: str = "attention") -> i
     return attention + feed_forward + rank * (clip.vocab_size + width)
 
 
-def full_parameters(clip: nn.Module) -> int:
+def full_parameters(clip: CLIP) -> int:
     """Values in the whole text tower, logit_scale included, from its shape alone."""
     width, hidden = clip.transformer.width, clip.transformer.resblocks[0].mlp.c_fc.out_features
     attention = 4 * width * width + 4 * width
@@ -104,7 +105,7 @@ def full_parameters(clip: nn.Module) -> int:
     return embeddings + blocks + 2 * width + _projection_parameters(clip) + 1
 
 
-def _projection_parameters(clip: nn.Module) -> int:
+def _projection_parameters(clip: CLIP) -> int:
     projection = clip.text_projection
     if isinstance(projection, nn.Linear):
         return projection.in_features * projection.out_features + (

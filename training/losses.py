@@ -8,6 +8,8 @@ Source: Zur et al. 2024 (arXiv 2406.09458).
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -88,9 +90,51 @@ def contrastive_loss(
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
-def hold_loss(features: Tensor, base_features: Tensor) -> Tensor:
-    """How far text features have left the untuned model's: mean of 1 - cosine -> ``()`` in 0..2."""
-    return (1 - cosines(features, base_features)).mean()
+@dataclass(frozen=True)
+class ImageMoments:
+    """Mean ``(d,)`` and covariance ``(d, d)`` of unit image features, both float32."""
+
+    mean: Tensor
+    covariance: Tensor
+
+    @classmethod
+    def of(cls, images: Tensor) -> ImageMoments:
+        """Moments of unit image features ``(n, d)``."""
+        wide = images.double()
+        mean = wide.mean(0)
+        covariance = (wide - mean).T @ (wide - mean) / len(wide)
+        return cls(mean.float(), covariance.float())
+
+
+def logit_shifts(texts: Tensor, untuned: Tensor, logit_scale: Tensor) -> Tensor:
+    """How tuning moved texts, in logits: ``shifts @ image`` is the change of the logit with an image.
+
+    texts, untuned: ``(m, d)`` features of the same texts under the model in training and
+    under its base -> ``(m, d)``. The scale is the model's own without gradient: a model
+    must not hold on to its base by shrinking it.
+    """
+    return logit_scale.detach().exp() * (_unit(texts) - _unit(untuned))
+
+
+def hold_loss(shifts: Tensor, images: ImageMoments) -> Tensor:
+    """Variance over images of a text's change of logit, mean over texts -> ``()``, at least 0.
+
+    shifts: ``(m, d)`` from :func:`logit_shifts`. 0 where tuning moves a text's logits with
+    all images alike: the text may become better or worse as such, and still
+    tells one image from another exactly as its base does.
+    """
+    with torch.autocast(shifts.device.type, enabled=False):
+        return ((shifts @ images.covariance) * shifts).sum(-1).mean()
+
+
+def spread_loss(shifts: Tensor, images: ImageMoments) -> Tensor:
+    """Variance over descriptions of their mean change of logit -> ``()``, at least 0.
+
+    shifts: ``(m, d)`` of descriptions only. 0 where all descriptions gain alike: those that
+    read most like a description must not win over an image's own.
+    """
+    with torch.autocast(shifts.device.type, enabled=False):
+        return (shifts @ images.mean).var(unbiased=False)
 
 
 def preference_hits(logits: Tensor) -> Tensor:

@@ -14,29 +14,38 @@ from descscore.text_tower import encode_tokens
 from descscore.training.config import FinetuneConfig
 from descscore.training.examples import Examples
 from descscore.training.losses import (
+    ImageMoments,
     contrastive_loss,
     hold_loss,
     interchange_hits,
     interchange_logits,
     interchange_loss,
     joint_loss,
+    logit_shifts,
     preference_hits,
     preference_logits,
     preference_loss,
+    spread_loss,
 )
 from descscore.training.plan import Batch
 
 
 @dataclass(frozen=True)
+class Held:
+    """What a model may not leave far: its untuned copy, measured on moments of the training images."""
+
+    clip: CLIP
+    images: ImageMoments
+
+
+@dataclass(frozen=True)
 class Objective:
-    """The model in training. rotation: None with the preference loss. base_features: text
-    features of the untuned model ``(2n, embed_dim)`` where they are held near it, else None.
-    """
+    """The model in training. rotation: None with the preference loss. held: what it stays near, if any."""
 
     clip: CLIP
     rotation: Rotation | None
     config: FinetuneConfig
-    base_features: Tensor | None
+    held: Held | None = None
 
 
 @dataclass(frozen=True)
@@ -51,9 +60,9 @@ class Outcome:
 def run_batch(objective: Objective, examples: Examples, batch: Batch) -> Outcome:
     """Losses of one batch; every text that occurs in it runs through the tower once."""
     texts = torch.cat([batch.pairs, batch.pairs + len(examples), batch.base, batch.source])
-    rows, place = texts.unique(return_inverse=True)
+    rows, place = torch.unique(texts, return_inverse=True)
     pairs, swaps = len(batch.pairs), len(batch.base)
-    description, caption, base, source = place.split([pairs, pairs, swaps, swaps])
+    description, caption, base, source = torch.split(place, [pairs, pairs, swaps, swaps])
     plain, swapped = _features(objective, examples.tokens[rows], Exchange(base, source))
     clip, config = objective.clip, objective.config
     none = torch.empty(0, dtype=torch.bool, device=plain.device)
@@ -97,10 +106,22 @@ def _grounding(objective: Objective, examples: Examples, batch: Batch, two: tupl
         images, owner = gather(examples.images[batch.pairs]), gather(examples.owner[batch.pairs])
         loss = contrastive_loss(images, everyone, objective.clip.logit_scale, owner)
         total = total + config.contrastive_weight * loss
-    if config.hold_weight and objective.base_features is not None:
-        rows = torch.cat([batch.pairs, batch.pairs + len(examples)])
-        total = total + config.hold_weight * hold_loss(torch.cat(two), objective.base_features[rows])
+    if objective.held is not None:
+        total = total + _drift(objective, objective.held, examples.tokens[batch.pairs], two[0])
     return total
+
+
+def _drift(objective: Objective, held: Held, tokens: Tensor, descriptions: Tensor) -> Tensor:
+    """The losses on how descriptions ``(p, embed_dim)`` moved away from the untuned model.
+
+    Captions may go anywhere: nobody needs to tell images apart by them.
+    """
+    with torch.no_grad():
+        untuned = encode_tokens(held.clip, tokens)
+    config, shifts = objective.config, logit_shifts(descriptions, untuned, objective.clip.logit_scale)
+    everyone = GatherWithGradient.apply(shifts)
+    total: Tensor = config.hold_weight * hold_loss(shifts, held.images)
+    return total + config.spread_weight * spread_loss(everyone, held.images)
 
 
 class GatherWithGradient(torch.autograd.Function):

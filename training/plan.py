@@ -48,7 +48,7 @@ class EpochPlan:
         n, owner, drawn = len(examples), examples.owner.cpu(), config.examples_per_epoch
         swaps = config.loss != "preference"
         self._with_pairs = config.loss != "interchange" or bool(
-            config.contrastive_weight or config.hold_weight
+            config.contrastive_weight or config.hold_weight or config.spread_weight
         )
         self._sizes = (config.pairs_per_batch, config.batch_size)
         count = drawn if swaps and drawn else 2 * n
@@ -59,7 +59,7 @@ class EpochPlan:
             base = _repeat(torch.randint(2 * n, (drawn,), generator=rng), self.steps * config.batch_size)
             self._base, self._source = base, draw_sources(base, owner, config.source_image, rng)
         elif swaps:
-            pairs = order.split(config.pairs_per_batch)
+            pairs = torch.split(order, config.pairs_per_batch)
             self._base = torch.cat([_both_texts(rows, n) for rows in pairs])
             sources = [_batch_sources(rows, owner, config.source_image, rng) for rows in pairs]
             self._source = torch.cat(sources)
@@ -98,7 +98,7 @@ def _batch_sources(rows: Tensor, owner: Tensor, which: str, rng: torch.Generator
     Where the batch shows one image only, they come from the whole split.
     """
     n, p, here = len(owner), len(rows), owner[rows]
-    if which == "same" or len(here.unique()) < 2:
+    if which == "same" or len(torch.unique(here)) < 2:
         return draw_sources(_both_texts(rows, n), owner, which, rng)
     place = draw_sources(_both_texts(torch.arange(p), p), here, which, rng)
     return torch.where(place < p, rows[place % p], rows[place % p] + n)
@@ -113,7 +113,7 @@ def draw_sources(base: Tensor, owner: Tensor, which: str, rng: torch.Generator) 
     n = len(owner)
     if which == "same":
         return (base + n) % (2 * n)
-    if len(owner.unique()) < 2:
+    if len(torch.unique(owner)) < 2:
         raise DataError("sources from other images need at least two different images")
     mine = owner[base % n]
     image = torch.randint(n, (len(base),), generator=rng)

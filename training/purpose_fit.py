@@ -21,7 +21,7 @@ from descscore.readout import Purpose
 from descscore.text_tower import encode_tokens
 from descscore.training.config import FinetuneConfig
 from descscore.training.examples import Examples
-from descscore.training.experiments.folds import Array, fold_of, part, train_without
+from descscore.training.folds import Array, fold_of, part, train_without
 from descscore.training.losses import cosines
 from descscore.training.readout import (
     FittedReadout,
@@ -117,6 +117,6 @@ def make_purpose(
 @torch.no_grad()
 def reference_cosines(clip: CLIP, examples: Examples, batch_size: int = 128) -> Tensor:
     """Cosines of descriptions with their own images, ascending: ``(n,)``."""
-    parts = examples.tokens[: len(examples)].split(batch_size)
+    parts = torch.split(examples.tokens[: len(examples)], batch_size)
     texts = torch.cat([encode_tokens(clip, tokens) for tokens in parts])
     return cosines(examples.images, texts).sort().values

@@ -36,7 +36,7 @@ def purpose_coordinates(clip: CLIP, examples: Examples, purpose: Purpose, batch_
     """Purpose coordinates of all texts: ``(2n, k)``, descriptions first."""
     parts = [
         purpose.coordinates(run_to_block(clip, part, purpose.site.block).state)
-        for part in examples.tokens.split(batch_size)
+        for part in torch.split(examples.tokens, batch_size)
     ]
     return torch.cat(parts).float()
 

@@ -7,6 +7,7 @@ when started again with the same settings and data, to the same weights.
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 import time
@@ -23,7 +24,6 @@ from torch import Tensor, nn
 
 from descscore.errors import DataError, DescscoreError, UsageError
 from descscore.interventions import Rotation, check_site
-from descscore.text_tower import encode_tokens
 from descscore.training.checkpoint import (
     Checkpoint,
     latest,
@@ -35,7 +35,8 @@ from descscore.training.checkpoint import (
 from descscore.training.config import FinetuneConfig
 from descscore.training.examples import Examples
 from descscore.training.lora import attach_lora, select_full, trained_parameters
-from descscore.training.objective import Objective, Outcome, run_batch
+from descscore.training.losses import ImageMoments
+from descscore.training.objective import Held, Objective, Outcome, run_batch
 from descscore.training.plan import Batch, EpochPlan
 from descscore.training.validation import subset, validate
 
@@ -70,9 +71,9 @@ class Trainer:
         self.device = self.accelerator.device
         clip.to(self.device).eval()  # no dropout anywhere; batch statistics never move
         self.train_set = data.train.to(self.device)
-        held = subset(data.validation, config.validation_pairs, 0) if data.validation else None
-        self.held_out = held.to(self.device) if held else None
-        base = _text_features(clip, self.train_set) if config.hold_weight else None
+        held_out = subset(data.validation, config.validation_pairs, 0) if data.validation else None
+        self.held_out = held_out.to(self.device) if held_out else None
+        held = _held(clip, self.train_set) if config.hold_weight or config.spread_weight else None
         self.wrapped: Any = None
         if config.tuning == "lora":
             rank, alpha = config.lora_rank or 1, config.lora_alpha
@@ -83,13 +84,15 @@ class Trainer:
         if config.site is not None:
             check_site(clip, config.site)
             rotation = Rotation(clip.transformer.width, config.seed).to(self.device)
-        self.objective = Objective(clip, rotation, config, base)
+        self.objective = Objective(clip, rotation, config, held)
         self.parameters = trained_parameters(clip)
         trained: list[nn.Parameter] = list(self.parameters.values())
         trained += list(rotation.parameters()) if rotation else []
         self.optimizer = self.accelerator.prepare(torch.optim.Adam(trained, lr=config.learning_rate))
         self.trained = trained
-        self.step, self.history, self.best, self.waited = 0, [], {}, 0
+        self.step, self.waited = 0, 0
+        self.history: list[dict[str, Any]] = []
+        self.best: dict[str, Tensor] = {}
         self.best_score, self.seconds = -math.inf, 0.0
         self.steps_per_epoch = EpochPlan(self.train_set, config, 0).steps
         self.total_steps = config.epochs * self.steps_per_epoch
@@ -283,6 +286,7 @@ class _Sums:
 
 
 @torch.no_grad()
-def _text_features(clip: CLIP, examples: Examples) -> Tensor:
-    """Raw features of all texts under the untuned model: ``(2n, embed_dim)``."""
-    return torch.cat([encode_tokens(clip, part) for part in examples.tokens.split(128)])
+def _held(clip: CLIP, examples: Examples) -> Held:
+    """A copy of the untuned model, and moments of the images that it is held to it on."""
+    untuned = copy.deepcopy(clip).requires_grad_(False)
+    return Held(untuned, ImageMoments.of(examples.images))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from descscore.eval.transfer.grounding import grounding_sampled
+from descscore.eval.transfer.grounding import grounding_over_texts, grounding_sampled
 from descscore.text_tower import encode_tokens
 from descscore.training.examples import Examples, select
 from descscore.training.objective import Objective, run_batch
@@ -27,9 +27,10 @@ def subset(examples: Examples, most: int, seed: int) -> Examples:
 def validate(objective: Objective, examples: Examples, batch_size: int = 128) -> dict[str, float]:
     """Accuracies in 0..1, ties not counted as right, and the mean loss.
 
-    ``preference``: description over caption. ``grounding``: a description's
-    own image over 20 random other images. ``interchange``: with the purpose subspace, sources
-    from other images. ``score``: the mean of those that are defined, to choose by.
+    ``preference``: description over caption. ``grounding``: a description's own image over 20
+    random other images; ``text_grounding``: an image's own description over those of 20 others,
+    which liking some descriptions better than others costs. ``interchange``: with the purpose
+    subspace, sources from other images. ``score``: the mean of those that are defined, to choose by.
     """
     n, config = len(examples), objective.config
     rng = torch.Generator().manual_seed(0)
@@ -47,18 +48,19 @@ def validate(objective: Objective, examples: Examples, batch_size: int = 128) ->
         losses.append(float(outcome.loss) * len(rows))
     measured = {"loss": sum(losses) / n, "preference": _share(torch.cat(pairs))}
     if n > 1:
-        measured["grounding"] = _grounding(objective, examples, batch_size)
+        measured |= _grounding(objective, examples, batch_size)
     if len(base):
         measured["interchange"] = _share(torch.cat(swaps))
     accuracies = [value for name, value in measured.items() if name != "loss"]
     return measured | {"score": sum(accuracies) / len(accuracies)}
 
 
-def _grounding(objective: Objective, examples: Examples, batch_size: int) -> float:
-    parts = examples.tokens[: len(examples)].split(batch_size)
+def _grounding(objective: Objective, examples: Examples, batch_size: int) -> dict[str, float]:
+    parts = torch.split(examples.tokens[: len(examples)], batch_size)
     texts = torch.cat([encode_tokens(objective.clip, part).float() for part in parts])
     unit = torch.nn.functional.normalize(texts, dim=-1)
-    return float(grounding_sampled(examples.images, unit, OTHERS, 0).mean())
+    measures = {"grounding": grounding_sampled, "text_grounding": grounding_over_texts}
+    return {name: float(f(examples.images, unit, OTHERS, 0).mean()) for name, f in measures.items()}
 
 
 def _on(batch: Batch, device: torch.device) -> Batch:

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from open_clip import CLIP
 from torch import Tensor
 
+from descscore.explanations.text_rows import TextRows
 from descscore.interventions import HalfRun, carry_on, run_from_block
 from descscore.readout import Purpose
 from descscore.text_tower import embed_tokens, end_positions, trim
@@ -36,19 +37,6 @@ _NUMBERS_ELSEWHERE = 100_000_000
 """Tokens x width x layers in one pass: near what a CPU's caches hold; elsewhere about 6 GB with gradients."""
 
 Nodes: TypeAlias = "Sequence[tuple[float, float]]"
-
-
-@dataclass(frozen=True)
-class TextRows:
-    """n texts as token rows, each with the image that its cosine is taken with.
-
-    tokens: ``(r, length)`` padded with 0. owner: ``(r,)`` the text of each row, 0..n-1
-    (a text in windows has several). images: ``(n, embed_dim)`` unit features.
-    """
-
-    tokens: Tensor
-    owner: Tensor
-    images: Tensor
 
 
 @dataclass(frozen=True)
@@ -149,7 +137,8 @@ class _Points:
 
     text: ``(i,)`` whose path each lies on. tokens: ``(m, longest)``, end: ``(m,)`` places of
     their end tokens. row: ``(m,)`` rows of the texts, item: ``(m,)`` which point each belongs
-    to, place: ``(m,)`` on the path, 0..1, weight: ``(m,)`` in the integral.
+    to, place: ``(m,)`` on the path, 0..1, weight: ``(m,)`` in the integral, share: ``(m,)``
+    in the text.
     """
 
     text: Tensor
@@ -159,12 +148,12 @@ class _Points:
     item: Tensor
     place: Tensor
     weight: Tensor
+    share: Tensor
 
     def mean(self, values: Tensor) -> Tensor:
         """Mean over the rows of each point: ``(m, ...)`` -> ``(i, ...)``."""
-        count = torch.bincount(self.item, minlength=len(self.text)).to(values)
-        total = values.new_zeros(len(self.text), *values.shape[1:]).index_add(0, self.item, values)
-        return total / count.view(-1, *[1] * (values.ndim - 1))
+        shared = values * self.share.to(values).view(-1, *[1] * (values.ndim - 1))
+        return values.new_zeros(len(self.text), *values.shape[1:]).index_add(0, self.item, shared)
 
 
 class _Paths:
@@ -174,6 +163,7 @@ class _Paths:
         self.clip, self.texts, self.purpose = clip, texts, purpose
         self.tokens = trim(clip, texts.tokens)
         self.end = end_positions(clip, self.tokens)
+        self.shares = texts.shares
         self.reads_out = purpose is not None and purpose.readout is not None
         layers, width = len(clip.transformer.resblocks), clip.transformer.width
         self.block = purpose.site.block if purpose else layers - 1
@@ -231,6 +221,7 @@ class _Paths:
             item=torch.tensor(item, device=device),
             place=torch.tensor(place, device=device),
             weight=torch.tensor(weight, dtype=torch.float64),
+            share=self.shares[rows],
         )
 
     @torch.no_grad()

@@ -44,7 +44,8 @@ def swap_purpose(model: LoadedModel, texts: Sequence[TokenizedText], source: Tok
         exchange = Exchange(base, torch.full_like(base, count))
         found = interchange_texts(model.clip, tokens, exchange, purpose.rotation, purpose.site)
         unit = F.normalize(found.swapped.float(), dim=-1)
-        features.append(F.normalize(unit.mean(0), dim=-1))
+        weights = torch.tensor(text.weights, device=unit.device)
+        features.append(F.normalize(weights @ unit, dim=-1))
         state = found.state[-1:]
     probability = purpose.probability(state.float())
     return Swapped(torch.stack(features), None if probability is None else float(probability))

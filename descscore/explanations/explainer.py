@@ -13,7 +13,6 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from descscore.encoder import EncodedTexts
@@ -36,7 +35,7 @@ from descscore.models import LoadedModel
 from descscore.readout import Purpose
 from descscore.records import Score
 from descscore.scorer import SCALE, DescScorer
-from descscore.texts import TokenizedText, pad
+from descscore.texts import TokenizedText
 
 _TEXTS_AT_ONCE = 64
 
@@ -118,10 +117,7 @@ class _Batch:
         return _Batch(self.model, self.texts[some], self.words[some], self.scores[some], self.images[some])
 
     def rows(self) -> TextRows:
-        rows = [row for text in self.texts for row in text.rows]
-        owner = [number for number, text in enumerate(self.texts) for _ in text.rows]
-        device = self.model.device
-        return TextRows(pad(rows).to(device), torch.tensor(owner, device=device), self.images)
+        return TextRows.of(self.texts, self.images.to(self.model.device))
 
 
 @dataclass(frozen=True)

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 
 from descscore.explanations.attribution import TextRows, Values, evaluate
 from descscore.explanations.words import Word
 from descscore.models import LoadedModel
-from descscore.texts import TokenizedText, pad
+from descscore.texts import TokenizedText
 
 
 @dataclass(frozen=True)
 class Omitted:
-    """One text without one word. text, word: their numbers; rows: the text's token rows without it."""
+    """One text without one word. text, word: their numbers; shortened: the text without it, in
+    the same windows."""
 
     text: int
     word: int
-    rows: tuple[tuple[int, ...], ...]
+    shortened: TokenizedText
 
 
 def omissions(texts: Sequence[TokenizedText], words: Sequence[Sequence[Word]]) -> list[Omitted]:
@@ -39,18 +39,14 @@ def omissions(texts: Sequence[TokenizedText], words: Sequence[Sequence[Word]]) -
 
 def evaluate_omissions(model: LoadedModel, omitted: Sequence[Omitted], images: Tensor) -> Values:
     """Values of the shortened texts, ``(len(omitted),)``; images: ``(n, embed_dim)`` of the n whole ones."""
-    rows = [row for item in omitted for row in item.rows]
-    owner = [number for number, item in enumerate(omitted) for _ in item.rows]
-    device = model.device
-    shortened = TextRows(
-        pad(rows).to(device), torch.tensor(owner, device=device), images[[item.text for item in omitted]]
-    )
-    return evaluate(model.clip, shortened, model.purpose)
+    own = images[[item.text for item in omitted]].to(model.device)
+    return evaluate(model.clip, TextRows.of([item.shortened for item in omitted], own), model.purpose)
 
 
-def _without(text: TokenizedText, word: Word) -> tuple[tuple[int, ...], ...]:
+def _without(text: TokenizedText, word: Word) -> TokenizedText:
     left_out = set(word.tokens)
-    return tuple(
+    rows = tuple(
         tuple(token for c, token in enumerate(row) if (r, c) not in left_out)
         for r, row in enumerate(text.rows)
     )
+    return replace(text, rows=rows, tokens=text.tokens - len(left_out))

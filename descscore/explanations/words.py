@@ -16,7 +16,7 @@ from typing import TypeAlias
 
 import regex
 
-from descscore.texts import TextPolicy, Tokenizer
+from descscore.texts import WINDOWS, TextPolicy, Tokenizer
 
 Span: TypeAlias = tuple[int, int]
 Clean: TypeAlias = Callable[[str], str]
@@ -77,7 +77,7 @@ def split_words(tokenizer: Tokenizer, text: str, policy: TextPolicy = "truncate"
 def _token_rows(tokenizer: Tokenizer, text: str, policy: TextPolicy) -> list[list[int]]:
     """Token ids by row as they are before any is cut off."""
     ids = tokenizer.encode(text)
-    if policy == "windows" and len(ids) + 2 > tokenizer.context_length:
+    if policy in WINDOWS and len(ids) + 2 > tokenizer.context_length:
         return tokenizer.windows(text)
     return [ids]
 

@@ -93,7 +93,7 @@ def both_towers_cost(model: str, steps: int, device: torch.device) -> Cost:
             images = clip.encode_image(pixels)
         texts = _full_context(clip, data.tokens)
         loss = preference_loss(images, texts[:pairs], texts[pairs:], clip.logit_scale)
-        loss.backward()
+        torch.autograd.backward(loss)
         trainer.optimizer.step()
 
     return _cost("bft-lora, both towers, full context", _timed(take, steps, device), steps * pairs, device)

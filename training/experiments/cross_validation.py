@@ -29,8 +29,8 @@ from descscore.errors import UsageError
 from descscore.models import LoadedModel, load_model
 from descscore.training.config import FinetuneConfig, Tower, preset
 from descscore.training.examples import Examples, make_examples
-from descscore.training.experiments.folds import fold_of, part, train_without
 from descscore.training.finetune import groups_of
+from descscore.training.folds import fold_of, part, train_without
 from descscore.training.trainer import Trainer
 from descscore.training.validation import subset, validate
 from descscore.training.windows import cut_at
@@ -99,14 +99,15 @@ def measure(trainer: Trainer, held: Examples, unseen: Examples) -> dict[str, Any
     """Accuracies on held-out pairs, on their texts' beginnings (``short_...``) and on unseen ones.
 
     ``score``, to choose by: the mean of preference on whole and on short texts and of
-    grounding in unseen pairs with whole and with short texts.
+    grounding over other descriptions in unseen pairs with whole and with short texts.
     """
     found: dict[str, Any] = {"steps": trainer.step, "seconds": round(trainer.seconds, 1)}
     for kind, cut in (("", lambda pairs: pairs), ("short_", _beginnings)):
         here, elsewhere = validate(trainer.objective, cut(held)), validate(trainer.objective, cut(unseen))
         found |= {f"{kind}{name}": value for name, value in here.items() if name != "score"}
-        found[f"{kind}unseen_grounding"] = elsewhere["grounding"]
-    names = [f"{kind}{name}" for kind in ("", "short_") for name in ("preference", "unseen_grounding")]
+        for name in ("grounding", "text_grounding"):
+            found[f"{kind}unseen_{name}"] = elsewhere[name]
+    names = [f"{kind}{name}" for kind in ("", "short_") for name in ("preference", "unseen_text_grounding")]
     return found | {"score": sum(found[name] for name in names) / len(names)}
 
 

@@ -69,15 +69,15 @@ class _Bench:
 
     def __init__(self, clip: CLIP, examples: Examples, block: int, sources: Tensor, batch: int = 128) -> None:
         self._clip, self._images, self._sources = clip, examples.images, sources
-        self._runs = [run_to_block(clip, tokens, block) for tokens in examples.tokens.split(batch)]
+        self._runs = [run_to_block(clip, tokens, block) for tokens in torch.split(examples.tokens, batch)]
         self._states = torch.cat([run.state for run in self._runs])
         self._plain = torch.cat([run_from_block(clip, run) for run in self._runs])
 
     def accuracy(self, basis: Tensor) -> float:
         """basis: ``(m, width)`` orthonormal rows that span what is swapped; none swaps nothing."""
         new = interchange(self._states, self._states[self._sources], basis, len(basis))
-        parts = []
-        for run, state in zip(self._runs, new.split([len(run.tokens) for run in self._runs]), strict=True):
+        parts, lengths = [], [len(run.tokens) for run in self._runs]
+        for run, state in zip(self._runs, torch.split(new, lengths), strict=True):
             rows = torch.arange(len(run.tokens))
             parts.append(run_from_block(self._clip, run.replaced(rows, state)))
         images = self._images[torch.arange(len(self._sources)) % len(self._images)]

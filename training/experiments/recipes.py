@@ -15,7 +15,7 @@ from descscore.training.experiments.cross_validation import Recipe
 
 SMALL = {"batch_size": 24, "epochs": 3, "text_window": 32, "schedule": "linear"}
 CHOSEN_RATE = {"lora": 1e-3, "full": 3e-4}
-"""By kind of tuning: the better ones of those tried (``docs/cross_validation.json``)."""
+"""By kind of tuning: the better ones of those tried (``docs/cross_validation.jsonl``)."""
 SEEDS = (0, 1, 2, 3, 4)
 
 SHIPPED = Recipe(
@@ -26,6 +26,8 @@ SHIPPED = Recipe(
         "loss": "joint",
         "learning_rate": 3e-4,
         "contrastive_weight": 0.5,
+        "hold_weight": 0.2,
+        "spread_weight": 0.1,
         "token_dropout": 0.1,
     },
 )

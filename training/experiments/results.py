@@ -161,7 +161,8 @@ def _measured(source: str, folder: Path, sets: Sets, work: Path, memory: ImageMe
     path = folder / "measured.json"
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        scorer = DescScorer.from_pretrained(source)
+        # Cut as in the published runs, and as earlier ones here were measured.
+        scorer = DescScorer.from_pretrained(source, text_policy="truncate")
         scorer.encoder = RememberingEncoder(scorer.model, scorer.encoder.batch_size, memory)
         path.write_text(json.dumps(measure_model(scorer, sets, work)), encoding="utf-8")
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))

@@ -155,7 +155,7 @@ def _goals_table(found: Record) -> str:
     for name, part in _TRANSFER:
         read = _figure(part)
         measured.append((f"{name} less the base's", -2.0, 100 * ((read(shipped) or 0) - (read(base) or 0))))
-    rows = [[n, f"{goal:g}", f"{value:.1f}", "yes" if value >= goal else "no"] for n, goal, value in measured]
+    rows = [[n, f"{goal:g}", f"{value:.2f}", "yes" if value >= goal else "no"] for n, goal, value in measured]
     return table(["the shipped model", "at least", "measured", "met"], rows)
 
 
@@ -226,7 +226,10 @@ def _reliability_alt(run: Record) -> str:
     return "Reliability: per cent said → per cent that are descriptions. " + "; ".join(parts)
 
 
-_SHOWN = ("learning_rate", "batch_size", "epochs", "text_window", "token_dropout", "contrastive_weight")
+_SHOWN = (
+    *("learning_rate", "batch_size", "epochs", "text_window", "token_dropout"),
+    *("contrastive_weight", "hold_weight", "spread_weight"),
+)
 
 
 def _settings_table(found: Record) -> str:
@@ -241,7 +244,8 @@ def _settings_table(found: Record) -> str:
     rows = []
     for name, runs in groups(found).items():
         config = runs[0]["config"]
-        shown = [f"{config[key]:g}" if config[key] is not None else "-" for key in _SHOWN]
+        # A setting that came later was zero in earlier runs.
+        shown = ["-" if (value := config.get(key, 0)) is None else f"{value:g}" for key in _SHOWN]
         cells = [config["loss"], config["tuning"], *shown]
         rows.append([name, *cells, f"{runs[0]['trained_values']:,}", f"{runs[0]['seconds'] / 60:.1f}"])
     return table(head, rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import open_clip
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from descscore.training.pretraining import teacher
-from descscore.training.pretraining.augment import FIGURE, OBJECT, PHOTO, augment
+from descscore.training.pretraining.augment import FIGURE, OBJECT, PHOTO, Augment, augment
 from descscore.training.pretraining.config import PretrainConfig, Stage
 from descscore.training.pretraining.data import (
     OBJECT_TEMPLATES,
@@ -101,7 +102,7 @@ class Sampler:
         photo_texts = [self._piece(corpus.photos, corpus.photo_vectors, i, rng) for i in photo]
         figure_texts = [self._piece(corpus.figures, corpus.figure_vectors, i, rng) for i in figure]
         labels = corpus.objects.labels[thing]
-        classes, column = labels.unique(return_inverse=True)
+        classes, column = torch.unique(labels, return_inverse=True)
         templates = rng.choice(OBJECT_TEMPLATES, len(classes))
         prompts = [t.format(corpus.objects.names[c]) for t, c in zip(templates, classes, strict=True)]
         pieces = photo_texts + figure_texts
@@ -119,11 +120,20 @@ class Sampler:
             self._bank(rng),
         )
 
-    def _pixels(self, images, index, how, stage, rng) -> Tensor:
+    def _pixels(
+        self,
+        images: Tensor,
+        index: np.ndarray[Any, np.dtype[np.int64]],
+        how: Augment,
+        stage: Stage,
+        rng: torch.Generator,
+    ) -> Tensor:
         chosen = images[torch.from_numpy(index)].to(self.device)
         return (augment(chosen, stage.pixels, how, rng) - self.mean) / self.std
 
-    def _piece(self, pieces: PieceSet, vectors: Tensor, image: int, rng) -> tuple[str, Tensor]:
+    def _piece(
+        self, pieces: PieceSet, vectors: Tensor, image: int, rng: np.random.Generator
+    ) -> tuple[str, Tensor]:
         """One text of the image, or two joined: descriptions met later are often several sentences."""
         mine = np.arange(pieces.first[image], pieces.first[image + 1])
         count = 2 if len(mine) > 1 and rng.random() < 0.3 else 1
@@ -134,11 +144,11 @@ class Sampler:
     def _texts(self, texts: list[str], vectors: Tensor) -> TextBatch:
         return TextBatch(self.tokenizer(texts).to(self.device), vectors.to(self.device))
 
-    def _words(self, rng) -> TextBatch:
+    def _words(self, rng: np.random.Generator) -> TextBatch:
         chosen = rng.integers(len(self.corpus.words), size=self.config.words)
         return self._texts([self.corpus.words[i] for i in chosen], self.corpus.word_vectors[chosen])
 
-    def _bank(self, rng) -> Tensor:
+    def _bank(self, rng: np.random.Generator) -> Tensor:
         """Sentence embeddings of texts that serve as further negatives: photos, figures, class names."""
         corpus, half = self.corpus, self.config.bank // 2
         photo = rng.integers(len(corpus.photo_vectors), size=half)

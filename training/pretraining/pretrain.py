@@ -15,8 +15,10 @@ import json
 import logging
 import os
 import time
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any, TypeAlias, cast
 
 import click
 import numpy as np
@@ -36,6 +38,8 @@ from descscore.training.pretraining.soft_contrastive import follow, mix_rows, so
 from descscore.training.pretraining.validation import Validator
 
 log = logging.getLogger("descscore.pretrain")
+
+_MovingAverage: TypeAlias = Callable[[Any, Any, Any], None]
 
 
 def step_loss(student: Student, batch: Batch, config: PretrainConfig, step: int) -> dict[str, Tensor]:
@@ -98,8 +102,8 @@ class Run:
         self.student = Student(config).to(device)
         self._start_embeddings()
         self.student.clip.visual.to(memory_format=torch.channels_last)
-        decay = get_ema_multi_avg_fn(config.average_decay)
-        self.average = AveragedModel(self.student, multi_avg_fn=decay)
+        moving: Callable[[float], _MovingAverage] = get_ema_multi_avg_fn
+        self.average = AveragedModel(self.student, multi_avg_fn=moving(config.average_decay))
         self.optimizer = make_optimizer(self.student, config)
         self.sampler = Sampler(self.corpus, config, device)
         self.validator = Validator(data, config, device)
@@ -116,6 +120,10 @@ class Run:
         rows = torch.tensor([encoder[word + "</w>"] for word in self.corpus.words])
         start = teacher.principal_axes(self.corpus.word_vectors, table.shape[1])
         table[rows.to(table.device)] = 0.02 * start.to(table)
+
+    @property
+    def averaged(self) -> Student:
+        return cast(Student, self.average.module)
 
     @property
     def checkpoint(self) -> Path:
@@ -147,7 +155,8 @@ class Run:
         os.replace(part, self.checkpoint)
 
     def train(self) -> None:
-        config, sums, count, began = self.config, {}, 0, time.monotonic()
+        config, count, began = self.config, 0, time.monotonic()
+        sums: dict[str, float] = {}
         self.student.train()
         while self.step < config.total_steps:
             for name, value in self._one_step().items():
@@ -167,7 +176,7 @@ class Run:
             if self.step % config.evaluate_every == 0 or self.step == config.total_steps:
                 self._refresh_norms()
                 pixels = config.stage_at(self.step)[0].pixels
-                self._log(self.validator.measure(self.average.module, pixels))
+                self._log(self.validator.measure(self.averaged, pixels))
         self.save()
 
     def _one_step(self) -> dict[str, float]:
@@ -182,7 +191,7 @@ class Run:
         if not torch.isfinite(total):
             raise click.ClickException(f"the loss is not finite at step {self.step}; last save stands")
         self.optimizer.zero_grad()
-        total.backward()
+        torch.autograd.backward(total)
         nn.utils.clip_grad_norm_(self.student.parameters(), 5.0)
         self.optimizer.step()
         with torch.no_grad():
@@ -199,7 +208,7 @@ class Run:
         first, stage = self.config.total_steps, self.config.stage_at(self.step)[0]
         steps = range(first, first + self.config.norm_batches)
         batches = (self.sampler.batch(step, stage).pixels for step in steps)
-        update_bn(batches, self.average.module.clip.visual)
+        update_bn(batches, self.averaged.clip.visual)
 
     def _log(self, values: dict[str, float]) -> None:
         scale = float(self.student.clip.logit_scale.detach().exp())
@@ -213,7 +222,7 @@ class Run:
         self._refresh_norms()
         folder = self.output / "model"
         folder.mkdir(exist_ok=True)
-        state = self.average.module.clip.state_dict()
+        state = self.averaged.clip.state_dict()
         half = {k: v.half().contiguous() if v.is_floating_point() else v for k, v in state.items()}
         save_file(half, folder / "open_clip_model.safetensors", metadata={"format": "pt"})
         (folder / "open_clip_config.json").write_text(json.dumps(self.config.model, indent=2) + "\n")
