@@ -1,0 +1,69 @@
+"""Images as torchmetrics users have them -> a list of images that a scorer takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from descscore.errors import ImageError, UsageError
+from descscore.images import ImageSource
+
+ImageBatch: TypeAlias = "Sequence[ImageSource | Tensor] | ImageSource | Tensor"
+"""A list of images, one image, or a tensor ``(n, channels, height, width)``.
+
+A tensor is uint8, or float in 0..1, with 1, 3 or 4 channels; 4 are red, green, blue and
+opacity. Everything else is as :func:`descscore.images.load_image` takes it.
+"""
+
+
+def image_list(images: ImageBatch, count: int | None) -> list[ImageSource]:
+    """The images of ``count`` texts; of a single text that stands in no list where ``count`` is None.
+
+    An image that occurs again in a list stays one object, so that it is encoded once.
+    Raises :class:`ImageError` for a tensor of another form, :class:`UsageError` for one
+    array or tensor where a list belongs.
+    """
+    if isinstance(images, Tensor):
+        images = _tensors(images, count)
+    elif isinstance(images, np.ndarray) and images.ndim != 4 and count is not None:
+        raise UsageError("images: one array; give a list of them, or one (n, height, width, channels)")
+    elif count is None and not isinstance(images, (list, tuple)):
+        return [images]  # type: ignore[list-item]
+    elif isinstance(images, (str, bytes)) or not hasattr(images, "__iter__"):
+        raise UsageError(f"images: expected a list, got one {type(images).__name__}")
+    return _converted(list(images))
+
+
+def _tensors(images: Tensor, count: int | None) -> list[Tensor]:
+    """One tensor as a list of images ``(channels, height, width)``."""
+    if images.ndim == 4:
+        return list(images)
+    if images.ndim == 3 and count in (None, 1):
+        return [images]
+    shape = "x".join(map(str, images.shape))
+    raise ImageError("bad_array", f"images: tensor of shape {shape} for {count or 1} texts: {_EXPECTED}")
+
+
+_EXPECTED = "expected (n, channels, height, width), or (channels, height, width) for one image"
+
+
+def _converted(images: Sequence[Any]) -> list[ImageSource]:
+    arrays = {id(image): _array(image, i) for i, image in enumerate(images) if isinstance(image, Tensor)}
+    return [arrays.get(id(image), image) for image in images]
+
+
+def _array(image: Tensor, row: int) -> np.ndarray[Any, Any]:
+    """``(channels, height, width)`` -> ``(height, width, channels)`` on the host, values as they are."""
+    if image.ndim != 3 or image.shape[0] not in (1, 3, 4):
+        shape = "x".join(map(str, image.shape))
+        raise ImageError(
+            "bad_array",
+            f"row {row}: tensor of shape {shape}: expected (channels, height, width) with 1, 3 or 4 channels",
+        )
+    if image.dtype == torch.bfloat16:
+        image = image.float()
+    return image.detach().permute(1, 2, 0).cpu().numpy()

@@ -1,0 +1,65 @@
+"""A metric over records: a callable from a list of dicts to a list of scores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from descscore.errors import DataError, UsageError
+from descscore.named_pairs import first_ten, score_named
+from descscore.records import Score
+from descscore.shared_scorers import ModelSource, shared_scorer
+
+
+class RecordMetric:
+    """Scores records, each a dict with an image and a text; all else in them is passed over.
+
+    model: a name, a folder, or a ready scorer. image, text: the keys under which a record
+    has them.
+
+    >>> metric = RecordMetric(image="img", text="cand")
+    >>> metric([{"img": "photo.jpg", "cand": "A brown dog runs over wet sand.", "refs": []}])
+    """
+
+    def __init__(self, model: ModelSource = "default", *, image: str = "image", text: str = "text") -> None:
+        self._scorer = shared_scorer(model)
+        self._image, self._text = image, text
+        self.signature = self._scorer.signature
+
+    def __call__(self, records: Iterable[Mapping[str, Any]]) -> list[float]:
+        """The score of each record, 0..2.5, in their order; raises as :meth:`scores`."""
+        return [result.score for result in self.scores(records)]
+
+    def dicts(self, records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Each record's :class:`descscore.Score` as a dict of plain JSON types; raises as :meth:`scores`."""
+        return [result.to_dict() for result in self.scores(records)]
+
+    def scores(self, records: Iterable[Mapping[str, Any]]) -> list[Score]:
+        """The whole result of each record.
+
+        Raises :class:`DataError` that names the records without an image or text, and an
+        :class:`descscore.errors.InputError` that names those that cannot be scored. The
+        first record is record 0.
+        """
+        rows = self._checked(records)
+        names = [f"record {number}" for number in range(len(rows))]
+        images, texts = [row[self._image] for row in rows], [row[self._text] for row in rows]
+        return score_named(self._scorer, names, images, texts)
+
+    def _checked(self, records: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+        if isinstance(records, (Mapping, str, bytes)):
+            raise UsageError(f"records: expected a list of dicts, got one {type(records).__name__}")
+        rows = list(records)
+        problems = [f"record {i}: {found}" for i, row in enumerate(rows) if (found := self._problem(row))]
+        if problems:
+            raise DataError(first_ten(problems))
+        return rows
+
+    def _problem(self, row: object) -> str | None:
+        """What a record lacks, None where it lacks nothing."""
+        if not isinstance(row, Mapping):
+            return f"expected a dict, got {type(row).__name__}"
+        missing = [repr(key) for key in (self._image, self._text) if key not in row]
+        if not missing:
+            return None
+        return f"no {' and no '.join(missing)}; it has {', '.join(map(repr, row)) or 'nothing'}"

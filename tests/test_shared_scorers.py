@@ -1,0 +1,184 @@
+"""Scorers kept loaded: one for each thing asked for, a bounded number, for any number of threads."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import descscore
+import descscore.scorer
+from conftest import TINY, make_photo, save_model
+from descscore import DescScorer
+from descscore.errors import ModelError, TextError, UsageError
+from descscore.shared_cache import SharedCache
+from descscore.shared_scorers import CACHE_SIZE, ScorerOptions, forget_scorers, shared_scorer
+
+LONG = "Two dogs run over wet sand towards the sea while a child in a red coat watches. " * 6
+
+
+@pytest.fixture(autouse=True)
+def nothing_loaded() -> Iterator[None]:
+    forget_scorers()
+    yield
+    forget_scorers()
+
+
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """The arguments of every call that loads a model."""
+    calls: list[tuple[Any, ...]] = []
+    load = descscore.scorer.load_model
+    monkeypatch.setattr(descscore.scorer, "load_model", lambda *args: calls.append(args) or load(*args))
+    return calls
+
+
+def test_score_is_the_scorers_and_loads_once(
+    tiny_folder: Path, photo: Path, loads: list[tuple[Any, ...]]
+) -> None:
+    first = descscore.score(photo, "A cat.", tiny_folder, device="cpu")
+    second = descscore.score(str(photo), LONG, str(tiny_folder), device="cpu")
+    assert len(loads) == 1
+    scorer = DescScorer.from_pretrained(tiny_folder, device="cpu")
+    assert first == scorer.score(photo, "A cat.")
+    assert second == scorer.score(photo, LONG)
+
+
+def test_the_default_is_the_bundled_default(photo: Path) -> None:
+    found = descscore.score(photo, "A cat.")
+    assert found.cosine == pytest.approx(DescScorer.from_pretrained().score(photo, "A cat.").cosine, abs=1e-6)
+    assert "model:default" in found.signature
+
+
+def test_what_is_asked_for_decides(tiny_folder: Path, photo: Path, loads: list[tuple[Any, ...]]) -> None:
+    windows = descscore.score(photo, LONG, tiny_folder, text_policy="windows")
+    cut = descscore.score(photo, LONG, tiny_folder, text_policy="truncate")
+    half = descscore.score(photo, LONG, tiny_folder, text_policy="truncate", precision="bf16")
+    assert (windows.windows, cut.windows) == (2, 1)
+    assert len({windows.signature, cut.signature, half.signature}) == 3
+    assert len(loads) == 3
+    again = descscore.score(photo, LONG, tiny_folder, text_policy="windows")
+    assert again == windows
+    assert len(loads) == 3
+    with pytest.raises(UsageError, match="text policy 'cut'"):
+        descscore.score(photo, LONG, tiny_folder, text_policy="cut")  # type: ignore[arg-type]
+
+
+def test_context_and_references_reach_the_scorer(tiny_folder: Path, photo: Path) -> None:
+    found = descscore.score(photo, "A cat.", tiny_folder, context="On cats.", references=["A grey cat."])
+    scorer = DescScorer.from_pretrained(tiny_folder)
+    assert found == scorer.score(photo, "A cat.", context="On cats.", references=["A grey cat."])
+    assert found.contextual_score is not None
+    assert found.reference_score is not None
+
+
+def test_a_ready_scorer_is_used_as_it_is(tiny_folder: Path, photo: Path) -> None:
+    scorer = DescScorer.from_pretrained(tiny_folder, text_policy="windows")
+    assert shared_scorer(scorer) is scorer
+    assert descscore.score(photo, LONG, scorer).windows == 2
+
+
+def test_a_folder_that_has_changed_is_loaded_anew(tiny_folder: Path, photo: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_folder, tmp_path / "model")
+    before = descscore.score(photo, "A cat.", folder)
+    save_model(folder, TINY, seed=1)
+    after = descscore.score(photo, "A cat.", folder)
+    assert after.signature != before.signature
+    assert after == DescScorer.from_pretrained(folder).score(photo, "A cat.")
+
+
+def test_a_relative_folder_is_that_of_the_working_directory(
+    tiny_folder: Path, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = save_model(tmp_path / "other" / "model", TINY, seed=1)
+    shutil.copytree(tiny_folder, tmp_path / "one" / "model")
+    found = []
+    for place in ("one", "other"):
+        monkeypatch.chdir(tmp_path / place)
+        found.append(descscore.score(photo, "A cat.", "model"))
+    assert found[1].cosine == DescScorer.from_pretrained(other).score(photo, "A cat.").cosine
+    assert found[0].cosine != found[1].cosine
+
+
+def test_errors_are_the_scorers_and_are_not_kept(tiny_folder: Path, photo: Path, tmp_path: Path) -> None:
+    with pytest.raises(TextError, match="empty or blank"):
+        descscore.score(photo, " ", tiny_folder)
+    folder = tmp_path / "model"
+    with pytest.raises(ModelError, match="not known"):
+        descscore.score(photo, "A cat.", folder)
+    shutil.copytree(tiny_folder, folder)
+    assert descscore.score(photo, "A cat.", folder).tokens == 5
+
+
+def test_threads_get_the_same_numbers_from_one_model(
+    tiny_folder: Path, tmp_path: Path, loads: list[tuple[Any, ...]]
+) -> None:
+    pairs = [(make_photo(tmp_path / f"{i}.png", seed=i), f"Cat number {i}.") for i in range(12)]
+    with ThreadPoolExecutor(6) as pool:
+        found = list(pool.map(lambda pair: descscore.score(*pair, tiny_folder), pairs))
+    assert len(loads) == 1
+    scorer = DescScorer.from_pretrained(tiny_folder)
+    assert [result.cosine for result in found] == pytest.approx(
+        [scorer.score(*pair).cosine for pair in pairs], abs=1e-6
+    )
+
+
+def test_no_more_than_the_bound_are_kept(tiny_folder: Path, loads: list[tuple[Any, ...]]) -> None:
+    options = [ScorerOptions(cache_dir=str(i)) for i in range(CACHE_SIZE + 1)]
+    for option in options[:CACHE_SIZE]:
+        shared_scorer(tiny_folder, option)
+    first = shared_scorer(tiny_folder, options[0])
+    assert len(loads) == CACHE_SIZE
+    shared_scorer(tiny_folder, options[-1])  # the second goes, which was used longest ago
+    assert shared_scorer(tiny_folder, options[0]) is first
+    assert len(loads) == CACHE_SIZE + 1
+    shared_scorer(tiny_folder, options[1])
+    assert len(loads) == CACHE_SIZE + 2
+
+
+def test_a_value_being_made_is_waited_for_and_others_are_not() -> None:
+    cache: SharedCache[str] = SharedCache(2)
+    cache.get("quick", lambda: "quick")
+    started, release = threading.Event(), threading.Event()
+
+    def slow() -> str:
+        started.set()
+        assert release.wait(20)
+        return "slow"
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(cache.get, "slow", slow)
+        assert started.wait(20)
+        second = pool.submit(cache.get, "slow", lambda: "made twice")
+        assert cache.get("quick", lambda: "made twice") == "quick"
+        assert not second.done()
+        release.set()
+        assert (first.result(20), second.result(20)) == ("slow", "slow")
+
+
+def test_a_failure_reaches_all_who_wait_and_the_next_call_tries_again() -> None:
+    cache: SharedCache[str] = SharedCache(2)
+    started, release = threading.Event(), threading.Event()
+
+    def fail() -> str:
+        started.set()
+        assert release.wait(20)
+        raise ModelError("no such model")
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(cache.get, "a", fail)
+        assert started.wait(20)
+        second = pool.submit(cache.get, "a", fail)
+        release.set()
+        for waiting in (first, second):
+            with pytest.raises(ModelError, match="no such model"):
+                waiting.result(20)
+    assert len(cache) == 0
+    assert cache.get("a", lambda: "made") == "made"
+    cache.clear()
+    assert len(cache) == 0
