@@ -45,10 +45,13 @@ class Group(LazyGroup):
 
 text_policy_option = click.option(
     "--text-policy",
-    type=click.Choice(["truncate", "error", "windows"]),
-    default="truncate",
+    type=click.Choice(["truncate", "error", "windows", "weighted-windows"]),
+    default="weighted-windows",
     show_default=True,
     help="What happens to a text over the model's context length.",
+)
+context_option = click.option(
+    "--context", help="Text around the image, such as the article it stands in; adds contextual_score."
 )
 device_option = click.option("--device", help="Torch device; by default a GPU where there is one.")
 
@@ -93,38 +96,56 @@ def main(debug: bool) -> None:
 @main.command()
 @click.argument("image")
 @click.argument("texts", metavar="TEXT...", nargs=-1, required=True)
+@context_option
+@click.option(
+    "--reference",
+    "references",
+    multiple=True,
+    help="A good description of IMAGE; adds reference_score. May be repeated.",
+)
 @model_options
 def score(
-    image: str, texts: tuple[str, ...], model: str, device: str | None, text_policy: str, as_json: bool
+    image: str,
+    texts: tuple[str, ...],
+    context: str | None,
+    references: tuple[str, ...],
+    model: str,
+    device: str | None,
+    text_policy: str,
+    as_json: bool,
 ) -> None:
     """Score each TEXT as a replacement of IMAGE."""
-    scorer = _scorer(model, device, text_policy)
-    results = scorer.score_batch([image] * len(texts), list(texts))
+    scorer, count = _scorer(model, device, text_policy), len(texts)
+    results = scorer.score_batch(
+        [image] * count, texts, contexts=[context] * count, references=[references] * count
+    )
     if as_json:
         rows = [{"image": image, "text": t} | r.to_dict() for t, r in zip(texts, results, strict=True)]
         click.echo(json.dumps(rows, ensure_ascii=False, indent=2))
         return
     for text, result in zip(texts, results, strict=True):
         click.echo(f"{_line(result)}  {text}")
-    click.echo(scorer.signature)
+    click.echo(results[0].signature)
 
 
 @main.command()
 @click.argument("image")
 @click.option("--description", required=True, help="The text meant to stand in for the image.")
 @click.option("--caption", required=True, help="The text meant to add to the image.")
+@context_option
 @model_options
 def compare(
     image: str,
     description: str,
     caption: str,
+    context: str | None,
     model: str,
     device: str | None,
     text_policy: str,
     as_json: bool,
 ) -> None:
     """Compare a description and a caption of IMAGE."""
-    result = _scorer(model, device, text_policy).compare(image, description, caption)
+    result = _scorer(model, device, text_policy).compare(image, description, caption, context=context)
     if as_json:
         click.echo(json.dumps({"image": image} | result.to_dict(), ensure_ascii=False, indent=2))
         return
@@ -134,6 +155,8 @@ def compare(
         f"margin {result.margin:+.4f} (cosine), preferred: {result.preferred}, "
         f"probability of the description {result.probability:.3f}"
     )
+    if result.contextual_margin is not None:
+        click.echo(f"contextual margin {result.contextual_margin:+.4f}")
     click.echo(result.signature)
 
 
@@ -144,11 +167,19 @@ def _scorer(model: str, device: str | None, text_policy: str) -> DescScorer:
 
 
 def _line(result: Score) -> str:
-    cut = ", cut" if result.truncated else ""
-    return (
-        f"score {result.score:.4f}  cosine {result.cosine:+.4f}  clip_score {result.clip_score:.4f}  "
-        f"({result.tokens} tokens{cut})"
-    )
+    length = f"{result.tokens} tokens"
+    length += f", in {result.windows} windows" if result.windows > 1 else ""
+    length += ", cut" if result.truncated else ""
+    line = f"score {result.score:.4f}  cosine {result.cosine:+.4f}  clip_score {result.clip_score:.4f}"
+    if result.contextual_score is not None:
+        line += f"  contextual {result.contextual_score:+.4f}{_cut(result.context_truncated, 'context')}"
+    if result.reference_score is not None:
+        line += f"  reference {result.reference_score:.4f}{_cut(result.references_truncated, 'reference')}"
+    return f"{line}  ({length})"
+
+
+def _cut(truncated: bool | None, what: str) -> str:
+    return f" ({what} cut)" if truncated else ""
 
 
 if __name__ == "__main__":

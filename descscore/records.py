@@ -2,8 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from descscore.images import ImageSource
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An image and a text of a stream, with what may stand beside them (see ``DescScorer.score``)."""
+
+    image: ImageSource
+    text: str
+    context: str | None = None
+    references: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -20,6 +34,12 @@ class Score:
     tokens: length of the text with start and end token. truncated: whether some of
     them were cut off. windows: in how many parts the text was encoded.
     signature: model, weights, preprocessing, precision, text policy and version.
+    contextual_score: how well the text serves in its context (:mod:`descscore.context`),
+    on the scale of the model's embeddings: compare it for one model, image and context.
+    context_truncated: whether the context was cut. Both None without a context.
+    reference_score: the harmonic mean of score and likeness to a reference
+    (:mod:`descscore.references`), 0..10/7. references_truncated: whether any of them was
+    cut. Both None without references.
     """
 
     score: float
@@ -31,6 +51,10 @@ class Score:
     truncated: bool
     windows: int
     signature: str
+    contextual_score: float | None = None
+    context_truncated: bool | None = None
+    reference_score: float | None = None
+    references_truncated: bool | None = None
 
     def __float__(self) -> float:
         return self.score
@@ -70,6 +94,8 @@ class Comparison:
     preferred: which text has the higher cosine: ``description``, ``caption`` or ``tie``.
     probability: that the description is preferred, 0..1: the softmax of the two
     cosines times the model's logit scale, as in training.
+    contextual_margin: contextual score of the description minus that of the caption; None
+    without a context.
     """
 
     description: Score
@@ -78,6 +104,7 @@ class Comparison:
     preferred: str
     probability: float
     signature: str
+    contextual_margin: float | None = None
 
     @property
     def description_preferred(self) -> bool:

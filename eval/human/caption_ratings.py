@@ -36,6 +36,9 @@ NOTES = (
     "published: as reported by the papers, x 100.",
 )
 
+CAPTIONS_EACH = 5
+"""Captions of a photo; ids are ``name#0`` to ``name#4``."""
+
 SPLITS = ("test.parquet", "val.parquet", "train.parquet")
 
 

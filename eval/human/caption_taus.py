@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from descscore.eval.human.caption_ratings import (
+    CAPTIONS_EACH,
     Photos,
     RatedPairs,
     crowd_tau,
@@ -51,12 +52,22 @@ class TauRow:
     left_out: int
 
 
-def read_caption_judgments(data: Path) -> CaptionJudgments:
-    """From the folder flickr8k or the one that holds it; :class:`DataError` on missing or wrong files."""
+def read_caption_judgments(data: Path, references: bool = False) -> CaptionJudgments:
+    """From the folder flickr8k or the one that holds it; :class:`DataError` on missing or wrong files.
+
+    references: whether all captions of the photos that experts judged are needed too.
+    """
     folder = find_folder(data, "flickr8k", "ExpertAnnotations.txt")
     expert = read_expert(folder / "ExpertAnnotations.txt")
     crowd = read_crowd(folder / "CrowdFlowerAnnotations.txt")
-    return CaptionJudgments(expert, crowd, read_photos(folder, expert.pairs + crowd.pairs))
+    own = tuple((photo, name) for photo, _ in expert.pairs for name in own_captions(photo))
+    needed = expert.pairs + crowd.pairs + (tuple(dict.fromkeys(own)) if references else ())
+    return CaptionJudgments(expert, crowd, read_photos(folder, needed))
+
+
+def own_captions(photo: str) -> list[str]:
+    """The ids of a photo's own captions."""
+    return [f"{photo}#{number}" for number in range(CAPTIONS_EACH)]
 
 
 def tau_rows(scorer: DescScorer, judgments: CaptionJudgments) -> list[TauRow]:
@@ -68,6 +79,18 @@ def tau_rows(scorer: DescScorer, judgments: CaptionJudgments) -> list[TauRow]:
         _row("expert", "tau-c", expert_tau(own, expert.ratings), expert),
         _row("crowdflower", "tau-b", crowd_tau(others, crowd.ratings[:, 0]), crowd),
     ]
+
+
+def reference_tau_row(scorer: DescScorer, judgments: CaptionJudgments) -> TauRow:
+    """tau-c of the reference score with the expert ratings, a photo's own captions as references."""
+    expert, photos = judgments.expert, judgments.photos
+    results = scorer.score_batch(
+        [photos.images[photo] for photo, _ in expert.pairs],
+        [photos.captions[caption] for _, caption in expert.pairs],
+        references=[[photos.captions[name] for name in own_captions(photo)] for photo, _ in expert.pairs],
+    )
+    scores = [result.reference_score or 0.0 for result in results]
+    return _row("expert, with references", "tau-c", expert_tau(scores, expert.ratings), expert)
 
 
 def _row(name: str, statistic: str, found: Correlation, rated: RatedPairs) -> TauRow:

@@ -14,17 +14,18 @@ from descscore.eval.options import data_option
 @click.command()
 @data_option("Folder flickr8k, or the one that holds it")
 @click.option("--model", default="default", show_default=True, help="Model to measure.")
+@click.option("--references", is_flag=True, help="Also measure the reference score (RefCLIP-S).")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-def captions(data: Path, model: str, as_json: bool) -> None:
+def captions(data: Path, model: str, references: bool, as_json: bool) -> None:
     """Compare a model with people's judgments of whether Flickr8k captions fit their photos."""
-    result = caption_result(data, model)
+    result = caption_result(data, model, references)
     if as_json:
         click.echo(json.dumps(result, ensure_ascii=False, indent=2, allow_nan=False))
         return
     click.echo("\n".join(_lines(result)))
 
 
-def caption_result(data: Path, model: str) -> dict[str, Any]:
+def caption_result(data: Path, model: str, references: bool = False) -> dict[str, Any]:
     """Rows ``{set, statistic, tau, reason, pairs, ratings, left_out}``, published numbers, notes, signature.
 
     tau lies in -1..1. Raises :class:`descscore.errors.DataError` on missing or wrong files.
@@ -32,12 +33,14 @@ def caption_result(data: Path, model: str) -> dict[str, Any]:
     from dataclasses import asdict
 
     from descscore.eval.human.caption_ratings import NOTES, PUBLISHED
-    from descscore.eval.human.caption_taus import read_caption_judgments, tau_rows
+    from descscore.eval.human.caption_taus import read_caption_judgments, reference_tau_row, tau_rows
     from descscore.scorer import DescScorer
 
-    judgments = read_caption_judgments(data)
+    judgments = read_caption_judgments(data, references)
     scorer = DescScorer.from_pretrained(model)
     rows = tau_rows(scorer, judgments)
+    if references:
+        rows.append(reference_tau_row(scorer, judgments))
     published = [{"metric": name, "expert": e, "crowdflower": c} for name, (e, c) in PUBLISHED.items()]
     return {
         "model": model,
@@ -53,6 +56,7 @@ def _lines(result: dict[str, Any]) -> list[str]:
     lines = [f"{'':{width}s} {'expert tau-c':>14s} {'crowd tau-b':>14s}   (x 100)"]
     own = [f"{'-':>14s}" if row["tau"] is None else f"{100 * row['tau']:+14.1f}" for row in result["rows"]]
     lines.append(f"{result['model']:{width}s} {own[0]} {own[1]}")
+    lines += [f"{'+ references':{width}s} {found}" for found in own[2:]]
     for row in result["published"]:
         lines.append(
             f"{row['metric']:{width}s} {row['expert']:+14.1f} {row['crowdflower']:+14.1f}   published"

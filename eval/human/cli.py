@@ -43,6 +43,9 @@ if TYPE_CHECKING:
     multiple=True,
     help="Model that scores the descriptions; 'default' where no --scores are given. May be repeated.",
 )
+@click.option(
+    "--context", is_flag=True, help="Also measure each model's contextual score, and both with a prefix."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the resampling."
@@ -56,6 +59,7 @@ def human(
     text_column: str | None,
     score_column: str | None,
     models: tuple[str, ...],
+    context: bool,
     as_json: bool,
     seed: int,
     resamples: int,
@@ -69,7 +73,7 @@ def human(
     resampling = Resampling(resamples, seed)
     judgments = _judgments(data, ratings, groups)
     metrics = [join(judgments.items, read_scores(path, text_column, score_column)) for path in scores]
-    metrics += _model_scores(judgments, models or (() if scores else ("default",)))
+    metrics += _model_scores(judgments, models or (() if scores else ("default",)), context)
     result = human_result(judgments, metrics, resampling)
     if as_json:
         click.echo(json.dumps(result.to_dict(), ensure_ascii=False, indent=2, allow_nan=False))
@@ -84,9 +88,14 @@ def _judgments(data: Path, ratings: Path | None, groups: str) -> Judgments:
     return read_kreiss(data) if ratings is None else read_ratings(ratings, groups)  # type: ignore[arg-type]
 
 
-def _model_scores(judgments: Judgments, models: tuple[str, ...]) -> list[Joined]:
+def _model_scores(judgments: Judgments, models: tuple[str, ...], context: bool) -> list[Joined]:
     if not models:
         return []
+    from descscore.eval.human.context_scores import context_metrics
     from descscore.eval.human.model_scores import model_scores
+    from descscore.scorer import DescScorer
 
-    return [model_scores(judgments.items, model) for model in models]
+    if not context:
+        return [model_scores(judgments.items, model) for model in models]
+    found = (context_metrics(judgments.items, DescScorer.from_pretrained(m), m) for m in models)
+    return [metric for metrics in found for metric in metrics]

@@ -23,7 +23,8 @@ def read_ratings(path: Path, groups: Groups = "auto") -> Judgments:
     ``auto`` takes it for raters where every rater has one group, for items where
     every item has one and raters meet several; where both hold, the file cannot tell
     and an error asks. Optional columns: ``text``, the item's text where ``item``
-    is only its name; ``image``, which items share, so that ``group`` is the raters'.
+    is only its name; ``image``, which items share, so that ``group`` is the raters';
+    ``context``, the text around the item's image.
     Blank values are left out and counted. Raises :class:`DataError`, also where a
     rater answers a question on an item twice.
     """
@@ -68,9 +69,11 @@ def _items(rows: list[Row], role: str) -> tuple[Item, ...]:
         if not key:
             raise DataError(f"{row.place}: item is blank")
         cluster = row.cells.get("image") or (row["group"] if role == "items" else key)
-        item = Item(key, text_key(row.cells.get("text") or key), cluster)
+        item = Item(key, text_key(row.cells.get("text") or key), cluster, context=row.cells.get("context"))
         if found.setdefault(key, item) != item:
-            raise DataError(f"{row.place}: {named([key])} has another text, image or group than before")
+            raise DataError(
+                f"{row.place}: {named([key])} has another text, image, group or context than before"
+            )
     return tuple(found.values())
 
 

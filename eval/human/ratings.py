@@ -37,12 +37,15 @@ NOTES = (
 
 @dataclass(frozen=True)
 class Item:
-    """A rated text. key: what scores are joined by. cluster: the image it belongs to."""
+    """A rated text. key: what scores are joined by. cluster: the image it belongs to. context: the
+    text around the image, where raters read one.
+    """
 
     key: str
     text: str
     cluster: str
     image: Path | None = None
+    context: str | None = None
 
 
 @dataclass(frozen=True)
@@ -163,19 +166,22 @@ def _rating(row: Row, column: str) -> float | None:
 
 
 def _items(rows: list[Row], files: dict[str, str], images: Path) -> tuple[Item, ...]:
-    """The described items in order of appearance; one text must belong to one image."""
+    """The described items in order of appearance; one text must belong to one image and one article."""
     cluster: dict[str, str] = {}
+    context: dict[str, str | None] = {}
     for row in rows:
-        key = text_key(row["description"])
+        key, article = text_key(row["description"]), row.cells.get("article_text")
         if cluster.setdefault(key, row["img_id"]) != row["img_id"]:
             raise DataError(
                 f"{row.place}: {named([key])} belongs to image {row['img_id']!r}, earlier to {cluster[key]!r}"
             )
+        if context.setdefault(key, article) != article:
+            raise DataError(f"{row.place}: {named([key])} stands in another article_text than before")
     photos = _photos(images)
     by_stem = {Path(name).stem: photo for name, photo in photos.items()}
     return tuple(
         # Without sighted raters no file name is known; an image may then have its id as its name.
-        Item(key, key, image, photos.get(text_key(files.get(image, ""))) or by_stem.get(image))
+        Item(key, key, image, photos.get(text_key(files.get(image, ""))) or by_stem.get(image), context[key])
         for key, image in cluster.items()
     )
 
