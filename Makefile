@@ -1,12 +1,13 @@
 # make demo   score real photos          make test           run the tests
 # make lint   check style and types      make test-browser   check pages in Chromium
+# make docs   build the site             make test-lowest    run the tests on the lowest versions
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 BROWSER_STAMP := $(VENV)/installed-browser
 
-.PHONY: demo test test-browser lint clean
+.PHONY: demo docs test test-browser test-lowest lint clean
 
 # The stamp is newer than what decides the environment, so a second call installs nothing.
 $(STAMP): pyproject.toml setup.py
@@ -21,6 +22,10 @@ $(BROWSER_STAMP): $(STAMP)
 demo: $(STAMP)
 	$(BIN)/python -m descscore.demo
 
+# Into build/site; any warning is an error. The tests build it too.
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 test: $(STAMP)
 	$(BIN)/python -m pytest
 
@@ -29,10 +34,14 @@ test-browser: $(BROWSER_STAMP)
 	.ci/install-chromium
 	$(BIN)/python -m pytest tests/browser
 
+# An environment of its own with the lowest versions that pyproject.toml states, on Python 3.10.
+test-lowest:
+	.ci/test-lowest
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/python .ci/typecheck.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info
