@@ -20,18 +20,24 @@ if TYPE_CHECKING:
     from descscore.explanations.explainer import explain as explain
     from descscore.explanations.explanation import Explanation as Explanation
     from descscore.models import load_model as load_model
+    from descscore.record_metric import RecordMetric as RecordMetric
     from descscore.records import Comparison as Comparison
+    from descscore.records import Pair as Pair
     from descscore.records import Score as Score
     from descscore.scorer import DescScorer as DescScorer
+    from descscore.shared_scorers import score as score
 
 _HOME = {
     "DescScorer": "descscore.scorer",
     "Score": "descscore.records",
     "Comparison": "descscore.records",
+    "Pair": "descscore.records",
     "DescscoreError": "descscore.errors",
     "Explanation": "descscore.explanations.explanation",
     "explain": "descscore.explanations.explainer",
     "load_model": "descscore.models",
+    "RecordMetric": "descscore.record_metric",
+    "score": "descscore.shared_scorers",
 }
 
 __all__ = [
@@ -39,10 +45,13 @@ __all__ = [
     "DescScorer",
     "DescscoreError",
     "Explanation",
+    "Pair",
+    "RecordMetric",
     "Score",
     "__version__",
     "explain",
     "load_model",
+    "score",
 ]
 
 

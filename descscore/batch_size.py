@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import torch
@@ -32,10 +32,28 @@ class BatchSize:
         A slice that does not fit into memory is halved, and so are all that follow.
         Raises :class:`ModelError` where even one row does not fit.
         """
+        return self._run(count, lambda start: start + self.value, function)
+
+    def run_lengths(self, lengths: Sequence[int], full: int, function: Callable[[slice], T]) -> list[T]:
+        """As :meth:`run`, for rows of rising ``lengths``: as many at a time as take, padded to
+        the longest of them, no more room than a batch of rows of length ``full``.
+        """
+
+        def stop_after(start: int) -> int:
+            stop = start + 1
+            if self.value == 1:
+                return stop
+            while stop < len(lengths) and (stop + 1 - start) * lengths[stop] <= self.value * full:
+                stop += 1
+            return stop
+
+        return self._run(len(lengths), stop_after, function)
+
+    def _run(self, count: int, stop_after: Callable[[int], int], function: Callable[[slice], T]) -> list[T]:
         parts: list[T] = []
         start = 0
         while start < count:
-            part = slice(start, min(start + self.value, count))
+            part = slice(start, min(stop_after(start), count))
             try:
                 parts.append(function(part))
                 start = part.stop
@@ -51,8 +69,8 @@ class BatchSize:
     def _halve(self, tried: int, error: BaseException) -> None:
         if tried == 1:
             raise ModelError(f"out of memory with a single row: {error}") from error
-        self.value = max(1, tried // 2)
-        log.warning("out of memory with a batch of %d; going on with %d", tried, self.value)
+        self.value = max(1, min(tried, self.value) // 2)
+        log.warning("out of memory with a batch of %d; going on with a batch size of %d", tried, self.value)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

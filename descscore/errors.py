@@ -7,6 +7,8 @@ stable word for tables and logs.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 
 class DescscoreError(Exception):
     """Base of every error that descscore raises on purpose."""
@@ -29,16 +31,20 @@ class ModelError(DescscoreError):
 
 
 class InputError(DescscoreError):
-    """One image or text cannot be scored; ``kind`` says why."""
+    """One image or text cannot be scored; ``kind`` says why.
 
-    def __init__(self, kind: str, message: str) -> None:
+    rows: where a list was scored, what is wrong with each row that cannot be; else empty.
+    """
+
+    def __init__(self, kind: str, message: str, rows: Mapping[int, InputError] | None = None) -> None:
         super().__init__(message)
         self.kind = kind
+        self.rows = dict(rows or {})
 
-    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+    def __reduce__(self) -> tuple[type, tuple[str, str, dict[int, InputError]]]:
         # Exceptions are rebuilt from ``args``, which here lacks ``kind``; worker
         # processes hand these errors back by pickle.
-        return (type(self), (self.kind, str(self)))
+        return (type(self), (self.kind, str(self), self.rows))
 
 
 class ImageError(InputError):

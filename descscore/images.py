@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from descscore.errors import ImageError
 
@@ -38,7 +38,8 @@ def load_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Image.Image
     ``image_too_large`` or ``bad_array``.
     """
     if isinstance(source, Image.Image):
-        return _open_checked(lambda: source, "image", max_pixels)
+        image = _open_checked(lambda: source, "image", max_pixels)
+        return image.copy() if image is source else image
     if isinstance(source, (bytes, bytearray, memoryview)):
         data = bytes(source)
         if not data:
@@ -142,7 +143,9 @@ def _open_checked(opener: Any, name: str, max_pixels: int) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """The first frame of ``image`` as a person would see it, as 8-bit RGB; ``image`` is left as it is."""
+    """The first frame of ``image`` as a person would see it, as 8-bit RGB; ``image`` is left as it is,
+    and may be the result.
+    """
     frame = image.tell()
     if not frame:
         return _first_frame_to_rgb(image)
@@ -162,13 +165,15 @@ def _first_frame_to_rgb(image: Image.Image) -> Image.Image:
         return _lab_to_rgb(image)
     if image.mode in _TRANSPARENT_MODES or "transparency" in image.info:
         return _on_white(image)
-    return image.convert("RGB")
+    # A JPEG file has one frame and is closed by now; a copy would cost a tenth of its decoding.
+    return image if image.mode == "RGB" and image.format == "JPEG" else image.convert("RGB")
 
 
 def _upright(image: Image.Image) -> Image.Image:
     """Turned as its EXIF data say; damaged EXIF data are passed over, as every browser does."""
     try:
-        return ImageOps.exif_transpose(image)
+        turned = image.getexif().get(ExifTags.Base.Orientation) in range(2, 9)
+        return ImageOps.exif_transpose(image) if turned else image
     except Exception:  # noqa: BLE001 - the pixels are fine, whatever the tags hold
         return image
 

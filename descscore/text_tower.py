@@ -77,7 +77,12 @@ def pool_state(model: CLIP, state: Tensor, tokens: Tensor) -> Tensor:
     the same numbers as open_clip, which normalises every position first.
     """
     rows = torch.arange(tokens.shape[0], device=tokens.device)
-    pooled = model.ln_final(state[rows, end_positions(model, tokens)])
+    return project_end(model, state[rows, end_positions(model, tokens)])
+
+
+def project_end(model: CLIP, ends: Tensor) -> Tensor:
+    """Final norm and projection of end-of-text states ``(batch, width)`` -> ``(batch, embed_dim)``."""
+    pooled = model.ln_final(ends)
     projection = model.text_projection
     if projection is None:
         return pooled

@@ -13,6 +13,7 @@ from descscore.lazy_group import LazyGroup
 _ELSEWHERE = {
     "captions": "descscore.eval.human.captions_cli:captions",
     "human": "descscore.eval.human.cli:human",
+    "precision": "descscore.eval.speed.precision_cli:precision",
     "preference": "descscore.eval.pairs.preference_cli:preference",
     "report": "descscore.eval.report.cli:report",
     "sanity": "descscore.eval.pairs.sanity_cli:sanity",

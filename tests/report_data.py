@@ -110,7 +110,8 @@ def make_kreiss(folder: Path) -> None:
         make_photo(folder / "images" / name, seed=60 + image)
         for text in range(TEXTS):
             words = f"Photo {image}, «été»: " + "a thing beside another, " * (1 + (image + 2 * text) % 5)
-            common = {"img_id": f"place{image}", "description": words}
+            article = f"Article {image % 3}, which says more of a place. " * (1 + 9 * (image % 3))
+            common = {"img_id": f"place{image}", "description": words, "article_text": article}
             described.append({"description": words, "img_file": name})
             for rater in range(4):
                 answers = {question: int(rng.integers(1, 6)) for question in QUESTIONS}

@@ -16,12 +16,12 @@ from conftest import TINY
 from descscore.explanations.attribution import (
     STEPS,
     Attribution,
-    TextRows,
     attribute,
     evaluate,
     nodes,
     without_words,
 )
+from descscore.explanations.text_rows import TextRows
 from descscore.interventions import Rotation, Site
 from descscore.readout import Purpose, Readout
 

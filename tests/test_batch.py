@@ -33,8 +33,9 @@ from descscore.cli import main
 from descscore.models import load_model
 
 COLUMNS = [
-    *("id", "score", "cosine", "clip_score", "description_probability", "tokens", "truncated"),
-    *("status", "error"),
+    *("id", "score", "cosine", "clip_score", "description_probability"),
+    *("contextual_score", "context_truncated", "reference_score", "references_truncated"),
+    *("tokens", "truncated", "status", "error"),
 ]
 
 
@@ -82,7 +83,8 @@ def assert_equal(rows: list[dict[str, Any]], ids: list[str], expected: list[Scor
         for name in ("score", "cosine", "clip_score"):
             assert row[name] == pytest.approx(getattr(score, name), abs=1e-6)
         assert (row["tokens"], row["truncated"]) == (score.tokens, score.truncated)
-        assert row["description_probability"] is None
+        for name in ("description_probability", "contextual_score", "reference_score"):
+            assert row[name] is None
         assert row["error"] is None
 
 

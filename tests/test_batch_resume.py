@@ -19,7 +19,8 @@ from batch_inputs import make_pairs, write_csv
 
 from descscore import DescScorer
 from descscore.batch.inputs import open_input
-from descscore.batch.runner import BatchOptions, Summary, run_batch
+from descscore.batch.run_options import BatchOptions
+from descscore.batch.runner import Summary, run_batch
 from descscore.batch.stream import StreamOptions
 from descscore.errors import DataError
 
@@ -32,7 +33,7 @@ import os, sys
 from pathlib import Path
 import torch
 from descscore import DescScorer
-from descscore.batch.runner import BatchOptions
+from descscore.batch.run_options import BatchOptions
 from descscore.batch.runner import run_batch
 from descscore.batch.inputs import open_input
 from descscore.batch.stream import StreamOptions

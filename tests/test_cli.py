@@ -39,12 +39,29 @@ def test_score_as_json_equals_the_library(photo: Path, tiny_folder: Path, model:
 
 
 def test_score_as_text_prints_the_signature(photo: Path, model: tuple[str, ...]) -> None:
-    result = run("score", photo, "A cat.", "word " * 100, *model)
+    result = run("score", photo, "A cat.", "word " * 100, "--text-policy", "truncate", *model)
     first, second, signature = result.output.splitlines()
     assert first.endswith("A cat.")
     assert "(5 tokens)" in first
     assert "(102 tokens, cut)" in second
     assert signature.startswith(f"descscore:{__version__}|model:")
+
+
+def test_a_long_text_is_said_to_be_in_windows(photo: Path, model: tuple[str, ...]) -> None:
+    (row,) = json.loads(run("score", photo, "word " * 100, "--json", *model).output)
+    assert (row["truncated"], row["windows"]) == (False, 2)
+    assert "(102 tokens, in 2 windows)" in run("score", photo, "word " * 100, *model).output
+
+
+def test_every_text_policy_can_be_asked_for() -> None:
+    from typing import get_args
+
+    from descscore.cli import score
+    from descscore.texts import DEFAULT_POLICY, TextPolicy
+
+    (option,) = [option for option in score.params if option.name == "text_policy"]
+    assert tuple(option.type.choices) == get_args(TextPolicy)  # type: ignore[attr-defined]
+    assert option.default == DEFAULT_POLICY
 
 
 def test_compare(photo: Path, model: tuple[str, ...]) -> None:

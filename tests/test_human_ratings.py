@@ -444,7 +444,7 @@ def test_lengths_are_those_of_the_text_column(tmp_path: Path) -> None:
     assert [len(item.text) for item in judgments.items][:3] == [28, 33, 38]
     assert not any("no column text" in note for note in judgments.notes)
     rows[1]["text"] = "another"
-    with pytest.raises(DataError, match="another text, image or group than before"):
+    with pytest.raises(DataError, match="another text, image, group or context than before"):
         read_ratings(write(tmp_path / "own.csv", rows))
 
 

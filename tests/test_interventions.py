@@ -153,7 +153,7 @@ def test_gradients_of_the_interchange_match_finite_differences(block: int) -> No
     def features(weight: Tensor, original: Tensor) -> Tensor:
         names = {"parametrizations.weight.original": original}
         tower = {"transformer.resblocks.0.ln_1.weight": weight}
-        matrix = torch.func.functional_call(Matrix(rotation), {f"inner.{n}": v for n, v in names.items()})
+        matrix = torch.func.functional_call(Matrix(rotation), {f"inner.{n}": v for n, v in names.items()}, ())
         return torch.func.functional_call(
             Swap(clip, exchange, block), {f"inner.{n}": v for n, v in tower.items()}, (tokens, matrix)
         )

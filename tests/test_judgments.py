@@ -15,12 +15,14 @@ from pathlib import Path
 
 import pytest
 
+import descscore.study.judgments as judgments
 import descscore.study.schema as schema
 from descscore.errors import DataError, StorageError, UsageError
+from descscore.study.annotators import Profile, PseudonymTaken, new_code, pseudonym_key, tidy_pseudonym
 from descscore.study.items import COLUMNS, read_items
-from descscore.study.judgments import JudgmentStore, Profile, PseudonymTaken, Ratings, new_code
+from descscore.study.judgments import JudgmentStore, Ratings
 from descscore.study.questions import AFTER, BEFORE, NO_IMAGE
-from study_tools import answers, judge_all, make_store, register, write_items, write_table
+from study_tools import IMAGES, TEXTS, answers, judge_all, make_store, register, write_items, write_table
 
 WRITERS, JUDGMENTS = 8, 50
 HERE = Path(__file__).parent
@@ -29,7 +31,7 @@ WRITER = """
 import sys
 from pathlib import Path
 from descscore.study.judgments import JudgmentStore
-from descscore.study.judgments import Profile
+from descscore.study.annotators import Profile
 from descscore.study.judgments import Ratings
 
 path, name = Path(sys.argv[1]), sys.argv[2]
@@ -92,17 +94,33 @@ def test_every_annotator_gets_every_item_once_in_an_order_of_their_own(tmp_path:
     assert store.order(store.by_pseudonym("P3")) == orders[3]
 
 
-def test_saving_again_replaces(tmp_path: Path) -> None:
+def test_saving_again_replaces_but_never_what_was_said_before_the_image(tmp_path: Path) -> None:
     store = make_store(tmp_path)
-    annotator = register(store, "ann", "sighted")
-    item = store.order(annotator)[0]
+    sighted, blind = register(store, "ann", "sighted"), register(store, "bo")
+    item = store.order(sighted)[0]
+    kept = []
     for overall in (2, 5):
-        store.save(annotator, item, BEFORE, Ratings(overall, 3, 3, 3))
-    store.save(annotator, item, AFTER, Ratings(1, None, 3, 3))
-    assert store.ratings(annotator) == {
-        (item, BEFORE): Ratings(5, 3, 3, 3),
-        (item, AFTER): Ratings(1, None, 3, 3),
+        kept.append(store.save(sighted, item, BEFORE, Ratings(overall, 3, 3, 3)))
+        kept.append(store.save(sighted, item, AFTER, Ratings(overall, None, 3, 3)))
+        kept.append(store.save(blind, item, NO_IMAGE, Ratings(overall, 3, 3, 3)))
+    assert kept == [True, True, True, False, True, True]
+    assert store.ratings(sighted) == {
+        (item, BEFORE): Ratings(2, 3, 3, 3),
+        (item, AFTER): Ratings(5, None, 3, 3),
     }
+    assert store.ratings(blind) == {(item, NO_IMAGE): Ratings(5, 3, 3, 3)}
+
+
+def test_a_clock_that_runs_backwards_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = make_store(tmp_path)
+    annotator = register(store, "ann")
+    order = store.order(annotator)
+    for year, item in zip((2031, 2020, 2025), order[:3], strict=True):
+        monkeypatch.setattr(judgments, "_now", lambda year=year: f"{year}-01-01T00:00:00+00:00")
+        store.save(annotator, item, NO_IMAGE, answers(year, NO_IMAGE))
+    assert [judgment.item for judgment in store.judgments()] == list(order[:3])
+    store.save(annotator, order[0], NO_IMAGE, answers(0, NO_IMAGE))  # saved again, years earlier
+    assert store.ratings(annotator)[order[0], NO_IMAGE] == answers(0, NO_IMAGE)
 
 
 @pytest.mark.parametrize(
@@ -137,8 +155,55 @@ def test_codes_lead_back_and_nothing_else_does(tmp_path: Path) -> None:
         store.register(Profile(" aNN ", "blind", "always", "I agree."))
     assert store.register(Profile("Cy", "blind", "often", "Yes."), account="cy@x")[1] is None
     assert store.by_account("cy@x").pseudonym == "Cy"
-    with pytest.raises(UsageError, match="registered in this study already"):
-        store.register(Profile("Cyd", "blind", "often", "Yes."), account="cy@x")
+
+
+def test_a_form_that_is_sent_twice_makes_one_annotator(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    code = new_code()
+    ann, bo = Profile("Ann", "blind", "always", "I agree."), Profile("Bo", "sighted", "never", "I agree.")
+    first = store.register(ann, code=code)
+    assert first[1] == code
+    assert store.register(ann, code=code) == first
+    assert store.register(bo, code=code) == first  # the code decides, not what is typed beside it
+    assert store.register(bo, account="bo@x") == store.register(ann, account="bo@x")
+    assert [store.by_pseudonym(name) is None for name in ("Ann", "Bo")] == [False, False]
+    for forged in ("", "aaaa", "0000-0000-0000-0000", code + "a"):  # no code of ours: a new one is made
+        made = store.register(Profile(f"P{len(forged)}", "blind", "often", "Yes."), code=forged)[1]
+        assert made not in ("", forged)
+
+
+@pytest.mark.parametrize(
+    ("typed", "name"),
+    [
+        (" Ann ", "Ann"),
+        ("Ann\u00a0 B.", "Ann B."),
+        ("Zoe\u0308", "Zo\u00eb"),
+        ("अंजलि", "अंजलि"),
+        ("สมชาย", "สมชาย"),
+        ("ליאת-2", "ליאת-2"),
+        ("7", "7"),
+        ("x" * 40, "x" * 40),
+        ("x" * 41, None),
+        ("=1+1", None),
+        ("-1", None),
+        ("@SUM(A1)", None),
+        ("<b>Ann", None),
+        ("A,B", None),
+        ("A\u200dn", None),
+        ("A\u202en", None),
+        ("A\0n", None),
+        ("\u0301a", None),
+        (" ", None),
+    ],
+)
+def test_pseudonyms_are_names_in_any_script_and_nothing_else(typed: str, name: str | None) -> None:
+    assert tidy_pseudonym(typed) == name
+
+
+def test_pseudonyms_that_look_the_same_are_the_same() -> None:
+    for other in ("ANN B.", "ann  b.", "\uff21\uff4e\uff4e B.", " Ann\tB. "):
+        assert pseudonym_key(other) == pseudonym_key("Ann B.")
+    assert pseudonym_key("Ann B") != pseudonym_key("AnnB")
 
 
 def test_deletion_leaves_nothing_of_one_and_all_of_others(tmp_path: Path) -> None:
@@ -322,3 +387,32 @@ def test_items_errors_name_the_row(tmp_path: Path) -> None:
         read_items(write_table(tmp_path / "bad.csv", [{"item": "a", "image": "b", "description": "c"}]))
     with pytest.raises(DataError, match="No such file"):
         read_items(tmp_path / "none.csv")
+    for text, reason in (
+        ("a,photos/x.png,One., two,T,X\n", "row 2: more cells than columns .*quote texts"),
+        ("", "holds no items"),
+    ):
+        (tmp_path / "bad.csv").write_text(",".join(COLUMNS) + "\n" + text)
+        with pytest.raises(DataError, match=reason):
+            read_items(tmp_path / "bad.csv")
+    (tmp_path / "bad.csv").write_text(",".join((*COLUMNS, "description")) + "\n")
+    with pytest.raises(DataError, match="has column description 2 times"):
+        read_items(tmp_path / "bad.csv")
+
+
+def test_a_full_disk_after_a_deletion_does_not_undo_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = make_store(tmp_path)
+    annotator = register(store, "ann")
+    judge_all(store, annotator)
+    real, opened = judgments.connection, []
+
+    def full(path: Path) -> object:
+        opened.append(path)
+        raise StorageError(f"{path}: the disk is full")
+
+    monkeypatch.setattr(judgments, "connection", full)  # transactions have their own
+    assert store.delete(annotator) == IMAGES * TEXTS
+    assert opened == [store.path]
+    monkeypatch.setattr(judgments, "connection", real)
+    assert store.judgments() == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from PIL import Image
 
 from descscore.errors import DataError, ImageError, UsageError
 from descscore.page.accounts import Accounts, write_account
-from descscore.page.guard import MAX_BODY, Guard
+from descscore.page.guard import MAX_BODY, MAX_FORM, Guard
 from descscore.page.upload import MAX_BYTES, read_upload
 
 
@@ -38,6 +39,7 @@ def ask(
     headers: dict[str, str] | None = None,
     accounts: Accounts | None = None,
     chunks: tuple[int, ...] = (0,),
+    query: bytes = b"",
 ) -> tuple[int, dict[bytes, bytes], Behind]:
     """Status, headers, and what reached the application."""
     behind, sent, left = Behind(), [], list(chunks)
@@ -49,8 +51,8 @@ def ask(
         sent.append(message)
 
     pairs = [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
-    scope = {"type": "http", "method": method, "path": path, "headers": pairs}
-    asyncio.run(Guard(behind, accounts)(scope, receive, send))
+    scope = {"type": "http", "method": method, "path": path, "headers": pairs, "query_string": query}
+    asyncio.run(Guard(behind, accounts, images_at="/try/")(scope, receive, send))
     return sent[0]["status"], dict(sent[0]["headers"]), behind
 
 
@@ -107,13 +109,29 @@ def test_nothing_else_takes_anything(path: str) -> None:
     assert ask("DELETE", path)[0] == 405
 
 
-def test_bodies_are_bounded() -> None:
-    join = "/gradio_api/queue/join"
-    assert ask("POST", join, {"content-length": "10"})[0] == 200
-    assert ask("POST", join, {"content-length": str(MAX_BODY + 1)})[0] == 413
-    assert ask("POST", join, chunks=(10, 10))[0] == 200
+@pytest.mark.parametrize(("page", "largest"), [("/try", MAX_BODY), ("", MAX_FORM)])
+def test_bodies_are_bounded(page: str, largest: int) -> None:
+    join = f"{page}/gradio_api/queue/join"
+    assert ask("POST", join, {"content-length": str(largest)})[0] == 200
+    assert ask("POST", join, {"content-length": str(largest + 1)})[0] == 413
+    assert ask("POST", join, chunks=(10, largest - 10))[0] == 200
     for said in ({"content-length": "10"}, {}):  # says little, or nothing, and sends much
-        assert ask("POST", join, said, chunks=(MAX_BODY, 1))[0] == 413
+        assert ask("POST", join, said, chunks=(largest, 1))[0] == 413
+
+
+def test_queries_reach_only_the_route_that_needs_one() -> None:
+    for path, kept in (("/", b""), ("/config", b""), ("/gradio_api/queue/data", b"session_hash=a")):
+        assert ask("GET", path, query=b"session_hash=a")[2].scope["query_string"] == kept
+
+
+def test_a_websocket_is_closed() -> None:
+    behind, sent = Behind(), []
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message["type"])
+
+    asyncio.run(Guard(behind)({"type": "websocket", "path": "/", "headers": []}, None, send))
+    assert (behind.scope, sent) == (None, ["websocket.close"])
 
 
 def test_another_site_cannot_send() -> None:
@@ -185,9 +203,25 @@ def png(size: tuple[int, int], mode: str = "RGB") -> bytes:
     return buffer.getvalue()
 
 
-def test_an_upload_is_read() -> None:
-    image = read_upload(address(png((30, 20))))
+def saved(kind: str, **more: Any) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (30, 20), "red").save(buffer, kind, **more)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "MPO"])
+def test_an_upload_is_read(kind: str) -> None:
+    image = read_upload(address(saved(kind)))
     assert (image.size, image.mode) == ((30, 20), "RGB")
+
+
+@pytest.mark.parametrize("kind", ["EPS", "TIFF", "PCX", "PPM", "TGA", "ICO", "PDF"])
+def test_formats_that_no_browser_shows_are_not_even_tried(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow hands EPS files to another program, Ghostscript."""
+    data = saved(kind)
+    monkeypatch.setattr(subprocess, "Popen", None)
+    with pytest.raises(ImageError, match="not an image that can be read"):
+        read_upload(address(data))
 
 
 @pytest.mark.parametrize(

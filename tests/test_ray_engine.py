@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import signal
 import threading
 import time
@@ -20,10 +21,12 @@ import ray
 from batch_inputs import make_pairs, write_csv
 
 from descscore import DescScorer
+from descscore.batch.engine import Work
 from descscore.batch.inputs import open_input
 from descscore.batch.manifest import read_manifest
 from descscore.batch.ray_engine import ActorSetup, RayOptions, ShardActor, ray_engine
-from descscore.batch.runner import BatchOptions, Work, run_batch
+from descscore.batch.run_options import BatchOptions
+from descscore.batch.runner import run_batch
 from descscore.batch.stream import StreamOptions
 from descscore.errors import UsageError
 
@@ -54,7 +57,7 @@ def kill_one_actor(output: Path, killed: list[int]) -> None:
     while time.monotonic() < deadline and not killed:
         if list(output.glob("*.parquet")):
             for process in psutil.process_iter(["cmdline"]):
-                if "ray::MapWorker" in " ".join(process.info["cmdline"] or []):
+                if re.search("ray::_?MapWorker", " ".join(process.info["cmdline"] or [])):
                     os.kill(process.pid, signal.SIGKILL)
                     killed.append(process.pid)
                     return

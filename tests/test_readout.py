@@ -115,7 +115,7 @@ def test_windows_have_the_mean_probability(adapter: tuple[Path, Purpose]) -> Non
     both = scorer.encoder.texts([first + second], "windows")
     rows = both.texts[0].rows
     assert len(rows) > 1
-    parts = scorer.encoder._rows(scorer.model.clip, list(rows), scorer.model.purpose)[1]
+    parts = scorer.encoder._rows(scorer.model.clip, list(rows), scorer.model.purpose)[2]
     assert both.probabilities is not None
     assert float(both.probabilities[0]) == pytest.approx(float(parts.mean()), abs=1e-6)  # type: ignore[union-attr]
 

@@ -32,7 +32,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def scorer(tiny_folder: Path) -> DescScorer:
-    return DescScorer.from_pretrained(tiny_folder, device="cpu")
+    return DescScorer.from_pretrained(tiny_folder, device="cpu", text_policy="truncate")
 
 
 def plain_cosine(folder: Path, photo: Path, text: str) -> float:
@@ -54,6 +54,14 @@ def test_equals_plain_open_clip(scorer: DescScorer, tiny_folder: Path, photos: l
         assert float(result) == result.score
         assert result.clip_score == result.score  # no adapter
         assert result.description_probability is None
+
+
+def test_nothing_of_a_long_text_is_lost_unless_asked(tiny_folder: Path, photos: list[Path]) -> None:
+    result = DescScorer.from_pretrained(tiny_folder, device="cpu").score(photos[0], "A red car. " * 60)
+    assert not result.truncated
+    assert result.windows > 1
+    assert result.tokens > 77
+    assert result.signature.endswith("|text:weighted-windows77")
 
 
 def test_counts_and_cutting(scorer: DescScorer, photos: list[Path]) -> None:
@@ -117,6 +125,16 @@ def test_windows_are_the_unit_mean_of_their_parts(tiny_folder: Path) -> None:
     assert [len(text.rows) for text in whole.texts] == [2, 1]
     six = scorer.encoder.texts([sentence * 6], "truncate").features[0]
     torch.testing.assert_close(whole.features[0], six, rtol=0, atol=1e-6)  # both windows hold six
+
+
+def test_weighted_windows_are_the_unit_mean_by_tokens(tiny_folder: Path) -> None:
+    scorer = DescScorer.from_pretrained(tiny_folder, device="cpu", text_policy="weighted-windows")
+    sentence = "A red car stands at a green gate before the house. "
+    text = scorer.encoder.texts([sentence * 8, "A cat."], "weighted-windows")
+    six, two = scorer.encoder.texts([sentence * 6, sentence * 2]).features
+    expected = torch.nn.functional.normalize(0.75 * six + 0.25 * two, dim=-1)  # of like sentences
+    torch.testing.assert_close(text.features[0], expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(text.features[1], scorer.encoder.texts(["A cat."]).features[0])
 
 
 def test_compare(scorer: DescScorer, photos: list[Path]) -> None:

@@ -23,10 +23,12 @@ from batch_inputs import TEXTS
 from PIL import Image
 
 import descscore.batch.image_stage as image_stage
+import descscore.encoder as encoder
 from conftest import make_photo, save_model
 from descscore import DescScorer
-from descscore.batch.decode_pool import DecodePool, PoolOptions, WorkerError
+from descscore.batch.decode_pool import DecodePool, PoolOptions
 from descscore.batch.stream import StreamOptions
+from descscore.batch.worker_process import WorkerError
 from descscore.errors import ImageError, UsageError
 from descscore.images import ImageSource, load_image
 from descscore.preprocess import PixelSpec
@@ -278,26 +280,21 @@ def test_the_batch_is_halved_when_memory_runs_out(
     tiny_folder: Path, photos: list[Path], limit: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scorer = DescScorer.from_pretrained(tiny_folder, device="cpu", batch_size=16)
-    real_image, real_text = scorer.encoder._image_tower, type(scorer.model.clip.transformer).forward
+    real_image, real_texts = scorer.encoder._image_tower, encoder.run_texts
 
     def small(pixels: torch.Tensor) -> torch.Tensor:
         if len(pixels) > limit:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
         return real_image(pixels)
 
-    def small_text(self: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        if len(x) > limit:
+    def small_texts(clip: Any, tokens: torch.Tensor, *rest: Any) -> Any:
+        if len(tokens) > limit:
             raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
-        return real_text(self, x, *args, **kwargs)
+        return real_texts(clip, tokens, *rest)
 
     monkeypatch.setattr(scorer.encoder, "_image_tower", small)
-    monkeypatch.setattr(type(scorer.model.clip.transformer), "forward", small_text)
-    monkeypatch.setattr(
-        scorer.model.clip.visual.transformer, "forward", scorer.model.clip.visual.transformer.forward
-    )
+    monkeypatch.setattr(encoder, "run_texts", small_texts)
     pairs = [(photos[i % 7], f"{TEXTS[i % 5]} {i}") for i in range(14)]
-    visual = scorer.model.clip.visual.transformer
-    monkeypatch.setattr(visual, "forward", lambda x, **k: real_text(visual, x, **k))
     found = cosines(list(scorer.score_stream(pairs, HERE)))
     assert scorer.encoder.batch_size <= limit
     plain = DescScorer.from_pretrained(tiny_folder, device="cpu")

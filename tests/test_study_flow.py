@@ -87,8 +87,9 @@ def step_of(reply: Reply) -> dict[str, str]:
 def test_a_blind_annotator_never_gets_the_image_or_a_word_about_it(page: StudyPage) -> None:
     who = enter(page, "Ann", "blind")
     secrets = {"photos", ".png", "view", "café", "<img", "data:image", "base64", "src="}
-    items = [item.item for item in page.items.values()]
-    hashes = [item.image_hash for item in page.items.values()]
+    study = page.store.items()
+    items = [item.item for item in study]
+    hashes = [item.image_hash for item in study]
     replies = [page.act("start", who)]
     while 'name="overall"' in (replies[-1].page or ""):
         replies.append(page.act("save", who | step_of(replies[-1]) | rate(NO_IMAGE)))
@@ -99,7 +100,7 @@ def test_a_blind_annotator_never_gets_the_image_or_a_word_about_it(page: StudyPa
         sent = reply.to_dict()
         assert sent.pop("preview") is None
         said = html.unescape(str(sent)).lower()
-        texts = [item.description.lower() for item in page.items.values()]
+        texts = [item.description.lower() for item in study]
         for text in texts:
             said = said.replace(text, "")
         assert not [secret for secret in secrets if secret in said]
@@ -234,7 +235,7 @@ def test_a_database_that_cannot_be_written_keeps_the_form(
     for message, said in (
         ("attempt to write a readonly database", "is read-only"),
         ("database or disk is full", "the disk is full"),
-        ("database is locked", "cannot be written"),
+        ("database is locked", "cannot be read or written"),
     ):
 
         def save(*_: object, message: str = message) -> None:

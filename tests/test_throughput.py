@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import open_clip
@@ -10,11 +11,16 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
-from conftest import TINY
+from conftest import TINY, save_model
+from descscore import DescScorer
 from descscore.cli import main
 from descscore.errors import DataError
-from descscore.eval.speed.throughput import CAPTION_TOKENS, Rates, caption, find_photos, make_photos
+from descscore.eval.speed.captions import CAPTION_TOKENS, caption
+from descscore.eval.speed.photos import as_many, find_photos, make_photos
+from descscore.eval.speed.rates import Rates, Work
 from descscore.eval.speed.torchmetrics_clip import transformers_clip, transformers_processor
+from descscore.eval.speed.work import measure_work
+from descscore.images import load_image
 
 
 def test_transformers_gives_the_same_features_on_converted_weights() -> None:
@@ -44,6 +50,27 @@ def test_captions_have_the_length_they_claim() -> None:
     assert len(set(captions)) == 50
 
 
+def test_captions_begin_alike_no_more_often_than_real_ones_do(shared_data: Path | None) -> None:
+    """What shared beginnings save must not be an effect of the few words that captions are made of."""
+    tokenizer = open_clip.get_tokenizer("ViT-B-32")
+    made = distinct_beginnings([tokenizer.encode(caption(i)) for i in range(1024)])
+    assert made > 0.75
+    if shared_data is not None:
+        import pyarrow.parquet as pq
+
+        table = pq.read_table(shared_data / "flickr8k" / "test.parquet", columns=["captions"])
+        texts = [text for five in table["captions"].to_pylist() for text in five][:1024]
+        assert distinct_beginnings([tokenizer.encode(text) for text in texts]) < made + 0.02
+
+
+def distinct_beginnings(rows: list[list[int]]) -> float:
+    """Of 1,024 texts in groups of 176 sorted by length, the share of tokens at which a new beginning ends."""
+    rows = sorted(([-1, *row, -2] for row in rows), key=lambda row: (len(row), row))
+    groups = [rows[i : i + 176] for i in range(0, len(rows), 176)]
+    beginnings = sum(len({tuple(row[: i + 1]) for row in group for i in range(len(row))}) for group in groups)
+    return beginnings / sum(map(len, rows))
+
+
 def test_photos_are_made_and_found(tmp_path: Path) -> None:
     made = make_photos(tmp_path, 2, (160, 120))
     assert find_photos(tmp_path) == made
@@ -52,11 +79,45 @@ def test_photos_are_made_and_found(tmp_path: Path) -> None:
         find_photos(tmp_path / "none")
 
 
-def test_sums_and_ceilings_by_hand() -> None:
-    """10 images a second decoded, 5 and 50 through the towers, five texts an image."""
-    rates = Rates(decode=10, image=5, text=50, pairs=12, matrix_flops=1e12, image_flops=1e10)
+def test_photos_used_again_are_files_of_their_own_with_the_same_pixels(tmp_path: Path) -> None:
+    made = make_photos(tmp_path, 2, (160, 120))
+    Image.open(made[1]).save(tmp_path / "b.png")
+    photos = as_many([made[0], tmp_path / "b.png"], tmp_path / "more", 5)
+    assert len(photos) == 6
+    assert len({hashlib.sha256(photo.read_bytes()).digest() for photo in photos}) == 6
+    for i, photo in enumerate(photos):
+        assert load_image(photo).tobytes() == load_image(photos[i % 2]).tobytes()
+    assert as_many(made, tmp_path / "more", 2) == made
+
+
+def test_sums_ceilings_and_shares_by_hand() -> None:
+    """10 images a second decoded, 5 and 50 through the towers, five texts an image; 1 TFLOP a second."""
+    work = Work(matrix=1e12, image=1e11, text=4e9, torchmetrics=1.2e11)
+    rates = Rates(decode=10, image=5, text=50, pairs=12, work=work, torchmetrics=3)
     assert rates.summed(5) == pytest.approx(5 / (0.1 + 0.2 + 0.1))
     assert rates.ceiling(5) == pytest.approx(5 / 0.3)
+    figures = rates.figures(5)
+    assert figures["share of decoding and forward passes added up"] == pytest.approx(12 / 12.5)
+    assert figures["image tower, share of the matrix rate"] == pytest.approx(0.5)
+    assert figures["text tower, share of the matrix rate"] == pytest.approx(0.2)
+    assert figures["times torchmetrics"] == pytest.approx(4)
+    assert figures["both towers, GFLOP a pair"] == pytest.approx(24)
+    assert figures["torchmetrics CLIPScore, GFLOP a pair"] == pytest.approx(120)
+
+
+def test_operations_are_those_of_the_matrices(tmp_path: Path) -> None:
+    """The tiny model's, by hand: 2 x rows x inputs x outputs for each of its products."""
+    scorer = DescScorer.from_pretrained(save_model(tmp_path, TINY), device="cpu")
+    pixels = torch.zeros(3, 32, 32, 3, dtype=torch.uint8)
+    work = measure_work(scorer.encoder, pixels, [scorer.tokenize("a b c")])
+    width, places = 32, 5
+    whole = 2 * 12 * width**2 * places
+    last = 2 * (2 * places + 10) * width**2
+    image = 2 * 4 * 3 * 16**2 * width + whole + last + 2 * width * 16
+    text = 3 * whole + last + 2 * width * 16
+    # Attention itself is on top: 4 x places x seen x width a block at most.
+    assert image <= work.image <= image + 2 * 4 * places**2 * width
+    assert text <= work.text <= text + 4 * 4 * places**2 * width
 
 
 def test_wrong_sizes_are_refused() -> None:

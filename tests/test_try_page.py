@@ -17,7 +17,7 @@ from descscore.explanations.explainer import explain
 from descscore.images import load_image
 from descscore.page.example_images import EXAMPLES
 from descscore.page.reply import Reply
-from descscore.page.try_page import MAX_DRAFTS, MAX_LETTERS, TryPage
+from descscore.page.try_page import MAX_ARTICLE_LETTERS, MAX_DRAFTS, MAX_LETTERS, TryPage
 from study_tools import make_store
 
 
@@ -75,7 +75,40 @@ def test_scores_are_the_library_s(page: TryPage, scorer: DescScorer, photo: Path
     assert reply.status.startswith(f"Score {expected.score:.3f}")
 
 
-def test_a_cut_text_says_so_in_the_table_and_aloud(page: TryPage, photo: Path) -> None:
+def test_the_article_s_text_adds_scores_in_context(scorer: DescScorer, photo: Path) -> None:
+    scorer = DescScorer(scorer.model, "truncate")
+    page = TryPage(scorer)
+    texts = {"description": "A cat on a wall.", "caption": "Minka", "drafts": "A cat."}
+    article = "Cats are kept as pets all over the world. " * 12
+    plain = page.act("score", upload(photo) | texts | {"context": " \n"})
+    reply = page.act("score", upload(photo) | texts | {"context": article})
+    assert reply.errors == ()
+    assert "context" not in plain.result.lower()
+    expected = {
+        text: f"{scorer.score(photo, text, context=article).contextual_score:+.4f}"
+        for text in ("A cat on a wall.", "Minka", "A cat.")
+    }
+    rows = {row[0]: row[1:] for row in cells(reply, "Scores of the description")}
+    value, meaning = rows.pop("Score in context")
+    assert value == expected["A cat on a wall."]
+    assert meaning.endswith("The article was cut: the model reads its first 77 tokens")
+    before = {row[0]: row[1:] for row in cells(plain, "Scores of the description")}
+    assert rows == before  # nothing else moves
+    compared = cells(reply, "Which of the two would replace the image better")
+    assert {row[4]: row[3] for row in compared} == {
+        text: expected[text] for text in ("A cat on a wall.", "Minka")
+    }
+    ranked = cells(reply, "All drafts in order of their cosine")
+    assert {row[1]: row[4] for row in ranked} == {
+        text: expected[text] for text in ("A cat on a wall.", "A cat.")
+    }
+    assert scorer.signature + "|context:kreiss2022-no-prefix" in reply.result
+    short = page.act("score", upload(photo) | texts | {"context": "Pets."})
+    assert "The whole article was read" in short.result
+
+
+def test_a_cut_text_says_so_in_the_table_and_aloud(scorer: DescScorer, photo: Path) -> None:
+    page = TryPage(DescScorer(scorer.model, "truncate"))
     reply = page.act("score", upload(photo) | {"description": "word " * 100})
     assert "The text was cut: its end was not read." in reply.status
     assert "cut: the model reads 77 tokens" in reply.result
@@ -93,6 +126,8 @@ def test_a_cut_text_says_so_in_the_table_and_aloud(page: TryPage, photo: Path) -
         ({"example": "house", "description": "a" * (MAX_LETTERS + 1)}, ["description"]),
         ({"example": "house", "description": "A.", "caption": "a" * (MAX_LETTERS + 1)}, ["caption"]),
         ({"example": "house", "description": "A.", "drafts": "b\n" * (MAX_DRAFTS + 1)}, ["drafts"]),
+        ({"example": "house", "description": "A.", "context": "a " * MAX_ARTICLE_LETTERS}, ["context"]),
+        ({"example": "house", "description": "A.", "context": "a" * 5000}, ["context"]),
     ],
 )
 def test_errors_are_tied_to_their_fields(page: TryPage, fields: dict[str, str], wrong: list[str]) -> None:

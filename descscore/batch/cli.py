@@ -13,8 +13,10 @@ from descscore.cli import device_option, text_policy_option
 from descscore.errors import UsageError
 
 if TYPE_CHECKING:
+    from descscore.batch.engine import MakeEngine
     from descscore.batch.inputs import InputOptions
-    from descscore.batch.runner import BatchOptions, MakeEngine, Summary
+    from descscore.batch.run_options import BatchOptions
+    from descscore.batch.runner import Summary
     from descscore.scorer import DescScorer
 
 SOME_FAILED = 3
@@ -27,6 +29,11 @@ _OPTIONS = (
         "--image-column", default="image", show_default=True, help="Column of paths or image bytes."
     ),
     click.option("--text-column", default="text", show_default=True, help="Column of texts."),
+    click.option("--context-column", help="Column of the texts around the images, for contextual_score."),
+    click.option(
+        "--references-column",
+        help="Column of lists of good descriptions, for reference_score; in CSV a cell is a JSON list.",
+    ),
     click.option(
         "--image-root",
         type=click.Path(path_type=Path),
@@ -108,7 +115,7 @@ def batch(ctx: click.Context, /, source: str, output: Path, as_json: bool, **giv
     scorer = _scorer(given)
     with Bar() as bar:
         summary = run_batch(scorer, opened, output, writing, bar, _engine(given))
-    _report(summary, scorer.signature, as_json)
+    _report(summary, writing.signature(scorer), as_json)
     if summary.failed:
         ctx.exit(SOME_FAILED)
 
@@ -119,7 +126,7 @@ def batch(ctx: click.Context, /, source: str, output: Path, as_json: bool, **giv
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 @click.pass_context
 def merge(ctx: click.Context, jobs: tuple[Path, ...], output: Path, as_json: bool) -> None:
-    """Put the folders of all N jobs of 'descscore batch --shard I/N' together."""
+    """Put the FOLDERs of all N jobs of 'descscore batch --shard I/N' together."""
     from descscore.batch.manifest import read_manifest
     from descscore.batch.merge import merge as merge_jobs
 
@@ -130,16 +137,19 @@ def merge(ctx: click.Context, jobs: tuple[Path, ...], output: Path, as_json: boo
         ctx.exit(SOME_FAILED)
 
 
+_COLUMNS = ("id", "image", "text", "context", "references")
+
+
 def _reading(given: dict[str, Any]) -> InputOptions:
-    from descscore.batch.input_text_tables import ColumnNames
+    from descscore.batch.columns import ColumnNames
     from descscore.batch.inputs import InputOptions
 
-    columns = ColumnNames(given["id_column"], given["image_column"], given["text_column"])
+    columns = ColumnNames(*(given[f"{name}_column"] for name in _COLUMNS))
     return InputOptions(columns, given["image_root"], given["split"], given["subset"])
 
 
 def _writing(given: dict[str, Any]) -> BatchOptions:
-    from descscore.batch.runner import BatchOptions, absolute
+    from descscore.batch.run_options import BatchOptions, absolute
     from descscore.batch.stream import StreamOptions
 
     stream = StreamOptions(
@@ -147,6 +157,8 @@ def _writing(given: dict[str, Any]) -> BatchOptions:
     )
     named = ("id_column", "image_column", "text_column", "split", "subset")
     identity = {name: given[name] for name in named} | {"image_root": absolute(given["image_root"])}
+    beside = ("context_column", "references_column")
+    identity |= {name: given[name] for name in beside if given[name]}
     return BatchOptions(
         shard_size=given["shard_size"],
         format=given["form"],
@@ -155,6 +167,8 @@ def _writing(given: dict[str, Any]) -> BatchOptions:
         strict=given["strict"],
         stream=stream,
         options=tuple(identity.items()),
+        contexts=bool(given["context_column"]),
+        references=bool(given["references_column"]),
     )
 
 

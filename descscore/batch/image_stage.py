@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from descscore.batch.decode_pool import Decoded, Decoder, content_digest
+from descscore.batch.decoder import Decoded, Decoder, content_digest
 from descscore.encoder import Encoder
 from descscore.errors import ImageError
 from descscore.images import ImageSource, load_image

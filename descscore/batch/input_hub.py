@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from descscore.batch.columns import ColumnNames, checked_row
 from descscore.batch.input_row import ImageRoot, InputRow, Mark, Scan
-from descscore.batch.input_text_tables import ColumnNames, checked_row
 from descscore.errors import DataError
 
 _BATCH_ROWS = 64
@@ -50,10 +50,12 @@ class HubInput:
         return {key: value for key, value in self.__dict__.items() if key != "_data"}
 
     def fingerprint(self) -> dict[str, Any]:
-        """Number of rows and hash of all texts."""
+        """Number of rows and hash of all texts, contexts and references."""
         digest = hashlib.sha256()
-        for batch in self._data.select_columns([self.columns.text]).iter(1024):
-            digest.update(repr(batch[self.columns.text]).encode("utf-8", "surrogatepass"))
+        names = [self.columns.text, *self.columns.beside]
+        for batch in self._data.select_columns(list(dict.fromkeys(names))).iter(1024):
+            for name in names:
+                digest.update(repr(batch[name]).encode("utf-8", "surrogatepass"))
         return {"rows": len(self._data), "texts_sha256": digest.hexdigest()}
 
     def scan(self, step: int) -> Scan:
@@ -61,12 +63,10 @@ class HubInput:
         return Scan(rows, [None] * -(-rows // step))
 
     def rows(self, start: int = 0, mark: Mark = None) -> Iterator[InputRow]:
-        columns = self.columns
-        named = columns.id or ("id" if "id" in self._data.column_names else None)
-        wanted = sorted({name for name in (named, columns.image, columns.text) if name})
+        wanted = self.columns.wanted(self._data.column_names)
         data = self._data.select_columns(wanted)
         for first in range(start, len(data), _BATCH_ROWS):
             cells = data[first : first + _BATCH_ROWS]
-            for i, text in enumerate(cells[columns.text]):
-                identity = cells[named][i] if named else None
-                yield checked_row(first + i, identity, cells[columns.image][i], text, self.root)
+            for i in range(len(cells[self.columns.text])):
+                row = {name: cells[name][i] for name in wanted}
+                yield checked_row(first + i, self.columns.pick(row), self.root)

@@ -9,8 +9,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from descscore.batch.columns import checked_row
 from descscore.batch.input_row import InputRow, Mark, Scan
-from descscore.batch.input_text_tables import TableFile, checked_row
+from descscore.batch.input_text_tables import TableFile
 from descscore.errors import DataError, InputError
 
 _BATCH_ROWS = 64
@@ -47,17 +48,14 @@ class ParquetInput(TableFile):
     ) -> Iterator[InputRow]:
         """Rows of one row group from ``start`` on; those after a damaged page have that as their fault."""
         number = first
-        names = set(file.schema_arrow.names)
-        id_column = self.columns.id or ("id" if "id" in names else None)
-        wanted = sorted({name for name in (id_column, self.columns.image, self.columns.text) if name})
+        wanted = self.columns.wanted(file.schema_arrow.names)
         try:
             for batch in file.iter_batches(_BATCH_ROWS, row_groups=[group], columns=wanted):
                 if number + len(batch) > start:
                     cells = {name: _values(batch.column(name)) for name in wanted}
                     for i in range(max(start - number, 0), len(batch)):
-                        identity = cells[id_column][i] if id_column else None
-                        image, text = cells[self.columns.image][i], cells[self.columns.text][i]
-                        yield checked_row(number + i, identity, image, text, self.root)
+                        row = {name: cells[name][i] for name in wanted}
+                        yield checked_row(number + i, self.columns.pick(row), self.root)
                 number += len(batch)
         except (OSError, pa.ArrowException) as error:
             for lost in range(max(number, start), first + count):

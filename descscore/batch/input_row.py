@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 from descscore.errors import ImageError, InputError
+from descscore.references import parse_references
 
 Mark: TypeAlias = "list[int] | None"
 """Where a reader can begin without reading what lies before, in the reader's own terms."""
@@ -19,13 +20,31 @@ Mark: TypeAlias = "list[int] | None"
 @dataclass(frozen=True)
 class InputRow:
     """One row of an input. image: a path, the bytes of an image file, or None with a fault.
-    fault: why the row cannot be scored, known before anything is decoded.
+    fault: why the row cannot be scored, known before anything is decoded. context,
+    references: what stands beside the pair, where such columns are read.
     """
 
     id: str
     image: str | bytes | None
     text: object
     fault: InputError | None = None
+    context: object = None
+    references: object = None
+
+
+@dataclass(frozen=True)
+class Cells:
+    """The cells that a row of a table is made of, as they are there.
+
+    image: path, bytes, a mapping with ``bytes`` and ``path`` as ``datasets`` writes it, or None.
+    references: a list, a JSON list in a string, blank, or None.
+    """
+
+    id: object
+    image: object
+    text: object
+    context: object = None
+    references: object = None
 
 
 @dataclass(frozen=True)
@@ -93,16 +112,15 @@ def _is_below(folder: str, path: str) -> bool:
     return found == root or found.startswith(root.rstrip(os.sep) + os.sep)
 
 
-def make_row(number: int, identity: object, image: object, text: object, root: ImageRoot) -> InputRow:
-    """A row of a table. number: 0-based; the id of a row without one is its 1-based number.
-
-    image: path, bytes, a mapping with ``bytes`` and ``path`` as ``datasets`` writes it, or None.
-    """
-    row_id = str(number + 1) if identity is None or identity == "" else str(identity)
+def make_row(number: int, cells: Cells, root: ImageRoot) -> InputRow:
+    """A row of a table. number: 0-based; the id of a row without one is its 1-based number."""
+    row_id = str(number + 1) if cells.id is None or cells.id == "" else str(cells.id)
     try:
-        return InputRow(row_id, _image(image, number, root), text)
+        references = parse_references(cells.references)
+        image = _image(cells.image, number, root)
     except InputError as error:
-        return InputRow(row_id, None, text, error)
+        return InputRow(row_id, None, cells.text, error)
+    return InputRow(row_id, image, cells.text, None, cells.context, references)
 
 
 def _image(image: object, number: int, root: ImageRoot) -> str | bytes:

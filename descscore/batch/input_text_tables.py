@@ -9,25 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from descscore.batch.input_row import ImageRoot, InputRow, Mark, Scan, file_fingerprint, make_row
+from descscore.batch.columns import ColumnNames, checked_row
+from descscore.batch.input_row import ImageRoot, InputRow, Mark, Scan, file_fingerprint
 from descscore.errors import DataError, InputError
-
-
-@dataclass(frozen=True)
-class ColumnNames:
-    """Columns of a table. id: None means ``id`` where there is one; rows without an id are numbered."""
-
-    id: str | None = None
-    image: str = "image"
-    text: str = "text"
-
-    def check(self, source: str, present: object) -> None:
-        """Raise :class:`DataError` for a column that is asked for and not among ``present``."""
-        names = list(present)  # type: ignore[call-overload]
-        for name in filter(None, (self.id, self.image, self.text)):
-            if name not in names:
-                there = ", ".join(map(repr, names)) or "none"
-                raise DataError(f"{source}: no column {name!r}; its columns are {there}")
 
 
 @dataclass(frozen=True)
@@ -93,9 +77,7 @@ class CsvInput(TableFile):
             fault = InputError("bad_row", f"{name}: has {len(cells)} fields, the header {len(names)}")
             return InputRow(str(number + 1), None, None, fault)
         row = dict(zip(names, cells, strict=True))
-        columns = self.columns
-        identity, text = row.get(columns.id or "id"), row[columns.text]
-        return checked_row(number, identity, row[columns.image], text, self.root)
+        return checked_row(number, self.columns.pick(row), self.root)
 
 
 _MARK = "\N{ZERO WIDTH NO-BREAK SPACE}"
@@ -142,25 +124,6 @@ def _records(lines: _Lines) -> Iterator[list[str] | Any]:
             yield record
 
 
-def checked_row(number: int, identity: object, image: object, text: object, root: ImageRoot) -> InputRow:
-    """As :func:`make_row`, with a fault where id or text is not valid Unicode."""
-    row = make_row(number, identity, image, text, root)
-    for name, value in (("id", row.id), ("text", text)):
-        if isinstance(value, str) and not _is_unicode(value):
-            fault = InputError("wrong_encoding", f"row {number + 1}: its {name} is not UTF-8")
-            clean = row.id.encode("utf-8", "backslashreplace").decode()
-            return InputRow(clean, None, None, fault)
-    return row
-
-
-def _is_unicode(value: str) -> bool:
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 @dataclass(frozen=True)
 class JsonlInput(TableFile):
     """A file with one JSON object a line, in UTF-8; empty lines are passed over."""
@@ -169,10 +132,7 @@ class JsonlInput(TableFile):
         """Raises :class:`DataError` where a needed column occurs in no row at all."""
         marks: list[Mark] = []
         count, place = 0, 0
-        missing, present = (
-            {self.columns.image, self.columns.text, self.columns.id} - {None},
-            dict[str, None](),
-        )
+        missing, present = set(self.columns.needed), dict[str, None]()
         with self.path.open("rb") as file:
             for line in file:
                 if line.strip():
@@ -203,9 +163,7 @@ class JsonlInput(TableFile):
         if isinstance(cells, str):
             fault = InputError("bad_row", f"row {number + 1}: {cells}")
             return InputRow(str(number + 1), None, None, fault)
-        columns = self.columns
-        identity = cells.get(columns.id or "id")
-        return checked_row(number, identity, cells.get(columns.image), cells.get(columns.text), self.root)
+        return checked_row(number, self.columns.pick(cells), self.root)
 
 
 def _parse(line: bytes) -> dict[str, Any] | str:

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from descscore.batch.columns import ColumnNames, checked_row
 from descscore.batch.input_folder import IMAGE_SUFFIXES
-from descscore.batch.input_row import ImageRoot, InputRow, Mark, Scan, file_fingerprint
-from descscore.batch.input_text_tables import ColumnNames, checked_row
+from descscore.batch.input_row import Cells, ImageRoot, InputRow, Mark, Scan, file_fingerprint
 from descscore.errors import InputError
 
 _MEMBER_LIMIT = 1 << 30
@@ -33,7 +33,8 @@ class _Sample:
 @dataclass(frozen=True)
 class WebDatasetInput:
     """Shards in order. Of a sample the image is its member with an image's extension; the text
-    is ``txt``, or the text column of ``json``; the id is that of ``json`` or the sample's key.
+    is ``txt``, or the text column of ``json``; the id is that of ``json`` or the sample's key;
+    context and references, where such columns are asked for, are those of ``json``.
     """
 
     paths: tuple[Path, ...]
@@ -87,9 +88,14 @@ class WebDatasetInput:
         text: object = cells.get(self.columns.text)
         if "txt" in sample.members:
             text = _bytes(archive, sample.members["txt"]).decode("utf-8", "surrogateescape").rstrip("\r\n")
+        missing = [name for name in self.columns.beside if name not in cells]
+        if missing:
+            raise InputError("bad_row", f"{sample.key}: its json has no {missing[0]!r}")
         identity = cells.get(self.columns.id or "id", sample.key)
         data = _bytes(archive, sample.members[image]) if image else None
-        return checked_row(number, identity, data, text, ImageRoot("."))
+        picked = self.columns.pick(cells)
+        found = Cells(identity, data, text, picked.context, picked.references)
+        return checked_row(number, found, ImageRoot("."))
 
 
 def _samples_of(file: Any, shard: int, place: int) -> Iterator[tuple[tarfile.TarFile | None, _Sample]]:

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from descscore.batch.columns import ColumnNames
 from descscore.batch.input_folder import FolderInput
 from descscore.batch.input_hub import HubInput
 from descscore.batch.input_parquet import ParquetInput
 from descscore.batch.input_row import ImageRoot, Input
-from descscore.batch.input_text_tables import ColumnNames, CsvInput, JsonlInput
+from descscore.batch.input_text_tables import CsvInput, JsonlInput
 from descscore.batch.input_webdataset import WebDatasetInput
 from descscore.errors import DataError, UsageError
 
@@ -54,7 +55,7 @@ def open_input(name: str, options: InputOptions = DEFAULT_OPTIONS) -> Input:
         return _hub(name.removeprefix("hub:"), options)
     if path.is_dir():
         shards = tuple(sorted(path.glob("*.tar")))
-        return WebDatasetInput(shards, options.columns, name) if shards else FolderInput(path)
+        return WebDatasetInput(shards, options.columns, name) if shards else _folder(path, options)
     suffix = path.suffix.lower()
     if path.is_file():
         if suffix == ".tar":
@@ -65,6 +66,13 @@ def open_input(name: str, options: InputOptions = DEFAULT_OPTIONS) -> Input:
     if suffix in (*_TABLES, ".tar") or path.is_absolute() or name.startswith(".") or name.count("/") > 1:
         raise DataError(f"{name}: no such file or folder")
     return _hub(name, options)
+
+
+def _folder(path: Path, options: InputOptions) -> FolderInput:
+    if options.columns.beside:
+        name = options.columns.beside[0]
+        raise UsageError(f"{path}: a folder of images has no column {name!r}; give a table")
+    return FolderInput(path)
 
 
 def _root(folder: Path, options: InputOptions) -> ImageRoot:

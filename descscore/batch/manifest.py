@@ -14,7 +14,7 @@ from descscore.batch.shards import ShardFolder, ShardInfo, replacing
 from descscore.errors import DataError
 
 FILE = "manifest.json"
-FORMAT = 1
+FORMAT = 2
 _PARTS = "parts"
 
 

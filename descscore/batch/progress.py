@@ -1,8 +1,29 @@
-"""A progress bar on standard error: rate and time left."""
+"""Who hears how far a run has come: nobody, or a bar on standard error."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
+
+
+class Progress(Protocol):
+    """Hears of the rows to do, and of rows done."""
+
+    def begin(self, total: int, done: int) -> None: ...
+
+    def advance(self, rows: int) -> None: ...
+
+
+class Quiet:
+    """No progress is shown."""
+
+    def begin(self, total: int, done: int) -> None:
+        pass
+
+    def advance(self, rows: int) -> None:
+        pass
+
+
+QUIET = Quiet()
 
 
 class Bar:

@@ -2,58 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
 
 import torch
-from filelock import FileLock, Timeout
 
-from descscore.batch.input_row import Input, InputRow, Scan
-from descscore.batch.manifest import FILE, Identity, Manifest, count_statuses, read_manifest, write_manifest
+from descscore.batch.engine import Engine, MakeEngine, Work, local_engine
+from descscore.batch.input_row import Input, Scan
+from descscore.batch.manifest import FILE, Identity, Manifest, read_manifest, write_manifest
+from descscore.batch.output_lock import locked
+from descscore.batch.progress import QUIET, Progress
 from descscore.batch.result_file import write_result_file
-from descscore.batch.shards import ResultRow, ShardFolder, ShardInfo
-from descscore.batch.stream import Item, StreamOptions, stream_items
+from descscore.batch.run_options import BatchOptions
+from descscore.batch.shards import ShardFolder
 from descscore.batch_size import find_batch_size
-from descscore.errors import DataError, UsageError
-from descscore.records import DECORATIVE, OK, Outcome
+from descscore.errors import DataError
+from descscore.records import DECORATIVE, OK
 from descscore.scorer import DescScorer
-
-FORMATS = ("parquet", "csv", "jsonl")
-LOCK_FILE = ".lock"
-
-_DEFAULT_STREAM = StreamOptions()
-
-
-@dataclass(frozen=True)
-class BatchOptions:
-    """How a run writes its results, and what else decides them.
-
-    batch_size: None to find one at the first start. job: ``(I, N)`` to do the I-th of N
-    parts. strict: stop at the first row that cannot be scored. options: what of the
-    reading of the input belongs to a run's identity, such as columns and image root.
-    """
-
-    shard_size: int = 10_000
-    format: str = "parquet"
-    batch_size: int | None = None
-    job: tuple[int, int] | None = None
-    strict: bool = False
-    stream: StreamOptions = _DEFAULT_STREAM
-    options: tuple[tuple[str, Any], ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.shard_size < 1:
-            raise UsageError(f"shard size {self.shard_size}: must be at least 1")
-        if self.format not in FORMATS:
-            raise UsageError(f"format {self.format!r}: choose one of {', '.join(FORMATS)}")
-        if self.job is not None and not 1 <= self.job[0] <= self.job[1]:
-            raise UsageError(f"shard {self.job[0]}/{self.job[1]}: I must lie in 1..N")
 
 
 @dataclass(frozen=True)
@@ -73,50 +39,16 @@ class Summary:
 
 
 @dataclass(frozen=True)
-class Work:
-    """What an engine is to do: the shards ``todo`` of ``source``, into ``folder``."""
+class _Run:
+    """What :func:`run_batch` was given, and the input's layout."""
 
+    scorer: DescScorer
     source: Input
     scan: Scan
-    folder: ShardFolder
-    todo: Sequence[int]
-    strict: bool
-    stream: StreamOptions
-
-    def rows_of(self, number: int) -> int:
-        """How many rows shard ``number`` holds."""
-        return min(self.folder.size, self.scan.rows - number * self.folder.size)
-
-
-class Engine(Protocol):
-    """Does the work and says of each shard when it is on disk, in any order."""
-
-    def __call__(self, work: Work, advance: Callable[[int], None]) -> Iterator[ShardInfo]: ...
-
-
-MakeEngine: TypeAlias = Callable[[int, str], Engine]
-"""Batch size and signature of a run -> its engine."""
-
-
-class Progress(Protocol):
-    """Hears of the rows to do, and of rows done."""
-
-    def begin(self, total: int, done: int) -> None: ...
-
-    def advance(self, rows: int) -> None: ...
-
-
-class Quiet:
-    """No progress is shown."""
-
-    def begin(self, total: int, done: int) -> None:
-        pass
-
-    def advance(self, rows: int) -> None:
-        pass
-
-
-QUIET = Quiet()
+    output: Path
+    options: BatchOptions
+    progress: Progress
+    engine: MakeEngine | None
 
 
 def run_batch(
@@ -130,9 +62,9 @@ def run_batch(
     """Score ``source`` into ``output``; what lies there whole already is not scored again.
 
     engine: what makes the engine; by default this process does the work
-    (:func:`local_engine`). Raises :class:`DataError` where another run writes to
-    ``output``, where it holds results of something else, or where it cannot be written;
-    under ``strict`` at the first row that fails.
+    (:func:`descscore.batch.engine.local_engine`). Raises :class:`DataError` where another
+    run writes to ``output``, where it holds results of something else, or where it cannot
+    be written; under ``strict`` at the first row that fails.
     """
     started = time.perf_counter()
     try:
@@ -140,80 +72,48 @@ def run_batch(
     except OSError as error:
         raise DataError(f"{output}: cannot be made ({error.strerror or error})") from None
     with locked(output):
-        scan = source.scan(options.shard_size)
-        manifest = _open_run(scorer, source, scan, output, options)
+        run = _Run(scorer, source, source.scan(options.shard_size), output, options, progress, engine)
+        manifest = _manifest(run)
         if manifest.complete and _is_whole(manifest, output):
+            rows, scored = sum(manifest.statuses.values()), 0
+        else:
+            manifest, scored = _go_on(run, manifest)
             rows = sum(manifest.statuses.values())
-            return Summary(str(output), rows, manifest.statuses, 0, time.perf_counter() - started)
-        return _go_on(scorer, source, scan, output, options, progress, engine, manifest, started)
+    return Summary(str(output), rows, manifest.statuses, scored, time.perf_counter() - started)
 
 
-def _go_on(
-    scorer: DescScorer,
-    source: Input,
-    scan: Scan,
-    output: Path,
-    options: BatchOptions,
-    progress: Progress,
-    engine: MakeEngine | None,
-    manifest: Manifest,
-    started: float,
-) -> Summary:
-    folder = manifest.folder(output)
+def _go_on(run: _Run, manifest: Manifest) -> tuple[Manifest, int]:
+    """Do what is left; the complete manifest, and how many rows were done now."""
+    folder = manifest.folder(run.output)
     folder.folder.mkdir(exist_ok=True)
     folder.remove_unfinished()
-    done = folder.done(manifest.identity.shards, scan.rows)
+    done = folder.done(manifest.identity.shards, run.scan.rows)
     todo = [number for number in manifest.identity.shards if number not in done]
-    work = Work(source, scan, folder, todo, options.strict, options.stream)
-    before = sum(shard.rows for shard in done.values())
-    progress.begin(before + sum(map(work.rows_of, todo)), before)
-    made = engine(scorer.encoder.batch_size, scorer.signature) if engine else local_engine(scorer)
-    for shard in made(work, progress.advance):
+    work = Work(run.source, run.scan, folder, todo, run.options.strict, run.options.stream)
+    before, now = sum(shard.rows for shard in done.values()), sum(map(work.rows_of, todo))
+    run.progress.begin(before + now, before)
+    for shard in _engine(run)(work, run.progress.advance):
         done[shard.number] = shard
     manifest = manifest.finished(done.values())
     if manifest.identity.format != "parquet":
-        write_result_file(folder, sorted(done), output, manifest.identity.format)
-    write_manifest(output, manifest)
+        write_result_file(folder, sorted(done), run.output, manifest.identity.format)
+    write_manifest(run.output, manifest)
     if manifest.identity.format != "parquet":
         _remove_parts(folder)
-    rows = sum(shard.rows for shard in done.values())
-    statuses = count_statuses(done.values())
-    return Summary(str(output), rows, statuses, rows - before, time.perf_counter() - started)
+    return manifest, now
 
 
-@contextlib.contextmanager
-def locked(output: Path) -> Iterator[None]:
-    """Keep other runs out of ``output``; the system frees the lock of a killed process."""
-    lock = FileLock(output / LOCK_FILE)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise DataError(
-            f"{output}: another run is writing here; wait for it or give another --output"
-        ) from None
-    except OSError as error:
-        raise DataError(f"{output}: cannot be locked ({error})") from None
-    try:
-        yield
-    finally:
-        lock.release()
+def _engine(run: _Run) -> Engine:
+    if run.engine is None:
+        return local_engine(run.scorer)
+    return run.engine(run.scorer.encoder.batch_size, run.scorer.signature)
 
 
-def _open_run(scorer: DescScorer, source: Input, scan: Scan, output: Path, options: BatchOptions) -> Manifest:
+def _manifest(run: _Run) -> Manifest:
     """The manifest to go on with, or a new one. Refuses a folder that holds something else."""
-    there = read_manifest(output)
-    scorer.encoder.batches.value = _batch_size(scorer, options, there)
-    identity = Identity(
-        input=source.source,
-        fingerprint=source.fingerprint(),
-        rows=scan.rows,
-        signature=scorer.signature,
-        batch_size=scorer.encoder.batch_size,
-        shard_size=options.shard_size,
-        format=options.format,
-        options={**dict(options.options), "decorative_empty": options.stream.decorative_empty},
-        job=list(options.job) if options.job else None,
-    )
+    output, there = run.output, read_manifest(run.output)
+    run.scorer.encoder.batches.value = _batch_size(run.scorer, run.options, there)
+    identity = _identity(run)
     if there is None:
         return _start(output, identity)
     differences = there.identity.differences(identity)
@@ -223,6 +123,21 @@ def _open_run(scorer: DescScorer, source: Input, scan: Scan, output: Path, optio
             "start it with the same input, model and options, or give another --output"
         )
     return there
+
+
+def _identity(run: _Run) -> Identity:
+    options = run.options
+    return Identity(
+        input=run.source.source,
+        fingerprint=run.source.fingerprint(),
+        rows=run.scan.rows,
+        signature=options.signature(run.scorer),
+        batch_size=run.scorer.encoder.batch_size,
+        shard_size=options.shard_size,
+        format=options.format,
+        options={**dict(options.options), "decorative_empty": options.stream.decorative_empty},
+        job=list(options.job) if options.job else None,
+    )
 
 
 def _start(output: Path, identity: Identity) -> Manifest:
@@ -258,54 +173,3 @@ def _remove_parts(folder: ShardFolder) -> None:
     for path in folder.folder.iterdir():
         path.unlink()
     folder.folder.rmdir()
-
-
-def local_engine(scorer: DescScorer) -> Engine:
-    """Scores in this process, shard after shard; decoding goes on across their borders."""
-
-    def run(work: Work, advance: Callable[[int], None]) -> Iterator[ShardInfo]:
-        ids: deque[str] = deque()
-        outcomes = stream_items(scorer, _items(work, ids), work.stream)
-        with contextlib.closing(outcomes):  # type: ignore[type-var]
-            for number in work.todo:
-                yield work.folder.write(number, list(_shard(work, number, ids, outcomes, advance)))
-
-    return run
-
-
-def _items(work: Work, ids: deque[str]) -> Iterator[Item]:
-    """The rows of all shards to do; ``ids`` gets their ids as they are read."""
-    for number in work.todo:
-        for row in rows_of_shard(work, number):
-            ids.append(row.id)
-            yield Item(row.image, row.text, row.fault)
-
-
-def rows_of_shard(work: Work, number: int) -> Iterator[InputRow]:
-    """The input's rows in shard ``number``."""
-    rows = work.source.rows(number * work.folder.size, work.scan.marks[number])
-    with contextlib.closing(rows):  # type: ignore[type-var]
-        for _ in range(work.rows_of(number)):
-            row = next(rows, None)
-            if row is None:
-                raise DataError(f"{work.source.source}: became shorter while it was read")
-            yield row
-
-
-def _shard(
-    work: Work, number: int, ids: deque[str], outcomes: Iterable[Outcome], advance: Callable[[int], None]
-) -> Iterator[ResultRow]:
-    first = number * work.folder.size
-    stream = iter(outcomes)
-    for row in range(first, first + work.rows_of(number)):
-        outcome = next(stream)
-        row_id = ids.popleft()
-        if work.strict and outcome.failed:
-            raise DataError(f"row {row + 1} ({row_id}): {outcome.status}: {outcome.error}")
-        advance(1)
-        yield ResultRow(row_id, outcome)
-
-
-def absolute(path: Path | None) -> str | None:
-    """A path as it goes into a run's identity."""
-    return None if path is None else os.path.abspath(path)

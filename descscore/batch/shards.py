@@ -28,13 +28,20 @@ SCHEMA = pa.schema(
         pa.field("cosine", pa.float32()),
         pa.field("clip_score", pa.float32()),
         pa.field("description_probability", pa.float32()),
+        pa.field("contextual_score", pa.float32()),
+        pa.field("context_truncated", pa.bool_()),
+        pa.field("reference_score", pa.float32()),
+        pa.field("references_truncated", pa.bool_()),
         pa.field("tokens", pa.int32()),
         pa.field("truncated", pa.bool_()),
         pa.field("status", pa.string(), nullable=False),
         pa.field("error", pa.string()),
     ]
 )
-"""Columns of a result; all but id, status and error are null unless the status is ``ok``."""
+"""Columns of a result; all but id, status and error are null unless the status is ``ok``, and those
+of context and references where the row has none."""
+
+_OWN = ("id", "status", "error")
 
 _RUN, _FIRST = b"descscore.run", b"descscore.first_row"
 
@@ -138,7 +145,8 @@ def result_table(rows: Sequence[ResultRow]) -> pa.Table:
     scores = [row.outcome.score for row in rows]
     columns: dict[str, list[Any]] = {
         name: [None if score is None else getattr(score, name) for score in scores]
-        for name in ("score", "cosine", "clip_score", "description_probability", "tokens", "truncated")
+        for name in SCHEMA.names
+        if name not in _OWN
     }
     columns["id"] = [row.id for row in rows]
     columns["status"] = [row.outcome.status for row in rows]

@@ -8,7 +8,6 @@ a batch is padding. Nothing grows with the length of the stream.
 from __future__ import annotations
 
 import os
-import re
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import closing
@@ -18,24 +17,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from descscore.batch.decode_pool import DecodePool, Decoder, InlineDecoder, PoolOptions
+from descscore.batch.decode_pool import DecodePool, PoolOptions
+from descscore.batch.decoder import Decoder, InlineDecoder
 from descscore.batch.image_stage import ImageStage, Key
-from descscore.errors import ImageError, InputError, TextError, UsageError
+from descscore.batch.stream_texts import tokenize_beside, tokenize_text
+from descscore.errors import ImageError, InputError, UsageError
 from descscore.images import ImageSource
-from descscore.records import DECORATIVE, OK, Outcome, Score
+from descscore.records import DECORATIVE, OK, Outcome, Pair, Score
+from descscore.side_texts import SideEncoder, SideTexts
 from descscore.texts import TokenizedText
 
 if TYPE_CHECKING:
     from descscore.scorer import DescScorer
 
-MAX_TEXT = 100_000
-"""Longest text that is tokenised, in characters; the tokenizer's time grows faster than a text does."""
-
-
-MAX_WORD = 1000
-"""Longest run of letters that is tokenised: byte-pair merging takes time quadratic in it."""
-
-_LONG_WORD = re.compile(rf"[^\W\d_]{{{MAX_WORD + 1}}}")
+REMEMBERED_SIDES = 4096
+"""Contexts and references whose features are kept for the pairs that follow."""
 
 
 @dataclass(frozen=True)
@@ -72,11 +68,18 @@ class StreamOptions:
 
 @dataclass(frozen=True)
 class Item:
-    """One pair on its way in. image: None with a fault, which says why it cannot be scored."""
+    """One pair on its way in. image: None with a fault, which says why it cannot be scored.
+    context, references: as for :meth:`descscore.DescScorer.score`.
+    """
 
     image: ImageSource | None
     text: object
     fault: InputError | None = None
+    context: object = None
+    references: object = None
+
+
+_NOTHING = SideTexts()
 
 
 @dataclass
@@ -86,6 +89,7 @@ class _Row:
     outcome: Outcome | None = None
     key: Key | None = None
     text: TokenizedText | None = None
+    sides: SideTexts = _NOTHING
 
 
 def cores() -> int:
@@ -96,23 +100,32 @@ def cores() -> int:
 
 
 def stream_pairs(
-    scorer: DescScorer, pairs: Iterable[tuple[ImageSource, str]], options: StreamOptions | None = None
+    scorer: DescScorer,
+    pairs: Iterable[tuple[ImageSource, str] | Pair],
+    options: StreamOptions | None = None,
 ) -> Iterator[Outcome]:
     """See :meth:`descscore.DescScorer.score_stream`."""
-    return stream_items(scorer, (Item(image, text) for image, text in pairs), options or StreamOptions())
+    return stream_items(scorer, map(_item, pairs), options or StreamOptions())
+
+
+def _item(pair: tuple[ImageSource, str] | Pair) -> Item:
+    if isinstance(pair, Pair):
+        return Item(pair.image, pair.text, context=pair.context, references=pair.references)
+    image, text = pair
+    return Item(image, text)
 
 
 def stream_items(scorer: DescScorer, items: Iterable[Item], options: StreamOptions) -> Iterator[Outcome]:
     """One outcome an item, in order. Closing the iterator ends its workers."""
     with closing(_decoder(scorer, options)) as decoder:
-        stage = ImageStage(scorer.encoder, decoder)
+        stage, sides = ImageStage(scorer.encoder, decoder), SideEncoder(scorer.encoder, REMEMBERED_SIDES)
         ahead: deque[list[_Row]] = deque()
         for window in _windows(items, options):
             ahead.append([_begin(scorer, stage, item, options) for item in window])
             if len(ahead) > 1:
-                yield from _finish(scorer, stage, ahead.popleft())
+                yield from _finish(scorer, stage, sides, ahead.popleft())
         while ahead:
-            yield from _finish(scorer, stage, ahead.popleft())
+            yield from _finish(scorer, stage, sides, ahead.popleft())
 
 
 def _decoder(scorer: DescScorer, options: StreamOptions) -> Decoder:
@@ -145,38 +158,26 @@ def _begin(scorer: DescScorer, stage: ImageStage, item: Item, options: StreamOpt
     try:
         if item.fault is not None and not isinstance(item.fault, ImageError):
             raise item.fault
-        text = _tokenize(scorer, item.text)
+        text = tokenize_text(scorer, item.text)
+        sides = tokenize_beside(scorer, item.context, item.references)
         if item.fault is not None:
             raise item.fault
         if item.image is None:
             raise ImageError("missing_image", "has no image")
-        return _Row(key=stage.request(item.image), text=text)
+        return _Row(key=stage.request(item.image), text=text, sides=sides)
     except InputError as error:
         return _Row(Outcome(error.kind, str(error)))
 
 
-def _tokenize(scorer: DescScorer, text: object) -> TokenizedText:
-    if text is None:
-        raise TextError("empty_text", "text: there is none")
-    if isinstance(text, str):
-        if len(text) > MAX_TEXT:
-            raise TextError(
-                "text_too_long", f"text {text[:40]!r}...: {len(text)} characters, over {MAX_TEXT}"
-            )
-        if len(text) > MAX_WORD and _LONG_WORD.search(text):
-            raise TextError("text_too_long", f"text {text[:40]!r}...: a word of over {MAX_WORD} letters")
-    return scorer.tokenize(text)  # type: ignore[arg-type]
-
-
-def _finish(scorer: DescScorer, stage: ImageStage, rows: list[_Row]) -> list[Outcome]:
+def _finish(scorer: DescScorer, stage: ImageStage, sides: SideEncoder, rows: list[_Row]) -> list[Outcome]:
     """The outcomes of a window, in its order."""
     open_rows = [row for row in rows if row.outcome is None]
     if open_rows:
-        _score(scorer, stage, open_rows)
+        _score(scorer, stage, sides, open_rows)
     return [row.outcome for row in rows if row.outcome is not None]
 
 
-def _score(scorer: DescScorer, stage: ImageStage, rows: list[_Row]) -> None:
+def _score(scorer: DescScorer, stage: ImageStage, sides: SideEncoder, rows: list[_Row]) -> None:
     """Give every row its outcome."""
     # Texts first: on a GPU they run while the last images are still being decoded.
     encoded = scorer.encoder.tokenized([row.text for row in rows if row.text is not None])
@@ -185,7 +186,8 @@ def _score(scorer: DescScorer, stage: ImageStage, rows: list[_Row]) -> None:
     features = [feature for feature in found if not isinstance(feature, ImageError)]
     blank = np.zeros_like(features[0]) if features else np.zeros(encoded.features.shape[1], np.float32)
     table = np.stack([blank if isinstance(feature, ImageError) else feature for feature in found])
-    scores = scorer.scores(torch.from_numpy(table).to(encoded.features.device), encoded)
+    images = torch.from_numpy(table).to(encoded.features.device)
+    scores = scorer.scores(images, encoded, [row.sides for row in rows], sides)
     for row, key, feature, score in zip(rows, keys, found, scores, strict=True):
         row.outcome = _outcome(feature, score)
         stage.release(key)

@@ -217,11 +217,12 @@ def _parquet_rows(path: Path, options: TableOptions) -> Iterator[Row]:
     table = _table(path, schema.names, options)
     image_column = str(table.columns.image)
     store = ParquetBytes(path, image_column)
-    used = {name for name in vars(table.columns).values() if name}
+    used = sorted({name for name in vars(table.columns).values() if name})
+    without_images = [name for name in used if name != image_column]
     index = 0
     with pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as file:
-        for batch in file.iter_batches(_BATCH_ROWS, columns=sorted(used)):
-            texts = batch.drop_columns([image_column]) if table.columns.id != image_column else batch
+        for batch in file.iter_batches(_BATCH_ROWS, columns=used):
+            texts = batch if table.columns.id == image_column else batch.select(without_images)
             images = batch.column(image_column)
             for offset, cells in enumerate(texts.to_pylist()):
                 image = _parquet_image(table, store, index, images[offset])

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from descscore.encoder import EncodedTexts
 from descscore.errors import UsageError
-from descscore.explanations.attribution import STEPS, Attribution, Path, TextRows, Values, attribute
+from descscore.explanations.attribution import STEPS, Attribution, Path, Values, attribute
 from descscore.explanations.counterfactual import swap_purpose
 from descscore.explanations.explanation import (
     Convergence,
@@ -29,6 +29,7 @@ from descscore.explanations.explanation import (
 )
 from descscore.explanations.occlusion import occlude
 from descscore.explanations.omission import evaluate_omissions, omissions
+from descscore.explanations.text_rows import TextRows
 from descscore.explanations.words import Word, split_words
 from descscore.images import ImageSource, load_image
 from descscore.models import LoadedModel

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from descscore.explanations.attribution import TextRows, Values, evaluate
+from descscore.explanations.attribution import Values, evaluate
+from descscore.explanations.text_rows import TextRows
 from descscore.explanations.words import Word
 from descscore.models import LoadedModel
 from descscore.texts import TokenizedText

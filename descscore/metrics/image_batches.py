@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, TypeAlias
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -35,7 +35,7 @@ def image_list(images: ImageBatch, count: int | None) -> list[ImageSource]:
         return [images]  # type: ignore[list-item]
     elif isinstance(images, (str, bytes)) or not hasattr(images, "__iter__"):
         raise UsageError(f"images: expected a list, got one {type(images).__name__}")
-    return _converted(list(images))
+    return _converted([*cast(Iterable[Any], images)])
 
 
 def _tensors(images: Tensor, count: int | None) -> list[Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -90,7 +90,10 @@ class ScorerMetric(Metric):
             raise ValueError(
                 f"expected the state of a {type(self).__name__}, got a {type(incoming_state).__name__}"
             )
-        theirs = incoming_state.metric_state if isinstance(incoming_state, Metric) else incoming_state
+        # torchmetrics types any state as a tensor or a list.
+        theirs: dict[str, Any] = (
+            incoming_state.metric_state if isinstance(incoming_state, Metric) else incoming_state
+        )
         missing = [name for name in self._defaults if name not in theirs]
         if missing:
             raise ValueError(f"the state to be merged has no {', '.join(missing)}")
@@ -108,7 +111,7 @@ class ScorerMetric(Metric):
 
     def _add(self, total: float, items: Sequence[float]) -> None:
         # A state that was loaded may be another model's.
-        _same_model(torch.stack([self.scored_by, self._defaults["scored_by"]]))
+        _same_model(torch.stack([self.scored_by, cast(Tensor, self._defaults["scored_by"])]))
         # Not in place: a snapshot of the states must stay what it was.
         self.total = self.total + total
         self.count = self.count + len(items)

@@ -7,30 +7,40 @@ page, carries the events, and bounds the load by its queue.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import count
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
+# Read when gradio is imported, or makes a queue: it reports to nobody, and does not sum up all
+# events so far after each.
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+os.environ["GRADIO_ANALYTICS_CACHE_FREQUENCY"] = str(10**9)
+os.environ["GRADIO_ANALYTICS_MAX_EVENTS"] = "1"
 
 import gradio as gr
 from fastapi import FastAPI
 from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.responses import RedirectResponse
 
 from descscore.page.accounts import Accounts
 from descscore.page.guard import ACCOUNT_HEADER, Guard
-from descscore.page.reply import Reply
-from descscore.page.study_page import StudyPage
+from descscore.page.reply import FieldError, Reply
 from descscore.page.templates import asset, render
-from descscore.page.try_page import TryPage
+
+if TYPE_CHECKING:
+    from descscore.page.study_page import StudyPage
+    from descscore.page.try_page import TryPage  # with torch, which a study alone does not need
 
 Act: TypeAlias = "Callable[[str, Mapping[str, str], str | None], Reply]"
 
 _LONGEST_ACTION = 60
 _FONTS = ["system-ui", "sans-serif"]
-_LOOPBACK = ["localhost", "127.0.0.1", "[::1]", "::1"]
+_LOOPBACK = ("localhost", "127.0.0.1", "[::1]", "::1")
+_SORRY = "Something went wrong here. What you filled in is kept; please tell the people who run this page."
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -38,13 +48,16 @@ class Site:
     """Which pages there are and who may see them.
 
     study, trial: the pages; at least one. accounts: who may come in, None for everybody.
-    local: whether only this machine may ask. framed: whether other sites may show it.
+    local: whether only this machine may ask. names: host names that the page is asked for by
+    nevertheless, because a server on this machine hands requests on. framed: whether other
+    sites may show it.
     """
 
     study: StudyPage | None = None
     trial: TryPage | None = None
     accounts: Accounts | None = None
     local: bool = True
+    names: tuple[str, ...] = ()
     framed: bool = False
 
 
@@ -52,15 +65,19 @@ def build_app(site: Site) -> Any:
     """The ASGI application of a site: a study at ``/`` and the page to try at ``/try``, or that alone."""
     app: Any = FastAPI(openapi_url=None)
     both = site.study is not None and site.trial is not None
+    images_at = None
     if site.trial is not None:
         trial = site.trial
-        blocks = _blocks("try", both, lambda action, fields, _: trial.act(action, fields), _Load(16, 1))
-        _mount(app, blocks, "/try" if both else "/")
+        blocks = _blocks("", both, lambda action, fields, _: trial.act(action, fields), _Load(16, 1))
+        images_at = "/try/" if both else "/"
+        _mount(app, blocks, images_at.rstrip("/"))
+    if both:
+        app.add_route("/try", lambda _: RedirectResponse("/try/"))
     if site.study is not None:
-        _mount(app, _blocks("judge", both, site.study.act, _Load(256, 8)), "/")
+        _mount(app, _blocks(site.study.mark, both, site.study.act, _Load(256, 8)), "/")
     if site.local:
-        app = TrustedHostMiddleware(app, allowed_hosts=_LOOPBACK)
-    return Guard(app, site.accounts, site.framed)
+        app = TrustedHostMiddleware(app, allowed_hosts=[*_LOOPBACK, *site.names])
+    return Guard(app, site.accounts, site.framed, images_at)
 
 
 @dataclass(frozen=True)
@@ -71,19 +88,20 @@ class _Load:
     at_once: int
 
 
-def _blocks(page: str, both: bool, act: Act, load: _Load) -> gr.Blocks:
+def _blocks(study: str, both: bool, act: Act, load: _Load) -> gr.Blocks:
+    """study: its mark, blank for the page to try. both: whether there are two pages."""
     serial = count(1)
 
     def answer(event: gr.EventData, request: gr.Request) -> dict[str, Any]:
         action, fields, ticket = _checked(event._data)
-        account = request.headers.get(ACCOUNT_HEADER.decode())
+        reply = _reply(act, action, fields, request)
         # Without the serial number, the same answer twice would be no change, and not shown.
-        return act(action, fields, account).to_dict() | {"ticket": ticket, "serial": next(serial)}
+        return reply.to_dict() | {"ticket": ticket, "serial": next(serial)}
 
     with gr.Blocks(title="descscore", analytics_enabled=False) as blocks:
         component = gr.HTML(
             value={"ticket": 0, "serial": 0},
-            html_template=render("skeleton.html", page=page, both=both),
+            html_template=render("skeleton.html", study=study, both=both),
             js_on_load=asset("annotator.js"),
             apply_default_css=False,
         )
@@ -97,6 +115,15 @@ def _blocks(page: str, both: bool, act: Act, load: _Load) -> gr.Blocks:
         )
     blocks.queue(max_size=load.waiting, api_open=False)
     return blocks
+
+
+def _reply(act: Act, action: str, fields: Mapping[str, str], request: gr.Request) -> Reply:
+    account = request.headers.get(ACCOUNT_HEADER.decode())
+    try:
+        return act(action, fields, account and account.encode("latin-1").decode())
+    except Exception:  # noqa: BLE001 - a page that is not answered would wait for ever
+        _log.exception("a page's action %r failed", action)
+        return Reply(errors=(FieldError("", _SORRY),))
 
 
 def _checked(data: Any) -> tuple[str, dict[str, str], int]:

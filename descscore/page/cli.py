@@ -14,6 +14,7 @@ from descscore.errors import DataError, DescscoreError, UsageError
 
 if TYPE_CHECKING:
     from descscore.page.study_page import StudyPage
+    from descscore.page.try_page import TryPage
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -31,6 +32,7 @@ class ServeOptions:
     consent: Path | None = None
     accounts: Path | None = None
     without_try: bool = False
+    names: tuple[str, ...] = ()
     framed: bool = False
 
 
@@ -60,6 +62,12 @@ class ServeOptions:
 @click.option("--consent", type=_FILE, help="Text that annotators agree to, instead of a general one.")
 @click.option(
     "--accounts", type=_FILE, help="File of accounts; only they come in. See 'descscore judgments account'."
+)
+@click.option(
+    "--name",
+    "names",
+    multiple=True,
+    help="Host name that another server on this machine passes requests on for; may be repeated.",
 )
 @click.option("--without-try", is_flag=True, help="With --study: only the study, not the page to try.")
 def serve(**options: Any) -> None:
@@ -93,13 +101,10 @@ def make_app(options: ServeOptions) -> Any:
     study = _study(options)
     accounts = Accounts.read(options.accounts) if options.accounts else None
     from descscore.page.annotator import Site, build_app
-    from descscore.page.try_page import TryPage
-    from descscore.scorer import DescScorer
 
-    trial = None
-    if not options.without_try:
-        trial = TryPage(DescScorer.from_pretrained(options.model, device=options.device))
-    return build_app(Site(study, trial, accounts, _is_local(options.host), options.framed))
+    trial = None if options.without_try else _trial(options)
+    local = _is_local(options.host)
+    return build_app(Site(study, trial, accounts, local, options.names, options.framed))
 
 
 def _check(options: ServeOptions) -> None:
@@ -119,8 +124,21 @@ def _study(options: ServeOptions) -> StudyPage | None:
     from descscore.study.judgments import JudgmentStore
 
     items = read_items(options.study)
+    if len({item.image_hash for item in items}) < len(items):
+        click.echo(
+            f"{options.study}: several descriptions of one image; sighted annotators will have seen it "
+            "before they judge the second",
+            err=True,
+        )
     store = JudgmentStore.for_study(options.database, items)
     return StudyPage(store, items, _consent(options.consent), codes=options.accounts is None)
+
+
+def _trial(options: ServeOptions) -> TryPage:
+    from descscore.page.try_page import TryPage
+    from descscore.scorer import DescScorer
+
+    return TryPage(DescScorer.from_pretrained(options.model, device=options.device))
 
 
 def _consent(path: Path | None) -> str | None:

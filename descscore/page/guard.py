@@ -21,10 +21,13 @@ ACCOUNT_HEADER = b"x-descscore-account"
 """Set here, for the pages; one that a client sends is dropped."""
 
 MAX_BODY = MAX_BYTES * 4 // 3 + 2**18
-"""Largest request, in bytes: an image in base64 and texts."""
+"""Largest request to a page that takes images, in bytes: an image in base64 and texts."""
+
+MAX_FORM = 2**16
+"""Largest request to any other page, in bytes."""
 
 _READ = re.compile(
-    r"/(try/)?("
+    r"/try|/(try/)?("
     r"|config/?|theme\.css|manifest\.json|favicon\.ico|robots\.txt|pwa_icon(/\d+)?"
     r"|(assets|static)/[\w./@-]+"
     r"|gradio_api/(queue/data|theme\.css|startup-events|app_id|heartbeat/\w+)"
@@ -45,11 +48,16 @@ _HEADERS = (
 
 @dataclass(frozen=True)
 class Guard:
-    """An ASGI application in front of another. framed: whether other sites may show the page in a frame."""
+    """An ASGI application in front of another.
+
+    accounts: who may come in, None for everybody. framed: whether other sites may show the page
+    in a frame. images_at: where the page lies that takes images, None where there is none.
+    """
 
     app: Any
     accounts: Accounts | None = None
     framed: bool = False
+    images_at: str | None = None
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
         """Pass a request on, or answer it."""
@@ -57,9 +65,10 @@ class Guard:
             await self.app(scope, receive, send)
             return
         if scope["type"] != "http":
+            await send({"type": "websocket.close"})
             return
         headers = dict(scope["headers"])
-        refusal, user = _refusal(scope, headers), None
+        refusal, user = _refusal(scope, headers, self._largest(scope)), None
         if self.accounts and not refusal:
             given = headers.get(b"authorization", b"").decode("latin-1")
             # Checking a password takes long on purpose; others must not wait for it.
@@ -71,11 +80,15 @@ class Guard:
         kept = [(name, value) for name, value in scope["headers"] if name != ACCOUNT_HEADER]
         if user:
             kept.append((ACCOUNT_HEADER, user.encode()))
-        await self._pass_on(scope | {"headers": kept}, receive, send)
+        await self._pass_on(scope | {"headers": kept, "query_string": _query(scope)}, receive, send)
+
+    def _largest(self, scope: Scope) -> int:
+        takes_images = self.images_at is not None and scope["path"].startswith(self.images_at)
+        return MAX_BODY if takes_images else MAX_FORM
 
     async def _pass_on(self, scope: Scope, receive: Any, send: Any) -> None:
         try:
-            await self.app(scope, _bounded(receive), self._with_headers(send))
+            await self.app(scope, _bounded(receive, self._largest(scope)), self._with_headers(send))
         except TooLarge:
             await _refuse(send, 413)
 
@@ -95,8 +108,14 @@ class TooLarge(Exception):
     """A body goes on past the limit."""
 
 
-def _refusal(scope: Scope, headers: dict[bytes, bytes]) -> int | None:
-    """The status to refuse a request with, None for one that is all right."""
+def _query(scope: Scope) -> bytes:
+    """The query of the one route that needs one; elsewhere Gradio takes names of files in it."""
+    query: bytes = scope.get("query_string", b"")
+    return query if scope["path"].endswith("/queue/data") else b""
+
+
+def _refusal(scope: Scope, headers: dict[bytes, bytes], largest: int) -> int | None:
+    """The status to refuse a request with, None for one that is all right. largest: body, in bytes."""
     if scope["method"] in ("GET", "HEAD"):
         return None if _READ.fullmatch(scope["path"]) and ".." not in scope["path"] else 404
     if scope["method"] != "POST":
@@ -104,22 +123,22 @@ def _refusal(scope: Scope, headers: dict[bytes, bytes]) -> int | None:
     if not _WRITE.fullmatch(scope["path"]):
         return 404
     length = headers.get(b"content-length", b"")
-    if length.isdigit() and int(length) > MAX_BODY:
+    if length.isdigit() and int(length) > largest:
         return 413
     origin = headers.get(b"origin")
     same = origin is None or urlsplit(origin.decode("latin-1")).netloc.encode() == headers.get(b"host")
     return None if same else 403
 
 
-def _bounded(receive: Any) -> Any:
-    """``receive`` that raises :class:`TooLarge` for a body that does not end, whatever length it said."""
+def _bounded(receive: Any, largest: int) -> Any:
+    """``receive`` that raises :class:`TooLarge` beyond ``largest`` bytes, whatever length was said."""
     total = 0
 
     async def receiving() -> dict[str, Any]:
         nonlocal total
         message: dict[str, Any] = await receive()
         total += len(message.get("body", b""))
-        if total > MAX_BODY:
+        if total > largest:
             raise TooLarge
         return message
 

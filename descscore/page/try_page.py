@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import base64
 import io
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from PIL import Image
 
+from descscore.batch.stream_texts import tokenize_text
+from descscore.context import tokenize_context
 from descscore.errors import DescscoreError, InputError, TextError
 from descscore.explanations.explainer import explain_batch
 from descscore.explanations.explanation import Explanation, WordParts
@@ -20,10 +21,10 @@ from descscore.page.upload import MAX_BYTES, read_upload
 from descscore.records import Comparison, Score
 from descscore.scorer import DescScorer
 
-MAX_LETTERS = 5000
+MAX_LETTERS = 2000
+MAX_ARTICLE_LETTERS = 10_000
 MAX_DRAFTS = 20
 _LEVELS = 4
-_log = logging.getLogger(__name__)
 
 
 class TryPage:
@@ -43,9 +44,6 @@ class TryPage:
             return Reply(page=render("try.html", examples=EXAMPLES, megabytes=MAX_BYTES // 2**20))
         except DescscoreError as error:
             return Reply(errors=(FieldError("", str(error)),))
-        except Exception:
-            _log.exception("a page's action %r failed", action)
-            raise
 
     def _score(self, fields: Mapping[str, str]) -> Reply:
         asked, errors = self._read(fields)
@@ -65,10 +63,11 @@ class TryPage:
         image = _image(fields, errors)
         description = self._text(fields, "description", errors)
         caption = self._text(fields, "caption", errors) if fields.get("caption", "").strip() else None
+        context = self._article(fields, errors)
         drafts = self._drafts(fields, errors)
         if errors or image is None or description is None:
             return None, errors
-        return _Asked(image, description, caption, drafts), errors
+        return _Asked(image, description, caption, context, drafts), errors
 
     def _text(self, fields: Mapping[str, str], name: str, errors: list[FieldError]) -> str | None:
         text = fields.get(name, "").strip()
@@ -76,6 +75,18 @@ class TryPage:
         if problem:
             errors.append(FieldError(name, problem))
         return None if problem else text
+
+    def _article(self, fields: Mapping[str, str], errors: list[FieldError]) -> str | None:
+        text = fields.get("context", "").strip()
+        if len(text) > MAX_ARTICLE_LETTERS:
+            problem = f"The text has {len(text)} characters; at most {MAX_ARTICLE_LETTERS} are taken."
+            errors.append(FieldError("context", problem))
+            return None
+        try:
+            tokenize_context(lambda words: tokenize_text(self.scorer, words), text)
+        except TextError as error:
+            errors.append(FieldError("context", f"This text cannot be used: {error}"))
+        return text or None
 
     def _problem(self, text: str) -> str | None:
         """Why a text cannot be scored."""
@@ -103,9 +114,12 @@ class TryPage:
 
     def _find(self, asked: _Asked) -> _Found:
         texts = list(dict.fromkeys((asked.description, *asked.drafts)))
-        scores = self.scorer.score_batch([asked.image] * len(texts), texts)
+        contexts = [asked.context] * len(texts)
+        scores = self.scorer.score_batch([asked.image] * len(texts), texts, contexts=contexts)
         ranked = sorted(zip(texts, scores, strict=True), key=lambda pair: -pair[1].cosine)
-        comparison = asked.caption and self.scorer.compare(asked.image, asked.description, asked.caption)
+        comparison = asked.caption and self.scorer.compare(
+            asked.image, asked.description, asked.caption, context=asked.context
+        )
         return _Found(
             description=asked.description,
             score=scores[0],
@@ -121,6 +135,7 @@ class _Asked:
     image: Image.Image
     description: str
     caption: str | None
+    context: str | None
     drafts: tuple[str, ...]
 
 

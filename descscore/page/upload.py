@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import base64
 import binascii
+import io
 import re
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from descscore.errors import ImageError
 from descscore.images import load_image
@@ -16,6 +17,9 @@ MAX_BYTES = 20 * 2**20
 
 MAX_PIXELS = 60_000_000
 """Largest image that is decoded, in pixels."""
+
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "BMP")
+"""What browsers show too. Pillow has more readers, one of which runs another program."""
 
 _HEAD = re.compile(r"data:[\w.+/-]*;base64,")
 
@@ -35,9 +39,21 @@ def read_upload(address: str) -> Image.Image:
     except binascii.Error:
         raise ImageError("bad_upload", "The image did not arrive whole. Choose it again.") from None
     try:
+        _check_format(data)
         return load_image(data, MAX_PIXELS)
     except ImageError as error:
         raise ImageError(error.kind, _for_user(error)) from None
+
+
+def _check_format(data: bytes) -> None:
+    Image.init()
+    known = [name for name in _FORMATS if name in Image.OPEN]
+    try:
+        Image.open(io.BytesIO(data), formats=known).close()
+    except UnidentifiedImageError:
+        raise ImageError("not_an_image" if data else "empty_image", "image bytes") from None
+    except Exception:  # noqa: BLE001 - what is wrong with it, load_image says
+        return
 
 
 def _for_user(error: ImageError) -> str:
@@ -46,5 +62,5 @@ def _for_user(error: ImageError) -> str:
     if error.kind == "empty_image":
         return "The file is empty. Choose another one."
     if error.kind == "not_an_image":
-        return "The file is not an image that can be read. Choose a JPEG, PNG, WebP or GIF file."
+        return "The file is not an image that can be read. Choose a JPEG, PNG, WebP, GIF, AVIF or BMP file."
     return "The image is damaged or incomplete. Choose another one."

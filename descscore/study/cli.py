@@ -46,7 +46,7 @@ def export(database: Path, output: Path) -> None:
 @click.argument("pseudonym")
 @click.confirmation_option(prompt="Delete this annotator and all their judgments?", help="Do not ask.")
 def delete(database: Path, pseudonym: str) -> None:
-    """Delete an annotator who asks for it, with all their judgments."""
+    """Delete the annotator PSEUDONYM, who asks for it, with all their judgments."""
     from descscore.study.judgments import JudgmentStore
 
     store = JudgmentStore(database)
@@ -61,7 +61,7 @@ def delete(database: Path, pseudonym: str) -> None:
 @click.argument("name")
 @click.password_option(help="Given here it may be seen by others; better leave it out and type it.")
 def account(file: Path, name: str, password: str) -> None:
-    """Put an account into FILE, or change its password; 'descscore serve --accounts FILE' reads it."""
+    """Put the account NAME into FILE, or change its password; 'descscore serve --accounts FILE' reads it."""
     from descscore.page.accounts import write_account
 
     write_account(file, name, password)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import hashlib
 import unicodedata
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from descscore.errors import DataError, ImageError
 from descscore.images import check_path, load_image
@@ -38,8 +40,8 @@ def read_items(path: Path) -> tuple[StudyItem, ...]:
 
     Image paths are relative to the file's folder. Every image is read once, so that a
     damaged one is found before the study and not in it. Raises :class:`DataError`, with
-    the row, for missing columns or cells, images that cannot be read, and items or
-    descriptions that occur twice (ratings are joined by the description's text).
+    the row, for missing, repeated or extra columns or cells, images that cannot be read, and
+    items or descriptions that occur twice (ratings are joined by the description's text).
     """
     rows = _read(path)
     items = tuple(_item(path, number, cells) for number, cells in enumerate(rows, start=2))
@@ -51,7 +53,13 @@ def read_items(path: Path) -> tuple[StudyItem, ...]:
     return items
 
 
-def _read(path: Path) -> list[dict[str, str | None]]:
+def study_mark(items: Iterable[StudyItem]) -> str:
+    """A short name of a study, the same for the same items; it tells nothing about them."""
+    texts = "\0".join(f"{item.item}\0{item.image_hash}\0{item.description}" for item in items)
+    return hashlib.sha256(texts.encode()).hexdigest()[:12]
+
+
+def _read(path: Path) -> list[dict[str | None, Any]]:
     try:
         # A byte order mark, which spreadsheets write, would become part of the first column's name.
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -61,6 +69,9 @@ def _read(path: Path) -> list[dict[str, str | None]]:
             if missing:
                 has = ", ".join(present) or "none"
                 raise DataError(f"{path}: lacks column {', '.join(missing)} (has {has})")
+            for name in COLUMNS:
+                if present.count(name) > 1:
+                    raise DataError(f"{path}: has column {name} {present.count(name)} times")
             reader.fieldnames = present
             return list(reader)
     except OSError as error:
@@ -69,7 +80,12 @@ def _read(path: Path) -> list[dict[str, str | None]]:
         raise DataError(f"{path}: not a UTF-8 CSV file ({error})") from None
 
 
-def _item(path: Path, number: int, cells: dict[str, str | None]) -> StudyItem:
+def _item(path: Path, number: int, cells: dict[str | None, Any]) -> StudyItem:
+    if cells.get(None):
+        extra = ", ".join(cells[None])
+        raise DataError(
+            f"{path} row {number}: more cells than columns ({extra[:80]!r}); quote texts with commas"
+        )
     values = [unicodedata.normalize("NFC", cells.get(name) or "").strip() for name in COLUMNS]
     for name, value in zip(COLUMNS, values, strict=True):
         if not value:
@@ -77,13 +93,12 @@ def _item(path: Path, number: int, cells: dict[str, str | None]) -> StudyItem:
     item, image, description, title, text = values
     try:
         file = check_path(image if "://" in image else path.parent / image)
+        hashed = hashlib.sha256(file.read_bytes()).hexdigest()
     except ImageError as error:
         raise DataError(f"{path} row {number}: {error}") from None
-    return StudyItem(item, file, _hash(file), description, title, text)
-
-
-def _hash(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+    except OSError as error:
+        raise DataError(f"{path} row {number}: {path.parent / image}: {error.strerror or error}") from None
+    return StudyItem(item, file, hashed, description, title, text)
 
 
 def _check_unique(path: Path, values: list[str], column: str) -> None:

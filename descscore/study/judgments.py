@@ -6,11 +6,9 @@ Each call opens its own connection, so that a store may be used from any thread 
 
 from __future__ import annotations
 
-import hashlib
+import logging
 import random
-import secrets
 import sqlite3
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 from datetime import datetime, timezone
@@ -18,49 +16,21 @@ from pathlib import Path
 from typing import Any
 
 from descscore.errors import StorageError, UsageError
+from descscore.study.annotators import (
+    Annotator,
+    Profile,
+    PseudonymTaken,
+    code_hash,
+    is_code,
+    new_code,
+    pseudonym_key,
+)
+from descscore.study.item_table import enter_items, entered_items
 from descscore.study.items import StudyItem
-from descscore.study.questions import PHASES, SCREEN_READER_USE, VISION_GROUPS
+from descscore.study.questions import BEFORE, PHASES
 from descscore.study.schema import connection, create, transaction
 
-_CODE_LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"  # none that look or sound alike when written down
-_CODE_LENGTH = 16
-
-
-class PseudonymTaken(UsageError):
-    """Somebody in this study already has that pseudonym."""
-
-
-@dataclass(frozen=True)
-class Profile:
-    """What an annotator says at the start.
-
-    vision: a key of :data:`descscore.study.questions.VISION_GROUPS`; screen_reader: one of
-    :data:`descscore.study.questions.SCREEN_READER_USE`. consent: the text they agreed to.
-    """
-
-    pseudonym: str
-    vision: str
-    screen_reader: str
-    consent: str
-
-    def __post_init__(self) -> None:
-        if not self.pseudonym.strip():
-            raise UsageError("pseudonym: is blank")
-        if self.vision not in VISION_GROUPS:
-            raise UsageError(f"vision {self.vision!r}: choose one of {', '.join(VISION_GROUPS)}")
-        if self.screen_reader not in SCREEN_READER_USE:
-            raise UsageError(
-                f"screen_reader {self.screen_reader!r}: choose one of {', '.join(SCREEN_READER_USE)}"
-            )
-
-
-@dataclass(frozen=True)
-class Annotator:
-    """Somebody who judges; ``number`` is never given to another, not even after deletion."""
-
-    number: int
-    pseudonym: str
-    vision: str
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -101,48 +71,47 @@ class JudgmentStore:
         if not path.parent.is_dir():
             raise StorageError(f"{path}: there is no folder {path.parent}")
         create(path)
-        rows = [_item_row(position, item) for position, item in enumerate(items)]
         with transaction(path) as database:
-            found = database.execute(f"SELECT {_ITEM_COLUMNS} FROM items ORDER BY position").fetchall()
-            if not found:
-                database.executemany(f"INSERT INTO items ({_ITEM_COLUMNS}) VALUES (?,?,?,?,?,?,?)", rows)
-            else:
-                _check_same(path, found, rows)
-                places = [(row[2], row[1]) for row in rows]
-                database.executemany("UPDATE items SET image = ? WHERE item = ?", places)
+            enter_items(database, items, path)
         return cls(path)
 
     def items(self) -> tuple[StudyItem, ...]:
         """The study's items in the order of its table."""
         with connection(self.path) as database:
-            rows = database.execute(f"SELECT {_ITEM_COLUMNS} FROM items ORDER BY position").fetchall()
-        return tuple(StudyItem(row[1], Path(row[2]), *row[3:]) for row in rows)
+            return entered_items(database)
 
-    def register(self, profile: Profile, account: str | None = None) -> tuple[Annotator, str | None]:
-        """Enter an annotator with a random order of all items.
+    def register(
+        self, profile: Profile, account: str | None = None, code: str | None = None
+    ) -> tuple[Annotator, str | None]:
+        """Enter an annotator with a random order of all items; their resume code, None for an account.
 
-        account: who has logged in; without accounts a resume code is made and returned,
-        which is the only way back to these judgments (the store keeps its hash).
-        Raises :class:`PseudonymTaken`.
+        account: who has logged in. code: a resume code of :func:`new_code` that the form was
+        given, by default a new one; it is the only way back to these judgments (the store keeps
+        its hash). Whoever has registered with that account or code is returned as they are: a
+        form that is sent twice makes one annotator. Raises :class:`PseudonymTaken`.
         """
-        code = None if account else new_code()
-        now = _now()
+        code = None if account else code if code and is_code(code) else new_code()
+        name = profile.pseudonym.strip()
+        hashed = code_hash(code) if code else None
+        values = (
+            *(name, pseudonym_key(name), profile.vision, profile.screen_reader),
+            *(account, hashed, profile.consent, _now()),
+        )
         with transaction(self.path) as database:
-            if account and _find(database, "account", account):
-                raise UsageError(f"account {account!r}: has registered in this study already")
-            values = (profile.pseudonym.strip(), _key(profile.pseudonym), profile.vision)
-            more = (profile.screen_reader, account, code and _hash(code), profile.consent, now)
+            known = _find(database, "account", account) or _find(database, "code_hash", hashed)
+            if known:
+                return known, code
             try:
-                number = database.execute(_INSERT_ANNOTATOR, values + more).lastrowid
+                number = database.execute(_INSERT_ANNOTATOR, values).lastrowid
             except sqlite3.IntegrityError:
                 raise PseudonymTaken(f"pseudonym {profile.pseudonym!r}: is taken in this study") from None
             _shuffle_items(database, number)
-        return Annotator(number or 0, profile.pseudonym.strip(), profile.vision), code
+        return Annotator(number or 0, name, profile.vision), code
 
     def by_code(self, code: str) -> Annotator | None:
         """Whose resume code this is; blanks, hyphens and capitals do not matter."""
         with connection(self.path) as database:
-            return _find(database, "code_hash", _hash(code))
+            return _find(database, "code_hash", code_hash(code))
 
     def by_account(self, account: str) -> Annotator | None:
         """The annotator that this account registered."""
@@ -152,7 +121,7 @@ class JudgmentStore:
     def by_pseudonym(self, pseudonym: str) -> Annotator | None:
         """The annotator of this name; capitals do not matter."""
         with connection(self.path) as database:
-            return _find(database, "pseudonym_key", _key(pseudonym))
+            return _find(database, "pseudonym_key", pseudonym_key(pseudonym))
 
     def order(self, annotator: Annotator) -> tuple[str, ...]:
         """The annotator's items in their own order."""
@@ -162,10 +131,12 @@ class JudgmentStore:
             ).fetchall()
         return tuple(item for (item,) in rows)
 
-    def save(self, annotator: Annotator, item: str, phase: str, ratings: Ratings) -> None:
+    def save(self, annotator: Annotator, item: str, phase: str, ratings: Ratings) -> bool:
         """Keep the answers to one item in one phase, in place of earlier ones.
 
-        Raises :class:`UsageError` where the annotator is gone or the item is not theirs.
+        False where there are answers from before the image already: these stay, as the image
+        has been shown since. Raises :class:`UsageError` where the annotator is gone or the item
+        is not theirs.
         """
         if phase not in PHASES:
             raise UsageError(f"phase {phase!r}: choose one of {', '.join(PHASES)}")
@@ -173,7 +144,7 @@ class JudgmentStore:
         try:
             with transaction(self.path) as database:
                 key = (annotator.number, item, phase)
-                database.execute(_SAVE, key + astuple(ratings) + (now, now))
+                return database.execute(_SAVE, key + astuple(ratings) + (now, now)).rowcount > 0
         except sqlite3.IntegrityError as error:
             raise UsageError(
                 f"{annotator.pseudonym}: no judgment of {item!r} {ratings} {phase} can be kept ({error})"
@@ -198,9 +169,15 @@ class JudgmentStore:
                 "SELECT count(*) FROM judgments WHERE annotator = ?", (annotator.number,)
             ).fetchone()
             database.execute("DELETE FROM annotators WHERE id = ?", (annotator.number,))
-        with connection(self.path) as database:
-            database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self._empty_log()
         return int(count)
+
+    def _empty_log(self) -> None:
+        try:
+            with connection(self.path) as database:
+                database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        except StorageError as error:  # the rows are deleted all the same; a later checkpoint does it
+            _log.warning("%s", error)
 
     def judgments(self) -> list[Judgment]:
         """All judgments, by annotator in order of their registration, then in their own order."""
@@ -209,7 +186,6 @@ class JudgmentStore:
         return [_judgment(*row) for row in rows]
 
 
-_ITEM_COLUMNS = "position, item, image, image_hash, description, title, text"
 _ANSWERS = "overall, imaginability, relevance, irrelevance"
 _INSERT_ANNOTATOR = """
 INSERT INTO annotators
@@ -225,6 +201,7 @@ ON CONFLICT (annotator, item, phase) DO UPDATE SET
     relevance = excluded.relevance,
     irrelevance = excluded.irrelevance,
     last_saved = excluded.last_saved
+WHERE phase <> '{BEFORE}'
 """
 _ALL_JUDGMENTS = f"""
 SELECT pseudonym, vision, judgments.item, phase, orders.position + 1, {_ANSWERS}
@@ -239,42 +216,11 @@ def _judgment(pseudonym: str, vision: str, item: str, phase: str, position: int,
     return Judgment(pseudonym, vision, item, phase, position, Ratings(*answers))
 
 
-def new_code() -> str:
-    """A random resume code in four groups, to be written down: 79 bits."""
-    letters = "".join(secrets.choice(_CODE_LETTERS) for _ in range(_CODE_LENGTH))
-    return "-".join(letters[at : at + 4] for at in range(0, _CODE_LENGTH, 4))
-
-
-def _hash(code: str) -> str:
-    plain = "".join(letter for letter in code.lower() if letter.isalnum())
-    return hashlib.sha256(plain.encode()).hexdigest()
-
-
-def _key(pseudonym: str) -> str:
-    """What makes two pseudonyms the same."""
-    return unicodedata.normalize("NFKC", pseudonym).strip().casefold()
-
-
 def _now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
-def _item_row(position: int, item: StudyItem) -> tuple[object, ...]:
-    image = str(item.image.absolute())
-    return (position, item.item, image, item.image_hash, item.description, item.title, item.text)
-
-
-def _check_same(path: Path, found: list[tuple[object, ...]], rows: list[tuple[object, ...]]) -> None:
-    """The same items with the same contents; where the image's file lies does not matter."""
-    contents = [[row[:2] + row[3:] for row in table] for table in (found, rows)]
-    for before, now in zip(*contents, strict=False):
-        if before != now:
-            raise StorageError(f"{path}: made for other items: {before[1]!r} then, {now[1]!r} now, differ")
-    if len(found) != len(rows):
-        raise StorageError(f"{path}: made for {len(found)} items, but there are {len(rows)} now")
-
-
-def _find(database: sqlite3.Connection, column: str, value: str) -> Annotator | None:
+def _find(database: sqlite3.Connection, column: str, value: str | None) -> Annotator | None:
     row = database.execute(
         f"SELECT id, pseudonym, vision FROM annotators WHERE {column} = ?", (value,)
     ).fetchone()

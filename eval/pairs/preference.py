@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
+import torch
 
 from descscore.data.pairs import Pair
 from descscore.errors import DataError
@@ -64,7 +65,8 @@ def model_pair_scores(scorer: DescScorer, pairs: Sequence[Pair], name: str) -> P
     images = image_features(scorer, [pair.image.read() for pair in pairs])
     # One call for both, so that equal texts have one feature and tie to the last bit.
     texts = [pair.description for pair in pairs] + [pair.caption for pair in pairs]
-    description, caption = scorer.encoder.texts(texts, scorer.text_policy).features.split(len(pairs))
+    features = scorer.encoder.texts(texts, scorer.text_policy).features
+    description, caption = torch.split(features, len(pairs))
     cosines = [(images.double() * text.double()).sum(1).cpu().numpy() for text in (description, caption)]
     others = grounding_over_texts(images, description, OTHERS, SEED).cpu().numpy() if len(pairs) > 1 else None
     return PairScores(name, cosines[0], cosines[1], others)

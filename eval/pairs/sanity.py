@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from torch import Tensor
@@ -19,6 +19,8 @@ from descscore.eval.transfer.image_features import image_features
 from descscore.scorer import DescScorer
 
 SEED = 0
+
+Mask: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
 
 
 @dataclass(frozen=True)
@@ -71,11 +73,11 @@ def _cosines(images: Tensor, texts: Tensor) -> Array:
     return found
 
 
-def _kept(texts: Sequence[str | None]) -> Array:
+def _kept(texts: Sequence[str | None]) -> Mask:
     return np.array([text is not None for text in texts])
 
 
-def _row(metric: str, attack: Attack, honest: Array, hostile: Array, keep: Array, owner: Array) -> SanityRow:
+def _row(metric: str, attack: Attack, honest: Array, hostile: Array, keep: Mask, owner: Array) -> SanityRow:
     wins, ties = (hostile > honest)[keep], int((hostile == honest)[keep].sum())
     left_out, owner = int((~keep).sum()), owner[keep]
     if not len(wins):

@@ -65,7 +65,7 @@ def scatter(scatter_of: Row, question: str, target: Target) -> None:
         raise DataError(f"scatter: no ratings of {question!r}")
     x = np.array([point["cosine"] for point in kept])
     y = np.array([point[question] for point in kept])
-    with _figure(WIDTH, 3.0, target) as figure:
+    with drawing(WIDTH, 3.0, target) as figure:
         axes = figure.add_subplot()
         style = STYLES[0]
         axes.plot(x, y, linestyle="", marker=style.marker, markerfacecolor="none", color=style.colour)
@@ -88,7 +88,7 @@ def forest(rows: Sequence[Row], target: Target) -> None:
     questions, names = _distinct(rows, "question"), _distinct(rows, "metric")
     looks = styles_of(names)
     height = 0.5 + sum(0.45 + 0.21 * len(names) for _ in questions)
-    with _figure(WIDTH, height, target) as figure:
+    with drawing(WIDTH, height, target) as figure:
         panels = figure.subplots(len(questions), 1, sharex=True, squeeze=False)[:, 0]
         for axes, question in zip(panels, questions, strict=True):
             own = [row for row in rows if row["question"] == question]
@@ -111,7 +111,7 @@ def preference_bars(rows: Sequence[Row], target: Target) -> None:
     own = [row for row in rows if row["question"] == "caption"]
     subsets, names = _distinct(own, "subset"), _distinct(own, "metric")
     looks, wide = styles_of(names), 0.8 / len(names)
-    with _figure(WIDTH, 3.6, target) as figure:
+    with drawing(WIDTH, 3.6, target) as figure:
         axes = figure.add_subplot()
         for i, name in enumerate(names):
             found = {row["subset"]: row for row in own if row["metric"] == name}
@@ -130,7 +130,7 @@ def attack_shares(rows: Sequence[Row], target: Target) -> None:
     """
     attacks, names = _distinct(rows, "attack"), _distinct(rows, "metric")
     looks, step = styles_of(names), 0.7 / max(1, len(names))
-    with _figure(WIDTH, 1.1 + (0.16 + 0.16 * len(names)) * len(attacks), target) as figure:
+    with drawing(WIDTH, 1.1 + (0.16 + 0.16 * len(names)) * len(attacks), target) as figure:
         axes = figure.add_subplot()
         for row in rows:
             shift = step * (names.index(row["metric"]) - (len(names) - 1) / 2)
@@ -150,7 +150,7 @@ def reliability(curves: Sequence[Row], target: Target) -> None:
     curves: with ``model`` and ``bins`` of ``predicted, observed, low, high``.
     """
     looks = styles_of([curve["model"] for curve in curves])
-    with _figure(WIDTH, 4.2, target) as figure:
+    with drawing(WIDTH, 4.2, target) as figure:
         axes = figure.add_subplot()
         axes.plot([0, 1], [0, 1], color="#777777", linewidth=1, linestyle=(0, (1, 1)), label="perfect")
         for curve in curves:
@@ -168,7 +168,7 @@ def reliability(curves: Sequence[Row], target: Target) -> None:
 
 
 @contextmanager
-def _figure(width: float, height: float, target: Target) -> Iterator[Any]:
+def drawing(width: float, height: float, target: Target) -> Iterator[Any]:
     """A figure in inches that is written to ``target`` when the block ends well."""
     try:
         import matplotlib

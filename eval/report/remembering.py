@@ -31,7 +31,7 @@ class RememberingEncoder(Encoder):
         super().__init__(model, batch_size)
         self._tower = image_key(model).folder
         self._images: ImageMemory = {} if memory is None else memory
-        self._texts: dict[_Rows, tuple[Tensor, Tensor, Tensor | None]] = {}
+        self._texts: dict[_Rows, tuple[Tensor, Tensor, Tensor, Tensor | None]] = {}
 
     @torch.inference_mode()
     def images(self, images: Sequence[Image.Image]) -> Tensor:
@@ -49,11 +49,12 @@ class RememberingEncoder(Encoder):
         fresh = {text.rows: text for text in texts if text.rows not in self._texts}
         if fresh:
             self._keep(super().tokenized(list(fresh.values())))
-        features, base, probabilities = zip(*(self._texts[text.rows] for text in texts), strict=True)
+        features, base, norms, probabilities = zip(*(self._texts[text.rows] for text in texts), strict=True)
         tuned = torch.stack(features)
         return EncodedTexts(
             tuned,
             torch.stack(base) if self.model.tuned else tuned,
+            torch.stack(norms),
             tuple(texts),
             None if None in probabilities else torch.stack(probabilities),
         )
@@ -63,7 +64,7 @@ class RememberingEncoder(Encoder):
             probability = None if found.probabilities is None else found.probabilities[i].clone()
             feature = found.features[i].clone()
             base = found.base_features[i].clone() if self.model.tuned else feature
-            self._texts[text.rows] = (feature, base, probability)
+            self._texts[text.rows] = (feature, base, found.norms[i].clone(), probability)
 
 
 def _digest(image: Image.Image) -> bytes:

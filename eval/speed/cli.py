@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
-    from descscore.eval.speed.throughput import Plan, Rates
+    from descscore.eval.speed.throughput import Plan
 
 
 @click.command()
 @click.option("--photos", type=click.Path(path_type=Path), help="Folder of photos; by default made up.")
 @click.option("--count", type=click.IntRange(1), default=16, show_default=True, help="Photos made up.")
 @click.option("--size", default="1600x1200", show_default=True, help="Their width and height.")
+@click.option(
+    "--at-least",
+    type=click.IntRange(1),
+    default=100,
+    show_default=True,
+    help="Photos of a run; fewer are used again, as files of their own.",
+)
 @click.option("--texts", type=click.IntRange(1), default=5, show_default=True, help="Texts a photo.")
 @click.option(
     "--rounds", type=click.IntRange(1), default=3, show_default=True, help="Rounds, for the median."
@@ -32,53 +39,48 @@ if TYPE_CHECKING:
 @click.option("--no-torchmetrics", is_flag=True, help="Leave out the comparison with torchmetrics.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def throughput(
-    photos: Path | None,
-    count: int,
-    size: str,
-    texts: int,
-    rounds: int,
-    device: str | None,
-    precision: str,
-    batch_size: int | None,
-    no_torchmetrics: bool,
-    as_json: bool,
+    photos: Path | None, count: int, size: str, at_least: int, as_json: bool, **given: Any
 ) -> None:
     """Rate of scoring with ViT-B-32 (random weights), its ceilings, and torchmetrics' rate."""
     import tempfile
 
-    from descscore.eval.speed import throughput as speed
-    from descscore.models import check_device
+    from descscore.eval.speed.machine import machine
+    from descscore.eval.speed.photos import as_many, find_photos, make_photos
+    from descscore.eval.speed.throughput import measure
 
-    with tempfile.TemporaryDirectory() as folder:
-        files = speed.find_photos(photos) if photos else speed.make_photos(Path(folder), count, _size(size))
-        plan = speed.Plan(files, texts, rounds, check_device(device), precision, batch_size)
-        rates = speed.measure(plan)
-        other = None if no_torchmetrics else speed.torchmetrics_rate(plan, 8 * texts)
-    figures = _figures(plan, rates, other)
+    with tempfile.TemporaryDirectory() as name:
+        folder, area = Path(name), _size(size)
+        some = find_photos(photos) if photos else make_photos(folder / "made", count, area)
+        plan = _plan(as_many(some, folder / "more", at_least), len(some), given)
+        figures = measure(plan).figures(plan.texts)
+    about = machine(plan.device)
     if as_json:
-        click.echo(json.dumps({"machine": speed.machine(plan.device), **figures}, indent=2))
+        click.echo(json.dumps({"machine": about, **figures}, indent=2))
         return
-    click.echo(speed.machine(plan.device))
-    click.echo(f"{len(files)} photos with {texts} texts each, {precision}, {plan.device}, {rounds} rounds")
-    for name, value in figures.items():
-        click.echo(f"{name:<52} {'not measured' if value is None else f'{value:.4g}':>12}")
+    click.echo(about)
+    click.echo(
+        f"{len(plan.photos)} photos ({len(some)} different) with {plan.texts} texts each, "
+        f"{plan.precision}, {plan.device}, {plan.rounds} rounds"
+    )
+    for figure, value in figures.items():
+        click.echo(f"{figure:<52} {'not measured' if value is None else f'{value:.4g}':>12}")
     if plan.device.type != "cuda":
         click.echo("GPU rows: not measured; run: descscore eval throughput --device cuda --precision bf16")
 
 
-def _figures(plan: Plan, rates: Rates, other: float | None) -> dict[str, float | None]:
-    forward = rates.image * rates.image_flops
-    return {
-        "decoding alone, images a second": rates.decode,
-        "image tower alone, images a second": rates.image,
-        "text tower alone, texts a second": rates.text,
-        "end to end, pairs a second": rates.pairs,
-        "share of decoding and forward passes added up": rates.pairs / rates.summed(plan.texts),
-        "share of the lower ceiling": rates.pairs / rates.ceiling(plan.texts),
-        "image tower, share of the bf16 matrix rate": forward / rates.matrix_flops,
-        "torchmetrics CLIPScore, pairs a second": other,
-        "times torchmetrics": rates.pairs / other if other else None,
-    }
+def _plan(photos: list[Path], different: int, given: dict[str, Any]) -> Plan:
+    from descscore.eval.speed.throughput import FEW, Plan
+    from descscore.models import check_device
+
+    return Plan(
+        photos,
+        given["texts"],
+        given["rounds"],
+        check_device(given["device"]),
+        given["precision"],
+        given["batch_size"],
+        few=0 if given["no_torchmetrics"] else min(different, FEW),
+    )
 
 
 def _size(text: str) -> tuple[int, int]:

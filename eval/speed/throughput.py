@@ -1,46 +1,49 @@
 """How fast pairs are scored, against ceilings taken in the same run and against torchmetrics.
 
 The model is ViT-B-32 with random weights, which take the time that trained ones take.
-Rates are the median of several rounds, since other work on a machine disturbs single ones.
+Rates are the median of several rounds in which the parts take turns, since other work
+on a machine disturbs single ones.
 """
 
 from __future__ import annotations
 
-import platform
 import statistics
-import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
-import numpy as np
 import open_clip
 import torch
 from open_clip.transform import PreprocessCfg, image_transform_v2
-from PIL import Image
-from torch import Tensor
 
 from descscore.batch.decode_pool import DecodePool, PoolOptions
 from descscore.batch.stream import StreamOptions, cores
 from descscore.batch_size import find_batch_size
 from descscore.errors import DataError, ModelError
+from descscore.eval.speed.captions import caption
+from descscore.eval.speed.clock import seconds, wait
+from descscore.eval.speed.rates import Rates
+from descscore.eval.speed.torchmetrics_clip import TorchmetricsClipScore, image_tensor
+from descscore.eval.speed.work import flops, measure_work
 from descscore.models import LoadedModel, describe_preprocessing, weights_hash
 from descscore.scorer import DescScorer
 from descscore.text_tower import encode_tokens
-from descscore.texts import TokenizedText, Tokenizer, pad
+from descscore.texts import Tokenizer, pad
 
-PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
-WORDS = (
-    *("brown", "dog", "runs", "over", "wet", "sand", "towards", "child"),
-    *("red", "coat", "green", "field", "while", "two", "men"),
-)
-CAPTION_TOKENS = 14
-"""Length of a Flickr8k caption in CLIP tokens, start and end token included."""
+TORCHMETRICS_BATCH, FEW = 8, 64
+"""Photos of a batch of torchmetrics, and the most that it is measured with."""
+
+Part: TypeAlias = "tuple[Callable[[], float], int]"
+"""Something timed: a call that returns its seconds, and how many of what it does."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is measured. photos: files; texts: captions a photo; rounds: how often each rate is taken."""
+    """What is measured. photos: files; texts: captions a photo; rounds: how often each rate is taken.
+    few: photos that torchmetrics, whose rate needs no long run, is measured with; 0 leaves it out.
+    """
 
     photos: Sequence[Path]
     texts: int
@@ -48,34 +51,13 @@ class Plan:
     device: torch.device
     precision: str
     batch_size: int | None = None
+    few: int = 0
 
     @property
     def pairs(self) -> list[tuple[Path, str]]:
         """Every photo with its texts, all texts different."""
         photos = enumerate(self.photos)
         return [(photo, caption(self.texts * i + j)) for i, photo in photos for j in range(self.texts)]
-
-
-@dataclass(frozen=True)
-class Rates:
-    """Images a second decoded by the workers; images and texts a second through the towers, with
-    inputs resident; pairs a second end to end. matrix_flops: of a bf16 product; image_flops: of one image.
-    """
-
-    decode: float
-    image: float
-    text: float
-    pairs: float
-    matrix_flops: float
-    image_flops: float
-
-    def summed(self, texts: int) -> float:
-        """Pairs a second if decoding and forward passes came one after the other, on all cores."""
-        return texts / (1 / self.decode + 1 / self.image + texts / self.text)
-
-    def ceiling(self, texts: int) -> float:
-        """Pairs a second at the lower of the two ceilings: decoding only, forward passes only."""
-        return texts * min(self.decode, 1 / (1 / self.image + texts / self.text))
 
 
 def random_model(device: torch.device) -> LoadedModel:
@@ -95,67 +77,38 @@ def random_model(device: torch.device) -> LoadedModel:
     )
 
 
-def caption(number: int) -> str:
-    """A caption of :data:`CAPTION_TOKENS` tokens, a different one for each number."""
-    rng = np.random.default_rng(number)
-    return " ".join(rng.choice(WORDS, CAPTION_TOKENS - 2))
-
-
-def make_photos(folder: Path, count: int, size: tuple[int, int]) -> list[Path]:
-    """JPEG photos of ``size`` with the detail of real ones (about a third of a byte a pixel)."""
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for i in range(count):
-        rng = np.random.default_rng(i)
-        coarse = Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8)).resize(size)
-        fine = rng.normal(0, 6, (size[1], size[0], 1))
-        pixels = (np.asarray(coarse, np.float32) + fine).clip(0, 255).astype(np.uint8)
-        paths.append(folder / f"{i:05d}.jpg")
-        Image.fromarray(pixels).save(paths[-1], quality=85)
-    return paths
-
-
-def find_photos(folder: Path) -> list[Path]:
-    """All photos in ``folder``; :class:`DataError` where there are none."""
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PHOTO_SUFFIXES)
-    if not found:
-        raise DataError(f"{folder}: holds no photos ({', '.join(PHOTO_SUFFIXES)})")
-    return found
-
-
 def measure(plan: Plan) -> Rates:
-    """All rates, each the median over the rounds, which take turns."""
-    scorer = DescScorer(random_model(plan.device), precision=plan.precision)
+    """All rates, each the median over the rounds, in which the parts take turns."""
+    model = random_model(plan.device)
+    scorer = DescScorer(model, precision=plan.precision)
     batch_size = plan.batch_size or find_batch_size(_trial(scorer), plan.device)
     scorer.encoder.batches.value = batch_size
-    spec = scorer.encoder.spec
+    spec, encoder = scorer.encoder.spec, scorer.encoder
     pixels = torch.zeros(batch_size, spec.height, spec.width, 3, dtype=torch.uint8, device=plan.device)
-    tokens = _tokens(scorer, 2 * batch_size)
-    parts: dict[str, tuple[Callable[[], object], float]] = {
+    texts = [scorer.tokenize(text) for _, text in plan.pairs[: StreamOptions().window]]
+    parts: dict[str, Part] = {
         "decode": (lambda: _decode(plan, scorer), len(plan.photos)),
-        "image": (lambda: _wait(scorer.encoder.pixels(pixels)), batch_size),
-        "text": (lambda: _wait(scorer.encoder.tokenized(tokens).features), len(tokens)),
-        "pairs": (lambda: _end_to_end(plan, scorer), len(plan.pairs)),
+        "image": (lambda: seconds(lambda: wait(encoder.pixels(pixels))), batch_size),
+        "text": (lambda: seconds(lambda: wait(encoder.tokenized(texts).features)), len(texts)),
+        "pairs": (lambda: seconds(lambda: _end_to_end(plan, scorer)), len(plan.pairs)),
     }
+    work = measure_work(encoder, pixels, texts)
+    if plan.few:
+        run, count = _torchmetrics(plan, model)
+        parts["torchmetrics"] = (lambda: seconds(run), count)
+        work = replace(work, torchmetrics=flops(run) / count)
+    return Rates(**_medians(parts, plan.rounds), work=work)
+
+
+def _medians(parts: dict[str, Part], rounds: int) -> dict[str, float]:
+    """What each part does a second, after one call of each to warm up."""
     for run, _ in parts.values():
         run()
     rates: dict[str, list[float]] = {name: [] for name in parts}
-    for _ in range(plan.rounds):
+    for _ in range(rounds):
         for name, (run, count) in parts.items():
-            rates[name].append(count / seconds(run))
-    medians = {name: statistics.median(values) for name, values in rates.items()}
-    return Rates(**medians, matrix_flops=matrix_rate(plan.device), image_flops=image_flops(scorer))
-
-
-def seconds(run: Callable[[], object]) -> float:
-    """Wall-clock time of one call."""
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
-
-
-def _wait(result: Tensor) -> Tensor:
-    return result[:1].cpu()
+            rates[name].append(count / run())
+    return {name: statistics.median(values) for name, values in rates.items()}
 
 
 def _trial(scorer: DescScorer) -> Callable[[int], None]:
@@ -163,25 +116,28 @@ def _trial(scorer: DescScorer) -> Callable[[int], None]:
 
     def run(size: int) -> None:
         scorer.encoder.batches.value = size
-        _wait(scorer.encoder.pixels(torch.zeros(size, spec.height, spec.width, 3, dtype=torch.uint8)))
+        wait(scorer.encoder.pixels(torch.zeros(size, spec.height, spec.width, 3, dtype=torch.uint8)))
 
     return run
 
 
-def _tokens(scorer: DescScorer, count: int) -> list[TokenizedText]:
-    return [scorer.tokenize(caption(i)) for i in range(count)]
+def _decode(plan: Plan, scorer: DescScorer) -> float:
+    """Seconds that the workers alone take, as the stream runs them, once all have started."""
+    count = cores()
+    with DecodePool(scorer.encoder.spec, PoolOptions(count, len(plan.photos) + 8)) as pool:
+        # One photo at a time goes to a worker, so with more photos than workers each has had one.
+        _through(pool, [plan.photos[i % len(plan.photos)] for i in range(4 * count)])
+        return seconds(partial(_through, pool, plan.photos))
 
 
-def _decode(plan: Plan, scorer: DescScorer) -> None:
-    """Workers alone, as the stream runs them; starting them is not part of a long run and not counted."""
-    spec = scorer.encoder.spec
-    with DecodePool(spec, PoolOptions(cores(), len(plan.photos) + 8)) as pool:
-        for i, photo in enumerate(plan.photos):
-            pool.submit(i, str(photo))
-        for _ in plan.photos:
-            answer = pool.get()
-            if answer.error is not None:
-                raise answer.error
+def _through(pool: DecodePool, photos: Sequence[Path]) -> None:
+    for i, photo in enumerate(photos):
+        pool.submit(i, str(photo))
+    for _ in photos:
+        answer = pool.get()
+        if answer.error is not None or answer.slot is None:
+            raise answer.error or DataError("no picture")
+        pool.release(answer.slot)
 
 
 def _end_to_end(plan: Plan, scorer: DescScorer) -> None:
@@ -191,58 +147,31 @@ def _end_to_end(plan: Plan, scorer: DescScorer) -> None:
             raise DataError(str(outcome.error))
 
 
-def matrix_rate(device: torch.device, size: int | None = None) -> float:
-    """Floating-point operations a second of a bf16 matrix product on ``device``."""
-    size = size or (8192 if device.type == "cuda" else 1024)
-    a = torch.randn(size, size, device=device).to(torch.bfloat16)
-    _wait(a @ a)
-    taken = min(seconds(lambda: _wait(a @ a)) for _ in range(10))
-    return 2 * size**3 / taken
+def _torchmetrics(plan: Plan, model: LoadedModel) -> tuple[Callable[[], None], int]:
+    """torchmetrics' CLIPScore in float32 on the same weights, each photo of a batch decoded once,
+    as a call, and how many pairs it scores.
 
-
-def image_flops(scorer: DescScorer) -> float:
-    """Floating-point operations of the image tower for one image."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    spec = scorer.encoder.spec
-    with FlopCounterMode(display=False) as counter:
-        scorer.encoder.pixels(torch.zeros(1, spec.height, spec.width, 3, dtype=torch.uint8))
-    return float(counter.get_total_flops())
-
-
-def torchmetrics_rate(plan: Plan, batch: int) -> float:
-    """Pairs a second of torchmetrics' CLIPScore in float32, each photo of a batch decoded once.
-
-    Features on the same weights are compared first (:class:`ModelError` where they differ).
+    Its features are compared first (:class:`ModelError` where they differ).
     """
-    from descscore.eval.speed.torchmetrics_clip import TorchmetricsClipScore, image_tensor
-
-    model = random_model(plan.device)
     metric = TorchmetricsClipScore(model.clip, plan.device)
-    some = plan.pairs[: plan.texts]
-    _, texts = metric.features([image_tensor(some[0][0])], [text for _, text in some])
-    tokens = pad([model.tokenizer.tokenize(text).rows[0] for _, text in some]).to(plan.device)
+    pairs, batch = plan.pairs[: plan.few * plan.texts], TORCHMETRICS_BATCH * plan.texts
+    _check_features(metric, model, pairs[: plan.texts])
+
+    def run() -> None:
+        for first in range(0, len(pairs), batch):
+            part = pairs[first : first + batch]
+            decoded = {photo: image_tensor(photo) for photo, _ in part}
+            metric.update([decoded[photo] for photo, _ in part], [text for _, text in part])
+
+    return run, len(pairs)
+
+
+def _check_features(
+    metric: TorchmetricsClipScore, model: LoadedModel, pairs: Sequence[tuple[Path, str]]
+) -> None:
+    _, texts = metric.features([image_tensor(pairs[0][0])], [text for _, text in pairs])
+    tokens = pad([model.tokenizer.tokenize(text).rows[0] for _, text in pairs]).to(model.device)
     with torch.inference_mode():
         own = torch.nn.functional.normalize(encode_tokens(model.clip, tokens), dim=-1)
     if float((own - texts).abs().max()) > 1e-4:
         raise ModelError("torchmetrics' model gives other features on the same weights")
-
-    def run() -> None:
-        for first in range(0, len(plan.pairs), batch):
-            part = plan.pairs[first : first + batch]
-            decoded = {photo: image_tensor(photo) for photo, _ in part}
-            metric.update([decoded[photo] for photo, _ in part], [text for _, text in part])
-
-    return len(plan.pairs) / statistics.median(seconds(run) for _ in range(plan.rounds))
-
-
-def machine(device: torch.device) -> str:
-    """The machine and versions that figures belong to."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
-    if device.type == "cpu" and Path("/proc/cpuinfo").is_file():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
-    return (
-        f"{name}, {cores()} cores; Python {platform.python_version()}, torch {torch.__version__}, "
-        f"open_clip {open_clip.__version__}, Pillow {Image.__version__}"
-    )

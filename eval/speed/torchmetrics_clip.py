@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,7 @@ def transformers_clip(clip: CLIP) -> nn.Module:
         "hidden_act": "gelu",
     }
     config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=clip.text_projection.shape[1])
-    model = CLIPModel(config)
+    model: nn.Module = CLIPModel(config)
     missing, unexpected = model.load_state_dict(_converted(clip), strict=False)
     lost = [name for name in missing if not name.endswith("position_ids")]
     if lost or unexpected:
@@ -116,7 +116,8 @@ def transformers_processor() -> Any:
         (Path(folder) / "vocab.json").write_text(json.dumps(names), encoding="utf-8")
         (Path(folder) / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]), encoding="utf-8")
         converted = CLIPTokenizer.from_pretrained(folder, model_max_length=tokenizer.context_length)
-    return CLIPProcessor(image_processor=CLIPImageProcessor(), tokenizer=converted)
+    processor: Callable[..., Any] = CLIPProcessor
+    return processor(image_processor=CLIPImageProcessor(), tokenizer=converted)
 
 
 _SPECIAL = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
@@ -129,14 +130,14 @@ class _Pooled(nn.Module):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.model = model
+        self.model: Any = model
         self.config = model.config
 
     def get_image_features(self, pixels: Tensor) -> Tensor:
-        return _tensor(self.model.get_image_features(pixels))  # type: ignore[operator]
+        return _tensor(self.model.get_image_features(pixels))
 
     def get_text_features(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        return _tensor(self.model.get_text_features(tokens, mask))  # type: ignore[operator]
+        return _tensor(self.model.get_text_features(tokens, mask))
 
 
 def _tensor(output: Any) -> Tensor:
@@ -151,7 +152,8 @@ class TorchmetricsClipScore:
             from torchmetrics.multimodal.clip_score import CLIPScore
         except ImportError as error:
             raise DataError(f"torchmetrics is not installed ({error}); pip install torchmetrics") from None
-        self.model, self.processor = _Pooled(transformers_clip(clip)).to(device), transformers_processor()
+        self.model: Any = _Pooled(transformers_clip(clip)).to(device)  # passes for transformers' own class
+        self.processor = transformers_processor()
         self.metric = CLIPScore(model_name_or_path=lambda: (self.model, self.processor)).to(device)
         self.device = device
 

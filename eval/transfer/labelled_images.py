@@ -15,6 +15,7 @@ from typing import Any
 from descscore.errors import DataError
 from descscore.eval.transfer.benchmarks import LabelledImages, class_index, read_labelled
 from descscore.eval.transfer.zero_shot import DEFAULT_PROMPT
+from descscore.images import ImageSource
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 IMAGE_COLUMNS = ("img", "image", "webp", "jpg", "png")
@@ -133,7 +134,7 @@ def _feature_names(data: Any, source: HubSet) -> list[str]:
     return [name.split(",")[0].replace("_", " ") for name in names]
 
 
-class HubImages:
+class HubImages(Sequence[ImageSource]):
     """A data set's images as a sequence, decoded when asked for."""
 
     def __init__(self, data: Any, column: str) -> None:

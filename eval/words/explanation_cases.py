@@ -8,7 +8,7 @@ by rule, not by taste; texts are given by numbers only, since they are not ours 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,6 +93,14 @@ def make_cases(scorer: DescScorer, pairs: Sequence[Pair]) -> tuple[list[Case], E
     return cases, explained
 
 
+_KINDS_OF_FAILURE: dict[str, Callable[[Case], float]] = {
+    "The caption scores higher": lambda case: case.margin,
+    "The read-out takes the caption for the description": lambda case: case.gap,
+    "Parts and leaving out contradict each other": lambda case: -case.contradiction,
+}
+"""What may go wrong, and a number under 0 where it does, the lower the worse."""
+
+
 def choose(cases: Sequence[Case]) -> tuple[list[Case], list[tuple[str, Case]]]:
     """Three pairs at the quartiles of the margin among those that work, and the worst of three kinds.
 
@@ -103,11 +111,7 @@ def choose(cases: Sequence[Case]) -> tuple[list[Case], list[tuple[str, Case]]]:
         raise DataError(f"only {len(working)} of {len(cases)} pairs work; {len(_RANKS)} are needed")
     good = [working[round(rank * (len(working) - 1))] for rank in _RANKS]
     bad: list[tuple[str, Case]] = []
-    for kind, worst in (
-        ("The caption scores higher", lambda case: case.margin),
-        ("The read-out takes the caption for the description", lambda case: case.gap),
-        ("Parts and leaving out contradict each other", lambda case: -case.contradiction),
-    ):
+    for kind, worst in _KINDS_OF_FAILURE.items():
         left = [case for case in cases if case not in [c for _, c in bad] and worst(case) < 0]
         if not left:
             raise DataError(f"no case where: {kind.lower()}")

@@ -9,10 +9,13 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import Browser, Page, Route, sync_playwright
+
+from pages import SCREENSHOTS, TIMEOUT, TRY_HEADING, Site, wait_for_heading, write_study
 
 ARGUMENTS = [
     "--no-sandbox",  # continuous integration runs as root
@@ -24,8 +27,6 @@ ARGUMENTS = [
 ]
 LOCAL_SCHEMES = {"file", "data", "blob", "about"}
 LOCAL_HOSTS = {"127.0.0.1", "localhost", "::1"}
-TIMEOUT = 120_000
-"""Milliseconds: continuous integration may share its processors."""
 
 
 def chromium_path() -> str:
@@ -78,3 +79,45 @@ def chromium_page(chromium: Browser, outside: list[str]) -> Iterator[Page]:
     context.close()
     assert outside == []
     assert errors == []
+
+
+@pytest.fixture(scope="module")
+def study_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where ``study_site`` has its table, images and ``study.db``."""
+    return tmp_path_factory.mktemp("study")
+
+
+@pytest.fixture(scope="module")
+def study_site(study_folder: Path) -> Iterator[Site]:
+    """A study of two descriptions, served; each test takes a pseudonym of its own."""
+    study = ["--study", write_study(study_folder), "--database", study_folder / "study.db"]
+    served = Site([*study, "--without-try"], study_folder / "log").start()
+    yield served
+    served.kill()
+
+
+@pytest.fixture
+def study_page(chromium_page: Page, study_site: Site) -> Page:
+    """The first page of ``study_site`` in a browser that has not been there."""
+    chromium_page.goto(study_site.address)
+    wait_for_heading(chromium_page, "Judging image descriptions")
+    return chromium_page
+
+
+@pytest.fixture(scope="module")
+def try_site(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """The page to try texts on, with a model of random weights."""
+    log = tmp_path_factory.mktemp("try") / "log"
+    # The pictures of the README are to show what the bundled model says.
+    model = "default" if SCREENSHOTS else tiny_folder
+    served = Site(["--model", model, "--device", "cpu"], log).start()
+    yield served
+    served.kill()
+
+
+@pytest.fixture
+def try_page(chromium_page: Page, try_site: Site) -> Page:
+    """The page of ``try_site``, just opened."""
+    chromium_page.goto(try_site.address)
+    wait_for_heading(chromium_page, TRY_HEADING)
+    return chromium_page

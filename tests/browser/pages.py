@@ -17,21 +17,31 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import Page
 
+from descscore.page.example_images import EXAMPLES
+from descscore.study.questions import questions_of
+from study_tools import write_table
+
 SCREENSHOTS = os.environ.get("DESCSCORE_SCREENSHOTS")
 
 START_SECONDS = 240
-"""Longest start; continuous integration may share its processors."""
+TIMEOUT = 120_000
+"""Milliseconds. Both are long: continuous integration may share its processors."""
 
 
 class Site:
-    """``descscore serve`` in a process of its own, which can be killed and started again."""
+    """``descscore serve`` in a process of its own, which can be killed and started again.
 
-    def __init__(self, arguments: Sequence[object], log: Path) -> None:
+    program: what to run in its place, with the same arguments.
+    """
+
+    def __init__(
+        self, arguments: Sequence[object], log: Path, program: Sequence[object] = ("-m", "descscore.cli")
+    ) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self.address = f"http://127.0.0.1:{self.port}/"
-        self._command = [sys.executable, "-m", "descscore.cli", "serve", "--port", str(self.port)]
+        self._command = [sys.executable, *map(str, program), "serve", "--port", str(self.port)]
         self._command += map(str, arguments)
         self._log = log
         self._process: subprocess.Popen[bytes] | None = None
@@ -58,11 +68,33 @@ class Site:
             time.sleep(0.2)
             return False
 
+    @property
+    def pid(self) -> int:
+        """Of the process that serves."""
+        assert self._process
+        return self._process.pid
+
     def kill(self) -> None:
         """Stop at once, as a power cut would."""
         assert self._process
-        os.kill(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        if self._process.poll() is None:
+            os.kill(self.pid, signal.SIGKILL)
+            self._process.wait()
+
+
+TRY_HEADING = "How well would this text replace the image?"
+MARKUP = "<img src=x onerror=\"document.title='run'\"><script>document.title='run'</script> {{7*7}}"
+
+
+def write_study(folder: Path) -> Path:
+    """A study of the two drawings, with markup in an article and names of files and items that tell."""
+    rows = []
+    for name, example in EXAMPLES.items():
+        example.draw().save(folder / f"secret_{name}.png")
+        cells = {"item": f"item_{name}", "image": f"secret_{name}.png", "description": example.description}
+        more = {"article title": f"On {name}", "article text": f"{example.caption}.\n\n{MARKUP}"}
+        rows.append(cells | more)
+    return write_table(folder / "items.csv", rows)
 
 
 def picture(page: Page, name: str, height: int) -> None:
@@ -114,6 +146,13 @@ def wait_for_status(page: Page, text: str) -> None:
     """Wait until the live region says ``text`` among other things."""
     said = "text => document.querySelector('.ds-status')?.textContent.includes(text)"
     page.wait_for_function(said, arg=text)
+
+
+def answer(page: Page, phase: str, value: int) -> None:
+    """Answer all questions of a phase with ``value`` and save."""
+    for question in questions_of(phase):
+        choose(page, question.name, value - 1)
+    press(page, "save")
 
 
 def register(page: Page, name: str, vision: int) -> str:

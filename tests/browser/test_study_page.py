@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,56 +9,37 @@ from playwright.sync_api import Browser, Page
 
 from accessibility import NARROW, overflow, violations
 from descscore.page.accounts import write_account
-from descscore.page.example_images import EXAMPLES
 from descscore.study.judgments import JudgmentStore
-from descscore.study.questions import questions_of
-from pages import Site, choose, picture, press, register, tab_to, wait_for_heading, wait_for_status
-from study_tools import write_table
+from pages import (
+    MARKUP,
+    Site,
+    answer,
+    choose,
+    picture,
+    press,
+    register,
+    tab_to,
+    wait_for_heading,
+    wait_for_status,
+    write_study,
+)
 
 BLIND, SIGHTED = 0, 2
-MARKUP = "<img src=x onerror=\"document.title='run'\"><script>document.title='run'</script> {{7*7}}"
-
-
-def write_study(folder: Path) -> Path:
-    rows = []
-    for name, example in EXAMPLES.items():
-        example.draw().save(folder / f"secret_{name}.png")
-        cells = {"item": f"item_{name}", "image": f"secret_{name}.png", "description": example.description}
-        rows.append(
-            cells | {"article title": f"On {name}", "article text": f"{example.caption}.\n\n{MARKUP}"}
-        )
-    return write_table(folder / "items.csv", rows)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("study")
-
-
-@pytest.fixture(scope="module")
-def site(folder: Path) -> Iterator[Site]:
-    study = ["--study", write_study(folder), "--database", folder / "study.db", "--without-try"]
-    served = Site(study, folder / "log").start()
-    yield served
-    served.kill()
 
 
 @pytest.fixture
-def store(folder: Path) -> JudgmentStore:
-    return JudgmentStore(folder / "study.db")
+def site(study_site: Site) -> Site:
+    return study_site
 
 
 @pytest.fixture
-def page(chromium_page: Page, site: Site) -> Page:
-    chromium_page.goto(site.address)
-    wait_for_heading(chromium_page, "Judging image descriptions")
-    return chromium_page
+def store(study_folder: Path) -> JudgmentStore:
+    return JudgmentStore(study_folder / "study.db")
 
 
-def answer(page: Page, phase: str, value: int) -> None:
-    for question in questions_of(phase):
-        choose(page, question.name, value - 1)
-    press(page, "save")
+@pytest.fixture
+def page(study_page: Page) -> Page:
+    return study_page
 
 
 def test_a_whole_study_without_the_image(page: Page, store: JudgmentStore) -> None:
@@ -213,6 +193,7 @@ def test_a_killed_server_keeps_what_was_saved_and_the_form(
     answer(page, "none", 4)
     page.wait_for_selector(".ds-problems li")
     assert "cannot be reached" in page.inner_text(".ds-problems")
+    assert violations(page) == []
     assert page.evaluate("document.querySelectorAll('input:checked').length") == 4
     site.start()
     wait_for_status(page, "The form is filled in as you left it.")  # the page has found the server again

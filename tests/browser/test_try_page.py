@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
 from pathlib import Path
 
 import pytest
@@ -10,26 +10,17 @@ from playwright.sync_api import Page
 
 from accessibility import NARROW, focus_order, overflow, violations
 from descscore.page.example_images import EXAMPLES
-from pages import SCREENSHOTS, Site, picture, press, tab_to, wait_for_heading, wait_for_status
-
-HEADING = "How well would this text replace the image?"
-
-
-@pytest.fixture(scope="module")
-def site(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    log = tmp_path_factory.mktemp("try") / "log"
-    # The pictures of the README are to show what the bundled model says.
-    model = "default" if SCREENSHOTS else tiny_folder
-    served = Site(["--model", model, "--device", "cpu"], log).start()
-    yield served
-    served.kill()
+from pages import TRY_HEADING, Site, picture, press, tab_to, wait_for_status
 
 
 @pytest.fixture
-def page(chromium_page: Page, site: Site) -> Page:
-    chromium_page.goto(site.address)
-    wait_for_heading(chromium_page, HEADING)
-    return chromium_page
+def site(try_site: Site) -> Site:
+    return try_site
+
+
+@pytest.fixture
+def page(try_page: Page) -> Page:
+    return try_page
 
 
 @pytest.fixture
@@ -126,8 +117,6 @@ def test_small_windows_and_large_text(page: Page) -> None:
     ],
 )
 def test_bad_uploads(page: Page, tmp_path: Path, name: str, content: bytes, reason: str) -> None:
-    import re
-
     path = tmp_path / name
     path.write_bytes(content)
     tab_to(page, "#description")
@@ -153,7 +142,7 @@ def test_markup_in_texts_does_not_run(page: Page, drawing: Path) -> None:
     wait_for_status(page, "Score ")
     assert page.locator(".ds-result img, .ds-result script, .ds-result b").count() == 0
     assert "{{7*7}} ${7*7}" in page.inner_text(".ds-result")
-    assert page.title() == f"{HEADING} - descscore"
+    assert page.title() == f"{TRY_HEADING} - descscore"
 
 
 def test_only_what_the_page_needs_is_served(page: Page, site: Site) -> None:

@@ -4,23 +4,34 @@
 const page = element.querySelector(".ds-page");
 const live = element.querySelector(".ds-status");
 const problems = element.querySelector(".ds-problems");
-const study = element.querySelector(".ds-root").dataset.page === "judge";
-const KEY = "descscore-code";
+const study = element.querySelector(".ds-root").dataset.study;
+const KEY = `descscore-code-${study}`;
 const DRAFT = "descscore-draft";
 const MAX_BYTES = 20 * 1024 * 1024;
+const AGAIN_SECONDS = 10;
 const SLOW_SECONDS = 30;
+const LOST_SECONDS = 120;
 
 let waiting = null; // the button that was pressed, while an answer is awaited
 let ticket = 0; // number of the last question to the server; answers to earlier ones are dropped
-let slow = 0;
+let answered = 0; // number of the last question that has its answer
+let timers = [];
 let image = null; // the chosen file as a data address
+let code = stored(); // whose page this is; another tab may be somebody else's
 
-function code() {
+function stored() {
   try { return study ? localStorage.getItem(KEY) || "" : ""; } catch { return ""; }
 }
 
 function keep(value) {
-  try { value ? localStorage.setItem(KEY, value) : localStorage.removeItem(KEY); } catch { /* no storage */ }
+  code = value;
+  try { localStorage.setItem(KEY, value); } catch { return "This browser cannot remember you: write down your code."; }
+  return "";
+}
+
+function forget() {
+  try { if (stored() === code) localStorage.removeItem(KEY); } catch { /* no storage */ }
+  code = "";
 }
 
 function announce(text) {
@@ -34,8 +45,12 @@ function busy(button) {
   element.querySelectorAll("button").forEach((b) => b.toggleAttribute("aria-disabled", false));
   if (button) button.setAttribute("aria-disabled", "true");
   page.setAttribute("aria-busy", String(Boolean(button)));
-  clearTimeout(slow);
-  if (button) slow = setTimeout(() => announce("Still waiting for the server."), SLOW_SECONDS * 1000);
+  timers.forEach(clearTimeout);
+  timers = [];
+  if (!button) return;
+  const lost = "The server has not answered. What you filled in is kept; try again.";
+  timers.push(setTimeout(() => announce("Still waiting for the server."), SLOW_SECONDS * 1000));
+  timers.push(setTimeout(() => fail(lost), LOST_SECONDS * 1000));
 }
 
 function controls(field) {
@@ -102,7 +117,8 @@ function fill(fields) {
 }
 
 function place() {
-  return `${page.querySelector("h1")?.textContent} ${page.querySelector('[name="step"]')?.value}`;
+  const marks = ["annotator", "step"].map((name) => page.querySelector(`[name="${name}"]`)?.value);
+  return [page.querySelector("h1")?.textContent, ...marks].join(" ");
 }
 
 // Gradio loads the page anew when it has lost the server and found it again. What was filled in
@@ -111,7 +127,7 @@ function putAside() {
   const kept = [...page.querySelectorAll("textarea, input:not([type=hidden], [type=file])")]
     .filter((c) => (c.type === "radio" || c.type === "checkbox" ? c.checked : c.value))
     .map((c) => [c.name, c.value]);
-  try { sessionStorage.setItem(DRAFT, JSON.stringify({ place: place(), kept })); } catch { /* no storage */ }
+  try { sessionStorage.setItem(DRAFT, JSON.stringify({ place: place(), kept, image: Boolean(image) })); } catch { /* no storage */ }
 }
 
 function takeBack() {
@@ -127,7 +143,7 @@ function takeBack() {
       else control.value = value;
     }
   }
-  announce("The form is filled in as you left it.");
+  announce(`The form is filled in as you left it${draft.image ? ", but for the image: choose it again" : ""}.`);
 }
 
 function showPage(html) {
@@ -141,22 +157,31 @@ function showPage(html) {
 }
 
 function apply(reply) {
-  if (!reply || reply.ticket !== ticket) return;
+  if (!reply || reply.ticket !== ticket || answered === ticket) return;
+  if (waiting || reply.page !== null) answered = ticket; // opening goes on until there is a page
   busy(null);
-  if (reply.code) keep(reply.code);
-  if (reply.forget) keep("");
+  const storage = reply.code ? keep(reply.code) : "";
+  if (reply.forget) forget();
   if (reply.page !== null) showPage(reply.page);
   showErrors(reply.errors);
   fill(reply.fields);
   if (reply.preview) showPreview(...reply.preview);
-  if (reply.result !== null) page.querySelector(".ds-result").innerHTML = reply.result;
-  if (reply.status) announce(reply.status);
+  if (reply.result !== null) showResult(reply.result);
+  announce(`${reply.status} ${storage}`.trim());
   if (reply.page !== null) takeBack();
 }
 
+function showResult(html) {
+  const place = page.querySelector(".ds-result");
+  place.innerHTML = html;
+  place.hidden = false;
+}
+
 function fail(message) {
+  if (!page.childElementCount) announce(`${message} Trying to open the page again.`);
   if (!waiting) return;
   busy(null);
+  announce("");
   showErrors([{ field: "", message }]);
 }
 
@@ -203,16 +228,16 @@ function collect(form) {
 }
 
 function ask(action, fields) {
-  ticket += 1;
+  if (study) fields.code = code;
   trigger("act", { action, fields, ticket });
 }
 
 function send(action, form, button) {
   const fields = form ? collect(form) : {};
   if (!action.startsWith("score")) delete fields.image;
-  if (study) fields.code = code();
   busy(button);
-  if (button && action === "score") announce("Scoring.");
+  announce(action === "score" ? "Scoring." : "");
+  ticket += 1;
   ask(action, fields);
 }
 
@@ -251,9 +276,9 @@ window.addEventListener("pagehide", putAside);
 watch("value", () => apply(props.value));
 
 // An event may be lost while the app is not ready: asked again until the first page is there.
-const open = () => ask("open", study ? { code: code() } : {});
 const opening = setInterval(() => {
   if (page.childElementCount) clearInterval(opening);
-  else open();
-}, 10000);
-open();
+  else ask("open", {});
+}, AGAIN_SECONDS * 1000);
+ticket += 1;
+ask("open", {});

@@ -1,0 +1,58 @@
+"""open_clip's plain transformer block in parts, so that a tower can leave out what no feature needs.
+
+Norms, activations and projections are the block's own modules; only the way that
+attention is called differs. A block of any other form is not known, and a tower
+that has one runs as open_clip wrote it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from open_clip.transformer import ResidualAttentionBlock, Transformer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+QUERIES_KEYS_VALUES, QUERIES, KEYS_VALUES = (0, 3), (0, 1), (1, 3)
+"""Parts of a packed input projection, from and to."""
+
+
+def knows(transformer: Any) -> bool:
+    """Whether all blocks have the form that this module can run."""
+    return type(transformer) is Transformer and all(map(_is_plain, transformer.resblocks))
+
+
+def _is_plain(block: nn.Module) -> bool:
+    # Exact types: a subclass (a LoRA layer not merged, a parametrised weight) may compute anything.
+    if type(block) is not ResidualAttentionBlock or hasattr(block, "ln_1_kv"):
+        return False
+    attention = block.attn
+    return (
+        type(attention) is nn.MultiheadAttention
+        and attention.in_proj_weight is not None
+        and attention.bias_k is None
+        and not attention.add_zero_attn
+        and not attention.dropout
+    )
+
+
+def project(block: Any, states: Tensor, parts: tuple[int, int]) -> Tensor:
+    """Queries, keys and values of states: ``(..., width)`` -> ``(..., parts, heads, width / heads)``.
+
+    The states are normalised first. parts: which of the three, from and to. The result has
+    the number format of the block's weights, whatever the states have.
+    """
+    attention, width = block.attn, states.shape[-1]
+    rows = slice(parts[0] * width, parts[1] * width)
+    weight, bias = attention.in_proj_weight[rows], attention.in_proj_bias
+    packed = F.linear(block.ln_1(states).to(weight.dtype), weight, None if bias is None else bias[rows])
+    return packed.view(*states.shape[:-1], parts[1] - parts[0], attention.num_heads, -1)
+
+
+def finish(block: Any, states: Tensor, mixed: Tensor) -> Tensor:
+    """A block's output from its input and what attention mixed, heads side by side: ``(..., width)`` each."""
+    output = block.attn.out_proj
+    states = states + block.ls_1(F.linear(mixed, output.weight, output.bias))
+    normed = block.ln_2(states).to(output.weight.dtype)
+    finished: Tensor = states + block.ls_2(block.mlp(normed))
+    return finished

@@ -1,0 +1,71 @@
+"""Image features of a vision transformer; its last block runs for the class token alone.
+
+Equal to ``clip.encode_image`` to rounding. The other positions provide keys and values
+in the last block and nothing else, which saves nearly one block of work.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from open_clip import CLIP
+from open_clip.transformer import VisionTransformer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from descscore.towers.blocks import KEYS_VALUES, QUERIES, QUERIES_KEYS_VALUES, finish, knows, project
+
+
+def encode_images(clip: CLIP, pixels: Tensor) -> Tensor:
+    """Raw features of normalised pixels: ``(n, 3, height, width)`` -> ``(n, embed_dim)``.
+
+    An image tower of another form (a convolutional one, one that pools by attention)
+    runs as open_clip wrote it.
+    """
+    visual: Any = clip.visual
+    if not is_plain(visual):
+        features: Tensor = clip.encode_image(pixels)
+        return features
+    states = _embed(visual, pixels)
+    *blocks, last = visual.transformer.resblocks
+    for block in blocks:
+        states = _run(block, states)
+    pooled = visual.ln_post(_run_class_token(last, states))
+    return pooled if visual.proj is None else pooled @ visual.proj
+
+
+def is_plain(visual: nn.Module) -> bool:
+    """Whether this module runs ``visual`` by itself: open_clip's vision transformer with a class token."""
+    return (
+        type(visual) is VisionTransformer
+        and visual.attn_pool is None
+        and visual.pool_type == "tok"
+        and not visual.output_tokens
+        and knows(visual.transformer)
+    )
+
+
+def _embed(visual: Any, pixels: Tensor) -> Tensor:
+    """Class token and patches with their positions: ``(n, 3, height, width)`` -> ``(n, places, width)``."""
+    positions = visual.positional_embedding
+    patches = visual.conv1(pixels).flatten(2).transpose(1, 2).to(positions.dtype)
+    states = torch.cat([visual.class_embedding.expand(len(patches), 1, -1), patches], dim=1) + positions
+    embedded: Tensor = visual.ln_pre(visual.patch_dropout(states))
+    return embedded
+
+
+def _run(block: Any, states: Tensor) -> Tensor:
+    """One block: ``(n, places, width)`` -> the same."""
+    queries, keys, values = project(block, states, QUERIES_KEYS_VALUES).permute(2, 0, 3, 1, 4)
+    mixed = F.scaled_dot_product_attention(queries, keys, values)
+    return finish(block, states, mixed.transpose(1, 2).flatten(2))
+
+
+def _run_class_token(block: Any, states: Tensor) -> Tensor:
+    """The last block, for the class token alone: ``(n, places, width)`` -> ``(n, width)``."""
+    token = states[:, 0]
+    queries = project(block, token, QUERIES).transpose(1, 2)  # (n, heads, 1, head width)
+    keys, values = project(block, states, KEYS_VALUES).permute(2, 0, 3, 1, 4)
+    mixed = F.scaled_dot_product_attention(queries, keys, values)
+    return finish(block, token, mixed.flatten(1))

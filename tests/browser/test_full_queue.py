@@ -1,0 +1,161 @@
+"""More people at once than the queue takes: who is refused is told, keeps the form, and can go on later."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page
+
+from accessibility import violations
+from descscore.page.example_images import EXAMPLES
+from descscore.study.judgments import JudgmentStore
+from page_client import PageClient
+from pages import (
+    TIMEOUT,
+    TRY_HEADING,
+    Site,
+    choose,
+    press,
+    register,
+    tab_to,
+    wait_for_heading,
+    wait_for_status,
+    write_study,
+)
+
+PROGRAM = Path(__file__).parent / "held_serve.py"
+BUSY = "Too many people are waiting. What you filled in is kept; try again in a minute."
+STUDY_TAKES = 8 + 256
+TRY_TAKES = 1 + 16
+"""How many are worked on at once and how many may wait."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("queue")
+
+
+@pytest.fixture(scope="module")
+def site(folder: Path, tiny_folder: Path) -> Iterator[Site]:
+    arguments = ["--study", write_study(folder), "--database", folder / "study.db"]
+    model = ["--model", tiny_folder, "--device", "cpu"]
+    served = Site(arguments + model, folder / "log", (PROGRAM, folder / "hold")).start()
+    yield served
+    served.kill()
+
+
+@pytest.fixture
+def hold(folder: Path) -> Iterator[Path]:
+    """The file that keeps the server busy; made by the test."""
+    yield folder / "hold"
+    (folder / "hold").unlink(missing_ok=True)
+
+
+def fill(tab: PageClient, takes: int) -> None:
+    """Events until the queue is full, which must be after ``takes`` of them."""
+    taken, until = 0, time.monotonic() + TIMEOUT / 1000
+    while taken < takes and time.monotonic() < until:
+        taken += tab.join("start", {})[0] == 200
+    assert taken == takes
+    assert tab.join("start", {})[0] == 503
+
+
+def drain(tab: PageClient, takes: int) -> None:
+    """Every event that was taken is answered."""
+    answered = [message for message in tab.messages() if message["msg"] == "process_completed"]
+    assert len(answered) == takes
+    assert all(message["success"] for message in answered)
+
+
+def refused(page: Page) -> None:
+    """The page says that the queue is full, once, where it covers nothing, and to everybody."""
+    page.wait_for_selector(".ds-problems li")
+    assert page.locator(".ds-problems li").all_inner_texts() == [BUSY]
+    assert page.evaluate("document.activeElement.className") == "ds-problems"
+    assert page.locator(".ds-page").get_attribute("aria-busy") == "false"
+    page.wait_for_timeout(500)  # Gradio's own message would be there by now
+    assert not [
+        one for one in page.locator(".toast-wrap, [data-testid=status-tracker]").all() if one.is_visible()
+    ]
+    assert page.get_by_role("button", name="Close").count() == 0
+    assert page.get_by_role("button", name="Clear").count() == 0
+    assert violations(page) == []
+
+
+def test_a_judgment_is_refused_kept_in_the_form_and_saved_later(
+    chromium_page: Page, chromium: Browser, site: Site, folder: Path, hold: Path
+) -> None:
+    page, tab = chromium_page, PageClient(site.address)
+    page.goto(site.address)
+    wait_for_heading(page, "Judging image descriptions")
+    register(page, "Ann", 0)
+    press(page, "start")
+    wait_for_heading(page, "Description 1 of 2")
+    for name in ("imaginability", "relevance", "irrelevance", "overall"):
+        choose(page, name, 3)
+    hold.touch()
+    fill(tab, STUDY_TAKES)
+    press(page, "save")
+    refused(page)
+    assert page.evaluate("document.querySelectorAll('input:checked').length") == 4
+    assert JudgmentStore(folder / "study.db").judgments() == []
+    late = chromium.new_context().new_page()  # somebody who comes only now
+    late.goto(site.address)
+    wait_for_status(late, "Too many people are waiting.")
+    hold.unlink()
+    drain(tab, STUDY_TAKES)
+    wait_for_heading(late, "Judging image descriptions")
+    late.context.close()
+    press(page, "save")
+    wait_for_heading(page, "Description 2 of 2")
+    assert page.is_hidden(".ds-problems")
+    assert [one.ratings.overall for one in JudgmentStore(folder / "study.db").judgments()] == [4]
+
+
+def test_a_score_is_refused_with_the_image_kept_and_given_later(
+    chromium_page: Page, site: Site, folder: Path, hold: Path, tmp_path: Path
+) -> None:
+    page, tab = chromium_page, PageClient(site.address + "try/")
+    EXAMPLES["boat"].draw().save(tmp_path / "boat.png")
+    page.goto(site.address + "try/")
+    wait_for_heading(page, TRY_HEADING)
+    page.set_input_files("#image", tmp_path / "boat.png")
+    wait_for_status(page, "Image chosen.")
+    tab_to(page, "#description")
+    page.keyboard.type("A boat on the sea.")
+    hold.touch()
+    fill(tab, TRY_TAKES)
+    press(page, "score")
+    refused(page)
+    assert page.input_value("#description") == "A boat on the sea."
+    assert page.is_visible(".ds-preview img")
+    assert page.inner_text(".ds-status") == ""
+    hold.unlink()
+    drain(tab, TRY_TAKES)
+    press(page, "score")
+    wait_for_status(page, "Score ")
+    assert page.is_hidden(".ds-problems")
+
+
+def test_who_waits_in_the_queue_gets_the_answer(chromium_page: Page, site: Site, hold: Path) -> None:
+    page, tab = chromium_page, PageClient(site.address + "try/")
+    page.goto(site.address + "try/")
+    wait_for_heading(page, TRY_HEADING)
+    press(page, "example:house")
+    wait_for_status(page, "The form is filled in")
+    hold.touch()
+    for _ in range(5):
+        assert tab.join("start", {})[0] == 200
+    press(page, "score")
+    wait_for_status(page, "Scoring.")
+    assert page.get_attribute(".ds-page", "aria-busy") == "true"
+    assert page.get_attribute("#score", "aria-disabled") == "true"
+    assert violations(page) == []
+    page.keyboard.press("Enter")  # pressed twice
+    hold.unlink()
+    drain(tab, 5)
+    wait_for_status(page, "Among 4 drafts")
+    assert page.get_attribute("#score", "aria-disabled") is None

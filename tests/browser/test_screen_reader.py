@@ -1,0 +1,303 @@
+"""What a screen reader is given in each state: names, roles, descriptions, headings, announcements."""
+
+from __future__ import annotations
+
+import pytest
+from playwright.sync_api import Page
+from screen_reader import outline, texts
+
+from descscore.page.example_images import EXAMPLES
+from descscore.study.questions import questions_of
+from pages import TRY_HEADING, answer, press, register, tab_to, wait_for_heading, wait_for_status
+
+GRADIO = 'status "" [live polite, atomic]'
+"""Gradio's own live region after our page; it stays empty."""
+NUMBERS = "Four groups of four letters and digits, which you got when you began. "
+RESUME = [
+    'heading "Going on where you stopped" [level 2]',
+    f'textbox "Your code" ({NUMBERS}Capitals and hyphens do not matter.)',
+    'button "Go on"',
+]
+STOPPING = [
+    'heading "Stopping" [level 2]',
+    'button "How it works, and my code"',
+    'button "Leave, and forget me in this browser"',
+    'button "Delete all my answers"',
+]
+
+
+def whole(*lines: str, status: str = "") -> list[str]:
+    return ['main ""', f'status "{status}" [live polite, atomic]', *lines, GRADIO]
+
+
+def problems(*messages: str) -> list[str]:
+    return ['group "Problems"', 'list ""', *(f'link "{message}"' for message in messages)]
+
+
+def group(name: str, hint: str, options: list[str], error: str = "", checked: int | None = None) -> list[str]:
+    said = f"{hint} Error: {error}" if error else hint
+    states = "required, invalid" if error else "required"
+    shown = [f'radio "{option}"' + " [checked]" * (place == checked) for place, option in enumerate(options)]
+    return [f'radiogroup "{name}" ({said}) [{states}]', *shown]
+
+
+def rating(phase: str, wrong: bool = False, checked: int | None = None) -> list[str]:
+    lines = []
+    for one in questions_of(phase):
+        hint = f"From 1, {one.low}, to 5, {one.high}."
+        options = [f"1, {one.low}", "2", "3", "4", f"5, {one.high}"]
+        error = f"Choose an answer from 1 to 5: {one.text}" if wrong else ""
+        lines += group(one.text, hint, options, error, checked)
+    return lines
+
+
+def step(page: Page, phase: str, **more: object) -> list[str]:
+    """What is expected of a step's page, from its heading to the questions."""
+    title = page.inner_text(".ds-page h1")
+    done = page.inner_text(".ds-progress label").split()[0]
+    image = ['heading "Image" [level 2]', 'image "The image that is described above"']
+    return [
+        f'heading "{title}" [level 1]',
+        f'progressbar "{done} of 2 descriptions finished"',
+        f'heading "{page.inner_text(".ds-page h2:first-of-type")}" [level 2]',
+        'heading "Description of the image" [level 2]',
+        *(image if phase == "after" else []),
+        'heading "Questions" [level 2]',
+        *rating(phase, **more),  # type: ignore[arg-type]
+        'button "Save and continue"',
+    ]
+
+
+def test_the_first_page(study_page: Page) -> None:
+    page = study_page
+    tick = 'checkbox "I have read this and agree to take part."'
+    titles = ['heading "Judging image descriptions" [level 1]', 'heading "Taking part" [level 2]']
+    assert outline(page) == whole(*titles, tick, 'button "Continue"', *RESUME)
+    press(page, "consent")
+    page.wait_for_selector("#consent-error:not([hidden])")
+    error = "To take part, agree by ticking the box."
+    wrong = f"{tick} (Error: {error}) [invalid]"
+    assert outline(page) == whole(*problems(error), *titles, wrong, 'button "Continue"', *RESUME)
+
+
+def test_the_profile_and_its_errors(study_page: Page) -> None:
+    page = study_page
+    tab_to(page, "#consent")
+    page.keyboard.press("Space")
+    press(page, "consent")
+    wait_for_heading(page, "About you")
+
+    def expected(name: str = "", vision: str = "", reader: str = "") -> list[str]:
+        hint = "A name that nobody can tell you by. Your answers are kept under it."
+        said = f"{hint} Error: {name}" if name else hint
+        often = ["Always or nearly always", "Often", "Sometimes", "Rarely", "Never"]
+        decides = "This decides whether you will also be shown the images."
+        lines = [
+            'heading "About you" [level 1]',
+            f'textbox "Pseudonym" ({said}) [required{", invalid" if name else ""}]',
+            *group("Your vision", decides, ["I am blind", "I have low vision", "I am sighted"], vision),
+            *group("How often do you use a screen reader?", "On a computer or a telephone.", often, reader),
+            'button "Continue"',
+        ]
+        wrong = [message for message in (name, vision, reader) if message]
+        return whole(*(problems(*wrong) if wrong else []), *lines)
+
+    assert outline(page) == expected()
+    press(page, "register")
+    page.wait_for_selector("#pseudonym-error:not([hidden])")
+    assert outline(page) == expected(
+        "Enter a pseudonym: up to 40 letters, digits, blanks, full stops or hyphens, "
+        "starting with a letter or digit.",
+        "Choose the answer that fits your vision best.",
+        "Choose how often you use a screen reader.",
+    )
+
+
+def finished(page: Page) -> tuple[str, str]:
+    """What the progress says and what it shows."""
+    shown = page.evaluate("document.querySelector('progress').value")
+    return page.inner_text(".ds-progress label"), str(shown)
+
+
+def test_every_step_of_a_study_with_the_image(study_page: Page) -> None:
+    page = study_page
+    register(page, "Tree", 2)
+    start = 'button "Go to the descriptions"'
+    code = 'heading "Your code" [level 2]'
+    assert outline(page) == whole('heading "How it works" [level 1]', code, start)
+    press(page, "start")
+    wait_for_status(page, "Description 1 of 2, before the image.")
+    said = "Description 1 of 2, before the image."
+    assert outline(page) == whole(*step(page, "before"), *STOPPING, status=said)
+    press(page, "save")
+    page.wait_for_selector(".ds-problems li")
+    wrong = [f"Choose an answer from 1 to 5: {question.text}" for question in questions_of("before")]
+    assert outline(page) == whole(*problems(*wrong), *step(page, "before", wrong=True), *STOPPING)
+    answer(page, "before", 2)
+    wait_for_status(page, "with the image.")
+    said = "Saved. Description 1 of 2, with the image."
+    assert outline(page) == whole(*step(page, "after"), *STOPPING, status=said)
+    answer(page, "after", 4)
+    wait_for_status(page, "Description 2 of 2")
+    assert finished(page) == ("1 of 2 descriptions finished", "1")
+    back = 'button "Back, without saving this page"'
+    said = "Saved. Description 2 of 2, before the image."
+    assert outline(page) == whole(*step(page, "before"), back, *STOPPING, status=said)
+    press(page, "back")
+    wait_for_status(page, "Description 1 of 2, with the image.")
+    said = "Description 1 of 2, with the image."
+    assert outline(page) == whole(*step(page, "after", checked=3), *STOPPING, status=said)
+    press(page, "save")
+    wait_for_heading(page, "Description 2 of 2: before the image")
+    answer(page, "before", 3)
+    wait_for_heading(page, "Description 2 of 2: with the image")
+    answer(page, "after", 3)
+    wait_for_status(page, "You have judged all")
+    done = ['heading "All done" [level 1]', 'button "Back to the last description"', *STOPPING[1:]]
+    assert outline(page) == whole(*done, status="Saved. You have judged all descriptions.")
+    press(page, "ask-delete")
+    wait_for_heading(page, "Delete all my answers")
+    sure = 'checkbox "Yes, delete everything."'
+    title, buttons = 'heading "Delete all my answers" [level 1]', ["Delete", "Keep my answers and go on"]
+    buttons = [f'button "{name}"' for name in buttons]
+    assert outline(page) == whole(title, sure, *buttons)
+    press(page, "delete")
+    page.wait_for_selector("#sure-error:not([hidden])")
+    error = "To delete, confirm by ticking the box."
+    wrong_box = f"{sure} (Error: {error}) [invalid]"
+    assert outline(page) == whole(*problems(error), title, wrong_box, *buttons)
+    tab_to(page, "#sure")
+    page.keyboard.press("Space")
+    press(page, "delete")
+    wait_for_status(page, "have been deleted")
+    deleted = ['heading "Deleted" [level 1]', 'button "To the first page"']
+    assert outline(page) == whole(*deleted, status="Your judgments have been deleted.")
+
+
+def test_a_step_without_the_image_is_read_in_its_order(study_page: Page) -> None:
+    page = study_page
+    register(page, "Order", 0)
+    press(page, "start")
+    wait_for_status(page, "Description 1 of 2.")
+    said = "Description 1 of 2."
+    assert outline(page) == whole(*step(page, "none"), *STOPPING, status=said)
+    read = texts(page)
+    name = page.inner_text(".ds-page h2:first-of-type").split()[-1]
+    wanted = [
+        "Description 1 of 2",
+        f"{EXAMPLES[name].caption}.",
+        "Description of the image",
+        EXAMPLES[name].description,
+        "Questions",
+        *(question.text for question in questions_of("none")),
+    ]
+    assert [text for text in read if text in wanted] == wanted
+
+
+def test_what_is_announced_on_the_way(study_page: Page) -> None:
+    """One live region from the beginning, whose text changes; no announcement comes twice or is cut short."""
+    page = study_page
+    page.evaluate(
+        """() => {
+            window.said = [];
+            const region = document.querySelector('.ds-status');
+            region.first = true;
+            new MutationObserver(() => {
+                if (region.textContent) window.said.push(region.textContent);
+            }).observe(region, { childList: true, characterData: true, subtree: true });
+        }"""
+    )
+    register(page, "Herald", 0)
+    press(page, "start")
+    wait_for_status(page, "Description 1 of 2.")
+    press(page, "save")
+    page.wait_for_selector(".ds-problems li")
+    answer(page, "none", 3)
+    wait_for_status(page, "Description 2 of 2.")
+    press(page, "leave")
+    wait_for_status(page, "You have left the study.")
+    assert page.evaluate("window.said") == [
+        "Description 1 of 2.",
+        "Saved. Description 2 of 2.",
+        "You have left the study.",
+    ]
+    assert page.evaluate("document.querySelector('.ds-status').first")
+    assert (
+        page.evaluate("document.querySelectorAll('.ds-root [aria-live], .ds-root [role=alert]').length") == 1
+    )
+
+
+def test_the_page_to_try(try_page: Page) -> None:
+    page = try_page
+
+    def expected(image: str = "", description: str = "") -> list[str]:
+        hints = {
+            "image": "A file of up to 20 MB. Or take an example below.",
+            "description": "What the image shows, for someone who cannot see it.",
+            "caption": "What stands beside the image for everybody; it is compared with the description.",
+            "context": "The text that the image stands in. With it the result also says how well each "
+            "text serves there.",
+            "drafts": "One draft a line. All are put in order, best first.",
+        }
+        errors = {"image": image, "description": description}
+        said = {
+            key: f"{hint} Error: {errors[key]}" if errors.get(key) else hint for key, hint in hints.items()
+        }
+        states = {key: "invalid" if value else "" for key, value in errors.items()}
+        needed = f"[required{', invalid' if description else ''}]"
+        return [
+            f'heading "{TRY_HEADING}" [level 1]',
+            f'button "Image" ({said["image"]})' + (f" [{states['image']}]" if image else ""),
+            'button "Example: a house"',
+            'button "Example: a boat"',
+            f'textbox "Description" ({said["description"]}) {needed}',
+            f'textbox "Caption (optional)" ({said["caption"]})',
+            f'textbox "Article text (optional)" ({said["context"]})',
+            f'textbox "Other drafts of the description (optional)" ({said["drafts"]})',
+            'button "Score"',
+        ]
+
+    assert outline(page) == whole(*expected())
+    press(page, "score")
+    page.wait_for_selector(".ds-problems li")
+    wrong = ["Choose an image.", "Write a description."]
+    assert outline(page) == whole(*problems(*wrong), *expected(*wrong))
+    press(page, "example:house")
+    wait_for_status(page, "The form is filled in")
+    assert 'image "Drawing of a house, the example"' in outline(page)
+    press(page, "score")
+    wait_for_status(page, "Among 4 drafts")
+    lines = outline(page)
+    result = lines[lines.index('region "Result"') :]
+    assert [line for line in result if line.startswith(("region", "heading", "table"))] == [
+        'region "Result"',
+        'heading "Result" [level 2]',
+        'region "Scores"',
+        'table "Scores of the description"',
+        'heading "Description and caption" [level 3]',
+        'region "Description and caption"',
+        'table "Which of the two would replace the image better"',
+        'heading "Drafts, best first" [level 3]',
+        'region "Drafts"',
+        'table "All drafts in order of their cosine"',
+        'heading "What each word does" [level 3]',
+        'region "Words"',
+        'table "Parts of the cosine by word"',
+    ]
+    columns = [line for line in result if line.startswith("columnheader")]
+    assert columns[:3] == ['columnheader "Measure"', 'columnheader "Value"', 'columnheader "Meaning"']
+    rows = [line for line in result if line.startswith("rowheader")]
+    words = page.locator("p.ds-text span").all_inner_texts()
+    assert "".join(words) == EXAMPLES["house"].description.replace(" ", "")
+    assert rows[-len(words) :] == [f'rowheader "{word}"' for word in words]
+    assert {'rowheader "Description"', 'rowheader "Caption"'} <= set(rows)
+    assert {f'rowheader "{draft}"' for draft in EXAMPLES["house"].drafts} <= set(rows)
+
+
+@pytest.mark.parametrize("flaw", ["<button></button>", "<input aria-label='x' aria-invalid='true'>"])
+def test_the_outline_sees_what_is_changed(chromium_page: Page, flaw: str) -> None:
+    page = "<html lang=en><title>A</title><main><h1>A</h1>{}</main>"
+    chromium_page.set_content(page.format(""))
+    assert outline(chromium_page) == ['main ""', 'heading "A" [level 1]']
+    chromium_page.set_content(page.format(flaw))
+    assert outline(chromium_page)[2:] in (['button ""'], ['textbox "x" [invalid]'])

@@ -1,0 +1,55 @@
+"""Slices of rows as they go through a model, and what happens when they do not fit."""
+
+from __future__ import annotations
+
+import pytest
+
+from descscore.batch_size import BatchSize
+from descscore.errors import ModelError
+
+
+def sizes(parts: list[slice]) -> list[int]:
+    assert [part.start for part in parts] == [0, *(part.stop for part in parts[:-1])]
+    return [part.stop - part.start for part in parts]
+
+
+def test_as_many_short_rows_as_take_the_room_of_full_ones() -> None:
+    """Room for two rows of ten: ten of two, six of three, one of ten with one of nine."""
+    lengths = [2] * 12 + [3] * 6 + [9, 10, 10]
+    parts = BatchSize(2).run_lengths(lengths, 10, lambda part: part)
+    assert sizes(parts) == [10, 6, 2, 2, 1]
+    for part in parts:
+        assert (part.stop - part.start) * lengths[part.stop - 1] <= 20
+
+
+def test_a_row_over_the_full_length_still_runs() -> None:
+    assert sizes(BatchSize(2).run_lengths([30, 40], 10, lambda part: part)) == [1, 1]
+
+
+def test_batch_size_one_is_one_row_however_short() -> None:
+    assert sizes(BatchSize(1).run_lengths([2, 2, 2], 10, lambda part: part)) == [1, 1, 1]
+
+
+@pytest.mark.parametrize("most", [1, 2, 5, 100])
+def test_what_does_not_fit_is_halved_until_it_does(most: int) -> None:
+    batches, tried = BatchSize(8), []
+
+    def run(part: slice) -> slice:
+        tried.append(part.stop - part.start)
+        if tried[-1] > most:
+            raise MemoryError
+        return part
+
+    parts = batches.run_lengths([3] * 40, 10, run)
+    assert sum(sizes(parts)) == 40
+    assert max(sizes(parts)) <= most
+    assert len(tried) - len(parts) <= 4
+    assert batches.value <= 8
+
+
+def test_one_row_that_does_not_fit_is_an_error() -> None:
+    def run(part: slice) -> slice:
+        raise MemoryError
+
+    with pytest.raises(ModelError, match="single row"):
+        BatchSize(4).run_lengths([5, 5], 10, run)

@@ -1,0 +1,155 @@
+"""Watching memory from outside, and pages that say what was measured and nothing else."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from descscore.errors import DataError
+from descscore.eval.speed import memory
+from descscore.eval.speed.memory import Watched, resident, watch_runs, write_input
+from descscore.eval.speed.memory_plot import memory_plot, memory_words
+from descscore.eval.speed.performance import write_pages
+from descscore.eval.speed.performance_page import DATA_FILE, PLOT_FILE, billion, measured, put_in
+from descscore.eval.speed.rates import Rates, Work
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+def run(precision: str, times: float) -> dict[str, Any]:
+    work = Work(matrix=2e11, image=8e9, text=1e9, torchmetrics=1e10)
+    rates = Rates(decode=100, image=20, text=200, pairs=10 * times, work=work, torchmetrics=10)
+    about = {"photos": 36, "different": 18, "texts": 5, "rounds": 3}
+    return {"precision": precision, **about, "figures": rates.figures(5)}
+
+
+def watched(pairs: int, megabytes: int) -> dict[str, Any]:
+    shards = tuple(2.0 + 4 * i for i in range(1, pairs // 1000 + 1))
+    samples = tuple((float(t), (megabytes - t % 7) * 1_000_000) for t in range(int(shards[-1])))
+    return Watched(pairs, 4 * pairs / 1000, 31.5, samples, shards).to_json()
+
+
+@pytest.fixture
+def found() -> dict[str, Any]:
+    closeness = {"precision": "bf16", "pairs": 1000, "mean": 7e-4, "largest": 3e-3, "spearman": 0.9999}
+    return {
+        "machine": "a machine",
+        "cores": 2,
+        "throughput": [run("float32", 4.2), run("bf16", 5.5)],
+        "precision": {"model": "default", "rows": [closeness | {"close": True}]},
+        "memory": {
+            "model": "default",
+            "runs": [watched(1000, 800), watched(10_000, 900), watched(100_000, 960)],
+        },
+    }
+
+
+def test_goals_are_told_as_met_or_missed(found: dict[str, Any]) -> None:
+    cells = [[cell.strip() for cell in line.split("|")] for line in measured(found).splitlines()]
+    rows = {row[1]: row[3] for row in cells if len(row) == 5}
+    assert rows["float32, 5 texts a photo: times torchmetrics in float32"] == "4.20"
+    assert rows["bf16, 5 texts a photo: times torchmetrics in float32"] == "5.50, missed"
+    # 5 texts: 10 ms of decoding, 50 of the image, 25 of the texts; 5 / 0.085 = 58.8 a second.
+    assert rows["bf16: share of decoding and forward passes added up"].startswith("93.5")
+    growth = rows["most resident memory, 10,000 and 100,000 pairs of `default`: growth"]
+    assert growth == "60 MB, from 900, missed"
+    assert rows["milliseconds a pair, 10,000 and 100,000 pairs of `default`"] == "4.0 and 4.0"
+
+
+def test_a_billion_pairs_by_hand(found: dict[str, Any]) -> None:
+    """42 pairs a second on two cores: 10**9 / 42 / 3600 * 2 = 13,228 core hours; alone 15.4 a second:
+    10 + 50 + 5 ms.
+    """
+    shown = billion(found)
+    assert "| float32, CPU | 5 | 42.0 | 13,228 core hours |" in shown
+    assert "| float32, CPU | 1 | 15.4 | 36,111 core hours |" in shown
+    assert "31.5 bytes a row in Parquet shards, 32 GB" in shown
+    assert "| bf16, GPU | 1 | not measured | not measured |" in shown
+
+
+def test_plot_and_words(found: dict[str, Any], tmp_path: Path) -> None:
+    runs = found["memory"]["runs"]
+    memory_plot(runs, tmp_path / "plot.svg")
+    assert (tmp_path / "plot.svg").read_text(encoding="utf-8").count("<path") > 10
+    words = memory_words(runs)
+    assert "at most 800, 900 and 960" in words
+    assert "4.0, 4.0 and 4.0" in words
+
+
+def test_pages_are_written_between_their_marks(found: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    for name, part in (("performance.md", "measured"), ("scaling.md", "billion")):
+        (tmp_path / name).write_text(
+            f"before\n<!-- {part} -->\nold\n<!-- /{part} -->\nafter\n", encoding="utf-8"
+        )
+    write_pages(found, tmp_path)
+    page = (tmp_path / "scaling.md").read_text(encoding="utf-8")
+    assert page == f"before\n<!-- billion -->\n{billion(found)}<!-- /billion -->\nafter\n"
+    assert (tmp_path / PLOT_FILE).is_file()
+    with pytest.raises(DataError, match="lacks the lines"):
+        put_in("nothing", "measured", "")
+
+
+@pytest.mark.parametrize(
+    ("page", "part", "make"), [("performance.md", "measured", measured), ("scaling.md", "billion", billion)]
+)
+def test_the_committed_pages_are_those_of_the_file(page: str, part: str, make: Any) -> None:
+    shown = (DOCS / page).read_text(encoding="utf-8")
+    committed = json.loads((DOCS / DATA_FILE).read_text(encoding="utf-8"))
+    assert put_in(shown, part, make(committed)) == shown
+
+
+def test_processes_that_a_process_starts_count_too() -> None:
+    hold = "import subprocess, sys; held = b'x' * 60_000_000; child = {}; print('held', flush=True); input()"
+    inner = hold.format("None")
+    outer = hold.format(f"subprocess.Popen([sys.executable, '-c', {inner!r}], stdin=subprocess.PIPE)")
+    process = subprocess.Popen(
+        [sys.executable, "-c", outer], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.stdout.readline()
+        assert 120e6 < resident(process.pid) < 300e6
+    finally:
+        process.kill()
+        process.communicate()
+    assert resident(process.pid) == 0
+
+
+def test_the_input_repeats_no_photo_soon_and_no_word_ever(tmp_path: Path) -> None:
+    photos = [tmp_path / f"{i}.jpg" for i in range(50)]
+    source = write_input(tmp_path / "in.csv", photos, 120)
+    with source.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["image"] for row in rows[:50]] == [str(photo) for photo in photos]
+    assert rows[50]["image"] == rows[0]["image"]
+    assert len({row["text"].split()[-1] for row in rows}) == 120
+
+
+def test_a_run_is_watched_to_its_end(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "SHARD", 20)
+    (found,) = watch_runs([50], str(tiny_folder), every=0.1)
+    assert found.pairs == 50
+    assert len(found.shards) == 3
+    assert found.shards == tuple(sorted(found.shards))
+    assert 0 < found.seconds < found.shards[-1]
+    assert found.peak > 100e6
+    assert 10 < found.row_bytes < 1000
+    again = found.to_json()
+    assert len(again["samples"]) <= 200
+    assert max(size for _, size in again["samples"]) == again["peak"] == found.peak
+
+
+def test_a_run_that_fails_is_an_error(tmp_path: Path) -> None:
+    started = time.perf_counter()
+    with pytest.raises(DataError, match="exit code 1"):
+        watch_runs([1], str(tmp_path))
+    assert time.perf_counter() - started < 60
