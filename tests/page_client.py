@@ -1,13 +1,17 @@
-"""A client of the annotators' page that goes through the endpoints that the page's script uses."""
+"""The annotators' page without a browser: served in this process, and used by its script's endpoints."""
 
 from __future__ import annotations
 
 import http.client
 import json
 import secrets
+import socket
+import threading
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
+
+import uvicorn
 
 TIMEOUT = 240
 """Seconds; continuous integration may share its processors."""
@@ -79,3 +83,27 @@ class PageClient:
 
 class Refused(Exception):
     """The server did not take an action, or did not answer it."""
+
+
+def serve(app: Any) -> Iterator[str]:
+    """The address at which ``app`` is served until the generator is closed."""
+    link = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [link]})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{link.getsockname()[1]}/"
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+def ask(address: str, method: str, path: str, headers: dict[str, str] | None = None) -> tuple[int, bytes]:
+    """Send the path as it is, unlike clients that make it straight."""
+    link = http.client.HTTPConnection(address.split("/")[2], timeout=60)
+    link.request(method, path, headers=headers or {})
+    answer = link.getresponse()
+    # Streams that last stay unread.
+    body = b"" if "event-stream" in (answer.getheader("content-type") or "") else answer.read()
+    link.close()
+    return answer.status, body

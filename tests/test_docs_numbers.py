@@ -1,8 +1,8 @@
 """Pages whose numbers come from a file are, to the byte, what that file gives.
 
 ``docs/results.md`` and the README's tables are compared in ``test_results_page.py``, the model card's table
-in ``test_quality.py``, performance and scaling in ``test_performance_pages.py``; here are the rest, and that no
-generated part is left without such a test.
+in ``test_quality.py``, performance and scaling in ``test_performance_pages.py``; here are the rest, and that
+no generated part is left without such a test.
 """
 
 from __future__ import annotations

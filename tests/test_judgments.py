@@ -17,12 +17,12 @@ import pytest
 
 import descscore.study.judgments as judgments
 import descscore.study.schema as schema
-from descscore.errors import DataError, StorageError, UsageError
-from descscore.study.annotators import Profile, PseudonymTaken, new_code, pseudonym_key, tidy_pseudonym
-from descscore.study.items import COLUMNS, read_items
+from descscore.errors import StorageError, UsageError
+from descscore.study.annotators import Profile
+from descscore.study.items import read_items
 from descscore.study.judgments import JudgmentStore, Ratings
 from descscore.study.questions import AFTER, BEFORE, NO_IMAGE
-from study_tools import IMAGES, TEXTS, answers, judge_all, make_store, register, write_items, write_table
+from study_tools import IMAGES, TEXTS, answers, judge_all, make_store, register, write_items
 
 WRITERS, JUDGMENTS = 8, 50
 HERE = Path(__file__).parent
@@ -140,70 +140,6 @@ def test_what_is_no_judgment_is_refused(tmp_path: Path, item: str, phase: str, r
     with pytest.raises(UsageError):
         store.save(annotator, item, phase, ratings)
     assert store.judgments() == []
-
-
-def test_codes_lead_back_and_nothing_else_does(tmp_path: Path) -> None:
-    store = make_store(tmp_path)
-    first, code = store.register(Profile("Ann", "blind", "always", "I agree."))
-    _, other = store.register(Profile("Bo", "sighted", "never", "I agree."))
-    assert store.by_code(code) == first
-    assert store.by_code(f" {code.upper().replace('-', ' ')} ") == first
-    assert store.by_code(other).pseudonym == "Bo"
-    assert store.by_code("") is store.by_code(new_code()) is None
-    assert code.encode() not in store.path.read_bytes()
-    with pytest.raises(PseudonymTaken):
-        store.register(Profile(" aNN ", "blind", "always", "I agree."))
-    assert store.register(Profile("Cy", "blind", "often", "Yes."), account="cy@x")[1] is None
-    assert store.by_account("cy@x").pseudonym == "Cy"
-
-
-def test_a_form_that_is_sent_twice_makes_one_annotator(tmp_path: Path) -> None:
-    store = make_store(tmp_path)
-    code = new_code()
-    ann, bo = Profile("Ann", "blind", "always", "I agree."), Profile("Bo", "sighted", "never", "I agree.")
-    first = store.register(ann, code=code)
-    assert first[1] == code
-    assert store.register(ann, code=code) == first
-    assert store.register(bo, code=code) == first  # the code decides, not what is typed beside it
-    assert store.register(bo, account="bo@x") == store.register(ann, account="bo@x")
-    assert [store.by_pseudonym(name) is None for name in ("Ann", "Bo")] == [False, False]
-    for forged in ("", "aaaa", "0000-0000-0000-0000", code + "a"):  # no code of ours: a new one is made
-        made = store.register(Profile(f"P{len(forged)}", "blind", "often", "Yes."), code=forged)[1]
-        assert made not in ("", forged)
-
-
-@pytest.mark.parametrize(
-    ("typed", "name"),
-    [
-        (" Ann ", "Ann"),
-        ("Ann\u00a0 B.", "Ann B."),
-        ("Zoe\u0308", "Zo\u00eb"),
-        ("अंजलि", "अंजलि"),
-        ("สมชาย", "สมชาย"),
-        ("ליאת-2", "ליאת-2"),
-        ("7", "7"),
-        ("x" * 40, "x" * 40),
-        ("x" * 41, None),
-        ("=1+1", None),
-        ("-1", None),
-        ("@SUM(A1)", None),
-        ("<b>Ann", None),
-        ("A,B", None),
-        ("A\u200dn", None),
-        ("A\u202en", None),
-        ("A\0n", None),
-        ("\u0301a", None),
-        (" ", None),
-    ],
-)
-def test_pseudonyms_are_names_in_any_script_and_nothing_else(typed: str, name: str | None) -> None:
-    assert tidy_pseudonym(typed) == name
-
-
-def test_pseudonyms_that_look_the_same_are_the_same() -> None:
-    for other in ("ANN B.", "ann  b.", "\uff21\uff4e\uff4e B.", " Ann\tB. "):
-        assert pseudonym_key(other) == pseudonym_key("Ann B.")
-    assert pseudonym_key("Ann B") != pseudonym_key("AnnB")
 
 
 def test_deletion_leaves_nothing_of_one_and_all_of_others(tmp_path: Path) -> None:
@@ -359,44 +295,6 @@ def test_a_read_only_folder_says_so() -> None:
         assert "read-only" in said
         assert str(store.path) in said
         folder.chmod(0o755)
-
-
-def test_items_errors_name_the_row(tmp_path: Path) -> None:
-    good = write_items(tmp_path, images=2, texts=1)
-    rows = [
-        dict(zip(COLUMNS, cells, strict=True))
-        for cells in [
-            ("a", "photos/Café, «view» 0.png", "One.", "T", "X"),
-            ("b", "photos/Café, «view» 1.png", "Two.", "T", "X"),
-        ]
-    ]
-    assert len(read_items(good)) == len(read_items(write_table(tmp_path / "own.csv", rows))) == 2
-    damaged = tmp_path / "damaged.jpg"
-    damaged.write_bytes(b"\xff\xd8\xff\xe0 no photo")
-    for change, reason in (
-        ({"image": "none.png"}, "row 3: .*none.png: no such file"),
-        ({"image": "https://example.org/a.png"}, "row 3: .*never fetched"),
-        ({"image": "damaged.jpg"}, "damaged.jpg: "),
-        ({"item": "a"}, "row 3: the same item as row 2"),
-        ({"description": " One. "}, "row 3: the same description as row 2"),
-        ({"article text": "  "}, "row 3: article text is blank"),
-    ):
-        with pytest.raises(DataError, match=reason):
-            read_items(write_table(tmp_path / "bad.csv", [rows[0], rows[1] | change]))
-    with pytest.raises(DataError, match="lacks column article title, article text"):
-        read_items(write_table(tmp_path / "bad.csv", [{"item": "a", "image": "b", "description": "c"}]))
-    with pytest.raises(DataError, match="No such file"):
-        read_items(tmp_path / "none.csv")
-    for text, reason in (
-        ("a,photos/x.png,One., two,T,X\n", "row 2: more cells than columns .*quote texts"),
-        ("", "holds no items"),
-    ):
-        (tmp_path / "bad.csv").write_text(",".join(COLUMNS) + "\n" + text)
-        with pytest.raises(DataError, match=reason):
-            read_items(tmp_path / "bad.csv")
-    (tmp_path / "bad.csv").write_text(",".join((*COLUMNS, "description")) + "\n")
-    with pytest.raises(DataError, match="has column description 2 times"):
-        read_items(tmp_path / "bad.csv")
 
 
 def test_a_full_disk_after_a_deletion_does_not_undo_it(

@@ -6,25 +6,18 @@ import http.client
 import json
 import logging
 import re
-import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
 
-from descscore.page.accounts import write_account
 from descscore.page.annotator import Site, build_app
-from descscore.page.cli import ServeOptions, make_app
 from descscore.page.guard import MAX_FORM
 from descscore.page.reply import Reply
 from descscore.page.study_page import StudyPage
-from page_client import PageClient
-from study_tools import make_store, write_items
+from page_client import PageClient, ask, serve
+from study_tools import make_store
 
 SECRET = "the-secret-of-this-test"
 KEPT = {"", "/", "/config", "/config/", "/theme.css", "/manifest.json", "/favicon.ico", "/robots.txt"}
@@ -55,30 +48,9 @@ def app(study: StudyPage) -> Any:
     return build_app(Site(study, Trial()))  # type: ignore[arg-type]
 
 
-def serve(app: Any) -> Iterator[str]:
-    link = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [link]})
-    thread.start()
-    yield f"http://127.0.0.1:{link.getsockname()[1]}/"
-    server.should_exit = True
-    thread.join()
-
-
 @pytest.fixture(scope="module")
 def address(app: Any) -> Iterator[str]:
     yield from serve(app)
-
-
-def ask(address: str, method: str, path: str, headers: dict[str, str] | None = None) -> tuple[int, bytes]:
-    """Send the path as it is, unlike clients that make it straight."""
-    link = http.client.HTTPConnection(address.split("/")[2], timeout=60)
-    link.request(method, path, headers=headers or {})
-    answer = link.getresponse()
-    # Streams that last stay unread.
-    body = b"" if "event-stream" in (answer.getheader("content-type") or "") else answer.read()
-    link.close()
-    return answer.status, body
 
 
 def gradio_routes(app: Any) -> set[tuple[str, str]]:
@@ -273,43 +245,3 @@ def test_one_tab_never_gets_what_is_for_another(address: str) -> None:
     for tab in tabs:
         tab.join()
     assert wrong == []
-
-
-def test_a_name_that_is_passed_on_and_accounts_in_any_script(study: StudyPage, tmp_path: Path) -> None:
-    write_account(tmp_path / "accounts", "jörg", "a long password")
-    options = ServeOptions(
-        study=study.store.path.parent / "items.csv",
-        database=study.store.path,
-        accounts=tmp_path / "accounts",
-        names=("study.example.org",),
-        without_try=True,
-    )
-    app = make_app(options)
-    for address in serve(app):
-        login = {"Authorization": "Basic asO2cmc6YSBsb25nIHBhc3N3b3Jk", "Host": "study.example.org"}
-        assert ask(address, "GET", "/config", login)[0] == 200
-        assert ask(address, "GET", "/config", login | {"Host": "example.org"})[0] == 400
-        assert ask(address, "GET", "/config", {"Host": "study.example.org"})[0] == 401
-        profile = {"pseudonym": "Jo", "vision": "blind", "screen_reader": "often", "consent": "yes"}
-        assert PageClient(address, login).act("register", profile)["code"] is None
-        assert study.store.by_account("jörg").pseudonym == "Jo"
-
-
-def test_a_study_alone_loads_no_model_and_no_torch(study: StudyPage) -> None:
-    code = (
-        "import sys; from pathlib import Path; from descscore.page.cli import ServeOptions, make_app; "
-        f"make_app(ServeOptions(study=Path({str(study.store.path.parent / 'items.csv')!r}), "
-        f"database=Path({str(study.store.path)!r}), without_try=True)); "
-        "print(sorted({'torch', 'open_clip'} & set(sys.modules)))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
-
-
-@pytest.mark.parametrize("texts", [1, 2])
-def test_serving_says_when_sighted_annotators_will_have_seen_an_image(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], texts: int
-) -> None:
-    items = write_items(tmp_path, images=2, texts=texts)
-    make_app(ServeOptions(study=items, database=tmp_path / "study.db", without_try=True))
-    assert ("several descriptions of one image" in capsys.readouterr().err) == (texts > 1)

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 # events so far after each.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ["GRADIO_ANALYTICS_CACHE_FREQUENCY"] = str(10**9)
-os.environ["GRADIO_ANALYTICS_MAX_EVENTS"] = "1"
 
 import gradio as gr
 from fastapi import FastAPI
@@ -67,10 +66,10 @@ def build_app(site: Site) -> Any:
     both = site.study is not None and site.trial is not None
     images_at = None
     if site.trial is not None:
-        trial = site.trial
+        trial, path = site.trial, "/try" if both else "/"
         blocks = _blocks("", both, lambda action, fields, _: trial.act(action, fields), _Load(16, 1))
-        images_at = "/try/" if both else "/"
-        _mount(app, blocks, images_at.rstrip("/"))
+        _mount(app, blocks, path)
+        images_at = path.rstrip("/") + "/"
     if both:
         app.add_route("/try", lambda _: RedirectResponse("/try/"))
     if site.study is not None:

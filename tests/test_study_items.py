@@ -1,0 +1,49 @@
+"""The table of a study's items: what is wrong with it, by row."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from descscore.errors import DataError
+from descscore.study.items import COLUMNS, read_items
+from study_tools import write_items, write_table
+
+
+def test_items_errors_name_the_row(tmp_path: Path) -> None:
+    good = write_items(tmp_path, images=2, texts=1)
+    rows = [
+        dict(zip(COLUMNS, cells, strict=True))
+        for cells in [
+            ("a", "photos/Café, «view» 0.png", "One.", "T", "X"),
+            ("b", "photos/Café, «view» 1.png", "Two.", "T", "X"),
+        ]
+    ]
+    assert len(read_items(good)) == len(read_items(write_table(tmp_path / "own.csv", rows))) == 2
+    damaged = tmp_path / "damaged.jpg"
+    damaged.write_bytes(b"\xff\xd8\xff\xe0 no photo")
+    for change, reason in (
+        ({"image": "none.png"}, "row 3: .*none.png: no such file"),
+        ({"image": "https://example.org/a.png"}, "row 3: .*never fetched"),
+        ({"image": "damaged.jpg"}, "damaged.jpg: "),
+        ({"item": "a"}, "row 3: the same item as row 2"),
+        ({"description": " One. "}, "row 3: the same description as row 2"),
+        ({"article text": "  "}, "row 3: article text is blank"),
+    ):
+        with pytest.raises(DataError, match=reason):
+            read_items(write_table(tmp_path / "bad.csv", [rows[0], rows[1] | change]))
+    with pytest.raises(DataError, match="lacks column article title, article text"):
+        read_items(write_table(tmp_path / "bad.csv", [{"item": "a", "image": "b", "description": "c"}]))
+    with pytest.raises(DataError, match="No such file"):
+        read_items(tmp_path / "none.csv")
+    for text, reason in (
+        ("a,photos/x.png,One., two,T,X\n", "row 2: more cells than columns .*quote texts"),
+        ("", "holds no items"),
+    ):
+        (tmp_path / "bad.csv").write_text(",".join(COLUMNS) + "\n" + text)
+        with pytest.raises(DataError, match=reason):
+            read_items(tmp_path / "bad.csv")
+    (tmp_path / "bad.csv").write_text(",".join((*COLUMNS, "description")) + "\n")
+    with pytest.raises(DataError, match="has column description 2 times"):
+        read_items(tmp_path / "bad.csv")
