@@ -7,16 +7,18 @@ import random
 import re
 import sqlite3
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+import descscore.study.failures as failures
 from descscore.page.reply import Reply
 from descscore.page.study_page import StudyPage
+from descscore.study.failures import storage_errors
 from descscore.study.flow import Progress, Step
 from descscore.study.items import read_items
 from descscore.study.judgments import JudgmentStore
 from descscore.study.questions import AFTER, BEFORE, NO_IMAGE, QUESTIONS, questions_of
-from descscore.study.schema import storage_errors
 from study_tools import make_store, write_items, write_table
 
 ORDER = ("c", "a", "b")
@@ -234,7 +236,9 @@ def test_a_database_that_cannot_be_written_keeps_the_form(
     start = page.act("start", who)
     for message, said in (
         ("attempt to write a readonly database", "is read-only"),
+        ("unable to open database file", "is read-only"),
         ("database or disk is full", "the disk is full"),
+        ("disk I/O error", "cannot be read or written"),
         ("database is locked", "cannot be read or written"),
     ):
 
@@ -248,3 +252,21 @@ def test_a_database_that_cannot_be_written_keeps_the_form(
         assert said in reply.errors[0].message
         assert "still in the form" in reply.errors[0].message
         assert str(page.store.path) not in reply.errors[0].message
+
+
+def test_a_disk_without_room_for_sqlite_s_own_files_is_full(
+    page: StudyPage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite says "disk I/O error" where it finds no room for the files that stand beside the database."""
+    who = enter(page, "Ann", "blind")
+
+    def fail(*_: object) -> None:
+        with storage_errors(page.store.path):
+            raise sqlite3.OperationalError("disk I/O error")
+
+    monkeypatch.setattr(page.store, "by_code", fail)
+    for free, said in ((0, "the disk is full"), (2**15, "the disk is full"), (2**20, "cannot be read")):
+        usage = SimpleNamespace(free=free)
+        monkeypatch.setattr(failures.shutil, "disk_usage", lambda _, usage=usage: usage)
+        assert said in page.act("save", who).errors[0].message
+        assert said in page.act("open", who).errors[0].message

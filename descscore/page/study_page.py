@@ -24,6 +24,7 @@ from descscore.page.study_forms import (
 from descscore.page.study_views import StudyViews
 from descscore.page.templates import asset
 from descscore.study.annotators import Annotator, PseudonymTaken
+from descscore.study.failures import DiskFullError, ReadOnlyError
 from descscore.study.flow import Progress
 from descscore.study.items import StudyItem, study_mark
 from descscore.study.judgments import JudgmentStore
@@ -191,11 +192,10 @@ def _problem(message: str) -> Reply:
 
 
 def _not_kept(error: StorageError, action: str) -> Reply:
-    reason = str(error.__cause__ or "").lower()
     why = "the study's database cannot be read or written"
-    if "full" in reason:
+    if isinstance(error, DiskFullError):
         why = "the disk is full"
-    if "readonly" in reason or "unable to open" in reason:
+    if isinstance(error, ReadOnlyError):
         why = "the study's database is read-only"
     if action not in _SAVING:
         return _problem(f"The study cannot be opened: {why}. Please tell the people who run it.")

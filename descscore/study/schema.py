@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from descscore.errors import StorageError
+from descscore.study.failures import storage_errors
 
 APPLICATION_ID = 0x44534A4D
 """Stands in the file's header, so that another program's database is never taken for ours."""
@@ -145,32 +146,3 @@ def _version(path: Path, database: sqlite3.Connection) -> int:
             f"{path}: made by a newer descscore (version {version}, known are {len(MIGRATIONS)})"
         )
     return int(version)
-
-
-@contextmanager
-def storage_errors(path: Path) -> Iterator[None]:
-    """Turn what SQLite raises into a :class:`StorageError` that says what to do."""
-    try:
-        yield
-    except sqlite3.IntegrityError:
-        raise
-    except sqlite3.Error as error:
-        raise StorageError(f"{path}: {_explain(str(error))}") from error
-
-
-def _explain(message: str) -> str:
-    for part, meaning in _MEANINGS.items():
-        if part in message:
-            return f"{meaning} ({message})"
-    return f"the database failed ({message})"
-
-
-_MEANINGS = {
-    "readonly": "nothing was saved: the file or its folder is read-only",
-    "disk is full": "nothing was saved: the disk is full",
-    "disk I/O": "nothing was saved: the disk does not take it; it may be full or damaged",
-    "unable to open": "the file or its folder cannot be opened; it may be missing or read-only",
-    "locked": "nothing was saved: another program holds the database for too long",
-    "not a database": "not a SQLite database",
-    "malformed": "the database is damaged",
-}

@@ -1,0 +1,161 @@
+"""No path and no address that somebody types is opened: ``descscore serve``, watched at all it opens."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import io
+import json
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from PIL import Image
+
+from page_client import PageClient, Refused, ask
+from study_tools import write_items
+
+PROGRAM = Path(__file__).with_name("watched_serve.py")
+TRY_FIELDS = ("image", "example", "description", "caption", "context", "drafts")
+STUDY_FIELDS = ("pseudonym", "vision", "screen_reader", "new_code", "typed_code", "code", "step", "annotator")
+STUDY_ACTIONS = ("open", "consent", "register", "resume", "save", "back", "delete")
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A served study and page to try. file, web: bait that nothing may touch. log: what was opened."""
+
+    address: str
+    file: Path
+    web: socket.socket
+    log: Path
+
+    def baits(self) -> list[str]:
+        host = f"127.0.0.1:{self.web.getsockname()[1]}/planted-bait.png"
+        plain = [str(self.file), f"file://{self.file}", f"http://{host}", f"//{host}", f"ftp://{host}"]
+        return [*plain, f"data:image/png;base64,{self.file}", f"url({self.file})", f"|cat {self.file}"]
+
+    def opened(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.log.read_text().splitlines()]
+
+    def called(self) -> bool:
+        """Whether somebody has connected to the bait."""
+        try:
+            self.web.accept()[0].close()
+        except TimeoutError:
+            return False
+        return True
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Iterator[Watched]:
+    folder = tmp_path_factory.mktemp("watched")
+    bait = folder / "planted-bait.png"
+    Image.new("RGB", (30, 20)).save(bait)
+    log = folder / "log"
+    study = ["--study", write_items(folder, images=2, texts=1), "--database", folder / "study.db"]
+    command = [PROGRAM, log, "serve", "--port", 0, *study, "--model", tiny_folder, "--device", "cpu"]
+    with socket.create_server(("127.0.0.1", 0)) as web:
+        web.settimeout(0.5)
+        process = subprocess.Popen(
+            [sys.executable, *map(str, command)], stdout=subprocess.PIPE, text=True, cwd=folder
+        )
+        said = process.stdout.readline()
+        assert said.startswith("descscore listens on http://127.0.0.1:")
+        yield Watched(said.split()[3], bait, web, log)
+        process.kill()
+        process.communicate()
+
+
+def act(tab: PageClient, action: str, fields: dict[str, Any], **changes: Any) -> None:
+    """Do it, whatever the server thinks of it."""
+    if changes:
+        tab.join(action, fields, **changes)
+        return
+    with contextlib.suppress(Refused):
+        tab.act(action, fields)
+
+
+def test_the_watch_sees_what_is_opened(watched: Watched) -> None:
+    opened = watched.opened()
+    files = [one["about"][0] for one in opened if one["event"] == "open"]
+    assert str(watched.file.parent / "items.csv") in files
+    assert any(name.endswith("view» 0.png") for name in files)
+    assert "sqlite3.connect" in {one["event"] for one in opened}
+    assert "socket.bind" in {one["event"] for one in opened}
+    with socket.create_connection(watched.web.getsockname()):
+        assert watched.called()
+
+
+def test_nothing_that_is_typed_is_opened(watched: Watched) -> None:
+    trial, study = PageClient(watched.address + "try/"), PageClient(watched.address)
+    for bait in watched.baits():
+        act(trial, "score", dict.fromkeys(TRY_FIELDS, bait))
+        act(trial, "score", dict.fromkeys(TRY_FIELDS, bait) | {"image": "", "example": "house"})
+        act(trial, f"example:{bait}", {})
+        for action in STUDY_ACTIONS:
+            fields = dict.fromkeys(STUDY_FIELDS, bait) | {"consent": "yes", "sure": "yes"}
+            act(study, action, fields)
+    check_untouched(watched)
+
+
+def test_nothing_that_gradio_would_take_for_a_file_is_opened(watched: Watched) -> None:
+    tab = PageClient(watched.address + "try/")
+    for bait in watched.baits():
+        data = {"path": bait, "url": bait, "orig_name": bait, "meta": {"_type": "gradio.FileData"}}
+        for changes in (
+            {"data": [data]},
+            {"data": [[data], {"value": data}]},
+            {"event_data": data},
+            {"event_data": {"action": "score", "fields": {"image": data}, "ticket": 1, "value": data}},
+            {"event_data": {"action": data, "fields": data, "ticket": data}},
+            {"session_hash": bait},
+            {"trigger_id": data, "data": data},
+        ):
+            act(tab, "score", {}, **changes)
+    list(tab.messages())
+    check_untouched(watched)
+
+
+def test_no_route_opens_what_it_is_asked_for(watched: Watched) -> None:
+    for bait in watched.baits():
+        for path in ("gradio_api/file=", "gradio_api/proxy=", "file=", "static/", "assets/", "theme/", ""):
+            for page in ("/", "/try/"):
+                for name in (quote(bait), quote(bait, safe="")):
+                    assert ask(watched.address, "GET", page + path + name)[0] in (400, 403, 404)
+        query = quote(bait, safe="")
+        for name in ("__theme", "deep_link", "view", "file", "session_hash", "path"):
+            assert ask(watched.address, "GET", f"/?{name}={query}")[0] == 200
+    tab = PageClient(watched.address + "try/")
+    part = b'Content-Disposition: form-data; name="files"; filename="planted-bait.png"'
+    form = b"--b\r\n%s\r\n\r\nx\r\n--b--\r\n" % part
+    headers = {"Content-Type": "multipart/form-data; boundary=b"}
+    for path in ("gradio_api/upload", "gradio_api/upload?upload_id=planted-bait", "upload"):
+        assert tab.request("POST", path, form, headers)[0] == 404
+    check_untouched(watched)
+
+
+def test_what_is_tried_out_is_never_written_down(watched: Watched) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (300, 200), "red").save(buffer, "PNG")
+    image = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    before = len(watched.opened())
+    fields = {"image": image, "description": "A red wall.", "caption": "Ours", "context": "On walls."}
+    reply = PageClient(watched.address + "try/").act("score", fields)
+    assert "Result" in reply["result"]
+    later = watched.opened()[before:]
+    assert [one for one in later if one["writes"] or one["event"] not in ("open", "socket.bind")] == []
+
+
+def check_untouched(watched: Watched) -> None:
+    """Neither bait was touched, and the pages still answer."""
+    assert [one for one in watched.opened() if "planted-bait" in str(one["about"])] == []
+    assert not watched.called()
+    assert 'name="consent"' in PageClient(watched.address).act("open", {})["page"]
+    assert PageClient(watched.address + "try/").act("open", {})["page"]
