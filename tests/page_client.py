@@ -31,9 +31,13 @@ class PageClient:
         (self._event,) = [one for one in config["dependencies"] if one["targets"][0][1] == "act"]
 
     def request(
-        self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
+        self,
+        method: str,
+        path: str,
+        body: bytes | Iterator[bytes] | None = None,
+        headers: dict[str, str] | None = None,
     ) -> tuple[int, bytes]:
-        """Status and body. The path goes out as it is, without being made straight."""
+        """Status and body. The path goes out as it is; a body in parts, without a word on its length."""
         link = http.client.HTTPConnection(*self._where, timeout=TIMEOUT)
         try:
             link.request(method, self._base + path, body, self._headers | (headers or {}))

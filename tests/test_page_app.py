@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from descscore.page.annotator import Site, build_app
-from descscore.page.guard import MAX_FORM
+from descscore.page.bodies import MAX_FORM
 from descscore.page.reply import Reply
 from descscore.page.study_page import StudyPage
 from page_client import PageClient, ask, serve
@@ -203,6 +203,14 @@ def test_only_the_page_for_images_takes_large_bodies(address: str) -> None:
     image = {"image": "x" * 2 * MAX_FORM}
     assert PageClient(address + "try/").act("open", image)["page"] == f"open {2 * MAX_FORM}"
     assert PageClient(address).join("open", image)[0] == 413
+
+
+def test_a_large_body_that_does_not_say_its_length_is_refused_too(address: str) -> None:
+    """The framework would answer 400 to what it cannot read to the end."""
+    tab = PageClient(address)
+    for parts, status in (((b"[1", b"]"), 422), ((b"x" * MAX_FORM, b"x"), 413)):
+        said = tab.request("POST", "gradio_api/queue/join", iter(parts), {"Content-Type": "application/json"})
+        assert said[0] == status
 
 
 def test_another_site_s_requests_are_refused(address: str) -> None:

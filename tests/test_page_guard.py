@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import io
 import subprocess
 from pathlib import Path
@@ -14,7 +15,8 @@ from PIL import Image
 
 from descscore.errors import DataError, ImageError, UsageError
 from descscore.page.accounts import Accounts, write_account
-from descscore.page.guard import MAX_BODY, MAX_FORM, Guard
+from descscore.page.bodies import LARGE_AT_ONCE, MAX_BODY, MAX_FORM, Body, Places
+from descscore.page.guard import Guard
 from descscore.page.upload import MAX_BYTES, read_upload
 
 
@@ -117,6 +119,87 @@ def test_bodies_are_bounded(page: str, largest: int) -> None:
     assert ask("POST", join, chunks=(10, largest - 10))[0] == 200
     for said in ({"content-length": "10"}, {}):  # says little, or nothing, and sends much
         assert ask("POST", join, said, chunks=(largest, 1))[0] == 413
+
+
+def test_large_requests_on_their_way_at_once_are_bounded() -> None:
+    """The application holds each until all are there: eight pass, a ninth is refused, small ones pass."""
+    join, held = "/try/gradio_api/queue/join", LARGE_AT_ONCE
+    inside, go_on = [], asyncio.Event()
+
+    async def behind(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        inside.append(scope)
+        await go_on.wait()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    guard = Guard(behind, images_at="/try/")
+
+    async def ask_for(length: int | None) -> int:
+        statuses, left = [], [b"x" * 1000, b"x" * 1000]
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": left.pop(), "more_body": bool(left)}
+
+        async def send(message: dict[str, Any]) -> None:
+            statuses.append(message.get("status"))
+
+        headers = [] if length is None else [(b"content-length", str(length).encode())]
+        scope = {"type": "http", "method": "POST", "path": join, "headers": headers}
+        await guard(scope, receive, send)
+        assert length != MAX_BODY or statuses[0] == 200 or not left  # a refused one has been taken in
+        return statuses[0]
+
+    async def all_at_once() -> list[int]:
+        waiting = [asyncio.create_task(ask_for(length)) for length in [MAX_BODY, None] * (held // 2)]
+        while len(inside) < held:
+            await asyncio.sleep(0)
+        found = [await ask_for(MAX_BODY), await ask_for(None)]
+        small = asyncio.create_task(ask_for(MAX_FORM))
+        while len(inside) == held:
+            await asyncio.sleep(0)
+        go_on.set()
+        assert await asyncio.gather(small, *waiting) == [200] * (held + 1)
+        return [*found, await ask_for(MAX_BODY)]
+
+    assert asyncio.run(asyncio.wait_for(all_at_once(), 60)) == [503, 503, 200]
+
+
+def test_a_place_comes_free_whatever_happens() -> None:
+    places = Places(1)
+
+    def fail() -> None:
+        with places.place(True) as first, places.place(True) as second, places.place(False) as small:
+            assert (first, second, small) == (True, False, True)
+            raise KeyError
+
+    for _ in range(3):
+        with pytest.raises(KeyError):
+            fail()
+
+
+def test_a_request_that_trickles_in_is_refused_and_one_that_is_there_may_wait() -> None:
+    async def never() -> dict[str, Any]:
+        await asyncio.sleep(60)
+        raise AssertionError
+
+    async def trickle(body: Body) -> int | None:
+        with contextlib.suppress(Exception):
+            await body.drop()
+        return body.refusal
+
+    assert asyncio.run(trickle(Body(never, 10, 0.05))) == 408
+    sent = [{"type": "http.request", "body": b"x"}, {"type": "http.disconnect"}]
+
+    async def there() -> dict[str, Any]:
+        await asyncio.sleep(0.2 * (len(sent) == 1))  # longer than the time for the body
+        return sent.pop(0)
+
+    async def both() -> str:
+        body = Body(there, 10, 0.1)
+        await body.drop()
+        assert body.refusal is None
+        return (await body())["type"]
+
+    assert asyncio.run(both()) == "http.disconnect"
 
 
 def test_queries_reach_only_the_route_that_needs_one() -> None:

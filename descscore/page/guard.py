@@ -8,23 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import re
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
 from descscore.page.accounts import Accounts
-from descscore.page.upload import MAX_BYTES
+from descscore.page.bodies import MAX_BODY, MAX_FORM, MAX_SECONDS, Body, Places, RefusedError
 
 Scope: TypeAlias = "dict[str, Any]"
 
 ACCOUNT_HEADER = b"x-descscore-account"
 """Set here, for the pages; one that a client sends is dropped."""
-
-MAX_BODY = MAX_BYTES * 4 // 3 + 2**18
-"""Largest request to a page that takes images, in bytes: an image in base64 and texts."""
-
-MAX_FORM = 2**16
-"""Largest request to any other page, in bytes."""
 
 _READ = re.compile(
     r"/try|/(try/)?("
@@ -51,13 +46,15 @@ class Guard:
     """An ASGI application in front of another.
 
     accounts: who may come in, None for everybody. framed: whether other sites may show the page
-    in a frame. images_at: where the page lies that takes images, None where there is none.
+    in a frame. images_at: where the page lies that takes images, None where there is none. places:
+    for large requests on their way.
     """
 
     app: Any
     accounts: Accounts | None = None
     framed: bool = False
     images_at: str | None = None
+    places: Places = field(default_factory=Places)
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
         """Pass a request on, or answer it."""
@@ -87,25 +84,47 @@ class Guard:
         return MAX_BODY if takes_images else MAX_FORM
 
     async def _pass_on(self, scope: Scope, receive: Any, send: Any) -> None:
-        try:
-            await self.app(scope, _bounded(receive, self._largest(scope)), self._with_headers(send))
-        except TooLarge:
-            await _refuse(send, 413)
+        body = Body(receive, self._largest(scope), MAX_SECONDS if scope["method"] == "POST" else None)
+        with self.places.place(_is_large(scope)) as there_is_room:
+            if there_is_room:
+                await self._answer(scope, body, send)
+                return
+        with suppress(RefusedError):
+            await body.drop()
+        await _refuse(send, body.refusal or 503)
 
-    def _with_headers(self, send: Any) -> Any:
+    async def _answer(self, scope: Scope, body: Body, send: Any) -> None:
+        answer = _Answer(send, body, self._headers())
+        with suppress(RefusedError):
+            await self.app(scope, body, answer)
+        if body.refusal and not answer.started:
+            await _refuse(send, body.refusal)
+
+    def _headers(self) -> list[tuple[bytes, bytes]]:
         policy = _POLICY if self.framed else _POLICY + "; frame-ancestors 'none'"
-        more = [*_HEADERS, (b"content-security-policy", policy.encode())]
-
-        async def sending(message: dict[str, Any]) -> None:
-            if message["type"] == "http.response.start":
-                message = message | {"headers": [*message.get("headers", ()), *more]}
-            await send(message)
-
-        return sending
+        return [*_HEADERS, (b"content-security-policy", policy.encode())]
 
 
-class TooLarge(Exception):
-    """A body goes on past the limit."""
+class _Answer:
+    """ASGI's ``send`` with more headers; what is said about a refused body is left to the guard."""
+
+    def __init__(self, send: Any, body: Body, headers: list[tuple[bytes, bytes]]) -> None:
+        self._send, self._body, self._more = send, body, headers
+        self.started = False
+
+    async def __call__(self, message: dict[str, Any]) -> None:
+        if self._body.refusal and not self.started:
+            return
+        if message["type"] == "http.response.start":
+            self.started = True
+            message = message | {"headers": [*message.get("headers", ()), *self._more]}
+        await self._send(message)
+
+
+def _is_large(scope: Scope) -> bool:
+    """Whether a request may be larger than a form, as far as it says."""
+    length = dict(scope["headers"]).get(b"content-length", b"")
+    return scope["method"] == "POST" and not (length.isdigit() and int(length) <= MAX_FORM)
 
 
 def _query(scope: Scope) -> bytes:
@@ -130,27 +149,14 @@ def _refusal(scope: Scope, headers: dict[bytes, bytes], largest: int) -> int | N
     return None if same else 403
 
 
-def _bounded(receive: Any, largest: int) -> Any:
-    """``receive`` that raises :class:`TooLarge` beyond ``largest`` bytes, whatever length was said."""
-    total = 0
-
-    async def receiving() -> dict[str, Any]:
-        nonlocal total
-        message: dict[str, Any] = await receive()
-        total += len(message.get("body", b""))
-        if total > largest:
-            raise TooLarge
-        return message
-
-    return receiving
-
-
 _REASONS = {
     401: b"Log in with your account.",
     403: b"Another site may not do that.",
     404: b"There is nothing here.",
     405: b"That cannot be done here.",
+    408: b"That took too long to arrive.",
     413: b"That is too large.",
+    503: b"Too much is on its way; try again in a minute.",
 }
 
 
