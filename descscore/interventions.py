@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from descscore.errors import UsageError
+from descscore.skew_exponential import skew_exponential
 from descscore.text_tower import embed_tokens, end_positions, pool_state, trim
 
 
@@ -91,8 +92,12 @@ class Rotation(nn.Module):
 
         Autocast is off here: it would multiply in half precision, and R would be orthogonal to 1e-2 only.
         """
-        with torch.autocast(self._trained.device.type, enabled=False):
-            return self.weight
+        held: Any = self.parametrizations
+        lower = self._trained.tril()
+        with torch.autocast(lower.device.type, enabled=False):
+            # What ``self.weight`` computes too, there with a gradient that costs ten times as much.
+            matrix: Tensor = held.weight[0].base @ skew_exponential(lower - lower.T)
+            return matrix
 
     def forward(self, state: Tensor) -> Tensor:
         """All rotated coordinates R z: ``(..., width)`` -> ``(..., width)``."""

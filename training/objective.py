@@ -9,8 +9,7 @@ from accelerate.utils import gather
 from open_clip import CLIP
 from torch import Tensor
 
-from descscore.interventions import Exchange, Rotation, interchange_texts
-from descscore.text_tower import encode_tokens
+from descscore.interventions import Exchange, Rotation
 from descscore.training.config import FinetuneConfig
 from descscore.training.examples import Examples
 from descscore.training.losses import (
@@ -28,6 +27,7 @@ from descscore.training.losses import (
     spread_loss,
 )
 from descscore.training.plan import Batch
+from descscore.training.text_run import encode, encode_exchange
 
 
 @dataclass(frozen=True)
@@ -91,9 +91,9 @@ def _features(objective: Objective, tokens: Tensor, exchange: Exchange) -> tuple
     """Raw features of the texts as they are, and of the interchanged ones."""
     site = objective.config.site
     if objective.rotation is None or site is None or not len(exchange.base):
-        plain = encode_tokens(objective.clip, tokens)
+        plain = encode(objective.clip, tokens)
         return plain, plain[:0]
-    out = interchange_texts(objective.clip, tokens, exchange, objective.rotation.matrix(), site)
+    out = encode_exchange(objective.clip, tokens, exchange, objective.rotation.matrix(), site)
     return out.plain, out.swapped
 
 
@@ -117,7 +117,7 @@ def _drift(objective: Objective, held: Held, tokens: Tensor, descriptions: Tenso
     Captions may go anywhere: nobody needs to tell images apart by them.
     """
     with torch.no_grad():
-        untuned = encode_tokens(held.clip, tokens)
+        untuned = encode(held.clip, tokens)
     config, shifts = objective.config, logit_shifts(descriptions, untuned, objective.clip.logit_scale)
     everyone = GatherWithGradient.apply(shifts)
     total: Tensor = config.hold_weight * hold_loss(shifts, held.images)

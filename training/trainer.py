@@ -88,7 +88,8 @@ class Trainer:
         self.parameters = trained_parameters(clip)
         trained: list[nn.Parameter] = list(self.parameters.values())
         trained += list(rotation.parameters()) if rotation else []
-        self.optimizer = self.accelerator.prepare(torch.optim.Adam(trained, lr=config.learning_rate))
+        adam = torch.optim.Adam(trained, lr=config.learning_rate, fused=True)
+        self.optimizer = self.accelerator.prepare(adam)
         self.trained = trained
         self.step, self.waited = 0, 0
         self.history: list[dict[str, Any]] = []
