@@ -24,7 +24,7 @@ from doc_pages import ROOT, pages, read
 DOCS = ROOT / "docs"
 GENERATED = {
     "README.md": {"demo", "results", "readers"},
-    "docs/explanations.md": {"cases"},
+    "docs/explanations.md": {"cases", "cost"},
     "docs/context_and_references.md": {"measured"},
     "docs/performance.md": {"measured"},
     "docs/scaling.md": {"billion"},

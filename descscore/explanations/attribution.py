@@ -36,6 +36,9 @@ _NUMBERS_AT_ONCE = {"cpu": 2_000_000}
 _NUMBERS_ELSEWHERE = 100_000_000
 """Tokens x width x layers in one pass: near what a CPU's caches hold; elsewhere about 6 GB with gradients."""
 
+_ROWS_AT_ONCE = 32_768
+"""CUDA's attention kernels take at most 65,535 rows in a pass."""
+
 Nodes: TypeAlias = "Sequence[tuple[float, float]]"
 
 
@@ -197,7 +200,7 @@ class _Paths:
         for text in sorted(texts, key=lambda text: self.length[text]):
             for place, weight in places:
                 rows += len(self.rows[text])
-                if held and rows * self.length[text] > self.tokens_at_once:
+                if held and (rows > _ROWS_AT_ONCE or rows * self.length[text] > self.tokens_at_once):
                     yield self._gather(held)
                     held, rows = [], len(self.rows[text])
                 held.append((text, place, weight))
