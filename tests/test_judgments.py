@@ -198,6 +198,25 @@ def test_other_files_are_not_taken_for_a_study(tmp_path: Path) -> None:
         JudgmentStore.for_study(tmp_path / "nowhere" / "study.db", items)
 
 
+def test_the_journal_is_a_write_ahead_log_and_every_write_a_transaction(tmp_path: Path) -> None:
+    store = make_store(tmp_path)
+    with sqlite3.connect(store.path) as database:
+        assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        assert database.execute("PRAGMA user_version").fetchone() == (len(schema.MIGRATIONS),)
+    annotator = register(store, "ann")
+
+    def fail_in_the_middle() -> None:
+        with schema.transaction(store.path) as database:
+            assert database.execute("PRAGMA synchronous").fetchone() == (2,)  # on the disk at each commit
+            database.execute("DELETE FROM annotators")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail_in_the_middle()
+    assert store.by_pseudonym("ann") == annotator
+    assert len(store.order(annotator)) == IMAGES * TEXTS
+
+
 def test_versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = make_store(tmp_path)
     judge_all(store, register(store, "ann"))

@@ -88,6 +88,9 @@ def test_what_the_page_needs_is_there(path: str) -> None:
         "/static/%2e%2e/secret",
         "/gradio_api/upload_progress",
         "/gradio_api/info",
+        "/gradio_api/heartbeat/x",
+        "/gradio_api/startup-events",
+        "/manifest.json",
         "/gradio_api/runs",
         "/gradio_api/stream/a/b/c/playlist.m3u8",
         "/monitoring",
@@ -104,7 +107,15 @@ def test_nothing_else_is_there(path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/gradio_api/upload", "/gradio_api/run/predict", "/gradio_api/component_server", "/"]
+    "path",
+    [
+        "/gradio_api/upload",
+        "/gradio_api/run/predict",
+        "/gradio_api/component_server",
+        "/gradio_api/cancel",
+        "/gradio_api/reset",
+        "/",
+    ],
 )
 def test_nothing_else_takes_anything(path: str) -> None:
     assert ask("POST", path, {"content-length": "0"})[0] == 404

@@ -23,12 +23,12 @@ ACCOUNT_HEADER = b"x-descscore-account"
 
 _READ = re.compile(
     r"/try|/(try/)?("
-    r"|config/?|theme\.css|manifest\.json|favicon\.ico|robots\.txt|pwa_icon(/\d+)?"
+    r"|config/?|theme\.css|favicon\.ico|robots\.txt"
     r"|(assets|static)/[\w./@-]+"
-    r"|gradio_api/(queue/data|theme\.css|startup-events|app_id|heartbeat/\w+)"
+    r"|gradio_api/(queue/data|theme\.css|app_id)"
     r")"
 )
-_WRITE = re.compile(r"/(try/)?gradio_api/(queue/join|cancel|reset)/?")
+_WRITE = re.compile(r"/(try/)?gradio_api/queue/join/?")
 
 _POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "

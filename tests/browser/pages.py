@@ -56,6 +56,7 @@ class Site:
                 break
             if self._answers():
                 return self
+        self.kill()
         raise AssertionError(f"not served: {self._log.read_text()}")
 
     def _answers(self) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, Route
 
+from accessibility import violations
 from descscore.study.annotators import Profile
 from descscore.study.judgments import JudgmentStore
 from descscore.study.questions import questions_of
@@ -32,6 +33,25 @@ def store(study_folder: Path) -> JudgmentStore:
 
 def overall(store: JudgmentStore, name: str) -> list[int]:
     return [one.ratings.overall for one in store.judgments() if one.pseudonym == name]
+
+
+def test_who_closes_the_page_goes_on_where_they_stopped(
+    study_page: Page, study_site: Site, store: JudgmentStore
+) -> None:
+    context = study_page.context
+    register(study_page, "Al", BLIND)
+    press(study_page, "start")
+    wait_for_heading(study_page, "Description 1 of 2")
+    answer(study_page, "none", 5)
+    wait_for_heading(study_page, "Description 2 of 2")
+    study_page.close()
+    page = context.new_page()
+    page.goto(study_site.address)
+    wait_for_heading(page, "Description 2 of 2")
+    assert page.evaluate("document.querySelectorAll('input:checked').length") == 0
+    answer(page, "none", 1)
+    wait_for_heading(page, "All done")
+    assert overall(store, "Al") == [5, 1]
 
 
 def test_two_annotators_of_one_browser_are_not_taken_for_each_other(
@@ -94,6 +114,7 @@ def test_a_browser_that_keeps_nothing(chromium_page: Page, study_site: Site, sto
     wait_for_heading(page, "Judging image descriptions")
     code = register(page, "Ed", BLIND)
     wait_for_status(page, "This browser cannot remember you: write down your code.")
+    assert violations(page) == []
     press(page, "start")
     wait_for_heading(page, "Description 1 of 2")
     answer(page, "none", 2)
@@ -164,6 +185,7 @@ def test_an_answer_that_never_comes_gives_the_form_back(study_page: Page, store:
     page.wait_for_selector('.ds-page[aria-busy="true"]')
     page.clock.run_for(31_000)
     assert page.inner_text(".ds-status") == "Still waiting for the server."
+    assert violations(page) == []
     page.clock.run_for(100_000)
     message = "The server has not answered. What you filled in is kept; try again."
     assert page.locator(".ds-problems li").all_inner_texts() == [message]
@@ -193,6 +215,7 @@ def test_a_full_disk_is_told_and_the_form_is_kept(
         assert "What you filled in is still in the form." in said
         assert page.evaluate("document.querySelectorAll('input:checked').length") == 4
         assert overall(store, "Ida") == []
+        assert violations(page) == []
     finally:
         resource.prlimit(study_site.pid, resource.RLIMIT_FSIZE, (most, most))
     press(page, "save")
@@ -213,3 +236,4 @@ def test_somebody_deleted_elsewhere_is_told(study_page: Page, store: JudgmentSto
     assert page.inner_text(".ds-page h1") == "Judging image descriptions"
     assert "nothing was saved" in page.inner_text(".ds-problems")
     assert page.evaluate("document.activeElement.className") == "ds-problems"
+    assert violations(page) == []

@@ -74,6 +74,7 @@ def test_a_whole_study_without_the_image(page: Page, store: JudgmentStore) -> No
     press(page, "back")
     wait_for_heading(page, "Description 1 of 2")
     assert page.evaluate("document.querySelectorAll('input:checked').length") == 4
+    assert violations(page) == []
     choose(page, "overall", 4)
     press(page, "save")
     wait_for_heading(page, "Description 2 of 2")
@@ -93,6 +94,7 @@ def test_a_whole_study_with_the_image(page: Page, store: JudgmentStore) -> None:
     press(page, "start")
     wait_for_heading(page, "Description 1 of 2: before the image")
     assert page.locator(".ds-root img").count() == 0
+    assert violations(page) == []
     answer(page, "before", 2)
     wait_for_heading(page, "Description 1 of 2: with the image")
     assert page.get_attribute(".ds-root img", "alt") == "The image that is described above"
@@ -163,6 +165,7 @@ def test_the_code_leads_back_from_another_browser_and_deletes(page: Page, store:
     page.keyboard.press("Enter")
     page.wait_for_selector("#typed_code-error:not([hidden])")
     assert page.input_value("#typed_code") == "aaaa"
+    assert violations(page) == []
     page.fill("#typed_code", code.upper())
     page.keyboard.press("Enter")
     wait_for_heading(page, "Description 2 of 2")
@@ -171,6 +174,7 @@ def test_the_code_leads_back_from_another_browser_and_deletes(page: Page, store:
     assert violations(page) == []
     press(page, "delete")
     page.wait_for_selector("#sure-error:not([hidden])")
+    assert violations(page) == []
     tab_to(page, "#sure")
     page.keyboard.press("Space")
     press(page, "delete")
@@ -228,6 +232,7 @@ def test_accounts_decide_who_comes_in_and_back(chromium: Browser, tmp_path: Path
                 answer(page, "none", 3)
             wait_for_heading(page, "Description 2 of 2")
             assert page.get_by_text("forget me").count() == 0
+            assert violations(page) == []
             context.close()
         assert len(JudgmentStore(tmp_path / "study.db").judgments()) == 1
     finally:

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from playwright.sync_api import Page
 
 from accessibility import NARROW, focus_order, overflow, violations
 from descscore.page.example_images import EXAMPLES
+from descscore.page.upload import MAX_BYTES
 from pages import TRY_HEADING, Site, picture, press, tab_to, wait_for_status
+
+
+def saved(image: Image.Image, kind: str = "PNG") -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind)
+    return buffer.getvalue()
 
 
 @pytest.fixture
@@ -72,6 +82,41 @@ def test_compare_drafts_from_an_example(page: Page) -> None:
     picture(page, "try.png", 2680)
 
 
+def test_an_article_adds_scores_in_context(page: Page) -> None:
+    press(page, "example:boat")
+    wait_for_status(page, "The form is filled in")
+    tab_to(page, "#context")
+    page.keyboard.type("Boats carry people and goods over the sea.")
+    press(page, "score")
+    wait_for_status(page, "Among 3 drafts")
+    rows = page.locator("table:has(caption:text('Scores of the description')) tbody th").all_inner_texts()
+    assert "Score in context" in rows
+    heads = page.locator("thead th:text('In context')")
+    assert heads.count() == 2
+    assert "|context:" in page.inner_text(".ds-signature")
+    assert violations(page) == []
+    for width in (640, NARROW):
+        page.set_viewport_size({"width": width, "height": 900})
+        assert (overflow(page), violations(page)) == (0, [])
+    page.set_viewport_size({"width": 1280, "height": 900})
+    page.fill("#context", "a" * 5000)
+    page.fill("#drafts", "b\n" * 21)
+    page.fill("#caption", "c" * 2001)
+    press(page, "score")
+    page.wait_for_selector("#context-error:not([hidden])")
+    for name in ("caption", "context", "drafts"):
+        assert page.is_visible(f"#{name}-error")
+        assert page.get_attribute(f"#{name}", "aria-invalid") == "true"
+        assert f"{name}-error" in page.get_attribute(f"#{name}", "aria-describedby")
+    assert violations(page) == []
+    page.fill("#context", "")
+    page.fill("#drafts", "")
+    page.fill("#caption", "")
+    press(page, "score")
+    page.wait_for_function("!document.querySelector('.ds-result').textContent.includes('context')")
+    assert page.locator("[aria-invalid]").count() == 0
+
+
 def test_the_focus_goes_through_the_form_in_its_order(page: Page) -> None:
     order = focus_order(page)
     wanted = [
@@ -80,6 +125,7 @@ def test_the_focus_goes_through_the_form_in_its_order(page: Page) -> None:
         "BUTTON Example: a boat",
         "description",
         "caption",
+        "context",
         "drafts",
         "score",
     ]
@@ -114,7 +160,9 @@ def test_small_windows_and_large_text(page: Page) -> None:
             b"<svg xmlns='http://www.w3.org/2000/svg'><script>alert(1)</script></svg>",
             "not an image",
         ),
+        ("wide.png", saved(Image.new("1", (12_000, 6_000))), "more than 60 million pixels"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_bad_uploads(page: Page, tmp_path: Path, name: str, content: bytes, reason: str) -> None:
     path = tmp_path / name
@@ -129,6 +177,19 @@ def test_bad_uploads(page: Page, tmp_path: Path, name: str, content: bytes, reas
     assert re.search(reason, page.inner_text("#image-error"))
     assert page.input_value("#description") == "A text that stays."
     assert page.locator(".ds-result *").count() == 0
+    assert violations(page) == []
+
+
+def test_a_file_of_nearly_20_megabytes_is_scored(page: Page, tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (2640, 2640, 3), np.uint8)
+    data = saved(Image.fromarray(noise), "BMP")
+    assert MAX_BYTES - 100_000 < len(data) < MAX_BYTES
+    (tmp_path / "large.bmp").write_bytes(data)
+    page.set_input_files("#image", tmp_path / "large.bmp")
+    wait_for_status(page, "Image chosen.")
+    page.fill("#description", "Noise.")
+    press(page, "score")
+    wait_for_status(page, "Score ")
 
 
 def test_markup_in_texts_does_not_run(page: Page, drawing: Path) -> None:

@@ -116,8 +116,10 @@ def test_the_page_to_try_and_its_result(try_page: Page) -> None:
     wait_for_status(page, "The form is filled in")
     page.fill("#description", f"{EXAMPLES['house'].description} {WORD}")
     page.fill("#drafts", f"{WORD}\nA house.")
+    page.fill("#context", f"{WORD} Houses are built for people to live in.")
     press(page, "score")
     wait_for_status(page, "Among 3 drafts")
+    assert page.locator("th:text('In context')").count() == 2
     check(page)
 
 
