@@ -51,10 +51,10 @@ class ExactAttention(MultiheadAttention):  # type: ignore[misc, unused-ignore]
 
     def project_in(self, states: Tensor, rows: slice) -> Tensor:
         """Rows of the packed input projection, update included: ``(m, width)`` -> ``(m, rows)``."""
-        attention: Any = self.get_base_layer()
+        active, attention = self._active(), self.get_base_layer()
         bias = attention.in_proj_bias
         bias = None if bias is None else bias[rows]
-        return _updated(self, states, attention.in_proj_weight, bias, self._active(), rows)
+        return _updated(self, states, attention.in_proj_weight, bias, active, rows)
 
     def project_out(self, mixed: Tensor) -> Tensor:
         """The output projection, update included: ``(m, width)`` -> ``(m, width)``."""

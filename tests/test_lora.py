@@ -139,6 +139,13 @@ def test_full_counts_a_linear_projection() -> None:
     assert isinstance(clip.text_projection, nn.Linear)
 
 
+def test_full_counts_layer_scales() -> None:
+    clip = open_clip.CLIP(**{**SMALL, "text_cfg": {**SMALL["text_cfg"], "ls_init_value": 0.1}})
+    select_full(clip)
+    assert clip.transformer.resblocks[3].ls_2.gamma.requires_grad
+    assert full_parameters(clip) == full_parameters(make_clip()) + 4 * 2 * 32
+
+
 def test_a_wrong_number_of_trained_values_is_an_error() -> None:
     clip = make_clip()
     clip.register_parameter("text_projection_extra", nn.Parameter(torch.zeros(3)))

@@ -100,8 +100,9 @@ def full_parameters(clip: CLIP) -> int:
     attention = 4 * width * width + 4 * width
     mlp = 2 * width * hidden + hidden + width
     norms = 2 * 2 * width
+    scales = 0 if isinstance(clip.transformer.resblocks[0].ls_1, nn.Identity) else 2 * width
     embeddings = (clip.vocab_size + clip.context_length) * width
-    blocks = len(clip.transformer.resblocks) * (attention + mlp + norms)
+    blocks = len(clip.transformer.resblocks) * (attention + mlp + norms + scales)
     return embeddings + blocks + 2 * width + _projection_parameters(clip) + 1
 
 
