@@ -6,6 +6,7 @@ import gc
 import logging
 import time
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import TypeVar
 
 import torch
@@ -17,7 +18,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 CPU_BATCH = 32
-_FIRST, _LAST, _GAIN = 64, 4096, 1.05
+_FIRST, _LAST, _GAIN = 64, 1024, 1.05
+_TRIALS = 3
 
 
 class BatchSize:
@@ -110,12 +112,14 @@ def find_batch_size(
 
 
 def _rate(run: Callable[[int], None], size: int, clock: Callable[[], float]) -> float:
-    """Rows a second, after one pass to warm up; 0 where the batch does not fit."""
+    """Rows a second, the best of some passes after one to warm up; 0 where the batch does not fit."""
     try:
         run(size)
-        start = clock()
-        run(size)
-        return size / max(clock() - start, 1e-9)
+        times = [clock()]
+        for _ in range(_TRIALS):
+            run(size)
+            times.append(clock())
+        return size / max(min(after - before for before, after in pairwise(times)), 1e-9)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise

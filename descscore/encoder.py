@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import open_clip
 import torch
@@ -23,6 +22,9 @@ from descscore.texts import TextPolicy, TokenizedText, pad
 from descscore.towers.compiled import compiled
 from descscore.towers.image import encode_images
 from descscore.towers.text import run_texts
+
+_EXAMPLE = 8
+"""Pictures that the image tower is compiled with, for batches of any size."""
 
 
 @dataclass(frozen=True)
@@ -49,12 +51,12 @@ class Encoder:
     def __init__(self, model: LoadedModel, batch_size: int) -> None:
         self.model, self.batches = model, BatchSize(batch_size)
         self._dtype = DTYPES[model.precision]
-        self._image_tower: Callable[[Tensor], Tensor] = partial(encode_images, model.clip)
         config = open_clip.get_model_preprocess_cfg(model.clip)
         self.spec = pixel_spec(config)
         self._mean, self._std = (
             torch.tensor(config[name], device=model.device).view(1, 3, 1, 1) for name in ("mean", "std")
         )
+        self._picture_features: Callable[[Tensor], Tensor] = self._of_pictures
 
     @property
     def batch_size(self) -> int:
@@ -63,11 +65,17 @@ class Encoder:
 
     @torch.inference_mode()
     def compile(self) -> None:
-        """Let ``torch.compile`` speed up the image tower, which takes up to some minutes at first.
+        """Let ``torch.compile`` speed up :meth:`pixels`, which takes up to some minutes at first.
 
         Raises :class:`ModelError` where it cannot, as on a machine without a C++ compiler.
         """
-        self._image_tower = compiled(partial(encode_images, self.model.clip), self._blank())
+        self._picture_features = compiled(self._of_pictures, self._blank(_EXAMPLE))
+
+    @torch.inference_mode()
+    def try_batch(self, size: int) -> None:
+        """Run ``size`` blank pictures through the image tower and wait for it."""
+        self.batches.value = size
+        self.pixels(self._blank(size))[:1].cpu()
 
     @torch.inference_mode()
     def images(self, images: Sequence[Image.Image]) -> Tensor:
@@ -86,18 +94,20 @@ class Encoder:
         """
 
         def encode(part: slice) -> Tensor:
-            some = pixels[part].to(self.model.device, non_blocking=True)
-            scaled = some.permute(0, 3, 1, 2).float().div_(255)
-            return self._encode(scaled.sub_(self._mean).div_(self._std))
+            return self._picture_features(pixels[part].to(self.model.device, non_blocking=True))
 
         return torch.cat(self.batches.run(len(pixels), encode))
+
+    def _of_pictures(self, pictures: Tensor) -> Tensor:
+        """Pictures ``(n, height, width, 3)`` uint8 on the device -> unit features ``(n, embed_dim)``."""
+        scaled = pictures.permute(0, 3, 1, 2).float().div(255)
+        return self._encode(scaled.sub_(self._mean).div_(self._std))
 
     def _encode(self, pixels: Tensor) -> Tensor:
         """Normalised pixels ``(n, 3, height, width)`` -> unit features ``(n, embed_dim)`` float32."""
         # Colours side by side, as they come: convolutions are then up to 1.4 times faster.
         ready = pixels.to(self.model.device, self._dtype, memory_format=torch.channels_last)
-        raw = self._image_tower(ready)
-        return F.normalize(raw.float(), dim=-1)
+        return F.normalize(encode_images(self.model.clip, ready).float(), dim=-1)
 
     def texts(self, texts: Sequence[str], policy: TextPolicy = "truncate") -> EncodedTexts:
         """Texts -> unit features, each text once however often it occurs."""
@@ -158,8 +168,7 @@ class Encoder:
             return run.raw, None
         return run.raw, purpose.probability(run.state.float())
 
-    def _blank(self, count: int = 2) -> Tensor:
-        """Pixels as the image tower takes them, all zero."""
-        shape = (count, 3, self.spec.height, self.spec.width)
-        blank = torch.zeros(shape, dtype=self._dtype, device=self.model.device)
-        return blank.contiguous(memory_format=torch.channels_last)
+    def _blank(self, count: int) -> Tensor:
+        """Black pictures on the device: ``(count, height, width, 3)`` uint8."""
+        shape = (count, self.spec.height, self.spec.width, 3)
+        return torch.zeros(shape, dtype=torch.uint8, device=self.model.device)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Literal, TypeAlias, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from descscore.errors import ModelError, TextError, UsageError
 from descscore.word_cache import bound_word_cache
+from descscore.word_tokens import WordTokens, knows
 
 TextPolicy: TypeAlias = Literal["truncate", "error", "windows", "weighted-windows"]
 """What happens to a text over the context length.
@@ -85,6 +88,7 @@ class Tokenizer:
             )
         bound_word_cache(tokenizer)
         self._tokenizer = tokenizer
+        self._encode = WordTokens(tokenizer) if knows(tokenizer) else tokenizer.encode
         self.context_length = context_length
 
     def encode(self, text: str) -> list[int]:
@@ -94,7 +98,7 @@ class Tokenizer:
         text there and everything after it would be lost unseen, so such ids go.
         """
         marks = (self._tokenizer.sot_token_id, self._tokenizer.eot_token_id)
-        return [i for i in self._tokenizer.encode(text) if i not in marks]
+        return [i for i in self._encode(text) if i not in marks]
 
     def clean(self, text: str) -> str:
         """``text`` as it is cut into tokens: mended, unescaped, usually in lower case."""
@@ -154,7 +158,7 @@ class Tokenizer:
 
 def pad(rows: Sequence[Sequence[int]]) -> Tensor:
     """Rows of token ids, padded with 0 to the longest: ``(len(rows), longest)`` int64."""
-    out = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.int64)
-    for i, row in enumerate(rows):
-        out[i, : len(row)] = torch.tensor(row)
-    return out
+    lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+    out = np.zeros((len(rows), int(lengths.max())), np.int64)
+    out[np.arange(out.shape[1]) < lengths[:, None]] = np.fromiter(chain.from_iterable(rows), np.int64)
+    return torch.from_numpy(out)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
-REMEMBERED_WORDS = 32_768
+REMEMBERED_WORDS = 16_384
 """Words whose pieces are remembered, those used last: most of any running text, in some megabytes."""
 
 

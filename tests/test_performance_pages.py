@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from descscore.errors import DataError
-from descscore.eval.speed import memory
+from descscore.eval.speed import memory, performance, performance_gpu
 from descscore.eval.speed.memory import Watched, resident, watch_runs, write_input
 from descscore.eval.speed.memory_plot import memory_plot, memory_words
 from descscore.eval.speed.performance import write_pages
@@ -60,18 +61,82 @@ def test_goals_are_told_as_met_or_missed(found: dict[str, Any]) -> None:
     assert rows["bf16: share of decoding and forward passes added up"].startswith("93.5")
     growth = rows["most resident memory, 10,000 and 100,000 pairs of `default`: growth"]
     assert growth == "60 MB, from 900, missed"
-    assert rows["milliseconds a pair, 10,000 and 100,000 pairs of `default`"] == "4.0 and 4.0"
+    times = rows["milliseconds a pair, 1,000, 10,000 and 100,000 pairs of `default`"]
+    assert times == "4.00, 4.00 and 4.00"
+
+
+@pytest.fixture
+def gpu(found: dict[str, Any]) -> dict[str, Any]:
+    """20 and 22 thousand images and texts a second, of which 10,000 are decoded; 700 TFLOP a second."""
+    work = Work(matrix=7e14, image=8e9, text=1e9, torchmetrics=1e10, batch=512)
+    rates = Rates(decode=10_000, image=20_000, text=22_000, pairs=8_000, work=work, torchmetrics=100)
+    about = {"photos": 60_000, "different": 64, "size": "500 x 375", "texts": 1, "rounds": 3}
+    run = {"name": "bf16, compiled", "precision": "bf16", **about, "figures": rates.figures(1)}
+    return {
+        "machine": "a card",
+        "cores": 16,
+        "throughput": [run],
+        "precision": found["precision"],
+        "memory": found["memory"],
+    }
+
+
+def test_what_a_gpu_reaches_is_told_as_met_or_missed(gpu: dict[str, Any]) -> None:
+    page = performance_gpu.measured(gpu)
+    cells = [[cell.strip() for cell in line.split("|")] for line in page.splitlines()]
+    rows = {row[1]: row[3] for row in cells if len(row) == 6}
+    assert rows["bf16, 1 text a photo: share of the lower ceiling"].startswith("80.0")
+    assert rows["bf16, 1 text a photo: share of the lower ceiling"].endswith(", missed")
+    # 20,000 images of 8 GFLOP of 700,000 GFLOP a second.
+    assert rows["bf16: image tower, share of the matrix rate"].startswith("22.9")
+    assert rows["bf16, 1 text a photo: times torchmetrics in float32"] == "80.0"
+    assert rows["milliseconds a pair, 1,000, 10,000 and 100,000 pairs of `default`"].startswith("4.00")
+    assert "a card: 60,000 photos of 500 x 375 (64 different) with 1 text each" in page
+
+
+@pytest.mark.parametrize("missing", ["throughput", "precision", "memory"])
+def test_what_no_gpu_has_measured_says_so_beside_its_command(gpu: dict[str, Any], missing: str) -> None:
+    del gpu[missing]
+    lines = [line for line in performance_gpu.measured(gpu).splitlines() if "not measured" in line]
+    assert len(lines) == {"throughput": 4, "precision": 2, "memory": 1}[missing]
+    assert all("`descscore eval" in line or "`python -m" in line for line in lines)
+    lines = [line for line in performance_gpu.measured({}).splitlines() if "not measured" in line]
+    assert len(lines) == 7
+
+
+def test_a_part_measured_alone_leaves_the_others(
+    gpu: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a machine that has the card and not the pages."""
+    file = tmp_path / performance_gpu.DATA_FILE
+    file.write_text(json.dumps(gpu), encoding="utf-8")
+    monkeypatch.setattr(performance, "check_device", lambda _: torch.device("cuda"))
+    monkeypatch.setattr(performance, "machine", lambda _: "another card")
+    monkeypatch.setitem(performance._MEASURES, "precision", lambda *_: {"model": "m", "rows": []})
+    performance.main(
+        ["--device", "cuda", "--only", "precision", "--output", str(tmp_path)], standalone_mode=False
+    )
+    written = json.loads(file.read_text(encoding="utf-8"))
+    assert written["precision"] == {"model": "m", "rows": []}
+    assert written["throughput"] == gpu["throughput"]
+    assert written["machine"] == "another card"
+    assert [path.name for path in tmp_path.iterdir()] == [performance_gpu.DATA_FILE]
 
 
 def test_a_billion_pairs_by_hand(found: dict[str, Any]) -> None:
     """42 pairs a second on two cores: 10**9 / 42 / 3600 * 2 = 13,228 core hours; alone 15.4 a second:
     10 + 50 + 5 ms.
     """
-    shown = billion(found)
+    shown = billion(found, {})
     assert "| float32, CPU | 5 | 42.0 | 13,228 core hours |" in shown
     assert "| float32, CPU | 1 | 15.4 | 36,111 core hours |" in shown
     assert "31.5 bytes a row in Parquet shards, 32 GB" in shown
     assert "| bf16, GPU | 1 | not measured | not measured |" in shown
+
+
+def test_a_billion_pairs_on_a_gpu(found: dict[str, Any], gpu: dict[str, Any]) -> None:
+    """8,000 a second: 34.7 hours."""
+    assert "| bf16, compiled, GPU | 1 | 8,000 | 35 GPU hours |" in billion(found, gpu)
 
 
 def test_plot_and_words(found: dict[str, Any], tmp_path: Path) -> None:
@@ -83,27 +148,36 @@ def test_plot_and_words(found: dict[str, Any], tmp_path: Path) -> None:
     assert "4.0, 4.0 and 4.0" in words
 
 
-def test_pages_are_written_between_their_marks(found: dict[str, Any], tmp_path: Path) -> None:
+def test_pages_are_written_between_their_marks(
+    found: dict[str, Any], gpu: dict[str, Any], tmp_path: Path
+) -> None:
     (tmp_path / "images").mkdir()
-    for name, part in (("performance.md", "measured"), ("scaling.md", "billion")):
-        (tmp_path / name).write_text(
-            f"before\n<!-- {part} -->\nold\n<!-- /{part} -->\nafter\n", encoding="utf-8"
-        )
-    write_pages(found, tmp_path)
+    for name, parts in (("performance.md", ("measured", "gpu")), ("scaling.md", ("billion",))):
+        text = "".join(f"before\n<!-- {part} -->\nold\n<!-- /{part} -->\nafter\n" for part in parts)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    write_pages(found, gpu, tmp_path)
     page = (tmp_path / "scaling.md").read_text(encoding="utf-8")
-    assert page == f"before\n<!-- billion -->\n{billion(found)}<!-- /billion -->\nafter\n"
+    assert page == f"before\n<!-- billion -->\n{billion(found, gpu)}<!-- /billion -->\nafter\n"
+    assert performance_gpu.measured(gpu) in (tmp_path / "performance.md").read_text(encoding="utf-8")
     assert (tmp_path / PLOT_FILE).is_file()
     with pytest.raises(DataError, match="lacks the lines"):
         put_in("nothing", "measured", "")
 
 
-@pytest.mark.parametrize(
-    ("page", "part", "make"), [("performance.md", "measured", measured), ("scaling.md", "billion", billion)]
-)
-def test_the_committed_pages_are_those_of_the_file(page: str, part: str, make: Any) -> None:
-    shown = (DOCS / page).read_text(encoding="utf-8")
-    committed = json.loads((DOCS / DATA_FILE).read_text(encoding="utf-8"))
-    assert put_in(shown, part, make(committed)) == shown
+def committed(name: str) -> dict[str, Any]:
+    file = DOCS / name
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+
+
+def test_the_committed_pages_are_those_of_the_files() -> None:
+    cpu, gpu = committed(DATA_FILE), committed(performance_gpu.DATA_FILE)
+    for page, part, made in (
+        ("performance.md", "measured", measured(cpu)),
+        ("performance.md", "gpu", performance_gpu.measured(gpu)),
+        ("scaling.md", "billion", billion(cpu, gpu)),
+    ):
+        shown = (DOCS / page).read_text(encoding="utf-8")
+        assert put_in(shown, part, made) == shown
 
 
 def test_processes_that_a_process_starts_count_too() -> None:

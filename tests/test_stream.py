@@ -31,7 +31,7 @@ from descscore.batch.stream import StreamOptions
 from descscore.batch.worker_process import WorkerError
 from descscore.errors import ImageError, UsageError
 from descscore.images import ImageSource, load_image
-from descscore.preprocess import PixelSpec
+from descscore.preprocess import PixelSpec, picture_pixels
 from descscore.records import Outcome
 
 HERE = StreamOptions(workers=0)
@@ -185,7 +185,7 @@ def test_a_killed_or_stopped_worker_is_replaced(photos: list[Path]) -> None:
     with DecodePool(spec, PoolOptions(workers=1, slots=2, time_limit=1.0)) as pool:
         for number, harm in enumerate((None, signal.SIGKILL, signal.SIGSTOP)):
             if harm is not None:
-                os.kill(pool.processes()[0], harm)
+                os.kill(workers(pool)[0], harm)
             pool.submit(number, str(photos[0]))
             answer = pool.get()
             if harm == signal.SIGSTOP:
@@ -197,6 +197,40 @@ def test_a_killed_or_stopped_worker_is_replaced(photos: list[Path]) -> None:
                 pool.release(answer.slot)
         pool.submit(9, str(photos[0]))
         assert pool.get().error is None
+
+
+def workers(pool: DecodePool) -> list[int]:
+    return [child.pid for child in psutil.Process(pool.process.pid).children()]
+
+
+def test_workers_end_with_the_process_that_hands_images_out(photos: list[Path]) -> None:
+    with DecodePool(PixelSpec(32, 32), PoolOptions(workers=2, slots=4)) as pool:
+        pool.submit(0, str(photos[0]))
+        assert pool.get().error is None
+        running = [psutil.Process(pid) for pid in workers(pool)]
+        assert running
+        pool.process.kill()
+        pool.submit(1, str(photos[0]))
+        with pytest.raises(WorkerError, match="has ended"):
+            pool.get()
+        psutil.wait_procs(running, timeout=20)
+        assert not [each for each in running if each.is_running()]
+
+
+def test_pictures_in_slots_are_copied_to_where_they_are_asked_for(photos: list[Path]) -> None:
+    """Out of order, and whatever lies in the other slots."""
+    spec = PixelSpec(32, 48)
+    with DecodePool(spec, PoolOptions(workers=2, slots=8)) as pool:
+        for number, photo in enumerate(photos):
+            pool.submit(number, str(photo))
+        slots = {answer.number: answer.slot for answer in (pool.get() for _ in photos)}
+        chosen = [5, 0, 3]
+        out = np.full((3, 32, 48, 3), 7, np.uint8)
+        taken = [slots[number] for number in chosen]
+        assert None not in taken
+        pool.pixels([slot for slot in taken if slot is not None], out)
+        for place, number in enumerate(chosen):
+            assert (out[place] == picture_pixels(load_image(photos[number]), spec)).all()
 
 
 def test_workers_that_cannot_start_are_an_error(
@@ -280,7 +314,7 @@ def test_the_batch_is_halved_when_memory_runs_out(
     tiny_folder: Path, photos: list[Path], limit: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scorer = DescScorer.from_pretrained(tiny_folder, device="cpu", batch_size=16)
-    real_image, real_texts = scorer.encoder._image_tower, encoder.run_texts
+    real_image, real_texts = scorer.encoder._picture_features, encoder.run_texts
 
     def small(pixels: torch.Tensor) -> torch.Tensor:
         if len(pixels) > limit:
@@ -292,7 +326,7 @@ def test_the_batch_is_halved_when_memory_runs_out(
             raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
         return real_texts(clip, tokens, *rest)
 
-    monkeypatch.setattr(scorer.encoder, "_image_tower", small)
+    monkeypatch.setattr(scorer.encoder, "_picture_features", small)
     monkeypatch.setattr(encoder, "run_texts", small_texts)
     pairs = [(photos[i % 7], f"{TEXTS[i % 5]} {i}") for i in range(14)]
     found = cosines(list(scorer.score_stream(pairs, HERE)))
@@ -310,7 +344,7 @@ def test_other_errors_of_the_model_are_not_taken_for_memory(
     def fail(pixels: torch.Tensor) -> torch.Tensor:
         raise RuntimeError("shapes do not fit")
 
-    monkeypatch.setattr(scorer.encoder, "_image_tower", fail)
+    monkeypatch.setattr(scorer.encoder, "_picture_features", fail)
     with pytest.raises(RuntimeError, match="shapes do not fit"):
         list(scorer.score_stream([(photos[0], "A cat.")], HERE))
 

@@ -1,26 +1,36 @@
 """Decode images in processes of their own, which may die or hang without harm.
 
-A thread for each worker hands it jobs and waits for the answers. Prepared pictures
+A process between this one and the workers (:mod:`descscore.batch.decode_server`) has a
+thread for each, which hands it jobs and waits for the answers. Prepared pictures
 come back in slots of shared memory; a picture's slot is taken until it is released,
 which bounds how far decoding runs ahead of the model.
 """
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
+import pickle
+import subprocess
+import sys
 import tempfile
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from multiprocessing.connection import Connection, Pipe
 from typing import Any
 
 import numpy as np
 
-from descscore.batch.decode_hand import Hand, Shared
-from descscore.batch.decode_jobs import Job
+from descscore.batch.decode_server import ServerSetup
 from descscore.batch.decode_worker import Setup
-from descscore.batch.decoder import Decoded
+from descscore.batch.decoder import Decoded, Pixels
+from descscore.batch.worker_process import WorkerError
 from descscore.preprocess import PixelSpec
+
+_TOGETHER = 32
+"""Jobs or free slots that go to the server in one message."""
 
 
 @dataclass(frozen=True)
@@ -37,17 +47,25 @@ class PoolOptions:
 
 
 class DecodePool:
-    """Worker processes for images; use as a context manager or call :meth:`close`."""
+    """Worker processes for images; use as a context manager or call :meth:`close`. For one thread.
+
+    process: the server, whose children are the workers.
+    """
 
     def __init__(self, spec: PixelSpec, options: PoolOptions) -> None:
-        self._memory_fd = _shared_memory(options.slots * spec.nbytes)
-        self._memory = mmap.mmap(self._memory_fd, options.slots * spec.nbytes)
+        size = options.slots * spec.nbytes
+        memory_fd = _shared_memory(size)
+        try:
+            self._memory = mmap.mmap(memory_fd, size)
+            self._connection, self.process = _start_server(memory_fd)
+        finally:
+            os.close(memory_fd)
         self._view = np.frombuffer(self._memory, np.uint8).reshape(options.slots, spec.height, spec.width, 3)
         setup = Setup(spec, options.slots, options.function, options.niceness)
-        self._shared = Shared(setup, self._memory_fd, options.time_limit, share=4 * options.workers)
-        for slot in range(options.slots):
-            self._shared.free.put(slot)
-        self._hands = [Hand(self._shared) for _ in range(options.workers)]
+        self._jobs: list[tuple[int, str | bytes]] = []
+        self._freed: list[int] = []
+        self._answers: deque[tuple[Any, ...] | BaseException] = deque()
+        self._send(ServerSetup(setup, options.workers, options.time_limit))
 
     def __enter__(self) -> DecodePool:
         return self
@@ -56,35 +74,68 @@ class DecodePool:
         self.close()
 
     def submit(self, number: int, source: str | bytes) -> None:
-        self._shared.jobs.put(Job(number, source))
+        self._jobs.append((number, source))
+        if len(self._jobs) >= _TOGETHER:
+            self.flush()
+
+    def flush(self) -> None:
+        if self._jobs or self._freed:
+            self._send((self._jobs, self._freed))
+            self._jobs, self._freed = [], []
 
     def get(self) -> Decoded:
-        answer = self._shared.answers.get()
+        if not self._answers:
+            self.flush()
+            self._answers.extend(self._receive())
+        answer = self._answers[0]
         if isinstance(answer, BaseException):
-            self._shared.answers.put(answer)  # for whoever asks again
-            raise answer
-        return answer
+            raise answer  # it stays, for whoever asks again
+        return Decoded(*self._answers.popleft())  # type: ignore[misc]
 
-    def pixels(self, slots: Sequence[int]) -> np.ndarray[Any, Any]:
-        return self._view[list(slots)]
+    def pixels(self, slots: Sequence[int], out: Pixels | None = None) -> Pixels:
+        # "clip", since numpy otherwise fills a buffer first, for the case of a wrong slot.
+        return np.take(self._view, list(slots), axis=0, out=out, mode="clip")
 
     def release(self, slot: int) -> None:
-        self._shared.free.put(slot)
+        self._freed.append(slot)
+        if len(self._freed) >= _TOGETHER:
+            self.flush()
 
     def close(self) -> None:
-        self._shared.jobs.close()
-        for hand in self._hands:
-            hand.worker.stop()
-            self._shared.free.put(None)
-        for hand in self._hands:
-            hand.join()
-        if self._memory_fd >= 0:
-            os.close(self._memory_fd)
-            self._memory_fd = -1
+        self._connection.close()  # at which the server ends its workers and itself
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()  # the workers die with it
+            self.process.wait()
 
-    def processes(self) -> list[int]:
-        """Process ids of the workers that run now."""
-        return [hand.worker.process.pid for hand in self._hands if hand.worker.process is not None]
+    def _send(self, message: object) -> None:
+        with contextlib.suppress(OSError):  # whoever waits for an answer hears of it
+            self._connection.send_bytes(pickle.dumps(message))
+
+    def _receive(self) -> list[tuple[Any, ...] | BaseException]:
+        try:
+            found: list[tuple[Any, ...] | BaseException] = pickle.loads(self._connection.recv_bytes())
+        except (EOFError, OSError):
+            raise WorkerError("the process that hands images out to the decoders has ended") from None
+        return found
+
+
+def _start_server(memory_fd: int) -> tuple[Connection[Any, Any], subprocess.Popen[bytes]]:
+    here, there = Pipe()
+    # The interpreter's own search path, so that it runs the package that this process runs.
+    code = (
+        f"import sys; sys.path[:] = {sys.path!r}; from descscore.batch.decode_server import main; "
+        f"main({there.fileno()}, {memory_fd}, {os.getpid()})"
+    )
+    with there:
+        process = subprocess.Popen(
+            [sys.executable, "-c", code],
+            pass_fds=(there.fileno(), memory_fd),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+        )
+    return here, process
 
 
 def _shared_memory(size: int) -> int:

@@ -1,4 +1,4 @@
-"""A process that decodes images for :mod:`descscore.batch.decode_pool` and dies with its parent.
+"""A process that decodes images for :mod:`descscore.batch.decode_server` and dies with its parent.
 
 It imports no torch. Prepared pictures go into slots of memory shared with the parent;
 what else is to be said goes through a connection, one message a picture.
@@ -75,7 +75,8 @@ def read_image_file(name: str) -> bytes:
 
 def main(connection_fd: int, memory_fd: int, parent: int) -> None:
     """Take jobs ``(number, slot, source)`` until the parent closes the connection."""
-    _die_with(parent)
+    _be_killed_with_parent()
+    end_with(parent)
     connection = Connection(connection_fd)
     setup: Setup = pickle.loads(connection.recv_bytes())
     module, _, name = setup.function.partition(":")
@@ -108,15 +109,19 @@ def _answer(
     return digest, None
 
 
-def _die_with(parent: int) -> None:
-    """By the kernel where it can, else by looking; a hung decoder would not see a closed connection."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+def end_with(parent: int) -> None:
+    """End this process soon after its parent, and leave Ctrl-C to that."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     if os.getppid() != parent:  # it has died while this process started
         os._exit(1)
     threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+
+
+def _be_killed_with_parent() -> None:
+    """By the kernel where it can: a hung decoder would not see a closed connection."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _watch(parent: int) -> None:

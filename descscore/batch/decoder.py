@@ -6,13 +6,16 @@ import hashlib
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
 from descscore.batch.decode_worker import prepare
 from descscore.errors import ImageError
 from descscore.preprocess import PixelSpec
+
+Pixels: TypeAlias = "np.ndarray[Any, Any]"
+"""Prepared pictures: ``(n, height, width, 3)`` uint8."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +37,11 @@ class Decoder(Protocol):
     def get(self) -> Decoded:
         """The next answer, in whatever order they come. Only to be called with jobs open."""
 
-    def pixels(self, slots: Sequence[int]) -> np.ndarray[Any, Any]:
-        """A copy of prepared pictures: ``(len(slots), height, width, 3)`` uint8."""
+    def flush(self) -> None:
+        """Begin with all that was asked for; until then some of it may wait for more."""
+
+    def pixels(self, slots: Sequence[int], out: Pixels | None = None) -> Pixels:
+        """A copy of the prepared pictures in ``slots``, in ``out`` where that is given."""
 
     def release(self, slot: int) -> None:
         """Free a slot whose pixels are no longer needed."""
@@ -50,7 +56,7 @@ class InlineDecoder:
     def __init__(self, spec: PixelSpec) -> None:
         self.spec = spec
         self._jobs: deque[tuple[int, str | bytes]] = deque()
-        self._held: dict[int, np.ndarray[Any, Any]] = {}
+        self._held: dict[int, Pixels] = {}
 
     def submit(self, number: int, source: str | bytes) -> None:
         self._jobs.append((number, source))
@@ -63,8 +69,11 @@ class InlineDecoder:
             return Decoded(number, None, None, error)
         return Decoded(number, number, digest, None)
 
-    def pixels(self, slots: Sequence[int]) -> np.ndarray[Any, Any]:
-        return np.stack([self._held[slot] for slot in slots])
+    def flush(self) -> None:
+        pass
+
+    def pixels(self, slots: Sequence[int], out: Pixels | None = None) -> Pixels:
+        return np.stack([self._held[slot] for slot in slots], out=out)
 
     def release(self, slot: int) -> None:
         del self._held[slot]

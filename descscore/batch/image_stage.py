@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from descscore.batch.decoder import Decoded, Decoder, content_digest
+from descscore.batch.decoder import Decoded, Decoder, Pixels, content_digest
 from descscore.encoder import Encoder
 from descscore.errors import ImageError
 from descscore.images import ImageSource, load_image
@@ -67,7 +67,7 @@ class ImageStage:
         self._jobs: dict[int, Key] = {}
         self._next_job = 0
         # Decoded pictures that wait for the model: a decoder's slot or the pixels themselves.
-        self._pile: dict[bytes, int | np.ndarray[Any, Any]] = {}
+        self._pile: dict[bytes, int | Pixels] = {}
         # Features on the device, not fetched yet; fetching waits for the device.
         self._launched: list[tuple[list[bytes], Tensor]] = []
         self._keys_of: dict[bytes, list[Key]] = {}
@@ -149,7 +149,7 @@ class ImageStage:
             self._decoded(key, answer.digest, answer.slot)
         return key
 
-    def _decoded(self, key: Key, digest: bytes, picture: int | np.ndarray[Any, Any]) -> None:
+    def _decoded(self, key: Key, digest: bytes, picture: int | Pixels) -> None:
         """Put a picture on the pile unless its content is known or on its way."""
         self._wanted[key].pending = False
         known = self._known.get(digest)
@@ -169,20 +169,27 @@ class ImageStage:
         """Send the pile to the model."""
         if not self._pile:
             return
-        pixels = torch.from_numpy(self._pixels(list(self._pile.values())))
-        if self.encoder.model.device.type == "cuda":
-            pixels = pixels.pin_memory()
+        pixels = self._pixels(list(self._pile.values()))
         for picture in self._pile.values():
             if isinstance(picture, int):
                 self.decoder.release(picture)
         digests, self._pile = list(self._pile), {}
         self._launched.append((digests, self.encoder.pixels(pixels)))
 
-    def _pixels(self, pictures: Sequence[int | np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
+    def _pixels(self, pictures: Sequence[int | Pixels]) -> Tensor:
+        """A copy of the pictures, in memory that a GPU can read by itself where there is one."""
+        spec = self.encoder.spec
+        pinned = self.encoder.model.device.type == "cuda"
+        shape = (len(pictures), spec.height, spec.width, 3)
+        pixels = torch.empty(shape, dtype=torch.uint8, pin_memory=pinned)
+        out = pixels.numpy()
         slots = [picture for picture in pictures if isinstance(picture, int)]
         if len(slots) == len(pictures):
-            return self.decoder.pixels(slots)
-        return np.concatenate([self.decoder.pixels([p]) if isinstance(p, int) else p[None] for p in pictures])
+            self.decoder.pixels(slots, out)
+            return pixels
+        for place, picture in enumerate(pictures):
+            out[place] = self.decoder.pixels([picture])[0] if isinstance(picture, int) else picture
+        return pixels
 
     def _fetch(self) -> None:
         """Bring the features that the model has made to whoever waits for them."""

@@ -6,8 +6,6 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from descscore.batch.engine import Engine, MakeEngine, Work, local_engine
 from descscore.batch.input_row import Input, Scan
 from descscore.batch.manifest import FILE, Identity, Manifest, read_manifest, write_manifest
@@ -154,14 +152,7 @@ def _batch_size(scorer: DescScorer, options: BatchOptions, there: Manifest | Non
         return options.batch_size
     if there is not None:
         return there.identity.batch_size
-    encoder = scorer.encoder
-
-    def trial(size: int) -> None:
-        encoder.batches.value = size
-        spec = encoder.spec
-        encoder.pixels(torch.zeros(size, spec.height, spec.width, 3, dtype=torch.uint8)).cpu()
-
-    return find_batch_size(trial, scorer.model.device)
+    return find_batch_size(scorer.encoder.try_batch, scorer.model.device)
 
 
 def _is_whole(manifest: Manifest, output: Path) -> bool:

@@ -1,7 +1,7 @@
 """Score pairs in a stream: workers decode ahead, the model follows, results come in order.
 
 Rows are taken in windows. While the model is busy with one window, the images of the
-next are being decoded. Within a window texts run sorted by length, so that little of
+next two are being decoded. Within a window texts run sorted by length, so that little of
 a batch is padding. Nothing grows with the length of the stream.
 """
 
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 REMEMBERED_SIDES = 4096
 """Contexts and references whose features are kept for the pairs that follow."""
+
+_AHEAD = 2
+"""Windows asked for while one is scored: with one, workers would run out of work while the next is read."""
 
 
 @dataclass(frozen=True)
@@ -117,23 +120,29 @@ def _item(pair: tuple[ImageSource, str] | Pair) -> Item:
 
 def stream_items(scorer: DescScorer, items: Iterable[Item], options: StreamOptions) -> Iterator[Outcome]:
     """One outcome an item, in order. Closing the iterator ends its workers."""
-    with closing(_decoder(scorer, options)) as decoder:
+    with closing(start_decoder(scorer, options)) as decoder:
         stage, sides = ImageStage(scorer.encoder, decoder), SideEncoder(scorer.encoder, REMEMBERED_SIDES)
         ahead: deque[list[_Row]] = deque()
         for window in _windows(items, options):
             ahead.append([_begin(scorer, stage, item, options) for item in window])
-            if len(ahead) > 1:
+            decoder.flush()
+            if len(ahead) > _AHEAD:
                 yield from _finish(scorer, stage, sides, ahead.popleft())
         while ahead:
             yield from _finish(scorer, stage, sides, ahead.popleft())
 
 
-def _decoder(scorer: DescScorer, options: StreamOptions) -> Decoder:
+def start_decoder(scorer: DescScorer, options: StreamOptions) -> Decoder:
+    """What decodes the images of a stream for ``scorer``."""
     spec = scorer.encoder.spec
     if options.processes == 0:
         return InlineDecoder(spec)
-    # Two batches, and what workers hold: decoding can always go on until a batch is full.
-    slots = 2 * scorer.encoder.batch_size + 8 * options.processes
+    # Two batches, and what workers hold: decoding can always go on until a batch is full. A GPU is so
+    # quick that decoding should also go on while this process reads and scores a window.
+    pictures = 2 * scorer.encoder.batch_size
+    if scorer.model.device.type == "cuda":
+        pictures = max(pictures, 2 * options.window)
+    slots = pictures + 8 * options.processes
     return DecodePool(spec, PoolOptions(options.processes, slots, options.time_limit, options.decode))
 
 

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     help="Number format of the model.",
 )
 @click.option("--batch-size", type=click.IntRange(1), help="Rows per pass; by default found by itself.")
+@click.option("--compile", "compiled", is_flag=True, help="Use torch.compile for the image tower.")
 @click.option("--no-torchmetrics", is_flag=True, help="Leave out the comparison with torchmetrics.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def throughput(
@@ -45,6 +46,7 @@ def throughput(
     import tempfile
 
     from descscore.eval.speed.machine import machine
+    from descscore.eval.speed.performance_gpu import COMMAND as GPU_COMMAND
     from descscore.eval.speed.photos import as_many, find_photos, make_photos
     from descscore.eval.speed.throughput import measure
 
@@ -65,7 +67,7 @@ def throughput(
     for figure, value in figures.items():
         click.echo(f"{figure:<52} {'not measured' if value is None else f'{value:.4g}':>12}")
     if plan.device.type != "cuda":
-        click.echo("GPU rows: not measured; run: descscore eval throughput --device cuda --precision bf16")
+        click.echo(f"GPU rows: not measured; run: {GPU_COMMAND}")
 
 
 def _plan(photos: list[Path], different: int, given: dict[str, Any]) -> Plan:
@@ -80,6 +82,7 @@ def _plan(photos: list[Path], different: int, given: dict[str, Any]) -> Plan:
         given["precision"],
         given["batch_size"],
         few=0 if given["no_torchmetrics"] else min(different, FEW),
+        compiled=given["compiled"],
     )
 
 

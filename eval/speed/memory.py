@@ -58,13 +58,19 @@ class Watched:
         return {**asdict(replace(self, samples=tuple(kept))), "peak": self.peak}
 
 
-def watch_runs(sizes: Sequence[int], model: str, every: float = 0.5) -> list[Watched]:
-    """A run of each size, one after the other, with a bundled or other model on the CPU."""
+def watch_runs(sizes: Sequence[int], model: str, every: float = 0.5, device: str = "cpu") -> list[Watched]:
+    """A run of each size, one after the other, with a bundled or other model."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         photos = as_many(make_photos(folder / "made", MADE, SIZE), folder / "photos", min(PHOTOS, max(sizes)))
         return [
-            _watch(write_input(folder / f"{size}.csv", photos, size), size, model, every) for size in sizes
+            _watch(
+                write_input(folder / f"{size}.csv", photos, size),
+                size,
+                ("--model", model, "--device", device),
+                every,
+            )
+            for size in sizes
         ]
 
 
@@ -103,10 +109,10 @@ def _name(number: int) -> str:
     return "".join(_SYLLABLES[number >> shift & 15] for shift in (20, 16, 12, 8, 4, 0))
 
 
-def _watch(source: Path, pairs: int, model: str, every: float) -> Watched:
+def _watch(source: Path, pairs: int, chosen: Sequence[str], every: float) -> Watched:
     output = source.with_suffix("")
     code = "from descscore.cli import main; main()"
-    options = ("--output", str(output), "--model", model, "--device", "cpu", "--shard-size", str(SHARD))
+    options = ("--output", str(output), *chosen, "--shard-size", str(SHARD))
     started, wall = time.perf_counter(), time.time()
     process = subprocess.Popen(
         [sys.executable, "-c", code, "batch", str(source), *options, "--image-root", "/", "--json"],

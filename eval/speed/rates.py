@@ -9,12 +9,14 @@ from dataclasses import dataclass
 class Work:
     """Floating-point operations. matrix: a second, of matrix products as large as the towers'.
     image, text: of one through its tower. torchmetrics: of a pair, None where it was not asked.
+    batch: images that ran at a time.
     """
 
     matrix: float
     image: float
     text: float
     torchmetrics: float | None = None
+    batch: int | None = None
 
 
 @dataclass(frozen=True)
@@ -57,4 +59,5 @@ class Rates:
             "torchmetrics CLIPScore, GFLOP a pair": work.torchmetrics and work.torchmetrics / 1e9,
             "torchmetrics CLIPScore, pairs a second": other,
             "times torchmetrics": self.pairs / other if other else None,
+            "batch size": work.batch,
         }

@@ -8,7 +8,8 @@ on a machine disturbs single ones.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,8 +19,8 @@ import open_clip
 import torch
 from open_clip.transform import PreprocessCfg, image_transform_v2
 
-from descscore.batch.decode_pool import DecodePool, PoolOptions
-from descscore.batch.stream import StreamOptions, cores
+from descscore.batch.decoder import Decoder
+from descscore.batch.stream import StreamOptions, cores, start_decoder
 from descscore.batch_size import find_batch_size
 from descscore.errors import DataError, ModelError
 from descscore.eval.speed.captions import caption
@@ -30,10 +31,13 @@ from descscore.eval.speed.work import flops, measure_work
 from descscore.models import LoadedModel, describe_preprocessing, weights_hash
 from descscore.scorer import DescScorer
 from descscore.text_tower import encode_tokens
-from descscore.texts import Tokenizer, pad
+from descscore.texts import TokenizedText, Tokenizer, pad
 
 TORCHMETRICS_BATCH, FEW = 8, 64
 """Photos of a batch of torchmetrics, and the most that it is measured with."""
+
+WARM, PASSES = 2048, 16
+"""Pairs scored to warm up; passes of a tower on a GPU in one timing, which leaves no gap between them."""
 
 Part: TypeAlias = "tuple[Callable[[], float], int]"
 """Something timed: a call that returns its seconds, and how many of what it does."""
@@ -43,6 +47,7 @@ Part: TypeAlias = "tuple[Callable[[], float], int]"
 class Plan:
     """What is measured. photos: files; texts: captions a photo; rounds: how often each rate is taken.
     few: photos that torchmetrics, whose rate needs no long run, is measured with; 0 leaves it out.
+    compiled: whether the image tower goes through ``torch.compile``.
     """
 
     photos: Sequence[Path]
@@ -52,6 +57,7 @@ class Plan:
     precision: str
     batch_size: int | None = None
     few: int = 0
+    compiled: bool = False
 
     @property
     def pairs(self) -> list[tuple[Path, str]]:
@@ -81,18 +87,17 @@ def measure(plan: Plan) -> Rates:
     """All rates, each the median over the rounds, in which the parts take turns."""
     model = random_model(plan.device)
     scorer = DescScorer(model, precision=plan.precision)
-    batch_size = plan.batch_size or find_batch_size(_trial(scorer), plan.device)
-    scorer.encoder.batches.value = batch_size
-    spec, encoder = scorer.encoder.spec, scorer.encoder
-    pixels = torch.zeros(batch_size, spec.height, spec.width, 3, dtype=torch.uint8, device=plan.device)
-    texts = [scorer.tokenize(text) for _, text in plan.pairs[: StreamOptions().window]]
+    scorer.encoder.batches.value = prepare(scorer, plan)
+    encoder, pairs, passes = scorer.encoder, plan.pairs, PASSES if plan.device.type == "cuda" else 1
+    pixels, texts = resident(scorer, pairs[: StreamOptions().window])
     parts: dict[str, Part] = {
         "decode": (lambda: _decode(plan, scorer), len(plan.photos)),
-        "image": (lambda: seconds(lambda: wait(encoder.pixels(pixels))), batch_size),
-        "text": (lambda: seconds(lambda: wait(encoder.tokenized(texts).features)), len(texts)),
-        "pairs": (lambda: seconds(lambda: _end_to_end(plan, scorer)), len(plan.pairs)),
+        "image": (lambda: _again(passes, lambda: encoder.pixels(pixels)), passes * len(pixels)),
+        "text": (lambda: _again(passes, lambda: encoder.tokenized(texts).features), passes * len(texts)),
+        "pairs": (lambda: seconds(lambda: _end_to_end(pairs, scorer)), len(pairs)),
     }
-    work = measure_work(encoder, pixels, texts)
+    work = replace(measure_work(encoder, pixels, texts), batch=encoder.batch_size)
+    _end_to_end(pairs[:WARM], scorer)
     if plan.few:
         run, count = _torchmetrics(plan, model)
         parts["torchmetrics"] = (lambda: seconds(run), count)
@@ -100,10 +105,33 @@ def measure(plan: Plan) -> Rates:
     return Rates(**_medians(parts, plan.rounds), work=work)
 
 
+def prepare(scorer: DescScorer, plan: Plan) -> int:
+    """Compile where that is asked for; the batch size."""
+    if plan.compiled:
+        scorer.encoder.compile()
+    return plan.batch_size or find_batch_size(scorer.encoder.try_batch, plan.device)
+
+
+def resident(
+    scorer: DescScorer, pairs: Sequence[tuple[Path, str]]
+) -> tuple[torch.Tensor, list[TokenizedText]]:
+    """A batch of noise on the device (blank pictures can run faster than real ones), and tokenised texts."""
+    spec, device = scorer.encoder.spec, scorer.model.device
+    shape = (scorer.encoder.batch_size, spec.height, spec.width, 3)
+    pixels = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
+    return pixels, [scorer.tokenize(text) for _, text in pairs]
+
+
+def _again(passes: int, run: Callable[[], torch.Tensor]) -> float:
+    """Seconds of so many passes, one after the other."""
+    return seconds(lambda: wait([run() for _ in range(passes)][-1]))
+
+
 def _medians(parts: dict[str, Part], rounds: int) -> dict[str, float]:
-    """What each part does a second, after one call of each to warm up."""
-    for run, _ in parts.values():
-        run()
+    """What each part does a second, after a call of each to warm up that needs it."""
+    for name, (run, _) in parts.items():
+        if name not in _WARM:
+            run()
     rates: dict[str, list[float]] = {name: [] for name in parts}
     for _ in range(rounds):
         for name, (run, count) in parts.items():
@@ -111,38 +139,30 @@ def _medians(parts: dict[str, Part], rounds: int) -> dict[str, float]:
     return {name: statistics.median(values) for name, values in rates.items()}
 
 
-def _trial(scorer: DescScorer) -> Callable[[int], None]:
-    spec = scorer.encoder.spec
-
-    def run(size: int) -> None:
-        scorer.encoder.batches.value = size
-        wait(scorer.encoder.pixels(torch.zeros(size, spec.height, spec.width, 3, dtype=torch.uint8)))
-
-    return run
+_WARM = ("decode", "pairs")
+"""Parts that are warm: decoding warms up in each call, scoring was run beforehand."""
 
 
 def _decode(plan: Plan, scorer: DescScorer) -> float:
     """Seconds that the workers alone take, as the stream runs them, once all have started."""
-    count = cores()
-    with DecodePool(scorer.encoder.spec, PoolOptions(count, len(plan.photos) + 8)) as pool:
+    with closing(start_decoder(scorer, StreamOptions())) as decoder:
         # One photo at a time goes to a worker, so with more photos than workers each has had one.
-        _through(pool, [plan.photos[i % len(plan.photos)] for i in range(4 * count)])
-        return seconds(partial(_through, pool, plan.photos))
+        _through(decoder, [plan.photos[i % len(plan.photos)] for i in range(4 * cores())])
+        return seconds(partial(_through, decoder, plan.photos))
 
 
-def _through(pool: DecodePool, photos: Sequence[Path]) -> None:
+def _through(decoder: Decoder, photos: Sequence[Path]) -> None:
     for i, photo in enumerate(photos):
-        pool.submit(i, str(photo))
+        decoder.submit(i, str(photo))
     for _ in photos:
-        answer = pool.get()
+        answer = decoder.get()
         if answer.error is not None or answer.slot is None:
             raise answer.error or DataError("no picture")
-        pool.release(answer.slot)
+        decoder.release(answer.slot)
 
 
-def _end_to_end(plan: Plan, scorer: DescScorer) -> None:
-    pairs: Iterator[tuple[Path, str]] = iter(plan.pairs)
-    for outcome in scorer.score_stream(pairs, StreamOptions()):
+def _end_to_end(pairs: Sequence[tuple[Path, str]], scorer: DescScorer) -> None:
+    for outcome in scorer.score_stream(iter(pairs), StreamOptions()):
         if outcome.failed:
             raise DataError(str(outcome.error))
 

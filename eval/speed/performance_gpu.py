@@ -1,0 +1,88 @@
+"""What the pages on performance and scaling show of a GPU: what was measured, or that nothing was."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+from descscore.eval.markdown_table import table
+from descscore.eval.report.number_format import PERCENT, percent
+from descscore.eval.speed.performance_rows import GROWTH_GOAL, memory_rows, part_rows, precision_row, told
+
+Json: TypeAlias = Mapping[str, Any]
+
+DATA_FILE = "performance_gpu.json"
+COMMAND = (
+    "descscore eval throughput --device cuda --precision bf16 --compile --texts 1 "
+    "--count 64 --size 500x375 --at-least 60000"
+)
+PAGE_COMMAND = "python -m descscore.eval.speed.performance --device cuda"
+CEILING_GOAL, RATE_GOAL, TIMES_GOAL = 0.85, 0.45, 10.0
+
+_CEILING = "share of the lower ceiling"
+_IMAGE = "image tower, share of the matrix rate"
+_TEXT = "text tower, share of the matrix rate"
+_TIMES = "times torchmetrics"
+
+
+def measured(found: Json) -> str:
+    """The GPU's part of the page on performance; rows of parts that are missing say so."""
+    runs: Sequence[Json] = found.get("throughput", [])
+    rows = [*_rate_rows(runs), *_precision_rows(found), *_memory_rows(found)]
+    shown = table(["what", "goal", "measured", "command"], rows)
+    if not runs:
+        return f"{shown}\n"
+    parts = table(["each by itself, a second", *(run["name"] for run in runs)], part_rows(runs))
+    return f"{shown}\n{_about(found)}\n\n{parts}\n"
+
+
+def billion_row(found: Json) -> list[str]:
+    """The row of the table on a billion pairs."""
+    for run in found.get("throughput", [])[:1]:
+        rate = run["figures"]["end to end, pairs a second"]
+        hours = 1e9 / rate / 3600
+        return [f"{run['name']}, GPU", str(run["texts"]), f"{rate:,.0f}", f"{hours:,.0f} GPU hours"]
+    return ["bf16, GPU", "1", "not measured", "not measured"]
+
+
+def _rate_rows(runs: Sequence[Json]) -> list[list[str]]:
+    what = "bf16, 1 text a photo"
+    rows = (
+        (f"{what}: {_CEILING}", f"≥ {100 * CEILING_GOAL:.0f}{PERCENT}", _CEILING, CEILING_GOAL),
+        (f"bf16: {_IMAGE}", f"≥ {100 * RATE_GOAL:.0f}{PERCENT}", _IMAGE, RATE_GOAL),
+        (f"bf16: {_TEXT}", "reported", _TEXT, None),
+        (f"{what}: {_TIMES} in float32", f"≥ {TIMES_GOAL:g}", _TIMES, TIMES_GOAL),
+    )
+    return [[name, goal, _value(runs, figure, least), f"`{COMMAND}`"] for name, goal, figure, least in rows]
+
+
+def _value(runs: Sequence[Json], figure: str, least: float | None) -> str:
+    value = runs[0]["figures"].get(figure) if runs else None
+    if value is None:
+        return "not measured"
+    shown = percent(value) if "share" in figure else f"{value:.1f}"
+    return f"{shown}{told(least is None or value >= least)}"
+
+
+def _precision_rows(found: Json) -> list[list[str]]:
+    command = "`descscore eval precision --device cuda --data DATA`"
+    if "precision" in found:
+        check = found["precision"]
+        return [[*precision_row(row, check), command] for row in check["rows"]]
+    what = "1,000 pairs of `default`: mean difference of cosines from float32, Spearman"
+    return [[f"{name}, {what}", "≤ 0.001, ≥ 0.999", "not measured", command] for name in ("bf16", "fp16")]
+
+
+def _memory_rows(found: Json) -> list[list[str]]:
+    command = f"`{PAGE_COMMAND} --only memory`"
+    if "memory" in found:
+        return [[*row, command] for row in memory_rows(found["memory"])]
+    what = "most resident memory, 10,000 and 100,000 pairs of `default`: growth"
+    return [[what, f"≤ {GROWTH_GOAL / 1e6:.0f} MB", "not measured", command]]
+
+
+def _about(found: Json) -> str:
+    run = found["throughput"][0]
+    photos = f"{run['photos']:,} photos of {run['size']} ({run['different']} different)"
+    texts = f"{run['texts']} text each" if run["texts"] == 1 else f"{run['texts']} texts each"
+    return f"{found['machine']}: {photos} with {texts}, medians of {run['rounds']} rounds."
