@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
-from descscore import DescScorer
+from descscore import DescScorer, explain
 from descscore.data.datasets import load_pairs
 from descscore.errors import DataError, UsageError
-from descscore.eval.words.explanation_cases import choose, insert, main, make_cases
+from descscore.eval.words import cases_page
+from descscore.eval.words.explanation_cases import choose, main, make_cases
 from pictures import make_photo
 from report_data import make_adapter
 
 ROOT = Path(__file__).parents[1]
+TEXTS = ("description", "caption")
 NOUNS = ("harbour", "bicycle", "violin", "glacier", "lantern", "walrus")
 NAMES = ("Ottoline", "Bartholomew", "Wilhelmina", "Leopold", "Clementine", "Aurelius")
 
@@ -61,10 +64,10 @@ def test_cases_follow_their_rules(data: Path, adapter: Path) -> None:
 
 
 def test_the_page_holds_numbers_and_no_text_of_the_data(data: Path, adapter: Path, tmp_path: Path) -> None:
-    page = tmp_path / "page.md"
+    page = tmp_path / "explanations.md"
     page.write_text((ROOT / "docs" / "explanations.md").read_text(encoding="utf-8"), encoding="utf-8")
     before = page.read_text(encoding="utf-8").partition("<!-- cases -->")[0]
-    arguments = [str(page), "--data", str(data), "--model", str(adapter)]
+    arguments = [str(tmp_path), "--data", str(data), "--model", str(adapter)]
     for _ in range(2):  # a second time replaces, not adds
         result = CliRunner().invoke(main, arguments)
         assert result.exit_code == 0, result.output
@@ -76,10 +79,74 @@ def test_the_page_holds_numbers_and_no_text_of_the_data(data: Path, adapter: Pat
     shown, _, marks = text.removeprefix(before).partition("### Marks")
     assert not [word for word in (*NOUNS, *NAMES) if word in shown]
     assert re.search(r"\| number \| 36 \| [+-]\d\.\d\d \|", marks)
+    found = json.loads((tmp_path / "explanation_cases.json").read_text(encoding="utf-8"))
+    assert cases_page.to_markdown(found) in text
+    hold_their_rules(found)
+    cases = json.dumps([found["works"], found["fails"]])
+    assert not [word for word in (*NOUNS, *NAMES) if word in cases]
 
 
-def test_what_cannot_be_written_is_said(data: Path, tiny_folder: Path) -> None:
+def test_the_file_holds_what_was_explained(data: Path, adapter: Path, tmp_path: Path) -> None:
+    """A case's numbers are those of explaining its two texts once more, by themselves."""
+    (tmp_path / "explanations.md").write_text("<!-- cases -->\n<!-- /cases -->\n", encoding="utf-8")
+    arguments = [str(tmp_path), "--data", str(data), "--model", str(adapter)]
+    assert CliRunner().invoke(main, arguments).exit_code == 0
+    found = json.loads((tmp_path / "explanation_cases.json").read_text(encoding="utf-8"))
+    scorer = DescScorer.from_pretrained(adapter, device="cpu")
+    pairs = {pair.id: pair for pair in load_pairs(data).split("test")}
+    for case in [*found["works"], *found["fails"]]:
+        pair = pairs[case["id"]]
+        texts = {"description": pair.description, "caption": pair.caption}
+        alone = {kind: explain(pair.image.read(), text, scorer=scorer) for kind, text in texts.items()}
+        for kind, one in alone.items():
+            shown, word = case[kind], one.words[case[kind]["strongest"]["number"] - 1]
+            assert shown["cosine"] == pytest.approx(one.score.cosine, abs=1e-5)
+            assert shown["clip_score"] == pytest.approx(one.score.clip_score, abs=1e-5)
+            assert shown["strongest"]["part"] == pytest.approx(word.purpose, abs=1e-4)
+            assert shown["strongest"]["left_out"] == pytest.approx(word.leave_one_out_purpose, abs=1e-4)
+            assert abs(word.purpose or 0) >= max(abs(w.purpose or 0) for w in one.words) - 1e-4
+        gap = alone["description"].score.cosine - alone["caption"].score.cosine
+        assert case["margin"] == pytest.approx(gap, abs=1e-5)
+
+
+def hold_their_rules(found: dict[str, Any]) -> None:
+    """Each case in the file is what it is shown as; raises :class:`AssertionError` otherwise."""
+    agree = [
+        all(case[kind]["strongest"]["part"] * case[kind]["strongest"]["left_out"] > 0 for kind in TEXTS)
+        for case in found["works"]
+    ]
+    assert agree == [True] * 3
+    for case in [*found["works"], *found["fails"]]:
+        gaps = {key: case["description"][key] - case["caption"][key] for key in ("cosine", "log_odds")}
+        assert gaps == pytest.approx({"cosine": case["margin"], "log_odds": case["gap"]})
+    for case in found["works"]:
+        assert case["description"]["score"] > 0
+        assert case["margin"] > 0
+        assert case["gap"] > 0
+    caption, read_out, contradiction = found["fails"]
+    assert caption["margin"] < 0
+    assert read_out["gap"] < 0
+    words = [contradiction[kind]["strongest"] for kind in TEXTS]
+    assert any(word["part"] * word["left_out"] < 0 for word in words)
+    names = [case["id"] for case in [*found["works"], *found["fails"]]]
+    assert len(set(names)) == 6
+
+
+def test_the_committed_page_shows_the_committed_file_and_the_bundled_model() -> None:
+    """After a change of the weights this fails until the command has been run again."""
+    found = json.loads((ROOT / "docs" / cases_page.DATA_FILE).read_text(encoding="utf-8"))
+    page = (ROOT / "docs" / cases_page.PAGE_FILE).read_text(encoding="utf-8")
+    assert f"<!-- cases -->\n{cases_page.to_markdown(found)}<!-- /cases -->" in page
+    hold_their_rules(found)
+    assert found["signature"] == DescScorer.from_pretrained(device="cpu").signature
+    assert found["pairs"] == 300
+
+
+def test_what_cannot_be_written_is_said(data: Path, tiny_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no purpose read-out"):
         make_cases(DescScorer.from_pretrained(tiny_folder, device="cpu"), load_pairs(data).split("test"))
-    with pytest.raises(DataError, match="lacks the marks"):
-        insert("no marks", "cases")
+    (tmp_path / "explanations.md").write_text("no marks", encoding="utf-8")
+    committed = json.loads((ROOT / "docs" / cases_page.DATA_FILE).read_text(encoding="utf-8"))
+    with pytest.raises(DataError, match="lacks the lines <!-- cases -->"):
+        cases_page.write(committed, tmp_path)
+    assert not (tmp_path / cases_page.DATA_FILE).exists()

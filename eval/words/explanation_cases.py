@@ -1,24 +1,25 @@
-"""Cases for the documentation: ``python -m descscore.eval.words.explanation_cases PAGE --data DIR``.
+"""Cases for the documentation: ``python -m descscore.eval.words.explanation_cases docs --data DIR``.
 
 Explains both texts of every pair, and writes how often explanations do what they
-should, three pairs where they do and three where they do not. Which pairs is decided
-by rule, not by taste; texts are given by numbers only, since they are not ours to copy.
+should, three pairs where they do and three where they do not, as numbers into a file and from it into a
+page. Which pairs is decided by rule, not by taste; texts are not ours to copy, and not in the file.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 
 from descscore.data.pairs import Pair
 from descscore.errors import DataError, UsageError
 from descscore.eval.statistics.proportions import proportion
+from descscore.eval.words import cases_page
 from descscore.eval.words.word_kinds import kinds_of
-from descscore.eval.words.words import Explained, WordOptions, explain_pairs, occurrences, report
+from descscore.eval.words.words import Explained, WordOptions, WordRow, explain_pairs, occurrences, report
 from descscore.explanations.explainer import ExplainOptions
 from descscore.explanations.explanation import Explanation
 from descscore.scorer import DescScorer
@@ -26,9 +27,9 @@ from descscore.scorer import DescScorer
 SOURCE = "A brown dog runs over wet sand towards the sea, a stick in its mouth."
 """The description whose purpose every caption takes on in the counterfactual; ours."""
 
-_MARKS = ("<!-- cases -->", "<!-- /cases -->")
 _RANKS = (0.25, 0.5, 0.75)
 _LISTED = 12
+_LARGEST_Q = 0.05
 
 
 @dataclass(frozen=True)
@@ -119,113 +120,107 @@ def choose(cases: Sequence[Case]) -> tuple[list[Case], list[tuple[str, Case]]]:
     return good, bad
 
 
-def to_markdown(cases: Sequence[Case], explained: Explained, signature: str) -> str:
-    """The measured part of the page."""
+def to_json(cases: Sequence[Case], explained: Explained, signature: str) -> dict[str, Any]:
+    """All that the page shows, and nothing that stands in the data but single words and names of files.
+
+    Raises :class:`DataError` where there are too few cases of a kind.
+    """
     good, bad = choose(cases)
-    lines = [
-        f"Model: `{signature}`. {len(cases)} pairs, {2 * len(cases)} texts.",
-        "",
-        *_shares(cases, explained),
+    return {
+        "signature": signature,
+        "pairs": len(cases),
+        "source": SOURCE,
+        "converged": explained.converged,
+        "shares": _shares(cases),
+        "works": [_case(case) for case in good],
+        "fails": [{"kind": kind} | _case(case) for kind, case in bad],
+        "marks": _marks(explained),
+    }
+
+
+def _shares(cases: Sequence[Case]) -> list[dict[str, Any]]:
+    shares = {
+        "the description scores higher than the caption": [c.margin > 0 for c in cases],
+        "the read-out puts the description above the caption": [c.gap > 0 for c in cases],
+        "the strongest word's part has the sign that leaving it out gives, in both texts": [
+            c.agree for c in cases
+        ],
+        "with the purpose of a description the caption scores higher": [c.change > 0 for c in cases],
+    }
+    found = {name: proportion([float(hit) for hit in hits]) for name, hits in shares.items()}
+    return [
+        {"name": name, "value": share.value, "low": share.low, "high": share.high}
+        for name, share in found.items()
     ]
-    for number, case in enumerate(good, start=1):
-        lines += ["", f"### Works, {number}: `{case.pair.id}`", "", *_table(case)]
-    for number, (kind, case) in enumerate(bad, start=1):
-        lines += ["", f"### Does not work, {number}: `{case.pair.id}`", "", f"{kind}.", "", *_table(case)]
-    return "\n".join([*lines, "", *_marks(explained)])
 
 
-def _marks(explained: Explained) -> Iterator[str]:
+def _case(case: Case) -> dict[str, Any]:
+    return {
+        "id": case.pair.id,
+        "margin": case.margin,
+        "gap": case.gap,
+        "change": case.change,
+        "description": _text(case.description),
+        "caption": _text(case.caption),
+    }
+
+
+def _text(found: Explanation) -> dict[str, Any]:
+    """strongest: the strongest word for the purpose, by its number and kinds."""
+    place, part, left_out = _strongest(found)
+    kinds = sorted(kinds_of(found.words)[place])
+    return {
+        "score": found.score.score,
+        "cosine": found.score.cosine,
+        "clip_score": found.score.clip_score,
+        "log_odds": _log_odds(found),
+        "probability": found.score.description_probability,
+        "words": len(found.words),
+        "strongest": {"number": place + 1, "kinds": kinds, "part": part, "left_out": left_out},
+    }
+
+
+def _marks(explained: Explained) -> dict[str, Any]:
     """Kinds of word, and single words, that move the purpose: means with intervals over images."""
     found = report(occurrences(explained), WordOptions())[0]
-    yield "### Marks of a description and of a caption"
-    yield ""
-    yield "Mean part of a word in the log-odds of being a description, less that of all other words:"
-    yield ""
-    yield "| kind of word | occurrences | difference | 95 % interval |"
-    yield "|---|---|---|---|"
-    for row in found.kinds:
-        gap = row.difference
-        between = "" if gap.low is None else f"{gap.low:+.2f} to {gap.high or 0:+.2f}"
-        yield f"| {row.kind} | {row.mean.n} | {gap.value or 0:+.2f} | {between} |"
-    up = [row for row in found.words if row.q is not None and row.q < 0.05 and (row.mean.value or 0) > 0]
-    down = [row for row in reversed(found.words) if row.q is not None and row.q < 0.05]
-    yield ""
-    for name, rows in (("description", up), ("caption", [r for r in down if (r.mean.value or 0) < 0])):
-        listed = ", ".join(f"`{row.word}` {row.mean.value:+.2f}" for row in rows[:_LISTED]) or "none"
-        yield f"Single words taken for marks of a {name} (mean part, q < 0.05): {listed}."
-        yield ""
-    agreement = found.agreement
-    if agreement and agreement.value is not None:
-        yield f"Correlation of a word's part with what leaving it out loses: r {agreement.value:.2f}."
+    sure = [row for row in found.words if row.q is not None and row.q < _LARGEST_Q]
+    up = [row for row in sure if (row.mean.value or 0) > 0]
+    down = [row for row in reversed(sure) if (row.mean.value or 0) < 0]
+    return {
+        "kinds": [
+            {
+                "kind": row.kind,
+                "n": row.mean.n,
+                "difference": row.difference.value,
+                "low": row.difference.low,
+                "high": row.difference.high,
+            }
+            for row in found.kinds
+        ],
+        "description": _listed(up),
+        "caption": _listed(down),
+        "agreement": found.agreement.value if found.agreement else None,
+    }
 
 
-def _shares(cases: Sequence[Case], explained: Explained) -> Iterator[str]:
-    yield "| how often | share | 95 % interval |"
-    yield "|---|---|---|"
-    yield f"| the parts of a text add up | {100 * explained.converged:.1f} % | |"
-    for name, hits in (
-        ("the description scores higher than the caption", [c.margin > 0 for c in cases]),
-        ("the read-out puts the description above the caption", [c.gap > 0 for c in cases]),
-        (
-            "the strongest word's part has the sign that leaving it out gives, in both texts",
-            [c.agree for c in cases],
-        ),
-        ("with the purpose of a description the caption scores higher", [c.change > 0 for c in cases]),
-    ):
-        found = proportion([float(hit) for hit in hits])
-        between = f"{100 * (found.low or 0):.1f} to {100 * (found.high or 0):.1f}"
-        yield f"| {name} | {100 * (found.value or 0):.1f} % | {between} |"
-
-
-def _table(case: Case) -> Iterator[str]:
-    yield "| | description | caption |"
-    yield "|---|---|---|"
-    both = (case.description, case.caption)
-    for name, cells in (
-        ("score", [f"{text.score.score:.3f}" for text in both]),
-        ("cosine", [f"{text.score.cosine:+.3f}" for text in both]),
-        ("base's score", [f"{text.score.clip_score:.3f}" for text in both]),
-        ("log-odds (probability) of being a description", [_place(text) for text in both]),
-        ("strongest word for the purpose", [_word(text) for text in both]),
-        ("with a description's purpose", ["", f"cosine changes by {case.change:+.3f}"]),
-    ):
-        yield f"| {name} | {' | '.join(cells)} |"
-
-
-def _place(found: Explanation) -> str:
-    return f"{_log_odds(found):+.2f} ({found.score.description_probability or 0.0:.2f})"
-
-
-def _word(found: Explanation) -> str:
-    """The strongest word by its number and kind, its part, and what leaving it out loses."""
-    place, part, left_out = _strongest(found)
-    kinds = ", ".join(sorted(kinds_of(found.words)[place])) or "another word"
-    return f"word {place + 1} of {len(found.words)} ({kinds}): {part:+.2f}, left out {left_out:+.2f}"
-
-
-def insert(page: str, measured: str) -> str:
-    """``page`` with what stands between its two marks replaced; :class:`DataError` where they are missing."""
-    pattern = re.compile(f"({re.escape(_MARKS[0])}\n).*?({re.escape(_MARKS[1])})", re.DOTALL)
-    if not pattern.search(page):
-        raise DataError(f"the page lacks the marks {_MARKS[0]} and {_MARKS[1]}")
-    return pattern.sub(lambda found: f"{found[1]}{measured}\n{found[2]}", page)
+def _listed(rows: Sequence[WordRow]) -> list[dict[str, Any]]:
+    return [{"word": row.word, "n": row.mean.n, "mean": row.mean.value, "q": row.q} for row in rows[:_LISTED]]
 
 
 @click.command()
-@click.argument("page", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--data", required=True, help="Concadia folder, or another data set of pairs.")
 @click.option("--split", default="test", show_default=True, help="Split to look at.")
 @click.option("--model", default="default", show_default=True, help="Model with a purpose read-out.")
-def main(page: Path, data: str, split: str, model: str) -> None:
-    """Write the measured part of PAGE, between its marks."""
+def main(folder: Path, data: str, split: str, model: str) -> None:
+    """Write FOLDER/explanation_cases.json, and the part of the page there between its marks."""
     from descscore.data.datasets import DataOptions, load_pairs
 
     scorer = DescScorer.from_pretrained(model, device="cpu")
     # Pairs with equal texts stay in: no description can win there, and that counts.
     pairs = load_pairs(data, DataOptions(keep_equal=True)).split(split)
     cases, explained = make_cases(scorer, pairs)
-    text = insert(page.read_text(encoding="utf-8"), to_markdown(cases, explained, scorer.signature))
-    page.write_text(text, encoding="utf-8")
+    cases_page.write(to_json(cases, explained, scorer.signature), folder)
 
 
 if __name__ == "__main__":
