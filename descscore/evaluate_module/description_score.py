@@ -7,6 +7,7 @@ for the installed package.
 from __future__ import annotations
 
 import io
+import os
 from typing import Any
 
 import datasets
@@ -54,7 +55,8 @@ class DescriptionScore(evaluate.Metric):  # type: ignore[misc]  # evaluate has n
     def add(self, *, prediction: str | None = None, images: Any = None, **kwargs: Any) -> None:
         """Add one text and its image; ``evaluate.combine`` names the text ``predictions`` here too."""
         text = kwargs.pop("predictions", prediction)
-        super().add(prediction=text, images=_stored(images), **kwargs)
+        # As a batch: older releases of datasets put what was added one by one behind later batches.
+        super().add_batch(predictions=[text], images=[_stored(images)], **{k: [v] for k, v in kwargs.items()})
 
     def add_batch(self, *, predictions: Any = None, images: Any = None, **kwargs: Any) -> None:
         """Add texts and their images."""
@@ -85,9 +87,12 @@ class DescriptionScore(evaluate.Metric):  # type: ignore[misc]  # evaluate has n
 
 
 def _stored(image: Any) -> Any:
-    """A path or bytes as they are; pictures as PNG, since ``datasets`` would store some with losses."""
+    """A path as a string and bytes as they are; pictures as PNG, since ``datasets`` would store some
+    with losses."""
     if isinstance(image, (bytes, bytearray)):
         return {"bytes": bytes(image), "path": None}
+    if isinstance(image, os.PathLike):
+        return os.fspath(image)  # older releases of datasets know strings only
     if not hasattr(image, "__array__") and not hasattr(image, "save"):
         return image
     buffer = io.BytesIO()
