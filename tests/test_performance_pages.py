@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -196,6 +198,29 @@ def test_processes_that_a_process_starts_count_too() -> None:
         process.kill()
         process.communicate()
     assert resident(process.pid) == 0
+
+
+def test_memory_that_processes_share_counts_once() -> None:
+    """A hundred megabytes that a process and two children of it all touch, as decoding workers do."""
+    code = (
+        "import mmap, os, sys, time\n"
+        "memory = mmap.mmap(-1, 100_000_000)\n"
+        "for _ in range(2):\n"
+        "    if os.fork() == 0: break\n"
+        "for i in range(0, 100_000_000, 4096): memory[i] = 1\n"
+        "os.write(1, b'touched\\n')\n"
+        "time.sleep(60)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, start_new_session=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            for _ in range(3):
+                assert process.stdout.readline() == b"touched\n"
+            assert 100e6 < resident(process.pid) < 180e6
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def test_the_input_repeats_no_photo_soon_and_no_word_ever(tmp_path: Path) -> None:

@@ -143,7 +143,11 @@ def _summary(process: subprocess.Popen[str], pairs: int) -> dict[str, Any]:
 
 
 def resident(pid: int) -> int:
-    """Resident bytes of a process and of all that it has started; memory they share counts for each."""
+    """Resident bytes of a process and of all that it has started, memory that they share counted once.
+
+    The sum of their proportional set sizes: decoded pictures lie in memory that every worker maps, which
+    plain resident sizes would count once for each, and the more of it the longer the workers run.
+    """
     try:
         import psutil
     except ImportError:
@@ -162,8 +166,8 @@ def _resident(process: Any) -> int:
     import psutil
 
     try:
-        return int(process.memory_info().rss)
-    except psutil.NoSuchProcess:
+        return int(process.memory_full_info().pss)
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):
         return 0
 
 
