@@ -111,6 +111,12 @@ def test_the_page_says_how_many_times_cheaper_a_gpu_is() -> None:
     assert (rows[4][0], rows[4][5], rows[4][6]) == ("cuda", "0.004", "25.0")
     assert rows[7] == ["cpu, 2 threads", "0.600", "0.500"]
     assert "at most 2.5e-06" in text
+    assert "- at least 5 times cheaper on a GPU: 25.0 times, met" in text
+    assert "- one text on average in less than a second on a CPU: 0.300 s, met" in text
+    assert "- many together no dearer on a CPU: 0.83 times, met" in text
+    poor = cost.to_markdown([made(cpu=costs(1.2, 1.5), cuda=costs(0.5, 0.5))])
+    assert poor.count(", missed") == 3
+    assert "on a GPU: not measured" in cost.to_markdown([alone])
     assert "a machine's cuda" in text
     assert "at most" not in cost.to_markdown([alone])
 

@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.version import Version
 
@@ -107,6 +108,30 @@ def test_the_linters_hold_the_lowest_python(pyproject: dict[str, Any]) -> None:
     lowest = pyproject["project"]["requires-python"].removeprefix(">=")
     assert pyproject["tool"]["mypy"]["python_version"] == lowest
     assert pyproject["tool"]["ruff"]["target-version"] == f"py{lowest.replace('.', '')}"
+
+
+def test_hooks_before_a_commit_fetch_nothing_lint_as_make_does_and_keep_data_out() -> None:
+    found = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))
+    (local,) = found["repos"]
+    assert local["repo"] == "local"
+    hooks = {hook["id"]: hook for hook in local["hooks"]}
+    run = {" ".join(h["entry"].split()[:2]) for h in hooks.values() if h["language"] == "system"}
+    lint = (ROOT / "Makefile").read_text(encoding="utf-8").partition("\nlint:")[2].partition("\n\n")[0]
+    made = [line.split()[:2] for line in lint.replace("$(BIN)", ".venv/bin").splitlines()[1:]]
+    assert run == {" ".join(words) for words in made}
+
+    def refused(path: str) -> bool:
+        barred = [hook for hook in hooks.values() if hook["language"] == "fail"]
+        return any(
+            re.search(h["files"], path) and not re.search(h.get("exclude", "$^"), path) for h in barred
+        )
+
+    for path in ("photo.jpg", "docs/a.jpeg", "data/pairs.parquet", "runs/x.safetensors", "study.db", "a.pt"):
+        assert refused(path), path
+    folders = ("descscore", "docs", "eval", "tests", "training")
+    kept = [str(p.relative_to(ROOT)) for name in folders for p in (ROOT / name).rglob("*") if p.is_file()]
+    assert len(kept) > 300
+    assert not [path for path in kept if refused(path)]
 
 
 UNDECLARED = {

@@ -27,6 +27,7 @@ from descscore.explanations.explainer import explain_batch
 from descscore.explanations.explanation import Explanation
 from descscore.scorer import DescScorer
 
+TIMES_GOAL = 5.0
 DATA_FILE, PAGE_FILE, PART = "explanation_cost.json", "explanations.md", "cost"
 Json: TypeAlias = Mapping[str, Any]
 
@@ -149,7 +150,39 @@ def to_markdown(runs: Sequence[Json]) -> str:
     ]
     shown = table(head, [_row(*one) for one in each])
     processor = table(busy, [_busy_row(*one) for one in each if one[1] == "cpu"])
-    return "\n".join([shown, processor, abouts, *gaps, ""]).replace("\n\n\n", "\n\n")
+    parts = [shown, processor, *_verdicts(runs), "", abouts, *gaps, ""]
+    return "\n".join(parts).replace("\n\n\n", "\n\n")
+
+
+def _verdicts(runs: Sequence[Json]) -> list[str]:
+    """What the runs say of the goals, one line each; a device that nobody measured is said to be so."""
+    cpu = [run["costs"]["cpu"] for run in runs if "cpu" in run["costs"]]
+    gains = [
+        run["costs"]["cpu"]["together"] / cost["together"]
+        for run in runs
+        for device, cost in run["costs"].items()
+        if device != "cpu" and "cpu" in run["costs"]
+    ]
+    slowest = max((cost["alone"] for cost in cpu), default=None)
+    dearest = max((cost["together_busy"] / cost["alone_busy"] for cost in cpu), default=None)
+    return [
+        _verdict(
+            "one text on average in less than a second on a CPU", slowest, slowest and slowest < 1, "{:.3f} s"
+        ),
+        _verdict("many together no dearer on a CPU", dearest, dearest and dearest <= 1, "{:.2f} times"),
+        _verdict(
+            "at least 5 times cheaper on a GPU",
+            min(gains, default=None),
+            bool(gains) and min(gains) >= TIMES_GOAL,
+            "{:.1f} times",
+        ),
+    ]
+
+
+def _verdict(goal: str, value: float | None, met: object, form: str) -> str:
+    if value is None:
+        return f"- {goal}: not measured"
+    return f"- {goal}: {form.format(value)}, {'met' if met else 'missed'}"
 
 
 def _label(run: Json, device: str) -> str:
