@@ -9,7 +9,7 @@ from descscore.errors import DataError
 from descscore.eval.markdown_table import table
 from descscore.eval.report.number_format import PERCENT, percent
 from descscore.eval.speed.memory_plot import memory_words
-from descscore.eval.speed.performance_gpu import billion_row
+from descscore.eval.speed.performance_gpu import billion_row, bottleneck
 from descscore.eval.speed.performance_rows import memory_rows, part_rows, precision_row, told
 
 Json: TypeAlias = Mapping[str, Any]
@@ -60,7 +60,7 @@ def billion(found: Json, gpu: Json) -> str:
     rows.append(billion_row(gpu))
     head = ["ViT-B-32", "texts an image", "pairs a second", "a billion pairs"]
     stored = f"{row_bytes:.1f} bytes a row in Parquet shards, {row_bytes * _BILLION / 1e9:.0f} GB in all"
-    return f"{table(head, rows)}\nResults take {stored}, ids of up to six digits included.\n"
+    return f"{table(head, rows)}\n{bottleneck(gpu)}Results take {stored}, ids of up to six digits included.\n"
 
 
 def _throughput_rows(run: Json) -> list[list[str]]:
