@@ -26,7 +26,8 @@ GENERATED = {
     "README.md": {"demo", "results", "readers"},
     "docs/explanations.md": {"cases", "cost"},
     "docs/context_and_references.md": {"measured"},
-    "docs/performance.md": {"measured"},
+    "docs/performance.md": {"measured", "gpu"},
+    "docs/training.md": {"cost"},
     "docs/scaling.md": {"billion"},
 }
 """Parts between ``<!-- name -->`` and ``<!-- /name -->`` that a command writes."""

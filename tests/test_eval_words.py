@@ -21,13 +21,13 @@ from descscore.errors import DataError, UsageError
 from descscore.eval.statistics.bootstrap import Resampling
 from descscore.eval.words.parts_of_speech import load_tagger
 from descscore.eval.words.word_kinds import bare, kinds_of
+from descscore.eval.words.word_lines import lines_of
 from descscore.eval.words.word_norms import read_norms
 from descscore.eval.words.words import (
     Explained,
     Occurrence,
     WordOptions,
     explain_pairs,
-    lines_of,
     occurrences,
     report,
 )

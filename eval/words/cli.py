@@ -66,6 +66,7 @@ def words(
     from descscore.eval.statistics.bootstrap import Resampling
     from descscore.eval.words import words as measure
     from descscore.eval.words.parts_of_speech import load_tagger
+    from descscore.eval.words.word_lines import lines_of
     from descscore.eval.words.word_norms import read_norms
     from descscore.scorer import DescScorer
 
@@ -79,7 +80,7 @@ def words(
         click.echo(json.dumps(measure.to_json(reports, explained, scorer.signature), indent=2))
         return
     for found in reports:
-        click.echo("\n".join([*measure.lines_of(found, shown), ""]))
+        click.echo("\n".join([*lines_of(found, shown), ""]))
     speech = "parts of speech by spaCy" if options.tagger else "no parts of speech (no spaCy model)"
     click.echo(
         f"{len(explained.pairs)} pairs of split {split!r}, {len(explained.dropped)} not usable; {speech}"
