@@ -7,6 +7,7 @@ page, carries the events, and bounds the load by its queue.
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 from collections.abc import Callable, Mapping
@@ -145,7 +146,7 @@ def _mount(app: FastAPI, blocks: gr.Blocks, path: str) -> None:
         css=asset("annotator.css"),
         head=_HEAD,
         footer_links=[],
-        run_history=False,
+        **_without_history(),
         show_error=False,
         ssr_mode=False,
         pwa=False,
@@ -153,6 +154,12 @@ def _mount(app: FastAPI, blocks: gr.Blocks, path: str) -> None:
         max_file_size=1,
         enable_monitoring=False,
     )
+
+
+def _without_history() -> dict[str, bool]:
+    """Switch off what a browser would keep of earlier runs, which Gradio has since 6.24."""
+    known = inspect.signature(gr.mount_gradio_app).parameters
+    return {"run_history": False} if "run_history" in known else {}
 
 
 _HEAD = '<meta name="color-scheme" content="light">'
