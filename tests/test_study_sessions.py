@@ -217,7 +217,7 @@ def with_metadata(path: Path) -> bytes:
 
 def test_the_shown_image_is_pixels_alone(tmp_path: Path) -> None:
     data = with_metadata(tmp_path / "secret.jpg")
-    assert data.count(b"secret") == 12
+    assert data.count(b"secret") >= 11  # 12 where Pillow writes XMP, since 11.0
     item = StudyItem("a", tmp_path / "secret.jpg", hashlib.sha256(data).hexdigest(), "d", "t", "x")
     kind, _, shown = image_address(item).partition(",")
     sent = base64.b64decode(shown)
