@@ -31,7 +31,10 @@ def whole(*lines: str, status: str = "") -> list[str]:
 
 
 def problems(*messages: str) -> list[str]:
-    return ['group "Problems"', 'list ""', *(f'link "{message}"' for message in messages)]
+    """The group gets the focus: its name and description are what is said then, all messages among it."""
+    title = "There is a problem" if len(messages) == 1 else f"There are {len(messages)} problems"
+    lines = [f'group "{title}" ({" ".join(messages)})', 'list ""']
+    return [*lines, *(f'link "{message}"' for message in messages)]
 
 
 def group(name: str, hint: str, options: list[str], error: str = "", checked: int | None = None) -> list[str]:

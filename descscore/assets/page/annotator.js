@@ -87,9 +87,11 @@ function showErrors(errors) {
   clearErrors();
   if (!errors.length) return;
   const title = document.createElement("p");
-  title.className = "ds-problems-title";
+  title.id = title.className = "ds-problems-title";
   title.textContent = errors.length === 1 ? "There is a problem" : `There are ${errors.length} problems`;
-  problems.append(title, document.createElement("ul"));
+  const list = document.createElement("ul");
+  list.id = "ds-problems-list";
+  problems.append(title, list);
   errors.forEach(showError);
   problems.hidden = false;
   problems.focus();
