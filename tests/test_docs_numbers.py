@@ -18,6 +18,7 @@ import pytest
 from descscore.eval.human import context_page
 from descscore.eval.report.readers_summary import write_figures
 from descscore.texts import DEFAULT_POLICY
+from descscore.training.experiments import cost_page
 from descscore.training.experiments.results_page import write_page
 from doc_pages import ROOT, pages, read
 
@@ -68,6 +69,13 @@ def test_results_page_and_its_plots_are_those_of_the_files(tmp_path: Path) -> No
 def test_context_tables_are_those_of_the_file() -> None:
     page = read(f"docs/{context_page.PAGE_FILE}")
     assert context_page.put_in(page, loaded(context_page.DATA_FILE)) == page
+
+
+def test_the_cost_of_training_is_that_of_the_file(tmp_path: Path) -> None:
+    page = read(f"docs/{cost_page.PAGE_FILE}")
+    (tmp_path / cost_page.PAGE_FILE).write_text(page, encoding="utf-8")
+    cost_page.write_page(loaded(cost_page.DATA_FILE), tmp_path)
+    assert (tmp_path / cost_page.PAGE_FILE).read_text(encoding="utf-8") == page
 
 
 def test_the_default_text_policy_is_the_one_that_concepts_names() -> None:

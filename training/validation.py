@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from descscore.eval.transfer.grounding import grounding_over_texts, grounding_sampled
-from descscore.text_tower import encode_tokens
 from descscore.training.examples import Examples, select
 from descscore.training.objective import Objective, run_batch
 from descscore.training.plan import Batch, draw_sources
+from descscore.training.text_run import encode
 
 OTHERS = 20
 
@@ -57,7 +57,7 @@ def validate(objective: Objective, examples: Examples, batch_size: int = 128) ->
 
 def _grounding(objective: Objective, examples: Examples, batch_size: int) -> dict[str, float]:
     parts = torch.split(examples.tokens[: len(examples)], batch_size)
-    texts = torch.cat([encode_tokens(objective.clip, part).float() for part in parts])
+    texts = torch.cat([encode(objective.clip, part).float() for part in parts])
     unit = torch.nn.functional.normalize(texts, dim=-1)
     measures = {"grounding": grounding_sampled, "text_grounding": grounding_over_texts}
     return {name: float(f(examples.images, unit, OTHERS, 0).mean()) for name, f in measures.items()}

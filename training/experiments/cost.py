@@ -1,123 +1,118 @@
-"""What training costs on this machine: ``python -m descscore.training.experiments.cost``.
+"""What training costs on this machine: ``python -m descscore.training.experiments.cost --output docs``.
 
-ViT-B-32 with random weights (cost does not depend on their values) and made-up texts of
-Concadia's lengths. A step trains on cached image features and texts as long as they
-are; the comparison runs both towers for each pair, at the full context length.
+ViT-B-32 with random weights and made-up texts of Concadia's lengths. A step trains on cached
+image features; the comparison runs both towers for each pair, at the full context length. The ways
+take turns, so that whatever else the machine does meets all of them.
 """
 
 from __future__ import annotations
 
 import json
-import platform
+import os
 import resource
+import statistics
+import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from typing import Any, TypeAlias
 
 import click
-import open_clip
 import torch
-from open_clip import CLIP
-from torch import Tensor
 
-from descscore.text_tower import end_positions
-from descscore.training.config import Tower, preset
-from descscore.training.examples import Examples
-from descscore.training.losses import preference_loss
-from descscore.training.plan import EpochPlan
-from descscore.training.trainer import RunData, Trainer
+from descscore.errors import DescscoreError
+from descscore.eval.speed.machine import machine
+from descscore.training.experiments.cost_page import DATA_FILE, put_together, write_page
+from descscore.training.experiments.cost_ways import COMPARISON, WAYS, Setting, Way, make_way
 
-MEAN_TOKENS, SPREAD = 20, 7
-"""Start and end token included; Concadia's texts have about that many."""
+Json: TypeAlias = Mapping[str, Any]
+
+WARM_UP = 2
+"""Steps before any that is counted."""
 
 
-@dataclass(frozen=True)
-class Cost:
-    """Seconds per 1,000 image pairs of one way to train, batch of 12 texts, on one device.
+def measure(setting: Setting, rounds: int, steps: int) -> dict[str, Any]:
+    """Seconds per 1,000 image pairs and peak memory of every way, as the file keeps them.
 
-    peak_gib: most memory that the process has held so far (resident set on a CPU, allocated on a
-    GPU), so in the order of measurement only a growing number is a new peak.
+    Seconds: the median over ``rounds``, of ``steps`` steps each. Memory in GiB: on a CPU all that is
+    resident in a process that trains in this way and does nothing else, on a GPU what is
+    allocated for it.
     """
-
-    what: str
-    seconds_per_1000: float
-    peak_gib: float
-
-
-def made_up(clip: CLIP, pairs: int, seed: int = 0) -> Examples:
-    """Examples with random features and texts of random words, lengths 3 to 77."""
-    rng = torch.Generator().manual_seed(seed)
-    lengths = (MEAN_TOKENS + SPREAD * torch.randn(2 * pairs, generator=rng)).round().long()
-    lengths = lengths.clamp(3, clip.context_length)
-    tokens = torch.randint(1, clip.vocab_size - 2, (2 * pairs, clip.context_length), generator=rng)
-    place = torch.arange(clip.context_length)
-    tokens[:, 0] = clip.vocab_size - 2
-    tokens = tokens.where(place < lengths[:, None] - 1, 0)
-    tokens[torch.arange(2 * pairs), lengths - 1] = clip.vocab_size - 1
-    width = clip.text_projection.shape[1]
-    images = torch.nn.functional.normalize(torch.randn(pairs, width, generator=rng), dim=1)
-    return Examples(images, torch.arange(pairs), tokens)
-
-
-def cached_cost(name: str, model: str, steps: int, device: torch.device) -> Cost:
-    """A preset's own training steps, on cached image features."""
-    clip, folder = _random(model, device), TemporaryDirectory()
-    config = replace(preset(name, Tower.of(clip)), examples_per_epoch=None)
-    data = made_up(clip, (steps + 2) * config.pairs_per_batch)
-    with folder as path:
-        trainer = Trainer(clip, RunData(data, None), config, Path(path))
-        plan = EpochPlan(trainer.train_set, config, 0)
-        take = lambda i: trainer._one_step(plan.batch(i), plan.examples)  # noqa: E731
-        seconds = _timed(take, steps, device)
-    return _cost(f"{name}, image features cached", seconds, steps * config.pairs_per_batch, device)
+    peaks, ways = {}, {}
+    for name in WAYS:
+        ways[name], peaks[name] = _warm(name, setting)
+    seconds = _seconds(ways, setting.device, rounds, steps)
+    found = [
+        {
+            "name": name,
+            "seconds_per_1000": seconds[name],
+            "times_faster": seconds[COMPARISON] / seconds[name],
+            "peak_gib": peaks[name],
+        }
+        for name in WAYS
+    ]
+    return {
+        "model": setting.model,
+        "machine": machine(setting.device),
+        "device": setting.device.type,
+        "threads": torch.get_num_threads(),
+        "precision": setting.precision,
+        "batch_size": 2 * ways[COMPARISON].pairs,
+        "rounds": rounds,
+        "steps": steps,
+        "ways": found,
+    }
 
 
-def both_towers_cost(model: str, steps: int, device: torch.device) -> Cost:
-    """The preference loss with both towers run for each pair, texts at the full context length."""
-    clip = _random(model, device)
-    config = preset("bft-lora", Tower.of(clip))
-    pairs = config.pairs_per_batch
-    data = made_up(clip, pairs).to(device)
-    with TemporaryDirectory() as path:
-        trainer = Trainer(clip, RunData(data, None), config, Path(path))
-    size = clip.visual.image_size
-    height, width = size if isinstance(size, tuple) else (size, size)
-    pixels = torch.randn(pairs, 3, height, width, device=device)
-
-    def take(i: int) -> None:
-        trainer.optimizer.zero_grad()
-        with torch.no_grad():
-            images = clip.encode_image(pixels)
-        texts = _full_context(clip, data.tokens)
-        loss = preference_loss(images, texts[:pairs], texts[pairs:], clip.logit_scale)
-        torch.autograd.backward(loss)
-        trainer.optimizer.step()
-
-    return _cost("bft-lora, both towers, full context", _timed(take, steps, device), steps * pairs, device)
+def _warm(name: str, setting: Setting) -> tuple[Way, float]:
+    """A way after some steps, and the peak of its memory in GiB."""
+    if setting.device.type != "cuda":
+        peak = _peak_of_another_process(name, setting)
+        return _warmed(name, setting), peak
+    before = torch.cuda.memory_allocated(setting.device)
+    torch.cuda.reset_peak_memory_stats(setting.device)
+    way = _warmed(name, setting)
+    return way, (torch.cuda.max_memory_allocated(setting.device) - before) / 2**30
 
 
-def _full_context(clip: CLIP, tokens: Tensor) -> Tensor:
-    features: Tensor = clip.encode_text(tokens)
-    assert tokens.shape[1] == clip.context_length > int(end_positions(clip, tokens).max())
-    return features
+def _warmed(name: str, setting: Setting) -> Way:
+    way = make_way(name, setting)
+    _timed(way, range(WARM_UP), setting.device)
+    return way
 
 
-def _random(model: str, device: torch.device) -> CLIP:
-    torch.manual_seed(0)
-    return open_clip.create_model(model, pretrained=None, device=str(device))
+def _peak_of_another_process(name: str, setting: Setting) -> float:
+    options = ["--model", setting.model, "--precision", setting.precision, "--device", "cpu"]
+    options += ["--batch-size", str(setting.batch_size)] if setting.batch_size else []
+    command = [sys.executable, "-m", "descscore.training.experiments.cost", "--peak-of", name, *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise DescscoreError(f"memory of {name!r} could not be measured: {done.stderr[-1000:]}")
+    return float(done.stdout.splitlines()[-1])
 
 
-def _timed(take: Callable[[int], object], steps: int, device: torch.device) -> float:
-    """Seconds of ``steps`` steps after two to warm up."""
-    for i in range(2):
-        take(i)
+def resident_peak() -> float:
+    """Most that this process has held so far, in GiB."""
+    unit = 1 if sys.platform == "darwin" else 1024  # kilobytes, but bytes on macOS
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+def _seconds(ways: Mapping[str, Way], device: torch.device, rounds: int, steps: int) -> dict[str, float]:
+    """Of 1,000 image pairs in each way."""
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for turn in range(rounds):
+        first = WARM_UP + turn * steps
+        for name, way in ways.items():
+            times[name].append(_timed(way, range(first, first + steps), device))
+    return {name: 1000 * statistics.median(times[name]) / (steps * way.pairs) for name, way in ways.items()}
+
+
+def _timed(way: Way, steps: range, device: torch.device) -> float:
     _wait(device)
     began = time.perf_counter()
-    for i in range(2, steps + 2):
-        take(i)
+    for i in steps:
+        way.step(i)
     _wait(device)
     return time.perf_counter() - began
 
@@ -127,40 +122,77 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _cost(what: str, seconds: float, pairs: int, device: torch.device) -> Cost:
-    if device.type == "cuda":
-        peak = torch.cuda.max_memory_allocated(device)
-    else:
-        unit = 1 if sys.platform == "darwin" else 1024  # kilobytes, but bytes on macOS
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    return Cost(what, 1000 * seconds / pairs, peak / 2**30)
+def _device(name: str | None) -> torch.device:
+    device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise click.UsageError("--device cuda: torch finds no GPU here")
+    if device.type == "cpu":
+        os.environ["ACCELERATE_USE_CPU"] = "true"  # it would take a GPU that is there
+    return device
 
 
-def processor() -> str:
-    """The CPU's name, with its number of threads in use."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
-    return f"{name or platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+def _keep(runs: list[Json], output: Path) -> None:
+    """Put runs into the file and the page of the folder ``output``."""
+    file = output / DATA_FILE
+    known = json.loads(file.read_text(encoding="utf-8"))["runs"] if file.is_file() else []
+    found = {"runs": put_together(known, runs)}
+    file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    write_page(found, output)
 
 
 @click.command()
-@click.option("--model", default="ViT-B-32", show_default=True, help="open_clip model, random weights.")
-@click.option("--steps", default=20, show_default=True, type=click.IntRange(1), help="Steps measured.")
-def main(model: str, steps: int) -> None:
-    """Measure and print as JSON."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    name = torch.cuda.get_device_name() if device.type == "cuda" else processor()
-    costs = [cached_cost(preset, model, steps, device) for preset in ("bft-lora", "das-lora")]
-    costs.append(both_towers_cost(model, steps, device))
-    faster = costs[-1].seconds_per_1000 / costs[0].seconds_per_1000
-    report = {
-        "model": model,
-        "device": name,
-        "costs": [asdict(cost) for cost in costs],
-        "times_faster": faster,
-    }
-    click.echo(json.dumps(report, indent=1))
+@click.option("--model", default="ViT-B-32", show_default=True, help="Name in open_clip, or a model folder.")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), help="By default a GPU where there is one.")
+@click.option(
+    "--precision",
+    "precisions",
+    multiple=True,
+    type=click.Choice(["no", "fp16", "bf16"]),
+    default=["no"],
+    show_default=True,
+    help="May be given several times; 'no' is float32.",
+)
+@click.option(
+    "--batch-size",
+    "sizes",
+    multiple=True,
+    type=click.IntRange(2),
+    help="Texts a step, by default the presets' 12. May be given several times.",
+)
+@click.option("--rounds", default=9, show_default=True, type=click.IntRange(1), help="Turns of every way.")
+@click.option("--steps", default=3, show_default=True, type=click.IntRange(1), help="Steps a turn.")
+@click.option("--output", type=click.Path(path_type=Path), help="Folder of the documentation, to write into.")
+@click.option(
+    "--add", type=click.Path(exists=True, path_type=Path), help="Take this file's, measure nothing."
+)
+@click.option("--peak-of", type=click.Choice(list(WAYS)), hidden=True)
+def main(
+    model: str,
+    device: str | None,
+    precisions: tuple[Any, ...],
+    sizes: tuple[int, ...],
+    rounds: int,
+    steps: int,
+    output: Path | None,
+    add: Path | None,
+    peak_of: str | None,
+) -> None:
+    """Measure, print as JSON, and keep it beside what other machines and settings gave."""
+    where = _device(device)
+    settings = [
+        Setting(model, where, precision, size) for size in sizes or (None,) for precision in precisions
+    ]
+    if peak_of:
+        _warmed(peak_of, settings[0])
+        click.echo(resident_peak())
+        return
+    if add:
+        runs = json.loads(add.read_text(encoding="utf-8"))["runs"]
+    else:
+        runs = [measure(setting, rounds, steps) for setting in settings]
+    click.echo(json.dumps({"runs": runs}, indent=1))
+    if output:
+        _keep(runs, output)
 
 
 if __name__ == "__main__":
