@@ -12,7 +12,7 @@ Import this module only where LoRA is used: it imports peft.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft import LoraConfig
@@ -51,7 +51,7 @@ class ExactAttention(MultiheadAttention):  # type: ignore[misc, unused-ignore]
 
     def project_in(self, states: Tensor, rows: slice) -> Tensor:
         """Rows of the packed input projection, update included: ``(m, width)`` -> ``(m, rows)``."""
-        active, attention = self._active(), self.get_base_layer()
+        active, attention = self._active(), cast(Any, self.get_base_layer())
         bias = attention.in_proj_bias
         bias = None if bias is None else bias[rows]
         return _updated(self, states, attention.in_proj_weight, bias, active, rows)
@@ -59,7 +59,7 @@ class ExactAttention(MultiheadAttention):  # type: ignore[misc, unused-ignore]
     def project_out(self, mixed: Tensor) -> Tensor:
         """The output projection, update included: ``(m, width)`` -> ``(m, width)``."""
         # Merged or disabled, it is so together with the input projection.
-        active, layer = self._active(), self.get_base_layer().out_proj
+        active, layer = self._active(), cast(Any, self.get_base_layer()).out_proj
         return _updated(layer, mixed, layer.base_layer.weight, layer.base_layer.bias, active, slice(None))
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:

@@ -63,7 +63,8 @@ def encode_exchange(
 
 def knows(transformer: nn.Module) -> bool:
     """Whether all blocks have the form that this module runs: open_clip's plain one, with LoRA or without."""
-    return type(transformer) is Transformer and all(map(_is_known, transformer.resblocks))
+    blocks: Any = transformer.resblocks
+    return type(transformer) is Transformer and all(map(_is_known, blocks))
 
 
 def _is_known(block: nn.Module) -> bool:

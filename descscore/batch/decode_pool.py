@@ -49,7 +49,7 @@ class PoolOptions:
 class DecodePool:
     """Worker processes for images; use as a context manager or call :meth:`close`. For one thread.
 
-    process: the server, whose children are the workers.
+    ``process`` is the server, whose children are the workers.
     """
 
     def __init__(self, spec: PixelSpec, options: PoolOptions) -> None:
