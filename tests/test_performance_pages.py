@@ -115,9 +115,11 @@ def test_a_part_measured_alone_leaves_the_others(
     monkeypatch.setattr(performance, "check_device", lambda _: torch.device("cuda"))
     monkeypatch.setattr(performance, "machine", lambda _: "another card")
     monkeypatch.setitem(performance._MEASURES, "precision", lambda *_: {"model": "m", "rows": []})
-    performance.main(
-        ["--device", "cuda", "--only", "precision", "--output", str(tmp_path)], standalone_mode=False
-    )
+    arguments = ["--device", "cuda", "--only", "precision", "--output"]
+    performance.main([*arguments, str(tmp_path)], standalone_mode=False)
+    new = tmp_path.parent / f"{tmp_path.name}-new"
+    performance.main([*arguments, str(new)], standalone_mode=False)
+    assert (new / file.name).is_file()  # a folder that was not there does not cost what was measured
     written = json.loads(file.read_text(encoding="utf-8"))
     assert written["precision"] == {"model": "m", "rows": []}
     assert written["throughput"] == gpu["throughput"]

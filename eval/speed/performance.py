@@ -45,6 +45,7 @@ def main(output: Path, device: str, only: tuple[str, ...], pages: bool, **given:
     """Measure into OUTPUT/performance.json or, on a GPU, performance_gpu.json, and write the pages there."""
     target = check_device(device)
     if not pages:
+        output.mkdir(parents=True, exist_ok=True)  # before minutes of measuring, not after
         file = output / (GPU_FILE if target.type == "cuda" else DATA_FILE)
         found = _read(file) | {"machine": machine(target), "cores": cores()}
         for part in only or PARTS:
