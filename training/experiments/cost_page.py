@@ -44,11 +44,15 @@ def _device_part(runs: Sequence[Json]) -> str:
     rows = [_row(run, way) for run in runs for way in run["ways"]]
     head = ["texts a step", "precision", "way to train", "seconds per 1,000 pairs", "times faster", "peak"]
     about = [
-        f"{run['machine']}, {run['threads']} threads; "
-        f"medians of {run['rounds']} rounds of {run['steps']} steps"
+        f"{run['machine']}, {_count(run['threads'], 'thread')}; "
+        f"medians of {_count(run['rounds'], 'round')} of {_count(run['steps'], 'step')}"
         for run in runs
     ]
     return f"{table(head, rows)}\n{'; '.join(dict.fromkeys(about))}.\n"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _row(run: Json, way: Json) -> list[str]:
