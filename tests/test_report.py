@@ -194,8 +194,8 @@ def test_images_are_encoded_once_for_all_models_of_one_tower(models: tuple[str, 
     first, second = load_subjects(models, "cpu")
     calls: list[int] = []
     for subject in (first, second):
-        first_layer = subject.scorer.model.clip.visual.conv1
-        first_layer.register_forward_hook(lambda _, inputs, __: calls.append(len(inputs[0])))
+        first_norm = subject.scorer.model.clip.visual.ln_pre  # patches run without their module
+        first_norm.register_forward_hook(lambda _, inputs, __: calls.append(len(inputs[0])))
     images = [data / f"concadia/resized/{i}.jpg" for i in (0, 1, 0)]
     results = [subject.scorer.score_batch(images, ["a", "b", "c"]) for subject in (first, second, first)]
     assert sum(calls) == 2
