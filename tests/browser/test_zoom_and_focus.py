@@ -119,7 +119,7 @@ def test_the_page_to_try_and_its_result(try_page: Page) -> None:
     page.fill("#context", f"{WORD} Houses are built for people to live in.")
     press(page, "score")
     wait_for_status(page, "Among 3 drafts")
-    assert page.locator("th:text('In context')").count() == 2
+    assert page.locator("thead th:text('In context')").count() == 2
     check(page)
 
 
