@@ -14,17 +14,16 @@ from typing import Any
 
 import torch
 from open_clip import CLIP
-from open_clip.transformer import ResidualAttentionBlock, Transformer
+from open_clip.transformer import Transformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from descscore.interventions import Exchange, Interchanged, Site, check_site, interchange, interchange_texts
 from descscore.lora_attention import ExactAttention
 from descscore.text_tower import encode_tokens, end_positions, project_end
+from descscore.towers.blocks import Parts, is_plain_attention, is_plain_but_for_attention
 from descscore.towers.prefixes import Prefixes, find_prefixes
-
-_QUERIES, _KEYS_VALUES, _ALL = (0, 1), (1, 3), (0, 3)
-"""Parts of a packed input projection, from and to."""
+from descscore.towers.text import embed_prefixes, run_block, run_ends
 
 
 def encode(clip: CLIP, tokens: Tensor) -> Tensor:
@@ -36,8 +35,8 @@ def encode(clip: CLIP, tokens: Tensor) -> Tensor:
         return encode_tokens(clip, tokens)
     prefixes = _prefixes(clip, tokens)
     blocks: Any = clip.transformer.resblocks
-    states = _run(blocks[:-1], _embed(clip, prefixes), prefixes)
-    return project_end(clip, _run_ends(blocks[-1], states, prefixes))[prefixes.back]
+    states = _run(blocks[:-1], embed_prefixes(clip, prefixes), prefixes)
+    return project_end(clip, run_ends(blocks[-1], states, prefixes, _PARTS))[prefixes.back]
 
 
 def encode_exchange(
@@ -52,12 +51,12 @@ def encode_exchange(
     if not knows(clip.transformer) or site.block == len(blocks) - 1:
         return interchange_texts(clip, tokens, exchange, matrix, site)
     prefixes = _prefixes(clip, tokens)
-    states = _run(blocks[: site.block + 1], _embed(clip, prefixes), prefixes)
+    states = _run(blocks[: site.block + 1], embed_prefixes(clip, prefixes), prefixes)
     state = states[prefixes.ends][prefixes.back]
     new = interchange(state[exchange.base], state[exchange.source], matrix, site.k)
     both = _with_other_ends(prefixes, prefixes.back[exchange.base])
     states = _run(blocks[site.block + 1 : -1], torch.cat([states, new]), both)
-    features = project_end(clip, _run_ends(blocks[-1], states, both))
+    features = project_end(clip, run_ends(blocks[-1], states, both, _PARTS))
     return Interchanged(features[prefixes.back], features[len(tokens) :], state)
 
 
@@ -68,19 +67,10 @@ def knows(transformer: nn.Module) -> bool:
 
 
 def _is_known(block: nn.Module) -> bool:
-    if type(block) is not ResidualAttentionBlock or hasattr(block, "ln_1_kv"):
+    if not is_plain_but_for_attention(block):
         return False
     attention: Any = block.attn
-    if type(attention) is ExactAttention:
-        attention = attention.get_base_layer()
-    # An exact type: a subclass, a parametrised one too, may compute anything.
-    return (
-        type(attention) is nn.MultiheadAttention
-        and attention.in_proj_weight is not None
-        and attention.bias_k is None
-        and not attention.add_zero_attn
-        and not attention.dropout
-    )
+    return is_plain_attention(attention.get_base_layer() if type(attention) is ExactAttention else attention)
 
 
 def _prefixes(clip: CLIP, tokens: Tensor) -> Prefixes:
@@ -107,37 +97,11 @@ def _with_other_ends(prefixes: Prefixes, rows: Tensor) -> Prefixes:
     )
 
 
-def _embed(clip: CLIP, prefixes: Prefixes) -> Tensor:
-    """Token plus position embeddings of each prefix's last token: ``(m, width)``."""
-    embedded: Tensor = clip.token_embedding(prefixes.tokens) + clip.positional_embedding[prefixes.positions]
-    return embedded
-
-
 def _run(blocks: Any, states: Tensor, prefixes: Prefixes) -> Tensor:
-    """Some blocks: ``(m, width)`` -> ``(m, width)``. Attention alone sees whole rows."""
+    """Some blocks: ``(m, width)`` -> ``(m, width)``."""
     for block in blocks:
-        queries, keys, values = _spread(_project(block, states, _ALL), prefixes)
-        mixed = F.scaled_dot_product_attention(queries, keys, values, is_causal=True)
-        rows = mixed.transpose(1, 2).reshape(prefixes.places.numel(), -1)  # (n * longest, width)
-        states = _finish(block, states, rows.index_select(0, prefixes.first))
+        states = run_block(block, states, prefixes, _PARTS)
     return states
-
-
-def _run_ends(block: Any, states: Tensor, prefixes: Prefixes) -> Tensor:
-    """The last block, for the ends of the rows alone: ``(m, width)`` -> ``(n, width)``."""
-    ends = states[prefixes.ends]
-    queries = _project(block, ends, _QUERIES).transpose(1, 2)  # (n, heads, 1, head width)
-    keys, values = _spread(_project(block, states, _KEYS_VALUES), prefixes)
-    columns = torch.arange(prefixes.places.shape[1], device=states.device)
-    seen = (columns < prefixes.lengths[:, None])[:, None, None]  # (n, 1, 1, longest)
-    mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=seen)
-    return _finish(block, ends, mixed.flatten(1))
-
-
-def _spread(packed: Tensor, prefixes: Prefixes) -> Tensor:
-    """Of prefixes to places of rows: ``(m, parts, heads, d)`` -> ``(parts, n, heads, longest, d)``."""
-    rows = packed.index_select(0, prefixes.places.flatten())
-    return rows.view(*prefixes.places.shape, *packed.shape[1:]).permute(2, 0, 3, 1, 4)
 
 
 def _project(block: Any, states: Tensor, parts: tuple[int, int]) -> Tensor:
@@ -162,3 +126,7 @@ def _finish(block: Any, states: Tensor, mixed: Tensor) -> Tensor:
     states = states + block.ls_1(moved)
     finished: Tensor = states + block.ls_2(block.mlp(block.ln_2(states)))
     return finished
+
+
+_PARTS = Parts(_project, _finish)
+"""With LoRA, where there is any, and with gradients."""

@@ -7,6 +7,8 @@ that has one runs as open_clip wrote it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from open_clip.transformer import ResidualAttentionBlock, Transformer
@@ -24,9 +26,16 @@ def knows(transformer: Any) -> bool:
 
 def _is_plain(block: nn.Module) -> bool:
     # Exact types: a subclass (a LoRA layer not merged, a parametrised weight) may compute anything.
-    if type(block) is not ResidualAttentionBlock or hasattr(block, "ln_1_kv"):
-        return False
-    attention = block.attn
+    return is_plain_but_for_attention(block) and is_plain_attention(block.attn)
+
+
+def is_plain_but_for_attention(block: nn.Module) -> bool:
+    """Whether a block is open_clip's plain one, whatever its attention is."""
+    return type(block) is ResidualAttentionBlock and not hasattr(block, "ln_1_kv")
+
+
+def is_plain_attention(attention: Any) -> bool:
+    """Whether attention is torch's own with one packed input projection and nothing more."""
     return (
         type(attention) is nn.MultiheadAttention
         and attention.in_proj_weight is not None
@@ -56,3 +65,14 @@ def finish(block: Any, states: Tensor, mixed: Tensor) -> Tensor:
     normed = block.ln_2(states).to(output.weight.dtype)
     finished: Tensor = states + block.ls_2(block.mlp(normed))
     return finished
+
+
+@dataclass(frozen=True)
+class Parts:
+    """How a block's two ends are run, as :func:`project` and :func:`finish` do it."""
+
+    project: Callable[[Any, Tensor, tuple[int, int]], Tensor]
+    finish: Callable[[Any, Tensor, Tensor], Tensor]
+
+
+PLAIN = Parts(project, finish)

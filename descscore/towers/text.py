@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from descscore.interventions import run_from_block, run_to_block
 from descscore.text_tower import encode_tokens, end_positions, project_end
-from descscore.towers.blocks import KEYS_VALUES, QUERIES, QUERIES_KEYS_VALUES, finish, knows, project
+from descscore.towers.blocks import KEYS_VALUES, PLAIN, QUERIES, QUERIES_KEYS_VALUES, Parts, knows
 from descscore.towers.prefixes import Prefixes, find_prefixes
 
 
@@ -40,13 +40,13 @@ def run_texts(clip: CLIP, tokens: Tensor, device: torch.device, block: int | Non
     if not knows(clip.transformer):
         return _as_written(clip, tokens.to(device), block)
     prefixes = find_prefixes(tokens, end_positions(clip, tokens) + 1).to(device)
-    states, state = _embed(clip, prefixes), None
+    states, state = embed_prefixes(clip, prefixes), None
     blocks: Any = clip.transformer.resblocks
     for number, each in enumerate(blocks[:-1]):
-        states = _run(each, states, prefixes)
+        states = run_block(each, states, prefixes)
         if number == block:
             state = states[prefixes.ends]
-    ends = _run_ends(blocks[-1], states, prefixes)
+    ends = run_ends(blocks[-1], states, prefixes)
     if block == len(blocks) - 1:
         state = ends
     return TextRun(project_end(clip, ends)[prefixes.back], None if state is None else state[prefixes.back])
@@ -59,30 +59,30 @@ def _as_written(clip: CLIP, tokens: Tensor, block: int | None) -> TextRun:
     return TextRun(run_from_block(clip, half), half.state)
 
 
-def _embed(clip: CLIP, prefixes: Prefixes) -> Tensor:
+def embed_prefixes(clip: CLIP, prefixes: Prefixes) -> Tensor:
     """Token plus position embeddings of each prefix's last token: ``(m, width)``."""
     embedded: Tensor = clip.token_embedding(prefixes.tokens) + clip.positional_embedding[prefixes.positions]
     return embedded
 
 
-def _run(block: Any, states: Tensor, prefixes: Prefixes) -> Tensor:
+def run_block(block: Any, states: Tensor, prefixes: Prefixes, parts: Parts = PLAIN) -> Tensor:
     """One block: ``(m, width)`` -> ``(m, width)``. Attention alone sees whole rows."""
-    packed = project(block, states, QUERIES_KEYS_VALUES)
+    packed = parts.project(block, states, QUERIES_KEYS_VALUES)
     queries, keys, values = _spread(packed, prefixes)
     mixed = F.scaled_dot_product_attention(queries, keys, values, is_causal=True)
     rows = mixed.transpose(1, 2).reshape(prefixes.places.numel(), -1)  # (n * longest, width)
-    return finish(block, states, rows.index_select(0, prefixes.first))
+    return parts.finish(block, states, rows.index_select(0, prefixes.first))
 
 
-def _run_ends(block: Any, states: Tensor, prefixes: Prefixes) -> Tensor:
+def run_ends(block: Any, states: Tensor, prefixes: Prefixes, parts: Parts = PLAIN) -> Tensor:
     """The last block, for the ends of the rows alone: ``(m, width)`` -> ``(n, width)``."""
     ends = states[prefixes.ends]
-    queries = project(block, ends, QUERIES).transpose(1, 2)  # (n, heads, 1, head width)
-    keys, values = _spread(project(block, states, KEYS_VALUES), prefixes)
+    queries = parts.project(block, ends, QUERIES).transpose(1, 2)  # (n, heads, 1, head width)
+    keys, values = _spread(parts.project(block, states, KEYS_VALUES), prefixes)
     columns = torch.arange(prefixes.places.shape[1], device=states.device)
     seen = (columns < prefixes.lengths[:, None])[:, None, None]  # (n, 1, 1, longest)
     mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=seen)
-    return finish(block, ends, mixed.flatten(1))
+    return parts.finish(block, ends, mixed.flatten(1))
 
 
 def _spread(packed: Tensor, prefixes: Prefixes) -> Tensor:
