@@ -13,7 +13,6 @@ import mmap
 import os
 import pickle
 import subprocess
-import sys
 import tempfile
 from collections import deque
 from collections.abc import Sequence
@@ -26,7 +25,7 @@ import numpy as np
 from descscore.batch.decode_server import ServerSetup
 from descscore.batch.decode_worker import Setup
 from descscore.batch.decoder import Decoded, Pixels
-from descscore.batch.worker_process import WorkerError
+from descscore.batch.worker_process import WorkerError, start_child
 from descscore.preprocess import PixelSpec
 
 _TOGETHER = 32
@@ -123,18 +122,8 @@ class DecodePool:
 
 def _start_server(memory_fd: int) -> tuple[Connection[Any, Any], subprocess.Popen[bytes]]:
     here, there = Pipe()
-    # The interpreter's own search path, so that it runs the package that this process runs.
-    code = (
-        f"import sys; sys.path[:] = {sys.path!r}; from descscore.batch.decode_server import main; "
-        f"main({there.fileno()}, {memory_fd}, {os.getpid()})"
-    )
     with there:
-        process = subprocess.Popen(
-            [sys.executable, "-c", code],
-            pass_fds=(there.fileno(), memory_fd),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-        )
+        process = start_child("descscore.batch.decode_server", there, memory_fd)
     return here, process
 
 

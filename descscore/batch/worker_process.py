@@ -70,7 +70,7 @@ class WorkerProcess:
     def _start(self) -> Connection[Any, Any] | None:
         """Start a worker and wait until it is ready; None where it does not come up."""
         here, there = Pipe()
-        self.process = self._popen(there)
+        self.process = start_child("descscore.batch.decode_worker", there, self.memory_fd)
         there.close()
         try:
             here.send_bytes(pickle.dumps(self.setup))
@@ -82,15 +82,17 @@ class WorkerProcess:
         self.end()
         return None
 
-    def _popen(self, there: Connection[Any, Any]) -> subprocess.Popen[bytes]:
-        # The interpreter's own search path, so that it runs the package that this process runs.
-        code = (
-            f"import sys; sys.path[:] = {sys.path!r}; from descscore.batch.decode_worker import main; "
-            f"main({there.fileno()}, {self.memory_fd}, {os.getpid()})"
-        )
-        return subprocess.Popen(
-            [sys.executable, "-c", code],
-            pass_fds=(there.fileno(), self.memory_fd),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-        )
+
+def start_child(module: str, connection: Connection[Any, Any], memory_fd: int) -> subprocess.Popen[bytes]:
+    """Start a Python process that runs ``main(connection_fd, memory_fd, parent)`` of a module."""
+    # The interpreter's own search path, so that it runs the package that this process runs.
+    code = (
+        f"import sys; sys.path[:] = {sys.path!r}; from {module} import main; "
+        f"main({connection.fileno()}, {memory_fd}, {os.getpid()})"
+    )
+    return subprocess.Popen(
+        [sys.executable, "-c", code],
+        pass_fds=(connection.fileno(), memory_fd),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
