@@ -12,20 +12,19 @@ import os
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from descscore.batch.decoder import Decoded, Decoder, Pixels, content_digest
+from descscore.batch.feature_memory import Feature, FeatureMemory
 from descscore.encoder import Encoder
 from descscore.errors import ImageError
 from descscore.images import ImageSource, load_image
 from descscore.preprocess import picture_pixels
 
 Key: TypeAlias = "str | bytes"
-Feature: TypeAlias = "np.ndarray[Any, Any]"
 Found: TypeAlias = "Feature | ImageError"
 
 REMEMBERED = 4096
@@ -71,7 +70,7 @@ class ImageStage:
         # Features on the device, not fetched yet; fetching waits for the device.
         self._launched: list[tuple[list[bytes], Tensor]] = []
         self._keys_of: dict[bytes, list[Key]] = {}
-        self._known: Remembered[bytes, Feature] = Remembered(REMEMBERED)
+        self._known = FeatureMemory(REMEMBERED)
         self._failed: Remembered[Key, ImageError] = Remembered(REMEMBERED)
         self._paths: Remembered[Key, bytes] = Remembered(REMEMBERED)
 
@@ -119,10 +118,7 @@ class ImageStage:
     def _remembered(self, key: Key) -> Found | None:
         digest = self._paths.get(key) if isinstance(key, str) else key
         feature = None if digest is None else self._known.get(digest)
-        if feature is None or digest is None:
-            return self._failed.get(key)
-        self._known.move_to_end(digest)
-        return feature
+        return self._failed.get(key) if feature is None else feature
 
     def _request_picture(self, image: ImageSource) -> Key:
         """An image that is in memory already needs no worker."""
@@ -195,10 +191,9 @@ class ImageStage:
         """Bring the features that the model has made to whoever waits for them."""
         for digests, features in self._launched:
             for digest, feature in zip(digests, features.cpu().numpy(), strict=True):
-                own = feature.copy()  # a view would keep the whole batch in memory
-                self._known.keep(digest, own)
+                self._known.keep(digest, feature)
                 for key in self._keys_of.pop(digest):
-                    self._settle(key, own)
+                    self._settle(key, feature)
         self._launched.clear()
 
     def _settle(self, key: Key, found: Found) -> None:

@@ -19,6 +19,7 @@ import torch
 
 from descscore.batch.decode_pool import DecodePool, PoolOptions
 from descscore.batch.decoder import Decoder, InlineDecoder
+from descscore.batch.heap import give_back
 from descscore.batch.image_stage import ImageStage, Key
 from descscore.batch.stream_texts import tokenize_beside, tokenize_text
 from descscore.errors import ImageError, InputError, UsageError
@@ -128,6 +129,8 @@ def stream_items(scorer: DescScorer, items: Iterable[Item], options: StreamOptio
             decoder.flush()
             if len(ahead) > _AHEAD:
                 yield from _finish(scorer, stage, sides, ahead.popleft())
+                if scorer.model.device.type == "cpu":
+                    give_back()
         while ahead:
             yield from _finish(scorer, stage, sides, ahead.popleft())
 
