@@ -137,6 +137,11 @@ def test_the_command_measures_every_way_and_keeps_other_runs(tiny_folder: Path, 
     for way in ways:
         times = ways[-1]["seconds_per_1000"] / way["seconds_per_1000"]
         assert way["times_faster"] == pytest.approx(times)
+        less = ways[-1]["gflop_a_pair"] / way["gflop_a_pair"]
+        assert way["times_less_work"] == pytest.approx(less)
+        assert less >= 1
+    # Both towers multiply at least what one pass of the texts at full context does, and its gradients.
+    assert ways[-1]["gflop_a_pair"] > 2 * ways[0]["gflop_a_pair"]
     page = (tmp_path / PAGE_FILE).read_text()
     assert page == f"A\n<!-- cost -->\n{measured({'runs': found})}<!-- /cost -->\nB\n"
 
@@ -152,7 +157,14 @@ def test_another_machines_file_is_taken_over(tmp_path: Path) -> None:
 
 def one_run(**changes: Any) -> dict[str, Any]:
     ways = [
-        {"name": name, "seconds_per_1000": seconds, "times_faster": 200 / seconds, "peak_gib": 1.234}
+        {
+            "name": name,
+            "seconds_per_1000": seconds,
+            "times_faster": 200 / seconds,
+            "gflop_a_pair": seconds / 10,
+            "times_less_work": 200 / seconds,
+            "peak_gib": 1.234,
+        }
         for name, seconds in zip(WAYS, (38.04, 42.0, 80.0, 200.0), strict=True)
     ]
     about = {"model": "ViT-B-32", "machine": "A machine", "device": "cpu", "threads": 2, "precision": "no"}
@@ -162,11 +174,12 @@ def one_run(**changes: Any) -> dict[str, Any]:
 def test_the_page_shows_what_was_measured_and_tells_a_goal_that_is_missed() -> None:
     shown = measured({"runs": [one_run(), one_run(device="cuda", precision="bf16", machine="A card")]})
     lines = shown.splitlines()
-    assert "| 12 | float32 | bft-lora | 38.0 | 5.3 | 1.23 GiB |" in lines
-    assert "| 12 | float32 | das-lora, one pass | 42.0 | 4.8 (aimed at: 5) | 1.23 GiB |" in lines
-    assert "| 12 | float32 | das-lora, texts drawn as published | 80.0 | 2.5 | 1.23 GiB |" in lines
-    assert "| 12 | float32 | both towers, full context | 200 |  | 1.23 GiB |" in lines
-    assert "| 12 | bfloat16 | das-lora, one pass | 42.0 | 4.8 | 1.23 GiB |" in lines
+    assert "| 12 | float32 | bft-lora | 38.0 | 5.3 | 3.8 | 5.3 | 1.23 GiB |" in lines
+    assert "| 12 | float32 | das-lora, one pass | 42.0 | 4.8 (aimed at: 5) | 4.2 | 4.8 | 1.23 GiB |" in lines
+    drawn = "das-lora, texts drawn as published"
+    assert f"| 12 | float32 | {drawn} | 80.0 | 2.5 | 8.0 | 2.5 | 1.23 GiB |" in lines
+    assert "| 12 | float32 | both towers, full context | 200 |  | 20.0 |  | 1.23 GiB |" in lines
+    assert "| 12 | bfloat16 | das-lora, one pass | 42.0 | 4.8 | 4.2 | 4.8 | 1.23 GiB |" in lines
     assert shown.index("A machine, 2 threads; medians of 9 rounds of 3 steps.") < shown.index("bfloat16")
     assert shown.rstrip().endswith("A card, 2 threads; medians of 9 rounds of 3 steps.")
 

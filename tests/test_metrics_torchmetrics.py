@@ -462,7 +462,7 @@ def _work(rank: int, folder: str, other: str, photos: list[str], out: str) -> No
     with pytest.raises(UsageError, match="different models"):
         different.compute()
     torch.save(found, f"{out}/{rank}.pt")
-    # Not destroy_process_group: torch 2.6 waits in it for a thread that waits for this one (one time in four).
+    # Not destroy_process_group: torch 2.6 waits there for a thread that waits for this one, one time in four.
     os._exit(0)
 
 

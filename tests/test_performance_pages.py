@@ -33,6 +33,10 @@ def run(precision: str, times: float) -> dict[str, Any]:
     return {"precision": precision, **about, "figures": rates.figures(5)}
 
 
+def at(machine: str, cores: int) -> dict[str, Any]:
+    return {part: {"machine": machine, "cores": cores} for part in performance.PARTS}
+
+
 def watched(pairs: int, megabytes: int) -> dict[str, Any]:
     shards = tuple(2.0 + 4 * i for i in range(1, pairs // 1000 + 1))
     samples = tuple((float(t), (megabytes - t % 7) * 1_000_000) for t in range(int(shards[-1])))
@@ -43,8 +47,7 @@ def watched(pairs: int, megabytes: int) -> dict[str, Any]:
 def found() -> dict[str, Any]:
     closeness = {"precision": "bf16", "pairs": 1000, "mean": 7e-4, "largest": 3e-3, "spearman": 0.9999}
     return {
-        "machine": "a machine",
-        "cores": 2,
+        "machines": at("a machine", 2),
         "throughput": [run("float32", 4.2), run("bf16", 5.5)],
         "precision": {"model": "default", "rows": [closeness | {"close": True}]},
         "memory": {
@@ -75,8 +78,7 @@ def gpu(found: dict[str, Any]) -> dict[str, Any]:
     about = {"photos": 60_000, "different": 64, "size": "500 x 375", "texts": 1, "rounds": 3}
     run = {"name": "bf16, compiled", "precision": "bf16", **about, "figures": rates.figures(1)}
     return {
-        "machine": "a card",
-        "cores": 16,
+        "machines": at("a card", 16),
         "throughput": [run],
         "precision": found["precision"],
         "memory": found["memory"],
@@ -123,7 +125,13 @@ def test_a_part_measured_alone_leaves_the_others(
     written = json.loads(file.read_text(encoding="utf-8"))
     assert written["precision"] == {"model": "m", "rows": []}
     assert written["throughput"] == gpu["throughput"]
-    assert written["machine"] == "another card"
+    assert {part: where["machine"] for part, where in written["machines"].items()} == {
+        "throughput": "a card",
+        "precision": "another card",
+        "memory": "a card",
+    }
+    page = performance_gpu.measured(written)
+    assert "with 1 text each, medians of 3 rounds. Precision: another card.\n" in page
     assert [path.name for path in tmp_path.iterdir()] == [performance_gpu.DATA_FILE]
 
 

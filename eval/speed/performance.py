@@ -47,9 +47,11 @@ def main(output: Path, device: str, only: tuple[str, ...], pages: bool, **given:
     if not pages:
         output.mkdir(parents=True, exist_ok=True)  # before minutes of measuring, not after
         file = output / (GPU_FILE if target.type == "cuda" else DATA_FILE)
-        found = _read(file) | {"machine": machine(target), "cores": cores()}
+        found = _read(file)
+        where = {"machine": machine(target), "cores": cores()}
         for part in only or PARTS:
             found[part] = _MEASURES[part](target, given)
+            found["machines"] = {**found.get("machines", {}), part: where}
             file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     if (output / DATA_FILE).is_file() and (output / "performance.md").is_file():
         write_pages(_read(output / DATA_FILE), _read(output / GPU_FILE), output)

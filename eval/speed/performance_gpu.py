@@ -7,7 +7,14 @@ from typing import Any, TypeAlias
 
 from descscore.eval.markdown_table import table
 from descscore.eval.report.number_format import PERCENT, percent
-from descscore.eval.speed.performance_rows import GROWTH_GOAL, memory_rows, part_rows, precision_row, told
+from descscore.eval.speed.performance_rows import (
+    GROWTH_GOAL,
+    elsewhere,
+    memory_rows,
+    part_rows,
+    precision_row,
+    told,
+)
 
 Json: TypeAlias = Mapping[str, Any]
 
@@ -50,7 +57,7 @@ def billion_row(found: Json) -> list[str]:
 def bottleneck(found: Json) -> str:
     """How far decoding is behind the card: a sentence for the page on scaling; empty if not measured."""
     for run in found.get("throughput", [])[:1]:
-        figures, cores = run["figures"], found["cores"]
+        figures, cores = run["figures"], found["machines"]["throughput"]["cores"]
         decoded, encoded = (figures[f"{part} alone, images a second"] for part in ("decoding", "image tower"))
         fed = encoded / decoded * cores
         return (
@@ -103,4 +110,5 @@ def _about(found: Json) -> str:
     photos = f"{run['photos']:,} photos of {run['size']} ({run['different']} different)"
     texts = f"{run['texts']} text each" if run["texts"] == 1 else f"{run['texts']} texts each"
     rounds = "one round" if run["rounds"] == 1 else f"medians of {run['rounds']} rounds"
-    return f"{found['machine']}: {photos} with {texts}, {rounds}."
+    machine = found["machines"]["throughput"]["machine"]
+    return f"{machine}: {photos} with {texts}, {rounds}.{elsewhere(found)}"

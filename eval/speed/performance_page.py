@@ -10,7 +10,7 @@ from descscore.eval.markdown_table import table
 from descscore.eval.report.number_format import PERCENT, percent
 from descscore.eval.speed.memory_plot import memory_words
 from descscore.eval.speed.performance_gpu import billion_row, bottleneck
-from descscore.eval.speed.performance_rows import memory_rows, part_rows, precision_row, told
+from descscore.eval.speed.performance_rows import elsewhere, memory_rows, part_rows, precision_row, told
 
 Json: TypeAlias = Mapping[str, Any]
 
@@ -48,7 +48,7 @@ def billion(found: Json, gpu: Json) -> str:
     row_bytes = found["memory"]["runs"][-1]["row_bytes"]
     rows = []
     for run in found["throughput"]:
-        figures, cores = run["figures"], found["cores"]
+        figures, cores = run["figures"], found["machines"]["throughput"]["cores"]
         single = 1 / (
             1 / figures["decoding alone, images a second"]
             + 1 / figures["image tower alone, images a second"]
@@ -84,4 +84,6 @@ def _throughput_rows(run: Json) -> list[list[str]]:
 def _about(found: Json) -> str:
     run = found["throughput"][0]
     photos = f"{run['photos']} photos ({run['different']} different) with {run['texts']} texts each"
-    return f"{found['machine']}: {photos}, medians of {run['rounds']} rounds. Command: `{_COMMAND}`."
+    machine = found["machines"]["throughput"]["machine"]
+    about = f"{machine}: {photos}, medians of {run['rounds']} rounds.{elsewhere(found)}"
+    return f"{about} Command: `{_COMMAND}`."

@@ -42,6 +42,13 @@ def memory_rows(memory: Json) -> list[list[str]]:
     ]
 
 
+def elsewhere(found: Json) -> str:
+    """A blank and a sentence on each part that was measured somewhere else than throughput."""
+    at = {part: where["machine"] for part, where in found["machines"].items()}
+    main = at["throughput"]
+    return "".join(f" {part.capitalize()}: {name}." for part, name in sorted(at.items()) if name != main)
+
+
 _PARTS = (
     "decoding alone, images a second",
     "image tower alone, images a second",

@@ -23,6 +23,7 @@ import torch
 
 from descscore.errors import DescscoreError
 from descscore.eval.speed.machine import machine
+from descscore.eval.speed.work import flops
 from descscore.training.experiments.cost_page import DATA_FILE, put_together, write_page
 from descscore.training.experiments.cost_ways import COMPARISON, WAYS, Setting, Way, make_way
 
@@ -33,21 +34,24 @@ WARM_UP = 2
 
 
 def measure(setting: Setting, rounds: int, steps: int) -> dict[str, Any]:
-    """Seconds per 1,000 image pairs and peak memory of every way, as the file keeps them.
+    """Seconds per 1,000 image pairs, arithmetic and peak memory of every way, as the file keeps them.
 
-    Seconds: the median over ``rounds``, of ``steps`` steps each. Memory in GiB: on a CPU all that is
-    resident in a process that trains in this way and does nothing else, on a GPU what is
-    allocated for it.
+    Seconds: the median over ``rounds``, of ``steps`` steps each. Arithmetic: matrix products of the
+    first ``steps`` steps, in GFLOP a pair. Memory in GiB: on a CPU all that is resident in a process
+    that trains in this way and does nothing else, on a GPU what is allocated for it.
     """
     peaks, ways = {}, {}
     for name in WAYS:
         ways[name], peaks[name] = _warm(name, setting)
     seconds = _seconds(ways, setting.device, rounds, steps)
+    work = {name: _gflop(way, steps) for name, way in ways.items()}
     found = [
         {
             "name": name,
             "seconds_per_1000": seconds[name],
             "times_faster": seconds[COMPARISON] / seconds[name],
+            "gflop_a_pair": work[name],
+            "times_less_work": work[COMPARISON] / work[name],
             "peak_gib": peaks[name],
         }
         for name in WAYS
@@ -106,6 +110,12 @@ def _seconds(ways: Mapping[str, Way], device: torch.device, rounds: int, steps: 
         for name, way in ways.items():
             times[name].append(_timed(way, range(first, first + steps), device))
     return {name: 1000 * statistics.median(times[name]) / (steps * way.pairs) for name, way in ways.items()}
+
+
+def _gflop(way: Way, steps: int) -> float:
+    """Of a pair in the first steps that are timed too."""
+    total = flops(lambda: [way.step(WARM_UP + i) for i in range(steps)])
+    return total / (1e9 * steps * way.pairs)
 
 
 def _timed(way: Way, steps: range, device: torch.device) -> float:

@@ -42,7 +42,8 @@ def measured(found: Json) -> str:
 
 def _device_part(runs: Sequence[Json]) -> str:
     rows = [_row(run, way) for run in runs for way in run["ways"]]
-    head = ["texts a step", "precision", "way to train", "seconds per 1,000 pairs", "times faster", "peak"]
+    head = ["texts a step", "precision", "way to train", "seconds per 1,000 pairs", "times faster"]
+    head += ["GFLOP a pair", "times less", "peak"]
     about = [
         f"{run['machine']}, {_count(run['threads'], 'thread')}; "
         f"medians of {_count(run['rounds'], 'round')} of {_count(run['steps'], 'step')}"
@@ -63,6 +64,8 @@ def _row(run: Json, way: Json) -> list[str]:
         way["name"],
         f"{seconds:.1f}" if seconds < 100 else f"{seconds:.0f}",
         "" if way["name"] == COMPARISON else f"{way['times_faster']:.1f}{_told(run, way)}",
+        f"{way['gflop_a_pair']:.1f}",
+        "" if way["name"] == COMPARISON else f"{way['times_less_work']:.1f}",
         f"{way['peak_gib']:.2f} GiB",
     ]
 
