@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import click
@@ -148,12 +148,19 @@ def test_help_needs_nothing_heavy() -> None:
 
 
 def test_help_answers_in_half_a_second() -> None:
+    """Of the processor's time, which other work on the machine hardly changes."""
     times = []
     for _ in range(5):
-        start = time.perf_counter()
+        start = processor_seconds()
         subprocess.run([sys.executable, "-m", "descscore.cli", "--help"], capture_output=True, check=True)
-        times.append(time.perf_counter() - start)
-    assert min(times) < 0.5
+        times.append(processor_seconds() - start)
+    assert 0 < min(times) < 0.5
+
+
+def processor_seconds() -> float:
+    """Used so far by this process's children that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def test_many_texts_read_the_image_once(
