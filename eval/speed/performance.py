@@ -51,7 +51,7 @@ def main(output: Path, device: str, only: tuple[str, ...], pages: bool, **given:
         where = {"machine": machine(target), "cores": cores()}
         for part in only or PARTS:
             found[part] = _MEASURES[part](target, given)
-            found["machines"] = {**found.get("machines", {}), part: where}
+            found.setdefault("machines", {})[part] = where
             file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     if (output / DATA_FILE).is_file() and (output / "performance.md").is_file():
         write_pages(_read(output / DATA_FILE), _read(output / GPU_FILE), output)
