@@ -18,9 +18,8 @@ from descscore.explanations.attribution import (
     Attribution,
     attribute,
     evaluate,
-    nodes,
-    without_words,
 )
+from descscore.explanations.paths import nodes, without_words
 from descscore.explanations.text_rows import TextRows
 from descscore.interventions import Rotation, Site
 from descscore.readout import Purpose, Readout
@@ -214,7 +213,7 @@ def same(left: Attribution, rows: list[int], right: Attribution) -> None:
 
 
 def test_parts_do_not_depend_on_the_other_texts(clip: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    import descscore.explanations.attribution as module
+    import descscore.explanations.paths as module
 
     texts, purpose = make_texts(20, 5, 77, 9), make_purpose()
     together = attribute(clip, texts, purpose, (20,))

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from conftest import make_photo
 from descscore.data.datasets import DataOptions, load_pairs
 from descscore.data.pairs import FileImage, NoImage, PairSet, Row, normal_split, sort_rows
-from descscore.data.tables import CellImage, Columns, ParquetBytes
+from descscore.data.table_images import CellImage, ParquetBytes
+from descscore.data.tables import Columns
 from descscore.errors import DataError, ImageError
 
 IMAGE_COUNT = 5
