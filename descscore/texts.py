@@ -110,6 +110,11 @@ class Tokenizer:
         symbols = self._tokenizer.decoder[token].removesuffix("</w>")
         return bytes(self._tokenizer.byte_decoder[symbol] for symbol in symbols)
 
+    def ends_word(self, token: int) -> bool:
+        """Whether a word ends with this token; other tokens go on in the next one."""
+        symbols: str = self._tokenizer.decoder[token]
+        return symbols.endswith("</w>")
+
     def wrap(self, ids: Sequence[int]) -> tuple[int, ...]:
         """Add start and end token and cut to the context length; the end token always stays."""
         kept = ids[: self.context_length - 2]

@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
+from descscore.errors import UsageError
 from descscore.eval.markdown_table import table
 from descscore.eval.report.readers_summary import figures_markdown, readers_markdown
 from descscore.training.experiments.recipes import SEEDS, SHIPPED, runs
+from descscore.training.experiments.results import others
 from descscore.training.experiments.results_page import over_seeds, page, readme_table, write_page
 
 ROOT = Path(__file__).parents[1]
@@ -114,6 +116,14 @@ def test_the_runs_are_those_that_are_promised() -> None:
         assert by_name[name] == list(SEEDS)
     assert {"das-full", "bft-full", "joint", "das-lora at the published rate"} <= set(by_name)
     assert all(len(seeds) == 1 for name, seeds in by_name.items() if "published" in name)
+
+
+def test_measuring_one_model_again_keeps_the_others_records(tmp_path: Path) -> None:
+    records = [record("shipped", 0, 0.5), record("shipped", 1, 0.5), record("joint", 0, 0.25)]
+    (tmp_path / "results.json").write_text(json.dumps({"runs": records}), encoding="utf-8")
+    assert others(tmp_path / "results.json", ["shipped"]) == records[2:]
+    with pytest.raises(UsageError, match=r"--again 'bft': .*results\.json knows joint, shipped"):
+        others(tmp_path / "results.json", ["shipped", "bft"])
 
 
 def committed(name: str) -> dict[str, Any]:

@@ -104,7 +104,8 @@ def kill_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
 def test_a_killed_run_ends_with_the_same_weights(
     base: Path, data: RunData, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    thin = {"text_window": 10, "token_dropout": 0.1, "schedule": "linear"} if name == "joint" else {}
+    thin = {"text_window": 10, "token_dropout": 0.1, "word_swap": 0.3, "schedule": "linear"}
+    thin = thin if name == "joint" else {}
     settings = config(name, contrastive_weight=0.5, hold_weight=0.5, spread_weight=0.5, **thin)
     whole = make(base, data, tmp_path / "whole", settings)
     whole.train()
@@ -323,6 +324,22 @@ def test_texts_are_thinned_anew_each_epoch(data: RunData) -> None:
     assert first.shape[1] == 8
     assert torch.equal(first, again)
     assert not torch.equal(first, later)
+
+
+def test_a_run_that_swaps_words_trains_on_other_texts(base: Path, data: RunData, tmp_path: Path) -> None:
+    run = make(base, data, tmp_path / "run", config(word_swap=0.5, epochs=1))
+    assert run.words is not None
+    first, later = (EpochPlan(data.train, run.config, epoch, run.words).examples.tokens for epoch in (0, 1))
+    for tokens in (first, later):
+        share = float((tokens != data.train.tokens).double().sum() / (data.train.tokens > 0).sum())
+        assert 0.02 < share < 0.3
+    assert not torch.equal(first, later)
+
+
+def test_swapping_words_needs_their_vocabulary(base: Path, data: RunData, tmp_path: Path) -> None:
+    bare = replace(data, train=replace(data.train, vocabulary=None))
+    with pytest.raises(UsageError, match=r"word_swap 0\.5: needs examples with their vocabulary"):
+        make(base, bare, tmp_path, config(word_swap=0.5))
 
 
 def test_a_linear_rate_falls_to_zero(base: Path, data: RunData, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ _SETTINGS = (
     ("examples_per_epoch", int, "Interchanges an epoch, drawn with replacement."),
     ("text_window", int, "Tokens that longer training texts are cut to, anew each epoch."),
     ("token_dropout", float, "Chance of a token of a training text to be left out, 0 to 1."),
+    ("word_swap", float, "Chance of a word to be replaced by one like it, in half of the training texts."),
     ("validation_pairs", int, "Most pairs that a validation looks at."),
     ("validate_every", int, "Steps between validations."),
     ("save_every", int, "Steps between checkpoints."),

@@ -60,7 +60,8 @@ class FinetuneConfig:
     goes through the training split once, sources coming from the same step's texts.
     text_window: tokens, start and end token included, to which longer training texts are
     cut, at places drawn anew each epoch; None leaves them whole. token_dropout: chance
-    of each token of a training text to be left out, drawn anew each epoch. validation_pairs:
+    of each token of a training text to be left out, word_swap: of each word of half of the texts to
+    be replaced by one like it (:mod:`descscore.training.word_swap`), drawn anew each epoch. validation_pairs:
     most pairs that a validation looks at. validate_every, save_every: in steps. patience: validations
     without a better one before stopping; None never stops early.
     """
@@ -86,6 +87,7 @@ class FinetuneConfig:
     examples_per_epoch: int | None = None
     text_window: int | None = None
     token_dropout: float = 0.0
+    word_swap: float = 0.0
     validation_pairs: int = 5000
     validate_every: int = 500
     save_every: int = 500
@@ -157,7 +159,7 @@ _OPTIONAL = {"lora_rank", "lora_alpha", "block", "k", "examples_per_epoch", "tex
 
 
 _NUMBERS = (
-    *("learning_rate", "joint_weight", "token_dropout"),
+    *("learning_rate", "joint_weight", "token_dropout", "word_swap"),
     *("contrastive_weight", "hold_weight", "spread_weight"),
 )
 
@@ -175,8 +177,9 @@ def _check_ranges(config: FinetuneConfig) -> None:
             raise UsageError(f"{name} {value!r}: must be a number, at least 0")
     if config.learning_rate == 0:
         raise UsageError("learning_rate 0: must be above 0")
-    if config.joint_weight > 1:
-        raise UsageError(f"joint_weight {config.joint_weight}: must lie in 0 to 1")
+    for name in ("joint_weight", "word_swap"):
+        if getattr(config, name) > 1:
+            raise UsageError(f"{name} {getattr(config, name)}: must lie in 0 to 1")
     if config.token_dropout >= 1:
         raise UsageError(f"token_dropout {config.token_dropout}: must lie under 1")
     if config.batch_size % (2 * config.accumulation):

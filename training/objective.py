@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import torch
@@ -36,6 +37,13 @@ class Held:
 
     clip: CLIP
     images: ImageMoments
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, clip: CLIP, examples: Examples) -> Held:
+        """A copy of ``clip`` as it is now, and moments of the examples' images."""
+        untuned = copy.deepcopy(clip).requires_grad_(False)
+        return cls(untuned, ImageMoments.of(examples.images))
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from descscore.errors import DataError
 from descscore.training.config import FinetuneConfig
 from descscore.training.examples import Examples
 from descscore.training.windows import draw_windows, drop_tokens
+from descscore.training.word_swap import WordSwap
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,12 @@ class EpochPlan:
     split. One pass through the split (``examples_per_epoch`` None) instead takes the
     sources from the batch's own texts: a step then runs no text that it does not
     train on, which halves its cost, and the other losses use the same texts.
+    words: what to draw other words from, None to swap none.
     """
 
-    def __init__(self, examples: Examples, config: FinetuneConfig, epoch: int) -> None:
+    def __init__(
+        self, examples: Examples, config: FinetuneConfig, epoch: int, words: WordSwap | None = None
+    ) -> None:
         rng = torch.Generator().manual_seed(config.seed * 100_003 + epoch)
         n, owner, drawn = len(examples), examples.owner.cpu(), config.examples_per_epoch
         swaps = config.loss != "preference"
@@ -63,7 +67,7 @@ class EpochPlan:
             self._base = torch.cat([_both_texts(rows, n) for rows in pairs])
             sources = [_batch_sources(rows, owner, config.source_image, rng) for rows in pairs]
             self._source = torch.cat(sources)
-        self.examples = _thinned(examples, config, rng)
+        self.examples = _altered(examples, config, words, rng)
 
     def batch(self, step: int) -> Batch:
         """The batch of ``step``, 0-based within the epoch; the last is filled up from the epoch's start."""
@@ -77,9 +81,13 @@ class EpochPlan:
         )
 
 
-def _thinned(examples: Examples, config: FinetuneConfig, rng: torch.Generator) -> Examples:
+def _altered(
+    examples: Examples, config: FinetuneConfig, words: WordSwap | None, rng: torch.Generator
+) -> Examples:
     """The examples with their texts as this epoch shows them."""
     tokens = examples.tokens
+    if words is not None:
+        tokens = words.draw(tokens, config.word_swap, rng)
     if config.text_window:
         tokens = draw_windows(tokens, config.text_window, rng)
     if config.token_dropout:

@@ -7,7 +7,6 @@ when started again with the same settings and data, to the same weights.
 
 from __future__ import annotations
 
-import copy
 import logging
 import math
 import time
@@ -35,10 +34,10 @@ from descscore.training.checkpoint import (
 from descscore.training.config import FinetuneConfig
 from descscore.training.examples import Examples
 from descscore.training.lora import attach_lora, select_full, trained_parameters
-from descscore.training.losses import ImageMoments
 from descscore.training.objective import Held, Objective, Outcome, run_batch
 from descscore.training.plan import Batch, EpochPlan
 from descscore.training.validation import subset, validate
+from descscore.training.word_swap import WordSwap
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +72,8 @@ class Trainer:
         self.train_set = data.train.to(self.device)
         held_out = subset(data.validation, config.validation_pairs, 0) if data.validation else None
         self.held_out = held_out.to(self.device) if held_out else None
-        held = _held(clip, self.train_set) if config.hold_weight or config.spread_weight else None
+        self.words = _words(clip, self.train_set, config)
+        held = Held.of(clip, self.train_set) if config.hold_weight or config.spread_weight else None
         self.wrapped: Any = None
         if config.tuning == "lora":
             rank, alpha = config.lora_rank or 1, config.lora_alpha
@@ -106,7 +106,7 @@ class Trainer:
         while self.step < self.total_steps and not self._exhausted:
             if self.step // per_epoch != epoch:
                 epoch = self.step // per_epoch
-                plan = EpochPlan(self.train_set, self.config, epoch)
+                plan = EpochPlan(self.train_set, self.config, epoch, self.words)
             assert plan is not None
             sums.add(self._one_step(plan.batch(self.step % per_epoch), plan.examples))
             self.step += 1
@@ -286,8 +286,10 @@ class _Sums:
         return {name: float(value.double().mean()) for name, value in gathered.items()}
 
 
-@torch.no_grad()
-def _held(clip: CLIP, examples: Examples) -> Held:
-    """A copy of the untuned model, and moments of the images that it is held to it on."""
-    untuned = copy.deepcopy(clip).requires_grad_(False)
-    return Held(untuned, ImageMoments.of(examples.images))
+def _words(clip: CLIP, examples: Examples, config: FinetuneConfig) -> WordSwap | None:
+    """The untuned model's words, where the settings swap any."""
+    if not config.word_swap:
+        return None
+    if examples.vocabulary is None:
+        raise UsageError(f"word_swap {config.word_swap}: needs examples with their vocabulary")
+    return WordSwap.of(clip.token_embedding.weight, examples.vocabulary)

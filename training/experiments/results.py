@@ -23,6 +23,7 @@ import numpy as np
 
 from descscore.data.datasets import DataOptions, load_pairs
 from descscore.data.pairs import Pair
+from descscore.errors import UsageError
 from descscore.eval.pairs.description_probability import probability_row
 from descscore.eval.pairs.preference import (
     PairScores,
@@ -139,14 +140,21 @@ def text_baselines(sets: Sets) -> dict[str, Any]:
     return found
 
 
-def gather(data: Path, work: Path) -> dict[str, Any]:
-    """Train what is not trained, measure what is not measured, and return all of it."""
+def gather(data: Path, work: Path, kept: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
+    """Train what is not trained, measure what is not measured, and return all of it.
+
+    kept: records of earlier runs, which stay as they are.
+    """
+    earlier = {(record["name"], record["seed"]): record for record in kept}
     work.mkdir(parents=True, exist_ok=True)
     sets = read_sets(data)
     memory: ImageMemory = {}
     base = _measured("base", work / "base", sets, work, memory)
     records = []
     for run in runs():
+        if (run.recipe.name, run.seed) in earlier:
+            records.append(earlier[run.recipe.name, run.seed])
+            continue
         folder = train_run(run, data, work)
         record = _measured(str(folder), folder, sets, work, memory)
         settings = json.loads((folder / "run.json").read_text(encoding="utf-8"))
@@ -173,6 +181,16 @@ def _without_items(record: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in record.items() if not key.endswith("wins_over_others")}
 
 
+def others(path: Path, again: Sequence[str]) -> list[dict[str, Any]]:
+    """The records in ``path`` of all models but ``again``. Raises :class:`UsageError` for an unknown one."""
+    records: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["runs"]
+    known = sorted({record["name"] for record in records})
+    for name in again:
+        if name not in known:
+            raise UsageError(f"--again {name!r}: {path} knows {', '.join(known)}")
+    return [record for record in records if record["name"] not in again]
+
+
 @click.command()
 @click.option("--data", required=True, type=click.Path(path_type=Path, exists=True), help="The data folder.")
 @click.option(
@@ -180,8 +198,13 @@ def _without_items(record: dict[str, Any]) -> dict[str, Any]:
 )
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder for the results.")
 @click.option("--only", help="Only train, and only runs whose name starts so: for several processes.")
+@click.option(
+    "--again", multiple=True, help="Only these models anew; the others stay as results.json has them."
+)
 @click.option("--from-json", is_flag=True, help="Train and measure nothing; write the page anew.")
-def main(data: Path, work: Path, output: Path, only: str | None, from_json: bool) -> None:
+def main(
+    data: Path, work: Path, output: Path, only: str | None, again: tuple[str, ...], from_json: bool
+) -> None:
     """Write results.json, results.md and its plots; a report.json in --output is shown too."""
     from descscore.training.experiments.results_page import write_page
 
@@ -193,7 +216,7 @@ def main(data: Path, work: Path, output: Path, only: str | None, from_json: bool
         return
     path, report = output / "results.json", output / "report.json"
     if not from_json:
-        found = gather(data, work)
+        found = gather(data, work, others(path, again) if again else ())
         output.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     shown = json.loads(report.read_text(encoding="utf-8")) if report.is_file() else None

@@ -227,7 +227,7 @@ def _reliability_alt(run: Record) -> str:
 
 
 _SHOWN = (
-    *("learning_rate", "batch_size", "epochs", "text_window", "token_dropout"),
+    *("learning_rate", "batch_size", "epochs", "text_window", "token_dropout", "word_swap"),
     *("contrastive_weight", "hold_weight", "spread_weight"),
 )
 
