@@ -26,7 +26,8 @@ mean is weighted by the windows' tokens, so that a short rest counts for less.
 """
 
 DEFAULT_POLICY: TextPolicy = "weighted-windows"
-"""The best of those that take every text (``docs/long_texts.json``, by cross-validation)."""
+"""The best of those that lose nothing of a text, by cross-validation; cutting is not a point better
+(``docs/long_texts.json``)."""
 
 WINDOWS = ("windows", "weighted-windows")
 """The policies that lose nothing of a long text."""

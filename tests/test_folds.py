@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,6 +17,7 @@ from descscore.models import load_model
 from descscore.training.config import Tower, preset
 from descscore.training.examples import Examples
 from descscore.training.experiments.cross_validation import FoldData, Recipe, cross_validate, read_recipes
+from descscore.training.experiments.retention import Gallery, recall
 from descscore.training.folds import fold_of, part
 
 
@@ -80,6 +82,21 @@ def test_a_fold_is_measured_without_having_been_trained_on(
     from descscore.models import weights_hash
 
     assert weights_hash(model.clip) == before
+
+
+def test_recall_is_measured_beside_on_other_texts(tiny_folder: Path) -> None:
+    """As counted by hand from plain open_clip's features of the trained tower."""
+    model, data = load_model(tiny_folder, "cpu"), examples()
+    gallery = Gallery(data.images, data.tokens, torch.arange(len(data)).repeat(2))
+    folds = FoldData(data, fold_of(["x"] * 12 + ["y"] * 12, 2), data, gallery=gallery)
+    found = next(cross_validate(model, folds, [Recipe("as it is", "joint", {"epochs": 1, "batch_size": 8})]))
+    assert {"recall_image_to_text", "recall_text_to_image"} <= set(found)
+    plain = recall(model.clip, gallery)
+    with torch.no_grad():
+        texts = model.clip.encode_text(F.pad(data.tokens, (0, model.clip.context_length - 7)), normalize=True)
+    near = (data.images @ texts.T).topk(10, dim=1).indices % len(data)
+    hits = (near == torch.arange(len(data))[:, None]).any(1)
+    assert plain["recall_image_to_text"] == pytest.approx(float(hits.double().mean()))
 
 
 def test_recipes_are_read(tmp_path: Path) -> None:

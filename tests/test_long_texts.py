@@ -64,6 +64,16 @@ def test_the_best_on_held_out_books_is_chosen_whatever_the_measuring_sets_say() 
     assert chosen(rows) == "windows"
 
 
+@pytest.mark.parametrize(("of_cut", "expected"), [(0.85, "windows"), (0.83, "windows"), (0.88, "truncate")])
+def test_cutting_a_text_must_be_a_point_better(of_cut: float, expected: str) -> None:
+    rows = [
+        Row("truncate", CHOSEN_BY, of_cut, 10, 0.9, 10),
+        Row("windows", CHOSEN_BY, 0.84, 10, 0.9, 10),
+        Row("weighted-windows", CHOSEN_BY, 0.8, 10, 0.9, 10),
+    ]
+    assert chosen(rows) == expected
+
+
 def test_the_page_and_the_default_are_those_of_the_file() -> None:
     record = json.loads((DOCS / "long_texts.json").read_text(encoding="utf-8"))
     assert (DOCS / "long_texts.md").read_text(encoding="utf-8") == page(record)

@@ -37,8 +37,8 @@ class Examples:
         return len(self.images)
 
     def to(self, device: torch.device) -> Examples:
-        moved = (part.to(device) for part in (self.images, self.owner, self.tokens))
-        return Examples(*moved, self.vocabulary)
+        images, owner, tokens = self.images.to(device), self.owner.to(device), self.tokens.to(device)
+        return Examples(images, owner, tokens, self.vocabulary)
 
     def fingerprint(self) -> str:
         """First 12 hex digits of the SHA-256 of all that training sees."""

@@ -58,7 +58,7 @@ def nearest_words(embedding: Tensor, words: Tensor) -> Tensor:
     table = torch.arange(len(words), device=words.device)[:, None].repeat(1, NEIGHBOURS)
     unit = F.normalize(embedding - embedding.mean(0), dim=-1)[chosen]
     count = min(NEIGHBOURS, len(chosen) - 1)
-    for rows in torch.arange(len(chosen), device=words.device).split(_ROWS_AT_ONCE):
+    for rows in torch.split(torch.arange(len(chosen), device=words.device), _ROWS_AT_ONCE):
         near = unit[rows] @ unit.T
         near.scatter_(1, rows[:, None], -2.0)
         table[chosen[rows], :count] = chosen[near.topk(count, dim=1).indices]

@@ -5,7 +5,8 @@ apart calls memorised phrases skill. Each recipe is trained once a fold on the o
 folds' books and measured on preference, grounding and interchange, on whole texts and
 on their beginnings: alt text elsewhere is much shorter than in textbooks. Grounding in
 the training split says little of a base that was pretrained on its pairs, so that of
-another split, which the base has not seen, is measured beside it.
+another split, which the base has not seen, is measured beside it; and with ``--retrieval``
+recall on photos with captions, to see what of the base a recipe loses.
 
     python -m descscore.training.experiments.cross_validation --data DATA --recipes RECIPES.json \\
         --output RESULTS.jsonl
@@ -29,6 +30,7 @@ from descscore.errors import UsageError
 from descscore.models import LoadedModel, load_model
 from descscore.training.config import FinetuneConfig, Tower, preset
 from descscore.training.examples import Examples, make_examples
+from descscore.training.experiments.retention import Gallery, read_gallery, recall
 from descscore.training.finetune import groups_of
 from descscore.training.folds import fold_of, part, train_without
 from descscore.training.trainer import Trainer
@@ -75,12 +77,14 @@ def read_recipes(path: Path) -> list[Recipe]:
 @dataclass(frozen=True)
 class FoldData:
     """examples: the training split. fold: ``(n,)``, from :func:`fold_of`. unseen: pairs that neither
-    the base nor a recipe has seen, for grounding. most: held-out pairs measured a fold."""
+    the base nor a recipe has seen, for grounding. most: held-out pairs measured a fold.
+    gallery: for recall, None for none."""
 
     examples: Examples
     fold: Array
     unseen: Examples
     most: int = 600
+    gallery: Gallery | None = None
 
 
 def cross_validate(model: LoadedModel, data: FoldData, recipes: Sequence[Recipe]) -> Iterator[dict[str, Any]]:
@@ -92,7 +96,10 @@ def cross_validate(model: LoadedModel, data: FoldData, recipes: Sequence[Recipe]
             with TemporaryDirectory() as folder:
                 settings = recipe.settings(Tower.of(model.clip))
                 trainer = train_without(model.clip, examples, fold != number, settings, Path(folder))
-            yield {"recipe": recipe.name, "fold": number} | measure(trainer, held, data.unseen)
+            found = measure(trainer, held, data.unseen)
+            if data.gallery is not None:
+                found |= recall(trainer.objective.clip, data.gallery)
+            yield {"recipe": recipe.name, "fold": number} | found
 
 
 def measure(trainer: Trainer, held: Examples, unseen: Examples) -> dict[str, Any]:
@@ -138,12 +145,18 @@ def remaining(recipes: Sequence[Recipe], output: Path, folds: int) -> list[Recip
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="JSON lines, added to.")
 @click.option("--base", default="base", show_default=True, help="The untuned model to start from.")
 @click.option("--folds", default=3, show_default=True, type=click.IntRange(2), help="How many.")
+@click.option("--retrieval", type=click.Path(path_type=Path), help="Data folder with flickr8k, for recall.")
 @click.option("--cache", default=Path("runs/features"), show_default=True, type=click.Path(path_type=Path))
-def main(data: str, recipes: Path, output: Path, base: str, folds: int, cache: Path) -> None:
+def main(
+    data: str, recipes: Path, output: Path, base: str, folds: int, retrieval: Path | None, cache: Path
+) -> None:
     """Train and measure each recipe on each fold, and add a line for each to --output."""
     model = load_model(base)
     todo = remaining(read_recipes(recipes), output, folds)
-    for record in cross_validate(model, read_folds(model, data, folds, cache), todo):
+    found = read_folds(model, data, folds, cache)
+    if retrieval is not None:
+        found = replace(found, gallery=read_gallery(model, retrieval))
+    for record in cross_validate(model, found, todo):
         line = json.dumps(record)
         click.echo(line)
         with output.open("a", encoding="utf-8") as file:

@@ -181,7 +181,7 @@ def _without_items(record: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in record.items() if not key.endswith("wins_over_others")}
 
 
-def others(path: Path, again: Sequence[str]) -> list[dict[str, Any]]:
+def kept_records(path: Path, again: Sequence[str]) -> list[dict[str, Any]]:
     """The records in ``path`` of all models but ``again``. Raises :class:`UsageError` for an unknown one."""
     records: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["runs"]
     known = sorted({record["name"] for record in records})
@@ -216,7 +216,7 @@ def main(
         return
     path, report = output / "results.json", output / "report.json"
     if not from_json:
-        found = gather(data, work, others(path, again) if again else ())
+        found = gather(data, work, kept_records(path, again) if again else ())
         output.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     shown = json.loads(report.read_text(encoding="utf-8")) if report.is_file() else None
