@@ -14,7 +14,7 @@ from descscore.errors import UsageError
 from descscore.eval.markdown_table import table
 from descscore.eval.report.readers_summary import figures_markdown, readers_markdown
 from descscore.training.experiments.recipes import SEEDS, SHIPPED, runs
-from descscore.training.experiments.results import others
+from descscore.training.experiments.results import kept_records
 from descscore.training.experiments.results_page import over_seeds, page, readme_table, write_page
 
 ROOT = Path(__file__).parents[1]
@@ -121,9 +121,9 @@ def test_the_runs_are_those_that_are_promised() -> None:
 def test_measuring_one_model_again_keeps_the_others_records(tmp_path: Path) -> None:
     records = [record("shipped", 0, 0.5), record("shipped", 1, 0.5), record("joint", 0, 0.25)]
     (tmp_path / "results.json").write_text(json.dumps({"runs": records}), encoding="utf-8")
-    assert others(tmp_path / "results.json", ["shipped"]) == records[2:]
+    assert kept_records(tmp_path / "results.json", ["shipped"]) == records[2:]
     with pytest.raises(UsageError, match=r"--again 'bft': .*results\.json knows joint, shipped"):
-        others(tmp_path / "results.json", ["shipped", "bft"])
+        kept_records(tmp_path / "results.json", ["shipped", "bft"])
 
 
 def committed(name: str) -> dict[str, Any]:
@@ -143,13 +143,21 @@ def test_the_readme_shows_the_committed_results() -> None:
     assert f"<!-- readers -->\n{shown}<!-- /readers -->" in readme
 
 
-def test_the_shipped_recipe_is_the_best_of_those_tried() -> None:
+REPLACED = "descriptions held 0.2, spread 0.1, contrastive 0.5"
+"""The recipe that shipped before: what it kept of the base's recall, the one that ships now must keep too."""
+
+
+def test_the_shipped_recipe_is_the_best_that_keeps_recall() -> None:
     lines = (ROOT / "docs" / "cross_validation.jsonl").read_text(encoding="utf-8").splitlines()
     scores: dict[str, list[float]] = {}
+    kept: dict[str, float] = {}  # sum over folds and both ways; where it was not measured, none
     for record in map(json.loads, lines):
         if "score" in record:  # earlier ones were measured otherwise
             scores.setdefault(record["recipe"], []).append(record["score"])
+        for way in ("image_to_text", "text_to_image"):
+            name = record["recipe"]
+            kept[name] = kept.get(name, 0.0) + record.get(f"recall_{way}", 0.0)
     whole = {name: sum(found) / 3 for name, found in scores.items() if len(found) == 3}
-    best = max(whole, key=lambda name: whole[name])
+    best = max((name for name in whole if kept.get(name, 0) >= kept[REPLACED]), key=lambda name: whole[name])
     recipes = json.loads((ROOT / "docs" / "recipes.json").read_text(encoding="utf-8"))
     assert {"preset": SHIPPED.preset, **SHIPPED.changes} == recipes[best]

@@ -25,10 +25,11 @@ SHIPPED = Recipe(
         **SMALL,
         "loss": "joint",
         "learning_rate": 3e-4,
-        "contrastive_weight": 0.5,
-        "hold_weight": 0.2,
-        "spread_weight": 0.1,
+        "contrastive_weight": 0.125,
+        "hold_weight": 0.1,
+        "spread_weight": 0.025,
         "token_dropout": 0.1,
+        "word_swap": 0.5,
     },
 )
 
