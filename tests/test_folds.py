@@ -85,7 +85,7 @@ def test_a_fold_is_measured_without_having_been_trained_on(
 
 
 def test_recall_is_measured_beside_on_other_texts(tiny_folder: Path) -> None:
-    """As counted by hand from plain open_clip's features of the trained tower."""
+    """As counted by hand from plain open_clip's features of the same tower."""
     model, data = load_model(tiny_folder, "cpu"), examples()
     gallery = Gallery(data.images, data.tokens, torch.arange(len(data)).repeat(2))
     folds = FoldData(data, fold_of(["x"] * 12 + ["y"] * 12, 2), data, gallery=gallery)

@@ -336,9 +336,9 @@ def test_a_run_that_swaps_words_trains_on_other_texts(base: Path, data: RunData,
     assert not torch.equal(first, later)
 
 
-def test_swapping_words_needs_their_vocabulary(base: Path, data: RunData, tmp_path: Path) -> None:
-    bare = replace(data, train=replace(data.train, vocabulary=None))
-    with pytest.raises(UsageError, match=r"word_swap 0\.5: needs examples with their vocabulary"):
+def test_swapping_words_needs_their_tokenizer(base: Path, data: RunData, tmp_path: Path) -> None:
+    bare = replace(data, train=replace(data.train, tokenizer=None))
+    with pytest.raises(UsageError, match=r"word_swap 0\.5: needs examples with their tokenizer"):
         make(base, bare, tmp_path, config(word_swap=0.5))
 
 

@@ -15,8 +15,7 @@ from descscore.data.pairs import Pair
 from descscore.encoder import Encoder
 from descscore.errors import DataError
 from descscore.models import LoadedModel
-from descscore.texts import pad
-from descscore.training.word_swap import Vocabulary, read_vocabulary
+from descscore.texts import Tokenizer, pad
 
 
 @dataclass(frozen=True)
@@ -24,21 +23,21 @@ class Examples:
     """``n`` image pairs. Text row ``i`` is the description of image row ``i``, row ``n + i`` its caption.
 
     images: ``(n, embed_dim)`` unit features. owner: ``(n,)`` ints, equal where two
-    rows show the same image. tokens: ``(2n, longest)`` padded with 0. vocabulary: what
-    the tokens are, where words are to be swapped.
+    rows show the same image. tokens: ``(2n, longest)`` padded with 0. tokenizer: what
+    made the tokens, where words are to be swapped.
     """
 
     images: Tensor
     owner: Tensor
     tokens: Tensor
-    vocabulary: Vocabulary | None = None
+    tokenizer: Tokenizer | None = None
 
     def __len__(self) -> int:
         return len(self.images)
 
     def to(self, device: torch.device) -> Examples:
         images, owner, tokens = self.images.to(device), self.owner.to(device), self.tokens.to(device)
-        return Examples(images, owner, tokens, self.vocabulary)
+        return Examples(images, owner, tokens, self.tokenizer)
 
     def fingerprint(self) -> str:
         """First 12 hex digits of the SHA-256 of all that training sees."""
@@ -63,12 +62,11 @@ def make_examples(model: LoadedModel, pairs: Sequence[Pair], cache: Path, batch_
     owner = torch.unique(images, dim=0, return_inverse=True)[1]
     texts = [pair.description for pair in pairs] + [pair.caption for pair in pairs]
     rows = [model.tokenizer.tokenize(text).rows[0] for text in texts]
-    size = model.clip.token_embedding.num_embeddings
-    return Examples(images, owner, pad(rows), read_vocabulary(model.tokenizer, size))
+    return Examples(images, owner, pad(rows), model.tokenizer)
 
 
 def select(examples: Examples, rows: Tensor) -> Examples:
     """The image pairs ``rows`` ``(m,)``, in that order."""
     texts = torch.cat([rows, rows + len(examples)])
     parts = (examples.images[rows], examples.owner[rows], examples.tokens[texts])
-    return Examples(*parts, examples.vocabulary)
+    return Examples(*parts, examples.tokenizer)

@@ -39,6 +39,12 @@ def encode(clip: CLIP, tokens: Tensor) -> Tensor:
     return project_end(clip, run_ends(blocks[-1], states, prefixes, _PARTS))[prefixes.back]
 
 
+def unit_features(clip: CLIP, tokens: Tensor, batch_size: int = 128) -> Tensor:
+    """As :func:`encode`, some rows at a time, of length 1 and float32: ``(n, embed_dim)``."""
+    parts = [encode(clip, part).float() for part in torch.split(tokens, batch_size)]
+    return F.normalize(torch.cat(parts), dim=-1)
+
+
 def encode_exchange(
     clip: CLIP, tokens: Tensor, exchange: Exchange, matrix: Tensor, site: Site
 ) -> Interchanged:

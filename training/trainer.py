@@ -37,7 +37,7 @@ from descscore.training.lora import attach_lora, select_full, trained_parameters
 from descscore.training.objective import Held, Objective, Outcome, run_batch
 from descscore.training.plan import Batch, EpochPlan
 from descscore.training.validation import subset, validate
-from descscore.training.word_swap import WordSwap
+from descscore.training.word_swap import WordSwap, read_vocabulary
 
 log = logging.getLogger(__name__)
 
@@ -290,6 +290,7 @@ def _words(clip: CLIP, examples: Examples, config: FinetuneConfig) -> WordSwap |
     """The untuned model's words, where the settings swap any."""
     if not config.word_swap:
         return None
-    if examples.vocabulary is None:
-        raise UsageError(f"word_swap {config.word_swap}: needs examples with their vocabulary")
-    return WordSwap.of(clip.token_embedding.weight, examples.vocabulary)
+    if examples.tokenizer is None:
+        raise UsageError(f"word_swap {config.word_swap}: needs examples with their tokenizer")
+    embedding = clip.token_embedding.weight
+    return WordSwap.of(embedding, read_vocabulary(examples.tokenizer, len(embedding)))

@@ -9,7 +9,7 @@ from descscore.eval.transfer.grounding import grounding_over_texts, grounding_sa
 from descscore.training.examples import Examples, select
 from descscore.training.objective import Objective, run_batch
 from descscore.training.plan import Batch, draw_sources
-from descscore.training.text_run import encode
+from descscore.training.text_run import unit_features
 
 OTHERS = 20
 
@@ -56,9 +56,7 @@ def validate(objective: Objective, examples: Examples, batch_size: int = 128) ->
 
 
 def _grounding(objective: Objective, examples: Examples, batch_size: int) -> dict[str, float]:
-    parts = torch.split(examples.tokens[: len(examples)], batch_size)
-    texts = torch.cat([encode(objective.clip, part).float() for part in parts])
-    unit = torch.nn.functional.normalize(texts, dim=-1)
+    unit = unit_features(objective.clip, examples.tokens[: len(examples)], batch_size)
     measures = {"grounding": grounding_sampled, "text_grounding": grounding_over_texts}
     return {name: float(f(examples.images, unit, OTHERS, 0).mean()) for name, f in measures.items()}
 

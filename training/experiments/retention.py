@@ -19,7 +19,7 @@ from descscore.eval.transfer.retrieval import recall_at_k
 from descscore.models import LoadedModel
 from descscore.scorer import DescScorer
 from descscore.texts import pad
-from descscore.training.text_run import encode
+from descscore.training.text_run import unit_features
 
 K = 10
 
@@ -44,9 +44,7 @@ def read_gallery(model: LoadedModel, data: Path) -> Gallery:
 
 
 @torch.no_grad()
-def recall(clip: CLIP, gallery: Gallery, batch_size: int = 128) -> dict[str, float]:
+def recall(clip: CLIP, gallery: Gallery) -> dict[str, float]:
     """Recall at 10 in 0..1, by the way it goes: ``recall_image_to_text``, ``recall_text_to_image``."""
-    parts = [encode(clip, tokens).float() for tokens in torch.split(gallery.tokens, batch_size)]
-    texts = torch.nn.functional.normalize(torch.cat(parts), dim=-1)
-    found = recall_at_k(gallery.images, texts, gallery.owner, (K,))
+    found = recall_at_k(gallery.images, unit_features(clip, gallery.tokens), gallery.owner, (K,))
     return {f"recall_{way.removesuffix(f'@{K}')}": value for way, value in found.items()}
