@@ -106,6 +106,11 @@ class Tokenizer:
         cleaned: str = self._tokenizer.clean_fn(text)
         return cleaned
 
+    @property
+    def vocabulary_size(self) -> int:
+        """How many tokens there are; a model may have rows for more."""
+        return len(self._tokenizer.decoder)
+
     def token_bytes(self, token: int) -> bytes:
         """The UTF-8 bytes that a token stands for; of one character it may hold a part only."""
         symbols = self._tokenizer.decoder[token].removesuffix("</w>")

@@ -101,6 +101,16 @@ def test_what_the_tokenizer_calls_words(base: LoadedModel) -> None:
     assert not vocabulary.words[list(base.tokenizer.wrap([]))].any()
 
 
+def test_rows_that_the_tokenizer_has_no_token_for_are_no_words(base: LoadedModel) -> None:
+    """Embeddings are often rounded up to a multiple of 64 rows or more."""
+    size = base.clip.vocab_size
+    plain, larger = (read_vocabulary(base.tokenizer, count) for count in (size, size + 64))
+    assert torch.equal(larger.words[:size], plain.words)
+    assert torch.equal(larger.ends[:size], plain.ends)
+    assert not larger.words[size:].any()
+    assert not larger.ends[size:].any()
+
+
 def test_a_words_neighbours_are_of_its_kind(base: LoadedModel) -> None:
     """In the bundled model's embedding a colour's neighbours are looks, and a name's are names."""
     swap = WordSwap.of(

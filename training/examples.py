@@ -61,8 +61,12 @@ def make_examples(model: LoadedModel, pairs: Sequence[Pair], cache: Path, batch_
     images = store.get_many([pair.image for pair in pairs], encoder.images)
     owner = torch.unique(images, dim=0, return_inverse=True)[1]
     texts = [pair.description for pair in pairs] + [pair.caption for pair in pairs]
-    rows = [model.tokenizer.tokenize(text).rows[0] for text in texts]
-    return Examples(images, owner, pad(rows), model.tokenizer)
+    return Examples(images, owner, token_rows(model.tokenizer, texts), model.tokenizer)
+
+
+def token_rows(tokenizer: Tokenizer, texts: Sequence[str]) -> Tensor:
+    """The texts' tokens, cut to the context length with the end token kept: ``(len(texts), longest)``."""
+    return pad([tokenizer.tokenize(text).rows[0] for text in texts])
 
 
 def select(examples: Examples, rows: Tensor) -> Examples:

@@ -39,12 +39,13 @@ class Vocabulary:
 
 
 def read_vocabulary(tokenizer: Tokenizer, size: int) -> Vocabulary:
-    """Of the tokens 0 to ``size`` - 1."""
-    spelt = [tokenizer.token_bytes(token).decode("utf-8", "replace") for token in range(size)]
-    return Vocabulary(
-        torch.tensor([tokenizer.ends_word(token) for token in range(size)]),
-        torch.tensor([text.isalpha() and len(text) > 2 for text in spelt]),
-    )
+    """Of the token ids 0 to ``size`` - 1; those that the tokenizer does not have are no words."""
+    ends, spells = torch.zeros(size, dtype=torch.bool), torch.zeros(size, dtype=torch.bool)
+    for token in range(min(size, tokenizer.vocabulary_size)):
+        text = tokenizer.token_bytes(token).decode("utf-8", "replace")
+        ends[token] = tokenizer.ends_word(token)
+        spells[token] = text.isalpha() and len(text) > 2
+    return Vocabulary(ends, spells)
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ from descscore.eval.transfer.image_features import image_features
 from descscore.eval.transfer.retrieval import recall_at_k
 from descscore.models import LoadedModel
 from descscore.scorer import DescScorer
-from descscore.texts import pad
+from descscore.training.examples import token_rows
 from descscore.training.text_run import unit_features
 
 K = 10
@@ -37,10 +37,8 @@ class Gallery:
 def read_gallery(model: LoadedModel, data: Path) -> Gallery:
     """Flickr8k's ``val`` in the data folder. Raises :class:`DataError` for a missing file."""
     found = read_flickr8k(data, "val")
-    rows = [model.tokenizer.tokenize(text).rows[0] for text in found.texts]
-    return Gallery(
-        image_features(DescScorer(model), found.images), pad(rows), torch.tensor(list(found.owner))
-    )
+    images = image_features(DescScorer(model), found.images)
+    return Gallery(images, token_rows(model.tokenizer, found.texts), torch.tensor(list(found.owner)))
 
 
 @torch.no_grad()
