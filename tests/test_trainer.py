@@ -104,7 +104,13 @@ def kill_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
 def test_a_killed_run_ends_with_the_same_weights(
     base: Path, data: RunData, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    thin = {"text_window": 10, "token_dropout": 0.1, "word_swap": 0.3, "schedule": "linear"}
+    thin = {
+        "text_window": 10,
+        "token_dropout": 0.1,
+        "word_swap": 0.3,
+        "schedule": "linear",
+        "interpolation": 0.7,
+    }
     thin = thin if name == "joint" else {}
     settings = config(name, contrastive_weight=0.5, hold_weight=0.5, spread_weight=0.5, **thin)
     whole = make(base, data, tmp_path / "whole", settings)
@@ -154,6 +160,26 @@ def test_the_best_weights_are_kept_not_the_last(
     assert len(kept) == 3
     assert all(torch.equal(v, kept[1][k]) for k, v in run._weights().items())
     assert not all(torch.equal(v, kept[2][k]) for k, v in run._weights().items())
+
+
+@pytest.mark.parametrize("share", [0.0, 0.8])
+def test_a_share_of_the_change_is_kept(base: Path, data: RunData, tmp_path: Path, share: float) -> None:
+    untrained = make(base, data, tmp_path / "none", config("das-full")).parameters
+    whole = make(base, data, tmp_path / "whole", config("das-full"))
+    part = make(base, data, tmp_path / "part", config("das-full", interpolation=share))
+    whole.train()
+    part.train()
+    moved = torch.zeros(())
+    for name, start in untrained.items():
+        expected = start + share * (whole.parameters[name] - start)
+        torch.testing.assert_close(part.parameters[name], expected, rtol=0, atol=1e-6)
+        moved += (whole.parameters[name] - start).detach().abs().sum()
+    assert moved > 1
+    assert whole.history[-1]["validation_score"] == part.history[-1]["validation_score"]
+    # Started again after its end, a run does not go back a second time.
+    again = make(base, data, tmp_path / "part", config("das-full", interpolation=share))
+    again.train()
+    assert same(part, again)
 
 
 def test_early_stopping(base: Path, data: RunData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

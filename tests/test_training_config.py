@@ -101,6 +101,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"learning_rate": float("nan")}, "learning_rate nan"),
     ({"learning_rate": "1e-5"}, "learning_rate '1e-5'"),
     ({"joint_weight": 1.5}, "joint_weight 1.5"),
+    ({"interpolation": 1.01}, "interpolation 1.01: must lie in 0 to 1"),
+    ({"interpolation": -0.5}, "interpolation -0.5"),
     ({"hold_weight": -1.0}, "hold_weight -1.0"),
     ({"contrastive_weight": float("inf")}, "contrastive_weight inf"),
     ({"epochs": 0}, "epochs 0"),

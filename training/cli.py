@@ -31,6 +31,7 @@ _SETTINGS = (
     ("validate_every", int, "Steps between validations."),
     ("save_every", int, "Steps between checkpoints."),
     ("patience", int, "Validations without a better one before stopping."),
+    ("interpolation", float, "Share of the weights' change that is kept at the end, 0 to 1."),
     ("seed", int, "Seed of everything that is drawn."),
 )
 

@@ -63,7 +63,8 @@ class FinetuneConfig:
     of each token of a training text to be left out, word_swap: of each word of half of the texts to
     be replaced by one like it (:mod:`descscore.training.word_swap`), drawn anew each epoch. validation_pairs:
     most pairs that a validation looks at. validate_every, save_every: in steps. patience: validations
-    without a better one before stopping; None never stops early.
+    without a better one before stopping; None never stops early. interpolation: share of the weights'
+    change that is kept at the end, 0..1 (:mod:`descscore.training.interpolation`).
     """
 
     preset: str
@@ -92,6 +93,7 @@ class FinetuneConfig:
     validate_every: int = 500
     save_every: int = 500
     patience: int | None = None
+    interpolation: float = 1.0
     precision: Precision = "no"
     seed: int = 0
 
@@ -159,7 +161,7 @@ _OPTIONAL = {"lora_rank", "lora_alpha", "block", "k", "examples_per_epoch", "tex
 
 
 _NUMBERS = (
-    *("learning_rate", "joint_weight", "token_dropout", "word_swap"),
+    *("learning_rate", "joint_weight", "token_dropout", "word_swap", "interpolation"),
     *("contrastive_weight", "hold_weight", "spread_weight"),
 )
 
@@ -177,7 +179,7 @@ def _check_ranges(config: FinetuneConfig) -> None:
             raise UsageError(f"{name} {value!r}: must be a number, at least 0")
     if config.learning_rate == 0:
         raise UsageError("learning_rate 0: must be above 0")
-    for name in ("joint_weight", "word_swap"):
+    for name in ("joint_weight", "word_swap", "interpolation"):
         if getattr(config, name) > 1:
             raise UsageError(f"{name} {getattr(config, name)}: must lie in 0 to 1")
     if config.token_dropout >= 1:

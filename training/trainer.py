@@ -33,6 +33,7 @@ from descscore.training.checkpoint import (
 )
 from descscore.training.config import FinetuneConfig
 from descscore.training.examples import Examples
+from descscore.training.interpolation import Interpolation
 from descscore.training.lora import attach_lora, select_full, trained_parameters
 from descscore.training.objective import Held, Objective, Outcome, run_batch
 from descscore.training.plan import Batch, EpochPlan
@@ -86,6 +87,8 @@ class Trainer:
             rotation = Rotation(clip.transformer.width, config.seed).to(self.device)
         self.objective = Objective(clip, rotation, config, held)
         self.parameters = trained_parameters(clip)
+        kept, lora = config.interpolation, config.tuning == "lora"
+        self.start = Interpolation(self.parameters, lora) if kept < 1 else None
         trained: list[nn.Parameter] = list(self.parameters.values())
         trained += list(rotation.parameters()) if rotation else []
         adam = torch.optim.Adam(trained, lr=config.learning_rate, fused=True)
@@ -118,6 +121,8 @@ class Trainer:
             if self.step % self.config.save_every == 0 or last:
                 self.save()
         self._take_best()
+        if self.start is not None:
+            self.start.apply(self.parameters, self.config.interpolation)
 
     @property
     def _exhausted(self) -> bool:

@@ -228,8 +228,10 @@ def _reliability_alt(run: Record) -> str:
 
 _SHOWN = (
     *("learning_rate", "batch_size", "epochs", "text_window", "token_dropout", "word_swap"),
-    *("contrastive_weight", "hold_weight", "spread_weight"),
+    *("contrastive_weight", "hold_weight", "spread_weight", "interpolation"),
 )
+_BEFORE = {"interpolation": 1}
+"""What runs had that were made before there was the setting, where it is not 0."""
 
 
 def _settings_table(found: Record) -> str:
@@ -244,8 +246,8 @@ def _settings_table(found: Record) -> str:
     rows = []
     for name, runs in groups(found).items():
         config = runs[0]["config"]
-        # A setting that came later was zero in earlier runs.
-        shown = ["-" if (value := config.get(key, 0)) is None else f"{value:g}" for key in _SHOWN]
+        values = [config.get(key, _BEFORE.get(key, 0)) for key in _SHOWN]
+        shown = ["-" if value is None else f"{value:g}" for value in values]
         cells = [config["loss"], config["tuning"], *shown]
         rows.append([name, *cells, f"{runs[0]['trained_values']:,}", f"{runs[0]['seconds'] / 60:.1f}"])
     return table(head, rows)
