@@ -25,11 +25,12 @@ SHIPPED = Recipe(
         **SMALL,
         "loss": "joint",
         "learning_rate": 3e-4,
-        "contrastive_weight": 0.125,
-        "hold_weight": 0.1,
-        "spread_weight": 0.025,
+        "contrastive_weight": 0.0625,
+        "hold_weight": 0.05,
+        "spread_weight": 0.1,
         "token_dropout": 0.1,
-        "word_swap": 0.5,
+        "word_swap": 0.75,
+        "interpolation": 0.85,
     },
 )
 
