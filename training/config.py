@@ -64,7 +64,7 @@ class FinetuneConfig:
     be replaced by one like it (:mod:`descscore.training.word_swap`), drawn anew each epoch. validation_pairs:
     most pairs that a validation looks at. validate_every, save_every: in steps. patience: validations
     without a better one before stopping; None never stops early. interpolation: share of the weights'
-    change that is kept at the end, 0..1 (:mod:`descscore.training.interpolation`).
+    change that is kept at the end, 0..1 (:mod:`descscore.training.interpolation`); validations see all of it.
     """
 
     preset: str
