@@ -173,3 +173,8 @@ def pad(rows: Sequence[Sequence[int]]) -> Tensor:
     out = np.zeros((len(rows), int(lengths.max())), np.int64)
     out[np.arange(out.shape[1]) < lengths[:, None]] = np.fromiter(chain.from_iterable(rows), np.int64)
     return torch.from_numpy(out)
+
+
+def token_rows(tokenizer: Tokenizer, texts: Sequence[str]) -> Tensor:
+    """The texts' tokens, cut to the context length with the end token kept: ``(len(texts), longest)``."""
+    return pad([tokenizer.tokenize(text).rows[0] for text in texts])

@@ -15,7 +15,7 @@ from descscore.data.pairs import Pair
 from descscore.encoder import Encoder
 from descscore.errors import DataError
 from descscore.models import LoadedModel
-from descscore.texts import Tokenizer, pad
+from descscore.texts import Tokenizer, token_rows
 
 
 @dataclass(frozen=True)
@@ -62,11 +62,6 @@ def make_examples(model: LoadedModel, pairs: Sequence[Pair], cache: Path, batch_
     owner = torch.unique(images, dim=0, return_inverse=True)[1]
     texts = [pair.description for pair in pairs] + [pair.caption for pair in pairs]
     return Examples(images, owner, token_rows(model.tokenizer, texts), model.tokenizer)
-
-
-def token_rows(tokenizer: Tokenizer, texts: Sequence[str]) -> Tensor:
-    """The texts' tokens, cut to the context length with the end token kept: ``(len(texts), longest)``."""
-    return pad([tokenizer.tokenize(text).rows[0] for text in texts])
 
 
 def select(examples: Examples, rows: Tensor) -> Examples:

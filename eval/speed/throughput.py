@@ -31,7 +31,7 @@ from descscore.eval.speed.work import flops, measure_work
 from descscore.models import LoadedModel, describe_preprocessing, weights_hash
 from descscore.scorer import DescScorer
 from descscore.text_tower import encode_tokens
-from descscore.texts import TokenizedText, Tokenizer, pad
+from descscore.texts import TokenizedText, Tokenizer, token_rows
 
 TORCHMETRICS_BATCH, FEW = 8, 64
 """Photos of a batch of torchmetrics, and the most that it is measured with."""
@@ -190,7 +190,7 @@ def _check_features(
     metric: TorchmetricsClipScore, model: LoadedModel, pairs: Sequence[tuple[Path, str]]
 ) -> None:
     _, texts = metric.features([image_tensor(pairs[0][0])], [text for _, text in pairs])
-    tokens = pad([model.tokenizer.tokenize(text).rows[0] for _, text in pairs]).to(model.device)
+    tokens = token_rows(model.tokenizer, [text for _, text in pairs]).to(model.device)
     with torch.inference_mode():
         own = torch.nn.functional.normalize(encode_tokens(model.clip, tokens), dim=-1)
     if float((own - texts).abs().max()) > 1e-4:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -16,6 +17,7 @@ from descscore.eval.report.readers_summary import (
     sanity_markdown,
     write_figures,
 )
+from descscore.training.config import FinetuneConfig
 
 Record = dict[str, Any]
 Reading = Callable[[Record], "float | None"]
@@ -230,8 +232,7 @@ _SHOWN = (
     *("learning_rate", "batch_size", "epochs", "text_window", "token_dropout", "word_swap"),
     *("contrastive_weight", "hold_weight", "spread_weight", "interpolation"),
 )
-_BEFORE = {"interpolation": 1}
-"""What runs had that were made before there was the setting, where it is not 0."""
+_DEFAULTS = {field.name: field.default for field in fields(FinetuneConfig)}
 
 
 def _settings_table(found: Record) -> str:
@@ -246,7 +247,8 @@ def _settings_table(found: Record) -> str:
     rows = []
     for name, runs in groups(found).items():
         config = runs[0]["config"]
-        values = [config.get(key, _BEFORE.get(key, 0)) for key in _SHOWN]
+        # A run made before there was the setting had what is now the default.
+        values = [config.get(key, _DEFAULTS[key]) for key in _SHOWN]
         shown = ["-" if value is None else f"{value:g}" for value in values]
         cells = [config["loss"], config["tuning"], *shown]
         rows.append([name, *cells, f"{runs[0]['trained_values']:,}", f"{runs[0]['seconds'] / 60:.1f}"])

@@ -18,7 +18,7 @@ from descscore.eval.transfer.image_features import image_features
 from descscore.eval.transfer.retrieval import recall_at_k
 from descscore.models import LoadedModel
 from descscore.scorer import DescScorer
-from descscore.training.examples import token_rows
+from descscore.texts import token_rows
 from descscore.training.text_run import unit_features
 
 K = 10
