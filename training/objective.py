@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from accelerate.utils import gather
@@ -65,13 +67,34 @@ class Outcome:
     interchange: Tensor
 
 
-def run_batch(objective: Objective, examples: Examples, batch: Batch) -> Outcome:
-    """Losses of one batch; every text that occurs in it runs through the tower once."""
+def text_features(objective: Objective, tokens: Tensor, exchange: Exchange) -> tuple[Tensor, Tensor]:
+    """Raw features of the texts ``(n, length)`` as they are, and of the ``m`` interchanged ones.
+
+    Of shapes ``(n, embed_dim)`` and ``(m, embed_dim)``.
+    """
+    site = objective.config.site
+    if objective.rotation is None or site is None or not len(exchange.base):
+        plain = encode(objective.clip, tokens)
+        return plain, plain[:0]
+    out = encode_exchange(objective.clip, tokens, exchange, objective.rotation.matrix(), site)
+    return out.plain, out.swapped
+
+
+TextFeatures: TypeAlias = Callable[[Objective, Tensor, Exchange], tuple[Tensor, Tensor]]
+
+
+def run_batch(
+    objective: Objective, examples: Examples, batch: Batch, features: TextFeatures = text_features
+) -> Outcome:
+    """Losses of one batch; every text that occurs in it runs through the tower once.
+
+    features: how it runs, as :func:`text_features` or to the same result.
+    """
     texts = torch.cat([batch.pairs, batch.pairs + len(examples), batch.base, batch.source])
     rows, place = torch.unique(texts, return_inverse=True)
     pairs, swaps = len(batch.pairs), len(batch.base)
     description, caption, base, source = torch.split(place, [pairs, pairs, swaps, swaps])
-    plain, swapped = _features(objective, examples.tokens[rows], Exchange(base, source))
+    plain, swapped = features(objective, examples.tokens[rows], Exchange(base, source))
     clip, config = objective.clip, objective.config
     none = torch.empty(0, dtype=torch.bool, device=plain.device)
     preference, hits = plain.new_zeros((), dtype=torch.float32), none
@@ -93,16 +116,6 @@ def run_batch(objective: Objective, examples: Examples, batch: Batch) -> Outcome
     return Outcome(
         loss + joint_loss(interchange, preference, weight), hits, interchange_hits(logits, towards)
     )
-
-
-def _features(objective: Objective, tokens: Tensor, exchange: Exchange) -> tuple[Tensor, Tensor]:
-    """Raw features of the texts as they are, and of the interchanged ones."""
-    site = objective.config.site
-    if objective.rotation is None or site is None or not len(exchange.base):
-        plain = encode(objective.clip, tokens)
-        return plain, plain[:0]
-    out = encode_exchange(objective.clip, tokens, exchange, objective.rotation.matrix(), site)
-    return out.plain, out.swapped
 
 
 def _grounding(objective: Objective, examples: Examples, batch: Batch, two: tuple[Tensor, Tensor]) -> Tensor:

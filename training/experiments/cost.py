@@ -1,20 +1,22 @@
 """What training costs on this machine: ``python -m descscore.training.experiments.cost --output docs``.
 
 ViT-B-32 with random weights and made-up texts of Concadia's lengths. A step trains on cached
-image features; the comparison runs both towers for each pair, at the full context length. The ways
-take turns, so that whatever else the machine does meets all of them.
+image features; it is compared with the same step when both towers run for each pair, at the full
+context length. The ways take turns, so that whatever else the machine does meets all of them.
 """
 
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import resource
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -31,6 +33,10 @@ Json: TypeAlias = Mapping[str, Any]
 
 WARM_UP = 2
 """Steps before any that is counted."""
+
+OWN_PROCESS = "spawn"
+"""How a process is started whose memory is measured. A forked one, from a server too, would not count
+what it was given of libraries loaded before (0.3 GiB)."""
 
 
 def measure(setting: Setting, rounds: int, steps: int) -> dict[str, Any]:
@@ -49,9 +55,9 @@ def measure(setting: Setting, rounds: int, steps: int) -> dict[str, Any]:
         {
             "name": name,
             "seconds_per_1000": seconds[name],
-            "times_faster": seconds[COMPARISON] / seconds[name],
+            "times_faster": seconds[COMPARISON.get(name, name)] / seconds[name],
             "gflop_a_pair": work[name],
-            "times_less_work": work[COMPARISON] / work[name],
+            "times_less_work": work[COMPARISON.get(name, name)] / work[name],
             "peak_gib": peaks[name],
         }
         for name in WAYS
@@ -62,7 +68,7 @@ def measure(setting: Setting, rounds: int, steps: int) -> dict[str, Any]:
         "device": setting.device.type,
         "threads": torch.get_num_threads(),
         "precision": setting.precision,
-        "batch_size": 2 * ways[COMPARISON].pairs,
+        "batch_size": 2 * ways[WAYS[0]].pairs,
         "rounds": rounds,
         "steps": steps,
         "ways": found,
@@ -87,13 +93,17 @@ def _warmed(name: str, setting: Setting) -> Way:
 
 
 def _peak_of_another_process(name: str, setting: Setting) -> float:
-    options = ["--model", setting.model, "--precision", setting.precision, "--device", "cpu"]
-    options += ["--batch-size", str(setting.batch_size)] if setting.batch_size else []
-    command = [sys.executable, "-m", "descscore.training.experiments.cost", "--peak-of", name, *options]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise DescscoreError(f"memory of {name!r} could not be measured: {done.stderr[-1000:]}")
-    return float(done.stdout.splitlines()[-1])
+    with ProcessPoolExecutor(1, multiprocessing.get_context(OWN_PROCESS)) as pool:
+        try:
+            return pool.submit(_own_peak, name, setting).result()
+        except BrokenProcessPool as error:
+            raise DescscoreError(f"memory of {name!r} could not be measured: its process died") from error
+
+
+def _own_peak(name: str, setting: Setting) -> float:
+    _keep_to(setting.device)
+    _warmed(name, setting)
+    return resident_peak()
 
 
 def resident_peak() -> float:
@@ -136,9 +146,13 @@ def _device(name: str | None) -> torch.device:
     device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
     if device.type == "cuda" and not torch.cuda.is_available():
         raise click.UsageError("--device cuda: torch finds no GPU here")
+    _keep_to(device)
+    return device
+
+
+def _keep_to(device: torch.device) -> None:
     if device.type == "cpu":
         os.environ["ACCELERATE_USE_CPU"] = "true"  # it would take a GPU that is there
-    return device
 
 
 def _keep(runs: list[Json], output: Path) -> None:
@@ -175,7 +189,6 @@ def _keep(runs: list[Json], output: Path) -> None:
 @click.option(
     "--add", type=click.Path(exists=True, path_type=Path), help="Take this file's, measure nothing."
 )
-@click.option("--peak-of", type=click.Choice(list(WAYS)), hidden=True)
 def main(
     model: str,
     device: str | None,
@@ -185,17 +198,12 @@ def main(
     steps: int,
     output: Path | None,
     add: Path | None,
-    peak_of: str | None,
 ) -> None:
     """Measure, print as JSON, and keep it beside what other machines and settings gave."""
     where = _device(device)
     settings = [
         Setting(model, where, precision, size) for size in sizes or (None,) for precision in precisions
     ]
-    if peak_of:
-        _warmed(peak_of, settings[0])
-        click.echo(resident_peak())
-        return
     if add:
         runs = json.loads(add.read_text(encoding="utf-8"))["runs"]
     else:

@@ -14,7 +14,7 @@ Json: TypeAlias = Mapping[str, Any]
 
 DATA_FILE, PAGE_FILE, PART = "training_cost.json", "training.md", "cost"
 GOAL = 5.0
-"""How many times faster than the comparison a pair should be, at the presets' own batch size on a CPU."""
+"""How many times faster than its comparison a pair should be, on a CPU."""
 _PRECISIONS = {"no": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
@@ -63,15 +63,14 @@ def _row(run: Json, way: Json) -> list[str]:
         _PRECISIONS[run["precision"]],
         way["name"],
         f"{seconds:.1f}" if seconds < 100 else f"{seconds:.0f}",
-        "" if way["name"] == COMPARISON else f"{way['times_faster']:.1f}{_told(run, way)}",
+        "" if way["name"] not in COMPARISON else f"{way['times_faster']:.1f}{_told(run, way)}",
         f"{way['gflop_a_pair']:.1f}",
-        "" if way["name"] == COMPARISON else f"{way['times_less_work']:.1f}",
+        "" if way["name"] not in COMPARISON else f"{way['times_less_work']:.1f}",
         f"{way['peak_gib']:.2f} GiB",
     ]
 
 
 def _told(run: Json, way: Json) -> str:
-    """Whether the goal is missed, where there is one: it is on the presets' own batch, on a CPU."""
-    aimed = run["device"] == "cpu" and run["batch_size"] == 12 and run["precision"] == "no"
-    drawn = "drawn" in way["name"]
-    return f" (aimed at: {GOAL:g})" if aimed and not drawn and way["times_faster"] < GOAL else ""
+    """Whether the goal is missed, where there is one: it is on float32 on a CPU."""
+    aimed = run["device"] == "cpu" and run["precision"] == "no"
+    return f" (aimed at: {GOAL:g})" if aimed and way["times_faster"] < GOAL else ""

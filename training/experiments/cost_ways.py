@@ -10,7 +10,6 @@ import inspect
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -20,20 +19,34 @@ from open_clip import CLIP
 from torch import Tensor
 
 from descscore.errors import UsageError
+from descscore.interventions import Exchange, HalfRun, carry_on, interchange, run_from_block
 from descscore.models import CONFIG_FILE
-from descscore.text_tower import end_positions
+from descscore.text_tower import embed_tokens, end_positions
 from descscore.training.config import FinetuneConfig, Precision, Tower, preset
 from descscore.training.examples import Examples
-from descscore.training.losses import preference_loss
-from descscore.training.plan import EpochPlan
+from descscore.training.objective import Objective, run_batch
+from descscore.training.plan import Batch, EpochPlan
 from descscore.training.trainer import RunData, Trainer
 
 MEAN_TOKENS, SPREAD = 20, 7
 """Start and end token included; Concadia's texts have about that many."""
 
-COMPARISON = "both towers, full context"
 _STEPS = 64
 """Different steps that the made-up data are enough for; then they come again."""
+
+_TRAINED = {
+    "bft-lora": ("bft-lora", False),
+    "das-lora, one pass": ("das-lora", False),
+    "das-lora, texts drawn as published": ("das-lora", True),
+}
+"""Preset, and whether its texts are drawn. Of interchanges drawn with replacement, two count as a pair: one
+in each direction."""
+
+COMPARISON = {name: f"{name}; both towers, full context" for name in _TRAINED}
+"""What a way on cached features is compared with: the same steps done plainly."""
+
+WAYS = (*COMPARISON, *COMPARISON.values())
+"""Names of all ways."""
 
 
 @dataclass(frozen=True)
@@ -57,54 +70,66 @@ class Way:
 
 def make_way(name: str, setting: Setting) -> Way:
     """The way of that name, one of :data:`WAYS`."""
-    return WAYS[name](setting)
+    kind, _, plainly = name.partition(";")
+    trainer = _trainer(*_TRAINED[kind], setting)
+    return Way(trainer.config.pairs_per_batch, _both_towers(trainer) if plainly else _cached(trainer))
 
 
-def _cached(name: str, drawn: bool, setting: Setting) -> Way:
+def _cached(trainer: Trainer) -> Callable[[int], object]:
     """A preset's own training steps, on cached image features."""
-    trainer = _trainer(name, drawn, setting)
-    config = trainer.config
-    plan = EpochPlan(trainer.train_set, config, 0)
-    return Way(config.pairs_per_batch, lambda i: trainer._one_step(plan.batch(i % plan.steps), plan.examples))
+    plan = EpochPlan(trainer.train_set, trainer.config, 0)
+    return lambda i: trainer._one_step(plan.batch(i % plan.steps), plan.examples)
 
 
-def _both_towers(setting: Setting) -> Way:
-    """The preference loss with plain open_clip: both towers run for each pair, texts at full context."""
-    trainer = _trainer("bft-lora", False, setting)
-    pairs, clip, texts = trainer.config.pairs_per_batch, trainer.objective.clip, trainer.train_set.tokens
+def _both_towers(trainer: Trainer) -> Callable[[int], object]:
+    """The same steps with plain open_clip: both towers run for each pair, texts at full context."""
+    clip, plan = trainer.objective.clip, EpochPlan(trainer.train_set, trainer.config, 0)
     size = clip.visual.image_size
     height, width = size if isinstance(size, tuple) else (size, size)
-    pixels = torch.randn(pairs, 3, height, width, device=trainer.device)
+    pixels = torch.randn(trainer.config.batch_size, 3, height, width, device=trainer.device)
 
     def step(i: int) -> None:
-        rows = torch.arange(pairs, device=trainer.device) + i % _STEPS * pairs
+        batch = plan.batch(i % plan.steps)
         trainer.optimizer.zero_grad()
         with trainer.accelerator.autocast():
-            with torch.no_grad():
-                images = clip.encode_image(pixels)
-            both = full_context(clip, texts[torch.cat([rows, rows + _STEPS * pairs])])
-            loss = preference_loss(images, both[:pairs], both[pairs:], clip.logit_scale)
+            examples = _with_images(clip, plan.examples, shown(batch, len(plan.examples)), pixels)
+            loss = run_batch(trainer.objective, examples, batch, full_features).loss
         trainer.accelerator.backward(loss)
         trainer.optimizer.step()
 
-    return Way(pairs, step)
+    return step
 
 
-WAYS: dict[str, Callable[[Setting], Way]] = {
-    "bft-lora": partial(_cached, "bft-lora", False),
-    "das-lora, one pass": partial(_cached, "das-lora", False),
-    "das-lora, texts drawn as published": partial(_cached, "das-lora", True),
-    COMPARISON: _both_towers,
-}
-"""By name. Of interchanges drawn with replacement, two count as a pair: one in each direction."""
+def shown(batch: Batch, n: int) -> Tensor:
+    """Rows, among ``n`` images, of those that a batch scores its texts with, each once: ``(p,)``."""
+    return torch.unique(torch.cat([batch.pairs, batch.base % n]))
 
 
-def full_context(clip: CLIP, tokens: Tensor) -> Tensor:
-    """Features of token rows that have the full length, padding included: ``(n, length)`` -> ``(n, d)``."""
+@torch.no_grad()
+def _with_images(clip: CLIP, examples: Examples, rows: Tensor, pixels: Tensor) -> Examples:
+    """The examples, the features of some images taken anew from pixels."""
+    images = examples.images.clone()
+    images[rows] = clip.encode_image(pixels[: len(rows)]).to(images.dtype)
+    return replace(examples, images=images)
+
+
+def full_features(objective: Objective, tokens: Tensor, exchange: Exchange) -> tuple[Tensor, Tensor]:
+    """As :func:`descscore.training.objective.text_features`, padding and all: rows of the full length.
+
+    Interchanged texts share the blocks up to the site with the texts as such; the rest runs for each.
+    """
+    clip, site = objective.clip, objective.config.site
     if tokens.shape[1] != clip.context_length:
         raise ValueError(f"rows of {tokens.shape[1]} tokens, not {clip.context_length}")
-    features: Tensor = clip.encode_text(tokens)
-    return features
+    if objective.rotation is None or site is None or not len(exchange.base):
+        plain: Tensor = clip.encode_text(tokens)
+        return plain, plain[:0]
+    begun = HalfRun(tokens, end_positions(clip, tokens), embed_tokens(clip, tokens), -1)
+    run = carry_on(clip, begun, site.block)
+    state = run.state
+    new = interchange(state[exchange.base], state[exchange.source], objective.rotation.matrix(), site.k)
+    features = run_from_block(clip, run.joined(run.replaced(exchange.base, new)))
+    return features[: len(tokens)], features[len(tokens) :]
 
 
 def made_up(clip: CLIP, pairs: int, seed: int = 0) -> Examples:
