@@ -34,6 +34,9 @@ class Batch:
         """The ``index``-th of ``count`` equal parts, for accumulation or for one of several processes."""
         return Batch(*(rows.chunk(count)[index] for rows in (self.pairs, self.base, self.source)))
 
+    def to(self, device: torch.device) -> Batch:
+        return Batch(self.pairs.to(device), self.base.to(device), self.source.to(device))
+
 
 class EpochPlan:
     """The batches of one epoch.

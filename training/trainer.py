@@ -142,8 +142,7 @@ class Trainer:
         outcomes = []
         self.optimizer.zero_grad()
         for index in range(count):
-            part = batch.part(index, count).part(self.accelerator.process_index, processes)
-            part = Batch(*(rows.to(self.device) for rows in (part.pairs, part.base, part.source)))
+            part = batch.part(index, count).part(self.accelerator.process_index, processes).to(self.device)
             with self.accelerator.autocast():
                 outcome = run_batch(self.objective, examples, part)
             if not torch.isfinite(outcome.loss):

@@ -42,7 +42,7 @@ def validate(objective: Objective, examples: Examples, batch_size: int = 128) ->
         # Text rows of the same images: their descriptions and captions are run anyway.
         texts = torch.cat([rows, rows + n]) if len(base) else base
         batch = Batch(rows, base[texts], source[texts])
-        outcome = run_batch(objective, examples, _on(batch, examples.images.device))
+        outcome = run_batch(objective, examples, batch.to(examples.images.device))
         pairs.append(outcome.preference)
         swaps.append(outcome.interchange)
         losses.append(float(outcome.loss) * len(rows))
@@ -59,10 +59,6 @@ def _grounding(objective: Objective, examples: Examples, batch_size: int) -> dic
     unit = unit_features(objective.clip, examples.tokens[: len(examples)], batch_size)
     measures = {"grounding": grounding_sampled, "text_grounding": grounding_over_texts}
     return {name: float(f(examples.images, unit, OTHERS, 0).mean()) for name, f in measures.items()}
-
-
-def _on(batch: Batch, device: torch.device) -> Batch:
-    return Batch(batch.pairs.to(device), batch.base.to(device), batch.source.to(device))
 
 
 def _share(hits: Tensor) -> float:

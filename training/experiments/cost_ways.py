@@ -89,7 +89,7 @@ def _both_towers(trainer: Trainer) -> Callable[[int], object]:
     pixels = torch.randn(trainer.config.batch_size, 3, height, width, device=trainer.device)
 
     def step(i: int) -> None:
-        batch = plan.batch(i % plan.steps)
+        batch = plan.batch(i % plan.steps).to(trainer.device)
         trainer.optimizer.zero_grad()
         with trainer.accelerator.autocast():
             examples = _with_images(clip, plan.examples, shown(batch, len(plan.examples)), pixels)
