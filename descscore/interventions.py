@@ -174,9 +174,12 @@ def run_to_block(clip: nn.Module, tokens: Tensor, block: int) -> HalfRun:
     Raises :class:`UsageError` for a block that the text tower lacks.
     """
     check_site(clip, Site(block, 1))
-    tokens = trim(clip, tokens)
-    embedded = HalfRun(tokens, end_positions(clip, tokens), embed_tokens(clip, tokens), -1)
-    return carry_on(clip, embedded, block)
+    return carry_on(clip, begin(clip, trim(clip, tokens)), block)
+
+
+def begin(clip: Any, tokens: Tensor) -> HalfRun:
+    """Embeddings of token rows ``(n, length)``, padding included: a run that has passed no block yet."""
+    return HalfRun(tokens, end_positions(clip, tokens), embed_tokens(clip, tokens), -1)
 
 
 def carry_on(clip: nn.Module, run: HalfRun, block: int) -> HalfRun:
@@ -247,7 +250,14 @@ def interchange_texts(
     Raises :class:`UsageError` for a site that the text tower lacks.
     """
     check_site(clip, site)
-    run = run_to_block(clip, tokens, site.block)
+    return interchange_run(clip, begin(clip, trim(clip, tokens)), exchange, matrix, site)
+
+
+def interchange_run(
+    clip: nn.Module, begun: HalfRun, exchange: Exchange, matrix: Tensor, site: Site
+) -> Interchanged:
+    """As :func:`interchange_texts`, for texts on their way that have not passed ``site`` yet."""
+    run = carry_on(clip, begun, site.block)
     state = run.state
     new = interchange(state[exchange.base], state[exchange.source], matrix, site.k)
     features = run_from_block(clip, run.joined(run.replaced(exchange.base, new)))

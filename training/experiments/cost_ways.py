@@ -19,9 +19,9 @@ from open_clip import CLIP
 from torch import Tensor
 
 from descscore.errors import UsageError
-from descscore.interventions import Exchange, HalfRun, carry_on, interchange, run_from_block
+from descscore.interventions import Exchange, begin, interchange_run
 from descscore.models import CONFIG_FILE
-from descscore.text_tower import embed_tokens, end_positions
+from descscore.text_tower import end_positions
 from descscore.training.config import FinetuneConfig, Precision, Tower, preset
 from descscore.training.examples import Examples
 from descscore.training.objective import Objective, run_batch
@@ -124,12 +124,8 @@ def full_features(objective: Objective, tokens: Tensor, exchange: Exchange) -> t
     if objective.rotation is None or site is None or not len(exchange.base):
         plain: Tensor = clip.encode_text(tokens)
         return plain, plain[:0]
-    begun = HalfRun(tokens, end_positions(clip, tokens), embed_tokens(clip, tokens), -1)
-    run = carry_on(clip, begun, site.block)
-    state = run.state
-    new = interchange(state[exchange.base], state[exchange.source], objective.rotation.matrix(), site.k)
-    features = run_from_block(clip, run.joined(run.replaced(exchange.base, new)))
-    return features[: len(tokens)], features[len(tokens) :]
+    out = interchange_run(clip, begin(clip, tokens), exchange, objective.rotation.matrix(), site)
+    return out.plain, out.swapped
 
 
 def made_up(clip: CLIP, pairs: int, seed: int = 0) -> Examples:
