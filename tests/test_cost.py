@@ -14,7 +14,7 @@ import torch
 from click.testing import CliRunner
 
 from descscore.errors import DescscoreError, UsageError
-from descscore.interventions import Exchange
+from descscore.interventions import Exchange, Site
 from descscore.text_tower import end_positions
 from descscore.training.experiments import cost, cost_ways
 from descscore.training.experiments.cost import main
@@ -45,11 +45,13 @@ def test_made_up_texts_are_as_long_as_concadias(tiny: open_clip.CLIP) -> None:
     assert torch.equal(data.tokens, made_up(tiny, 500).tokens)
 
 
-def test_the_comparison_wants_texts_of_the_full_length(tiny_folder: Path) -> None:
-    objective = cost_ways._trainer("bft-lora", False, Setting(str(tiny_folder), CPU)).objective
-    none = torch.arange(0)
+def test_the_comparison_wants_texts_of_the_full_length(tiny: open_clip.CLIP) -> None:
+    short, one = made_up(tiny, 6).tokens[:, :30], torch.arange(1)
     with pytest.raises(ValueError, match="rows of 30 tokens, not 77"):
-        cost_ways.full_features(objective, made_up(objective.clip, 6).tokens[:, :30], Exchange(none, none))
+        cost_ways.full_encode(tiny, short)
+    matrix = torch.eye(tiny.transformer.width)
+    with pytest.raises(ValueError, match="rows of 30 tokens, not 77"):
+        cost_ways.full_exchange(tiny, short, Exchange(one, one), matrix, Site(0, 1))
 
 
 def watched(name: str, folder: Path, steps: int, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:

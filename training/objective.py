@@ -5,14 +5,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import torch
 from accelerate.utils import gather
 from open_clip import CLIP
 from torch import Tensor
 
-from descscore.interventions import Exchange, Rotation
+from descscore.interventions import Exchange, Interchanged, Rotation, Site
 from descscore.training.config import FinetuneConfig
 from descscore.training.examples import Examples
 from descscore.training.losses import (
@@ -67,34 +66,26 @@ class Outcome:
     interchange: Tensor
 
 
-def text_features(objective: Objective, tokens: Tensor, exchange: Exchange) -> tuple[Tensor, Tensor]:
-    """Raw features of the texts ``(n, length)`` as they are, and of the ``m`` interchanged ones.
+@dataclass(frozen=True)
+class TextRuns:
+    """How texts run through the tower, plain and with interchanges: :mod:`descscore.training.text_run`'s
+    functions, or others to the same result."""
 
-    Of shapes ``(n, embed_dim)`` and ``(m, embed_dim)``.
-    """
-    site = objective.config.site
-    if objective.rotation is None or site is None or not len(exchange.base):
-        plain = encode(objective.clip, tokens)
-        return plain, plain[:0]
-    out = encode_exchange(objective.clip, tokens, exchange, objective.rotation.matrix(), site)
-    return out.plain, out.swapped
+    encode: Callable[[CLIP, Tensor], Tensor]
+    exchange: Callable[[CLIP, Tensor, Exchange, Tensor, Site], Interchanged]
 
 
-TextFeatures: TypeAlias = Callable[[Objective, Tensor, Exchange], tuple[Tensor, Tensor]]
+SHORT = TextRuns(encode, encode_exchange)
+"""Only what reaches a feature is run."""
 
 
-def run_batch(
-    objective: Objective, examples: Examples, batch: Batch, features: TextFeatures = text_features
-) -> Outcome:
-    """Losses of one batch; every text that occurs in it runs through the tower once.
-
-    features: how it runs, as :func:`text_features` or to the same result.
-    """
+def run_batch(objective: Objective, examples: Examples, batch: Batch, runs: TextRuns = SHORT) -> Outcome:
+    """Losses of one batch; every text that occurs in it runs through the tower once."""
     texts = torch.cat([batch.pairs, batch.pairs + len(examples), batch.base, batch.source])
     rows, place = torch.unique(texts, return_inverse=True)
     pairs, swaps = len(batch.pairs), len(batch.base)
     description, caption, base, source = torch.split(place, [pairs, pairs, swaps, swaps])
-    plain, swapped = features(objective, examples.tokens[rows], Exchange(base, source))
+    plain, swapped = _features(objective, examples.tokens[rows], Exchange(base, source), runs)
     clip, config = objective.clip, objective.config
     none = torch.empty(0, dtype=torch.bool, device=plain.device)
     preference, hits = plain.new_zeros((), dtype=torch.float32), none
@@ -116,6 +107,18 @@ def run_batch(
     return Outcome(
         loss + joint_loss(interchange, preference, weight), hits, interchange_hits(logits, towards)
     )
+
+
+def _features(
+    objective: Objective, tokens: Tensor, exchange: Exchange, runs: TextRuns
+) -> tuple[Tensor, Tensor]:
+    """Raw features of the texts as they are, and of the interchanged ones."""
+    site = objective.config.site
+    if objective.rotation is None or site is None or not len(exchange.base):
+        plain = runs.encode(objective.clip, tokens)
+        return plain, plain[:0]
+    out = runs.exchange(objective.clip, tokens, exchange, objective.rotation.matrix(), site)
+    return out.plain, out.swapped
 
 
 def _grounding(objective: Objective, examples: Examples, batch: Batch, two: tuple[Tensor, Tensor]) -> Tensor:

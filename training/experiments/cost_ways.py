@@ -19,12 +19,12 @@ from open_clip import CLIP
 from torch import Tensor
 
 from descscore.errors import UsageError
-from descscore.interventions import Exchange, begin, interchange_run
+from descscore.interventions import Exchange, Interchanged, Site, begin, interchange_run
 from descscore.models import CONFIG_FILE
 from descscore.text_tower import end_positions
 from descscore.training.config import FinetuneConfig, Precision, Tower, preset
 from descscore.training.examples import Examples
-from descscore.training.objective import Objective, run_batch
+from descscore.training.objective import TextRuns, run_batch
 from descscore.training.plan import Batch, EpochPlan
 from descscore.training.trainer import RunData, Trainer
 
@@ -93,7 +93,7 @@ def _both_towers(trainer: Trainer) -> Callable[[int], object]:
         trainer.optimizer.zero_grad()
         with trainer.accelerator.autocast():
             examples = _with_images(clip, plan.examples, shown(batch, len(plan.examples)), pixels)
-            loss = run_batch(trainer.objective, examples, batch, full_features).loss
+            loss = run_batch(trainer.objective, examples, batch, FULL).loss
         trainer.accelerator.backward(loss)
         trainer.optimizer.step()
 
@@ -113,19 +113,27 @@ def _with_images(clip: CLIP, examples: Examples, rows: Tensor, pixels: Tensor) -
     return replace(examples, images=images)
 
 
-def full_features(objective: Objective, tokens: Tensor, exchange: Exchange) -> tuple[Tensor, Tensor]:
-    """As :func:`descscore.training.objective.text_features`, padding and all: rows of the full length.
+def full_encode(clip: CLIP, tokens: Tensor) -> Tensor:
+    """Raw features of token rows of the full length, padding too: ``(n, length)`` -> ``(n, embed_dim)``."""
+    features: Tensor = clip.encode_text(_full(clip, tokens))
+    return features
+
+
+def full_exchange(clip: CLIP, tokens: Tensor, exchange: Exchange, matrix: Tensor, site: Site) -> Interchanged:
+    """As :func:`descscore.interventions.interchange_texts`, padding and all.
 
     Interchanged texts share the blocks up to the site with the texts as such; the rest runs for each.
     """
-    clip, site = objective.clip, objective.config.site
+    return interchange_run(clip, begin(clip, _full(clip, tokens)), exchange, matrix, site)
+
+
+def _full(clip: CLIP, tokens: Tensor) -> Tensor:
     if tokens.shape[1] != clip.context_length:
         raise ValueError(f"rows of {tokens.shape[1]} tokens, not {clip.context_length}")
-    if objective.rotation is None or site is None or not len(exchange.base):
-        plain: Tensor = clip.encode_text(tokens)
-        return plain, plain[:0]
-    out = interchange_run(clip, begin(clip, tokens), exchange, objective.rotation.matrix(), site)
-    return out.plain, out.swapped
+    return tokens
+
+
+FULL = TextRuns(full_encode, full_exchange)
 
 
 def made_up(clip: CLIP, pairs: int, seed: int = 0) -> Examples:
