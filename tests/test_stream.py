@@ -124,6 +124,21 @@ def test_images_of_one_content_are_encoded_once(
     assert found == pytest.approx([scorer.score(i, t).cosine for i, t in pairs], abs=1e-6)
 
 
+def test_batches_are_full_until_too_little_is_left_to_decode(
+    scorer: DescScorer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the window: batches of ever new sizes would each cost a GPU its preparation."""
+    encoded: list[int] = []
+    real = scorer.encoder.pixels
+    monkeypatch.setattr(scorer.encoder, "pixels", lambda p: encoded.append(len(p)) or real(p))
+    pairs = [(make_photo(tmp_path / f"{i}.png", seed=i, size=(40, 40)), f"Text {i}.") for i in range(40)]
+    outcomes = list(scorer.score_stream(pairs, StreamOptions(workers=0, window=6)))
+    full = scorer.encoder.batch_size
+    assert sum(encoded) == 40
+    assert encoded[: (40 - 3 * full) // full] == [full] * ((40 - 3 * full) // full)
+    assert cosines(outcomes) == pytest.approx([scorer.score(i, t).cosine for i, t in pairs], abs=1e-6)
+
+
 def test_what_is_remembered_is_bounded(
     scorer: DescScorer, photos: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

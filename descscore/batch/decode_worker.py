@@ -65,7 +65,9 @@ def read_image_file(name: str) -> bytes:
     path = check_path(name)
     try:
         with path.open("rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
+            # What is to be read is set aside first, so not simply as much as any file may have.
+            size = os.fstat(file.fileno()).st_size
+            data = file.read(min(size, MAX_FILE_BYTES) + 1)
     except OSError as error:
         raise ImageError("unreadable_image", f"{path}: {error.strerror or error}") from None
     if len(data) > MAX_FILE_BYTES:

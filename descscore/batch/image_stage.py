@@ -94,9 +94,21 @@ class ImageStage:
         open_keys = {key for key in keys if self._wanted[key].found is None}
         if open_keys:
             if any(not open_keys.isdisjoint(self._keys_of[digest]) for digest in self._pile):
-                self._launch()
+                self._fill_up()
             self._fetch()
         return [self._found(key) for key in keys]
+
+    def _fill_up(self) -> None:
+        """Launch the pile once it is a full batch, as long as the decoders keep a batch to go on with.
+
+        Batches of ever different sizes cost a GPU far more than their pictures: it prepares for each anew.
+        """
+        before = len(self._launched)
+        while len(self._launched) == before:
+            if len(self._jobs) > self.encoder.batch_size:
+                self._accept(self.decoder.get())
+            else:
+                self._launch()
 
     def release(self, key: Key) -> None:
         """One row no longer needs this key."""
