@@ -28,6 +28,13 @@ class BatchSize:
     def __init__(self, value: int) -> None:
         self.value = value
 
+    def next_size(self, count: int) -> int:
+        """The smallest of few sizes that holds ``count`` rows: a full batch, half of one, a quarter ..."""
+        size = self.value
+        while size > 1 and (size + 1) // 2 >= count:
+            size = (size + 1) // 2
+        return max(size, count)
+
     def run(self, count: int, function: Callable[[slice], T]) -> list[T]:
         """``function`` of slices that cover ``range(count)`` in order.
 

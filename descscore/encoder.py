@@ -57,6 +57,7 @@ class Encoder:
             torch.tensor(config[name], device=model.device).view(1, 3, 1, 1) for name in ("mean", "std")
         )
         self._picture_features: Callable[[Tensor], Tensor] = self._of_pictures
+        self._fills_up = model.device.type == "cuda"
 
     @property
     def batch_size(self) -> int:
@@ -94,9 +95,18 @@ class Encoder:
         """
 
         def encode(part: slice) -> Tensor:
-            return self._picture_features(pixels[part].to(self.model.device, non_blocking=True))
+            pictures = pixels[part].to(self.model.device, non_blocking=True)
+            return self._picture_features(self._filled_up(pictures))[: len(pictures)]
 
         return torch.cat(self.batches.run(len(pixels), encode))
+
+    def _filled_up(self, pictures: Tensor) -> Tensor:
+        """On a GPU with blank pictures behind, so that batches have one of few sizes.
+
+        For each new size torch prepares attention anew there, which takes longer than a full batch.
+        """
+        missing = self.batches.next_size(len(pictures)) - len(pictures) if self._fills_up else 0
+        return F.pad(pictures, (*[0] * 6, 0, missing)) if missing else pictures
 
     def _of_pictures(self, pictures: Tensor) -> Tensor:
         """Pictures ``(n, height, width, 3)`` uint8 on the device -> unit features ``(n, embed_dim)``."""

@@ -47,6 +47,20 @@ def test_what_does_not_fit_is_halved_until_it_does(most: int) -> None:
     assert batches.value <= 8
 
 
+@pytest.mark.parametrize("full", [1, 2, 7, 64, 100, 1024])
+def test_few_sizes_hold_any_number_of_rows(full: int) -> None:
+    """Of a full batch at most half is more than was asked for, and but few sizes ever occur."""
+    found = {count: BatchSize(full).next_size(count) for count in range(1, full + 1)}
+    assert all(count <= size <= min(full, 2 * count) for count, size in found.items())
+    assert len(set(found.values())) <= full.bit_length() + 1
+    assert found[full] == full
+
+
+def test_rounded_sizes_by_hand() -> None:
+    sizes_of_100 = {1: 1, 2: 2, 3: 4, 5: 7, 8: 13, 13: 13, 14: 25, 26: 50, 51: 100, 100: 100}
+    assert {count: BatchSize(100).next_size(count) for count in sizes_of_100} == sizes_of_100
+
+
 def test_one_row_that_does_not_fit_is_an_error() -> None:
     def run(part: slice) -> slice:
         raise MemoryError

@@ -10,7 +10,7 @@ import pytest
 
 from conftest import make_photo
 from descscore import DescScorer
-from descscore.batch import heap, stream
+from descscore.batch import heap, image_stage, stream
 from descscore.batch.stream import StreamOptions
 
 HOLES = """
@@ -59,3 +59,15 @@ def test_a_stream_gives_back_after_its_windows(
     found = list(scorer.score_stream(pairs, StreamOptions(workers=0, window=2)))
     assert [outcome.status for outcome in found] == ["ok"] * 24
     assert len(times) >= 24 // 2 - stream._AHEAD
+
+
+def test_a_stream_gives_back_within_a_window_too(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many batches make up a window, and what they leave behind would add up until its end."""
+    scorer = DescScorer.from_pretrained(tiny_folder, device="cpu", batch_size=2)
+    times: list[None] = []
+    monkeypatch.setattr(image_stage, "give_back", lambda: times.append(None))
+    pairs = [(make_photo(tmp_path / f"{i}.png", seed=i, size=(40, 40)), f"Text {i}.") for i in range(16)]
+    list(scorer.score_stream(pairs, StreamOptions(workers=0)))
+    assert len(times) == 16 // 2 // image_stage._GIVEN_BACK

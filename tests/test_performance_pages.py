@@ -74,7 +74,7 @@ def test_goals_are_told_as_met_or_missed(found: dict[str, Any]) -> None:
 def gpu(found: dict[str, Any]) -> dict[str, Any]:
     """20 and 22 thousand images and texts a second, of which 10,000 are decoded; 700 TFLOP a second."""
     work = Work(matrix=7e14, image=8e9, text=1e9, torchmetrics=1e10, batch=512)
-    rates = Rates(decode=10_000, image=20_000, text=22_000, pairs=8_000, work=work, torchmetrics=100)
+    rates = Rates(10_000, 20_000, 22_000, pairs=8_000, work=work, torchmetrics=100, undecoded=9_000)
     about = {"photos": 60_000, "different": 64, "size": "500 x 375", "texts": 1, "rounds": 3}
     run = {"name": "bf16, compiled", "precision": "bf16", **about, "figures": rates.figures(1)}
     return {
@@ -96,6 +96,9 @@ def test_what_a_gpu_reaches_is_told_as_met_or_missed(gpu: dict[str, Any]) -> Non
     assert rows["bf16, 1 text a photo: times torchmetrics in float32"] == "80.0"
     assert rows["milliseconds a pair, 1,000, 10,000 and 100,000 pairs of `default`"].startswith("4.00")
     assert "a card: 60,000 photos of 500 x 375 (64 different) with 1 text each" in page
+    assert "| without decoding, pairs | 9,000.0 |" in page
+    gpu["throughput"][0]["figures"].pop("without decoding, pairs a second")
+    assert "without decoding" not in performance_gpu.measured(gpu)
 
 
 @pytest.mark.parametrize("missing", ["throughput", "precision", "memory"])
@@ -151,7 +154,7 @@ def test_a_billion_pairs_on_a_gpu(found: dict[str, Any], gpu: dict[str, Any]) ->
     shown = billion(found, gpu)
     assert "| bf16, compiled, GPU | 1 | 8,000 | 35 GPU hours |" in shown
     assert "16 cores decoded 10,000 photos of 500 x 375 a second" in shown
-    assert "one such card could be fed by 32 such cores" in shown
+    assert "one such card could be fed by 32 such cores. Without decoding one process scored 9,000" in shown
 
 
 def test_plot_and_words(found: dict[str, Any], tmp_path: Path) -> None:

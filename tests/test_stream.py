@@ -10,6 +10,7 @@ import random
 import signal
 import struct
 import time
+import tracemalloc
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ import torch
 from batch_inputs import TEXTS
 from PIL import Image
 
+import descscore.batch.decode_worker as decode_worker
 import descscore.batch.image_stage as image_stage
 import descscore.encoder as encoder
 from conftest import make_photo, save_model
@@ -139,6 +141,26 @@ def test_batches_are_full_until_too_little_is_left_to_decode(
     assert cosines(outcomes) == pytest.approx([scorer.score(i, t).cosine for i, t in pairs], abs=1e-6)
 
 
+def test_batches_filled_up_for_a_gpu_give_the_same_features(tiny_folder: Path) -> None:
+    """Filled up on the CPU here; also where a batch is halved because even a full one does not fit."""
+    filled = DescScorer.from_pretrained(tiny_folder, device="cpu", batch_size=8).encoder
+    plain = DescScorer.from_pretrained(tiny_folder, device="cpu", batch_size=8).encoder
+    filled._fills_up, run = True, filled._picture_features
+    ran: list[int] = []
+
+    def at_most_six(pictures: torch.Tensor) -> torch.Tensor:
+        if len(pictures) > 6:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        ran.append(len(pictures))
+        return run(pictures)
+
+    filled._picture_features = at_most_six
+    pictures = torch.randint(0, 256, (11, 32, 32, 3), dtype=torch.uint8)
+    torch.testing.assert_close(filled.pixels(pictures), plain.pixels(pictures), rtol=0, atol=1e-6)
+    assert ran == [4, 4, 4]  # of the last, three are asked for
+    assert plain._fills_up is False
+
+
 def test_what_is_remembered_is_bounded(
     scorer: DescScorer, photos: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -230,6 +252,28 @@ def test_workers_end_with_the_process_that_hands_images_out(photos: list[Path]) 
             pool.get()
         psutil.wait_procs(running, timeout=20)
         assert not [each for each in running if each.is_running()]
+
+
+def test_a_file_over_the_limit_is_said_and_none_sets_the_limit_aside(
+    photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracemalloc.start()
+    try:
+        assert decode_worker.read_image_file(str(photos[0])) == photos[0].read_bytes()
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 10e6
+    monkeypatch.setattr(decode_worker, "MAX_FILE_BYTES", 1000)
+    for size, fits in ((1000, True), (1001, False)):
+        file = tmp_path / f"{size}.png"
+        file.write_bytes(bytes(size))
+        if fits:
+            assert decode_worker.read_image_file(str(file)) == bytes(size)
+        else:
+            with pytest.raises(ImageError, match=f"{size}.png: over the limit of 1000 bytes") as found:
+                decode_worker.read_image_file(str(file))
+            assert found.value.kind == "image_too_large"
 
 
 def test_pictures_in_slots_are_copied_to_where_they_are_asked_for(photos: list[Path]) -> None:

@@ -13,8 +13,10 @@ from PIL import Image
 
 from conftest import TINY, save_model
 from descscore import DescScorer
+from descscore.batch.stream import StreamOptions
 from descscore.cli import main
 from descscore.errors import DataError
+from descscore.eval.speed.blank_pictures import DECODE
 from descscore.eval.speed.captions import CAPTION_TOKENS, caption
 from descscore.eval.speed.photos import as_many, find_photos, make_photos
 from descscore.eval.speed.rates import Rates, Work
@@ -88,6 +90,22 @@ def test_photos_used_again_are_files_of_their_own_with_the_same_pixels(tmp_path:
     for i, photo in enumerate(photos):
         assert load_image(photo).tobytes() == load_image(photos[i % 2]).tobytes()
     assert as_many(made, tmp_path / "more", 2) == made
+
+
+def test_blank_pictures_are_encoded_one_a_name_and_never_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise the rate without decoding would leave out the images."""
+    scorer = DescScorer.from_pretrained(save_model(tmp_path, TINY), device="cpu")
+    encoded: list[torch.Tensor] = []
+    real = scorer.encoder.pixels
+    monkeypatch.setattr(scorer.encoder, "pixels", lambda p: encoded.append(p) or real(p))
+    pairs = [(f"/nowhere/{i % 12}.jpg", caption(i)) for i in range(24)]
+    outcomes = list(scorer.score_stream(pairs, StreamOptions(workers=1, decode=DECODE)))
+    assert {outcome.status for outcome in outcomes} == {"ok"}
+    pictures = torch.cat(encoded)
+    assert len(pictures) == 12
+    assert not pictures.any()
 
 
 def test_sums_ceilings_and_shares_by_hand() -> None:

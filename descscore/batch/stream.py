@@ -129,8 +129,7 @@ def stream_items(scorer: DescScorer, items: Iterable[Item], options: StreamOptio
             decoder.flush()
             if len(ahead) > _AHEAD:
                 yield from _finish(scorer, stage, sides, ahead.popleft())
-                if scorer.model.device.type == "cpu":
-                    give_back()
+                give_back()
         while ahead:
             yield from _finish(scorer, stage, sides, ahead.popleft())
 

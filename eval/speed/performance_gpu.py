@@ -9,6 +9,7 @@ from descscore.eval.markdown_table import table
 from descscore.eval.report.number_format import PERCENT, percent
 from descscore.eval.speed.performance_rows import (
     GROWTH_GOAL,
+    PARTS,
     elsewhere,
     memory_rows,
     part_rows,
@@ -32,6 +33,7 @@ _CEILING = "share of the lower ceiling"
 _IMAGE = "image tower, share of the matrix rate"
 _TEXT = "text tower, share of the matrix rate"
 _TIMES = "times torchmetrics"
+_ALONE = "without decoding, pairs a second"
 
 
 def measured(found: Json) -> str:
@@ -41,7 +43,8 @@ def measured(found: Json) -> str:
     shown = table(["what", "goal", "measured", "command"], rows)
     if not runs:
         return f"{shown}\n"
-    parts = table(["each by itself, a second", *(run["name"] for run in runs)], part_rows(runs))
+    figures = [*PARTS, *([_ALONE] if any(run["figures"].get(_ALONE) for run in runs) else [])]
+    parts = table(["each by itself, a second", *(run["name"] for run in runs)], part_rows(runs, figures))
     return f"{shown}\n{_about(found)}\n\n{parts}\n"
 
 
@@ -59,11 +62,12 @@ def bottleneck(found: Json) -> str:
     for run in found.get("throughput", [])[:1]:
         figures, cores = run["figures"], found["machines"]["throughput"]["cores"]
         decoded, encoded = (figures[f"{part} alone, images a second"] for part in ("decoding", "image tower"))
-        fed = encoded / decoded * cores
+        fed, alone = encoded / decoded * cores, figures.get(_ALONE)
+        rest = "" if alone is None else f" Without decoding one process scored {alone:,.0f} pairs a second."
         return (
             f"There {cores} cores decoded {decoded:,.0f} photos of {run['size']} a second and the image "
             f"tower alone ran {encoded:,.0f}: decoding is the bottleneck, and one such card could be fed by "
-            f"{fed:,.0f} such cores.\n"
+            f"{fed:,.0f} such cores.{rest}\n"
         )
     return ""
 

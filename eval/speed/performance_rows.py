@@ -49,7 +49,7 @@ def elsewhere(found: Json) -> str:
     return "".join(f" {part.capitalize()}: {name}." for part, name in sorted(at.items()) if name != main)
 
 
-_PARTS = (
+PARTS = (
     "decoding alone, images a second",
     "image tower alone, images a second",
     "text tower alone, texts a second",
@@ -65,11 +65,11 @@ _PARTS = (
 )
 
 
-def part_rows(runs: Sequence[Json]) -> list[list[str]]:
-    """A row for each figure, a column for each run."""
+def part_rows(runs: Sequence[Json], parts: Sequence[str] = PARTS) -> list[list[str]]:
+    """A row for each figure of ``parts``, a column for each run."""
     return [
         [name.replace(" a second", ""), *(_shown(name, run["figures"].get(name)) for run in runs)]
-        for name in _PARTS
+        for name in parts
     ]
 
 

@@ -22,7 +22,8 @@ class Work:
 @dataclass(frozen=True)
 class Rates:
     """A second: images decoded by the workers; images and texts through the towers, with inputs
-    resident; pairs end to end; pairs by torchmetrics, None where it was not asked.
+    resident; pairs end to end; pairs by torchmetrics, None where it was not asked. undecoded:
+    pairs end to end of pictures that need no decoding, None where that was not measured.
     """
 
     decode: float
@@ -31,6 +32,7 @@ class Rates:
     pairs: float
     work: Work
     torchmetrics: float | None = None
+    undecoded: float | None = None
 
     def summed(self, texts: int) -> float:
         """Pairs a second if decoding and forward passes came one after the other, on all cores."""
@@ -48,6 +50,7 @@ class Rates:
             "image tower alone, images a second": self.image,
             "text tower alone, texts a second": self.text,
             "end to end, pairs a second": self.pairs,
+            "without decoding, pairs a second": self.undecoded,
             "share of decoding and forward passes added up": self.pairs / self.summed(texts),
             "share of the lower ceiling": self.pairs / self.ceiling(texts),
             "matrix products, GFLOP a second": work.matrix / 1e9,
