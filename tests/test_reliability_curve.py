@@ -31,7 +31,8 @@ def test_bins_are_scikit_learns(items: list[tuple[bool, float]], bins: int) -> N
     assert sum(one.n for one in found) == len(labels)
     assert sum(one.n * one.observed for one in found) == pytest.approx(labels.sum())
     for one in found:
-        assert one.start <= one.predicted <= one.stop
+        # The mean of equal numbers may be a rounding away from them.
+        assert one.start - 1e-12 <= one.predicted <= one.stop + 1e-12
         assert one.low is not None
         assert one.high is not None
         assert 0 <= one.low <= one.observed + 1e-12
