@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
+import os
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
+from descscore.batch.decoder import content_digest
 from descscore.preprocess import PixelSpec
 
 DECODE = f"{__name__}:blank"
@@ -16,8 +17,7 @@ DECODE = f"{__name__}:blank"
 
 def blank(source: str | bytes, spec: PixelSpec) -> tuple[np.ndarray[Any, Any], bytes]:
     """A black picture, of a content of its own for each ``source``; nothing is read."""
-    name = source if isinstance(source, bytes) else source.encode("utf-8", "surrogateescape")
-    return _black(spec), hashlib.sha256(name).digest()
+    return _black(spec), content_digest(os.fsencode(source))
 
 
 @lru_cache(maxsize=1)

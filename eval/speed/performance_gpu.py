@@ -43,7 +43,7 @@ def measured(found: Json) -> str:
     shown = table(["what", "goal", "measured", "command"], rows)
     if not runs:
         return f"{shown}\n"
-    figures = [*PARTS, *([_ALONE] if any(run["figures"].get(_ALONE) for run in runs) else [])]
+    figures = (*PARTS, _ALONE) if any(_ALONE in run["figures"] for run in runs) else PARTS
     parts = table(["each by itself, a second", *(run["name"] for run in runs)], part_rows(runs, figures))
     return f"{shown}\n{_about(found)}\n\n{parts}\n"
 

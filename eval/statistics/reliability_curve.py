@@ -51,7 +51,9 @@ def reliability_curve(
     for i in np.unique(place):
         keep = place == i
         share = proportion(truth[keep], None if owners is None else owners[keep])
-        mean = float(chance[keep].mean())
+        inside = chance[keep]
+        # Rounded, the mean of equal numbers may lie beyond them.
+        mean = float(np.clip(inside.mean(), inside.min(), inside.max()))
         observed = float(truth[keep].mean())
         start, stop = float(edges[i]), float(edges[i + 1])
         found.append(Bin(start, stop, int(keep.sum()), mean, observed, share.low, share.high))
