@@ -60,6 +60,11 @@ class Encoder:
         self._fills_up = model.device.type == "cuda"
 
     @property
+    def device(self) -> torch.device:
+        """Where the model runs."""
+        return self.model.device
+
+    @property
     def batch_size(self) -> int:
         """Rows per pass; smaller than asked for once memory has run out."""
         return self.batches.value

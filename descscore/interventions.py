@@ -36,9 +36,8 @@ def _transformer(clip: nn.Module) -> Any:
 
 def check_site(clip: nn.Module, site: Site) -> Site:
     """``site`` itself, or a :class:`UsageError` that says what this text tower allows."""
-    blocks, width = len(_transformer(clip).resblocks), _transformer(clip).width
-    if not 0 <= site.block < blocks:
-        raise UsageError(f"block {site.block}: the text tower has blocks 0 to {blocks - 1}")
+    check_block(clip, site.block)
+    width = _transformer(clip).width
     if not 1 <= site.k <= width:
         raise UsageError(f"k {site.k}: must lie in 1 to {width}, the width of the text tower")
     return site
@@ -131,6 +130,13 @@ def interchange(base: Tensor, source: Tensor, matrix: Tensor, k: int) -> Tensor:
         return (base.to(dtype) + difference @ matrix[:k].to(dtype)).to(base.dtype)
 
 
+def check_block(clip: nn.Module, block: int) -> None:
+    """Raise :class:`UsageError` where the text tower has no block of that number (0-based)."""
+    blocks = len(_transformer(clip).resblocks)
+    if not 0 <= block < blocks:
+        raise UsageError(f"block {block}: the text tower has blocks 0 to {blocks - 1}")
+
+
 @dataclass(frozen=True)
 class HalfRun:
     """Texts run through the text tower as far as one block.
@@ -173,7 +179,7 @@ def run_to_block(clip: nn.Module, tokens: Tensor, block: int) -> HalfRun:
 
     Raises :class:`UsageError` for a block that the text tower lacks.
     """
-    check_site(clip, Site(block, 1))
+    check_block(clip, block)
     return carry_on(clip, begin(clip, trim(clip, tokens)), block)
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from descscore.encoder import EncodedTexts
 from descscore.models import LoadedModel
+from descscore.readout import Purpose
 from descscore.records import Comparison, Score
 from descscore.side_texts import ScoredPairs, SideEncoder, SideTexts
 from descscore.texts import TextPolicy
@@ -33,18 +34,22 @@ def signature(model: LoadedModel, text_policy: TextPolicy) -> str:
 
 
 def pair_scores(
-    images: Tensor, encoded: EncodedTexts, sides: Sequence[SideTexts], encoder: SideEncoder, signature: str
+    images: Tensor,
+    encoded: EncodedTexts,
+    sides: Sequence[SideTexts],
+    encoder: SideEncoder,
+    purpose: Purpose | None,
+    signature: str,
 ) -> list[Score]:
     """Results of n pairs: unit image features ``(n, embed_dim)``, texts, and what stands beside them."""
     cosines = _cosines(images, encoded.features)
     scores = _scaled(cosines)
-    found = encoder.encoder.model.purpose
     columns = zip(
         scores.tolist(),
         cosines.tolist(),
         _scaled(_cosines(images, encoded.base_features)).tolist(),
         _listed(encoded.probabilities, len(scores)),
-        _listed(found.percentile(cosines.float()) if found else None, len(scores)),
+        _listed(purpose.percentile(cosines.float()) if purpose else None, len(scores)),
         strict=True,
     )
     beside = encoder.scores(ScoredPairs(encoded, cosines, scores), sides)

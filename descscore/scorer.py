@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from descscore.batch.stream import Scoring, StreamOptions, stream_pairs
 from descscore.encoder import EncodedTexts, Encoder
 from descscore.errors import InputError, UsageError
 from descscore.images import ImageSource, load_image
@@ -20,9 +20,6 @@ from descscore.results import SCALE as SCALE
 from descscore.results import comparison, pair_scores, signature
 from descscore.side_texts import SideEncoder, SideTexts, tokenize_sides
 from descscore.texts import DEFAULT_POLICY, TextPolicy, TokenizedText, check_policy
-
-if TYPE_CHECKING:
-    from descscore.batch.stream import StreamOptions
 
 
 class DescScorer:
@@ -136,9 +133,12 @@ class DescScorer:
         same content are encoded once (see :mod:`descscore.batch.stream`). Results equal
         :meth:`score`.
         """
-        from descscore.batch.stream import stream_pairs
+        return stream_pairs(self.scoring, pairs, options)
 
-        return stream_pairs(self, pairs, options)
+    @property
+    def scoring(self) -> Scoring:
+        """What a stream scores with."""
+        return Scoring(self.encoder, self.tokenize, self.scores)
 
     def compare(
         self, image: ImageSource, description: str, caption: str, *, context: str | None = None
@@ -188,4 +188,5 @@ class DescScorer:
         remembers contexts and references, where more calls follow.
         """
         beside = sides or [SideTexts()] * len(encoded.texts)
-        return pair_scores(images, encoded, beside, side_encoder or SideEncoder(self.encoder), self.signature)
+        encoder = side_encoder or SideEncoder(self.encoder.embeddings)
+        return pair_scores(images, encoded, beside, encoder, self.model.purpose, self.signature)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from descscore.context import CONTEXT_SIGNATURE, contextual_scores, tokenize_context
-from descscore.encoder import EncodedTexts, Encoder
+from descscore.encoder import EncodedTexts
 from descscore.references import (
     REFERENCES_SIGNATURE,
     largest_by_row,
@@ -100,14 +100,18 @@ def _spread(values: Tensor, rows: Tensor, count: int) -> list[float | None]:
     return out
 
 
+Embed: TypeAlias = Callable[[Sequence[TokenizedText]], tuple[Tensor, Tensor]]
+"""Tokenised texts -> unit features ``(n, embed_dim)`` and the norms ``(n,)`` they had before."""
+
+
 class SideEncoder:
     """Encodes contexts and references under the scoring model, each distinct one once.
 
     remembered: how many distinct texts are kept for the next call, those used last.
     """
 
-    def __init__(self, encoder: Encoder, remembered: int = 0) -> None:
-        self.encoder, self.remembered = encoder, remembered
+    def __init__(self, embed: Embed, remembered: int = 0) -> None:
+        self._embed, self.remembered = embed, remembered
         self._known: dict[tuple[tuple[int, ...], ...], tuple[Tensor, Tensor]] = {}
 
     def scores(self, pairs: ScoredPairs, sides: Sequence[SideTexts]) -> list[dict[str, Any]]:
@@ -142,7 +146,7 @@ class SideEncoder:
     def _embeddings(self, texts: Sequence[TokenizedText]) -> tuple[Tensor, Tensor]:
         fresh = {text.rows: text for text in texts if text.rows not in self._known}
         if fresh:
-            features, norms = self.encoder.embeddings(list(fresh.values()))
+            features, norms = self._embed(list(fresh.values()))
             # Copies: a view would keep the features of the whole call in memory.
             vectors = ((feature.clone(), norm.clone()) for feature, norm in zip(features, norms, strict=True))
             self._known |= zip(fresh, vectors, strict=True)

@@ -47,7 +47,7 @@ def local_engine(scorer: DescScorer) -> Engine:
 
     def run(work: Work, advance: Callable[[int], None]) -> Iterator[ShardInfo]:
         ids: deque[str] = deque()
-        outcomes = stream_items(scorer, _items(work, ids), work.stream)
+        outcomes = stream_items(scorer.scoring, _items(work, ids), work.stream)
         with contextlib.closing(outcomes):  # type: ignore[type-var]
             for number in work.todo:
                 yield work.folder.write(number, list(_shard(work, number, ids, outcomes, advance)))

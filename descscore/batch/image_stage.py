@@ -12,7 +12,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeAlias, TypeVar
+from typing import Generic, Protocol, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,10 +20,9 @@ from torch import Tensor
 from descscore.batch.decoder import Decoded, Decoder, Pixels, content_digest
 from descscore.batch.feature_memory import Feature, FeatureMemory
 from descscore.batch.heap import give_back
-from descscore.encoder import Encoder
 from descscore.errors import ImageError
 from descscore.images import ImageSource, load_image
-from descscore.preprocess import picture_pixels
+from descscore.preprocess import PixelSpec, picture_pixels
 
 Key: TypeAlias = "str | bytes"
 Found: TypeAlias = "Feature | ImageError"
@@ -62,10 +61,25 @@ class _Wanted:
     found: Found | None = None
 
 
+class ImageEncoder(Protocol):
+    """What turns pixels into features (:class:`descscore.encoder.Encoder`)."""
+
+    @property
+    def spec(self) -> PixelSpec: ...
+
+    @property
+    def batch_size(self) -> int: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def pixels(self, pixels: Tensor) -> Tensor: ...
+
+
 class ImageStage:
     """Turns images into features with a decoder and an encoder."""
 
-    def __init__(self, encoder: Encoder, decoder: Decoder) -> None:
+    def __init__(self, encoder: ImageEncoder, decoder: Decoder) -> None:
         self.encoder, self.decoder = encoder, decoder
         self._wanted: dict[Key, _Wanted] = {}
         self._jobs: dict[int, Key] = {}
@@ -190,13 +204,13 @@ class ImageStage:
         digests, self._pile = list(self._pile), {}
         self._launched.append((digests, self.encoder.pixels(pixels)))
         self._batches += 1
-        if self.encoder.model.device.type == "cpu" and self._batches % _GIVEN_BACK == 0:
+        if self.encoder.device.type == "cpu" and self._batches % _GIVEN_BACK == 0:
             give_back()
 
     def _pixels(self, pictures: Sequence[int | Pixels]) -> Tensor:
         """A copy of the pictures, in memory that a GPU can read by itself where there is one."""
         spec = self.encoder.spec
-        pinned = self.encoder.model.device.type == "cuda"
+        pinned = self.encoder.device.type == "cuda"
         shape = (len(pictures), spec.height, spec.width, 3)
         pixels = torch.empty(shape, dtype=torch.uint8, pin_memory=pinned)
         out = pixels.numpy()

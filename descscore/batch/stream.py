@@ -9,27 +9,25 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from descscore.batch.decode_pool import DecodePool, PoolOptions
 from descscore.batch.decoder import Decoder, InlineDecoder
 from descscore.batch.heap import give_back
-from descscore.batch.image_stage import ImageStage, Key
-from descscore.batch.stream_texts import tokenize_beside, tokenize_text
+from descscore.batch.image_stage import ImageEncoder, ImageStage, Key
+from descscore.batch.stream_texts import Tokenize, tokenize_beside, tokenize_text
 from descscore.errors import ImageError, InputError, UsageError
 from descscore.images import ImageSource
 from descscore.records import DECORATIVE, OK, Outcome, Pair, Score
 from descscore.side_texts import SideEncoder, SideTexts
-from descscore.texts import TokenizedText
-
-if TYPE_CHECKING:
-    from descscore.scorer import DescScorer
+from descscore.texts import EncodedTexts, TokenizedText
 
 REMEMBERED_SIDES = 4096
 """Contexts and references whose features are kept for the pairs that follow."""
@@ -83,6 +81,27 @@ class Item:
     references: object = None
 
 
+class PairEncoder(ImageEncoder, Protocol):
+    """What a stream needs of :class:`descscore.encoder.Encoder`."""
+
+    def tokenized(self, texts: Sequence[TokenizedText]) -> EncodedTexts: ...
+
+    def embeddings(self, texts: Sequence[TokenizedText]) -> tuple[Tensor, Tensor]: ...
+
+
+ScoreFeatures: TypeAlias = Callable[[Tensor, EncodedTexts, Sequence[SideTexts], SideEncoder], list[Score]]
+"""Unit image features ``(n, embed_dim)``, texts, and what stands beside them -> n scores."""
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """What a stream scores with: encoder, tokenizer and scoring function of one scorer."""
+
+    encoder: PairEncoder
+    tokenize: Tokenize
+    scores: ScoreFeatures
+
+
 _NOTHING = SideTexts()
 
 
@@ -104,12 +123,12 @@ def cores() -> int:
 
 
 def stream_pairs(
-    scorer: DescScorer,
+    scoring: Scoring,
     pairs: Iterable[tuple[ImageSource, str] | Pair],
     options: StreamOptions | None = None,
 ) -> Iterator[Outcome]:
     """See :meth:`descscore.DescScorer.score_stream`."""
-    return stream_items(scorer, map(_item, pairs), options or StreamOptions())
+    return stream_items(scoring, map(_item, pairs), options or StreamOptions())
 
 
 def _item(pair: tuple[ImageSource, str] | Pair) -> Item:
@@ -119,30 +138,33 @@ def _item(pair: tuple[ImageSource, str] | Pair) -> Item:
     return Item(image, text)
 
 
-def stream_items(scorer: DescScorer, items: Iterable[Item], options: StreamOptions) -> Iterator[Outcome]:
+def stream_items(scoring: Scoring, items: Iterable[Item], options: StreamOptions) -> Iterator[Outcome]:
     """One outcome an item, in order. Closing the iterator ends its workers."""
-    with closing(start_decoder(scorer, options)) as decoder:
-        stage, sides = ImageStage(scorer.encoder, decoder), SideEncoder(scorer.encoder, REMEMBERED_SIDES)
+    with closing(start_decoder(scoring, options)) as decoder:
+        stage, sides = (
+            ImageStage(scoring.encoder, decoder),
+            SideEncoder(scoring.encoder.embeddings, REMEMBERED_SIDES),
+        )
         ahead: deque[list[_Row]] = deque()
         for window in _windows(items, options):
-            ahead.append([_begin(scorer, stage, item, options) for item in window])
+            ahead.append([_begin(scoring, stage, item, options) for item in window])
             decoder.flush()
             if len(ahead) > _AHEAD:
-                yield from _finish(scorer, stage, sides, ahead.popleft())
+                yield from _finish(scoring, stage, sides, ahead.popleft())
                 give_back()
         while ahead:
-            yield from _finish(scorer, stage, sides, ahead.popleft())
+            yield from _finish(scoring, stage, sides, ahead.popleft())
 
 
-def start_decoder(scorer: DescScorer, options: StreamOptions) -> Decoder:
-    """What decodes the images of a stream for ``scorer``."""
-    spec = scorer.encoder.spec
+def start_decoder(scoring: Scoring, options: StreamOptions) -> Decoder:
+    """What decodes the images of a stream."""
+    spec = scoring.encoder.spec
     if options.processes == 0:
         return InlineDecoder(spec)
     # Two batches, and what workers hold: decoding can always go on until a batch is full. A GPU is so
     # quick that decoding should also go on while this process reads and scores a window.
-    pictures = 2 * scorer.encoder.batch_size
-    if scorer.model.device.type == "cuda":
+    pictures = 2 * scoring.encoder.batch_size
+    if scoring.encoder.device.type == "cuda":
         pictures = max(pictures, 2 * options.window)
     slots = pictures + 8 * options.processes
     return DecodePool(spec, PoolOptions(options.processes, slots, options.time_limit, options.decode))
@@ -162,15 +184,15 @@ def _windows(items: Iterable[Item], options: StreamOptions) -> Iterator[list[Ite
         yield window
 
 
-def _begin(scorer: DescScorer, stage: ImageStage, item: Item, options: StreamOptions) -> _Row:
+def _begin(scoring: Scoring, stage: ImageStage, item: Item, options: StreamOptions) -> _Row:
     """Tokenise the text and ask for the image; a pair that has a fault asks for nothing."""
     if options.decorative_empty and item.text == "":
         return _Row(Outcome(DECORATIVE))
     try:
         if item.fault is not None and not isinstance(item.fault, ImageError):
             raise item.fault
-        text = tokenize_text(scorer, item.text)
-        sides = tokenize_beside(scorer, item.context, item.references)
+        text = tokenize_text(scoring.tokenize, item.text)
+        sides = tokenize_beside(scoring.tokenize, item.context, item.references)
         if item.fault is not None:
             raise item.fault
         if item.image is None:
@@ -180,25 +202,25 @@ def _begin(scorer: DescScorer, stage: ImageStage, item: Item, options: StreamOpt
         return _Row(Outcome(error.kind, str(error)))
 
 
-def _finish(scorer: DescScorer, stage: ImageStage, sides: SideEncoder, rows: list[_Row]) -> list[Outcome]:
+def _finish(scoring: Scoring, stage: ImageStage, sides: SideEncoder, rows: list[_Row]) -> list[Outcome]:
     """The outcomes of a window, in its order."""
     open_rows = [row for row in rows if row.outcome is None]
     if open_rows:
-        _score(scorer, stage, sides, open_rows)
+        _score(scoring, stage, sides, open_rows)
     return [row.outcome for row in rows if row.outcome is not None]
 
 
-def _score(scorer: DescScorer, stage: ImageStage, sides: SideEncoder, rows: list[_Row]) -> None:
+def _score(scoring: Scoring, stage: ImageStage, sides: SideEncoder, rows: list[_Row]) -> None:
     """Give every row its outcome."""
     # Texts first: on a GPU they run while the last images are still being decoded.
-    encoded = scorer.encoder.tokenized([row.text for row in rows if row.text is not None])
+    encoded = scoring.encoder.tokenized([row.text for row in rows if row.text is not None])
     keys = [row.key for row in rows if row.key is not None]
     found = stage.collect(keys)
     features = [feature for feature in found if not isinstance(feature, ImageError)]
     blank = np.zeros_like(features[0]) if features else np.zeros(encoded.features.shape[1], np.float32)
     table = np.stack([blank if isinstance(feature, ImageError) else feature for feature in found])
     images = torch.from_numpy(table).to(encoded.features.device)
-    scores = scorer.scores(images, encoded, [row.sides for row in rows], sides)
+    scores = scoring.scores(images, encoded, [row.sides for row in rows], sides)
     for row, key, feature, score in zip(rows, keys, found, scores, strict=True):
         row.outcome = _outcome(feature, score)
         stage.release(key)

@@ -83,7 +83,7 @@ class TryPage:
             errors.append(FieldError("context", problem))
             return None
         try:
-            tokenize_context(lambda words: tokenize_text(self.scorer, words), text)
+            tokenize_context(lambda words: tokenize_text(self.scorer.tokenize, words), text)
         except TextError as error:
             errors.append(FieldError("context", f"This text cannot be used: {error}"))
         return text or None

@@ -46,7 +46,6 @@ def throughput(
     import tempfile
 
     from descscore.eval.speed.machine import machine
-    from descscore.eval.speed.performance_gpu import COMMAND as GPU_COMMAND
     from descscore.eval.speed.photos import as_many, find_photos, make_photos
     from descscore.eval.speed.throughput import measure
 
@@ -67,7 +66,7 @@ def throughput(
     for figure, value in figures.items():
         click.echo(f"{figure:<52} {'not measured' if value is None else f'{value:.4g}':>12}")
     if plan.device.type != "cuda":
-        click.echo(f"GPU rows: not measured; run: {GPU_COMMAND}")
+        click.echo("GPU rows: not measured; run this command with --device cuda on a machine that has one")
 
 
 def _plan(photos: list[Path], different: int, given: dict[str, Any]) -> Plan:

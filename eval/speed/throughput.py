@@ -149,7 +149,7 @@ _WARM = ("decode", "pairs", "undecoded")
 
 def _decode(plan: Plan, scorer: DescScorer) -> float:
     """Seconds that the workers alone take, as the stream runs them, once all have started."""
-    with closing(start_decoder(scorer, StreamOptions())) as decoder:
+    with closing(start_decoder(scorer.scoring, StreamOptions())) as decoder:
         # One photo at a time goes to a worker, so with more photos than workers each has had one.
         _through(decoder, [plan.photos[i % len(plan.photos)] for i in range(4 * cores())])
         return seconds(partial(_through, decoder, plan.photos))

@@ -7,16 +7,19 @@ image; whether it prefers descriptions is another question.
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import click
 import numpy as np
 import torch
 from scipy import stats
 from torch import Tensor
 
+from descscore.eval.options import data_option
 from descscore.eval.statistics.proportions import proportion
 from descscore.eval.transfer.benchmarks import (
     LabelledImages,
@@ -171,3 +174,19 @@ def to_markdown(figures: Sequence[Figure]) -> str:
 def to_json(figures: Sequence[Figure], signature: str) -> dict[str, Any]:
     """The figures and the model's signature as plain JSON types."""
     return {"signature": signature, "figures": [asdict(figure) for figure in figures]}
+
+
+@click.command()
+@data_option("The data folder")
+@click.option("--model", default="base", show_default=True, help="Bundled name, folder, or open_clip model.")
+@click.option("--device", help="Torch device; by default a GPU where there is one.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+def quality(data: Path, model: str, device: str | None, as_json: bool) -> None:
+    """Retrieval, zero-shot classes and grounding: the figures of a model card."""
+    scorer = DescScorer.from_pretrained(model, device=device)
+    figures = measure(scorer, data)
+    if as_json:
+        click.echo(json.dumps(to_json(figures, scorer.signature), indent=2))
+        return
+    click.echo(to_markdown(figures))
+    click.echo(scorer.signature)
