@@ -10,17 +10,145 @@ meaningless scores, so the hash decides.
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from open_clip import CLIP
+from peft import LoraConfig
+from peft.tuners.lora.layer import MultiheadAttention
+from peft.tuners.tuners_utils import check_adapters_to_merge
 from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from descscore.errors import ModelError
-from descscore.models import ADAPTER_FILE, weights_hash
+
+# LoRA on a packed attention layer, with each update added exactly once.
+#
+# peft's own layer for ``nn.MultiheadAttention`` has two faults that matter here.
+# It adds the output projection's update twice, to the weights it merges and to those
+# its forward pass uses (peft pull request 3774), and its forward pass adds the updates to the
+# frozen weights and subtracts them afterwards, which in floating point does not
+# return to the same weights: they drift a little with every pass, so that a resumed
+# training run could not equal one never stopped. peft's files are read and written as they are.
+#
+# Import this module only where LoRA is used: it imports peft.
+
+
+def use_exact_attention(config: LoraConfig) -> LoraConfig:
+    """``config`` itself, told to put :class:`ExactAttention` on every attention layer it targets."""
+    config._register_custom_module({nn.MultiheadAttention: ExactAttention})
+    return config
+
+
+class ExactAttention(MultiheadAttention):  # type: ignore[misc, unused-ignore]
+    """Attention with W + B A * alpha / r for its packed input and its output projection.
+
+    A forward pass leaves the frozen weights alone: the sums are fresh tensors, and
+    a layer may run any number of times in one graph.
+    """
+
+    def forward(self, query: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """As ``nn.MultiheadAttention``: queries ``(batch, length, width)`` -> outputs, attention weights."""
+        attention: Any = self.get_base_layer()
+        active = self._active()
+        if not active:
+            return attention(query, *args, **kwargs)
+        weights = {
+            "in_proj_weight": _summed(self, attention.in_proj_weight, active),
+            "out_proj.base_layer.weight": _summed(
+                attention.out_proj, attention.out_proj.base_layer.weight, active
+            ),
+        }
+        return torch.func.functional_call(attention, weights, (query, *args), kwargs)
+
+    def project_in(self, states: Tensor, rows: slice) -> Tensor:
+        """Rows of the packed input projection, update included: ``(m, width)`` -> ``(m, rows)``."""
+        active, attention = self._active(), cast(Any, self.get_base_layer())
+        bias = attention.in_proj_bias
+        bias = None if bias is None else bias[rows]
+        return _updated(self, states, attention.in_proj_weight, bias, active, rows)
+
+    def project_out(self, mixed: Tensor) -> Tensor:
+        """The output projection, update included: ``(m, width)`` -> ``(m, width)``."""
+        # Merged or disabled, it is so together with the input projection.
+        active, layer = self._active(), cast(Any, self.get_base_layer()).out_proj
+        return _updated(layer, mixed, layer.base_layer.weight, layer.base_layer.bias, active, slice(None))
+
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """Add the active updates to the weights. safe_merge: check for NaN, as in peft."""
+        names = self._known(check_adapters_to_merge(self, adapter_names))
+        attention: Any = self.get_base_layer()
+        total = _summed(self, attention.in_proj_weight.detach(), names)
+        if safe_merge and not total.isfinite().all():
+            raise ValueError(f"adapters {names}: the merged weights are not finite")
+        if names:
+            attention.out_proj.merge(safe_merge=safe_merge, adapter_names=names)
+        attention.in_proj_weight = nn.Parameter(total.detach(), requires_grad=False)
+        self.merged_adapters.extend(names)
+
+    def unmerge(self) -> None:
+        """Subtract the merged updates; exact only to rounding, as every subtraction is."""
+        attention: Any = self.get_base_layer()
+        weight = attention.in_proj_weight.detach()
+        while self.merged_adapters:
+            weight = weight - self.get_delta_weight(self.merged_adapters.pop()).detach().to(weight.dtype)
+        attention.in_proj_weight = nn.Parameter(weight, requires_grad=False)
+        attention.out_proj.unmerge()
+
+    def _active(self) -> list[str]:
+        """Adapters whose updates a pass must add to the weights."""
+        if self.disable_adapters and self.merged:
+            self.unmerge()
+        return [] if self.disable_adapters or self.merged else self._known(self.active_adapters)
+
+    def _known(self, names: list[str]) -> list[str]:
+        return [name for name in names if name in self.lora_A]
+
+
+def _summed(layer: Any, weight: Tensor, names: list[str]) -> Tensor:
+    # Autocast would round the update to half precision before it is added.
+    with torch.autocast(weight.device.type, enabled=False):
+        for name in names:
+            weight = weight + layer.get_delta_weight(name).to(weight.dtype)
+    return weight
+
+
+def _updated(
+    layer: Any, states: Tensor, weight: Tensor, bias: Tensor | None, names: list[str], rows: slice
+) -> Tensor:
+    """Some rows of a linear layer with its updates: ``(m, width)`` -> ``(m, rows)``.
+
+    With gradients, B (A x) by two thin products: the sum W + B A, and its gradient, would cost more
+    up to 6 times as many states as the layer is wide (rank a quarter of the width; any number for
+    smaller ranks). Without gradients the sum soon costs less.
+    """
+    if not torch.is_grad_enabled():
+        return F.linear(states, _summed(layer, weight, names)[rows], bias)
+    out = F.linear(states, weight[rows], bias)
+    for name in names:
+        thin = F.linear(states, layer.lora_A[name].weight)
+        out = torch.addmm(out, thin, layer.lora_B[name].weight[rows].T, alpha=layer.scaling[name])
+    return out
+
+
+ADAPTER_FILE = "descscore_adapter.json"
+
+
+def weights_hash(model: CLIP) -> str:
+    """First 12 hex digits of the SHA-256 over names, shapes and float32 values of all weights."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        array = value.detach().cpu()
+        array = array.float() if array.is_floating_point() else array
+        digest.update(f"{name}{tuple(array.shape)}".encode())
+        digest.update(array.contiguous().numpy().tobytes())
+    return digest.hexdigest()[:12]
+
 
 FORMAT = 1
 LORA_CONFIG = "adapter_config.json"
@@ -37,7 +165,7 @@ class AdapterInfo:
 
     base: bundled name, folder (absolute or relative to the adapter's) or open_clip
     model; pretrained: its tag, None unless it is an open_clip model; base_weights:
-    hash of the base's weights (:func:`descscore.models.weights_hash`). tuning: ``lora``
+    hash of the base's weights (:func:`descscore.adapters.weights_hash`). tuning: ``lora``
     or ``full``. block (0-based), k: the site of the purpose subspace, None without one.
     """
 
@@ -108,7 +236,7 @@ def _load_full(clip: CLIP, folder: Path) -> CLIP:
 def _merge_lora(clip: CLIP, folder: Path) -> CLIP:
     from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 
-    from descscore.lora_attention import use_exact_attention
+    pass  # import of own
 
     for name in (LORA_CONFIG, LORA_WEIGHTS):
         if not (folder / name).is_file():

@@ -29,10 +29,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from descscore.data.pairs import FileImage, StoredImage
+from descscore.adapters import weights_hash
 from descscore.errors import DataError, ImageError, ModelError
 from descscore.images import load_image
-from descscore.models import LoadedModel, weights_hash
+from descscore.models import LoadedModel
+from descscore.tables.rows import FileImage, StoredImage
 
 log = logging.getLogger(__name__)
 

@@ -9,8 +9,7 @@ import numpy as np
 
 from descscore.errors import DataError, UsageError
 from descscore.images import ImageSource
-from descscore.named_pairs import first_ten, score_named
-from descscore.shared_scorers import ModelSource, shared_scorer
+from descscore.shared_scorers import ModelSource, first_ten, score_named, shared_scorer
 
 
 class DescScore:

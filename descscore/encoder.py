@@ -2,47 +2,230 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import copy
+import gc
+import logging
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any, Literal, TypeAlias, TypeVar, get_args
 
 import open_clip
 import torch
 import torch.nn.functional as F
 from open_clip import CLIP
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
-from descscore.batch_size import BatchSize
+from descscore.errors import ModelError, UsageError
+from descscore.images import pixel_spec
 from descscore.models import LoadedModel
-from descscore.precision import DTYPES
-from descscore.preprocess import pixel_spec
-from descscore.readout import Purpose
-from descscore.text_windows import TextWindows
-from descscore.texts import TextPolicy, TokenizedText, pad
-from descscore.towers.compiled import compiled
-from descscore.towers.image import encode_images
+from descscore.purpose import Purpose
+from descscore.texts import EncodedTexts, TextPolicy, TextWindows, TokenizedText, pad
+from descscore.towers.blocks import knows
+from descscore.towers.image import compiled, encode_images, is_plain
 from descscore.towers.text import run_texts
+
+# How many images or texts go through the model at a time: found by itself, halved when memory runs out.
+
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+CPU_BATCH = 32
+_FIRST, _LAST, _GAIN = 64, 1024, 1.05
+_TRIALS = 3
+
+
+class BatchSize:
+    """A batch size that only shrinks; results do not depend on it."""
+
+    def __init__(self, value: int) -> None:
+        self.value = value
+
+    def next_size(self, count: int) -> int:
+        """The smallest of few sizes that holds ``count`` rows: a full batch, half of one, a quarter ..."""
+        size = self.value
+        while size > 1 and (size + 1) // 2 >= count:
+            size = (size + 1) // 2
+        return max(size, count)
+
+    def run(self, count: int, function: Callable[[slice], T]) -> list[T]:
+        """``function`` of slices that cover ``range(count)`` in order.
+
+        A slice that does not fit into memory is halved, and so are all that follow.
+        Raises :class:`ModelError` where even one row does not fit.
+        """
+        return self._run(count, lambda start: start + self.value, function)
+
+    def run_lengths(self, lengths: Sequence[int], full: int, function: Callable[[slice], T]) -> list[T]:
+        """As :meth:`run`, for rows of rising ``lengths``: as many at a time as take, padded to
+        the longest of them, no more room than a batch of rows of length ``full``.
+        """
+
+        def stop_after(start: int) -> int:
+            stop = start + 1
+            if self.value == 1:
+                return stop
+            while stop < len(lengths) and (stop + 1 - start) * lengths[stop] <= self.value * full:
+                stop += 1
+            return stop
+
+        return self._run(len(lengths), stop_after, function)
+
+    def _run(self, count: int, stop_after: Callable[[int], int], function: Callable[[slice], T]) -> list[T]:
+        parts: list[T] = []
+        start = 0
+        while start < count:
+            part = slice(start, min(stop_after(start), count))
+            try:
+                parts.append(function(part))
+                start = part.stop
+                continue
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                self._halve(part.stop - part.start, error)
+            # Outside the handler, where the traceback no longer holds the failed batch.
+            release_memory()
+        return parts
+
+    def _halve(self, tried: int, error: BaseException) -> None:
+        if tried == 1:
+            raise ModelError(f"out of memory with a single row: {error}") from error
+        self.value = max(1, min(tried, self.value) // 2)
+        log.warning("out of memory with a batch of %d; going on with a batch size of %d", tried, self.value)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether ``error`` says that memory ran out, on a device or on the host."""
+    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
+        return True
+    text = str(error).lower()
+    return "out of memory" in text or "can't allocate memory" in text or "not enough memory" in text
+
+
+def release_memory() -> None:
+    """Give back what failed batches left behind."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def find_batch_size(
+    run: Callable[[int], None],
+    device: torch.device,
+    clock: Callable[[], float] = time.perf_counter,
+) -> int:
+    """The batch size from which on a larger one gains less than 5 % of rate.
+
+    run: passes a batch of that size through the model and waits for it. On a CPU no
+    trial is made: its rate hardly depends on the batch, and a trial takes seconds.
+    """
+    if device.type == "cpu":
+        return CPU_BATCH
+    best, size, rate = _FIRST, _FIRST, 0.0
+    while size <= _LAST:
+        found = _rate(run, size, clock)
+        if found < rate * _GAIN:
+            break
+        best, rate, size = size, found, size * 2
+    return best
+
+
+def _rate(run: Callable[[int], None], size: int, clock: Callable[[], float]) -> float:
+    """Rows a second, the best of some passes after one to warm up; 0 where the batch does not fit."""
+    try:
+        run(size)
+        times = [clock()]
+        for _ in range(_TRIALS):
+            run(size)
+            times.append(clock())
+        return size / max(min(after - before for before, after in pairwise(times)), 1e-9)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+    release_memory()
+    return 0.0
+
+
+# Run a model in bfloat16 or float16: faster, a little less exact, and said in the signature.
+#
+# What takes the time is in reduced precision: the matrix products and convolutions. What
+# would lose most by it and takes little time stays in float32: the residual stream, norms,
+# embeddings, the last projections; and outside the towers normalising of pixels and
+# features, cosines, the purpose read-out and the logit scale.
+
+
+Precision: TypeAlias = Literal["float32", "bf16", "fp16"]
+DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def check_precision(precision: str) -> Precision:
+    """``precision`` itself, or a :class:`UsageError` that lists the known ones."""
+    if precision not in get_args(Precision):
+        raise UsageError(f"precision {precision!r}: choose one of {', '.join(get_args(Precision))}")
+    return precision  # type: ignore[return-value]
+
+
+def with_precision(model: LoadedModel, precision: str) -> LoadedModel:
+    """``model`` with its towers in ``precision``; a copy unless it is so already.
+
+    The copy is for :class:`descscore.encoder.Encoder` alone: its towers mix number formats,
+    which their own modules cannot run.
+    """
+    if check_precision(precision) == model.precision:
+        return model
+    if model.precision != "float32":
+        raise UsageError(f"model {model.name}: is in {model.precision} already; load it anew")
+    clip, base = copy.deepcopy((model.clip, model.base))
+    for each in {id(tower): tower for tower in (clip, base)}.values():
+        _reduce_texts(each, DTYPES[precision])
+        _reduce_images(each.visual, DTYPES[precision])
+    return replace(model, clip=clip, base=base, precision=precision)
+
+
+def _reduce_texts(clip: CLIP, dtype: torch.dtype) -> None:
+    if knows(clip.transformer):
+        _reduce_blocks(clip.transformer, dtype)
+        return
+    modules = (clip.token_embedding, clip.transformer, clip.ln_final, clip.text_projection)
+    for part in modules:
+        if isinstance(part, nn.Module):
+            part.to(dtype)
+    for weight in (clip.positional_embedding, clip.text_projection):
+        if isinstance(weight, Tensor):
+            weight.data = weight.data.to(dtype)
+    clip.attn_mask = clip.attn_mask.to(dtype)
+
+
+def _reduce_images(visual: Any, dtype: torch.dtype) -> None:
+    if is_plain(visual):
+        visual.conv1.to(dtype)
+        _reduce_blocks(visual.transformer, dtype)
+        return
+    # torch normalises a batch in half precision by float32 statistics.
+    _reduce((part for part in visual.modules() if not isinstance(part, nn.BatchNorm2d)), dtype)
+
+
+def _reduce_blocks(transformer: Any, dtype: torch.dtype) -> None:
+    for block in transformer.resblocks:
+        block.attn.to(dtype)
+        block.mlp.to(dtype)
+
+
+def _reduce(modules: Iterable[nn.Module], dtype: torch.dtype) -> None:
+    """The weights of ``modules`` themselves, without those of their parts."""
+    for module in modules:
+        for weight in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
+            if weight.is_floating_point():
+                weight.data = weight.data.to(dtype)
+
 
 _EXAMPLE = 8
 """Pictures that the image tower is compiled with, for batches of any size."""
-
-
-@dataclass(frozen=True)
-class EncodedTexts:
-    """Texts under the scoring model and under its base.
-
-    features, base_features: ``(n, embed_dim)`` unit vectors (the same tensor
-    where the model is its own base). norms: ``(n,)`` lengths that the scoring model's
-    features had before they became unit vectors, a text's the mean of its windows'. texts:
-    what was tokenised, in the same order. probabilities: ``(n,)``, that each is a
-    description, the mean over its windows; None where the model has no read-out.
-    """
-
-    features: Tensor
-    base_features: Tensor
-    norms: Tensor
-    texts: tuple[TokenizedText, ...]
-    probabilities: Tensor | None = None
 
 
 class Encoder:
@@ -96,7 +279,7 @@ class Encoder:
     def pixels(self, pixels: Tensor) -> Tensor:
         """Prepared pictures -> unit features: ``(n, height, width, 3)`` uint8 -> ``(n, embed_dim)`` float32.
 
-        Prepared as by :func:`descscore.preprocess.picture_pixels`; equal to :meth:`images` of the pictures.
+        Prepared as by :func:`descscore.images.picture_pixels`; equal to :meth:`images` of the pictures.
         """
 
         def encode(part: slice) -> Tensor:

@@ -14,7 +14,6 @@ alone, so that no code can run from them.
 from __future__ import annotations
 
 import difflib
-import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -28,16 +27,15 @@ from open_clip.pretrained import download_pretrained, get_pretrained_cfg
 from PIL import Image
 from torch import Tensor
 
+from descscore.adapters import ADAPTER_FILE, weights_hash
 from descscore.errors import DescscoreError, ModelError, UsageError
-from descscore.interventions import Site
-from descscore.readout import Purpose, load_purpose
-from descscore.text_tower import check_text_tower
+from descscore.purpose import Purpose, Site, load_purpose
 from descscore.texts import Tokenizer
+from descscore.towers.text import check_text_tower
 
 BUNDLED = ("base", "default")
 ASSETS = Path(__file__).parent / "assets"
 CONFIG_FILE = "open_clip_config.json"
-ADAPTER_FILE = "descscore_adapter.json"
 
 _PREPROCESSING = {key: f"image_{key}" for key in ("mean", "std", "interpolation", "resize_mode")}
 """What a tag of open_clip says of preprocessing, and the option that takes it."""
@@ -53,7 +51,7 @@ class LoadedModel:
     weights_hash: first 12 hex digits of the SHA-256 of all scoring weights.
     preprocessing: what ``preprocess`` does, in one line, for the signature.
     purpose: where the model keeps a text's purpose, None for a model without it.
-    precision: number format of the towers' weights (:mod:`descscore.precision`).
+    precision: number format of the towers' weights (:mod:`descscore.encoder`).
     """
 
     name: str
@@ -241,17 +239,6 @@ def _finish(
         preprocessing=describe_preprocessing(clip),
         device=device,
     )
-
-
-def weights_hash(model: CLIP) -> str:
-    """First 12 hex digits of the SHA-256 over names, shapes and float32 values of all weights."""
-    digest = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        array = value.detach().cpu()
-        array = array.float() if array.is_floating_point() else array
-        digest.update(f"{name}{tuple(array.shape)}".encode())
-        digest.update(array.contiguous().numpy().tobytes())
-    return digest.hexdigest()[:12]
 
 
 def describe_preprocessing(model: CLIP) -> str:

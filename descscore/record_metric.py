@@ -6,9 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from descscore.errors import DataError, UsageError
-from descscore.named_pairs import first_ten, score_named
 from descscore.records import Score
-from descscore.shared_scorers import ModelSource, shared_scorer
+from descscore.shared_scorers import ModelSource, first_ten, score_named, shared_scorer
 
 
 class RecordMetric:

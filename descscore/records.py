@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from descscore.images import ImageSource
+from descscore.images import ImageSource
 
 
 @dataclass(frozen=True)
@@ -34,11 +33,11 @@ class Score:
     tokens: length of the text with start and end token. truncated: whether some of
     them were cut off. windows: in how many parts the text was encoded.
     signature: model, weights, preprocessing, precision, text policy and version.
-    contextual_score: how well the text serves in its context (:mod:`descscore.context`),
+    contextual_score: how well the text serves in its context (:mod:`descscore.beside`),
     on the scale of the model's embeddings: compare it for one model, image and context.
     context_truncated: whether the context was cut. Both None without a context.
     reference_score: the harmonic mean of score and likeness to a reference
-    (:mod:`descscore.references`), 0..10/7. references_truncated: whether any of them was
+    (:mod:`descscore.beside`), 0..10/7. references_truncated: whether any of them was
     cut. Both None without references.
     """
 

@@ -2,24 +2,180 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
-from descscore.batch.stream import Scoring, StreamOptions, stream_pairs
-from descscore.encoder import EncodedTexts, Encoder
+from descscore.beside import ScoredPairs, SideEncoder, SideTexts, tokenize_sides
+from descscore.encoder import Encoder, with_precision
 from descscore.errors import InputError, UsageError
 from descscore.images import ImageSource, load_image
 from descscore.models import LoadedModel, load_model
-from descscore.pair_checks import check_column, check_pairs, each, image_identity, rows_error
-from descscore.precision import with_precision
+from descscore.purpose import Purpose
 from descscore.records import Comparison, Outcome, Pair, Score
-from descscore.results import SCALE as SCALE
-from descscore.results import comparison, pair_scores, signature
-from descscore.side_texts import SideEncoder, SideTexts, tokenize_sides
-from descscore.texts import DEFAULT_POLICY, TextPolicy, TokenizedText, check_policy
+from descscore.stream.pairs import Scoring, StreamOptions, stream_pairs
+from descscore.texts import DEFAULT_POLICY, EncodedTexts, TextPolicy, TokenizedText, check_policy
+from descscore.version import __version__
+
+# Check lists of images and texts before they are scored, and gather what is wrong with each row.
+
+
+def as_list(name: str, values: Sequence[Any]) -> list[Any]:
+    """A list of the rows; one path or text where a list belongs would be taken letter by letter."""
+    if isinstance(values, (str, bytes, os.PathLike, Image.Image)):
+        raise UsageError(f"{name}: expected a list, got one {type(values).__name__}")
+    return list(values)
+
+
+def check_pairs(images: Sequence[ImageSource], texts: Sequence[str]) -> list[tuple[ImageSource, str]]:
+    """Pairs of image and text, row by row; :class:`UsageError` where there is not one of each."""
+    images, texts = as_list("images", images), as_list("texts", texts)
+    if len(images) != len(texts):
+        raise UsageError(f"{len(images)} images but {len(texts)} texts: a pair needs one of each")
+    return list(zip(images, texts, strict=True))
+
+
+def check_column(name: str, values: Sequence[Any] | None, count: int) -> list[Any]:
+    """One value a pair, None for all where none are given; :class:`UsageError` for another number."""
+    if values is None:
+        return [None] * count
+    column = as_list(name, values)
+    if len(column) != count:
+        raise UsageError(f"{len(column)} {name} but {count} pairs: give one a pair, None where there is none")
+    return column
+
+
+def image_identity(image: ImageSource) -> object:
+    """What makes two image arguments the same image: the path, or the object itself."""
+    if isinstance(image, (str, os.PathLike)):
+        return os.fspath(image)
+    return id(image)
+
+
+def each(
+    values: Sequence[Any],
+    function: Callable[[Any], Any],
+    problems: dict[int, InputError],
+    rows: Sequence[int] | None = None,
+) -> list[Any]:
+    """``function`` of each value; what cannot be used goes into ``problems`` by its row."""
+    out = []
+    for row, value in zip(rows or range(len(values)), values, strict=True):
+        try:
+            out.append(function(value))
+        except InputError as error:
+            problems.setdefault(row, error)
+    return out
+
+
+def rows_error(
+    problems: Mapping[int, InputError], name: Callable[[int], str] = "row {}".format
+) -> InputError:
+    """One error for all rows that cannot be scored, of the first row's class and kind.
+
+    name: what to call a row in the message.
+    """
+    shown = sorted(problems.items())[:10]
+    lines = "; ".join(f"{name(row)}: {error}" for row, error in shown)
+    more = f"; and {len(problems) - 10} more" if len(problems) > 10 else ""
+    first = shown[0][1]
+    return type(first)(first.kind, lines + more, problems)
+
+
+# From features of images and texts to what scoring returns.
+
+
+SCALE = 2.5
+"""CLIPScore's factor (Hessel et al. 2021): ``score = 2.5 * max(cosine, 0)``."""
+
+
+def signature(model: LoadedModel, text_policy: TextPolicy) -> str:
+    """All that a score depends on, in one line, so that it can be reproduced."""
+    return "|".join(
+        (
+            f"descscore:{__version__}",
+            f"model:{model.name}",
+            f"weights:{model.weights_hash}",
+            f"image:{model.preprocessing}",
+            f"precision:{model.precision}",
+            f"text:{text_policy}{model.tokenizer.context_length}",
+        )
+    )
+
+
+def pair_scores(
+    images: Tensor,
+    encoded: EncodedTexts,
+    sides: Sequence[SideTexts],
+    encoder: SideEncoder,
+    purpose: Purpose | None,
+    signature: str,
+) -> list[Score]:
+    """Results of n pairs: unit image features ``(n, embed_dim)``, texts, and what stands beside them."""
+    cosines = _cosines(images, encoded.features)
+    scores = _scaled(cosines)
+    columns = zip(
+        scores.tolist(),
+        cosines.tolist(),
+        _scaled(_cosines(images, encoded.base_features)).tolist(),
+        _listed(encoded.probabilities, len(scores)),
+        _listed(purpose.percentile(cosines.float()) if purpose else None, len(scores)),
+        strict=True,
+    )
+    beside = encoder.scores(ScoredPairs(encoded, cosines, scores), sides)
+    return [
+        Score(
+            score=score,
+            cosine=cosine,
+            clip_score=clip_score,
+            description_probability=probability,
+            percentile=percentile,
+            tokens=text.tokens,
+            truncated=text.truncated,
+            windows=len(text.rows),
+            signature=side.sign(signature),
+            **fields,
+        )
+        for (score, cosine, clip_score, probability, percentile), text, side, fields in zip(
+            columns, encoded.texts, sides, beside, strict=True
+        )
+    ]
+
+
+def comparison(description: Score, caption: Score, logit_scale: float) -> Comparison:
+    """Two texts of one image side by side; decided by the raw cosines, a tie is not a win."""
+    margin = description.cosine - caption.cosine
+    return Comparison(
+        description=description,
+        caption=caption,
+        margin=margin,
+        preferred="tie" if margin == 0 else "description" if margin > 0 else "caption",
+        probability=float(torch.sigmoid(torch.tensor(logit_scale * margin, dtype=torch.float64))),
+        signature=description.signature,
+        contextual_margin=_difference(description.contextual_score, caption.contextual_score),
+    )
+
+
+def _cosines(images: Tensor, texts: Tensor) -> Tensor:
+    """Cosines of unit features row by row, within -1..1: ``(n, embed_dim)`` twice -> ``(n,)`` float64."""
+    return (images.double() * texts.double()).sum(-1).clamp(-1, 1)
+
+
+def _scaled(cosines: Tensor) -> Tensor:
+    return SCALE * cosines.clamp(min=0)
+
+
+def _listed(values: Tensor | None, count: int) -> list[float] | list[None]:
+    return [None] * count if values is None else values.tolist()
+
+
+def _difference(first: float | None, second: float | None) -> float | None:
+    return None if first is None or second is None else first - second
 
 
 class DescScorer:
@@ -130,7 +286,7 @@ class DescScorer:
         pairs: image and text, or a :class:`descscore.Pair` where context or references belong to it.
         A pair that cannot be scored is an outcome with its error; the others go on.
         Images are decoded by worker processes while the model runs, and images of the
-        same content are encoded once (see :mod:`descscore.batch.stream`). Results equal
+        same content are encoded once (see :mod:`descscore.stream.pairs`). Results equal
         :meth:`score`.
         """
         return stream_pairs(self.scoring, pairs, options)

@@ -1,20 +1,127 @@
-"""Check texts and turn them into tokens, under an explicit policy for those that are too long."""
+"""Texts in several windows: each distinct window runs once, and windows become whole texts again."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import chain
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from descscore.errors import ModelError, TextError, UsageError
-from descscore.word_cache import bound_word_cache
-from descscore.word_tokens import WordTokens, knows
+
+# Keep open_clip's tokenizer from remembering every word that it has ever seen.
+#
+# Its ``bpe`` puts each word's merged pieces into a dict for good, which in a stream of
+# millions of texts grows by every name and misspelling.
+
+
+REMEMBERED_WORDS = 16_384
+"""Words whose pieces are remembered, those used last: most of any running text, in some megabytes."""
+
+
+class _Closed(dict[str, str]):
+    """Takes nothing more in."""
+
+    def __setitem__(self, word: str, pieces: str) -> None:
+        pass
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Unpickling would otherwise put the words back in one by one, and lose them.
+        return (_Closed, (dict(self),))
+
+
+class _Remembered:
+    """``bpe`` with its last results; pickles, which ``lru_cache`` around a method does not."""
+
+    def __init__(self, bpe: Callable[[str], str], words: int) -> None:
+        self._bpe, self._words = bpe, words
+        self._known = lru_cache(words)(bpe)
+        self.cache_info = self._known.cache_info
+
+    def __call__(self, word: str) -> str:
+        return self._known(word)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_Remembered, (self._bpe, self._words))
+
+
+def bound_word_cache(tokenizer: Any, words: int = REMEMBERED_WORDS) -> None:
+    """Let ``tokenizer`` remember at most ``words`` words; its results stay the same.
+
+    Safe with threads. A tokenizer without such a dict is left as it is.
+    """
+    if hasattr(tokenizer, "bpe") and isinstance(getattr(tokenizer, "cache", None), dict):
+        tokenizer.cache = _Closed(tokenizer.cache)
+        tokenizer.bpe = _Remembered(tokenizer.bpe, words)
+
+
+# open_clip's byte-pair tokens of a text, several times faster: word by word, each known word looked up.
+#
+# No token of open_clip's tokenizer spans a blank, so the tokens of a cleaned text are those of its
+# words, one after the other.
+
+
+LONGEST = 32
+"""Letters of a word that is remembered; longer ones are rare, and could be of any length."""
+
+_LOWER = "_clean_lower"
+
+
+class WordTokens:
+    """Encodes as ``tokenizer.encode`` does, for a tokenizer that :func:`knows` says yes to. Safe with
+    threads; remembers a bounded number of words and pickles without them.
+    """
+
+    def __init__(self, tokenizer: Any, words: int = REMEMBERED_WORDS) -> None:
+        self._tokenizer, self._words = tokenizer, words
+        self._plain = getattr(tokenizer.clean_fn, "__name__", "") == _LOWER
+        self._known = lru_cache(words)(self._split)
+        self.cache_info = self._known.cache_info
+
+    def __call__(self, text: str) -> list[int]:
+        ids: list[int] = []
+        known = self._known
+        for word in self._clean(text).split(" "):
+            ids += known(word) if len(word) <= LONGEST else self._split(word)
+        return ids
+
+    def _clean(self, text: str) -> str:
+        """As open_clip's. Of printable ASCII its mending changes nothing but character references
+        (``&amp;``), which leaves blanks and capitals.
+        """
+        if self._plain and text.isascii() and text.isprintable() and "&" not in text:
+            return " ".join(text.split()).lower()
+        cleaned: str = self._tokenizer.clean_fn(text)
+        return cleaned
+
+    def _split(self, word: str) -> tuple[int, ...]:
+        tokenizer = self._tokenizer
+        ids: list[int] = []
+        for piece in tokenizer.pat.findall(word):
+            letters = "".join(tokenizer.byte_encoder[byte] for byte in piece.encode("utf-8"))
+            ids += (tokenizer.encoder[part] for part in tokenizer.bpe(letters).split(" "))
+        return tuple(ids)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (WordTokens, (self._tokenizer, self._words))
+
+
+def knows(tokenizer: Any) -> bool:
+    """Whether ``tokenizer`` is open_clip's own, whose way of cutting :class:`WordTokens` follows."""
+    from open_clip.tokenizer import SimpleTokenizer
+
+    return type(tokenizer) is SimpleTokenizer
+
+
+# Check texts and turn them into tokens, under an explicit policy for those that are too long.
+
 
 TextPolicy: TypeAlias = Literal["truncate", "error", "windows", "weighted-windows"]
 """What happens to a text over the context length.
@@ -178,3 +285,62 @@ def pad(rows: Sequence[Sequence[int]]) -> Tensor:
 def token_rows(tokenizer: Tokenizer, texts: Sequence[str]) -> Tensor:
     """The texts' tokens, cut to the context length with the end token kept: ``(len(texts), longest)``."""
     return pad([tokenizer.tokenize(text).rows[0] for text in texts])
+
+
+@dataclass(frozen=True)
+class TextWindows:
+    """n texts made of w windows over r distinct token rows.
+
+    rows: the r distinct rows. row, owner: ``(w,)`` each window's row and text. weight:
+    ``(w,)`` what it counts; a text's weights add up to 1.
+    """
+
+    rows: list[tuple[int, ...]]
+    row: Tensor
+    owner: Tensor
+    weight: Tensor
+
+    @classmethod
+    def of(cls, texts: Sequence[TokenizedText]) -> TextWindows:
+        """The windows of ``texts``."""
+        rows = list(dict.fromkeys(row for text in texts for row in text.rows))
+        place = {row: i for i, row in enumerate(rows)}
+        return cls(
+            rows,
+            torch.tensor([place[row] for text in texts for row in text.rows]),
+            torch.tensor([i for i, text in enumerate(texts) for _ in text.rows]),
+            torch.tensor([weight for text in texts for weight in text.weights], dtype=torch.float64),
+        )
+
+    def means(self, values: Tensor) -> Tensor:
+        """Weighted means over each text's windows: ``(r, ...)`` -> ``(n, ...)``, in the values' type."""
+        found = values[self.row.to(values.device)]
+        n = int(self.owner[-1]) + 1
+        if n == len(self.owner):
+            return found
+        weight = self.weight.to(found).view(-1, *[1] * (found.ndim - 1))
+        return found.new_zeros(n, *found.shape[1:]).index_add(0, self.owner.to(found.device), found * weight)
+
+    def features(self, unit: Tensor) -> Tensor:
+        """Unit features of whole texts: the unit mean of their windows' ones, ``(r, d)`` -> ``(n, d)``."""
+        if len(self.owner) == int(self.owner[-1]) + 1:
+            return unit[self.row.to(unit.device)]
+        return F.normalize(self.means(unit), dim=-1)
+
+
+@dataclass(frozen=True)
+class EncodedTexts:
+    """Texts under the scoring model and under its base.
+
+    features, base_features: ``(n, embed_dim)`` unit vectors (the same tensor
+    where the model is its own base). norms: ``(n,)`` lengths that the scoring model's
+    features had before they became unit vectors, a text's the mean of its windows'. texts:
+    what was tokenised, in the same order. probabilities: ``(n,)``, that each is a
+    description, the mean over its windows; None where the model has no read-out.
+    """
+
+    features: Tensor
+    base_features: Tensor
+    norms: Tensor
+    texts: tuple[TokenizedText, ...]
+    probabilities: Tensor | None = None

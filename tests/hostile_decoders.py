@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from descscore.batch.decode_worker import prepare
-from descscore.preprocess import PixelSpec
+from descscore.images import PixelSpec
+from descscore.stream.worker import prepare
 
 
 def misbehave(source: str | bytes, spec: PixelSpec) -> tuple[Any, bytes]:

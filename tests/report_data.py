@@ -12,10 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from descscore.adapters import AdapterInfo, save_full
-from descscore.interventions import Rotation, Site
-from descscore.models import load_model, weights_hash
-from descscore.readout import Purpose, Readout, save_purpose
+from descscore.adapters import AdapterInfo, save_full, weights_hash
+from descscore.models import load_model
+from descscore.purpose import Purpose, Readout, Rotation, Site, save_purpose
 from pictures import make_photo
 
 IMAGES, TEXTS = 8, 3

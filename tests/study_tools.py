@@ -5,9 +5,8 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from descscore.study.annotators import Annotator, Profile
 from descscore.study.items import COLUMNS, StudyItem, read_items
-from descscore.study.judgments import JudgmentStore, Ratings
+from descscore.study.judgments import Annotator, JudgmentStore, Profile, Ratings
 from descscore.study.questions import AFTER, phases_of
 from pictures import make_photo
 

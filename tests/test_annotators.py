@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from descscore.study.annotators import Profile, PseudonymTaken, new_code, pseudonym_key, tidy_pseudonym
+from descscore.study.judgments import Profile, PseudonymTaken, new_code, pseudonym_key, tidy_pseudonym
 from study_tools import make_store
 
 

@@ -13,16 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from conftest import TINY
-from descscore.explanations.attribution import (
-    STEPS,
-    Attribution,
-    attribute,
-    evaluate,
-)
-from descscore.explanations.paths import nodes, without_words
-from descscore.explanations.text_rows import TextRows
-from descscore.interventions import Rotation, Site
-from descscore.readout import Purpose, Readout
+from descscore.explanations.attribution import STEPS, Attribution, attribute, evaluate, nodes, without_words
+from descscore.explanations.words import TextRows
+from descscore.purpose import Purpose, Readout, Rotation, Site
 
 EOT, WIDTH = 999, 32
 SMALL = {**TINY["model_cfg"], "text_cfg": {**TINY["model_cfg"]["text_cfg"], "vocab_size": EOT + 1}}
@@ -213,7 +206,7 @@ def same(left: Attribution, rows: list[int], right: Attribution) -> None:
 
 
 def test_parts_do_not_depend_on_the_other_texts(clip: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    import descscore.explanations.paths as module
+    import descscore.explanations.attribution as module
 
     texts, purpose = make_texts(20, 5, 77, 9), make_purpose()
     together = attribute(clip, texts, purpose, (20,))

@@ -19,13 +19,13 @@ from batch_inputs import Pairs, add, make_pairs, write_csv, write_folder
 from click.testing import CliRunner, Result
 
 from descscore import DescScorer, Score
-from descscore.batch.columns import ColumnNames
-from descscore.batch.engine import Work
-from descscore.batch.inputs import InputOptions, open_input
 from descscore.batch.manifest import read_manifest
 from descscore.batch.ray_engine import ActorSetup, RayOptions, ShardActor
-from descscore.batch.stream import StreamOptions
+from descscore.batch.runner import Work
 from descscore.cli import main
+from descscore.stream.pairs import StreamOptions
+from descscore.tables.open import InputOptions, open_input
+from descscore.tables.rows import ColumnNames
 
 CONTEXTS = [
     "Cats are pets.",

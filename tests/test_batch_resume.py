@@ -18,11 +18,10 @@ import pytest
 from batch_inputs import make_pairs, write_csv
 
 from descscore import DescScorer
-from descscore.batch.inputs import open_input
-from descscore.batch.run_options import BatchOptions
-from descscore.batch.runner import Summary, run_batch
-from descscore.batch.stream import StreamOptions
+from descscore.batch.runner import BatchOptions, Summary, run_batch
 from descscore.errors import DataError
+from descscore.stream.pairs import StreamOptions
+from descscore.tables.open import open_input
 
 ROWS, SHARD = 240, 20
 
@@ -33,10 +32,10 @@ import os, sys
 from pathlib import Path
 import torch
 from descscore import DescScorer
-from descscore.batch.run_options import BatchOptions
+from descscore.batch.runner import BatchOptions
 from descscore.batch.runner import run_batch
-from descscore.batch.inputs import open_input
-from descscore.batch.stream import StreamOptions
+from descscore.tables.open import open_input
+from descscore.stream.pairs import StreamOptions
 
 torch.set_num_threads(1)
 model, source = sys.argv[1:3]

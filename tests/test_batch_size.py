@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from descscore.batch_size import BatchSize
+from descscore.encoder import BatchSize
 from descscore.errors import ModelError
 
 

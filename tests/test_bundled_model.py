@@ -18,9 +18,10 @@ from PIL import Image
 from safetensors import safe_open
 
 from descscore import DescScorer
+from descscore.adapters import weights_hash
 from descscore.demo import PHOTOS
-from descscore.models import ASSETS, load_model, weights_hash
-from descscore.text_tower import encode_tokens
+from descscore.models import ASSETS, load_model
+from descscore.towers.text import encode_tokens
 
 MODELS = ("base", "default")
 WEIGHTS = ASSETS / "base" / "open_clip_model.safetensors"

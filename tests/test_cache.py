@@ -20,10 +20,10 @@ from torch import Tensor
 
 from conftest import TINY, make_photo, save_model
 from descscore.cache import FeatureCache, ImageKey, image_key
-from descscore.data.pairs import FileImage
 from descscore.encoder import Encoder
 from descscore.errors import DataError, ImageError, ModelError
 from descscore.models import load_model
+from descscore.tables.rows import FileImage
 
 KEY = ImageKey(weights="0123456789ab", structure="ba9876543210", preprocessing="32px-squash-bicubic-clip")
 

@@ -16,9 +16,8 @@ from conftest import make_photo
 from descscore import DescScorer
 from descscore.cli import Group
 from descscore.errors import DataError, ImageError
-from descscore.eval.human.caption_ratings import crowd_tau, expert_tau, read_crowd, read_expert, read_photos
-from descscore.eval.human.captions_cli import captions
-from descscore.eval.pairs.pair_scores import pair_cosines
+from descscore.eval.captions import crowd_tau, expert_tau, pair_cosines, read_crowd, read_expert, read_photos
+from descscore.eval.human_cli import captions
 
 PHOTOS = [f"photo{i}.jpg" for i in range(5)]
 

@@ -16,8 +16,7 @@ from tower_models import model
 
 from descscore import DescScorer
 from descscore.errors import ModelError
-from descscore.towers.compiled import compiled
-from descscore.towers.image import encode_images
+from descscore.towers.image import compiled, encode_images
 
 
 def has_compiler() -> bool:

@@ -18,11 +18,11 @@ from torch import Tensor
 
 from conftest import make_photo
 from descscore import DescScorer, Pair
-from descscore.batch.stream import StreamOptions
+from descscore.beside import contextual_scores
 from descscore.cli import main
-from descscore.context import contextual_scores
 from descscore.errors import TextError, UsageError
 from descscore.images import ImageSource
+from descscore.stream.pairs import StreamOptions
 from descscore.texts import WINDOWS
 
 ARTICLE = "A naval officer is a person of rank in a navy. Hopper wrote the first compiler. " * 9
@@ -179,7 +179,7 @@ def test_each_distinct_context_is_encoded_once(
 def test_what_a_stream_remembers_of_contexts_is_bounded(
     scorer: DescScorer, photos: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import descscore.batch.stream as stream
+    import descscore.stream.pairs as stream
 
     made: list[Any] = []
 

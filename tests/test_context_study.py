@@ -16,20 +16,16 @@ from scipy import stats
 from descscore import DescScorer
 from descscore.cli import Group
 from descscore.errors import DataError
-from descscore.eval.human.caption_ratings import expert_tau
-from descscore.eval.human.caption_taus import own_captions, read_caption_judgments
-from descscore.eval.human.captions_cli import captions
-from descscore.eval.human.cli import human
-from descscore.eval.human.context_page import DATA_FILE, MARKS, PAGE_FILE, PUBLISHED, measured, put_in
-from descscore.eval.human.context_scores import PREFIX, VARIANTS, context_metrics
-from descscore.eval.human.context_study import main as study_command
-from descscore.eval.human.context_study import study
-from descscore.eval.human.rating_tables import read_ratings
-from descscore.eval.human.ratings import read_kreiss
+from descscore.eval.captions import expert_tau, own_captions, read_caption_judgments
+from descscore.eval.human_cli import captions, human
+from descscore.eval.model_scores import PREFIX, VARIANTS, context_metrics
+from descscore.eval.ratings import read_kreiss, read_ratings
 from descscore.eval.statistics.bootstrap import Resampling
 from descscore.models import load_model
 from descscore.texts import DEFAULT_POLICY
 from report_data import IMAGES, TEXTS, make_flickr, make_kreiss, write_csv
+from reproduce.context_study import DATA_FILE, MARKS, PAGE_FILE, PUBLISHED, measured, put_in, study
+from reproduce.context_study import main as study_command
 
 DOCS = Path(__file__).parents[1] / "docs"
 QUICK = Resampling(resamples=99)
@@ -214,7 +210,7 @@ def test_the_command_writes_file_and_page(
     found: dict[str, Any], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[Any] = []
-    module = "descscore.eval.human.context_study"
+    module = "reproduce.context_study"
     monkeypatch.setattr(f"{module}.study", lambda *given: asked.append(given) or found)
     page = tmp_path / PAGE_FILE
     page.write_text(f"Before\n{MARKS[0]}\nold\n{MARKS[1]}\nAfter\n", encoding="utf-8")

@@ -14,14 +14,25 @@ import torch
 from click.testing import CliRunner
 
 from descscore.errors import DescscoreError, UsageError
-from descscore.interventions import Exchange, Site
-from descscore.text_tower import end_positions
-from descscore.training.experiments import cost, cost_ways
-from descscore.training.experiments.cost import main
-from descscore.training.experiments.cost_page import DATA_FILE, PAGE_FILE, measured, put_together
-from descscore.training.experiments.cost_ways import COMPARISON, WAYS, Setting, made_up, make_way, shown
+from descscore.purpose import Exchange, Site
+from descscore.towers.text import end_positions
 from descscore.training.plan import EpochPlan
 from descscore.training.trainer import Trainer
+from reproduce import cost
+from reproduce import cost as cost_ways
+from reproduce.cost import (
+    COMPARISON,
+    DATA_FILE,
+    PAGE_FILE,
+    WAYS,
+    Setting,
+    made_up,
+    main,
+    make_way,
+    measured,
+    put_together,
+    shown,
+)
 
 CPU = torch.device("cpu")
 
@@ -144,7 +155,7 @@ def test_a_model_that_nobody_knows_is_named() -> None:
 def test_the_command_measures_every_way_and_keeps_other_runs(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    multiprocessing.set_forkserver_preload(["descscore.training.experiments.cost_ways"])
+    multiprocessing.set_forkserver_preload(["reproduce.cost"])
     monkeypatch.setattr(cost, "OWN_PROCESS", "forkserver")  # six processes that need not load torch again
     (tmp_path / PAGE_FILE).write_text("A\n<!-- cost -->\nold\n<!-- /cost -->\nB\n")
     known = [one_run(device="cuda", batch_size=384), one_run(machine="to be replaced", batch_size=4)]

@@ -17,11 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import make_photo
-from descscore.data.datasets import DataOptions, load_pairs
-from descscore.data.pairs import FileImage, NoImage, PairSet, Row, normal_split, sort_rows
-from descscore.data.table_images import CellImage, ParquetBytes
-from descscore.data.tables import Columns
 from descscore.errors import DataError, ImageError
+from descscore.tables.open import DataOptions, load_pairs
+from descscore.tables.cells import CellImage, ParquetBytes
+from descscore.tables.rows import FileImage, NoImage, PairSet, Row, normal_split, sort_rows
+from descscore.tables.text_tables import Columns
 
 IMAGE_COUNT = 5
 

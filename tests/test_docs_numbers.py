@@ -15,12 +15,11 @@ from typing import Any
 
 import pytest
 
-from descscore.eval.human import context_page
-from descscore.eval.report.readers_summary import write_figures
 from descscore.texts import DEFAULT_POLICY
-from descscore.training.experiments import cost_page
-from descscore.training.experiments.results_page import write_page
 from doc_pages import ROOT, pages, read
+from reproduce import context_study as context_page
+from reproduce import cost as cost_page
+from reproduce.results_page import write_figures, write_page
 
 DOCS = ROOT / "docs"
 GENERATED = {

@@ -14,27 +14,24 @@ import torch
 from click.testing import CliRunner, Result
 
 from descscore import DescScorer
-from descscore.adapters import AdapterInfo, save_full
+from descscore.adapters import AdapterInfo, save_full, weights_hash
 from descscore.cli import main
-from descscore.data.datasets import load_pairs
 from descscore.errors import DataError, UsageError
 from descscore.eval.statistics.bootstrap import Resampling
-from descscore.eval.words.parts_of_speech import load_tagger
-from descscore.eval.words.word_kinds import bare, kinds_of
-from descscore.eval.words.word_lines import lines_of
-from descscore.eval.words.word_norms import read_norms
-from descscore.eval.words.words import (
+from descscore.eval.word_kinds import bare, kinds_of, load_tagger, read_norms
+from descscore.eval.words import (
     Explained,
     Occurrence,
     WordOptions,
     explain_pairs,
+    lines_of,
     occurrences,
     report,
 )
 from descscore.explanations.explanation import WordParts
-from descscore.interventions import Rotation, Site
-from descscore.models import load_model, weights_hash
-from descscore.readout import Purpose, Readout, save_purpose
+from descscore.models import load_model
+from descscore.purpose import Purpose, Readout, Rotation, Site, save_purpose
+from descscore.tables.open import load_pairs
 from pictures import make_photo
 
 FEW = Resampling(199)

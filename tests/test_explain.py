@@ -19,19 +19,19 @@ from PIL import Image
 
 import descscore
 from descscore import DescScorer
-from descscore.adapters import AdapterInfo, save_full
+from descscore.adapters import AdapterInfo, save_full, weights_hash
 from descscore.cli import main
 from descscore.errors import ImageError, InputError, ModelError, TextError, UsageError
+from descscore.explanations.changes import GRID, occlude, visible_box
 from descscore.explanations.explainer import ExplainOptions, explain, explain_batch
 from descscore.explanations.explanation import Explanation
 from descscore.explanations.html_page import to_html
-from descscore.explanations.occlusion import GRID, occlude, visible_box
 from descscore.explanations.terminal import to_text
-from descscore.interventions import Rotation, Site, run_from_block, run_to_block
-from descscore.models import load_model, weights_hash
-from descscore.readout import Purpose, Readout, save_purpose
-from descscore.training.experiments.places import log_odds_of, reference_places
+from descscore.models import load_model
+from descscore.purpose import Purpose, Readout, Rotation, Site, save_purpose
+from descscore.towers.text import run_from_block, run_to_block
 from pictures import make_photo
+from reproduce.interchange_table import log_odds_of, reference_places
 
 TEXTS = ("A red car stands at a gate.", "Ada Lovelace, London & 1843 👩\u200d💻", "A dog. " * 40)
 PLACES = torch.stack([torch.linspace(-1, 3, 101), torch.linspace(-3, 1, 101)])

@@ -11,12 +11,12 @@ import pytest
 from click.testing import CliRunner
 
 from descscore import DescScorer, explain
-from descscore.data.datasets import load_pairs
 from descscore.errors import DataError, UsageError
-from descscore.eval.words import cases_page
-from descscore.eval.words.explanation_cases import choose, main, make_cases
+from descscore.tables.open import load_pairs
 from pictures import make_photo
 from report_data import make_adapter
+from reproduce import cases_page
+from reproduce.explanation_cases import choose, main, make_cases
 
 ROOT = Path(__file__).parents[1]
 TEXTS = ("description", "caption")

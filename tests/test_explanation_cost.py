@@ -13,9 +13,9 @@ from click.testing import CliRunner, Result
 
 from descscore import DescScorer
 from descscore.errors import DataError
-from descscore.eval.words import explanation_cost as cost
 from descscore.explanations.explainer import explain_batch
 from pictures import make_photo
+from reproduce import explanation_cost as cost
 
 ROOT = Path(__file__).parents[1]
 MARKS = "before\n<!-- cost -->\nold\n<!-- /cost -->\nafter\n"
@@ -80,7 +80,7 @@ def test_the_command_measures_and_keeps_other_runs(folder: Path, data: Path, tin
 def test_what_is_timed_is_each_text_alone_and_all_in_one_call(
     tiny_folder: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from descscore.data.datasets import load_pairs
+    from descscore.tables.open import load_pairs
 
     calls: list[int] = []
 

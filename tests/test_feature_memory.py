@@ -6,7 +6,7 @@ from collections import OrderedDict
 
 import numpy as np
 
-from descscore.batch.feature_memory import FeatureMemory
+from descscore.stream.images import FeatureMemory
 
 
 def feature(number: int) -> np.ndarray:

@@ -15,10 +15,9 @@ from hypothesis import strategies as st
 from descscore.errors import DataError, UsageError
 from descscore.models import load_model
 from descscore.training.config import Tower, preset
-from descscore.training.examples import Examples
-from descscore.training.experiments.cross_validation import FoldData, Recipe, cross_validate, read_recipes
-from descscore.training.experiments.retention import Gallery, recall
-from descscore.training.folds import fold_of, part
+from descscore.training.data import Examples
+from descscore.training.readout import fold_of, part
+from reproduce.cross_validation import FoldData, Gallery, Recipe, cross_validate, read_recipes, recall
 
 
 @given(st.lists(st.sampled_from("abcdefg"), min_size=3, max_size=60).filter(lambda g: len(set(g)) >= 3))
@@ -50,7 +49,7 @@ def examples(n: int = 24) -> Examples:
 def test_a_fold_is_measured_without_having_been_trained_on(
     tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from descscore.training.experiments import cross_validation
+    from reproduce import cross_validation
 
     seen: list[set[bytes]] = []
     real = cross_validation.train_without
@@ -79,7 +78,7 @@ def test_a_fold_is_measured_without_having_been_trained_on(
         assert len(held) == 8
         assert not train & held
     assert np.mean([r["preference"] for r in records]) > 0.9  # one word tells them apart
-    from descscore.models import weights_hash
+    from descscore.adapters import weights_hash
 
     assert weights_hash(model.clip) == before
 

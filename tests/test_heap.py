@@ -10,13 +10,15 @@ import pytest
 
 from conftest import make_photo
 from descscore import DescScorer
-from descscore.batch import heap, image_stage, stream
-from descscore.batch.stream import StreamOptions
+from descscore.stream import images as heap
+from descscore.stream import images as image_stage
+from descscore.stream import pairs as stream
+from descscore.stream.pairs import StreamOptions
 
 HOLES = """
 import ctypes, os
-from descscore.batch.heap import give_back
-from descscore.eval.speed.memory import resident
+from descscore.stream.images import give_back
+from reproduce.memory import resident
 
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]

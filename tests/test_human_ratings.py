@@ -17,12 +17,9 @@ from conftest import make_photo
 from descscore import DescScorer
 from descscore.cli import Group
 from descscore.errors import DataError, UsageError
-from descscore.eval.human.cli import human
-from descscore.eval.human.rating_tables import read_ratings
-from descscore.eval.human.ratings import read_kreiss
-from descscore.eval.human.rows import HumanResult, HumanRow, human_result
-from descscore.eval.human.table import table_lines
-from descscore.eval.score_tables import join, read_scores
+from descscore.eval.human import HumanResult, HumanRow, human_result, join, read_scores, table_lines
+from descscore.eval.human_cli import human
+from descscore.eval.ratings import read_kreiss, read_ratings
 from descscore.eval.statistics.bootstrap import Resampling
 
 QUICK = Resampling(resamples=199)

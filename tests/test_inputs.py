@@ -18,7 +18,7 @@ from batch_inputs import (
     write_shards,
 )
 
-from descscore.batch.inputs import open_input
+from descscore.tables.open import open_input
 
 
 @pytest.fixture(scope="module")

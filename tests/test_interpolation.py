@@ -11,8 +11,7 @@ from torch import nn
 
 from conftest import TINY, save_model
 from descscore.models import load_model
-from descscore.training.interpolation import Interpolation
-from descscore.training.lora import attach_lora, trained_parameters
+from descscore.training.lora import Interpolation, attach_lora, trained_parameters
 
 
 def test_a_quarter_of_the_change_worked_by_hand() -> None:

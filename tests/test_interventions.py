@@ -13,18 +13,8 @@ from torch import Tensor, nn
 
 from conftest import TINY
 from descscore.errors import UsageError
-from descscore.interventions import (
-    Exchange,
-    Rotation,
-    Site,
-    check_site,
-    interchange,
-    interchange_texts,
-    join_tokens,
-    purpose,
-    run_from_block,
-    run_to_block,
-)
+from descscore.purpose import Exchange, Rotation, Site, check_site, interchange, interchange_texts, purpose
+from descscore.towers.text import join_tokens, run_from_block, run_to_block
 
 EOT = 999
 SMALL = {**TINY["model_cfg"], "text_cfg": {**TINY["model_cfg"]["text_cfg"], "vocab_size": EOT + 1}}

@@ -18,9 +18,8 @@ import pytest
 import descscore.study.judgments as judgments
 import descscore.study.schema as schema
 from descscore.errors import StorageError, UsageError
-from descscore.study.annotators import Profile
 from descscore.study.items import read_items
-from descscore.study.judgments import JudgmentStore, Ratings
+from descscore.study.judgments import JudgmentStore, Profile, Ratings
 from descscore.study.questions import AFTER, BEFORE, NO_IMAGE
 from study_tools import IMAGES, TEXTS, answers, judge_all, make_store, register, write_items
 
@@ -31,7 +30,7 @@ WRITER = """
 import sys
 from pathlib import Path
 from descscore.study.judgments import JudgmentStore
-from descscore.study.annotators import Profile
+from descscore.study.judgments import Profile
 from descscore.study.judgments import Ratings
 
 path, name = Path(sys.argv[1]), sys.argv[2]

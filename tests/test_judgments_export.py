@@ -14,8 +14,8 @@ from click.testing import CliRunner, Result
 from scipy import stats
 
 from descscore.cli import main
-from descscore.eval.human.agreement import alpha_of_sums, coincidences, ordinal_alpha
-from descscore.eval.human.ratings import read_kreiss
+from descscore.eval.agreement import alpha_of_sums, coincidences, ordinal_alpha
+from descscore.eval.ratings import read_kreiss
 from descscore.eval.statistics.bootstrap import Resampling
 from descscore.study.export import BLV_COLUMNS, SIGHTED_COLUMNS, export_judgments, image_names
 from descscore.study.items import StudyItem

@@ -11,16 +11,7 @@ import torch.nn.functional as F
 
 from descscore import DescScorer
 from descscore.texts import DEFAULT_POLICY
-from descscore.training.experiments.long_texts import (
-    CHOSEN_BY,
-    POLICIES,
-    Described,
-    Hits,
-    Row,
-    chosen,
-    hits,
-    page,
-)
+from reproduce.long_texts import CHOSEN_BY, POLICIES, Described, Hits, Row, chosen, hits, page
 
 DOCS = Path(__file__).parents[1] / "docs"
 LONG = "A red car stands at a green gate. " * 12

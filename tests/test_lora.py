@@ -13,9 +13,9 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
 from conftest import TINY
+from descscore.adapters import ExactAttention, use_exact_attention
 from descscore.errors import ModelError, UsageError
-from descscore.interventions import Exchange, Rotation, Site, interchange_texts
-from descscore.lora_attention import ExactAttention, use_exact_attention
+from descscore.purpose import Exchange, Rotation, Site, interchange_texts
 from descscore.training.config import Tower, preset
 from descscore.training.lora import (
     TARGETS,

@@ -32,7 +32,8 @@ with_evaluate = sorted(watched & set(sys.modules))
 
 import torchmetrics
 before = set(sys.modules)
-from descscore.metrics import DescriptionScore, PreferenceAccuracy
+from descscore.metrics import DescriptionScore
+from descscore.metrics import PreferenceAccuracy
 metric, pairs = DescriptionScore(model), PreferenceAccuracy(model)
 metric.update([photo], ["A cat."])
 pairs.update([photo], ["A cat."], ["1984"])

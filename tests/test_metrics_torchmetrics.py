@@ -26,9 +26,7 @@ from torchmetrics import MetricCollection
 from conftest import TINY, make_photo, save_model
 from descscore import DescScorer, Score
 from descscore.errors import ModelError, TextError, UsageError
-from descscore.metrics import DescriptionScore, PreferenceAccuracy
-from descscore.metrics.scorer_handle import scorer_on
-from descscore.metrics.scorer_metric import _device_only
+from descscore.metrics import DescriptionScore, PreferenceAccuracy, _device_only, scorer_on
 
 TEXTS = [
     "A cat.",

@@ -18,9 +18,9 @@ from safetensors.torch import load_file, save_file
 
 from conftest import TINY, make_photo, save_model
 from descscore import DescScorer
-from descscore.adapters import AdapterInfo, save_lora
+from descscore.adapters import AdapterInfo, save_lora, weights_hash
 from descscore.errors import ModelError, UsageError
-from descscore.models import _PREPROCESSING, load_model, weights_hash
+from descscore.models import _PREPROCESSING, load_model
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from descscore.page.annotator import Site, build_app
-from descscore.page.bodies import MAX_FORM
-from descscore.page.reply import Reply
+from descscore.page.guard import MAX_FORM
 from descscore.page.study_page import StudyPage
+from descscore.page.templates import Reply
 from page_client import PageClient, ask, serve
 from study_tools import make_store
 

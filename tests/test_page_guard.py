@@ -15,9 +15,16 @@ from PIL import Image
 
 from descscore.errors import DataError, ImageError, UsageError
 from descscore.page.accounts import Accounts, write_account
-from descscore.page.bodies import LARGE_AT_ONCE, MAX_BODY, MAX_FORM, Body, Places
-from descscore.page.guard import Guard
-from descscore.page.upload import MAX_BYTES, read_upload
+from descscore.page.guard import (
+    LARGE_AT_ONCE,
+    MAX_BODY,
+    MAX_BYTES,
+    MAX_FORM,
+    Body,
+    Guard,
+    Places,
+    read_upload,
+)
 
 
 class Behind:

@@ -16,12 +16,19 @@ import pytest
 import torch
 
 from descscore.errors import DataError
-from descscore.eval.speed import memory, performance, performance_gpu
-from descscore.eval.speed.memory import Watched, resident, watch_runs, write_input
-from descscore.eval.speed.memory_plot import memory_plot, memory_words
-from descscore.eval.speed.performance import write_pages
-from descscore.eval.speed.performance_page import DATA_FILE, PLOT_FILE, billion, measured, put_in
-from descscore.eval.speed.rates import Rates, Work
+from descscore.eval.material import Rates, Work
+from reproduce import memory, performance, performance_gpu
+from reproduce.memory import Watched, resident, watch_runs, write_input
+from reproduce.performance import write_pages
+from reproduce.performance_page import (
+    DATA_FILE,
+    PLOT_FILE,
+    billion,
+    measured,
+    memory_plot,
+    memory_words,
+    put_in,
+)
 
 DOCS = Path(__file__).parents[1] / "docs"
 

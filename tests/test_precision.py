@@ -18,10 +18,10 @@ from tower_models import OTHER_IMAGE_TOWERS, model
 from conftest import TINY, save_model
 from descscore import DescScorer
 from descscore.cli import main
-from descscore.data.pairs import Pair
 from descscore.demo import PHOTOS
+from descscore.encoder import with_precision
 from descscore.errors import DataError, UsageError
-from descscore.eval.speed.precision_check import (
+from descscore.eval.precision import (
     Material,
     closeness,
     compare_precisions,
@@ -30,7 +30,7 @@ from descscore.eval.speed.precision_check import (
 )
 from descscore.images import load_image
 from descscore.models import load_model
-from descscore.precision import with_precision
+from descscore.tables.rows import Pair
 
 
 def crops() -> Material:
@@ -149,7 +149,7 @@ def test_only_products_are_reduced_in_towers_that_are_known(tmp_path: Path) -> N
 def test_a_residual_stream_in_float32_comes_closer_than_one_in_reduced_precision() -> None:
     import copy
 
-    from descscore.precision import _reduce_texts
+    from descscore.encoder import _reduce_texts
     from descscore.towers.text import run_texts
 
     clip = model(text={"layers": 12})

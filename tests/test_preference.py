@@ -15,15 +15,15 @@ from PIL import Image
 
 from descscore import DescScorer
 from descscore.cli import main
-from descscore.data.datasets import DataOptions, load_pairs
-from descscore.data.pairs import Pair
-from descscore.eval.pairs.preference import (
+from descscore.eval.preference import (
     PairScores,
     image_owner,
     length_pair_scores,
     ngram_pair_scores,
     preference_rows,
 )
+from descscore.tables.open import DataOptions, load_pairs
+from descscore.tables.rows import Pair
 
 N = 16
 

@@ -16,9 +16,9 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
 from descscore import DescScorer
-from descscore.batch_size import find_batch_size
+from descscore.encoder import find_batch_size
 from descscore.errors import ModelError
-from descscore.preprocess import picture_pixels, pixel_spec
+from descscore.images import picture_pixels, pixel_spec
 
 
 def picture(width: int, height: int, seed: int = 0) -> Image.Image:
@@ -62,9 +62,7 @@ def test_an_unknown_resize_mode_is_refused() -> None:
 
 
 def test_a_decoding_worker_imports_no_torch() -> None:
-    code = (
-        "import sys, descscore.batch.decode_worker; print(sorted({'torch', 'open_clip'} & set(sys.modules)))"
-    )
+    code = "import sys, descscore.stream.worker; print(sorted({'torch', 'open_clip'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -17,12 +17,13 @@ from PIL import Image
 
 from conftest import TINY
 from descscore import DescScorer
-from descscore.training.pretraining import batches as pretrain_batches
-from descscore.training.pretraining import pretrain, teacher
-from descscore.training.pretraining.augment import OBJECT, PHOTO, Augment, augment, cutmix, random_crops
-from descscore.training.pretraining.config import PretrainConfig, Stage
-from descscore.training.pretraining.data import load_figures, load_objects, sentences, vocabulary_words
-from descscore.training.pretraining.soft_contrastive import follow, mix_rows, soft_cross_entropy, soft_targets
+from reproduce.pretraining import batches as pretrain_batches
+from reproduce.pretraining import data as teacher
+from reproduce.pretraining import pretrain
+from reproduce.pretraining.augment import OBJECT, PHOTO, Augment, augment, cutmix, random_crops
+from reproduce.pretraining.data import load_figures, load_objects, sentences, vocabulary_words
+from reproduce.pretraining.model import PretrainConfig, Stage
+from reproduce.pretraining.pretrain import follow, mix_rows, soft_cross_entropy, soft_targets
 
 # Losses and schedule
 

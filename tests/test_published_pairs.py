@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from descscore.data.datasets import DataOptions, load_pairs
-from descscore.data.pairs import Pair
 from descscore.errors import DataError
-from descscore.eval.pairs.preference import image_owner, preference_rows
-from descscore.eval.pairs.published_pairs import FILES, published_pair_scores
+from descscore.eval.preference import FILES, image_owner, preference_rows, published_pair_scores
+from descscore.tables.open import DataOptions, load_pairs
+from descscore.tables.rows import Pair
 from report_data import make_concadia
 
 

@@ -9,17 +9,21 @@ import pytest
 import torch
 from test_folds import examples
 
-from descscore.interventions import Rotation, Site, interchange, run_to_block
 from descscore.models import load_model
-from descscore.readout import Purpose
-from descscore.text_tower import encode_tokens
-from descscore.training import purpose_fit
+from descscore.purpose import Purpose, Rotation, Site, interchange
+from descscore.towers.text import encode_tokens, run_to_block
+from descscore.training import readout as purpose_fit
 from descscore.training.config import Tower, preset
-from descscore.training.examples import Examples
-from descscore.training.experiments.interchange_table import interchange_table, sizes
+from descscore.training.data import Examples
 from descscore.training.plan import draw_sources
-from descscore.training.purpose_fit import Grouped, cross_calibration, order_rotation, reference_cosines
-from descscore.training.readout import purpose_coordinates
+from descscore.training.readout import (
+    Grouped,
+    cross_calibration,
+    order_rotation,
+    purpose_coordinates,
+    reference_cosines,
+)
+from reproduce.interchange_table import interchange_table, sizes
 
 SITE = Site(2, 8)
 

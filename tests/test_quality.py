@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from conftest import make_photo
 from descscore import DescScorer
 from descscore.cli import main
-from descscore.eval.transfer.quality import Figure, to_markdown
+from descscore.eval.quality import Figure, to_markdown
 
 ROOT = Path(__file__).parents[1]
 CLASSES = ("anchor", "bee", "chair")

@@ -21,14 +21,12 @@ import ray
 from batch_inputs import make_pairs, write_csv
 
 from descscore import DescScorer
-from descscore.batch.engine import Work
-from descscore.batch.inputs import open_input
 from descscore.batch.manifest import read_manifest
 from descscore.batch.ray_engine import ActorSetup, RayOptions, ShardActor, ray_engine
-from descscore.batch.run_options import BatchOptions
-from descscore.batch.runner import run_batch
-from descscore.batch.stream import StreamOptions
+from descscore.batch.runner import BatchOptions, Work, run_batch
 from descscore.errors import UsageError
+from descscore.stream.pairs import StreamOptions
+from descscore.tables.open import open_input
 
 OPTIONS = BatchOptions(shard_size=5, batch_size=8, stream=StreamOptions(workers=0))
 

@@ -13,11 +13,11 @@ from safetensors.torch import load_file, save_file
 
 from conftest import make_photo
 from descscore import DescScorer
-from descscore.adapters import AdapterInfo, save_full
+from descscore.adapters import AdapterInfo, save_full, weights_hash
 from descscore.errors import DataError, ModelError
-from descscore.interventions import Rotation, Site, run_to_block
-from descscore.models import load_model, weights_hash
-from descscore.readout import Purpose, Readout, save_purpose
+from descscore.models import load_model
+from descscore.purpose import Purpose, Readout, Rotation, Site, save_purpose
+from descscore.towers.text import run_to_block
 from descscore.training.readout import fit_readout
 
 TEXTS = ("A red car stands at a gate.", "Ada, 1902")

@@ -15,10 +15,10 @@ from planted import RED, plain_image, plain_texts, planted_scorer
 
 from conftest import make_photo
 from descscore import DescScorer, Pair
-from descscore.batch.stream import StreamOptions
+from descscore.beside import MAX_REFERENCES, largest_by_row, parse_references, reference_scores
 from descscore.cli import main
 from descscore.errors import InputError, TextError, UsageError
-from descscore.references import MAX_REFERENCES, largest_by_row, parse_references, reference_scores
+from descscore.stream.pairs import StreamOptions
 
 TEXTS = ["A cat.", "Two dogs run over wet sand.", "Grace Hopper, 1984", "A red car.", "ein Hund", "A cat."]
 REFERENCES: list[list[str] | None] = [

@@ -10,7 +10,7 @@ from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss, log_loss
 
 from descscore.errors import DataError, UsageError
-from descscore.eval.statistics.reliability_curve import brier_score, log_losses, reliability_curve
+from descscore.eval.statistics.proportions import brier_score, log_losses, reliability_curve
 
 EDGES = [0.0, 1.0, 0.1, 0.5, 0.30000000000000004, 1e-300, 1 - 1e-16]
 pairs = st.lists(

@@ -11,11 +11,17 @@ from typing import Any
 import pytest
 
 from descscore.errors import UsageError
-from descscore.eval.markdown_table import table
-from descscore.eval.report.readers_summary import figures_markdown, readers_markdown
-from descscore.training.experiments.recipes import SEEDS, SHIPPED, runs
-from descscore.training.experiments.results import kept_records
-from descscore.training.experiments.results_page import over_seeds, page, readme_table, write_page
+from descscore.eval.report.page import table
+from reproduce.cross_validation import SEEDS, SHIPPED, runs
+from reproduce.results import kept_records
+from reproduce.results_page import (
+    figures_markdown,
+    over_seeds,
+    page,
+    readers_markdown,
+    readme_table,
+    write_page,
+)
 
 ROOT = Path(__file__).parents[1]
 

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from descscore.errors import DataError
-from descscore.eval.transfer.grounding import (
+from descscore.eval.statistics.retrieval import (
     grounding_by_photo,
     grounding_sampled,
     pick_others,
+    recall_at_k,
     wins_over_others,
 )
-from descscore.eval.transfer.retrieval import recall_at_k
 
 
 def unit(rng: np.random.Generator, n: int, d: int = 8) -> torch.Tensor:

@@ -18,21 +18,25 @@ from PIL import Image
 
 from descscore import DescScorer
 from descscore.cli import main
-from descscore.data.datasets import DataOptions, load_pairs
-from descscore.data.pairs import FileImage, Pair
 from descscore.errors import DataError
-from descscore.eval.pairs.attacks import (
+from descscore.eval.preference import image_owner
+from descscore.eval.sanity import (
     ATTACKS,
     FOREIGN,
+    SanityRow,
     Target,
     content_words,
     file_name,
     other_image,
+    sanity_lines,
+    sanity_rows,
     targets,
+    to_json,
+    to_markdown,
 )
-from descscore.eval.pairs.preference import image_owner
-from descscore.eval.pairs.sanity import SanityRow, sanity_lines, sanity_rows, to_json, to_markdown
 from descscore.eval.statistics.proportions import wilson
+from descscore.tables.open import DataOptions, load_pairs
+from descscore.tables.rows import FileImage, Pair
 
 BY_NAME = {attack.name: attack for attack in ATTACKS}
 DESCRIPTIONS = (

@@ -16,8 +16,7 @@ import descscore.scorer
 from conftest import TINY, make_photo, save_model
 from descscore import DescScorer
 from descscore.errors import ModelError, TextError, UsageError
-from descscore.shared_cache import SharedCache
-from descscore.shared_scorers import CACHE_SIZE, ScorerOptions, forget_scorers, shared_scorer
+from descscore.shared_scorers import CACHE_SIZE, ScorerOptions, SharedCache, forget_scorers, shared_scorer
 
 LONG = "Two dogs run over wet sand towards the sea while a child in a red coat watches. " * 6
 

@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from descscore.interventions import Rotation
-from descscore.skew_exponential import skew_exponential
+from descscore.purpose import Rotation, skew_exponential
 
 
 def skewed(lower: Tensor) -> Tensor:

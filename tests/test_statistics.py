@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from descscore.errors import DataError, UsageError
-from descscore.eval.statistics import coverage
 from descscore.eval.statistics.bootstrap import (
     MIN_CLUSTERS,
     Resampling,
@@ -22,16 +21,16 @@ from descscore.eval.statistics.bootstrap import (
     jackknife_error,
     studentised,
 )
-from descscore.eval.statistics.cluster_correlation import (
+from descscore.eval.statistics.clusters import (
     cluster_difference,
     cluster_partial,
     cluster_pearson,
     percentile_pearson,
 )
-from descscore.eval.statistics.correlation import kendall, partial_correlation, pearson, spearman
-from descscore.eval.statistics.coverage import Design
+from descscore.eval.statistics.correlation import kendall, partial_correlation, pearson, spearman, split_half
 from descscore.eval.statistics.proportions import cluster_mean, proportion, wilson
-from descscore.eval.statistics.reliability import split_half
+from reproduce import coverage
+from reproduce.coverage import Design
 
 QUICK = Resampling(resamples=199)
 WAYS = list(itertools.product((True, False), repeat=4))

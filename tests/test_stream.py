@@ -23,18 +23,17 @@ import torch
 from batch_inputs import TEXTS
 from PIL import Image
 
-import descscore.batch.decode_worker as decode_worker
-import descscore.batch.image_stage as image_stage
 import descscore.encoder as encoder
+import descscore.stream.images as image_stage
+import descscore.stream.worker as decode_worker
 from conftest import make_photo, save_model
 from descscore import DescScorer
-from descscore.batch.decode_pool import DecodePool, PoolOptions
-from descscore.batch.stream import StreamOptions
-from descscore.batch.worker_process import WorkerError
 from descscore.errors import ImageError, UsageError
-from descscore.images import ImageSource, load_image
-from descscore.preprocess import PixelSpec, picture_pixels
+from descscore.images import ImageSource, PixelSpec, load_image, picture_pixels
 from descscore.records import Outcome
+from descscore.stream.pairs import StreamOptions
+from descscore.stream.pool import DecodePool, PoolOptions
+from descscore.stream.worker import WorkerError
 
 HERE = StreamOptions(workers=0)
 HOSTILE = "hostile_decoders:misbehave"

@@ -11,14 +11,13 @@ from types import SimpleNamespace
 
 import pytest
 
-import descscore.study.failures as failures
-from descscore.page.reply import Reply
+import descscore.study.schema as failures
 from descscore.page.study_page import StudyPage
-from descscore.study.failures import storage_errors
-from descscore.study.flow import Progress, Step
+from descscore.page.templates import Reply
 from descscore.study.items import read_items
 from descscore.study.judgments import JudgmentStore
-from descscore.study.questions import AFTER, BEFORE, NO_IMAGE, QUESTIONS, questions_of
+from descscore.study.questions import AFTER, BEFORE, NO_IMAGE, QUESTIONS, Progress, Step, questions_of
+from descscore.study.schema import storage_errors
 from study_tools import make_store, write_items, write_table
 
 ORDER = ("c", "a", "b")

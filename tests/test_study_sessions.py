@@ -14,9 +14,8 @@ import pytest
 from PIL import Image
 
 from descscore.errors import ImageError
-from descscore.page.reply import Reply
-from descscore.page.shown_image import image_address
-from descscore.page.study_page import StudyPage
+from descscore.page.study_page import StudyPage, image_address
+from descscore.page.templates import Reply
 from descscore.study.items import StudyItem
 from descscore.study.questions import AFTER, BEFORE, NO_IMAGE, questions_of
 from study_tools import make_store

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from descscore.training.pretraining import teacher
+from reproduce.pretraining import data as teacher
 
 TEXTS = ["A dog runs on the beach.", "A puppy is running over the sand.", "Election results of 1932."]
 

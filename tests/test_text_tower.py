@@ -10,7 +10,7 @@ import torch
 
 from conftest import TINY
 from descscore.errors import ModelError
-from descscore.text_tower import check_text_tower, encode_tokens, end_positions, trim
+from descscore.towers.text import check_text_tower, encode_tokens, end_positions, trim
 
 TEXTS = [
     "cat",

@@ -13,16 +13,22 @@ from PIL import Image
 
 from conftest import TINY, save_model
 from descscore import DescScorer
-from descscore.batch.stream import StreamOptions
 from descscore.cli import main
 from descscore.errors import DataError
-from descscore.eval.speed.blank_pictures import DECODE
-from descscore.eval.speed.captions import CAPTION_TOKENS, caption
-from descscore.eval.speed.photos import as_many, find_photos, make_photos
-from descscore.eval.speed.rates import Rates, Work
-from descscore.eval.speed.torchmetrics_clip import transformers_clip, transformers_processor
-from descscore.eval.speed.work import measure_work
+from descscore.eval.material import (
+    CAPTION_TOKENS,
+    DECODE,
+    Rates,
+    Work,
+    as_many,
+    caption,
+    find_photos,
+    make_photos,
+)
+from descscore.eval.throughput import measure_work
+from descscore.eval.torchmetrics_clip import transformers_clip, transformers_processor
 from descscore.images import load_image
+from descscore.stream.pairs import StreamOptions
 
 
 def test_transformers_gives_the_same_features_on_converted_weights() -> None:

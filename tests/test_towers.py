@@ -17,12 +17,10 @@ from torch.nn.functional import normalize
 from torch.nn.utils import parametrize
 from tower_models import IMAGE_TOWERS, OTHER_IMAGE_TOWERS, TEXT_TOWERS, model
 
-from descscore.interventions import run_to_block
 from descscore.texts import pad
 from descscore.towers.blocks import knows
 from descscore.towers.image import encode_images
-from descscore.towers.prefixes import find_prefixes
-from descscore.towers.text import run_texts
+from descscore.towers.text import find_prefixes, run_texts, run_to_block
 
 CPU = torch.device("cpu")
 START, END = 49406, 49407
@@ -133,7 +131,7 @@ def parametrised(clip: CLIP) -> None:
 def unmerged_lora(clip: CLIP) -> None:
     from peft import LoraConfig, inject_adapter_in_model
 
-    from descscore.lora_attention import use_exact_attention
+    from descscore.adapters import use_exact_attention
 
     config = LoraConfig(r=2, target_modules=["resblocks.2.attn"], init_lora_weights=False)
     inject_adapter_in_model(use_exact_attention(config), clip.transformer)

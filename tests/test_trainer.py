@@ -26,7 +26,7 @@ from descscore.errors import DataError, DescscoreError, UsageError
 from descscore.models import load_model
 from descscore.training import checkpoint, trainer
 from descscore.training.config import FinetuneConfig, Tower, preset
-from descscore.training.examples import Examples
+from descscore.training.data import Examples
 from descscore.training.plan import EpochPlan, draw_sources
 from descscore.training.trainer import RunData, Trainer
 
@@ -60,8 +60,8 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def data(base: Path, tmp_path_factory: pytest.TempPathFactory) -> RunData:
-    from descscore.data.datasets import load_pairs
-    from descscore.training.examples import make_examples
+    from descscore.tables.open import load_pairs
+    from descscore.training.data import make_examples
 
     folder = tmp_path_factory.mktemp("data")
     pairs = load_pairs(write_pairs(folder / "pairs.parquet"))
@@ -135,7 +135,7 @@ def test_it_learns(base: Path, data: RunData, tmp_path: Path, name: str) -> None
     run = make(base, data, tmp_path, config(name, epochs=12, validate_every=1000))
     run.train()
     first = make(base, data, tmp_path / "untrained", config(name, epochs=1))
-    from descscore.training.validation import validate
+    from descscore.training.objective import validate
 
     before = validate(first.objective, run.train_set)
     after = validate(run.objective, run.train_set)
@@ -400,8 +400,8 @@ import torch
 torch.set_num_threads(1)
 from safetensors.torch import save_file
 from test_trainer import config, data, load_model
-from descscore.data.datasets import load_pairs
-from descscore.training.examples import make_examples
+from descscore.tables.open import load_pairs
+from descscore.training.data import make_examples
 from descscore.training.trainer import RunData
 from descscore.training.trainer import Trainer
 

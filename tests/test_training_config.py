@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from conftest import TINY
 from descscore.errors import UsageError
-from descscore.interventions import Site
+from descscore.purpose import Site
 from descscore.training.config import PRESETS, FinetuneConfig, Tower, preset, published_rate
 
 PUBLISHED = {

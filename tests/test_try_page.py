@@ -15,9 +15,8 @@ from descscore import DescScorer
 from descscore.cli import main
 from descscore.explanations.explainer import explain
 from descscore.images import load_image
-from descscore.page.example_images import EXAMPLES
-from descscore.page.reply import Reply
-from descscore.page.try_page import MAX_ARTICLE_LETTERS, MAX_DRAFTS, MAX_LETTERS, TryPage
+from descscore.page.templates import Reply
+from descscore.page.try_page import EXAMPLES, MAX_ARTICLE_LETTERS, MAX_DRAFTS, MAX_LETTERS, TryPage
 from study_tools import make_store
 
 

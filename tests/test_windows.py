@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from descscore.training.windows import cut_at, draw_windows, drop_tokens
+from descscore.training.plan import cut_at, draw_windows, drop_tokens
 
 START, END = 1000, 1001
 

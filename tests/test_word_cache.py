@@ -10,9 +10,8 @@ from itertools import product
 import open_clip
 import pytest
 
-from descscore import word_cache
-from descscore.texts import Tokenizer
-from descscore.word_cache import bound_word_cache
+from descscore import texts as word_cache
+from descscore.texts import Tokenizer, bound_word_cache
 
 SYLLABLES = (
     "ba",

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from descscore.models import LoadedModel, load_model
-from descscore.training.word_swap import NEIGHBOURS, Vocabulary, WordSwap, nearest_words, read_vocabulary
+from descscore.training.plan import NEIGHBOURS, Vocabulary, WordSwap, nearest_words, read_vocabulary
 
 START, END, SIZE = 58, 59, 60
 

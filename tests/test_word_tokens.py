@@ -10,8 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from descscore.texts import Tokenizer, pad
-from descscore.word_tokens import LONGEST, WordTokens, knows
+from descscore.texts import LONGEST, Tokenizer, WordTokens, knows, pad
 
 ORIGINAL = open_clip.get_tokenizer("ViT-B-32")
 FAST = WordTokens(open_clip.get_tokenizer("ViT-B-32"), words=50)

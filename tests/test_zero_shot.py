@@ -19,15 +19,18 @@ from conftest import make_photo
 from descscore import DescScorer
 from descscore.cli import main
 from descscore.errors import DataError, UsageError
-from descscore.eval.transfer.benchmarks import LabelledImages
-from descscore.eval.transfer.labelled_images import (
+from descscore.eval.zero_shot import (
     HUB_SETS,
     HubSet,
+    LabelledImages,
+    check_prompt,
     hub_images,
+    macro_f1,
+    predict,
     read_class_names,
     read_labelled_source,
+    zero_shot,
 )
-from descscore.eval.transfer.zero_shot import check_prompt, macro_f1, predict, zero_shot
 
 CLASSES = ("red_fox", "bee", "church")
 

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args, get_type_hints
 
 from descscore.errors import UsageError
-from descscore.interventions import Site
+from descscore.purpose import Site
 
 Loss = Literal["interchange", "preference", "joint"]
 Tuning = Literal["lora", "full"]
@@ -61,10 +61,10 @@ class FinetuneConfig:
     text_window: tokens, start and end token included, to which longer training texts are
     cut, at places drawn anew each epoch; None leaves them whole. token_dropout: chance
     of each token of a training text to be left out, word_swap: of each word of half of the texts to
-    be replaced by one like it (:mod:`descscore.training.word_swap`), drawn anew each epoch. validation_pairs:
+    be replaced by one like it (:mod:`descscore.training.plan`), drawn anew each epoch. validation_pairs:
     most pairs that a validation looks at. validate_every, save_every: in steps. patience: validations
     without a better one before stopping; None never stops early. interpolation: share of the weights'
-    change that is kept at the end, 0..1 (:mod:`descscore.training.interpolation`); validations see all of it.
+    change that is kept at the end, 0..1 (:mod:`descscore.training.lora`); validations see all of it.
     """
 
     preset: str

@@ -15,14 +15,14 @@ import torch
 from open_clip import CLIP
 
 from descscore.adapters import AdapterInfo, save_full, save_lora
-from descscore.data.datasets import DataOptions, load_pairs
-from descscore.data.pairs import Pair, PairSet
 from descscore.errors import UsageError
 from descscore.models import LoadedModel, load_model
-from descscore.readout import Purpose, save_purpose
+from descscore.purpose import Purpose, save_purpose
+from descscore.tables.open import DataOptions, load_pairs
+from descscore.tables.rows import Pair, PairSet
 from descscore.training.config import FinetuneConfig, published_rate
-from descscore.training.examples import Examples, make_examples
-from descscore.training.purpose_fit import Grouped, cross_calibration, make_purpose, reference_cosines
+from descscore.training.data import Examples, make_examples
+from descscore.training.readout import Grouped, cross_calibration, make_purpose, reference_cosines
 from descscore.training.trainer import RunData, Trainer
 from descscore.version import __version__
 

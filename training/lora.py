@@ -1,30 +1,38 @@
-"""Which weights are trained: low-rank updates of the text tower's attention, or all of its weights.
+"""Weights between the untuned model's and the tuned one's.
 
-Both functions freeze everything else and then compare the number of trained
-values with one worked out from the tower's shape, so that a change in a library's
-naming cannot silently train too much or too little.
-
-LoRA goes on all four attention projections. torch packs query, key and value into
-one ``in_proj_weight`` ``(3d, d)``, and peft gives that matrix one pair: A ``(r, d)``
-and B ``(3d, r)``, besides A ``(r, d)`` and B ``(d, r)`` for the output projection:
-6rd values a block. Four separate pairs, as published with the method, have 8rd:
-there, query, key and value read from the state through an A of their own; here they share it.
-Each of the four updates has rank r at most in both.
-
-The targets ``tower`` put LoRA on the blocks' feed-forward layers and on the token
-embedding too: A ``(r, vocabulary)`` and B ``(width, r)`` give every word r values of its
-own, so that what a single word says of a text's purpose can be learned.
+A part of the way back gives back more of what the untuned model could do than it takes of what
+was learned. Source: WiSE-FT, Wortsman et al. 2022 (arXiv 2109.01903).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from open_clip import CLIP
 from peft import LoraConfig, PeftModel, get_peft_model
-from torch import nn
+from torch import Tensor, nn
 
+from descscore.adapters import use_exact_attention
 from descscore.errors import ModelError, UsageError
-from descscore.lora_attention import use_exact_attention
+
+# Which weights are trained: low-rank updates of the text tower's attention, or all of its weights.
+#
+# Both functions freeze everything else and then compare the number of trained
+# values with one worked out from the tower's shape, so that a change in a library's
+# naming cannot silently train too much or too little.
+#
+# LoRA goes on all four attention projections. torch packs query, key and value into
+# one ``in_proj_weight`` ``(3d, d)``, and peft gives that matrix one pair: A ``(r, d)``
+# and B ``(3d, r)``, besides A ``(r, d)`` and B ``(d, r)`` for the output projection:
+# 6rd values a block. Four separate pairs, as published with the method, have 8rd:
+# there, query, key and value read from the state through an A of their own; here they share it.
+# Each of the four updates has rank r at most in both.
+#
+# The targets ``tower`` put LoRA on the blocks' feed-forward layers and on the token
+# embedding too: A ``(r, vocabulary)`` and B ``(width, r)`` give every word r values of its
+# own, so that what a single word says of a text's purpose can be learned.
+
 
 TARGETS = {
     "attention": r"transformer\.resblocks\.\d+\.attn",
@@ -118,3 +126,22 @@ def _projection_parameters(clip: CLIP) -> int:
 def rotation_parameters(width: int) -> int:
     """Values in the rotation's parameter, ``width`` squared, of which those under the diagonal act."""
     return width * width
+
+
+class Interpolation:
+    """Weights as they are now, to be mixed with what they become.
+
+    lora: whether the weights are pairs of low-rank updates. What changes the model is a pair's product,
+    and one of each pair starts at zero: that one alone is mixed, and the product with it.
+    """
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter], lora: bool) -> None:
+        start = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+        self._start = {name: value for name, value in start.items() if not (lora and value.any())}
+
+    @torch.no_grad()
+    def apply(self, parameters: Mapping[str, nn.Parameter], share: float) -> None:
+        """Keep ``share`` of the change of each, in place: 0 for the start, 1 for what they are."""
+        for name, start in self._start.items():
+            mixed: Tensor = torch.lerp(start, parameters[name], share)
+            parameters[name].copy_(mixed)

@@ -10,12 +10,149 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from descscore.errors import DataError
+from descscore.texts import Tokenizer
 from descscore.training.config import FinetuneConfig
-from descscore.training.examples import Examples
-from descscore.training.windows import draw_windows, drop_tokens
-from descscore.training.word_swap import WordSwap
+from descscore.training.data import Examples
+
+# Thinner texts for training: stretches of them, and texts with words left out.
+#
+# Stretches cost less and show a text's purpose without its beginning; left-out words keep
+# single words from carrying it alone.
+
+
+def draw_windows(tokens: Tensor, window: int, rng: torch.Generator) -> Tensor:
+    """Cut token rows to stretches of ``window`` tokens: ``(m, length)`` -> ``(m, at most window)``.
+
+    Start and end token stay; between them stands a stretch of the text, for half of the
+    texts (drawn) its beginning, for the others from anywhere. Shorter texts stay whole.
+    """
+    rows = len(tokens)
+    spare = (_ends(tokens) + 1 - window).clamp(min=0).cpu()
+    first = (torch.rand(rows, generator=rng) * (spare + 1)).long()
+    first = torch.where(torch.rand(rows, generator=rng) < 0.5, 0, first)
+    return cut_at(tokens, window, first.to(tokens.device))
+
+
+def cut_at(tokens: Tensor, window: int, first: Tensor) -> Tensor:
+    """Cut rows longer than ``window`` to the stretch from ``first`` ``(m,)``; 0 keeps the beginning."""
+    rows, length = tokens.shape
+    if length <= window:
+        return tokens
+    end = _ends(tokens)
+    place = torch.arange(window, device=tokens.device).expand(rows, window) + first[:, None]
+    out, cut = tokens.gather(1, place), end >= window
+    out[cut, 0] = tokens[cut, 0]
+    out[cut, -1] = tokens[cut, end[cut]]
+    return out
+
+
+def drop_tokens(tokens: Tensor, share: float, rng: torch.Generator) -> Tensor:
+    """Leave each token out with probability ``share``, start and end token excepted.
+
+    ``(m, length)`` -> ``(m, length)``; what is left moves together, padded with 0.
+    """
+    rows, length = tokens.shape
+    place = torch.arange(length, device=tokens.device).expand(rows, length)
+    end = _ends(tokens)[:, None]
+    drawn = torch.rand(rows, length, generator=rng).to(tokens.device) < share
+    gone = (drawn & (place > 0) & (place < end)) | (place > end)
+    order = gone.int().argsort(dim=1, stable=True)
+    return tokens.masked_fill(gone, 0).gather(1, order)
+
+
+def _ends(tokens: Tensor) -> Tensor:
+    """Position of each row's end token: padding is 0, and the end token is not."""
+    return tokens.shape[1] - 1 - (tokens.flip(1) != 0).int().argmax(1)
+
+
+# Training texts in which words stand in for others like them, so that no single word carries the purpose.
+#
+# What tells descriptions from captions elsewhere is told by other words than in the training
+# split. A word's neighbours in the untuned model's token embedding are mostly of its own kind
+# (names for names, colours for colours), so that a swapped text keeps its purpose.
+
+
+NEIGHBOURS = 8
+"""Words among which one is drawn for another."""
+
+_ROWS_AT_ONCE = 1024
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """By token id, ``(v,)`` bool each. ends: whether a word ends with it. spells: whether what it
+    stands for is three letters or more, and nothing else."""
+
+    ends: Tensor
+    spells: Tensor
+
+    @property
+    def words(self) -> Tensor:
+        """Tokens that can be a whole word: ``(v,)`` bool."""
+        return self.ends & self.spells
+
+    def to(self, device: torch.device) -> Vocabulary:
+        return Vocabulary(self.ends.to(device), self.spells.to(device))
+
+
+def read_vocabulary(tokenizer: Tokenizer, size: int) -> Vocabulary:
+    """Of the token ids 0 to ``size`` - 1; those that the tokenizer does not have are no words."""
+    ends, spells = torch.zeros(size, dtype=torch.bool), torch.zeros(size, dtype=torch.bool)
+    for token in range(min(size, tokenizer.vocabulary_size)):
+        text = tokenizer.token_bytes(token).decode("utf-8", "replace")
+        ends[token] = tokenizer.ends_word(token)
+        spells[token] = text.isalpha() and len(text) > 2
+    return Vocabulary(ends, spells)
+
+
+@torch.no_grad()
+def nearest_words(embedding: Tensor, words: Tensor) -> Tensor:
+    """The words nearest to each word by cosine, itself left out: ``(v, width)``, ``(v,)`` bool -> ``(v, 8)``.
+
+    Cosines are of what differs from the mean token. Tokens that are no words have themselves
+    for neighbours, as has a word where there are too few others.
+    """
+    chosen = words.nonzero()[:, 0]
+    table = torch.arange(len(words), device=words.device)[:, None].repeat(1, NEIGHBOURS)
+    unit = F.normalize(embedding - embedding.mean(0), dim=-1)[chosen]
+    count = min(NEIGHBOURS, len(chosen) - 1)
+    for rows in torch.split(torch.arange(len(chosen), device=words.device), _ROWS_AT_ONCE):
+        near = unit[rows] @ unit.T
+        near.scatter_(1, rows[:, None], -2.0)
+        table[chosen[rows], :count] = chosen[near.topk(count, dim=1).indices]
+    return table
+
+
+@dataclass(frozen=True)
+class WordSwap:
+    """vocabulary: what the tokens are. nearest: ``(v, 8)``, from :func:`nearest_words`."""
+
+    vocabulary: Vocabulary
+    nearest: Tensor
+
+    @classmethod
+    def of(cls, embedding: Tensor, vocabulary: Vocabulary) -> WordSwap:
+        """Among the words of a token embedding ``(v, width)``, as it is now."""
+        here = vocabulary.to(embedding.device)
+        return cls(here, nearest_words(embedding.detach(), here.words))
+
+    def draw(self, tokens: Tensor, share: float, rng: torch.Generator) -> Tensor:
+        """In half of the texts (drawn), replace each word with probability ``share`` by a neighbour.
+
+        ``(m, length)`` -> ``(m, length)``. A word of several tokens stays, and so do all
+        other tokens.
+        """
+        rows, length = tokens.shape
+        before = torch.cat([tokens[:, :1], tokens[:, :-1]], dim=1)
+        start = tokens[:, :1]  # ends no word, but none goes on behind it
+        begins = self.vocabulary.ends[before] | (before == start)
+        drawn = (torch.rand(rows, 1, generator=rng) < 0.5) & (torch.rand(rows, length, generator=rng) < share)
+        which = torch.randint(NEIGHBOURS, (rows, length), generator=rng).to(tokens.device)
+        swapped = begins & self.vocabulary.words[tokens] & drawn.to(tokens.device)
+        return torch.where(swapped, self.nearest[tokens, which], tokens)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from open_clip import CLIP
 from torch import Tensor, nn
 
 from descscore.errors import DataError, DescscoreError, UsageError
-from descscore.interventions import Rotation, check_site
+from descscore.purpose import Rotation, check_site
 from descscore.training.checkpoint import (
     Checkpoint,
     latest,
@@ -32,13 +32,10 @@ from descscore.training.checkpoint import (
     save_checkpoint,
 )
 from descscore.training.config import FinetuneConfig
-from descscore.training.examples import Examples
-from descscore.training.interpolation import Interpolation
-from descscore.training.lora import attach_lora, select_full, trained_parameters
-from descscore.training.objective import Held, Objective, Outcome, run_batch
-from descscore.training.plan import Batch, EpochPlan
-from descscore.training.validation import subset, validate
-from descscore.training.word_swap import WordSwap, read_vocabulary
+from descscore.training.data import Examples
+from descscore.training.lora import Interpolation, attach_lora, select_full, trained_parameters
+from descscore.training.objective import Held, Objective, Outcome, run_batch, subset, validate
+from descscore.training.plan import Batch, EpochPlan, WordSwap, read_vocabulary
 
 log = logging.getLogger(__name__)
 

@@ -5,19 +5,15 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from descscore.batch.runner import BatchOptions, MakeEngine, Summary
 from descscore.cli import device_option, text_policy_option
 from descscore.errors import UsageError
-
-if TYPE_CHECKING:
-    from descscore.batch.engine import MakeEngine
-    from descscore.batch.inputs import InputOptions
-    from descscore.batch.run_options import BatchOptions
-    from descscore.batch.runner import Summary
-    from descscore.scorer import DescScorer
+from descscore.scorer import DescScorer
+from descscore.tables.open import InputOptions
 
 SOME_FAILED = 3
 """Exit code of a run that is complete, but with rows that could not be scored."""
@@ -106,9 +102,8 @@ def batch(ctx: click.Context, /, source: str, output: Path, as_json: bool, **giv
 
     Exit code 3: done, but some rows could not be scored; their status says why.
     """
-    from descscore.batch.inputs import open_input
-    from descscore.batch.progress import Bar
-    from descscore.batch.runner import run_batch
+    from descscore.batch.runner import Bar, run_batch
+    from descscore.tables.open import open_input
 
     reading, writing = _reading(given), _writing(given)
     opened = open_input(source, reading)
@@ -141,16 +136,16 @@ _COLUMNS = ("id", "image", "text", "context", "references")
 
 
 def _reading(given: dict[str, Any]) -> InputOptions:
-    from descscore.batch.columns import ColumnNames
-    from descscore.batch.inputs import InputOptions
+    from descscore.tables.open import InputOptions
+    from descscore.tables.rows import ColumnNames
 
     columns = ColumnNames(*(given[f"{name}_column"] for name in _COLUMNS))
     return InputOptions(columns, given["image_root"], given["split"], given["subset"])
 
 
 def _writing(given: dict[str, Any]) -> BatchOptions:
-    from descscore.batch.run_options import BatchOptions, absolute
-    from descscore.batch.stream import StreamOptions
+    from descscore.batch.runner import BatchOptions, absolute
+    from descscore.stream.pairs import StreamOptions
 
     stream = StreamOptions(
         workers=given["workers"], time_limit=given["time_limit"], decorative_empty=given["decorative_empty"]

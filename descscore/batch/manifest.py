@@ -1,17 +1,26 @@
-"""What a run was started with, so that it can go on with nothing else."""
+"""Put a run's shards together into one CSV or JSONL file."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from descscore.batch.shards import ShardFolder, ShardInfo, replacing
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+from filelock import FileLock, Timeout
+
+from descscore.batch.shards import SCHEMA, ShardFolder, ShardInfo, replacing
 from descscore.errors import DataError
+
+# What a run was started with, so that it can go on with nothing else.
+
 
 FILE = "manifest.json"
 FORMAT = 2
@@ -135,3 +144,55 @@ def write_manifest(output: Path, manifest: Manifest) -> None:
 def _short(value: object) -> str:
     text = json.dumps(value, sort_keys=True)
     return text if len(text) <= 200 else text[:197] + "..."
+
+
+# One run at a time in an output folder.
+
+
+LOCK_FILE = ".lock"
+
+
+@contextlib.contextmanager
+def locked(output: Path) -> Iterator[None]:
+    """Keep other runs out of ``output``; the system frees the lock of a killed process."""
+    lock = FileLock(output / LOCK_FILE)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise DataError(
+            f"{output}: another run is writing here; wait for it or give another --output"
+        ) from None
+    except OSError as error:
+        raise DataError(f"{output}: cannot be locked ({error})") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+_FLOATS = tuple(field.name for field in SCHEMA if pa.types.is_floating(field.type))
+
+
+def write_result_file(folder: ShardFolder, numbers: Sequence[int], output: Path, form: str) -> None:
+    """Write ``scores.csv`` or ``scores.jsonl`` from shards ``numbers``, one of them in memory at a time."""
+    tables = (folder.read(number).replace_schema_metadata(None) for number in numbers)
+    with replacing(output / result_file(form)) as temporary, temporary.open("wb") as file:
+        _write_csv(tables, file) if form == "csv" else _write_jsonl(tables, file)
+
+
+def _write_csv(tables: Iterable[pa.Table], file: BinaryIO) -> None:
+    with pa.csv.CSVWriter(file, SCHEMA) as writer:
+        for table in tables:
+            writer.write_table(table)
+
+
+def _write_jsonl(tables: Iterable[pa.Table], file: BinaryIO) -> None:
+    for table in tables:
+        for row in table.to_pylist():
+            file.write(json.dumps(_short_floats(row), ensure_ascii=False).encode() + b"\n")
+
+
+def _short_floats(row: dict[str, Any]) -> dict[str, Any]:
+    """float32 values with the digits they have, not with those of the nearest float64."""
+    short = {name: float(str(np.float32(row[name]))) for name in _FLOATS if row[name] is not None}
+    return {**row, **short}

@@ -9,8 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from descscore.batch.manifest import Manifest, read_manifest, result_file, write_manifest
-from descscore.batch.output_lock import locked
+from descscore.batch.manifest import Manifest, locked, read_manifest, result_file, write_manifest
 from descscore.batch.runner import Summary
 from descscore.batch.shards import ShardFolder, ShardInfo, replacing
 from descscore.errors import DataError, UsageError

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from descscore.batch.engine import Engine, MakeEngine, Work, local_engine
+from descscore.batch.runner import Engine, MakeEngine, Work, local_engine
 from descscore.batch.shards import ShardInfo
 from descscore.errors import DataError, DescscoreError, UsageError
 

@@ -2,22 +2,199 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol, TypeAlias
 
-from descscore.batch.engine import Engine, MakeEngine, Work, local_engine
-from descscore.batch.input_row import Input, Scan
-from descscore.batch.manifest import FILE, Identity, Manifest, read_manifest, write_manifest
-from descscore.batch.output_lock import locked
-from descscore.batch.progress import QUIET, Progress
-from descscore.batch.result_file import write_result_file
-from descscore.batch.run_options import BatchOptions
-from descscore.batch.shards import ShardFolder
-from descscore.batch_size import find_batch_size
-from descscore.errors import DataError
-from descscore.records import DECORATIVE, OK
+from descscore.batch.manifest import (
+    FILE,
+    Identity,
+    Manifest,
+    locked,
+    read_manifest,
+    write_manifest,
+    write_result_file,
+)
+from descscore.batch.shards import ResultRow, ShardFolder, ShardInfo
+from descscore.beside import signed
+from descscore.encoder import find_batch_size
+from descscore.errors import DataError, UsageError
+from descscore.records import DECORATIVE, OK, Outcome
 from descscore.scorer import DescScorer
+from descscore.stream.pairs import Item, StreamOptions, stream_items
+from descscore.tables.rows import Input, InputRow, Scan
+
+# What scores the rows of a run's shards: an engine's form, and the one that works in this process.
+
+
+@dataclass(frozen=True)
+class Work:
+    """What an engine is to do: the shards ``todo`` of ``source``, into ``folder``."""
+
+    source: Input
+    scan: Scan
+    folder: ShardFolder
+    todo: Sequence[int]
+    strict: bool
+    stream: StreamOptions
+
+    def rows_of(self, number: int) -> int:
+        """How many rows shard ``number`` holds."""
+        return min(self.folder.size, self.scan.rows - number * self.folder.size)
+
+
+class Engine(Protocol):
+    """Does the work and says of each shard when it is on disk, in any order."""
+
+    def __call__(self, work: Work, advance: Callable[[int], None]) -> Iterator[ShardInfo]: ...
+
+
+MakeEngine: TypeAlias = Callable[[int, str], Engine]
+"""Batch size and signature of a run -> its engine."""
+
+
+def local_engine(scorer: DescScorer) -> Engine:
+    """Scores in this process, shard after shard; decoding goes on across their borders."""
+
+    def run(work: Work, advance: Callable[[int], None]) -> Iterator[ShardInfo]:
+        ids: deque[str] = deque()
+        outcomes = stream_items(scorer.scoring, _items(work, ids), work.stream)
+        with contextlib.closing(outcomes):  # type: ignore[type-var]
+            for number in work.todo:
+                yield work.folder.write(number, list(_shard(work, number, ids, outcomes, advance)))
+
+    return run
+
+
+def _items(work: Work, ids: deque[str]) -> Iterator[Item]:
+    """The rows of all shards to do; ``ids`` gets their ids as they are read."""
+    for number in work.todo:
+        for row in rows_of_shard(work, number):
+            ids.append(row.id)
+            yield Item(row.image, row.text, row.fault, row.context, row.references)
+
+
+def rows_of_shard(work: Work, number: int) -> Iterator[InputRow]:
+    """The input's rows in shard ``number``."""
+    rows = work.source.rows(number * work.folder.size, work.scan.marks[number])
+    with contextlib.closing(rows):  # type: ignore[type-var]
+        for _ in range(work.rows_of(number)):
+            row = next(rows, None)
+            if row is None:
+                raise DataError(f"{work.source.source}: became shorter while it was read")
+            yield row
+
+
+def _shard(
+    work: Work, number: int, ids: deque[str], outcomes: Iterable[Outcome], advance: Callable[[int], None]
+) -> Iterator[ResultRow]:
+    first = number * work.folder.size
+    stream = iter(outcomes)
+    for row in range(first, first + work.rows_of(number)):
+        outcome = next(stream)
+        row_id = ids.popleft()
+        if work.strict and outcome.failed:
+            raise DataError(f"row {row + 1} ({row_id}): {outcome.status}: {outcome.error}")
+        advance(1)
+        yield ResultRow(row_id, outcome)
+
+
+# What decides a run's results besides its input and its model, and how they are written.
+
+
+FORMATS = ("parquet", "csv", "jsonl")
+
+_DEFAULT_STREAM = StreamOptions()
+
+
+@dataclass(frozen=True)
+class BatchOptions:
+    """How a run writes its results, and what else decides them.
+
+    batch_size: None to find one at the first start. job: ``(I, N)`` to do the I-th of N
+    parts. strict: stop at the first row that cannot be scored. options: what of the
+    reading of the input belongs to a run's identity, such as columns and image root.
+    contexts, references: whether the input's rows bring such, which the run's signature says.
+    """
+
+    shard_size: int = 10_000
+    format: str = "parquet"
+    batch_size: int | None = None
+    job: tuple[int, int] | None = None
+    strict: bool = False
+    stream: StreamOptions = _DEFAULT_STREAM
+    options: tuple[tuple[str, Any], ...] = ()
+    contexts: bool = False
+    references: bool = False
+
+    def signature(self, scorer: DescScorer) -> str:
+        """All that the run's scores depend on."""
+        return signed(scorer.signature, self.contexts, self.references)
+
+    def __post_init__(self) -> None:
+        if self.shard_size < 1:
+            raise UsageError(f"shard size {self.shard_size}: must be at least 1")
+        if self.format not in FORMATS:
+            raise UsageError(f"format {self.format!r}: choose one of {', '.join(FORMATS)}")
+        if self.job is not None and not 1 <= self.job[0] <= self.job[1]:
+            raise UsageError(f"shard {self.job[0]}/{self.job[1]}: I must lie in 1..N")
+
+
+def absolute(path: Path | None) -> str | None:
+    """A path as it goes into a run's identity."""
+    return None if path is None else os.path.abspath(path)
+
+
+# Who hears how far a run has come: nobody, or a bar on standard error.
+
+
+class Progress(Protocol):
+    """Hears of the rows to do, and of rows done."""
+
+    def begin(self, total: int, done: int) -> None: ...
+
+    def advance(self, rows: int) -> None: ...
+
+
+class Quiet:
+    """No progress is shown."""
+
+    def begin(self, total: int, done: int) -> None:
+        pass
+
+    def advance(self, rows: int) -> None:
+        pass
+
+
+QUIET = Quiet()
+
+
+class Bar:
+    """Shows rows done, rows a second and the time left; only on a terminal."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def begin(self, total: int, done: int) -> None:
+        from tqdm import tqdm
+
+        # disable=None: no bar where standard error is no terminal, such as in a log.
+        self._bar = tqdm(total=total, initial=done, unit=" pairs", disable=None, smoothing=0.1)
+
+    def advance(self, rows: int) -> None:
+        self._bar.update(rows)
 
 
 @dataclass(frozen=True)
@@ -60,7 +237,7 @@ def run_batch(
     """Score ``source`` into ``output``; what lies there whole already is not scored again.
 
     engine: what makes the engine; by default this process does the work
-    (:func:`descscore.batch.engine.local_engine`). Raises :class:`DataError` where another
+    (:func:`descscore.batch.runner.local_engine`). Raises :class:`DataError` where another
     run writes to ``output``, where it holds results of something else, or where it cannot
     be written; under ``strict`` at the first row that fails.
     """

@@ -15,10 +15,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from descscore.encoder import EncodedTexts
 from descscore.errors import UsageError
 from descscore.explanations.attribution import STEPS, Attribution, Path, Values, attribute
-from descscore.explanations.counterfactual import swap_purpose
+from descscore.explanations.changes import evaluate_omissions, occlude, omissions, swap_purpose
 from descscore.explanations.explanation import (
     Convergence,
     Counterfactual,
@@ -27,16 +26,13 @@ from descscore.explanations.explanation import (
     PurposePlace,
     WordParts,
 )
-from descscore.explanations.occlusion import occlude
-from descscore.explanations.omission import evaluate_omissions, omissions
-from descscore.explanations.text_rows import TextRows
-from descscore.explanations.words import Word, split_words
+from descscore.explanations.words import TextRows, Word, split_words
 from descscore.images import ImageSource, load_image
 from descscore.models import LoadedModel
-from descscore.readout import Purpose
+from descscore.purpose import Purpose
 from descscore.records import Score
 from descscore.scorer import SCALE, DescScorer
-from descscore.texts import TokenizedText
+from descscore.texts import EncodedTexts, TokenizedText
 
 _TEXTS_AT_ONCE = 64
 

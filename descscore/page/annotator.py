@@ -13,12 +13,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import count
-from typing import TYPE_CHECKING, Any, TypeAlias
-
-# Read when gradio is imported, or makes a queue: it reports to nobody, and does not sum up all
-# events so far after each.
-os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-os.environ["GRADIO_ANALYTICS_CACHE_FREQUENCY"] = str(10**9)
+from typing import Any, TypeAlias
 
 import gradio as gr
 from fastapi import FastAPI
@@ -27,12 +22,14 @@ from starlette.responses import RedirectResponse
 
 from descscore.page.accounts import Accounts
 from descscore.page.guard import ACCOUNT_HEADER, Guard
-from descscore.page.reply import FieldError, Reply
-from descscore.page.templates import asset, render
+from descscore.page.study_page import StudyPage
+from descscore.page.templates import FieldError, Reply, asset, render
+from descscore.page.try_page import TryPage
 
-if TYPE_CHECKING:
-    from descscore.page.study_page import StudyPage
-    from descscore.page.try_page import TryPage  # with torch, which a study alone does not need
+# Read when gradio is imported, or makes a queue: it reports to nobody, and does not sum up all
+# events so far after each.
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+os.environ["GRADIO_ANALYTICS_CACHE_FREQUENCY"] = str(10**9)
 
 Act: TypeAlias = "Callable[[str, Mapping[str, str], str | None], Reply]"
 

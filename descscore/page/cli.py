@@ -6,15 +6,13 @@ import socket
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from descscore.errors import DataError, DescscoreError, UsageError
-
-if TYPE_CHECKING:
-    from descscore.page.study_page import StudyPage
-    from descscore.page.try_page import TryPage
+from descscore.page.study_page import StudyPage
+from descscore.page.try_page import TryPage
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 

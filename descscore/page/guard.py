@@ -7,14 +7,162 @@ use. Whatever is not listed here is not there.
 from __future__ import annotations
 
 import asyncio
+import base64
+import binascii
+import io
 import re
-from contextlib import suppress
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
+from PIL import Image, UnidentifiedImageError
+
+from descscore.errors import ImageError
+from descscore.images import load_image
 from descscore.page.accounts import Accounts
-from descscore.page.bodies import MAX_BODY, MAX_FORM, MAX_SECONDS, Body, Places, RefusedError
+
+# An image that a browser sends: a data address, so that no path or address from a user is ever opened.
+
+
+MAX_BYTES = 20 * 2**20
+"""Largest file that is taken: 20 MB."""
+
+MAX_PIXELS = 60_000_000
+"""Largest image that is decoded, in pixels."""
+
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "BMP")
+"""What browsers show too. Pillow has more readers, one of which runs another program."""
+
+_HEAD = re.compile(r"data:[\w.+/-]*;base64,")
+
+
+def read_upload(address: str) -> Image.Image:
+    """The RGB image in a base64 ``data:`` address. Raises :class:`ImageError` with what a user can do."""
+    head = _HEAD.match(address)
+    if head is None:
+        raise ImageError("bad_upload", "The image did not arrive. Choose it again.")
+    # Checked before decoding: base64 has four letters for three bytes.
+    if (len(address) - head.end()) * 3 // 4 > MAX_BYTES + 2:
+        raise ImageError(
+            "image_too_large", f"The file is larger than {MAX_BYTES // 2**20} MB. Choose a smaller one."
+        )
+    try:
+        data = base64.b64decode(address[head.end() :], validate=True)
+    except binascii.Error:
+        raise ImageError("bad_upload", "The image did not arrive whole. Choose it again.") from None
+    try:
+        _check_format(data)
+        return load_image(data, MAX_PIXELS)
+    except ImageError as error:
+        raise ImageError(error.kind, _for_user(error)) from None
+
+
+def _check_format(data: bytes) -> None:
+    Image.init()
+    known = [name for name in _FORMATS if name in Image.OPEN]
+    try:
+        Image.open(io.BytesIO(data), formats=known).close()
+    except UnidentifiedImageError:
+        raise ImageError("not_an_image" if data else "empty_image", "image bytes") from None
+    except Exception:  # noqa: BLE001 - what is wrong with it, load_image says
+        return
+
+
+def _for_user(error: ImageError) -> str:
+    if error.kind == "image_too_large":
+        return f"The image has more than {MAX_PIXELS // 10**6} million pixels. Choose a smaller one."
+    if error.kind == "empty_image":
+        return "The file is empty. Choose another one."
+    if error.kind == "not_an_image":
+        return "The file is not an image that can be read. Choose a JPEG, PNG, WebP, GIF, AVIF or BMP file."
+    return "The image is damaged or incomplete. Choose another one."
+
+
+# What a request may carry: how large it is, how long it may take, and how many large ones at once.
+#
+# A queue bounds what waits for an answer, but a request comes into it only when all of it is there.
+
+
+MAX_BODY = MAX_BYTES * 4 // 3 + 2**18
+"""Largest request to a page that takes images, in bytes: an image in base64 and texts."""
+
+MAX_FORM = 2**16
+"""Largest request to any other page, in bytes."""
+
+MAX_SECONDS = 120
+"""How long a request may take to arrive; the page's script gives up after as long."""
+
+LARGE_AT_ONCE = 8
+"""How many requests of more than :data:`MAX_FORM` bytes may be on their way at once."""
+
+
+class RefusedError(Exception):
+    """A request is not taken; the message is its HTTP status."""
+
+
+class Places:
+    """Room for large requests: each takes a place while it is on its way."""
+
+    def __init__(self, number: int = LARGE_AT_ONCE) -> None:
+        self._free = number
+
+    @contextmanager
+    def place(self, large: bool) -> Iterator[bool]:
+        """Whether there is one; a request that is not large needs none."""
+        taken = large and self._free > 0
+        self._free -= taken
+        try:
+            yield taken or not large
+        finally:
+            self._free += taken
+
+
+class Body:
+    """ASGI's ``receive`` of one request, which stops at ``largest`` bytes and after ``seconds``, if any.
+
+    refusal: the HTTP status for a request that went beyond, None until then. Frameworks may turn
+    the :class:`RefusedError` that is raised then into an answer of their own.
+    """
+
+    def __init__(self, receive: Any, largest: int, seconds: float | None) -> None:
+        self._receive = receive
+        self._left = largest
+        self._until = None if seconds is None else time.monotonic() + seconds
+        self._whole = False
+        self.refusal: int | None = None
+
+    async def __call__(self) -> dict[str, Any]:
+        """The next message."""
+        message: dict[str, Any] = await self._next()
+        self._left -= len(message.get("body", b""))
+        if self._left < 0:
+            self._refuse(413)
+        self._whole = not message.get("more_body")
+        return message
+
+    async def drop(self) -> None:
+        """Let all of it arrive and keep nothing: many clients hear an answer only afterwards."""
+        while not self._whole:
+            await self()
+
+    async def _next(self) -> dict[str, Any]:
+        if self._whole:  # what comes now is that the client has gone, whenever that is
+            message: dict[str, Any] = await self._receive()
+            return message
+        left = None if self._until is None else self._until - time.monotonic()
+        try:
+            return await asyncio.wait_for(self._receive(), left)
+        except asyncio.TimeoutError:
+            self._refuse(408)
+            raise
+
+    def _refuse(self, status: int) -> None:
+        self.refusal = status
+        raise RefusedError(status)
+
 
 Scope: TypeAlias = "dict[str, Any]"
 

@@ -8,30 +8,203 @@ annotator or of two, cannot be taken for each other.
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import io
 import logging
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from PIL import Image
 
 from descscore.errors import DescscoreError, ImageError, StorageError
-from descscore.page.reply import FieldError, Reply
-from descscore.page.study_forms import (
-    Fields,
-    answer_errors,
-    profile_errors,
-    profile_of,
-    ratings_of,
-    step_of,
+from descscore.images import load_image
+from descscore.page.templates import FieldError, Reply, asset, render
+from descscore.study.items import MAX_PIXELS, StudyItem, study_mark
+from descscore.study.judgments import (
+    Annotator,
+    JudgmentStore,
+    Profile,
+    PseudonymTaken,
+    Ratings,
+    new_code,
+    tidy_pseudonym,
 )
-from descscore.page.study_views import StudyViews
-from descscore.page.templates import asset
-from descscore.study.annotators import Annotator, PseudonymTaken
-from descscore.study.failures import DiskFullError, ReadOnlyError
-from descscore.study.flow import Progress
-from descscore.study.items import StudyItem, study_mark
-from descscore.study.judgments import JudgmentStore
+from descscore.study.questions import (
+    AFTER,
+    BEFORE,
+    NO_IMAGE,
+    QUESTIONS,
+    SCALE,
+    SCREEN_READER_USE,
+    SIGHTED,
+    VISION_GROUPS,
+    Progress,
+    Step,
+    questions_of,
+)
+from descscore.study.schema import DiskFullError, ReadOnlyError
+
+# A study's image as a browser gets it: pixels alone.
+
+
+_SIDE = 1200
+_log = logging.getLogger(__name__)
+
+
+def image_address(item: StudyItem) -> str:
+    """The item's image as a data address: no file name, none of the file's metadata, at most 1200 pixels.
+
+    Raises :class:`ImageError`, without the file's name, where the image cannot be read or is
+    no longer the one that the study began with; the log says which.
+    """
+    try:
+        image = load_image(_same_bytes(item), MAX_PIXELS)
+    except (ImageError, OSError) as error:
+        _log.error("%s: %s", item.image, error)
+        raise ImageError("study_image", "The image of this step cannot be shown.") from None
+    image.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)
+    image.info.clear()  # Pillow would write a JPEG's comment, which may well describe the image
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=90)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _same_bytes(item: StudyItem) -> bytes:
+    data = item.image.read_bytes()
+    if hashlib.sha256(data).hexdigest() != item.image_hash:
+        raise ImageError("study_image", "has changed since the study began")
+    return data
+
+
+# What the forms of a study hold: checked, and turned into answers.
+
+
+Fields: TypeAlias = Mapping[str, str]
+"""The text fields of a form by name; whatever a browser sends."""
+
+
+def profile_errors(fields: Fields) -> tuple[FieldError, ...]:
+    """What is wrong with the form about oneself."""
+    errors = []
+    if fields.get("consent") != "yes":
+        errors.append(FieldError("", "You have not agreed to take part. Start again from the first page."))
+    if tidy_pseudonym(fields.get("pseudonym", "")) is None:
+        message = (
+            "Enter a pseudonym: up to 40 letters, digits, blanks, full stops or hyphens, "
+            "starting with a letter or digit."
+        )
+        errors.append(FieldError("pseudonym", message))
+    if fields.get("vision") not in VISION_GROUPS:
+        errors.append(FieldError("vision", "Choose the answer that fits your vision best."))
+    if fields.get("screen_reader") not in SCREEN_READER_USE:
+        errors.append(FieldError("screen_reader", "Choose how often you use a screen reader."))
+    return tuple(errors)
+
+
+def profile_of(fields: Fields, consent: str) -> Profile:
+    """The profile in a form without errors. consent: the text that was agreed to."""
+    name = tidy_pseudonym(fields["pseudonym"])
+    return Profile(name or "", fields["vision"], fields["screen_reader"], consent)
+
+
+def answer_errors(phase: str, fields: Fields) -> tuple[FieldError, ...]:
+    """Which questions of a phase lack an answer."""
+    allowed = {str(value) for value in SCALE}
+    return tuple(
+        FieldError(question.name, f"Choose an answer from 1 to 5: {question.text}")
+        for question in questions_of(phase)
+        if fields.get(question.name) not in allowed
+    )
+
+
+def ratings_of(phase: str, fields: Fields) -> Ratings:
+    """The answers in a form without errors."""
+    asked = {question.name: int(fields[question.name]) for question in questions_of(phase)}
+    return Ratings(**({"imaginability": None} | asked))  # type: ignore[arg-type]
+
+
+def step_of(fields: Fields) -> int:
+    """The number of the step that a form belongs to, -1 where it says none."""
+    text = fields.get("step", "")
+    return int(text) if re.fullmatch(r"[0-9]{1,6}", text) else -1
+
+
+# What the pages of a study look like: each method renders one.
+
+
+@dataclass(frozen=True)
+class StudyViews:
+    """HTML of a study's pages. items: by name. consent: the text to agree to. codes: see StudyPage."""
+
+    items: Mapping[str, StudyItem]
+    consent: str
+    codes: bool
+
+    def first(self) -> str:
+        """Consent, and the way back for who has a code."""
+        return render("consent.html", paragraphs=_paragraphs(self.consent), codes=self.codes)
+
+    def profile(self) -> str:
+        """The form about oneself. It has its code from the start: sent twice, it makes one annotator."""
+        code = new_code() if self.codes else ""
+        return render("profile.html", vision=VISION_GROUPS, screen_reader=SCREEN_READER_USE, code=code)
+
+    def welcome(self, annotator: Annotator, code: str) -> str:
+        """How it works, and the annotator's code."""
+        sighted, count = annotator.vision == SIGHTED, len(self.items)
+        shown = code if self.codes else ""
+        return render("welcome.html", annotator=annotator, code=shown, count=count, sighted=sighted)
+
+    def rate(self, annotator: Annotator, progress: Progress, number: int, given: Ratings | None) -> str:
+        """The form of a step. given: what was answered before. Raises :class:`ImageError`."""
+        step = progress.steps[number]
+        item = self.items[step.item]
+        return render(
+            "rate.html",
+            annotator=annotator,
+            number=number,
+            step=step,
+            title=item.title,
+            paragraphs=_paragraphs(item.text),
+            description=item.description,
+            image=image_address(item) if step.phase == AFTER else None,
+            questions=questions_of(step.phase),
+            given={q.name: getattr(given, q.name) for q in QUESTIONS} if given else {},
+            total=len(self.items),
+            finished=progress.finished_items,
+            back=progress.previous(number) is not None,
+            codes=self.codes,
+            before=step.phase == BEFORE,
+        )
+
+    def done(self, annotator: Annotator, steps: int) -> str:
+        """The end. steps: how many forms there were."""
+        count = len(self.items)
+        return render("done.html", annotator=annotator, codes=self.codes, count=count, steps=steps)
+
+    def ask_delete(self, annotator: Annotator, count: int) -> str:
+        """The question whether to delete ``count`` saved forms."""
+        return render("delete.html", annotator=annotator, count=count)
+
+    def deleted(self, count: int) -> str:
+        """That ``count`` saved forms are deleted."""
+        return render("deleted.html", count=count)
+
+    def where(self, step: Step) -> str:
+        """A step in a few words, to be announced."""
+        shown = {NO_IMAGE: "", BEFORE: ", before the image", AFTER: ", with the image"}[step.phase]
+        return f"Description {step.place} of {len(self.items)}{shown}."
+
+
+def _paragraphs(text: str) -> list[str]:
+    return [part.strip() for part in re.split(r"\n\s*\n", text) if part.strip()]
+
 
 _SAVING = ("register", "save", "delete")
 _STAYS = "These answers had been saved before and stay as they were."
-_log = logging.getLogger(__name__)
 
 
 class StudyPage:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
+from descscore.cli import LazyGroup
 from descscore.errors import UsageError
-from descscore.lazy_group import LazyGroup
 
 _DATABASE = click.option(
     "--database",
@@ -17,7 +17,7 @@ _DATABASE = click.option(
 )
 
 
-@click.group(cls=LazyGroup, lazy={"summary": "descscore.eval.human.agreement_cli:summary"})
+@click.group(cls=LazyGroup, lazy={"summary": "descscore.eval.human_cli:summary"})
 def judgments() -> None:
     """Take out, sum up or delete the judgments of a study."""
 

@@ -1,24 +1,165 @@
 """Text features of a causal tower, each distinct beginning of the texts run once.
 
 Equal to ``clip.encode_text`` to rounding. Three things are left out: padding, beginnings
-that another text has too (:mod:`descscore.towers.prefixes`), and, in the last block,
+that another text has too (:mod:`descscore.towers.text`), and, in the last block,
 all positions but the end-of-text token, of which the others only provide keys and values.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from open_clip import CLIP
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from descscore.interventions import run_from_block, run_to_block
-from descscore.text_tower import encode_tokens, end_positions, project_end
+from descscore.errors import ModelError, UsageError
 from descscore.towers.blocks import KEYS_VALUES, PLAIN, QUERIES, QUERIES_KEYS_VALUES, Parts, knows
-from descscore.towers.prefixes import Prefixes, find_prefixes
+
+# Run the causal text tower of an open_clip ``CLIP`` only as far as its texts reach.
+#
+# open_clip's own ``encode_text`` always runs the full context length. Its text
+# transformer is causal: the state at the end-of-text token depends on nothing
+# after it, so columns that hold only padding can be cut without changing a
+# result, and most alt texts are several times shorter than the context.
+
+
+def check_text_tower(model: CLIP, source: str) -> None:
+    """Raise :class:`ModelError` unless ``model`` has the text tower this package needs.
+
+    Needed are open_clip's ``CLIP`` class (text weights at the top level of the
+    module), a causal mask, and pooling at the end-of-text token.
+    """
+    missing = [n for n in ("transformer", "token_embedding", "ln_final") if not hasattr(model, n)]
+    if missing:
+        raise ModelError(
+            f"{source}: this model keeps its text tower elsewhere ({type(model).__name__}); "
+            "descscore needs an open_clip 'CLIP' with a causal text transformer, such as ViT-B-32"
+        )
+    if model.attn_mask is None or model.text_pool_type not in ("argmax", "eos"):
+        raise ModelError(
+            f"{source}: the text tower must be causal and pooled at the end-of-text token "
+            f"(mask: {model.attn_mask is not None}, pooling: {model.text_pool_type!r})"
+        )
+
+
+def end_positions(model: CLIP, tokens: Tensor) -> Tensor:
+    """Position of each row's end-of-text token: ``(batch, length)`` ints -> ``(batch,)``.
+
+    With ``argmax`` pooling the end-of-text token is the one with the highest
+    number (OpenAI's convention); with ``eos`` pooling its id is in the model.
+    """
+    if model.text_pool_type == "eos":
+        return (tokens == model.text_eos_id).int().argmax(dim=-1)
+    return tokens.argmax(dim=-1)
+
+
+def trim(model: CLIP, tokens: Tensor) -> Tensor:
+    """Drop the columns in which every row holds only padding."""
+    return tokens[:, : int(end_positions(model, tokens).max()) + 1]
+
+
+def embed_tokens(model: CLIP, tokens: Tensor) -> Tensor:
+    """Token plus position embeddings: ``(batch, length)`` -> ``(batch, length, width)``."""
+    dtype = model.transformer.get_cast_dtype()
+    positions = model.positional_embedding[: tokens.shape[1]]
+    return model.token_embedding(tokens).to(dtype) + positions.to(dtype)
+
+
+def encode_tokens(model: CLIP, tokens: Tensor) -> Tensor:
+    """Raw (not normalised) text features: ``(batch, length)`` tokens -> ``(batch, embed_dim)``.
+
+    Equal to ``model.encode_text`` on the same rows padded to the full context
+    length. Differentiable; the caller decides about ``no_grad``.
+    """
+    tokens = trim(model, tokens)
+    length = tokens.shape[1]
+    state = embed_tokens(model, tokens)
+    state = model.transformer(state, attn_mask=model.attn_mask[:length, :length])
+    return pool_state(model, state, tokens)
+
+
+def pool_state(model: CLIP, state: Tensor, tokens: Tensor) -> Tensor:
+    """Final norm and projection of the end-of-text state.
+
+    ``(batch, length, width)`` -> ``(batch, embed_dim)``. Normalising only the pooled rows gives
+    the same numbers as open_clip, which normalises every position first.
+    """
+    rows = torch.arange(tokens.shape[0], device=tokens.device)
+    return project_end(model, state[rows, end_positions(model, tokens)])
+
+
+def project_end(model: CLIP, ends: Tensor) -> Tensor:
+    """Final norm and projection of end-of-text states ``(batch, width)`` -> ``(batch, embed_dim)``."""
+    pooled = model.ln_final(ends)
+    projection = model.text_projection
+    if projection is None:
+        return pooled
+    return projection(pooled) if isinstance(projection, nn.Linear) else pooled @ projection
+
+
+# The distinct prefixes of a batch of token rows.
+#
+# In a causal tower the state at a position depends on the tokens up to it and on nothing
+# else, so rows that begin alike have the same states as far as they are alike: all share
+# the start token, many captions "A man in". Each distinct prefix is run once, and padding,
+# which is in no prefix of a row, never.
+
+
+@dataclass(frozen=True)
+class Prefixes:
+    """m distinct prefixes of n rows, the longest of which has ``longest`` tokens; all int64.
+
+    tokens, positions: ``(m,)``, a prefix's last token and where it stands. places: ``(n,
+    longest)``, the prefix that ends at each place of each row (after a row's end, any number
+    below m). first: ``(m,)``, where in ``places`` flattened each prefix comes first. ends:
+    ``(n,)``, the prefixes that are whole rows. lengths: ``(n,)``, tokens of each row. The rows
+    stand in an order of their own; ``back``: ``(n,)``, where each row of the input is in it.
+    """
+
+    tokens: Tensor
+    positions: Tensor
+    places: Tensor
+    first: Tensor
+    ends: Tensor
+    lengths: Tensor
+    back: Tensor
+
+    def to(self, device: torch.device) -> Prefixes:
+        """The same on another device."""
+        return Prefixes(**{name: tensor.to(device) for name, tensor in vars(self).items()})
+
+
+def find_prefixes(tokens: Tensor, lengths: Tensor) -> Prefixes:
+    """The prefixes of rows on the CPU: tokens ``(n, columns)``, of which ``lengths`` ``(n,)`` count.
+
+    Rows are sorted, so that those that share a prefix stand together: a prefix is new
+    where a row differs from the one before it.
+    """
+    longest = int(lengths.max())
+    inside = np.arange(longest) < lengths.numpy()[:, None]
+    rows = np.where(inside, tokens.numpy()[:, :longest], -1)
+    order = np.lexsort(rows.T[::-1])
+    rows, inside = rows[order], inside[order]
+    differs = np.ones_like(inside)
+    differs[1:] = np.logical_or.accumulate(rows[1:] != rows[:-1], axis=1)
+    new = differs & inside
+    numbers = np.where(new, np.cumsum(new).reshape(new.shape) - 1, 0)
+    # Numbers grow from row to row, so the largest so far is the one that the row above has.
+    places = np.maximum.accumulate(numbers, axis=0)
+    return _as_tensors(rows, places, np.flatnonzero(new), order, inside.sum(axis=1))
+
+
+def _as_tensors(rows: Any, places: Any, first: Any, order: Any, lengths: Any) -> Prefixes:
+    back = np.empty_like(order)
+    back[order] = np.arange(len(order))
+    ends = places[np.arange(len(places)), lengths - 1]
+    arrays = (rows.reshape(-1)[first], first % rows.shape[1], places, first, ends, lengths, back)
+    return Prefixes(*(torch.from_numpy(np.ascontiguousarray(array, np.int64)) for array in arrays))
 
 
 @dataclass(frozen=True)
@@ -89,3 +230,99 @@ def _spread(packed: Tensor, prefixes: Prefixes) -> Tensor:
     """Of prefixes to places of rows: ``(m, parts, heads, d)`` -> ``(parts, n, heads, longest, d)``."""
     rows = packed.index_select(0, prefixes.places.flatten())
     return rows.view(*prefixes.places.shape, *packed.shape[1:]).permute(2, 0, 3, 1, 4)
+
+
+def text_blocks(clip: Any) -> Any:
+    """The residual blocks of the text tower, in their order."""
+    return clip.transformer.resblocks
+
+
+def check_block(clip: nn.Module, block: int) -> None:
+    """Raise :class:`UsageError` where the text tower has no block of that number (0-based)."""
+    blocks = len(text_blocks(clip))
+    if not 0 <= block < blocks:
+        raise UsageError(f"block {block}: the text tower has blocks 0 to {blocks - 1}")
+
+
+@dataclass(frozen=True)
+class HalfRun:
+    """Texts run through the text tower as far as one block.
+
+    tokens: ``(n, length)``, cut to the longest text. end: ``(n,)`` positions of
+    the end-of-text tokens. hidden: ``(n, length, width)`` residual stream after
+    ``block`` (0-based).
+    """
+
+    tokens: Tensor
+    end: Tensor
+    hidden: Tensor
+    block: int
+
+    @property
+    def state(self) -> Tensor:
+        """The state at each end-of-text token: ``(n, width)``."""
+        rows = torch.arange(self.tokens.shape[0], device=self.tokens.device)
+        return self.hidden[rows, self.end]
+
+    def replaced(self, rows: Tensor, state: Tensor) -> HalfRun:
+        """The texts ``rows`` ``(m,)`` with ``state`` ``(m, width)`` put in at their end-of-text tokens."""
+        end = self.end[rows]
+        places = (torch.arange(len(rows), device=rows.device), end)
+        hidden = self.hidden[rows].index_put(places, state.to(self.hidden.dtype))
+        return HalfRun(self.tokens[rows], end, hidden, self.block)
+
+    def joined(self, other: HalfRun) -> HalfRun:
+        """The texts of both runs, which must have the same length and block, in one batch."""
+        return HalfRun(
+            torch.cat([self.tokens, other.tokens]),
+            torch.cat([self.end, other.end]),
+            torch.cat([self.hidden, other.hidden]),
+            self.block,
+        )
+
+
+def run_to_block(clip: nn.Module, tokens: Tensor, block: int) -> HalfRun:
+    """Run token rows ``(n, length)`` through embeddings and blocks 0 to ``block``, both included.
+
+    Raises :class:`UsageError` for a block that the text tower lacks.
+    """
+    check_block(clip, block)
+    return carry_on(clip, begin(clip, trim(clip, tokens)), block)
+
+
+def begin(clip: Any, tokens: Tensor) -> HalfRun:
+    """Embeddings of token rows ``(n, length)``, padding included: a run that has passed no block yet."""
+    return HalfRun(tokens, end_positions(clip, tokens), embed_tokens(clip, tokens), -1)
+
+
+def carry_on(clip: nn.Module, run: HalfRun, block: int) -> HalfRun:
+    """``run`` through the blocks after its own, up to and including ``block``.
+
+    A run of embeddings, which has passed no block yet, has ``block`` -1.
+    """
+    return replace(run, hidden=_run_blocks(clip, run.hidden, run.block + 1, block + 1), block=block)
+
+
+def run_from_block(clip: nn.Module, run: HalfRun) -> Tensor:
+    """Finish a run: the blocks after ``run.block``, final norm and projection -> ``(n, embed_dim)``.
+
+    For a run as :func:`run_to_block` gives it, the result equals ``clip.encode_text``.
+    """
+    last = len(text_blocks(clip))
+    hidden = _run_blocks(clip, run.hidden, run.block + 1, last)
+    return pool_state(clip, hidden, run.tokens)
+
+
+def _run_blocks(clip: nn.Module, hidden: Tensor, first: int, last: int) -> Tensor:
+    length = hidden.shape[1]
+    whole: Any = clip.attn_mask
+    mask = whole[:length, :length]
+    for block in text_blocks(clip)[first:last]:
+        hidden = block(hidden, attn_mask=mask)
+    return hidden
+
+
+def join_tokens(parts: Sequence[Tensor]) -> Tensor:
+    """Token rows of any lengths in one batch, padded with 0: ``(n, length)`` each -> ``(sum, longest)``."""
+    longest = max(part.shape[1] for part in parts)
+    return torch.cat([nn.functional.pad(part, (0, longest - part.shape[1])) for part in parts])

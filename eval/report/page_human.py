@@ -7,7 +7,13 @@ from functools import partial
 from typing import Any, TypeAlias
 
 from descscore.eval.report import plots
-from descscore.eval.report.number_format import (
+from descscore.eval.report.page import (
+    Block,
+    Bullets,
+    Figure,
+    Paragraph,
+    Section,
+    Table,
     counted,
     listing,
     p_value,
@@ -18,7 +24,6 @@ from descscore.eval.report.number_format import (
     slug,
     stop,
 )
-from descscore.eval.report.page import Block, Bullets, Figure, Paragraph, Section, Table
 
 Json: TypeAlias = dict[str, Any]
 

@@ -7,7 +7,13 @@ from functools import partial
 from typing import Any, TypeAlias
 
 from descscore.eval.report import plots
-from descscore.eval.report.number_format import (
+from descscore.eval.report.page import (
+    Block,
+    Bullets,
+    Figure,
+    Paragraph,
+    Section,
+    Table,
     counted,
     listing,
     percent,
@@ -15,7 +21,6 @@ from descscore.eval.report.number_format import (
     plain,
     sentence,
 )
-from descscore.eval.report.page import Block, Bullets, Figure, Paragraph, Section, Table
 
 Json: TypeAlias = dict[str, Any]
 

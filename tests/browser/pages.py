@@ -17,7 +17,7 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import Page
 
-from descscore.page.example_images import EXAMPLES
+from descscore.page.try_page import EXAMPLES
 from descscore.study.questions import questions_of
 from study_tools import write_table
 

@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Page
 
 from accessibility import violations
-from descscore.page.example_images import EXAMPLES
+from descscore.page.try_page import EXAMPLES
 from descscore.study.judgments import JudgmentStore
 from pages import Site, answer, press, register, wait_for_heading, wait_for_status, write_study
 

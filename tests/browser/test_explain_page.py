@@ -13,7 +13,7 @@ from playwright.sync_api import Page
 from accessibility import NARROW, WIDE, focus_order, overflow, violations
 from descscore.cli import main
 from descscore.models import load_model
-from descscore.readout import save_purpose
+from descscore.purpose import save_purpose
 from pictures import make_photo
 from report_data import make_adapter
 

@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Browser, Page
 
 from accessibility import violations
-from descscore.page.example_images import EXAMPLES
+from descscore.page.try_page import EXAMPLES
 from descscore.study.judgments import JudgmentStore
 from page_client import PageClient
 from pages import (

@@ -6,7 +6,7 @@ import pytest
 from playwright.sync_api import Page
 from screen_reader import outline, texts
 
-from descscore.page.example_images import EXAMPLES
+from descscore.page.try_page import EXAMPLES
 from descscore.study.questions import questions_of
 from pages import TRY_HEADING, answer, press, register, tab_to, wait_for_heading, wait_for_status
 

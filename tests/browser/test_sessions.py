@@ -9,8 +9,7 @@ import pytest
 from playwright.sync_api import Page, Route
 
 from accessibility import violations
-from descscore.study.annotators import Profile
-from descscore.study.judgments import JudgmentStore
+from descscore.study.judgments import JudgmentStore, Profile
 from descscore.study.questions import questions_of
 from pages import (
     Site,

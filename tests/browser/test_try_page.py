@@ -12,8 +12,8 @@ from PIL import Image
 from playwright.sync_api import Page
 
 from accessibility import NARROW, focus_order, overflow, violations
-from descscore.page.example_images import EXAMPLES
-from descscore.page.upload import MAX_BYTES
+from descscore.page.guard import MAX_BYTES
+from descscore.page.try_page import EXAMPLES
 from pages import TRY_HEADING, Site, picture, press, tab_to, wait_for_status
 
 

@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Page
 from tee import Tee
 
-from descscore.page.shown_image import image_address
+from descscore.page.study_page import image_address
 from descscore.study.items import StudyItem
 from descscore.study.judgments import JudgmentStore
 from pages import Site, answer, press, register, tab_to, wait_for_heading

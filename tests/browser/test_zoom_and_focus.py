@@ -9,7 +9,7 @@ from looks import SPACED, cut, difference, hidden_focus, movements, shot
 from playwright.sync_api import Page
 
 from accessibility import NARROW, WIDE, overflow, violations
-from descscore.page.example_images import EXAMPLES
+from descscore.page.try_page import EXAMPLES
 from pages import Site, answer, press, register, tab_to, wait_for_heading, wait_for_status
 from study_tools import write_table
 

@@ -1,1 +1,0 @@
-"""Readers of image, description and caption tables."""

@@ -1,0 +1,1 @@
+"""Score pairs in a stream: decode ahead, encode in batches, keep the order."""

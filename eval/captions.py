@@ -1,0 +1,278 @@
+"""A model against people's judgments of Flickr8k captions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from descscore.errors import DataError
+from descscore.eval.ratings import digest, find_folder, named
+from descscore.eval.statistics.correlation import Array, Correlation, Numbers, kendall, numbers
+from descscore.images import ImageSource, load_image
+from descscore.scorer import DescScorer
+
+# Cosines of many pairs made of few images and few texts: each is encoded once.
+
+
+def pair_cosines(
+    scorer: DescScorer,
+    images: Mapping[str, ImageSource],
+    texts: Mapping[str, str],
+    pairs: Sequence[tuple[str, str]],
+) -> Array:
+    """Raw cosines, -1..1, of pairs of image key and text key: ``(n,)`` in the order given.
+
+    Raises :class:`descscore.errors.InputError` where an image or text cannot be scored.
+    """
+    names, size = list(images), scorer.encoder.batch_size
+    batches = [names[start : start + size] for start in range(0, len(names), size)]
+    left = torch.cat([scorer.encoder.images([load_image(images[name]) for name in part]) for part in batches])
+    right = scorer.encoder.texts(list(texts.values()), scorer.text_policy).features
+    row, column = {name: i for i, name in enumerate(names)}, {key: i for i, key in enumerate(texts)}
+    similarity = (left.double() @ right.double().T).clamp(-1, 1)
+    picked = similarity[[row[image] for image, _ in pairs], [column[text] for _, text in pairs]]
+    return picked.cpu().numpy()
+
+
+# People's judgments of whether a Flickr8k caption fits a photo (Hodosh, Young and Hockenmaier 2013).
+#
+# Three experts gave 5,822 pairs of photo and caption 1 to 4; CrowdFlower workers said
+# yes or no to some 47,000. Metrics are compared with them by Kendall's tau: by tau-c
+# over all three expert ratings without a photo's own captions, and by tau-b over
+# the share of yes with them, as papers since CLIPScore (Hessel et al. 2021) do.
+
+
+PUBLISHED = {
+    "CLIP-S": (51.2, 34.4),
+    "RefCLIP-S": (53.0, 36.4),
+    "PAC-S": (54.3, 36.0),
+    "Polos": (56.4, 37.8),
+}
+"""tau-c x 100 on the expert and tau-b x 100 on the CrowdFlower ratings, as those papers report them."""
+
+NOTES = (
+    "captions add to an image and descriptions stand in for it: this measures how well a model tells right "
+    "captions from wrong ones, not how well descriptions serve.",
+    "expert: tau-c over all three ratings of a pair, a photo's own captions left out; crowdflower: tau-b "
+    "over the share of yes, own captions kept.",
+    "published: as reported by the papers, x 100.",
+)
+
+CAPTIONS_EACH = 5
+"""Captions of a photo; ids are ``name#0`` to ``name#4``."""
+
+SPLITS = ("test.parquet", "val.parquet", "train.parquet")
+
+
+@dataclass(frozen=True)
+class RatedPairs:
+    """Pairs of photo name and caption id with their ratings.
+
+    ratings: ``(n, 3)`` grades 1..4 of the experts, or ``(n, 1)`` shares of yes, 0..1.
+    left_out: pairs of a photo with its own caption that are not among them. source:
+    file and digest.
+    """
+
+    pairs: tuple[tuple[str, str], ...]
+    ratings: Array
+    left_out: int
+    source: str
+
+
+@dataclass(frozen=True)
+class Photos:
+    """Photos, as the bytes of their files by name, and captions by id (``name#0`` to ``name#4``)."""
+
+    images: dict[str, bytes]
+    captions: dict[str, str]
+
+
+def expert_tau(scores: Numbers, ratings: Array) -> Correlation:
+    """Kendall's tau-c of ``(n,)`` scores with ``(n, 3)`` grades: each pair counts once a rater.
+
+    Raises :class:`DataError` where the lengths differ or a score is not a number.
+    """
+    values = numbers("scores", scores)
+    if ratings.ndim != 2 or len(ratings) != len(values):
+        raise DataError(f"{len(values)} scores but ratings of shape {ratings.shape}: a row a score is needed")
+    return kendall(np.repeat(values, ratings.shape[1]), ratings.ravel(), variant="c")
+
+
+def crowd_tau(scores: Numbers, shares: Numbers) -> Correlation:
+    """Kendall's tau-b of ``(n,)`` scores with ``(n,)`` shares of yes; raises as :func:`expert_tau`."""
+    return kendall(scores, shares, variant="b")
+
+
+def read_expert(path: Path) -> RatedPairs:
+    """``ExpertAnnotations.txt``: photo, caption id and three grades, 1 to 4, by tabs; own captions left out.
+
+    Raises :class:`DataError` that names the line.
+    """
+    pairs, ratings = _read_pairs(path, lambda cells: [_grade(cell) for cell in cells])
+    other = np.array([_photo_of(caption) != photo for photo, caption in pairs], dtype=bool)
+    kept = tuple(pair for pair, keep in zip(pairs, other, strict=True) if keep)
+    return RatedPairs(kept, ratings[other], int((~other).sum()), f"{path.name}#{digest(path)}")
+
+
+def read_crowd(path: Path) -> RatedPairs:
+    """``CrowdFlowerAnnotations.txt``: photo, caption id, share of yes, yes and no by tabs; all kept.
+
+    Raises :class:`DataError` that names the line.
+    """
+    pairs, shares = _read_pairs(path, _share)
+    return RatedPairs(pairs, shares, 0, f"{path.name}#{digest(path)}")
+
+
+def read_photos(folder: Path, pairs: Collection[tuple[str, str]]) -> Photos:
+    """The photos and captions of ``pairs`` from the Parquet files (columns ``image, filename, captions``).
+
+    Files are opened until all are found. Raises :class:`DataError` that names what is missing.
+    """
+    photos, captions = {photo for photo, _ in pairs}, {caption for _, caption in pairs}
+    found = Photos({}, {})
+    files = [folder / name for name in SPLITS if (folder / name).is_file()]
+    for path in files:
+        if photos - found.images.keys() or captions - found.captions.keys():
+            _add_photos(path, photos, captions, found)
+    missing = sorted((photos - found.images.keys()) | (captions - found.captions.keys()))
+    if missing:
+        where = ", ".join(path.name for path in files) or "no Parquet file"
+        raise DataError(f"{folder}: {named(missing)} not found ({where})")
+    return found
+
+
+def _add_photos(path: Path, photos: set[str], captions: set[str], found: Photos) -> None:
+    try:
+        for batch in pq.ParquetFile(path).iter_batches(64, columns=["filename", "captions", "image"]):
+            for row in batch.to_pylist():
+                name = row["filename"]
+                if name in photos:
+                    found.images[name] = row["image"]["bytes"]
+                texts = {f"{name}#{i}": text for i, text in enumerate(row["captions"])}
+                found.captions.update({key: text for key, text in texts.items() if key in captions})
+    except (OSError, pa.ArrowException, KeyError, TypeError) as error:
+        raise DataError(f"{path}: not a table of photos with captions ({error})") from None
+
+
+def _read_pairs(
+    path: Path, rating: Callable[[list[str]], list[float]]
+) -> tuple[tuple[tuple[str, str], ...], Array]:
+    """Pairs and ratings of a tab-separated file of five columns; a pair may occur once."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: {error}") from None
+    ratings: dict[tuple[str, str], list[float]] = {}
+    for number, line in enumerate(lines, 1):
+        cells = line.split("\t")
+        if len(cells) != 5:
+            raise DataError(f"{path}: line {number} has {len(cells)} columns by tabs, not 5")
+        pair = (cells[0], cells[1])
+        if pair in ratings:
+            raise DataError(f"{path}: line {number}: {named(pair)} occurs a second time")
+        try:
+            ratings[pair] = rating(cells[2:])
+        except ValueError as error:
+            raise DataError(f"{path}: line {number}: {error}") from None
+    if not ratings:
+        raise DataError(f"{path}: holds no rows")
+    return tuple(ratings), np.array(list(ratings.values()), dtype=np.float64)
+
+
+def _grade(cell: str) -> float:
+    if cell not in ("1", "2", "3", "4"):
+        raise ValueError(f"{cell[:20]!r} is not a grade from 1 to 4")
+    return float(cell)
+
+
+def _share(cells: list[str]) -> list[float]:
+    share = float(cells[0])
+    if not 0 <= share <= 1:
+        raise ValueError(f"share of yes {cells[0]!r} is not within 0 and 1")
+    return [share]
+
+
+def _photo_of(caption: str) -> str:
+    return caption.rpartition("#")[0]
+
+
+@dataclass(frozen=True)
+class CaptionJudgments:
+    """Both kinds of ratings with the photos and captions that they are of."""
+
+    expert: RatedPairs
+    crowd: RatedPairs
+    photos: Photos
+
+    @property
+    def source(self) -> str:
+        """Files and digests, for signatures."""
+        return f"{self.expert.source}|{self.crowd.source}"
+
+
+@dataclass(frozen=True)
+class TauRow:
+    """Kendall's tau, -1..1, with one set of ratings; None where not defined, for this ``reason``.
+
+    pairs of photo and caption; ratings: how many of them; left_out: own captions. There is
+    no p-value: the ratings of one pair, and the pairs of one photo, are not independent.
+    """
+
+    set: str
+    statistic: str
+    tau: float | None
+    reason: str | None
+    pairs: int
+    ratings: int
+    left_out: int
+
+
+def read_caption_judgments(data: Path, references: bool = False) -> CaptionJudgments:
+    """From the folder flickr8k or the one that holds it; :class:`DataError` on missing or wrong files.
+
+    references: whether all captions of the photos that experts judged are needed too.
+    """
+    folder = find_folder(data, "flickr8k", "ExpertAnnotations.txt")
+    expert = read_expert(folder / "ExpertAnnotations.txt")
+    crowd = read_crowd(folder / "CrowdFlowerAnnotations.txt")
+    own = tuple((photo, name) for photo, _ in expert.pairs for name in own_captions(photo))
+    needed = expert.pairs + crowd.pairs + (tuple(dict.fromkeys(own)) if references else ())
+    return CaptionJudgments(expert, crowd, read_photos(folder, needed))
+
+
+def own_captions(photo: str) -> list[str]:
+    """The ids of a photo's own captions."""
+    return [f"{photo}#{number}" for number in range(CAPTIONS_EACH)]
+
+
+def tau_rows(scorer: DescScorer, judgments: CaptionJudgments) -> list[TauRow]:
+    """tau-c with the expert ratings and tau-b with the CrowdFlower ones."""
+    expert, crowd, photos = judgments.expert, judgments.crowd, judgments.photos
+    cosines = pair_cosines(scorer, photos.images, photos.captions, expert.pairs + crowd.pairs)
+    own, others = cosines[: len(expert.pairs)], cosines[len(expert.pairs) :]
+    return [
+        _row("expert", "tau-c", expert_tau(own, expert.ratings), expert),
+        _row("crowdflower", "tau-b", crowd_tau(others, crowd.ratings[:, 0]), crowd),
+    ]
+
+
+def reference_tau_row(scorer: DescScorer, judgments: CaptionJudgments) -> TauRow:
+    """tau-c of the reference score with the expert ratings, a photo's own captions as references."""
+    expert, photos = judgments.expert, judgments.photos
+    results = scorer.score_batch(
+        [photos.images[photo] for photo, _ in expert.pairs],
+        [photos.captions[caption] for _, caption in expert.pairs],
+        references=[[photos.captions[name] for name in own_captions(photo)] for photo, _ in expert.pairs],
+    )
+    scores = [result.reference_score or 0.0 for result in results]
+    return _row("expert, with references", "tau-c", expert_tau(scores, expert.ratings), expert)
+
+
+def _row(name: str, statistic: str, found: Correlation, rated: RatedPairs) -> TauRow:
+    return TauRow(name, statistic, found.value, found.reason, len(rated.pairs), found.n, rated.left_out)

@@ -1,1 +1,0 @@
-"""Scores against people's ratings, and people's ratings against each other."""

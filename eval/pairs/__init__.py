@@ -1,1 +1,0 @@
-"""Descriptions against captions of the same image: preference, hostile texts, probability."""

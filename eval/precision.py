@@ -1,0 +1,110 @@
+"""How far reduced precision moves cosines: the same pairs under one model in several number formats."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+from PIL import Image
+
+from descscore.errors import DataError
+from descscore.eval.captions import pair_cosines
+from descscore.eval.material import caption
+from descscore.eval.statistics.correlation import Array, spearman
+from descscore.images import ImageSource, load_image
+from descscore.models import LoadedModel
+from descscore.scorer import DescScorer
+from descscore.tables.rows import Pair
+
+MEAN_GOAL, RANK_GOAL = 1e-3, 0.999
+"""Largest mean difference and smallest rank correlation at which a precision counts as close."""
+
+TEXTS_PER_IMAGE = 4
+MADE_SIZE = (320, 240)
+
+
+@dataclass(frozen=True)
+class Material:
+    """Pairs to score, by keys of their images and texts."""
+
+    images: dict[str, ImageSource]
+    texts: dict[str, str]
+    pairs: list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Closeness:
+    """Cosines in ``precision`` against those in float32. mean, largest: absolute differences.
+    spearman: None where it is not defined.
+    """
+
+    precision: str
+    pairs: int
+    mean: float
+    largest: float
+    spearman: float | None
+
+    @property
+    def close(self) -> bool:
+        """Whether both goals are met."""
+        return self.mean <= MEAN_GOAL and self.spearman is not None and self.spearman >= RANK_GOAL
+
+
+def compare_precisions(
+    model: LoadedModel, material: Material, precisions: Sequence[str] = ("bf16", "fp16")
+) -> list[Closeness]:
+    """Each of ``precisions`` against float32. model: in float32; copied for every other."""
+    exact = _cosines(DescScorer(model), material)
+    return [
+        closeness(name, exact, _cosines(DescScorer(model, precision=name), material)) for name in precisions
+    ]
+
+
+def closeness(precision: str, exact: Array, reduced: Array) -> Closeness:
+    """Cosines ``(n,)`` in float32 and in ``precision``, of the same pairs."""
+    difference = np.abs(reduced - exact)
+    rank = spearman(exact, reduced).value
+    return Closeness(precision, len(exact), float(difference.mean()), float(difference.max()), rank)
+
+
+def published_material(pairs: Sequence[Pair], count: int) -> Material:
+    """``count`` pairs of a data set: each image with its description, its caption, and the next
+    images' descriptions and captions. Raises :class:`DataError` where that gives too few.
+    """
+    if TEXTS_PER_IMAGE * len(pairs) < count:
+        raise DataError(f"{len(pairs)} images give {TEXTS_PER_IMAGE * len(pairs)} pairs, not {count}")
+    texts = {f"{kind} {i}": getattr(pair, kind) for i, pair in enumerate(pairs) for kind in _KINDS}
+    chosen = list(islice(_around(len(pairs)), count))
+    used = {image for image, _ in chosen}
+    images = {name: load_image(pairs[int(name)].image.read()) for name in sorted(used, key=int)}
+    return Material(dict(images), texts, chosen)
+
+
+_KINDS = ("description", "caption")
+
+
+def _around(count: int) -> Iterator[tuple[str, str]]:
+    """Own description and caption of all images first, then those of the image after each."""
+    for shift in range(TEXTS_PER_IMAGE // len(_KINDS)):
+        for i in range(count):
+            for kind in _KINDS:
+                yield str(i), f"{kind} {(i + shift) % count}"
+
+
+def made_material(count: int) -> Material:
+    """``count`` pairs of made-up pictures and captions, all of them different."""
+    number = -(-count // TEXTS_PER_IMAGE)
+    images: dict[str, ImageSource] = {str(i): _picture(i) for i in range(number)}
+    texts = {str(i): caption(i) for i in range(count)}
+    return Material(images, texts, [(str(i // TEXTS_PER_IMAGE), str(i)) for i in range(count)])
+
+
+def _picture(seed: int) -> Image.Image:
+    coarse = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize(MADE_SIZE, Image.Resampling.BICUBIC)
+
+
+def _cosines(scorer: DescScorer, material: Material) -> Array:
+    return pair_cosines(scorer, material.images, material.texts, material.pairs)

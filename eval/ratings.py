@@ -1,0 +1,388 @@
+"""Ratings gathered elsewhere: a CSV file with one rating a row."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import math
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias, get_args
+
+from descscore.errors import DataError, UsageError
+
+# Read CSV files into rows, with errors that name file and line.
+
+
+_BLANK = frozenset({"", "na", "nan", "null", "none"})
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a CSV file, its cells by column name and its place for error messages."""
+
+    place: str
+    cells: dict[str, str]
+
+    def __getitem__(self, column: str) -> str:
+        return self.cells[column]
+
+    def number(self, column: str) -> float | None:
+        """The cell as a number, None where it is blank or NA; anything else is a :class:`DataError`."""
+        text = self.cells[column].strip()
+        if text.lower() in _BLANK:
+            return None
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value):
+            raise DataError(f"{self.place}: {column} is {text[:40]!r}, not a number")
+        return value
+
+
+def read_rows(path: Path, required: Iterable[str] = (), empty: bool = False) -> list[Row]:
+    """All rows of a UTF-8 CSV file with a header. empty: whether it may have no rows.
+
+    Raises :class:`DataError` where the file is missing or unreadable, has no rows,
+    lacks a required column, or has a row of another length than its header.
+    """
+    try:
+        # utf-8-sig: spreadsheet programs write a byte order mark, which would join the first name.
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            columns = list(reader.fieldnames or ())
+            check_columns(path, columns, required)
+            rows = [_row(path, reader.line_num, cells) for cells in reader]
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+    except csv.Error as error:
+        raise DataError(f"{path}: not a CSV file ({error})") from None
+    if not rows and not empty:
+        raise DataError(f"{path}: holds no rows")
+    return rows
+
+
+def check_columns(path: Path, columns: list[str], required: Iterable[str]) -> None:
+    """Raise a :class:`DataError` that names the missing columns and those there are."""
+    missing = [column for column in required if column not in columns]
+    if missing:
+        raise DataError(f"{path}: lacks column {', '.join(missing)} (has {', '.join(columns) or 'none'})")
+
+
+def text_key(text: str) -> str:
+    """What makes two texts the same for a join: Unicode NFC, blanks at both ends off."""
+    return unicodedata.normalize("NFC", text).strip()
+
+
+def digest(*paths: Path) -> str:
+    """Eight hex digits of the SHA-256 of the files, for signatures."""
+    total = hashlib.sha256()
+    for path in paths:
+        total.update(path.read_bytes())
+    return total.hexdigest()[:8]
+
+
+def named(values: Iterable[str], shown: int = 3) -> str:
+    """The first few of ``values`` for an error message, each quoted and cut."""
+    listed = list(values)
+    quoted = ", ".join(repr(v if len(v) <= 60 else v[:57] + "...") for v in listed[:shown])
+    return quoted + (f" and {len(listed) - shown} more" if len(listed) > shown else "")
+
+
+def _row(path: Path, line: int, cells: dict[str, str]) -> Row:
+    place = f"{path}: line {line}"
+    # csv puts surplus cells under the key None and fills missing ones with None.
+    if None in cells or None in cells.values():
+        raise DataError(f"{place}: has more or fewer cells than the header")
+    return Row(place, cells)
+
+
+# People's ratings of descriptions, and the reader of those of Kreiss et al. 2022.
+#
+# The folder ``kreiss2022`` holds ratings, 1 to 5, of 68 descriptions of 18 images by
+# blind and low-vision (BLV) readers, and by sighted readers before and after they
+# saw the image (Kreiss et al., Context Matters for Image Descriptions for
+# Accessibility, EMNLP 2022).
+
+
+ATTENTION_CHECKS = frozenset({"guitar", "640px-parc_agen"})
+"""Images that only checked whether sighted raters paid attention; never part of any number."""
+
+QUESTIONS = {
+    "overall": "q_overall",
+    "imaginability": "q_reconstructivity",
+    "relevance": "q_relevance",
+    "irrelevance": "q_irrelevance",
+}
+"""The questions and their columns in the published files."""
+
+NOTES = (
+    "irrelevance: the scale runs from too much to not too much irrelevant information, "
+    "so a higher rating means less of it and is the better one.",
+    "imaginability was not asked after the image, so there is no such row.",
+    "raters: BLV readers never saw the images; sighted readers rated before and after seeing them.",
+)
+
+
+@dataclass(frozen=True)
+class Item:
+    """A rated text. key: what scores are joined by. cluster: the image it belongs to. context: the
+    text around the image, where raters read one.
+    """
+
+    key: str
+    text: str
+    cluster: str
+    image: Path | None = None
+    context: str | None = None
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One question to one group of raters: for each item its ratings, none where nobody rated it.
+
+    phase: ``before`` or ``after`` seeing the image, None where that does not apply.
+    """
+
+    raters: str
+    phase: str | None
+    question: str
+    ratings: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True)
+class Drop:
+    """Something that was left out, and how many."""
+
+    what: str
+    count: int
+
+
+@dataclass(frozen=True)
+class Judgments:
+    """Rated items with all panels' ratings in the items' order; source: folder or file and digest."""
+
+    items: tuple[Item, ...]
+    panels: tuple[Panel, ...]
+    drops: tuple[Drop, ...]
+    notes: tuple[str, ...]
+    source: str
+
+
+def find_folder(data: Path, folder: str, file: str) -> Path:
+    """``data`` itself or ``data/folder``, whichever holds ``file``; raises :class:`DataError`."""
+    for candidate in (data, data / folder):
+        if (candidate / file).is_file():
+            return candidate
+    raise DataError(f"{data}: holds neither {file} nor {folder}/{file}")
+
+
+def read_kreiss(data: Path) -> Judgments:
+    """The published ratings of the 68 descriptions that BLV people rated.
+
+    data: the folder ``kreiss2022`` or the one that holds it. Ratings of attention
+    checks and of descriptions that only sighted people rated are left out and
+    counted; where one of the files has no rows, the descriptions are those of the other.
+    Raises :class:`DataError` on missing files or columns, ratings outside 1..5, and a
+    rater who rated one description twice.
+    """
+    folder = find_folder(data, "kreiss2022", "blv_ratings.csv")
+    blv_path, sighted_path = folder / "blv_ratings.csv", folder / "sighted_ratings.csv"
+    phases = {"before": ".preimg", "after": ".postimg"}
+    asked = [q + suffix for q in QUESTIONS.values() for suffix in phases.values()]
+    asked.remove("q_reconstructivity.postimg")
+    blv_needed = ["participant", "img_id", "description", *QUESTIONS.values()]
+    blv_all = read_rows(blv_path, blv_needed, empty=True)
+    sighted_needed = ["anon_worker_id", "img_id", "img_file", "description", *asked]
+    sighted_all = read_rows(sighted_path, sighted_needed, empty=bool(blv_all))
+    blv = [row for row in blv_all if row["img_id"] not in ATTENTION_CHECKS]
+    sighted = [row for row in sighted_all if not _is_check(row)]
+    files = {row["img_id"]: row["img_file"] for row in sighted}
+    items = _items(blv or sighted, files, folder / "images")
+    rated = {item.key for item in items}
+    shared = [row for row in sighted if text_key(row["description"]) in rated]
+    panels = [_panel("BLV", None, q, blv, "participant", c, items) for q, c in QUESTIONS.items() if blv]
+    for phase, suffix in phases.items() if shared else ():
+        for question, column in QUESTIONS.items():
+            if column + suffix in asked:
+                found = _panel("sighted", phase, question, shared, "anon_worker_id", column + suffix, items)
+                panels.append(found)
+    others = {text_key(row["description"]) for row in sighted} - rated
+    checks = len(blv_all) - len(blv) + len(sighted_all) - len(sighted)
+    drops = (
+        Drop("descriptions that only sighted people rated", len(others)),
+        Drop("ratings of attention checks", checks),
+        Drop("blank ratings", _blanks(blv, QUESTIONS.values()) + _blanks(shared, asked)),
+    )
+    source = f"kreiss2022#{digest(blv_path, sighted_path)}"
+    return Judgments(items, tuple(panels), drops, NOTES, source)
+
+
+def collect(rated: Iterable[tuple[Row, str, str, float | None]]) -> dict[str, list[float]]:
+    """Ratings by item from (row, rater, item, value); blank ones are passed over.
+
+    Raises :class:`DataError` where one rater rated an item twice, with the place of the second.
+    """
+    seen: set[tuple[str, str]] = set()
+    out: dict[str, list[float]] = {}
+    for row, rater, item, value in rated:
+        if (rater, item) in seen:
+            raise DataError(f"{row.place}: rater {rater!r} rates {named([item])} a second time")
+        seen.add((rater, item))
+        if value is not None:
+            out.setdefault(item, []).append(value)
+    return out
+
+
+def _panel(
+    raters: str,
+    phase: str | None,
+    question: str,
+    rows: list[Row],
+    rater_column: str,
+    column: str,
+    items: tuple[Item, ...],
+) -> Panel:
+    values = collect((r, r[rater_column], text_key(r["description"]), _rating(r, column)) for r in rows)
+    return Panel(raters, phase, question, tuple(tuple(values.get(item.key, ())) for item in items))
+
+
+def _rating(row: Row, column: str) -> float | None:
+    value = row.number(column)
+    if value is not None and not 1 <= value <= 5:
+        raise DataError(f"{row.place}: {column} is {value:g}, ratings run from 1 to 5")
+    return value
+
+
+def _items(rows: list[Row], files: dict[str, str], images: Path) -> tuple[Item, ...]:
+    """The described items in order of appearance; one text must belong to one image and one article."""
+    cluster: dict[str, str] = {}
+    context: dict[str, str | None] = {}
+    for row in rows:
+        key, article = text_key(row["description"]), row.cells.get("article_text")
+        if cluster.setdefault(key, row["img_id"]) != row["img_id"]:
+            raise DataError(
+                f"{row.place}: {named([key])} belongs to image {row['img_id']!r}, earlier to {cluster[key]!r}"
+            )
+        if context.setdefault(key, article) != article:
+            raise DataError(f"{row.place}: {named([key])} stands in another article_text than before")
+    photos = _photos(images)
+    by_stem = {Path(name).stem: photo for name, photo in photos.items()}
+    return tuple(
+        # Without sighted raters no file name is known; an image may then have its id as its name.
+        Item(key, key, image, photos.get(text_key(files.get(image, ""))) or by_stem.get(image), context[key])
+        for key, image in cluster.items()
+    )
+
+
+def _photos(folder: Path) -> dict[str, Path]:
+    """Photos by name in Unicode NFC: some file systems hand names back decomposed."""
+    if not folder.is_dir():
+        return {}
+    return {unicodedata.normalize("NFC", path.name): path for path in sorted(folder.iterdir())}
+
+
+def _is_check(row: Row) -> bool:
+    return row["img_id"] in ATTENTION_CHECKS or Path(row["img_file"]).stem in ATTENTION_CHECKS
+
+
+def _blanks(rows: list[Row], columns: Iterable[str]) -> int:
+    return sum(row.number(column) is None for column in columns for row in rows)
+
+
+Groups: TypeAlias = Literal["auto", "raters", "items"]
+"""What the column ``group`` groups: the raters (blind, sighted), or the items (one image's texts)."""
+
+COLUMNS = ("item", "rater", "question", "value", "group")
+
+
+def read_ratings(path: Path, groups: Groups = "auto") -> Judgments:
+    """Ratings in long form: columns ``item, rater, question, value, group``, in any order.
+
+    group: by ``groups``, either of raters, each reported on its own, or of items
+    that are not independent (those of one image), which are resampled together.
+    ``auto`` takes it for raters where every rater has one group, for items where
+    every item has one and raters meet several; where both hold, the file cannot tell
+    and an error asks. Optional columns: ``text``, the item's text where ``item``
+    is only its name; ``image``, which items share, so that ``group`` is the raters';
+    ``context``, the text around the item's image.
+    Blank values are left out and counted. Raises :class:`DataError`, also where a
+    rater answers a question on an item twice.
+    """
+    if groups not in get_args(Groups):
+        raise UsageError(f"groups {groups!r}: choose one of {', '.join(get_args(Groups))}")
+    rows = read_rows(path, COLUMNS)
+    role = _role(path, rows, groups)
+    items = _items_rating_tables(rows, role)
+    panels = _panels(rows, role, items)
+    blanks = sum(row.number("value") is None for row in rows)
+    notes = (
+        f"the column group of {path.name} is taken to group {role}.",
+        *_text_note(rows),
+        *_cluster_note(items),
+    )
+    return Judgments(items, panels, (Drop("blank ratings", blanks),), notes, f"{path.name}#{digest(path)}")
+
+
+def _role(path: Path, rows: list[Row], groups: Groups) -> str:
+    if groups != "auto":
+        return groups
+    if "image" in rows[0].cells or len({row["group"] for row in rows}) == 1:
+        return "raters"
+    by_rater = _one_group_each(rows, "rater")
+    by_item = _one_group_each(rows, "item")
+    if by_rater != by_item:
+        return "raters" if by_rater else "items"
+    both = "both every rater and every item has" if by_rater else "neither every rater nor every item has"
+    raise DataError(f"{path}: {both} one group, so say whether groups are of raters or of items")
+
+
+def _one_group_each(rows: list[Row], column: str) -> bool:
+    pairs = {(row[column], row["group"]) for row in rows}
+    return len(pairs) == len({name for name, _ in pairs})
+
+
+def _items_rating_tables(rows: list[Row], role: str) -> tuple[Item, ...]:
+    """Items in order of appearance; their text and cluster must be the same in every row."""
+    found: dict[str, Item] = {}
+    for row in rows:
+        key = text_key(row["item"])
+        if not key:
+            raise DataError(f"{row.place}: item is blank")
+        cluster = row.cells.get("image") or (row["group"] if role == "items" else key)
+        item = Item(key, text_key(row.cells.get("text") or key), cluster, context=row.cells.get("context"))
+        if found.setdefault(key, item) != item:
+            raise DataError(
+                f"{row.place}: {named([key])} has another text, image, group or context than before"
+            )
+    return tuple(found.values())
+
+
+def _panels(rows: list[Row], role: str, items: tuple[Item, ...]) -> tuple[Panel, ...]:
+    grouped: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        raters = row["group"] if role == "raters" else "all"
+        grouped.setdefault((raters, row["question"]), []).append(row)
+    panels = []
+    for (raters, question), part in grouped.items():
+        values = collect((r, r["rater"], text_key(r["item"]), r.number("value")) for r in part)
+        ratings = tuple(tuple(values.get(item.key, ())) for item in items)
+        panels.append(Panel(raters, None, question, ratings))
+    return tuple(panels)
+
+
+def _text_note(rows: list[Row]) -> tuple[str, ...]:
+    if "text" in rows[0].cells:
+        return ()
+    return ("there is no column text, so lengths are those of the column item.",)
+
+
+def _cluster_note(items: tuple[Item, ...]) -> tuple[str, ...]:
+    if len({item.cluster for item in items}) < len(items):
+        return ()
+    return ("no two items share an image, so every item is resampled on its own.",)

@@ -1,1 +1,0 @@
-"""Throughput against ceilings of the same run and against torchmetrics."""

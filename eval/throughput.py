@@ -1,0 +1,248 @@
+"""How fast pairs are scored, against ceilings taken in the same run and against torchmetrics.
+
+The model is ViT-B-32 with random weights, which take the time that trained ones take.
+Rates are the median of several rounds in which the parts take turns, since other work
+on a machine disturbs single ones.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TypeAlias
+
+import open_clip
+import torch
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from torch import Tensor
+from torch.nn.functional import linear
+from torch.utils.flop_counter import FlopCounterMode
+
+from descscore.adapters import weights_hash
+from descscore.encoder import DTYPES, Encoder, find_batch_size
+from descscore.errors import DataError, ModelError
+from descscore.eval.material import DECODE as BLANK
+from descscore.eval.material import Rates, Work, caption, seconds, wait
+from descscore.eval.torchmetrics_clip import TorchmetricsClipScore, image_tensor
+from descscore.models import LoadedModel, describe_preprocessing
+from descscore.scorer import DescScorer
+from descscore.stream.decoder import Decoder
+from descscore.stream.pairs import StreamOptions, cores, start_decoder
+from descscore.texts import TokenizedText, Tokenizer, token_rows
+from descscore.towers.text import encode_tokens
+
+# How much a model has to compute, and how fast the machine multiplies matrices.
+
+
+_GPU_SIZE, _IN_A_ROW = 8192, 10
+
+
+def measure_work(encoder: Encoder, pixels: Tensor, texts: Sequence[TokenizedText]) -> Work:
+    """pixels: ``(n, height, width, 3)`` uint8; texts: as many as run together."""
+    dtype, device = DTYPES[encoder.model.precision], encoder.model.device
+    return Work(
+        matrix_rate(device, dtype),
+        flops(lambda: Encoder(encoder.model, 1).pixels(pixels[:1])),
+        flops(lambda: encoder.tokenized(texts)) / len(texts),
+    )
+
+
+def matrix_rate(device: torch.device, dtype: torch.dtype, size: int | None = None) -> float:
+    """Floating-point operations a second of a matrix product, the fastest of ten timings; on a GPU
+    each is of ten products in a row, which leaves no gap between them.
+
+    size: rows and columns; by default on a GPU 8192 each, on a CPU the widths of ViT-B-32's
+    wider layers and the rows of a batch of 32 images.
+    """
+    square = size or (_GPU_SIZE if device.type == "cuda" else None)
+    rows, width, out = (square, square, square) if square else (1600, 768, 3072)
+    inputs = torch.randn(rows, width, device=device).to(dtype)
+    weight = torch.randn(out, width, device=device).to(dtype)
+    times = _IN_A_ROW if device.type == "cuda" else 1
+
+    def run() -> None:
+        with torch.inference_mode():
+            wait([linear(inputs, weight) for _ in range(times)][-1])
+
+    run()
+    return times * 2 * rows * width * out / min(seconds(run) for _ in range(10))
+
+
+def flops(run: Callable[[], object]) -> float:
+    """Floating-point operations of one call, which may not run what is compiled."""
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return float(counter.get_total_flops())
+
+
+TORCHMETRICS_BATCH, FEW = 8, 64
+"""Photos of a batch of torchmetrics, and the most that it is measured with."""
+
+WARM, PASSES = 2048, 16
+"""Pairs scored to warm up; passes of a tower on a GPU in one timing, which leaves no gap between them."""
+
+Part: TypeAlias = "tuple[Callable[[], float], int]"
+"""Something timed: a call that returns its seconds, and how many of what it does."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is measured. photos: files; texts: captions a photo; rounds: how often each rate is taken.
+    few: photos that torchmetrics, whose rate needs no long run, is measured with; 0 leaves it out.
+    compiled: whether the image tower goes through ``torch.compile``.
+    """
+
+    photos: Sequence[Path]
+    texts: int
+    rounds: int
+    device: torch.device
+    precision: str
+    batch_size: int | None = None
+    few: int = 0
+    compiled: bool = False
+
+    @property
+    def pairs(self) -> list[tuple[Path, str]]:
+        """Every photo with its texts, all texts different."""
+        photos = enumerate(self.photos)
+        return [(photo, caption(self.texts * i + j)) for i, photo in photos for j in range(self.texts)]
+
+
+def random_model(device: torch.device) -> LoadedModel:
+    """ViT-B-32 with random weights from a fixed seed."""
+    torch.manual_seed(0)
+    clip = open_clip.create_model("ViT-B-32").to(device).eval().requires_grad_(False)
+    config = PreprocessCfg(**open_clip.get_model_preprocess_cfg(clip))
+    return LoadedModel(
+        name="ViT-B-32-random",
+        clip=clip,
+        base=clip,
+        preprocess=image_transform_v2(config, is_train=False),
+        tokenizer=Tokenizer(open_clip.get_tokenizer("ViT-B-32"), clip.context_length, "ViT-B-32"),
+        weights_hash=weights_hash(clip),
+        preprocessing=describe_preprocessing(clip),
+        device=device,
+    )
+
+
+def measure(plan: Plan) -> Rates:
+    """All rates, each the median over the rounds, in which the parts take turns."""
+    model = random_model(plan.device)
+    scorer = DescScorer(model, precision=plan.precision)
+    scorer.encoder.batches.value = prepare(scorer, plan)
+    encoder, pairs, passes = scorer.encoder, plan.pairs, PASSES if plan.device.type == "cuda" else 1
+    pixels, texts = resident(scorer, pairs[: StreamOptions().window])
+    parts: dict[str, Part] = {
+        "decode": (lambda: _decode(plan, scorer), len(plan.photos)),
+        "image": (lambda: _again(passes, lambda: encoder.pixels(pixels)), passes * len(pixels)),
+        "text": (lambda: _again(passes, lambda: encoder.tokenized(texts).features), passes * len(texts)),
+        "pairs": (lambda: seconds(lambda: _end_to_end(pairs, scorer)), len(pairs)),
+    }
+    if plan.device.type == "cuda":  # elsewhere this process is the model's, and decoding beside it
+        blank = StreamOptions(decode=BLANK)
+        parts["undecoded"] = (lambda: seconds(lambda: _end_to_end(pairs, scorer, blank)), len(pairs))
+    work = replace(measure_work(encoder, pixels, texts), batch=encoder.batch_size)
+    _end_to_end(pairs[:WARM], scorer)
+    if plan.few:
+        run, count = _torchmetrics(plan, model)
+        parts["torchmetrics"] = (lambda: seconds(run), count)
+        work = replace(work, torchmetrics=flops(run) / count)
+    return Rates(**_medians(parts, plan.rounds), work=work)
+
+
+def prepare(scorer: DescScorer, plan: Plan) -> int:
+    """Compile where that is asked for; the batch size."""
+    if plan.compiled:
+        scorer.encoder.compile()
+    return plan.batch_size or find_batch_size(scorer.encoder.try_batch, plan.device)
+
+
+def resident(
+    scorer: DescScorer, pairs: Sequence[tuple[Path, str]]
+) -> tuple[torch.Tensor, list[TokenizedText]]:
+    """A batch of noise on the device (blank pictures can run faster than real ones), and tokenised texts."""
+    spec, device = scorer.encoder.spec, scorer.model.device
+    shape = (scorer.encoder.batch_size, spec.height, spec.width, 3)
+    pixels = torch.randint(0, 256, shape, dtype=torch.uint8, device=device)
+    return pixels, [scorer.tokenize(text) for _, text in pairs]
+
+
+def _again(passes: int, run: Callable[[], torch.Tensor]) -> float:
+    """Seconds of so many passes, one after the other."""
+    return seconds(lambda: wait([run() for _ in range(passes)][-1]))
+
+
+def _medians(parts: dict[str, Part], rounds: int) -> dict[str, float]:
+    """What each part does a second, after a call of each to warm up that needs it."""
+    for name, (run, _) in parts.items():
+        if name not in _WARM:
+            run()
+    rates: dict[str, list[float]] = {name: [] for name in parts}
+    for _ in range(rounds):
+        for name, (run, count) in parts.items():
+            rates[name].append(count / run())
+    return {name: statistics.median(values) for name, values in rates.items()}
+
+
+_WARM = ("decode", "pairs", "undecoded")
+"""Parts that are warm: decoding warms up in each call, scoring was run beforehand."""
+
+
+def _decode(plan: Plan, scorer: DescScorer) -> float:
+    """Seconds that the workers alone take, as the stream runs them, once all have started."""
+    with closing(start_decoder(scorer.scoring, StreamOptions())) as decoder:
+        # One photo at a time goes to a worker, so with more photos than workers each has had one.
+        _through(decoder, [plan.photos[i % len(plan.photos)] for i in range(4 * cores())])
+        return seconds(partial(_through, decoder, plan.photos))
+
+
+def _through(decoder: Decoder, photos: Sequence[Path]) -> None:
+    for i, photo in enumerate(photos):
+        decoder.submit(i, str(photo))
+    for _ in photos:
+        answer = decoder.get()
+        if answer.error is not None or answer.slot is None:
+            raise answer.error or DataError("no picture")
+        decoder.release(answer.slot)
+
+
+def _end_to_end(
+    pairs: Sequence[tuple[Path, str]], scorer: DescScorer, options: StreamOptions | None = None
+) -> None:
+    for outcome in scorer.score_stream(iter(pairs), options or StreamOptions()):
+        if outcome.failed:
+            raise DataError(str(outcome.error))
+
+
+def _torchmetrics(plan: Plan, model: LoadedModel) -> tuple[Callable[[], None], int]:
+    """torchmetrics' CLIPScore in float32 on the same weights, each photo of a batch decoded once,
+    as a call, and how many pairs it scores.
+
+    Its features are compared first (:class:`ModelError` where they differ).
+    """
+    metric = TorchmetricsClipScore(model.clip, plan.device)
+    pairs, batch = plan.pairs[: plan.few * plan.texts], TORCHMETRICS_BATCH * plan.texts
+    _check_features(metric, model, pairs[: plan.texts])
+
+    def run() -> None:
+        for first in range(0, len(pairs), batch):
+            part = pairs[first : first + batch]
+            decoded = {photo: image_tensor(photo) for photo, _ in part}
+            metric.update([decoded[photo] for photo, _ in part], [text for _, text in part])
+
+    return run, len(pairs)
+
+
+def _check_features(
+    metric: TorchmetricsClipScore, model: LoadedModel, pairs: Sequence[tuple[Path, str]]
+) -> None:
+    _, texts = metric.features([image_tensor(pairs[0][0])], [text for _, text in pairs])
+    tokens = token_rows(model.tokenizer, [text for _, text in pairs]).to(model.device)
+    with torch.inference_mode():
+        own = torch.nn.functional.normalize(encode_tokens(model.clip, tokens), dim=-1)
+    if float((own - texts).abs().max()) > 1e-4:
+        raise ModelError("torchmetrics' model gives other features on the same weights")

@@ -1,0 +1,195 @@
+"""Parts of speech from a spaCy model, where one is installed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TypeAlias
+
+from descscore.errors import DataError, UsageError
+from descscore.eval.ratings import Row, read_rows
+from descscore.explanations.explanation import WordParts
+
+# What kind of word a word is: numbers, dates, names by their capital, colours, sizes, positions.
+#
+# Plain lists and shapes of words, for English texts; no model decides.
+
+
+KINDS = (
+    "number",
+    "number word",
+    "date",
+    "capitalised inside a sentence",
+    "colour",
+    "size",
+    "position",
+    "punctuation",
+)
+
+
+def _listed(words: str) -> frozenset[str]:
+    return frozenset(words.split())
+
+
+_NUMBER_WORDS = _listed(
+    "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
+    "seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety hundred thousand "
+    "million billion first second third fourth fifth sixth seventh eighth ninth tenth dozen"
+)
+_MONTHS_AND_DAYS = _listed(
+    "January February March April May June July August September October November December Jan Feb Mar Apr "
+    "Jun Jul Aug Sep Sept Oct Nov Dec Monday Tuesday Wednesday Thursday Friday Saturday Sunday"
+)
+_DATE_WORDS = _listed("century decade bc bce ad ce circa")
+_COLOURS = _listed(
+    "amber beige black blond blonde blue bluish bronze brown brownish brunette burgundy crimson cyan gold "
+    "golden gray green greenish grey greyish indigo ivory khaki lavender lilac magenta maroon "
+    "mauve navy ochre olive orange pale pink pinkish purple red reddish rose rust scarlet sepia silver tan "
+    "teal turquoise violet white whitish yellow yellowish colorful colourful"
+)
+_SIZES = _listed(
+    "big bigger biggest broad deep enormous gigantic great high huge immense large larger largest little "
+    "long longer longest low massive medium miniature narrow oversized short shorter shortest slender slim "
+    "small smaller smallest tall taller tallest thick thin tiny vast wide"
+)
+_POSITIONS = _listed(
+    "above across adjacent against along alongside amid around atop away back background behind below "
+    "beneath beside besides between beyond bottom center central centre corner down edge facing far "
+    "foreground forward front horizontal inside left lower middle near nearby next opposite outside over "
+    "overhead right side sideways surrounded surrounding top toward towards under underneath up upper "
+    "upright upside vertical"
+)
+_YEAR = re.compile(r"(1\d|20)\d\d(s|'s|[\u2013/-]\d+)?$")
+_NUMERIC_DATE = re.compile(r"\d{1,4}([./-])\d{1,2}\1\d{1,4}$")
+_SENTENCE_END = re.compile(r"[.!?:;…]")
+
+
+def kinds_of(words: Sequence[WordParts]) -> list[frozenset[str]]:
+    """The kinds of each word of one text, in its order; a word may be of several or of none."""
+    starts = _sentence_starts(words)
+    return [
+        frozenset(kind for kind, holds in _TESTS.items() if holds(word.text))
+        | (frozenset({"capitalised inside a sentence"}) if not first and _is_name(word.text) else frozenset())
+        for word, first in zip(words, starts, strict=True)
+    ]
+
+
+def bare(text: str) -> str:
+    """A word as norms and counts list it: in lower case, without a possessive ending."""
+    return re.sub(r"['\u2019]s$", "", text.lower())
+
+
+def _sentence_starts(words: Sequence[WordParts]) -> list[bool]:
+    """Whether each word is the first of a sentence, marks such as quotes passed over."""
+    starts, fresh = [], True
+    for word in words:
+        starts.append(fresh)
+        if any(c.isalnum() for c in word.text):
+            fresh = False
+        elif _SENTENCE_END.search(word.text):
+            fresh = True
+    return starts
+
+
+def _is_name(text: str) -> bool:
+    return text[:1].isupper() and text not in ("I", "I'm", "I've", "I'd", "I'll")
+
+
+def _is_date(text: str) -> bool:
+    known = text in _MONTHS_AND_DAYS or bare(text) in _DATE_WORDS
+    return known or bool(_YEAR.match(text) or _NUMERIC_DATE.match(text))
+
+
+def _any_part(listed: frozenset[str]) -> Callable[[str], bool]:
+    """Whether the word, or a part of it between hyphens, is in a list."""
+    return lambda text: not listed.isdisjoint({bare(text), *bare(text).split("-")})
+
+
+_TESTS: dict[str, Callable[[str], bool]] = {
+    "number": lambda text: any(c.isdigit() for c in text),
+    "number word": _any_part(_NUMBER_WORDS),
+    "date": _is_date,
+    "colour": _any_part(_COLOURS),
+    "size": _any_part(_SIZES),
+    "position": _any_part(_POSITIONS),
+    "punctuation": lambda text: not any(c.isalnum() for c in text),
+}
+
+
+# Word norms from a user's CSV, such as concreteness or imageability ratings.
+
+
+_WORD_COLUMNS = ("word", "words")
+_KNOWN = ("conc.m", "concreteness", "conc", "imag.m", "imageability", "imag")
+
+
+def read_norms(
+    path: Path, columns: Sequence[str] = (), word: str | None = None
+) -> dict[str, dict[str, float]]:
+    """Norms by column name, each a value by word in lower case; blank cells are passed over.
+
+    columns: by default those that are usual for concreteness and imageability
+    (``Conc.M``, ``IMAG`` and the like); word: by default ``Word`` or ``Words``. Raises
+    :class:`DataError` that names the file and what is there.
+    """
+    rows = read_rows(path, [*columns, *([word] if word else [])])
+    present = list(rows[0].cells)
+    word = word or _find(path, present, _WORD_COLUMNS, "words")
+    chosen = columns or [name for name in present if name.lower() in _KNOWN]
+    if not chosen:
+        _find(path, present, _KNOWN, "a norm")
+    return {f"{path.name} {name}": _values(rows, word, name) for name in chosen}
+
+
+def _find(path: Path, present: Sequence[str], known: Sequence[str], what: str) -> str:
+    found = next((name for name in present if name.lower() in known), None)
+    if found is None:
+        raise DataError(f"{path}: no column known for {what}; name one of {', '.join(present)}")
+    return found
+
+
+def _values(rows: Sequence[Row], word: str, column: str) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for row in rows:
+        value = row.number(column)
+        if value is not None:
+            found.setdefault(bare(row[word].strip()), value)
+    return found
+
+
+USUAL = "en_core_web_sm"
+
+
+def load_tagger(name: str) -> Tagger | None:
+    """The tagger of spaCy model ``name``; for ``auto`` that of ``en_core_web_sm``, or None where it
+    is not installed; None for ``none``.
+
+    Raises :class:`UsageError` for a named model that cannot be loaded.
+    """
+    if name == "none" or (name == "auto" and not (find_spec("spacy") and find_spec(USUAL))):
+        return None
+    wanted = USUAL if name == "auto" else name
+    try:
+        import spacy
+
+        pipeline = spacy.load(wanted)
+    except (ImportError, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UsageError(
+            f"spaCy model {wanted!r} cannot be loaded ({reason}); see 'spacy download'"
+        ) from None
+
+    def tag(text: str) -> list[tuple[int, int, str]]:
+        return [
+            (token.idx, token.idx + len(token.text), token.pos_) for token in pipeline(text) if token.pos_
+        ]
+
+    return tag
+
+
+Tagger: TypeAlias = Callable[[str], "list[tuple[int, int, str]]"]
+
+
+"""A text's parts of speech, as (start, end, tag)."""

@@ -1,1 +1,0 @@
-"""Which words, and which kinds of words, a model takes as marks of a description."""

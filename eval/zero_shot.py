@@ -1,0 +1,308 @@
+"""Labelled images for zero-shot classification: a folder, a Parquet table, or a known hub data set.
+
+Names, splits, columns and class files of the hub sets are those that the sets' pages on the hub
+show. Loading them is tested on local copies in that layout and on caches as ``datasets`` and the
+hub client leave them, not against the hub itself.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from descscore.errors import DataError, UsageError
+from descscore.eval.statistics.proportions import proportion
+from descscore.images import ImageSource, load_image
+from descscore.scorer import DescScorer
+from descscore.tables.open import DataOptions, load_pairs
+
+# Image features of a measuring set, a batch decoded at a time.
+
+
+def image_features(scorer: DescScorer, images: Sequence[ImageSource]) -> Tensor:
+    """Unit features ``(n, d)`` in order; decoded pictures never all lie in memory."""
+    size = scorer.encoder.batch_size
+    parts = [images[i : i + size] for i in range(0, len(images), size)]
+    return torch.cat([scorer.encoder.images([load_image(image) for image in part]) for part in parts])
+
+
+# Read the measuring data: images with their texts, labels or owners, from the data folder.
+#
+# Nothing here is for training. Every reader raises :class:`DataError` naming the
+# file that is missing.
+
+
+@dataclass(frozen=True)
+class TextsOfImages:
+    """Images and texts; ``owner[j]`` is the index of the image that ``texts[j]`` belongs to."""
+
+    images: Sequence[ImageSource]
+    texts: Sequence[str]
+    owner: Sequence[int]
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """Images of one class each: ``labels[i]`` is an index into ``names``."""
+
+    images: Sequence[ImageSource]
+    labels: Sequence[int]
+    names: Sequence[str]
+
+
+def existing(path: Path) -> Path:
+    """``path`` itself, or a :class:`DataError` that names it."""
+    if not path.exists():
+        raise DataError(f"{path}: no such file; --data or DESCSCORE_DATA must name the data folder")
+    return path
+
+
+def read_flickr8k(data: Path, split: str = "test") -> TextsOfImages:
+    """Flickr8k photos with five captions each (Hodosh et al. 2013)."""
+    table = pq.read_table(existing(data / "flickr8k" / f"{split}.parquet"))
+    captions = table["captions"].to_pylist()
+    owner = [i for i, own in enumerate(captions) for _ in own]
+    return TextsOfImages(_bytes(table), [text for own in captions for text in own], owner)
+
+
+def read_labelled(path: Path) -> LabelledImages:
+    """A Parquet table with ``image`` and ``label``; class names in alphabetical order."""
+    table = pq.read_table(existing(path))
+    labels = table["label"].to_pylist()
+    place = class_index(labels)
+    return LabelledImages(_bytes(table), [place[label] for label in labels], list(place))
+
+
+def class_index(labels: Sequence[str]) -> dict[str, int]:
+    """The classes among ``labels`` in alphabetical order, with their index."""
+    return {name: i for i, name in enumerate(sorted(set(labels)))}
+
+
+def read_concadia_descriptions(data: Path) -> TextsOfImages:
+    """The descriptions of the 300 published Concadia images, in the file's order."""
+    pairs = load_pairs(existing(data / "concadia"), DataOptions(keep_equal=True)).split("test")
+    images = [pair.image.read() for pair in pairs]
+    return TextsOfImages(images, [pair.description for pair in pairs], range(len(pairs)))
+
+
+def read_kreiss2022_descriptions(data: Path) -> TextsOfImages:
+    """All descriptions of Kreiss et al. 2022 with their 18 photos, each description once."""
+    folder = existing(data / "kreiss2022")
+    with existing(folder / "descriptions.csv").open(encoding="utf-8", newline="") as file:
+        rows = {row["description"]: row["img_file"] for row in csv.DictReader(file)}
+    names = sorted(set(rows.values()))
+    images = [existing(folder / "images" / name) for name in names]
+    return TextsOfImages(images, list(rows), [names.index(name) for name in rows.values()])
+
+
+def _bytes(table: pq.Table) -> list[bytes]:
+    return [cell.as_py() for cell in table["image"].combine_chunks().field("bytes")]
+
+
+# Zero-shot classification with one prompt a class: accuracy and macro-F1.
+#
+# As in Zur et al. 2024 (arXiv 2406.09458): the class whose prompt has the highest cosine.
+
+
+Array: TypeAlias = "np.ndarray[Any, Any]"
+
+DEFAULT_PROMPT = "a photo of a {}"
+
+
+@dataclass(frozen=True)
+class ZeroShot:
+    """accuracy with its 95 % interval, macro_f1: 0..1. n: images, classes: how many, prompt: the template."""
+
+    accuracy: float
+    low: float | None
+    high: float | None
+    macro_f1: float
+    n: int
+    classes: int
+    prompt: str
+
+
+def check_prompt(prompt: str) -> str:
+    """``prompt`` itself, or a :class:`UsageError` unless it has exactly one place for the class name."""
+    if prompt.count("{}") != 1:
+        raise UsageError(f"prompt {prompt!r}: needs exactly one '{{}}', the place of the class name")
+    return prompt
+
+
+def predict(scorer: DescScorer, data: LabelledImages, prompt: str = DEFAULT_PROMPT) -> Array:
+    """The class of each image, ``(n,)`` indices into ``data.names``."""
+    texts = [check_prompt(prompt).format(name) for name in data.names]
+    prompts = scorer.encoder.texts(texts, scorer.text_policy).features
+    found: Array = (image_features(scorer, data.images) @ prompts.T).argmax(1).cpu().numpy()
+    return found
+
+
+def zero_shot(scorer: DescScorer, data: LabelledImages, prompt: str = DEFAULT_PROMPT) -> ZeroShot:
+    """Classify all images. Raises :class:`DataError` for no images, :class:`UsageError` for a bad prompt."""
+    if not len(data.labels):
+        raise DataError("zero-shot: no images")
+    labels = np.asarray(data.labels)
+    predicted = predict(scorer, data, prompt)
+    found = proportion((predicted == labels).astype(float), null=1 / max(2, len(data.names)))
+    return ZeroShot(
+        float((predicted == labels).mean()),
+        found.low,
+        found.high,
+        macro_f1(labels, predicted),
+        len(labels),
+        len(data.names),
+        prompt,
+    )
+
+
+def macro_f1(labels: Array, predicted: Array) -> float:
+    """Unweighted mean of the F1 of each class that occurs in either: ``(n,)`` ints twice -> 0..1.
+
+    F1 of a class is 2·TP / (2·TP + FP + FN), as scikit-learn's ``f1_score(average="macro")``.
+    """
+    scores = []
+    for name in np.union1d(labels, predicted):
+        right = np.sum((labels == name) & (predicted == name))
+        wrong = np.sum((labels == name) != (predicted == name))
+        scores.append(2 * right / (2 * right + wrong))
+    return float(np.mean(scores))
+
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
+IMAGE_COLUMNS = ("img", "image", "webp", "jpg", "png")
+
+
+@dataclass(frozen=True)
+class HubSet:
+    """A classification set on the hub.
+
+    label: column of class numbers. prompt: the paper's (Zur et al. 2024). class_file: file of the
+    set with the name of class i in line i, for a label column that does not name its classes.
+    """
+
+    name: str
+    split: str
+    label: str
+    prompt: str
+    class_file: str | None = None
+
+
+HUB_SETS = {
+    "cifar100": HubSet("uoft-cs/cifar100", "test", "fine_label", "a photo of a {}"),
+    "food101": HubSet("ethz/food101", "validation", "label", "A picture of {}"),
+    "imagenet": HubSet("ILSVRC/imagenet-1k", "validation", "label", "A picture of {}"),
+    # Several copies of Country211 exist; this one holds no training images (6 GB), and its class
+    # file has the country names of CLIP's own evaluation instead of ISO codes.
+    "country211": HubSet(
+        "djghosh/wds_country211_test", "test", "cls", "A picture of the country of {}", "classnames.txt"
+    ),
+    "rendered-sst2": HubSet("nateraw/rendered-sst2", "test", "label", "A picture of text with {} sentiment"),
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Labelled images and the prompt to use where none is given."""
+
+    images: LabelledImages
+    prompt: str
+
+
+def read_labelled_source(source: str) -> Source:
+    """Read a folder of class folders, a Parquet table, or one of :data:`HUB_SETS`.
+
+    Raises :class:`DataError` naming what was asked for and what is known.
+    """
+    path = Path(source)
+    if path.is_dir():
+        return Source(read_class_folders(path), DEFAULT_PROMPT)
+    if path.suffix == ".parquet":
+        return Source(read_labelled(path), DEFAULT_PROMPT)
+    if source in HUB_SETS:
+        return Source(_read_hub(HUB_SETS[source]), HUB_SETS[source].prompt)
+    raise DataError(f"{source}: neither a folder, a .parquet table, nor a known set ({', '.join(HUB_SETS)})")
+
+
+def read_class_folders(root: Path) -> LabelledImages:
+    """A folder with one folder of images a class; the folder's name, underscores as spaces, is the class."""
+    files = sorted(p for p in root.glob("*/*") if p.suffix.lower() in SUFFIXES)
+    if not files:
+        raise DataError(f"{root}: no images in folders named after their class")
+    names = [path.parent.name.replace("_", " ") for path in files]
+    place = class_index(names)
+    return LabelledImages(files, [place[name] for name in names], list(place))
+
+
+def _read_hub(source: HubSet) -> LabelledImages:
+    """A set from the hub or its cache. The small class file comes first, lest images are fetched in vain."""
+    from datasets import load_dataset
+    from huggingface_hub import hf_hub_download
+
+    file = None
+    try:
+        if source.class_file:
+            file = Path(hf_hub_download(source.name, source.class_file, repo_type="dataset"))
+        data: Any = load_dataset(source.name, split=source.split)
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"{source.name}: cannot be loaded from the hub or its cache ({reason})") from error
+    return hub_images(data, source, read_class_names(file) if file else None)
+
+
+def read_class_names(path: Path) -> list[str]:
+    """One class a line, as they stand; :class:`DataError` for a file without names or with a blank line."""
+    names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    if not names or "" in names:
+        blank = names.index("") + 1 if names else 1
+        raise DataError(f"{path} line {blank}: blank, expected one class name a line")
+    return names
+
+
+def hub_images(data: Any, source: HubSet, names: Sequence[str] | None = None) -> LabelledImages:
+    """Images and labels of a loaded data set. names: of its classes, by default those of its label feature.
+
+    Raises :class:`DataError` where neither names the classes, where there is no
+    image column, and for a label that is no class.
+    """
+    names = _feature_names(data, source) if names is None else names
+    column = next((c for c in IMAGE_COLUMNS if c in data.features), None)
+    if column is None:
+        raise DataError(f"{source.name}: no image column among {', '.join(data.features)}")
+    if source.label not in data.features:
+        raise DataError(f"{source.name}: no column {source.label!r} among {', '.join(data.features)}")
+    labels = list(data[source.label])
+    for row, label in enumerate(labels, start=1):
+        if not isinstance(label, int) or not 0 <= label < len(names):
+            raise DataError(f"{source.name} row {row}: label {label!r} is none of its {len(names)} classes")
+    return LabelledImages(HubImages(data, column), labels, list(names))
+
+
+def _feature_names(data: Any, source: HubSet) -> list[str]:
+    """Class names of a label feature: the first of several synonyms, underscores as spaces."""
+    names = getattr(data.features.get(source.label), "names", None)
+    if not names:
+        raise DataError(f"{source.name}: column {source.label!r} does not name its classes")
+    return [name.split(",")[0].replace("_", " ") for name in names]
+
+
+class HubImages(Sequence[ImageSource]):
+    """A data set's images as a sequence, decoded when asked for."""
+
+    def __init__(self, data: Any, column: str) -> None:
+        self._data, self._column = data, column
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def __getitem__(self, index: int | slice) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        return self._data[index][self._column]

@@ -1,0 +1,461 @@
+"""What training costs on this machine: ``python -m reproduce.cost --output docs``.
+
+ViT-B-32 with random weights and made-up texts of Concadia's lengths. A step trains on cached
+image features; it is compared with the same step when both towers run for each pair, at the full
+context length. The ways take turns, so that whatever else the machine does meets all of them.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import multiprocessing
+import os
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, TypeAlias
+
+import click
+import open_clip
+import torch
+from open_clip import CLIP
+from torch import Tensor
+
+from descscore.errors import DescscoreError, UsageError
+from descscore.eval.material import machine
+from descscore.eval.report.page import table
+from descscore.eval.throughput import flops
+from descscore.models import CONFIG_FILE
+from descscore.purpose import Exchange, Interchanged, Site, interchange_run
+from descscore.towers.text import begin, end_positions
+from descscore.training.config import FinetuneConfig, Precision, Tower, preset
+from descscore.training.data import Examples
+from descscore.training.objective import TextRuns, run_batch
+from descscore.training.plan import Batch, EpochPlan
+from descscore.training.trainer import RunData, Trainer
+from reproduce.performance_page import put_in
+
+# Ways to train whose cost is measured, on a model with random weights and made-up texts.
+#
+# Cost does not depend on the values of weights and tokens, apart from what is shared
+# between texts: random texts share their start token alone, so real ones cost a little less.
+
+
+MEAN_TOKENS, SPREAD = 20, 7
+"""Start and end token included; Concadia's texts have about that many."""
+
+_STEPS = 64
+"""Different steps that the made-up data are enough for; then they come again."""
+
+_TRAINED = {
+    "bft-lora": ("bft-lora", False),
+    "das-lora, one pass": ("das-lora", False),
+    "das-lora, texts drawn as published": ("das-lora", True),
+}
+"""Preset, and whether its texts are drawn. Of interchanges drawn with replacement, two count as a pair: one
+in each direction."""
+
+COMPARISON = {name: f"{name}; both towers, full context" for name in _TRAINED}
+"""What a way on cached features is compared with: the same steps done plainly."""
+
+WAYS = (*COMPARISON, *COMPARISON.values())
+"""Names of all ways."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all ways have in common. model: a name in open_clip, or a model folder, of which only the shape
+    counts. batch_size: texts a step, None for that of the presets."""
+
+    model: str
+    device: torch.device
+    precision: Precision = "no"
+    batch_size: int | None = None
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to train. pairs: image pairs a step. step: take the step of that number."""
+
+    pairs: int
+    step: Callable[[int], object]
+
+
+def make_way(name: str, setting: Setting) -> Way:
+    """The way of that name, one of :data:`WAYS`."""
+    kind, _, plainly = name.partition(";")
+    trainer = _trainer(*_TRAINED[kind], setting)
+    return Way(trainer.config.pairs_per_batch, _both_towers(trainer) if plainly else _cached(trainer))
+
+
+def _cached(trainer: Trainer) -> Callable[[int], object]:
+    """A preset's own training steps, on cached image features."""
+    plan = EpochPlan(trainer.train_set, trainer.config, 0)
+    return lambda i: trainer._one_step(plan.batch(i % plan.steps), plan.examples)
+
+
+def _both_towers(trainer: Trainer) -> Callable[[int], object]:
+    """The same steps with plain open_clip: both towers run for each pair, texts at full context."""
+    clip, plan = trainer.objective.clip, EpochPlan(trainer.train_set, trainer.config, 0)
+    size = clip.visual.image_size
+    height, width = size if isinstance(size, tuple) else (size, size)
+    pixels = torch.randn(trainer.config.batch_size, 3, height, width, device=trainer.device)
+
+    def step(i: int) -> None:
+        batch = plan.batch(i % plan.steps).to(trainer.device)
+        trainer.optimizer.zero_grad()
+        with trainer.accelerator.autocast():
+            examples = _with_images(clip, plan.examples, shown(batch, len(plan.examples)), pixels)
+            loss = run_batch(trainer.objective, examples, batch, FULL).loss
+        trainer.accelerator.backward(loss)
+        trainer.optimizer.step()
+
+    return step
+
+
+def shown(batch: Batch, n: int) -> Tensor:
+    """Rows, among ``n`` images, of those that a batch scores its texts with, each once: ``(p,)``."""
+    return torch.unique(torch.cat([batch.pairs, batch.base % n]))
+
+
+@torch.no_grad()
+def _with_images(clip: CLIP, examples: Examples, rows: Tensor, pixels: Tensor) -> Examples:
+    """The examples, the features of some images taken anew from pixels."""
+    images = examples.images.clone()
+    images[rows] = clip.encode_image(pixels[: len(rows)]).to(images.dtype)
+    return replace(examples, images=images)
+
+
+def full_encode(clip: CLIP, tokens: Tensor) -> Tensor:
+    """Raw features of token rows of the full length, padding too: ``(n, length)`` -> ``(n, embed_dim)``."""
+    features: Tensor = clip.encode_text(_full(clip, tokens))
+    return features
+
+
+def full_exchange(clip: CLIP, tokens: Tensor, exchange: Exchange, matrix: Tensor, site: Site) -> Interchanged:
+    """As :func:`descscore.purpose.interchange_texts`, padding and all.
+
+    Interchanged texts share the blocks up to the site with the texts as such; the rest runs for each.
+    """
+    return interchange_run(clip, begin(clip, _full(clip, tokens)), exchange, matrix, site)
+
+
+def _full(clip: CLIP, tokens: Tensor) -> Tensor:
+    if tokens.shape[1] != clip.context_length:
+        raise ValueError(f"rows of {tokens.shape[1]} tokens, not {clip.context_length}")
+    return tokens
+
+
+FULL = TextRuns(full_encode, full_exchange)
+
+
+def made_up(clip: CLIP, pairs: int, seed: int = 0) -> Examples:
+    """Examples with random features and texts of random words, lengths 3 to 77, padded to full length."""
+    rng = torch.Generator().manual_seed(seed)
+    lengths = (MEAN_TOKENS + SPREAD * torch.randn(2 * pairs, generator=rng)).round().long()
+    lengths = lengths.clamp(3, clip.context_length)
+    tokens = torch.randint(1, clip.vocab_size - 2, (2 * pairs, clip.context_length), generator=rng)
+    place = torch.arange(clip.context_length)
+    tokens[:, 0] = clip.vocab_size - 2
+    tokens = tokens.where(place < lengths[:, None] - 1, 0)
+    tokens[torch.arange(2 * pairs), lengths - 1] = clip.vocab_size - 1
+    assert torch.equal(end_positions(clip, tokens), lengths - 1)
+    width = clip.text_projection.shape[1]
+    images = torch.nn.functional.normalize(torch.randn(pairs, width, generator=rng), dim=1)
+    return Examples(images, torch.arange(pairs), tokens)
+
+
+def _trainer(name: str, drawn: bool, setting: Setting) -> Trainer:
+    clip = random_model(setting)
+    config = _config(preset(name, Tower.of(clip)), drawn, setting)
+    data = made_up(clip, _STEPS * config.pairs_per_batch)
+    with TemporaryDirectory() as folder:
+        return Trainer(clip, RunData(data, None), config, Path(folder))
+
+
+def _config(config: FinetuneConfig, drawn: bool, setting: Setting) -> FinetuneConfig:
+    texts = setting.batch_size or config.batch_size
+    return replace(
+        config,
+        batch_size=texts,
+        examples_per_epoch=_STEPS * texts if drawn else None,
+        precision=setting.precision,
+    )
+
+
+def random_model(setting: Setting) -> CLIP:
+    """The setting's model with random weights of seed 0, made on its device."""
+    folder = Path(setting.model)
+    if folder.is_dir():
+        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))["model_cfg"]
+    else:
+        config = open_clip.get_model_config(setting.model)
+        if config is None:
+            raise UsageError(f"model {setting.model!r}: neither a folder nor a name that open_clip knows")
+    known = inspect.signature(CLIP).parameters
+    torch.manual_seed(0)
+    with setting.device:
+        return CLIP(**{name: value for name, value in config.items() if name in known})
+
+
+# What the page on training shows of the costs that were measured.
+
+
+Json: TypeAlias = Mapping[str, Any]
+
+DATA_FILE, PAGE_FILE, PART = "training_cost.json", "training.md", "cost"
+GOAL = 5.0
+"""How many times faster than its comparison a pair should be, on a CPU."""
+_PRECISIONS = {"no": "float32", "fp16": "float16", "bf16": "bfloat16"}
+
+
+def put_together(known: Sequence[Json], new: Sequence[Json]) -> list[Json]:
+    """Runs known and new, in a fixed order; new ones take the place of those of the same setting."""
+    runs = {_setting(run): run for run in (*known, *new)}
+    return [runs[key] for key in sorted(runs)]
+
+
+def _setting(run: Json) -> tuple[str, int, str]:
+    return str(run["device"]), int(run["batch_size"]), str(run["precision"])
+
+
+def write_page(found: Json, docs: Path) -> None:
+    """Put the table into the page of the folder ``docs``."""
+    page = docs / PAGE_FILE
+    page.write_text(put_in(page.read_text(encoding="utf-8"), PART, measured(found)), encoding="utf-8")
+
+
+def measured(found: Json) -> str:
+    """The marked part of the page: a table for each device."""
+    devices = list(dict.fromkeys(str(run["device"]) for run in found["runs"]))
+    return "\n".join(_device_part([run for run in found["runs"] if run["device"] == d]) for d in devices)
+
+
+def _device_part(runs: Sequence[Json]) -> str:
+    rows = [_row(run, way) for run in runs for way in run["ways"]]
+    head = ["texts a step", "precision", "way to train", "seconds per 1,000 pairs", "times faster"]
+    head += ["GFLOP a pair", "times less", "peak"]
+    about = [
+        f"{run['machine']}, {_count(run['threads'], 'thread')}; "
+        f"medians of {_count(run['rounds'], 'round')} of {_count(run['steps'], 'step')}"
+        for run in runs
+    ]
+    return f"{table(head, rows)}\n{'; '.join(dict.fromkeys(about))}.\n"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _row(run: Json, way: Json) -> list[str]:
+    seconds = way["seconds_per_1000"]
+    return [
+        str(run["batch_size"]),
+        _PRECISIONS[run["precision"]],
+        way["name"],
+        f"{seconds:.1f}" if seconds < 100 else f"{seconds:.0f}",
+        "" if way["name"] not in COMPARISON else f"{way['times_faster']:.1f}{_told(run, way)}",
+        f"{way['gflop_a_pair']:.1f}",
+        "" if way["name"] not in COMPARISON else f"{way['times_less_work']:.1f}",
+        f"{way['peak_gib']:.2f} GiB",
+    ]
+
+
+def _told(run: Json, way: Json) -> str:
+    """Whether the goal is missed, where there is one: it is on float32 on a CPU."""
+    aimed = run["device"] == "cpu" and run["precision"] == "no"
+    return f" (aimed at: {GOAL:g})" if aimed and way["times_faster"] < GOAL else ""
+
+
+WARM_UP = 2
+"""Steps before any that is counted."""
+
+OWN_PROCESS = "spawn"
+"""How a process is started whose memory is measured. A forked one, from a server too, would not count
+what it was given of libraries loaded before (0.3 GiB)."""
+
+
+def measure(setting: Setting, rounds: int, steps: int) -> dict[str, Any]:
+    """Seconds per 1,000 image pairs, arithmetic and peak memory of every way, as the file keeps them.
+
+    Seconds: the median over ``rounds``, of ``steps`` steps each. Arithmetic: matrix products of the
+    first ``steps`` steps, in GFLOP a pair. Memory in GiB: on a CPU all that is resident in a process
+    that trains in this way and does nothing else, on a GPU what is allocated for it.
+    """
+    peaks, ways = {}, {}
+    for name in WAYS:
+        ways[name], peaks[name] = _warm(name, setting)
+    seconds = _seconds(ways, setting.device, rounds, steps)
+    work = {name: _gflop(way, steps) for name, way in ways.items()}
+    found = [
+        {
+            "name": name,
+            "seconds_per_1000": seconds[name],
+            "times_faster": seconds[COMPARISON.get(name, name)] / seconds[name],
+            "gflop_a_pair": work[name],
+            "times_less_work": work[COMPARISON.get(name, name)] / work[name],
+            "peak_gib": peaks[name],
+        }
+        for name in WAYS
+    ]
+    return {
+        "model": setting.model,
+        "machine": machine(setting.device),
+        "device": setting.device.type,
+        "threads": torch.get_num_threads(),
+        "precision": setting.precision,
+        "batch_size": 2 * ways[WAYS[0]].pairs,
+        "rounds": rounds,
+        "steps": steps,
+        "ways": found,
+    }
+
+
+def _warm(name: str, setting: Setting) -> tuple[Way, float]:
+    """A way after some steps, and the peak of its memory in GiB."""
+    if setting.device.type != "cuda":
+        peak = _peak_of_another_process(name, setting)
+        return _warmed(name, setting), peak
+    before = torch.cuda.memory_allocated(setting.device)
+    torch.cuda.reset_peak_memory_stats(setting.device)
+    way = _warmed(name, setting)
+    return way, (torch.cuda.max_memory_allocated(setting.device) - before) / 2**30
+
+
+def _warmed(name: str, setting: Setting) -> Way:
+    way = make_way(name, setting)
+    _timed(way, range(WARM_UP), setting.device)
+    return way
+
+
+def _peak_of_another_process(name: str, setting: Setting) -> float:
+    with ProcessPoolExecutor(1, multiprocessing.get_context(OWN_PROCESS)) as pool:
+        try:
+            return pool.submit(_own_peak, name, setting).result()
+        except BrokenProcessPool as error:
+            raise DescscoreError(f"memory of {name!r} could not be measured: its process died") from error
+
+
+def _own_peak(name: str, setting: Setting) -> float:
+    _keep_to(setting.device)
+    _warmed(name, setting)
+    return resident_peak()
+
+
+def resident_peak() -> float:
+    """Most that this process has held so far, in GiB."""
+    unit = 1 if sys.platform == "darwin" else 1024  # kilobytes, but bytes on macOS
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+def _seconds(ways: Mapping[str, Way], device: torch.device, rounds: int, steps: int) -> dict[str, float]:
+    """Of 1,000 image pairs in each way."""
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for turn in range(rounds):
+        first = WARM_UP + turn * steps
+        for name, way in ways.items():
+            times[name].append(_timed(way, range(first, first + steps), device))
+    return {name: 1000 * statistics.median(times[name]) / (steps * way.pairs) for name, way in ways.items()}
+
+
+def _gflop(way: Way, steps: int) -> float:
+    """Of a pair in the first steps that are timed too."""
+    total = flops(lambda: [way.step(WARM_UP + i) for i in range(steps)])
+    return total / (1e9 * steps * way.pairs)
+
+
+def _timed(way: Way, steps: range, device: torch.device) -> float:
+    _wait(device)
+    began = time.perf_counter()
+    for i in steps:
+        way.step(i)
+    _wait(device)
+    return time.perf_counter() - began
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _device(name: str | None) -> torch.device:
+    device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise click.UsageError("--device cuda: torch finds no GPU here")
+    _keep_to(device)
+    return device
+
+
+def _keep_to(device: torch.device) -> None:
+    if device.type == "cpu":
+        os.environ["ACCELERATE_USE_CPU"] = "true"  # it would take a GPU that is there
+
+
+def _keep(runs: list[Json], output: Path) -> None:
+    """Put runs into the file and the page of the folder ``output``."""
+    file = output / DATA_FILE
+    known = json.loads(file.read_text(encoding="utf-8"))["runs"] if file.is_file() else []
+    found = {"runs": put_together(known, runs)}
+    file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    write_page(found, output)
+
+
+@click.command()
+@click.option("--model", default="ViT-B-32", show_default=True, help="Name in open_clip, or a model folder.")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), help="By default a GPU where there is one.")
+@click.option(
+    "--precision",
+    "precisions",
+    multiple=True,
+    type=click.Choice(["no", "fp16", "bf16"]),
+    default=["no"],
+    show_default=True,
+    help="May be given several times; 'no' is float32.",
+)
+@click.option(
+    "--batch-size",
+    "sizes",
+    multiple=True,
+    type=click.IntRange(2),
+    help="Texts a step, by default the presets' 12. May be given several times.",
+)
+@click.option("--rounds", default=9, show_default=True, type=click.IntRange(1), help="Turns of every way.")
+@click.option("--steps", default=3, show_default=True, type=click.IntRange(1), help="Steps a turn.")
+@click.option("--output", type=click.Path(path_type=Path), help="Folder of the documentation, to write into.")
+@click.option(
+    "--add", type=click.Path(exists=True, path_type=Path), help="Take this file's, measure nothing."
+)
+def main(
+    model: str,
+    device: str | None,
+    precisions: tuple[Any, ...],
+    sizes: tuple[int, ...],
+    rounds: int,
+    steps: int,
+    output: Path | None,
+    add: Path | None,
+) -> None:
+    """Measure, print as JSON, and keep it beside what other machines and settings gave."""
+    where = _device(device)
+    settings = [
+        Setting(model, where, precision, size) for size in sizes or (None,) for precision in precisions
+    ]
+    if add:
+        runs = json.loads(add.read_text(encoding="utf-8"))["runs"]
+    else:
+        runs = [measure(setting, rounds, steps) for setting in settings]
+    click.echo(json.dumps({"runs": runs}, indent=1))
+    if output:
+        _keep(runs, output)
+
+
+if __name__ == "__main__":
+    main()

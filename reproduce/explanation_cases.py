@@ -1,0 +1,227 @@
+"""Cases for the documentation: ``python -m reproduce.explanation_cases docs --data DIR``.
+
+Explains both texts of every pair, and writes how often explanations do what they
+should, three pairs where they do and three where they do not, as numbers into a file and from it into a
+page. Which pairs is decided by rule, not by taste; texts are not ours to copy, and not in the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from descscore.errors import DataError, UsageError
+from descscore.eval.statistics.proportions import proportion
+from descscore.eval.word_kinds import kinds_of
+from descscore.eval.words import Explained, WordOptions, WordRow, explain_pairs, occurrences, report
+from descscore.explanations.explainer import ExplainOptions
+from descscore.explanations.explanation import Explanation
+from descscore.scorer import DescScorer
+from descscore.tables.rows import Pair
+from reproduce import cases_page
+
+SOURCE = "A brown dog runs over wet sand towards the sea, a stick in its mouth."
+"""The description whose purpose every caption takes on in the counterfactual; ours."""
+
+_RANKS = (0.25, 0.5, 0.75)
+_LISTED = 12
+_LARGEST_Q = 0.05
+
+
+@dataclass(frozen=True)
+class Case:
+    """One pair, explained."""
+
+    pair: Pair
+    description: Explanation
+    caption: Explanation
+
+    @property
+    def margin(self) -> float:
+        """Cosine of the description less that of the caption."""
+        return self.description.score.cosine - self.caption.score.cosine
+
+    @property
+    def gap(self) -> float:
+        """Log-odds of the description less those of the caption."""
+        return _log_odds(self.description) - _log_odds(self.caption)
+
+    @property
+    def change(self) -> float:
+        """What the caption's cosine gains with the purpose of a description."""
+        return self.caption.counterfactual.change if self.caption.counterfactual else 0.0
+
+    @property
+    def agree(self) -> bool:
+        """Whether in both texts the strongest word's part has the sign that leaving it out gives."""
+        return all(_strongest(text)[1] * _strongest(text)[2] > 0 for text in (self.description, self.caption))
+
+    @property
+    def works(self) -> bool:
+        """Whether score, read-out and word parts all are as they should be."""
+        return self.description.score.score > 0 and self.margin > 0 and self.gap > 0 and self.agree
+
+    @property
+    def contradiction(self) -> float:
+        """How far parts and leaving out contradict each other on a strongest word; 0 where they do not."""
+        both = [_strongest(text)[1:] for text in (self.description, self.caption)]
+        return max(min(abs(a), abs(b)) if a * b < 0 else 0.0 for a, b in both)
+
+
+def _log_odds(found: Explanation) -> float:
+    assert found.purpose is not None  # checked when the cases are made
+    return found.purpose.log_odds
+
+
+def _strongest(found: Explanation) -> tuple[int, float, float]:
+    """The word with the largest part of the log-odds: its place, the part, and what leaving it out loses."""
+    place = max(range(len(found.words)), key=lambda i: abs(found.words[i].purpose or 0.0))
+    word = found.words[place]
+    return place, word.purpose or 0.0, word.leave_one_out_purpose or 0.0
+
+
+def make_cases(scorer: DescScorer, pairs: Sequence[Pair]) -> tuple[list[Case], Explained]:
+    """Every pair that can be scored. Raises :class:`UsageError` for a model without a read-out."""
+    purpose = scorer.model.purpose
+    if purpose is None or purpose.readout is None:
+        raise UsageError(f"model {scorer.model.name}: has no purpose read-out to show cases of")
+    explained = explain_pairs(scorer, pairs, ExplainOptions(source=SOURCE))
+    cases = [Case(p, *both) for p, both in zip(explained.pairs, explained.explanations, strict=True)]
+    return cases, explained
+
+
+_KINDS_OF_FAILURE: dict[str, Callable[[Case], float]] = {
+    "The caption scores higher": lambda case: case.margin,
+    "The read-out takes the caption for the description": lambda case: case.gap,
+    "Parts and leaving out contradict each other": lambda case: -case.contradiction,
+}
+"""What may go wrong, and a number under 0 where it does, the lower the worse."""
+
+
+def choose(cases: Sequence[Case]) -> tuple[list[Case], list[tuple[str, Case]]]:
+    """Three pairs at the quartiles of the margin among those that work, and the worst of three kinds.
+
+    Raises :class:`DataError` where there are too few.
+    """
+    working = sorted((case for case in cases if case.works), key=lambda case: case.margin)
+    if len(working) < len(_RANKS):
+        raise DataError(f"only {len(working)} of {len(cases)} pairs work; {len(_RANKS)} are needed")
+    good = [working[round(rank * (len(working) - 1))] for rank in _RANKS]
+    bad: list[tuple[str, Case]] = []
+    for kind, worst in _KINDS_OF_FAILURE.items():
+        left = [case for case in cases if case not in [c for _, c in bad] and worst(case) < 0]
+        if not left:
+            raise DataError(f"no case where: {kind.lower()}")
+        bad.append((kind, min(left, key=worst)))
+    return good, bad
+
+
+def to_json(cases: Sequence[Case], explained: Explained, signature: str) -> dict[str, Any]:
+    """All that the page shows, and nothing that stands in the data but single words and names of files.
+
+    Raises :class:`DataError` where there are too few cases of a kind.
+    """
+    good, bad = choose(cases)
+    return {
+        "signature": signature,
+        "pairs": len(cases),
+        "source": SOURCE,
+        "converged": explained.converged,
+        "shares": _shares(cases),
+        "works": [_case(case) for case in good],
+        "fails": [{"kind": kind} | _case(case) for kind, case in bad],
+        "marks": _marks(explained),
+    }
+
+
+def _shares(cases: Sequence[Case]) -> list[dict[str, Any]]:
+    shares = {
+        "the description scores higher than the caption": [c.margin > 0 for c in cases],
+        "the read-out puts the description above the caption": [c.gap > 0 for c in cases],
+        "the strongest word's part has the sign that leaving it out gives, in both texts": [
+            c.agree for c in cases
+        ],
+        "with the purpose of a description the caption scores higher": [c.change > 0 for c in cases],
+    }
+    found = {name: proportion([float(hit) for hit in hits]) for name, hits in shares.items()}
+    return [
+        {"name": name, "value": share.value, "low": share.low, "high": share.high}
+        for name, share in found.items()
+    ]
+
+
+def _case(case: Case) -> dict[str, Any]:
+    return {
+        "id": case.pair.id,
+        "margin": case.margin,
+        "gap": case.gap,
+        "change": case.change,
+        "description": _text(case.description),
+        "caption": _text(case.caption),
+    }
+
+
+def _text(found: Explanation) -> dict[str, Any]:
+    """strongest: the strongest word for the purpose, by its number and kinds."""
+    place, part, left_out = _strongest(found)
+    kinds = sorted(kinds_of(found.words)[place])
+    return {
+        "score": found.score.score,
+        "cosine": found.score.cosine,
+        "clip_score": found.score.clip_score,
+        "log_odds": _log_odds(found),
+        "probability": found.score.description_probability,
+        "words": len(found.words),
+        "strongest": {"number": place + 1, "kinds": kinds, "part": part, "left_out": left_out},
+    }
+
+
+def _marks(explained: Explained) -> dict[str, Any]:
+    """Kinds of word, and single words, that move the purpose: means with intervals over images."""
+    found = report(occurrences(explained), WordOptions())[0]
+    sure = [row for row in found.words if row.q is not None and row.q < _LARGEST_Q]
+    up = [row for row in sure if (row.mean.value or 0) > 0]
+    down = [row for row in reversed(sure) if (row.mean.value or 0) < 0]
+    return {
+        "kinds": [
+            {
+                "kind": row.kind,
+                "n": row.mean.n,
+                "difference": row.difference.value,
+                "low": row.difference.low,
+                "high": row.difference.high,
+            }
+            for row in found.kinds
+        ],
+        "description": _listed(up),
+        "caption": _listed(down),
+        "agreement": found.agreement.value if found.agreement else None,
+    }
+
+
+def _listed(rows: Sequence[WordRow]) -> list[dict[str, Any]]:
+    return [{"word": row.word, "n": row.mean.n, "mean": row.mean.value, "q": row.q} for row in rows[:_LISTED]]
+
+
+@click.command()
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--data", required=True, help="Concadia folder, or another data set of pairs.")
+@click.option("--split", default="test", show_default=True, help="Split to look at.")
+@click.option("--model", default="default", show_default=True, help="Model with a purpose read-out.")
+def main(folder: Path, data: str, split: str, model: str) -> None:
+    """Write FOLDER/explanation_cases.json, and the part of the page there between its marks."""
+    from descscore.tables.open import DataOptions, load_pairs
+
+    scorer = DescScorer.from_pretrained(model, device="cpu")
+    # Pairs with equal texts stay in: no description can win there, and that counts.
+    pairs = load_pairs(data, DataOptions(keep_equal=True)).split(split)
+    cases, explained = make_cases(scorer, pairs)
+    cases_page.write(to_json(cases, explained, scorer.signature), folder)
+
+
+if __name__ == "__main__":
+    main()

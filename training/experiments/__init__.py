@@ -1,1 +1,0 @@
-"""Choosing the shipped recipe, and measuring everything that the results page reports."""
