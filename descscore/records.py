@@ -33,11 +33,11 @@ class Score:
     tokens: length of the text with start and end token. truncated: whether some of
     them were cut off. windows: in how many parts the text was encoded.
     signature: model, weights, preprocessing, precision, text policy and version.
-    contextual_score: how well the text serves in its context (:mod:`descscore.beside`),
+    contextual_score: how well the text serves in its context (:mod:`descscore.context`),
     on the scale of the model's embeddings: compare it for one model, image and context.
     context_truncated: whether the context was cut. Both None without a context.
     reference_score: the harmonic mean of score and likeness to a reference
-    (:mod:`descscore.beside`), 0..10/7. references_truncated: whether any of them was
+    (:mod:`descscore.context`), 0..10/7. references_truncated: whether any of them was
     cut. Both None without references.
     """
 

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from descscore.beside import ScoredPairs, SideEncoder, SideTexts, tokenize_sides
+from descscore.context import ContextEncoder, ContextTexts, ScoredPairs, tokenize_sides
 from descscore.encoder import Encoder, with_precision
 from descscore.errors import InputError, UsageError
 from descscore.images import ImageSource, load_image
@@ -111,8 +111,8 @@ def signature(model: LoadedModel, text_policy: TextPolicy) -> str:
 def pair_scores(
     images: Tensor,
     encoded: EncodedTexts,
-    sides: Sequence[SideTexts],
-    encoder: SideEncoder,
+    sides: Sequence[ContextTexts],
+    encoder: ContextEncoder,
     purpose: Purpose | None,
     signature: str,
 ) -> list[Score]:
@@ -335,14 +335,14 @@ class DescScorer:
         self,
         images: Tensor,
         encoded: EncodedTexts,
-        sides: Sequence[SideTexts] | None = None,
-        side_encoder: SideEncoder | None = None,
+        sides: Sequence[ContextTexts] | None = None,
+        side_encoder: ContextEncoder | None = None,
     ) -> list[Score]:
         """Results for unit image features ``(n, embed_dim)`` and as many encoded texts.
 
         sides: what stands beside each pair, by default nothing. side_encoder: one that
         remembers contexts and references, where more calls follow.
         """
-        beside = sides or [SideTexts()] * len(encoded.texts)
-        encoder = side_encoder or SideEncoder(self.encoder.embeddings)
+        beside = sides or [ContextTexts()] * len(encoded.texts)
+        encoder = side_encoder or ContextEncoder(self.encoder.embeddings)
         return pair_scores(images, encoded, beside, encoder, self.model.purpose, self.signature)

@@ -16,7 +16,7 @@ from descscore.eval.statistics.correlation import Array, spearman
 from descscore.images import ImageSource, load_image
 from descscore.models import LoadedModel
 from descscore.scorer import DescScorer
-from descscore.tables.rows import Pair
+from descscore.tables.rows import PreferencePair
 
 MEAN_GOAL, RANK_GOAL = 1e-3, 0.999
 """Largest mean difference and smallest rank correlation at which a precision counts as close."""
@@ -69,7 +69,7 @@ def closeness(precision: str, exact: Array, reduced: Array) -> Closeness:
     return Closeness(precision, len(exact), float(difference.mean()), float(difference.max()), rank)
 
 
-def published_material(pairs: Sequence[Pair], count: int) -> Material:
+def published_material(pairs: Sequence[PreferencePair], count: int) -> Material:
     """``count`` pairs of a data set: each image with its description, its caption, and the next
     images' descriptions and captions. Raises :class:`DataError` where that gives too few.
     """

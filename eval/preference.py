@@ -26,7 +26,7 @@ from descscore.eval.statistics.proportions import (
 from descscore.eval.statistics.retrieval import grounding_over_texts
 from descscore.eval.zero_shot import image_features
 from descscore.scorer import DescScorer
-from descscore.tables.rows import Pair
+from descscore.tables.rows import PreferencePair
 
 # How often a score prefers the description to the caption, and to other images' descriptions.
 #
@@ -71,7 +71,7 @@ class PairScores:
     over_others: Array | None
 
 
-def model_pair_scores(scorer: DescScorer, pairs: Sequence[Pair], name: str) -> PairScores:
+def model_pair_scores(scorer: DescScorer, pairs: Sequence[PreferencePair], name: str) -> PairScores:
     """Raw cosines of each image with its description and caption, and grounding against 20 other images."""
     images = image_features(scorer, [pair.image.read() for pair in pairs])
     # One call for both, so that equal texts have one feature and tie to the last bit.
@@ -83,13 +83,13 @@ def model_pair_scores(scorer: DescScorer, pairs: Sequence[Pair], name: str) -> P
     return PairScores(name, cosines[0], cosines[1], others)
 
 
-def length_pair_scores(pairs: Sequence[Pair]) -> PairScores:
+def length_pair_scores(pairs: Sequence[PreferencePair]) -> PairScores:
     """The rule "longer wins", by characters."""
     lengths = [np.array([len(getattr(p, kind)) for p in pairs], float) for kind in ("description", "caption")]
     return PairScores("longer wins", lengths[0], lengths[1], None)
 
 
-def ngram_pair_scores(train: Sequence[Pair], pairs: Sequence[Pair]) -> PairScores:
+def ngram_pair_scores(train: Sequence[PreferencePair], pairs: Sequence[PreferencePair]) -> PairScores:
     """A text-only classifier of descriptions and captions: word 1- and 2-grams, logistic regression.
 
     It never sees an image, so what it reaches is what style alone gives away.
@@ -114,14 +114,14 @@ def ngram_pair_scores(train: Sequence[Pair], pairs: Sequence[Pair]) -> PairScore
     return PairScores("text-only n-grams", found[0], found[1], None)
 
 
-def image_owner(pairs: Sequence[Pair]) -> Array:
+def image_owner(pairs: Sequence[PreferencePair]) -> Array:
     """Which image each pair shows, by content: ``(n,)`` ints, equal for the same bytes."""
     place: dict[bytes, int] = {}
     digests = [hashlib.sha256(pair.image.read()).digest() for pair in pairs]
     return np.array([place.setdefault(digest, len(place)) for digest in digests])
 
 
-def preference_rows(scores: PairScores, pairs: Sequence[Pair], owner: Array) -> list[PreferenceRow]:
+def preference_rows(scores: PairScores, pairs: Sequence[PreferencePair], owner: Array) -> list[PreferenceRow]:
     """Shares of wins: over the caption (all, and by length quartile), and over other images' descriptions.
 
     owner: ``(n,)`` from :func:`image_owner`, the same for every metric.
@@ -204,7 +204,7 @@ class ProbabilityRow:
     bins: tuple[Bin, ...]
 
 
-def probability_row(scorer: DescScorer, pairs: Sequence[Pair], name: str) -> ProbabilityRow | None:
+def probability_row(scorer: DescScorer, pairs: Sequence[PreferencePair], name: str) -> ProbabilityRow | None:
     """Measure ``description_probability`` on all texts of ``pairs``; None for a model without a read-out."""
     texts = [pair.description for pair in pairs] + [pair.caption for pair in pairs]
     probabilities = scorer.encoder.texts(texts, scorer.text_policy).probabilities
@@ -234,7 +234,7 @@ FILES = {
 NAME = "CLIPScore"
 
 
-def published_pair_scores(folder: Path, pairs: Sequence[Pair]) -> PairScores:
+def published_pair_scores(folder: Path, pairs: Sequence[PreferencePair]) -> PairScores:
     """CLIPScore of OpenAI's ViT-B/32, computed with the prefix "A photo depicts".
 
     folder: holds :data:`FILES`. There are no scores of other images' descriptions.
@@ -244,7 +244,7 @@ def published_pair_scores(folder: Path, pairs: Sequence[Pair]) -> PairScores:
     return PairScores(NAME, description, caption, None)
 
 
-def _scores(path: Path, pairs: Sequence[Pair], kind: str) -> Array:
+def _scores(path: Path, pairs: Sequence[PreferencePair], kind: str) -> Array:
     """The score of each pair's text of that kind: ``(n,)``."""
     known: dict[tuple[str, str], float] = {}
     for row in read_rows(path, ("imgstem_version", "texts", "clipscore")):

@@ -18,7 +18,7 @@ from descscore.eval.statistics.correlation import Array
 from descscore.eval.statistics.proportions import proportion
 from descscore.eval.zero_shot import image_features
 from descscore.scorer import DescScorer
-from descscore.tables.rows import FileImage, Pair
+from descscore.tables.rows import FileImage, PreferencePair
 
 # Hostile texts: wordings that should not score over an honest description, but might.
 #
@@ -165,7 +165,7 @@ ATTACKS = (
 )
 
 
-def targets(pairs: Sequence[Pair], owner: Array, seed: int = 0) -> list[Target]:
+def targets(pairs: Sequence[PreferencePair], owner: Array, seed: int = 0) -> list[Target]:
     """What to attack, one a pair. owner: ``(n,)``, which image each pair shows."""
     others = other_image(owner, seed)
     return [
@@ -174,7 +174,7 @@ def targets(pairs: Sequence[Pair], owner: Array, seed: int = 0) -> list[Target]:
     ]
 
 
-def file_name(pair: Pair) -> str | None:
+def file_name(pair: PreferencePair) -> str | None:
     """The image's file name without folders, None where the data do not give it."""
     if isinstance(pair.image, FileImage):
         return pair.image.path.name
@@ -221,7 +221,9 @@ class SanityRow:
     left_out: int
 
 
-def sanity_rows(scorer: DescScorer, pairs: Sequence[Pair], name: str, seed: int = SEED) -> list[SanityRow]:
+def sanity_rows(
+    scorer: DescScorer, pairs: Sequence[PreferencePair], name: str, seed: int = SEED
+) -> list[SanityRow]:
     """One row an attack of :data:`descscore.eval.sanity.ATTACKS`, in that order. name: the metric's.
 
     Raises :class:`DataError` for no pairs, and :class:`descscore.errors.InputError` where an

@@ -28,7 +28,7 @@ from descscore.explanations.explainer import ExplainOptions, explain_batch
 from descscore.explanations.explanation import Explanation, WordParts
 from descscore.images import load_image
 from descscore.scorer import DescScorer
-from descscore.tables.rows import Pair
+from descscore.tables.rows import PreferencePair
 
 # Which words a model takes for marks of a description, and which for marks of a caption.
 #
@@ -110,7 +110,7 @@ class WordOptions:
 class Explained:
     """Pairs with explanations of description and caption, and why others are missing."""
 
-    pairs: tuple[Pair, ...]
+    pairs: tuple[PreferencePair, ...]
     explanations: tuple[tuple[Explanation, Explanation], ...]
     dropped: tuple[str, ...]
 
@@ -127,13 +127,13 @@ def _converged(found: Explanation) -> bool:
 
 
 def explain_pairs(
-    scorer: DescScorer, pairs: Sequence[Pair], options: ExplainOptions | None = None
+    scorer: DescScorer, pairs: Sequence[PreferencePair], options: ExplainOptions | None = None
 ) -> Explained:
     """Explain both texts of every pair; one that cannot be scored is left out and named.
 
     Raises :class:`DataError` where none can be scored.
     """
-    kept: list[Pair] = []
+    kept: list[PreferencePair] = []
     found: list[tuple[Explanation, Explanation]] = []
     dropped: list[str] = []
     for start in range(0, len(pairs), _PAIRS_AT_ONCE):
@@ -148,7 +148,9 @@ def explain_pairs(
     return Explained(tuple(kept), tuple(found), tuple(dropped))
 
 
-def _usable(scorer: DescScorer, pairs: Sequence[Pair], dropped: list[str]) -> Iterator[tuple[Pair, Any]]:
+def _usable(
+    scorer: DescScorer, pairs: Sequence[PreferencePair], dropped: list[str]
+) -> Iterator[tuple[PreferencePair, Any]]:
     for pair in pairs:
         try:
             scorer.tokenize(pair.description), scorer.tokenize(pair.caption)

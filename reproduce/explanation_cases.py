@@ -21,7 +21,7 @@ from descscore.eval.words import Explained, WordOptions, WordRow, explain_pairs,
 from descscore.explanations.explainer import ExplainOptions
 from descscore.explanations.explanation import Explanation
 from descscore.scorer import DescScorer
-from descscore.tables.rows import Pair
+from descscore.tables.rows import PreferencePair
 from reproduce import cases_page
 
 SOURCE = "A brown dog runs over wet sand towards the sea, a stick in its mouth."
@@ -36,7 +36,7 @@ _LARGEST_Q = 0.05
 class Case:
     """One pair, explained."""
 
-    pair: Pair
+    pair: PreferencePair
     description: Explanation
     caption: Explanation
 
@@ -84,7 +84,7 @@ def _strongest(found: Explanation) -> tuple[int, float, float]:
     return place, word.purpose or 0.0, word.leave_one_out_purpose or 0.0
 
 
-def make_cases(scorer: DescScorer, pairs: Sequence[Pair]) -> tuple[list[Case], Explained]:
+def make_cases(scorer: DescScorer, pairs: Sequence[PreferencePair]) -> tuple[list[Case], Explained]:
     """Every pair that can be scored. Raises :class:`UsageError` for a model without a read-out."""
     purpose = scorer.model.purpose
     if purpose is None or purpose.readout is None:

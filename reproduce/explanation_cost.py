@@ -24,7 +24,7 @@ from descscore.eval.report.page import table
 from descscore.explanations.explainer import explain_batch
 from descscore.explanations.explanation import Explanation
 from descscore.scorer import DescScorer
-from descscore.tables.rows import Pair
+from descscore.tables.rows import PreferencePair
 from reproduce.performance_page import put_in
 
 TIMES_GOAL = 5.0
@@ -65,7 +65,7 @@ class Material:
     texts: Sequence[str]
 
     @classmethod
-    def of(cls, pairs: Sequence[Pair]) -> Material:
+    def of(cls, pairs: Sequence[PreferencePair]) -> Material:
         """Both texts of every pair, descriptions first."""
         images = [pair.image.read() for pair in pairs]
         texts = [pair.description for pair in pairs] + [pair.caption for pair in pairs]

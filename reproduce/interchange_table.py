@@ -19,7 +19,7 @@ from descscore.errors import UsageError
 from descscore.models import LoadedModel, load_model
 from descscore.purpose import Rotation, Site, interchange, save_purpose
 from descscore.tables.open import load_pairs
-from descscore.tables.rows import Pair
+from descscore.tables.rows import PreferencePair
 from descscore.texts import pad
 from descscore.towers.text import run_from_block, run_to_block
 from descscore.training.data import Examples
@@ -106,7 +106,7 @@ POINTS = 101
 _BATCH = 64
 
 
-def reference_places(model: LoadedModel, pairs: Sequence[Pair]) -> Tensor:
+def reference_places(model: LoadedModel, pairs: Sequence[PreferencePair]) -> Tensor:
     """Quantiles, in steps of 1 %, of the log-odds of descriptions (row 0) and captions (row 1): ``(2, 101)``.
 
     Raises :class:`UsageError` for a model without a read-out.

@@ -28,7 +28,7 @@ from descscore.eval.zero_shot import image_features, read_kreiss2022_description
 from descscore.models import LoadedModel, load_model
 from descscore.scorer import DescScorer
 from descscore.tables.open import load_pairs
-from descscore.tables.rows import Pair
+from descscore.tables.rows import PreferencePair
 from descscore.texts import WINDOWS, TextPolicy
 from descscore.training.config import FinetuneConfig
 from descscore.training.data import Examples, make_examples
@@ -71,7 +71,7 @@ class Described:
     captions: Sequence[str] | None
 
     @classmethod
-    def of(cls, pairs: Sequence[Pair], images: Tensor) -> Described:
+    def of(cls, pairs: Sequence[PreferencePair], images: Tensor) -> Described:
         """Pairs whose images have these features."""
         owner = torch.unique(images, dim=0, return_inverse=True)[1]
         return cls(images, owner, [p.description for p in pairs], [p.caption for p in pairs])
@@ -120,7 +120,7 @@ def cross_validated(model: LoadedModel, data: Path, run: Path) -> list[Row]:
 
 
 def fold_towers(
-    model: LoadedModel, pairs: Sequence[Pair], examples: Examples, run: Path
+    model: LoadedModel, pairs: Sequence[PreferencePair], examples: Examples, run: Path
 ) -> Iterator[tuple[Encoder, list[int]]]:
     """The run's calibration towers, each with the pairs that it was not trained on.
 

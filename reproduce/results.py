@@ -37,7 +37,7 @@ from descscore.eval.statistics.proportions import cluster_mean
 from descscore.models import LoadedModel
 from descscore.scorer import DescScorer
 from descscore.tables.open import DataOptions, load_pairs
-from descscore.tables.rows import Pair
+from descscore.tables.rows import PreferencePair
 from descscore.training.config import FinetuneConfig, Tower
 from descscore.training.data import make_examples
 from descscore.training.finetune import Request, finetune
@@ -56,7 +56,7 @@ class Sets:
     """The data folder; the pairs to measure on, by name; and which image each of them shows."""
 
     folder: Path
-    pairs: dict[str, tuple[Pair, ...]]
+    pairs: dict[str, tuple[PreferencePair, ...]]
     owner: dict[str, Array]
 
 
@@ -110,7 +110,7 @@ def measure_model(scorer: DescScorer, sets: Sets, work: Path) -> dict[str, Any]:
     return found
 
 
-def _preference(scores: PairScores, pairs: Sequence[Pair], owner: Array) -> dict[str, Any]:
+def _preference(scores: PairScores, pairs: Sequence[PreferencePair], owner: Array) -> dict[str, Any]:
     return asdict(preference_rows(scores, pairs, owner)[0])
 
 

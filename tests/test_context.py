@@ -18,8 +18,8 @@ from torch import Tensor
 
 from conftest import make_photo
 from descscore import DescScorer, Pair
-from descscore.beside import contextual_scores
 from descscore.cli import main
+from descscore.context import contextual_scores
 from descscore.errors import TextError, UsageError
 from descscore.images import ImageSource
 from descscore.stream.pairs import StreamOptions
@@ -183,12 +183,12 @@ def test_what_a_stream_remembers_of_contexts_is_bounded(
 
     made: list[Any] = []
 
-    class Noted(stream.SideEncoder):
+    class Noted(stream.ContextEncoder):
         def __init__(self, *args: Any) -> None:
             super().__init__(*args)
             made.append(self)
 
-    monkeypatch.setattr(stream, "SideEncoder", Noted)
+    monkeypatch.setattr(stream, "ContextEncoder", Noted)
     monkeypatch.setattr(stream, "REMEMBERED_SIDES", 3)
     pairs = [Pair(photos[0], "A cat.", f"Article {i % 7}.") for i in range(30)]
     outcomes = list(scorer.score_stream(pairs, StreamOptions(0, window=4)))

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 
 from conftest import make_photo
 from descscore.errors import DataError, ImageError
-from descscore.tables.open import DataOptions, load_pairs
 from descscore.tables.cells import CellImage, ParquetBytes
-from descscore.tables.rows import FileImage, NoImage, PairSet, Row, normal_split, sort_rows
+from descscore.tables.open import DataOptions, load_pairs
+from descscore.tables.rows import FileImage, NoImage, PreferenceSet, Row, normal_split, sort_rows
 from descscore.tables.text_tables import Columns
 
 IMAGE_COUNT = 5
@@ -210,7 +210,7 @@ def test_parquet_bytes_in_any_order(
 def test_parquet_images_travel_to_another_process(folder: Path) -> None:
     data = load_pairs(write_struct_parquet(folder, [text_row(i) for i in range(3)]))
     data.pairs[1].image.read()
-    copy: PairSet = pickle.loads(pickle.dumps(data))
+    copy: PreferenceSet = pickle.loads(pickle.dumps(data))
     assert copy.pairs[1].image.read() == data.pairs[1].image.read()
 
 

@@ -6,7 +6,7 @@ from collections import OrderedDict
 
 import numpy as np
 
-from descscore.stream.images import FeatureMemory
+from descscore.stream.image_features import FeatureMemory
 
 
 def feature(number: int) -> np.ndarray:

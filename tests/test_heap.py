@@ -10,14 +10,14 @@ import pytest
 
 from conftest import make_photo
 from descscore import DescScorer
-from descscore.stream import images as heap
-from descscore.stream import images as image_stage
+from descscore.stream import image_features as heap
+from descscore.stream import image_features as image_stage
 from descscore.stream import pairs as stream
 from descscore.stream.pairs import StreamOptions
 
 HOLES = """
 import ctypes, os
-from descscore.stream.images import give_back
+from descscore.stream.image_features import give_back
 from reproduce.memory import resident
 
 libc = ctypes.CDLL(None)

@@ -30,7 +30,7 @@ from descscore.eval.precision import (
 )
 from descscore.images import load_image
 from descscore.models import load_model
-from descscore.tables.rows import Pair
+from descscore.tables.rows import PreferencePair
 
 
 def crops() -> Material:
@@ -82,7 +82,7 @@ def test_published_pairs_are_own_texts_first_then_those_of_the_next_image() -> N
             return PHOTOS[0].find().read_bytes()
 
     pairs = [
-        Pair(Photo(), f"description {i}", f"caption {i}", "test", str(i), None, "", "here", i)
+        PreferencePair(Photo(), f"description {i}", f"caption {i}", "test", str(i), None, "", "here", i)
         for i in range(2)
     ]
     found = published_material(pairs, 7)

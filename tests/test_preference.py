@@ -23,7 +23,7 @@ from descscore.eval.preference import (
     preference_rows,
 )
 from descscore.tables.open import DataOptions, load_pairs
-from descscore.tables.rows import Pair
+from descscore.tables.rows import PreferencePair
 
 N = 16
 
@@ -49,11 +49,11 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def pairs(table: Path) -> tuple[Pair, ...]:
+def pairs(table: Path) -> tuple[PreferencePair, ...]:
     return load_pairs(table, DataOptions(keep_equal=True)).split("test")
 
 
-def test_wins_and_ties_by_hand(pairs: tuple[Pair, ...]) -> None:
+def test_wins_and_ties_by_hand(pairs: tuple[PreferencePair, ...]) -> None:
     caption = np.zeros(N)
     description = np.array([1.0] * 10 + [0.0] * 2 + [-1.0] * 4)
     rows = preference_rows(PairScores("m", description, caption, np.full(N, 0.5)), pairs, image_owner(pairs))
@@ -68,14 +68,14 @@ def test_wins_and_ties_by_hand(pairs: tuple[Pair, ...]) -> None:
     assert (rows[-1].question, rows[-1].value) == ("other", 0.5)
 
 
-def test_longer_wins_is_the_longer_one(pairs: tuple[Pair, ...]) -> None:
+def test_longer_wins_is_the_longer_one(pairs: tuple[PreferencePair, ...]) -> None:
     scores = length_pair_scores(pairs)
     assert scores.description[0] == len("A red shape on a table.")
     row = preference_rows(scores, pairs, image_owner(pairs))[0]
     assert (row.value, row.ties) == (15 / 16, 1)
 
 
-def test_the_ngram_classifier_learns_style_from_other_pairs(pairs: tuple[Pair, ...]) -> None:
+def test_the_ngram_classifier_learns_style_from_other_pairs(pairs: tuple[PreferencePair, ...]) -> None:
     scores = ngram_pair_scores(pairs[8:], pairs[:5])
     assert (scores.description > scores.caption).all()
     assert scores.over_others is None

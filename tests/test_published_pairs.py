@@ -9,7 +9,7 @@ import pytest
 from descscore.errors import DataError
 from descscore.eval.preference import FILES, image_owner, preference_rows, published_pair_scores
 from descscore.tables.open import DataOptions, load_pairs
-from descscore.tables.rows import Pair
+from descscore.tables.rows import PreferencePair
 from report_data import make_concadia
 
 
@@ -20,7 +20,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def pairs_of(root: Path) -> tuple[Pair, ...]:
+def pairs_of(root: Path) -> tuple[PreferencePair, ...]:
     return load_pairs(root / "concadia", DataOptions(keep_equal=True)).split("test")
 
 

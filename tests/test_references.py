@@ -15,8 +15,8 @@ from planted import RED, plain_image, plain_texts, planted_scorer
 
 from conftest import make_photo
 from descscore import DescScorer, Pair
-from descscore.beside import MAX_REFERENCES, largest_by_row, parse_references, reference_scores
 from descscore.cli import main
+from descscore.context import MAX_REFERENCES, largest_by_row, parse_references, reference_scores
 from descscore.errors import InputError, TextError, UsageError
 from descscore.stream.pairs import StreamOptions
 

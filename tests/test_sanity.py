@@ -36,7 +36,7 @@ from descscore.eval.sanity import (
 )
 from descscore.eval.statistics.proportions import wilson
 from descscore.tables.open import DataOptions, load_pairs
-from descscore.tables.rows import FileImage, Pair
+from descscore.tables.rows import FileImage, PreferencePair
 
 BY_NAME = {attack.name: attack for attack in ATTACKS}
 DESCRIPTIONS = (
@@ -71,7 +71,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def pairs(table: Path) -> tuple[Pair, ...]:
+def pairs(table: Path) -> tuple[PreferencePair, ...]:
     return load_pairs(table, DataOptions(keep_equal=True)).split("test")
 
 
@@ -145,8 +145,8 @@ def test_choices_by_chance_vary_with_description_and_seed() -> None:
     assert len(shuffled) == 20
 
 
-def test_texts_do_not_depend_on_order_or_company(pairs: tuple[Pair, ...]) -> None:
-    def made(some: tuple[Pair, ...]) -> dict[str, list[str | None]]:
+def test_texts_do_not_depend_on_order_or_company(pairs: tuple[PreferencePair, ...]) -> None:
+    def made(some: tuple[PreferencePair, ...]) -> dict[str, list[str | None]]:
         found = targets(some, image_owner(some))
         own = [attack for attack in ATTACKS if attack.name != "wrong image"]
         return {pair.id: [a.text(t) for a in own] for pair, t in zip(some, found, strict=True)}
@@ -168,7 +168,7 @@ def test_the_wrong_image_is_never_the_same_and_each_is_taken_once(images: list[i
         assert len(found) == len(owner)
 
 
-def test_file_names_of_each_kind_of_data(pairs: tuple[Pair, ...]) -> None:
+def test_file_names_of_each_kind_of_data(pairs: tuple[PreferencePair, ...]) -> None:
     assert file_name(pairs[0]) == "photo_0.png"
     on_disk = dataclasses.replace(pairs[0], image=FileImage(Path("/some/where/cat.jpeg")), id="17")
     assert file_name(on_disk) == "cat.jpeg"
@@ -178,7 +178,7 @@ def test_file_names_of_each_kind_of_data(pairs: tuple[Pair, ...]) -> None:
 # The rates
 
 
-def slow_row(scorer: DescScorer, pairs: tuple[Pair, ...], name: str) -> tuple[int, int, int]:
+def slow_row(scorer: DescScorer, pairs: tuple[PreferencePair, ...], name: str) -> tuple[int, int, int]:
     """Wins, ties and pairs left out of one attack, one pair after another."""
     wins = ties = left_out = 0
     for pair, target in zip(pairs, targets(pairs, image_owner(pairs)), strict=True):
@@ -192,7 +192,7 @@ def slow_row(scorer: DescScorer, pairs: tuple[Pair, ...], name: str) -> tuple[in
     return wins, ties, left_out
 
 
-def test_rows_equal_a_slow_loop(scorer: DescScorer, pairs: tuple[Pair, ...]) -> None:
+def test_rows_equal_a_slow_loop(scorer: DescScorer, pairs: tuple[PreferencePair, ...]) -> None:
     rows = sanity_rows(scorer, pairs, "m")
     assert [row.attack for row in rows] == [attack.name for attack in ATTACKS]
     for row in rows:
@@ -208,7 +208,7 @@ def test_rows_equal_a_slow_loop(scorer: DescScorer, pairs: tuple[Pair, ...]) -> 
 
 
 def test_a_text_that_the_model_reads_alike_is_a_tie_and_no_win(
-    scorer: DescScorer, pairs: tuple[Pair, ...]
+    scorer: DescScorer, pairs: tuple[PreferencePair, ...]
 ) -> None:
     # Cut to 77 tokens they lose what alone they differ in.
     scorer = DescScorer(scorer.model, text_policy="truncate")
@@ -219,7 +219,7 @@ def test_a_text_that_the_model_reads_alike_is_a_tie_and_no_win(
 
 
 def test_intervals_are_wilsons_where_each_image_occurs_once(
-    scorer: DescScorer, pairs: tuple[Pair, ...]
+    scorer: DescScorer, pairs: tuple[PreferencePair, ...]
 ) -> None:
     row = sanity_rows(scorer, pairs[1:], "m")[0]
     assert row.value is not None
@@ -234,7 +234,7 @@ def test_intervals_are_wilsons_where_each_image_occurs_once(
     assert twice.high - twice.low > 0.9 * (row.high - row.low)
 
 
-def test_one_pair_has_no_wrong_image(scorer: DescScorer, pairs: tuple[Pair, ...]) -> None:
+def test_one_pair_has_no_wrong_image(scorer: DescScorer, pairs: tuple[PreferencePair, ...]) -> None:
     with pytest.raises(DataError, match="no pairs"):
         sanity_rows(scorer, [], "m")
     rows = {row.attack: row for row in sanity_rows(scorer, pairs[:1], "m")}
@@ -245,7 +245,7 @@ def test_one_pair_has_no_wrong_image(scorer: DescScorer, pairs: tuple[Pair, ...]
     assert json.loads(json.dumps(to_json(list(rows.values()), ["s"])))["rows"][7]["value"] is None
 
 
-def test_tables_show_the_numbers(scorer: DescScorer, pairs: tuple[Pair, ...]) -> None:
+def test_tables_show_the_numbers(scorer: DescScorer, pairs: tuple[PreferencePair, ...]) -> None:
     made = SanityRow("m", "image", "one word", 0.25, 0.1, 0.5, 2, 8, 1)
     none = SanityRow("m", "keywords", "a list", None, None, None, 0, 0, 9)
     lines = sanity_lines([made, none])
@@ -260,7 +260,9 @@ def test_tables_show_the_numbers(scorer: DescScorer, pairs: tuple[Pair, ...]) ->
 # The command
 
 
-def test_command_equals_the_library(table: Path, tiny_folder: Path, pairs: tuple[Pair, ...]) -> None:
+def test_command_equals_the_library(
+    table: Path, tiny_folder: Path, pairs: tuple[PreferencePair, ...]
+) -> None:
     args = ["eval", "sanity", "--data", str(table), "--model", str(tiny_folder), "--device", "cpu"]
     result = CliRunner().invoke(main, [*args, "--json"])
     assert result.exit_code == 0, result.output

@@ -24,7 +24,7 @@ from batch_inputs import TEXTS
 from PIL import Image
 
 import descscore.encoder as encoder
-import descscore.stream.images as image_stage
+import descscore.stream.image_features as image_stage
 import descscore.stream.worker as decode_worker
 from conftest import make_photo, save_model
 from descscore import DescScorer

@@ -14,7 +14,7 @@ from descscore.cache import FeatureCache, image_key
 from descscore.encoder import Encoder
 from descscore.errors import DataError
 from descscore.models import LoadedModel
-from descscore.tables.rows import Pair
+from descscore.tables.rows import PreferencePair
 from descscore.texts import Tokenizer, token_rows
 
 
@@ -48,7 +48,9 @@ class Examples:
         return digest.hexdigest()[:12]
 
 
-def make_examples(model: LoadedModel, pairs: Sequence[Pair], cache: Path, batch_size: int = 64) -> Examples:
+def make_examples(
+    model: LoadedModel, pairs: Sequence[PreferencePair], cache: Path, batch_size: int = 64
+) -> Examples:
     """Encode images through the cache and tokenise texts (cut to the context, end token kept).
 
     Raises :class:`DataError` for no pairs, :class:`descscore.errors.ImageError` for

@@ -19,7 +19,7 @@ from descscore.errors import UsageError
 from descscore.models import LoadedModel, load_model
 from descscore.purpose import Purpose, save_purpose
 from descscore.tables.open import DataOptions, load_pairs
-from descscore.tables.rows import Pair, PairSet
+from descscore.tables.rows import PreferencePair, PreferenceSet
 from descscore.training.config import FinetuneConfig, published_rate
 from descscore.training.data import Examples, make_examples
 from descscore.training.readout import Grouped, cross_calibration, make_purpose, reference_cosines
@@ -63,8 +63,8 @@ class _Prepared:
     model: LoadedModel
     untuned: CLIP
     base_weights: str
-    pairs: PairSet
-    train: tuple[Pair, ...]
+    pairs: PreferenceSet
+    train: tuple[PreferencePair, ...]
     data: RunData
     reference: Examples
 
@@ -133,7 +133,7 @@ def _purpose(request: Request, trainer: Trainer, start: _Prepared) -> Purpose | 
     return Purpose(site, found.rotation, found.readout, reference)
 
 
-def groups_of(pairs: tuple[Pair, ...], examples: Examples) -> list[str]:
+def groups_of(pairs: tuple[PreferencePair, ...], examples: Examples) -> list[str]:
     """What must not be split between folds: each pair's group (book, article), or else its image."""
     owners = examples.owner.tolist()
     return [pair.group or f"image {owner}" for pair, owner in zip(pairs, owners, strict=True)]
@@ -163,7 +163,7 @@ def _write(request: Request, trainer: Trainer, start: _Prepared, purpose: Purpos
     (output / "run.json").write_text(text + "\n", encoding="utf-8")
 
 
-def _run_record(request: Request, trainer: Trainer, pairs: PairSet) -> dict[str, Any]:
+def _run_record(request: Request, trainer: Trainer, pairs: PreferenceSet) -> dict[str, Any]:
     config = trainer.config
     return {
         "config": asdict(config),

@@ -204,7 +204,7 @@ class Objective:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class StepResult:
     """loss: ``()``, to be minimised. preference ``(p,)``, interchange ``(m,)``: bool, what came out right."""
 
     loss: Tensor
@@ -225,7 +225,7 @@ SHORT = TextRuns(encode, encode_exchange)
 """Only what reaches a feature is run."""
 
 
-def run_batch(objective: Objective, examples: Examples, batch: Batch, runs: TextRuns = SHORT) -> Outcome:
+def run_batch(objective: Objective, examples: Examples, batch: Batch, runs: TextRuns = SHORT) -> StepResult:
     """Losses of one batch; every text that occurs in it runs through the tower once."""
     texts = torch.cat([batch.pairs, batch.pairs + len(examples), batch.base, batch.source])
     rows, place = torch.unique(texts, return_inverse=True)
@@ -243,14 +243,14 @@ def run_batch(objective: Objective, examples: Examples, batch: Batch, runs: Text
         preference = preference_loss(images, *two, clip.logit_scale)
         loss = loss + _grounding(objective, examples, batch, two)
     if not swaps:
-        return Outcome(loss + preference, hits, none)
+        return StepResult(loss + preference, hits, none)
     logits = interchange_logits(
         examples.images[batch.base % len(examples)], plain[base], swapped, clip.logit_scale
     )
     towards = batch.source < len(examples)
     interchange = interchange_loss(logits, towards)
     weight = config.joint_weight if config.loss == "joint" else 1.0
-    return Outcome(
+    return StepResult(
         loss + joint_loss(interchange, preference, weight), hits, interchange_hits(logits, towards)
     )
 

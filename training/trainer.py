@@ -34,7 +34,7 @@ from descscore.training.checkpoint import (
 from descscore.training.config import FinetuneConfig
 from descscore.training.data import Examples
 from descscore.training.lora import Interpolation, attach_lora, select_full, trained_parameters
-from descscore.training.objective import Held, Objective, Outcome, run_batch, subset, validate
+from descscore.training.objective import Held, Objective, StepResult, run_batch, subset, validate
 from descscore.training.plan import Batch, EpochPlan, WordSwap, read_vocabulary
 
 log = logging.getLogger(__name__)
@@ -134,7 +134,7 @@ class Trainer:
                 f"{parts} equal parts (processes times accumulation)"
             )
 
-    def _one_step(self, batch: Batch, examples: Examples) -> list[Outcome]:
+    def _one_step(self, batch: Batch, examples: Examples) -> list[StepResult]:
         processes, count = self.accelerator.num_processes, self.config.accumulation
         outcomes = []
         self.optimizer.zero_grad()
@@ -275,7 +275,7 @@ class _Sums:
     def __init__(self) -> None:
         self._values: dict[str, list[Tensor]] = {"loss": [], "preference": [], "interchange": []}
 
-    def add(self, outcomes: list[Outcome]) -> None:
+    def add(self, outcomes: list[StepResult]) -> None:
         for outcome in outcomes:
             self._values["loss"].append(outcome.loss.detach().reshape(1))
             self._values["preference"].append(outcome.preference.float())

@@ -21,7 +21,7 @@ from descscore.batch.manifest import (
     write_result_file,
 )
 from descscore.batch.shards import ResultRow, ShardFolder, ShardInfo
-from descscore.beside import signed
+from descscore.context import signed
 from descscore.encoder import find_batch_size
 from descscore.errors import DataError, UsageError
 from descscore.records import DECORATIVE, OK, Outcome

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw
 
-from descscore.beside import tokenize_context
+from descscore.context import tokenize_context
 from descscore.errors import DescscoreError, InputError, TextError
 from descscore.explanations.explainer import explain_batch
 from descscore.explanations.explanation import Explanation, WordParts

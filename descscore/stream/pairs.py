@@ -19,12 +19,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from descscore.beside import SideEncoder, SideTexts, tokenize_sides
+from descscore.context import ContextEncoder, ContextTexts, tokenize_sides
 from descscore.errors import ImageError, InputError, TextError, UsageError
 from descscore.images import ImageSource
 from descscore.records import DECORATIVE, OK, Outcome, Pair, Score
 from descscore.stream.decoder import Decoder, InlineDecoder
-from descscore.stream.images import ImageEncoder, ImageStage, Key, give_back
+from descscore.stream.image_features import ImageEncoder, ImageStage, Key, give_back
 from descscore.stream.pool import DecodePool, PoolOptions
 from descscore.texts import EncodedTexts, TokenizedText
 
@@ -56,7 +56,7 @@ def tokenize_text(tokenize: Tokenize, text: object) -> TokenizedText:
     return tokenize(text)  # type: ignore[arg-type]
 
 
-def tokenize_beside(tokenize: Tokenize, context: object, references: object) -> SideTexts:
+def tokenize_beside(tokenize: Tokenize, context: object, references: object) -> ContextTexts:
     """Context and references of one pair, under the same limits."""
     return tokenize_sides(lambda text: tokenize_text(tokenize, text), context, references)
 
@@ -121,7 +121,9 @@ class PairEncoder(ImageEncoder, Protocol):
     def embeddings(self, texts: Sequence[TokenizedText]) -> tuple[Tensor, Tensor]: ...
 
 
-ScoreFeatures: TypeAlias = Callable[[Tensor, EncodedTexts, Sequence[SideTexts], SideEncoder], list[Score]]
+ScoreFeatures: TypeAlias = Callable[
+    [Tensor, EncodedTexts, Sequence[ContextTexts], ContextEncoder], list[Score]
+]
 """Unit image features ``(n, embed_dim)``, texts, and what stands beside them -> n scores."""
 
 
@@ -134,7 +136,7 @@ class Scoring:
     scores: ScoreFeatures
 
 
-_NOTHING = SideTexts()
+_NOTHING = ContextTexts()
 
 
 @dataclass
@@ -144,7 +146,7 @@ class _Row:
     outcome: Outcome | None = None
     key: Key | None = None
     text: TokenizedText | None = None
-    sides: SideTexts = _NOTHING
+    sides: ContextTexts = _NOTHING
 
 
 def cores() -> int:
@@ -175,7 +177,7 @@ def stream_items(scoring: Scoring, items: Iterable[Item], options: StreamOptions
     with closing(start_decoder(scoring, options)) as decoder:
         stage, sides = (
             ImageStage(scoring.encoder, decoder),
-            SideEncoder(scoring.encoder.embeddings, REMEMBERED_SIDES),
+            ContextEncoder(scoring.encoder.embeddings, REMEMBERED_SIDES),
         )
         ahead: deque[list[_Row]] = deque()
         for window in _windows(items, options):
@@ -234,7 +236,7 @@ def _begin(scoring: Scoring, stage: ImageStage, item: Item, options: StreamOptio
         return _Row(Outcome(error.kind, str(error)))
 
 
-def _finish(scoring: Scoring, stage: ImageStage, sides: SideEncoder, rows: list[_Row]) -> list[Outcome]:
+def _finish(scoring: Scoring, stage: ImageStage, sides: ContextEncoder, rows: list[_Row]) -> list[Outcome]:
     """The outcomes of a window, in its order."""
     open_rows = [row for row in rows if row.outcome is None]
     if open_rows:
@@ -242,7 +244,7 @@ def _finish(scoring: Scoring, stage: ImageStage, sides: SideEncoder, rows: list[
     return [row.outcome for row in rows if row.outcome is not None]
 
 
-def _score(scoring: Scoring, stage: ImageStage, sides: SideEncoder, rows: list[_Row]) -> None:
+def _score(scoring: Scoring, stage: ImageStage, sides: ContextEncoder, rows: list[_Row]) -> None:
     """Give every row its outcome."""
     # Texts first: on a GPU they run while the last images are still being decoded.
     encoded = scoring.encoder.tokenized([row.text for row in rows if row.text is not None])

@@ -18,7 +18,7 @@ from descscore.tables.rows import (
     ImageRoot,
     Input,
     NoImage,
-    PairSet,
+    PreferenceSet,
     Row,
     StoredImage,
     normal_split,
@@ -123,7 +123,7 @@ class DataOptions:
 USUAL_OPTIONS = DataOptions()
 
 
-def load_pairs(source: str | os.PathLike[str], options: DataOptions = USUAL_OPTIONS) -> PairSet:
+def load_pairs(source: str | os.PathLike[str], options: DataOptions = USUAL_OPTIONS) -> PreferenceSet:
     """Read a data set; no image is decoded, and none is kept in memory.
 
     A table without a split column takes the split from its file's name where that

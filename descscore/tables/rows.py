@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
-from descscore.beside import parse_references
+from descscore.context import parse_references
 from descscore.errors import DataError, ImageError, InputError
 from descscore.images import check_path
 
@@ -85,7 +85,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Pair:
+class PreferencePair:
     """An image with a description and a caption; the fields are as in :class:`Row`."""
 
     image: StoredImage
@@ -115,18 +115,18 @@ class Unusable:
 
 
 @dataclass(frozen=True)
-class PairSet:
+class PreferenceSet:
     """A whole data set: the usable pairs and the rows left out, both in the order of the data."""
 
     source: str
-    pairs: tuple[Pair, ...]
+    pairs: tuple[PreferencePair, ...]
     unusable: tuple[Unusable, ...]
 
     def splits(self) -> dict[str, int]:
         """Usable pairs by split, in the order in which the splits first occur."""
         return dict(Counter(pair.split for pair in self.pairs))
 
-    def split(self, name: str) -> tuple[Pair, ...]:
+    def split(self, name: str) -> tuple[PreferencePair, ...]:
         """The pairs of one split. Raises :class:`DataError` where it has none."""
         wanted = normal_split(name)
         found = tuple(pair for pair in self.pairs if pair.split == wanted)
@@ -159,12 +159,12 @@ def normal_split(name: object) -> str:
     return _SPLIT_NAMES.get(text, text)
 
 
-def sort_rows(source: str, rows: Iterable[Row], keep_equal: bool = False) -> PairSet:
+def sort_rows(source: str, rows: Iterable[Row], keep_equal: bool = False) -> PreferenceSet:
     """Tell usable rows from others. keep_equal: whether a description equal to its caption is usable.
 
     Raises :class:`DataError` where not one row is usable.
     """
-    pairs: list[Pair] = []
+    pairs: list[PreferencePair] = []
     unusable: list[Unusable] = []
     for row in rows:
         fault = _fault(row, keep_equal)
@@ -172,15 +172,15 @@ def sort_rows(source: str, rows: Iterable[Row], keep_equal: bool = False) -> Pai
             pairs.append(_pair(row))
         else:
             unusable.append(Unusable(row.source, row.number, row.id, row.split, *fault))
-    result = PairSet(source, tuple(pairs), tuple(unusable))
+    result = PreferenceSet(source, tuple(pairs), tuple(unusable))
     if not pairs:
         first = f"; the first: {unusable[0]}" if unusable else ""
         raise DataError(f"{source}: none of its {len(unusable)} rows can be used{first}")
     return result
 
 
-def _pair(row: Row) -> Pair:
-    return Pair(
+def _pair(row: Row) -> PreferencePair:
+    return PreferencePair(
         image=row.image,
         description=str(row.description),
         caption=str(row.caption),

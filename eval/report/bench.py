@@ -19,7 +19,7 @@ from descscore.eval.statistics.bootstrap import Resampling
 from descscore.models import LoadedModel
 from descscore.scorer import DescScorer
 from descscore.tables.open import DataOptions, load_pairs
-from descscore.tables.rows import PairSet
+from descscore.tables.rows import PreferenceSet
 from descscore.texts import EncodedTexts, TokenizedText
 
 # An encoder that never encodes the same image or text twice.
@@ -109,9 +109,9 @@ class Bench:
     data: Path
     subjects: tuple[Subject, ...]
     resampling: Resampling = field(default_factory=Resampling)
-    _pairs: dict[str, PairSet] = field(default_factory=dict, repr=False)
+    _pairs: dict[str, PreferenceSet] = field(default_factory=dict, repr=False)
 
-    def pairs(self, source: str) -> PairSet:
+    def pairs(self, source: str) -> PreferenceSet:
         """The pairs of a file or folder below the data folder.
 
         Those with equal texts stay in: no metric can win them, and they count against all.

@@ -141,7 +141,7 @@ def parse_references(cell: object) -> object:
 
 
 @dataclass(frozen=True)
-class SideTexts:
+class ContextTexts:
     """Tokens of what stands beside one pair; by default nothing."""
 
     context: TokenizedText | None = None
@@ -160,9 +160,9 @@ def signed(signature: str, with_context: bool, with_references: bool) -> str:
 
 def tokenize_sides(
     tokenize: Callable[[str], TokenizedText], context: object, references: object
-) -> SideTexts:
+) -> ContextTexts:
     """Raises as :func:`tokenize_context` and :func:`tokenize_references`."""
-    return SideTexts(tokenize_context(tokenize, context), tokenize_references(tokenize, references))
+    return ContextTexts(tokenize_context(tokenize, context), tokenize_references(tokenize, references))
 
 
 @dataclass(frozen=True)
@@ -224,7 +224,7 @@ Embed: TypeAlias = Callable[[Sequence[TokenizedText]], tuple[Tensor, Tensor]]
 """Tokenised texts -> unit features ``(n, embed_dim)`` and the norms ``(n,)`` they had before."""
 
 
-class SideEncoder:
+class ContextEncoder:
     """Encodes contexts and references under the scoring model, each distinct one once.
 
     remembered: how many distinct texts are kept for the next call, those used last.
@@ -234,7 +234,7 @@ class SideEncoder:
         self._embed, self.remembered = embed, remembered
         self._known: dict[tuple[tuple[int, ...], ...], tuple[Tensor, Tensor]] = {}
 
-    def scores(self, pairs: ScoredPairs, sides: Sequence[SideTexts]) -> list[dict[str, Any]]:
+    def scores(self, pairs: ScoredPairs, sides: Sequence[ContextTexts]) -> list[dict[str, Any]]:
         """The fields of each pair's :class:`Score` that come from what stands beside it."""
         found = self._encode(sides)
         if found is None:
@@ -252,7 +252,7 @@ class SideEncoder:
             for contextual, referenced, side in values
         ]
 
-    def _encode(self, sides: Sequence[SideTexts]) -> EncodedSides | None:
+    def _encode(self, sides: Sequence[ContextTexts]) -> EncodedSides | None:
         """What stands beside the pairs; None where nothing stands beside any."""
         contexts = [(row, side.context) for row, side in enumerate(sides) if side.context is not None]
         references = [(row, text) for row, side in enumerate(sides) for text in side.references]

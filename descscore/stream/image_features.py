@@ -26,8 +26,8 @@ from descscore.stream.decoder import Decoded, Decoder, Pixels, content_digest
 
 # Features of images seen before, in one block of memory.
 #
-# Each by itself would be a small block among the large ones that come and go with every batch;
-# thousands of them, ever new, keep the heap from closing its gaps, and a long stream's memory grows though no more is held.
+# Each by itself would be a small block among large ones that come and go with every batch. Thousands of
+# small blocks keep the heap from closing its gaps, and a long stream's memory grows.
 
 
 Feature: TypeAlias = "np.ndarray[Any, Any]"
