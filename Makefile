@@ -1,36 +1,38 @@
-# make demo   score real photos          make test           run the tests
-# make lint   check style and types      make test-browser   check pages in Chromium
-# make docs   build the site             make test-lowest    run the tests on the lowest versions
+# make demo       score real photos                make test-all     all tests, also long ones and browsers
+# make test       run the tests (5 minutes)        make test-browser check pages in Chromium
+# make lint       check style and types            make test-lowest  run the tests on the lowest versions
+# make docs       build the site
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/installed
-BROWSER_STAMP := $(VENV)/installed-browser
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# Each test process computes with one thread: there is a process for every core already.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
-.PHONY: demo docs test test-browser test-lowest lint clean
+.PHONY: demo docs test test-long test-browser test-lowest test-all lint clean
 
-# The stamp is newer than what decides the environment, so a second call installs nothing.
-$(STAMP): pyproject.toml setup.py
+# A stamp is newer than the files that decide what is installed, so a second call installs nothing.
+$(VENV)/installed-%: pyproject.toml setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
-	touch $(STAMP)
+	$(PIP) --editable ".[$*]"
+	touch $@
 
-$(BROWSER_STAMP): $(STAMP)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev,browser]"
-	touch $(BROWSER_STAMP)
-
-demo: $(STAMP)
+demo: $(VENV)/installed-demo
 	$(BIN)/python -m descscore.demo
 
 # Into build/site; any warning is an error. The tests build it too.
-docs: $(STAMP)
+docs: $(VENV)/installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
-test: $(STAMP)
-	$(BIN)/python -m pytest
+test: $(VENV)/installed-test
+	$(PYTEST) -m "not long"
 
-# Pages are checked in a real browser, which not everybody has: not part of "make test".
-test-browser: $(BROWSER_STAMP)
+# Random kills, fuzzing, several processes, every block of the documentation.
+test-long: $(VENV)/installed-test
+	$(PYTEST) -m long
+
+# Not everybody has a browser, so "make test" needs none.
+test-browser: $(VENV)/installed-browser
 	.ci/install-chromium
 	$(BIN)/python -m pytest tests/browser
 
@@ -38,7 +40,9 @@ test-browser: $(BROWSER_STAMP)
 test-lowest:
 	.ci/test-lowest
 
-lint: $(STAMP)
+test-all: test test-long test-browser test-lowest
+
+lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python .ci/typecheck.py

@@ -1,37 +1,117 @@
-"""The layering that the folders promise, and what importing the package costs."""
+"""The layers of the package: imports go downwards only, form no circle, and stay shallow."""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = {"cli.py"}  # loads training and evaluation commands by name when one runs
+
+LAYERS: tuple[tuple[str, ...], ...] = (
+    ("version", "errors"),
+    ("files", "options", "texts", "images"),
+    ("towers",),
+    ("context", "purpose", "adapters", "records"),
+    ("tables", "models"),
+    ("cache", "encoder", "stream"),
+    ("scorer",),
+    ("shared_scorers", "batch", "explanations"),
+    ("metrics", "coco", "record_metric", "evaluate_module", "study", "demo"),
+    ("page",),
+    ("cli",),
+    ("eval",),
+    ("training",),
+)
+"""Modules and folders of the package from the bottom up. A module may import from its own layer and from lower ones."""
+
+FOLDERS = {"descscore": "descscore", "training": "descscore.training", "eval": "descscore.eval"}
+"""Folders of the repository, and the names under which they install."""
 
 
-def imported(path: Path) -> set[str]:
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names.add(node.module)
-    return names
+@cache
+def modules() -> dict[str, Path]:
+    """Every module of the repository by its installed name; what is not installed keeps its own."""
+    found = {}
+    for folder, package in {**FOLDERS, "reproduce": "reproduce"}.items():
+        for path in (ROOT / folder).rglob("*.py"):
+            parts = path.relative_to(ROOT / folder).with_suffix("").parts
+            name = ".".join((package, *parts)).removesuffix(".__init__")
+            found[name] = path
+    return found
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "descscore").rglob("*.py")), ids=lambda path: path.name)
-def test_the_package_imports_neither_training_nor_evaluation(path: Path) -> None:
-    above = {name for name in imported(path) if name.startswith(("descscore.training", "descscore.eval"))}
-    assert not above or path.name in COMMANDS
+def imported_modules(name: str) -> set[str]:
+    """Modules of the repository that ``name`` imports, wherever in the file the import stands."""
+    found = set()
+    for node in ast.walk(ast.parse(modules()[name].read_text(encoding="utf-8"))):
+        for wanted in imported_names(node):
+            while wanted and wanted not in modules():
+                wanted = wanted.rpartition(".")[0]
+            # A package's own file is read by every import from it.
+            if wanted and wanted != name and modules()[wanted].name != "__init__.py":
+                found.add(wanted)
+    return found
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "eval").rglob("*.py")), ids=lambda path: path.name)
-def test_evaluation_does_not_import_training(path: Path) -> None:
-    assert not {name for name in imported(path) if name.startswith("descscore.training")}
+def imported_names(node: ast.AST) -> Iterator[str]:
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom) and node.module:
+        yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def layer(name: str) -> int:
+    """Number of the layer that holds ``name``, a module of the installed package."""
+    part = name.split(".")[1]
+    return next(number for number, parts in enumerate(LAYERS) if part in parts)
+
+
+@cache
+def depth(name: str) -> int:
+    """Modules in the longest chain of imports that begins at ``name``, itself included."""
+    return 1 + max((depth(below) for below in imported_modules(name)), default=0)
+
+
+INSTALLED = sorted(name for name in modules() if name.count(".") and not name.startswith("reproduce"))
+
+
+@pytest.mark.parametrize("name", INSTALLED)
+def test_a_module_imports_only_from_its_own_layer_and_lower_ones(name: str) -> None:
+    assert [below for below in sorted(imported_modules(name)) if layer(below) > layer(name)] == []
+
+
+def test_what_is_installed_imports_nothing_that_is_not() -> None:
+    assert {name for name in INSTALLED if any(m.startswith("reproduce") for m in imported_modules(name))} == set()
+
+
+def test_no_imports_form_a_circle() -> None:
+    done: set[str] = set()
+
+    def visit(name: str, way: tuple[str, ...]) -> None:
+        assert name not in way, " -> ".join((*way, name))
+        if name not in done:
+            for below in sorted(imported_modules(name)):
+                visit(below, (*way, name))
+            done.add(name)
+
+    for name in modules():
+        visit(name, ())
+
+
+def test_imports_stay_shallow() -> None:
+    assert depth("descscore.scorer") <= 6
+    assert {name: depth(name) for name in INSTALLED if depth(name) > 11} == {}
+
+
+def test_no_file_is_longer_than_a_reader_can_hold() -> None:
+    lengths = {name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in modules().items()}
+    assert {name: length for name, length in lengths.items() if length > 500} == {}
 
 
 def test_importing_the_package_imports_nothing_heavy() -> None:

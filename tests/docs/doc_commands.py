@@ -44,8 +44,8 @@ INSTEAD = (
     _make("CONTRIBUTING.md", "lint test"),
     Instead(
         "CONTRIBUTING.md",
-        "DESCSCORE_UPDATE_DOCS=1 .venv/bin/python -m pytest tests/test_documentation.py",
-        'test -f "$REPOSITORY/tests/test_documentation.py"',
+        "DESCSCORE_UPDATE_DOCS=1 .venv/bin/python -m pytest tests/docs/test_documentation.py",
+        'test -f "$REPOSITORY/tests/docs/test_documentation.py"',
         "would run this very test",
     ),
     _install("README.md", "pip install .", "descscore"),

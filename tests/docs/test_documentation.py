@@ -173,7 +173,7 @@ def test_every_command_and_option_exists(page: str) -> None:
 def test_modules_that_are_run_exist_and_have_the_options(server: ForkServer, tmp_path: Path) -> None:
     asked: dict[str, set[str]] = {}
     for page in pages():
-        for text in re.findall(r"python -m descscore[^`\n]*", read(page)):
+        for text in re.findall(r"python -m (?:descscore|reproduce)[^`\n]*", read(page)):
             words = text.split()
             asked.setdefault(words[2], set()).update(re.findall(r"(?<=\s)--[a-z-]+", text))
     assert len(asked) >= 4

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 ROOT_PAGES = ("README.md", "MODEL_CARD.md", "CONTRIBUTING.md", "CHANGELOG.md")
 SHELL = ("bash", "console")
 DATA = ("text", "yaml")
