@@ -1,13 +1,15 @@
 """What training costs on this machine: ``python -m reproduce.cost --output docs``.
 
-ViT-B-32 with random weights and made-up texts of Concadia's lengths. A step trains on cached
-image features; it is compared with the same step when both towers run for each pair, at the full
-context length. The ways take turns, so that whatever else the machine does meets all of them.
+ViT-B-32 with random weights and made-up texts of Concadia's lengths. A step trains on cached image
+features; it is compared with the same step when both towers run for each pair, at the full context
+length. The ways take turns, so that other load on the machine slows all of them.
+
+Cost does not depend on the values of weights and tokens, apart from beginnings that texts share: random
+texts share their start token alone, so real ones cost a little less.
 """
 
 from __future__ import annotations
 
-import inspect
 import json
 import multiprocessing
 import os
@@ -33,7 +35,6 @@ from descscore.errors import DescscoreError, UsageError
 from descscore.eval.material import machine
 from descscore.eval.report.page import table
 from descscore.eval.throughput import flops
-from descscore.models import CONFIG_FILE
 from descscore.purpose import Exchange, Interchanged, Site, interchange_run
 from descscore.towers.text import begin, end_positions
 from descscore.training.config import FinetuneConfig, Precision, Tower, preset
@@ -43,18 +44,20 @@ from descscore.training.plan import Batch, EpochPlan
 from descscore.training.trainer import RunData, Trainer
 from reproduce.performance_page import put_in
 
-# Ways to train whose cost is measured, on a model with random weights and made-up texts.
-#
-# Cost does not depend on the values of weights and tokens, apart from what is shared
-# between texts: random texts share their start token alone, so real ones cost a little less.
-
-
+Json: TypeAlias = Mapping[str, Any]
+DATA_FILE, PAGE_FILE, PART = "training_cost.json", "training.md", "cost"
+GOAL = 5.0
+"""How many times faster than its comparison a pair should be, on a CPU."""
+_PRECISIONS = {"no": "float32", "fp16": "float16", "bf16": "bfloat16"}
 MEAN_TOKENS, SPREAD = 20, 7
-"""Start and end token included; Concadia's texts have about that many."""
-
+"""Mean and spread of a text's tokens, start and end token included, about as in Concadia."""
 _STEPS = 64
-"""Different steps that the made-up data are enough for; then they come again."""
-
+"""Number of steps until the made-up data repeat."""
+WARM_UP = 2
+"""Steps that are not counted, at the start."""
+OWN_PROCESS = "spawn"
+"""How to start the process whose memory is measured. A forked one would not count the libraries that its
+parent has loaded (0.3 GiB)."""
 _TRAINED = {
     "bft-lora": ("bft-lora", False),
     "das-lora, one pass": ("das-lora", False),
@@ -62,240 +65,39 @@ _TRAINED = {
 }
 """Preset, and whether its texts are drawn. Of interchanges drawn with replacement, two count as a pair: one
 in each direction."""
-
 COMPARISON = {name: f"{name}; both towers, full context" for name in _TRAINED}
-"""What a way on cached features is compared with: the same steps done plainly."""
-
+"""Each way on cached features, and what it is compared with: the same steps done plainly."""
 WAYS = (*COMPARISON, *COMPARISON.values())
 """Names of all ways."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What all ways have in common. model: a name in open_clip, or a model folder, of which only the shape
-    counts. batch_size: texts a step, None for that of the presets."""
+    """What all ways have in common."""
 
     model: str
+    """Name in open_clip, or a model folder. Only its shape counts."""
     device: torch.device
     precision: Precision = "no"
     batch_size: int | None = None
-
-
-@dataclass(frozen=True)
-class Way:
-    """One way to train. pairs: image pairs a step. step: take the step of that number."""
-
-    pairs: int
-    step: Callable[[int], object]
-
-
-def make_way(name: str, setting: Setting) -> Way:
-    """The way of that name, one of :data:`WAYS`."""
-    kind, _, plainly = name.partition(";")
-    trainer = _trainer(*_TRAINED[kind], setting)
-    return Way(trainer.config.pairs_per_batch, _both_towers(trainer) if plainly else _cached(trainer))
-
-
-def _cached(trainer: Trainer) -> Callable[[int], object]:
-    """A preset's own training steps, on cached image features."""
-    plan = EpochPlan(trainer.train_set, trainer.config, 0)
-    return lambda i: trainer._one_step(plan.batch(i % plan.steps), plan.examples)
-
-
-def _both_towers(trainer: Trainer) -> Callable[[int], object]:
-    """The same steps with plain open_clip: both towers run for each pair, texts at full context."""
-    clip, plan = trainer.objective.clip, EpochPlan(trainer.train_set, trainer.config, 0)
-    size = clip.visual.image_size
-    height, width = size if isinstance(size, tuple) else (size, size)
-    pixels = torch.randn(trainer.config.batch_size, 3, height, width, device=trainer.device)
-
-    def step(i: int) -> None:
-        batch = plan.batch(i % plan.steps).to(trainer.device)
-        trainer.optimizer.zero_grad()
-        with trainer.accelerator.autocast():
-            examples = _with_images(clip, plan.examples, shown(batch, len(plan.examples)), pixels)
-            loss = run_batch(trainer.objective, examples, batch, FULL).loss
-        trainer.accelerator.backward(loss)
-        trainer.optimizer.step()
-
-    return step
-
-
-def shown(batch: Batch, n: int) -> Tensor:
-    """Rows, among ``n`` images, of those that a batch scores its texts with, each once: ``(p,)``."""
-    return torch.unique(torch.cat([batch.pairs, batch.base % n]))
-
-
-@torch.no_grad()
-def _with_images(clip: CLIP, examples: Examples, rows: Tensor, pixels: Tensor) -> Examples:
-    """The examples, the features of some images taken anew from pixels."""
-    images = examples.images.clone()
-    images[rows] = clip.encode_image(pixels[: len(rows)]).to(images.dtype)
-    return replace(examples, images=images)
-
-
-def full_encode(clip: CLIP, tokens: Tensor) -> Tensor:
-    """Raw features of token rows of the full length, padding too: ``(n, length)`` -> ``(n, embed_dim)``."""
-    features: Tensor = clip.encode_text(_full(clip, tokens))
-    return features
-
-
-def full_exchange(clip: CLIP, tokens: Tensor, exchange: Exchange, matrix: Tensor, site: Site) -> Interchanged:
-    """As :func:`descscore.purpose.interchange_texts`, padding and all.
-
-    Interchanged texts share the blocks up to the site with the texts as such; the rest runs for each.
-    """
-    return interchange_run(clip, begin(clip, _full(clip, tokens)), exchange, matrix, site)
-
-
-def _full(clip: CLIP, tokens: Tensor) -> Tensor:
-    if tokens.shape[1] != clip.context_length:
-        raise ValueError(f"rows of {tokens.shape[1]} tokens, not {clip.context_length}")
-    return tokens
-
-
-FULL = TextRuns(full_encode, full_exchange)
-
-
-def made_up(clip: CLIP, pairs: int, seed: int = 0) -> Examples:
-    """Examples with random features and texts of random words, lengths 3 to 77, padded to full length."""
-    rng = torch.Generator().manual_seed(seed)
-    lengths = (MEAN_TOKENS + SPREAD * torch.randn(2 * pairs, generator=rng)).round().long()
-    lengths = lengths.clamp(3, clip.context_length)
-    tokens = torch.randint(1, clip.vocab_size - 2, (2 * pairs, clip.context_length), generator=rng)
-    place = torch.arange(clip.context_length)
-    tokens[:, 0] = clip.vocab_size - 2
-    tokens = tokens.where(place < lengths[:, None] - 1, 0)
-    tokens[torch.arange(2 * pairs), lengths - 1] = clip.vocab_size - 1
-    assert torch.equal(end_positions(clip, tokens), lengths - 1)
-    width = clip.text_projection.shape[1]
-    images = torch.nn.functional.normalize(torch.randn(pairs, width, generator=rng), dim=1)
-    return Examples(images, torch.arange(pairs), tokens)
-
-
-def _trainer(name: str, drawn: bool, setting: Setting) -> Trainer:
-    clip = random_model(setting)
-    config = _config(preset(name, Tower.of(clip)), drawn, setting)
-    data = made_up(clip, _STEPS * config.pairs_per_batch)
-    with TemporaryDirectory() as folder:
-        return Trainer(clip, RunData(data, None), config, Path(folder))
-
-
-def _config(config: FinetuneConfig, drawn: bool, setting: Setting) -> FinetuneConfig:
-    texts = setting.batch_size or config.batch_size
-    return replace(
-        config,
-        batch_size=texts,
-        examples_per_epoch=_STEPS * texts if drawn else None,
-        precision=setting.precision,
-    )
-
-
-def random_model(setting: Setting) -> CLIP:
-    """The setting's model with random weights of seed 0, made on its device."""
-    folder = Path(setting.model)
-    if folder.is_dir():
-        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))["model_cfg"]
-    else:
-        config = open_clip.get_model_config(setting.model)
-        if config is None:
-            raise UsageError(f"model {setting.model!r}: neither a folder nor a name that open_clip knows")
-    known = inspect.signature(CLIP).parameters
-    torch.manual_seed(0)
-    with setting.device:
-        return CLIP(**{name: value for name, value in config.items() if name in known})
-
-
-# What the page on training shows of the costs that were measured.
-
-
-Json: TypeAlias = Mapping[str, Any]
-
-DATA_FILE, PAGE_FILE, PART = "training_cost.json", "training.md", "cost"
-GOAL = 5.0
-"""How many times faster than its comparison a pair should be, on a CPU."""
-_PRECISIONS = {"no": "float32", "fp16": "float16", "bf16": "bfloat16"}
-
-
-def put_together(known: Sequence[Json], new: Sequence[Json]) -> list[Json]:
-    """Runs known and new, in a fixed order; new ones take the place of those of the same setting."""
-    runs = {_setting(run): run for run in (*known, *new)}
-    return [runs[key] for key in sorted(runs)]
-
-
-def _setting(run: Json) -> tuple[str, int, str]:
-    return str(run["device"]), int(run["batch_size"]), str(run["precision"])
-
-
-def write_page(found: Json, docs: Path) -> None:
-    """Put the table into the page of the folder ``docs``."""
-    page = docs / PAGE_FILE
-    page.write_text(put_in(page.read_text(encoding="utf-8"), PART, measured(found)), encoding="utf-8")
-
-
-def measured(found: Json) -> str:
-    """The marked part of the page: a table for each device."""
-    devices = list(dict.fromkeys(str(run["device"]) for run in found["runs"]))
-    return "\n".join(_device_part([run for run in found["runs"] if run["device"] == d]) for d in devices)
-
-
-def _device_part(runs: Sequence[Json]) -> str:
-    rows = [_row(run, way) for run in runs for way in run["ways"]]
-    head = ["texts a step", "precision", "way to train", "seconds per 1,000 pairs", "times faster"]
-    head += ["GFLOP a pair", "times less", "peak"]
-    about = [
-        f"{run['machine']}, {_count(run['threads'], 'thread')}; "
-        f"medians of {_count(run['rounds'], 'round')} of {_count(run['steps'], 'step')}"
-        for run in runs
-    ]
-    return f"{table(head, rows)}\n{'; '.join(dict.fromkeys(about))}.\n"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
-
-
-def _row(run: Json, way: Json) -> list[str]:
-    seconds = way["seconds_per_1000"]
-    return [
-        str(run["batch_size"]),
-        _PRECISIONS[run["precision"]],
-        way["name"],
-        f"{seconds:.1f}" if seconds < 100 else f"{seconds:.0f}",
-        "" if way["name"] not in COMPARISON else f"{way['times_faster']:.1f}{_told(run, way)}",
-        f"{way['gflop_a_pair']:.1f}",
-        "" if way["name"] not in COMPARISON else f"{way['times_less_work']:.1f}",
-        f"{way['peak_gib']:.2f} GiB",
-    ]
-
-
-def _told(run: Json, way: Json) -> str:
-    """Whether the goal is missed, where there is one: it is on float32 on a CPU."""
-    aimed = run["device"] == "cpu" and run["precision"] == "no"
-    return f" (aimed at: {GOAL:g})" if aimed and way["times_faster"] < GOAL else ""
-
-
-WARM_UP = 2
-"""Steps before any that is counted."""
-
-OWN_PROCESS = "spawn"
-"""How a process is started whose memory is measured. A forked one, from a server too, would not count
-what it was given of libraries loaded before (0.3 GiB)."""
+    """Texts a step; None for that of the presets."""
 
 
 def measure(setting: Setting, rounds: int, steps: int) -> dict[str, Any]:
-    """Seconds per 1,000 image pairs, arithmetic and peak memory of every way, as the file keeps them.
+    """The costs of every way, as the file keeps them.
 
-    Seconds: the median over ``rounds``, of ``steps`` steps each. Arithmetic: matrix products of the
-    first ``steps`` steps, in GFLOP a pair. Memory in GiB: on a CPU all that is resident in a process
-    that trains in this way and does nothing else, on a GPU what is allocated for it.
+    Returns:
+        ``seconds_per_1000``: of 1,000 image pairs, the median over ``rounds`` of ``steps`` steps each.
+        ``gflop_a_pair``: matrix products of the first ``steps`` steps. ``peak_gib``: on a CPU all memory that
+        is resident in a process that only trains in this way; on a GPU the memory allocated for it.
+        ``times_...``: against the same steps done plainly.
     """
     peaks, ways = {}, {}
     for name in WAYS:
         ways[name], peaks[name] = _warm(name, setting)
     seconds = _seconds(ways, setting.device, rounds, steps)
     work = {name: _gflop(way, steps) for name, way in ways.items()}
-    found = [
+    costs = [
         {
             "name": name,
             "seconds_per_1000": seconds[name],
@@ -315,7 +117,7 @@ def measure(setting: Setting, rounds: int, steps: int) -> dict[str, Any]:
         "batch_size": 2 * ways[WAYS[0]].pairs,
         "rounds": rounds,
         "steps": steps,
-        "ways": found,
+        "ways": costs,
     }
 
 
@@ -386,26 +188,126 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _device(name: str | None) -> torch.device:
-    device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise click.UsageError("--device cuda: torch finds no GPU here")
-    _keep_to(device)
-    return device
+@dataclass(frozen=True)
+class Way:
+    """One way to train."""
+
+    pairs: int
+    """Image pairs in a step."""
+    step: Callable[[int], object]
+    """Takes the step of that number."""
 
 
-def _keep_to(device: torch.device) -> None:
-    if device.type == "cpu":
-        os.environ["ACCELERATE_USE_CPU"] = "true"  # it would take a GPU that is there
+def make_way(name: str, setting: Setting) -> Way:
+    """The way of that name, one of :data:`WAYS`."""
+    kind, _, plainly = name.partition(";")
+    trainer = _trainer(*_TRAINED[kind], setting)
+    return Way(trainer.config.pairs_per_batch, _both_towers(trainer) if plainly else _cached(trainer))
 
 
-def _keep(runs: list[Json], output: Path) -> None:
-    """Put runs into the file and the page of the folder ``output``."""
-    file = output / DATA_FILE
-    known = json.loads(file.read_text(encoding="utf-8"))["runs"] if file.is_file() else []
-    found = {"runs": put_together(known, runs)}
-    file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    write_page(found, output)
+def _trainer(name: str, drawn: bool, setting: Setting) -> Trainer:
+    clip = random_model(setting)
+    config = _config(preset(name, Tower.of(clip)), drawn, setting)
+    data = made_up(clip, _STEPS * config.pairs_per_batch)
+    with TemporaryDirectory() as folder:
+        return Trainer(clip, RunData(data, None), config, Path(folder))
+
+
+def _config(config: FinetuneConfig, drawn: bool, setting: Setting) -> FinetuneConfig:
+    texts = setting.batch_size or config.batch_size
+    return replace(
+        config,
+        batch_size=texts,
+        examples_per_epoch=_STEPS * texts if drawn else None,
+        precision=setting.precision,
+    )
+
+
+def random_model(setting: Setting) -> CLIP:
+    """The setting's model with random weights of seed 0, on its device."""
+    folder, name = Path(setting.model), setting.model
+    if not folder.is_dir() and open_clip.get_model_config(name) is None:
+        raise UsageError(f"model {name!r}: neither a folder nor a name that open_clip knows")
+    torch.manual_seed(0)
+    source = f"local-dir:{folder}" if folder.is_dir() else name
+    return open_clip.create_model(source, load_weights=False, device=setting.device)
+
+
+def made_up(clip: CLIP, pairs: int, seed: int = 0) -> Examples:
+    """Examples with random features and texts of random words, lengths 3 to 77, padded to full length."""
+    rng = torch.Generator().manual_seed(seed)
+    lengths = (MEAN_TOKENS + SPREAD * torch.randn(2 * pairs, generator=rng)).round().long()
+    lengths = lengths.clamp(3, clip.context_length)
+    tokens = torch.randint(1, clip.vocab_size - 2, (2 * pairs, clip.context_length), generator=rng)
+    place = torch.arange(clip.context_length)
+    tokens[:, 0] = clip.vocab_size - 2
+    tokens = tokens.where(place < lengths[:, None] - 1, 0)
+    tokens[torch.arange(2 * pairs), lengths - 1] = clip.vocab_size - 1
+    assert torch.equal(end_positions(clip, tokens), lengths - 1)
+    width = clip.text_projection.shape[1]
+    images = torch.nn.functional.normalize(torch.randn(pairs, width, generator=rng), dim=1)
+    return Examples(images, torch.arange(pairs), tokens)
+
+
+def _cached(trainer: Trainer) -> Callable[[int], object]:
+    """A preset's own training steps, on cached image features."""
+    plan = EpochPlan(trainer.train_set, trainer.config, 0)
+    return lambda i: trainer.take_step(plan.batch(i % plan.steps), plan.examples)
+
+
+def _both_towers(trainer: Trainer) -> Callable[[int], object]:
+    """The same steps with plain open_clip: both towers run for each pair, texts at full context."""
+    clip, plan = trainer.objective.clip, EpochPlan(trainer.train_set, trainer.config, 0)
+    size = clip.visual.image_size
+    height, width = size if isinstance(size, tuple) else (size, size)
+    pixels = torch.randn(trainer.config.batch_size, 3, height, width, device=trainer.device)
+
+    def step(i: int) -> None:
+        batch = plan.batch(i % plan.steps).to(trainer.device)
+        trainer.optimizer.zero_grad()
+        with trainer.accelerator.autocast():
+            examples = _with_images(clip, plan.examples, scored_images(batch, len(plan.examples)), pixels)
+            loss = run_batch(trainer.objective, examples, batch, FULL).loss
+        trainer.accelerator.backward(loss)
+        trainer.optimizer.step()
+
+    return step
+
+
+def scored_images(batch: Batch, n: int) -> Tensor:
+    """The images that a batch scores its texts with, each once: row numbers ``(p,)`` below ``n``."""
+    return torch.unique(torch.cat([batch.pairs, batch.base % n]))
+
+
+@torch.no_grad()
+def _with_images(clip: CLIP, examples: Examples, rows: Tensor, pixels: Tensor) -> Examples:
+    """The examples, with the features of some images computed from pixels."""
+    images = examples.images.clone()
+    images[rows] = clip.encode_image(pixels[: len(rows)]).to(images.dtype)
+    return replace(examples, images=images)
+
+
+def full_encode(clip: CLIP, tokens: Tensor) -> Tensor:
+    """Raw features of token rows of the full length, padding too: ``(n, length)`` -> ``(n, embed_dim)``."""
+    features: Tensor = clip.encode_text(_full(clip, tokens))
+    return features
+
+
+def full_exchange(clip: CLIP, tokens: Tensor, exchange: Exchange, matrix: Tensor, site: Site) -> Interchanged:
+    """As :func:`descscore.purpose.interchange_texts`, padding and all.
+
+    Interchanged texts share the blocks up to the site with the texts as such; the rest runs for each.
+    """
+    return interchange_run(clip, begin(clip, _full(clip, tokens)), exchange, matrix, site)
+
+
+def _full(clip: CLIP, tokens: Tensor) -> Tensor:
+    if tokens.shape[1] != clip.context_length:
+        raise ValueError(f"rows of {tokens.shape[1]} tokens, not {clip.context_length}")
+    return tokens
+
+
+FULL = TextRuns(full_encode, full_exchange)
 
 
 @click.command()
@@ -431,7 +333,7 @@ def _keep(runs: list[Json], output: Path) -> None:
 @click.option("--steps", default=3, show_default=True, type=click.IntRange(1), help="Steps a turn.")
 @click.option("--output", type=click.Path(path_type=Path), help="Folder of the documentation, to write into.")
 @click.option(
-    "--add", type=click.Path(exists=True, path_type=Path), help="Take this file's, measure nothing."
+    "--add", type=click.Path(exists=True, path_type=Path), help="Take the runs of this file; measure nothing."
 )
 def main(
     model: str,
@@ -443,7 +345,7 @@ def main(
     output: Path | None,
     add: Path | None,
 ) -> None:
-    """Measure, print as JSON, and keep it beside what other machines and settings gave."""
+    """Measure and print as JSON; with --output, add the runs to those of other machines and settings."""
     where = _device(device)
     settings = [
         Setting(model, where, precision, size) for size in sizes or (None,) for precision in precisions
@@ -455,6 +357,86 @@ def main(
     click.echo(json.dumps({"runs": runs}, indent=1))
     if output:
         _keep(runs, output)
+
+
+def _device(name: str | None) -> torch.device:
+    device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise click.UsageError("--device cuda: torch finds no GPU here")
+    _keep_to(device)
+    return device
+
+
+def _keep_to(device: torch.device) -> None:
+    if device.type == "cpu":
+        os.environ["ACCELERATE_USE_CPU"] = "true"  # it would take a GPU that is there
+
+
+def _keep(runs: list[Json], output: Path) -> None:
+    """Add runs to the file and the page in the folder ``output``."""
+    file = output / DATA_FILE
+    known = json.loads(file.read_text(encoding="utf-8"))["runs"] if file.is_file() else []
+    costs = {"runs": put_together(known, runs)}
+    file.write_text(json.dumps(costs, indent=1) + "\n", encoding="utf-8")
+    write_page(costs, output)
+
+
+def put_together(known: Sequence[Json], new: Sequence[Json]) -> list[Json]:
+    """All runs, in a fixed order; a new run replaces the known one of the same setting."""
+    runs = {_setting(run): run for run in (*known, *new)}
+    return [runs[key] for key in sorted(runs)]
+
+
+def _setting(run: Json) -> tuple[str, int, str]:
+    return str(run["device"]), int(run["batch_size"]), str(run["precision"])
+
+
+def write_page(costs: Json, docs: Path) -> None:
+    """Put the table into the page of the folder ``docs``."""
+    page = docs / PAGE_FILE
+    page.write_text(put_in(page.read_text(encoding="utf-8"), PART, measured(costs)), encoding="utf-8")
+
+
+def measured(costs: Json) -> str:
+    """The marked part of the page: a table for each device."""
+    devices = list(dict.fromkeys(str(run["device"]) for run in costs["runs"]))
+    return "\n".join(_device_part([run for run in costs["runs"] if run["device"] == d]) for d in devices)
+
+
+def _device_part(runs: Sequence[Json]) -> str:
+    rows = [_row(run, way) for run in runs for way in run["ways"]]
+    head = ["texts a step", "precision", "way to train", "seconds per 1,000 pairs", "times faster"]
+    head += ["GFLOP a pair", "times less", "peak"]
+    about = [
+        f"{run['machine']}, {_count(run['threads'], 'thread')}; "
+        f"medians of {_count(run['rounds'], 'round')} of {_count(run['steps'], 'step')}"
+        for run in runs
+    ]
+    return f"{table(head, rows)}\n{'; '.join(dict.fromkeys(about))}.\n"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _row(run: Json, way: Json) -> list[str]:
+    seconds = way["seconds_per_1000"]
+    return [
+        str(run["batch_size"]),
+        _PRECISIONS[run["precision"]],
+        way["name"],
+        f"{seconds:.1f}" if seconds < 100 else f"{seconds:.0f}",
+        "" if way["name"] not in COMPARISON else f"{way['times_faster']:.1f}{_missed(run, way)}",
+        f"{way['gflop_a_pair']:.1f}",
+        "" if way["name"] not in COMPARISON else f"{way['times_less_work']:.1f}",
+        f"{way['peak_gib']:.2f} GiB",
+    ]
+
+
+def _missed(run: Json, way: Json) -> str:
+    """A note where the goal is missed; the goal is for float32 on a CPU."""
+    aimed = run["device"] == "cpu" and run["precision"] == "no"
+    return f" (aimed at: {GOAL:g})" if aimed and way["times_faster"] < GOAL else ""
 
 
 if __name__ == "__main__":

@@ -1,8 +1,16 @@
-"""The runs that ``docs/results.md`` reports, the shipped model's recipe, and what was tried to find it.
+"""Choose a recipe by cross-validation over groups of the training split, such as textbooks.
 
-Published settings are for ViT-B/32 and 100,000 pairs. On a small tower and 5,441 pairs
-of textbook figures all runs here share :data:`SMALL`: 24 texts a step, three passes,
-texts cut to windows, and a rate that falls to zero.
+    python -m reproduce.cross_validation --data DATA --recipes RECIPES.json --output RESULTS.jsonl
+
+Texts of one book share their words and their editors, so a split that cuts books apart calls memorised
+phrases skill. Each recipe is trained once a fold on the other folds' books. It is measured on
+preference, grounding and interchange, on whole texts and on their beginnings, since alt text elsewhere
+is much shorter than in textbooks.
+
+The base was pretrained on the pairs of the training split, so grounding there says little. So grounding
+is measured on another split too, which the base has not seen; and ``--retrieval`` measures recall on
+Flickr8k, whose captions are plain sentences far from a textbook's: a text tower that has come to like
+some words for their own sake loses recall on them.
 """
 
 from __future__ import annotations
@@ -12,10 +20,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TypeAlias
+from typing import Any
 
 import click
-import numpy as np
 import torch
 from open_clip import CLIP
 from torch import Tensor
@@ -27,70 +34,24 @@ from descscore.models import LoadedModel, load_model
 from descscore.scorer import DescScorer
 from descscore.tables.open import load_pairs
 from descscore.texts import token_rows
-from descscore.training.config import PRESETS, FinetuneConfig, Tower, preset
+from descscore.training.config import FinetuneConfig, Tower, preset
 from descscore.training.data import Examples, make_examples
-from descscore.training.finetune import groups_of
-from descscore.training.objective import subset, unit_features, validate
+from descscore.training.finetune import train_without
+from descscore.training.objective import validate
 from descscore.training.plan import cut_at
-from descscore.training.readout import fold_of, part, train_without
+from descscore.training.readout import fold_of
+from descscore.training.text_tower import unit_features
 from descscore.training.trainer import Trainer
-
-# What a recipe leaves of the base: recall on photos whose captions nothing is tuned on or tuned for.
-#
-# Flickr8k's validation split. Its captions are plain sentences, far from a textbook's, so a
-# text tower that has come to like some words for their own sake loses recall on them.
-
-
-K = 10
-
-
-@dataclass(frozen=True)
-class Gallery:
-    """images: ``(n, embed_dim)`` unit features. tokens: ``(m, longest)`` padded with 0. owner:
-    ``(m,)`` ints, the image that each text belongs to."""
-
-    images: Tensor
-    tokens: Tensor
-    owner: Tensor
-
-
-def read_gallery(model: LoadedModel, data: Path) -> Gallery:
-    """Flickr8k's ``val`` in the data folder. Raises :class:`DataError` for a missing file."""
-    found = read_flickr8k(data, "val")
-    images = image_features(DescScorer(model), found.images)
-    return Gallery(images, token_rows(model.tokenizer, found.texts), torch.tensor(list(found.owner)))
-
-
-@torch.no_grad()
-def recall(clip: CLIP, gallery: Gallery) -> dict[str, float]:
-    """Recall at 10 in 0..1, by the way it goes: ``recall_image_to_text``, ``recall_text_to_image``."""
-    found = recall_at_k(gallery.images, unit_features(clip, gallery.tokens), gallery.owner, (K,))
-    return {f"recall_{way.removesuffix(f'@{K}')}": value for way, value in found.items()}
-
-
-# Choose a recipe by cross-validation over groups of the training split, such as textbooks.
-#
-# Texts of one book share their words and their editors, so a split that cuts books
-# apart calls memorised phrases skill. Each recipe is trained once a fold on the other
-# folds' books and measured on preference, grounding and interchange, on whole texts and
-# on their beginnings: alt text elsewhere is much shorter than in textbooks. Grounding in
-# the training split says little of a base that was pretrained on its pairs, so that of
-# another split, which the base has not seen, is measured beside it; and with ``--retrieval``
-# recall on photos with captions, to see what of the base a recipe loses.
-#
-#     python -m reproduce.cross_validation --data DATA --recipes RECIPES.json \
-#         --output RESULTS.jsonl
-
-
-Array: TypeAlias = "np.ndarray[Any, Any]"
 
 SHORT = 20
 """Tokens of a text's beginning, start and end token included: about the length of Concadia's texts."""
+K = 10
+"""Recall counts a right text, or image, among so many nearest ones."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A preset with changes. name: how the results call it."""
+    """A preset with changes, under the name that the results give it."""
 
     name: str
     preset: str
@@ -107,8 +68,8 @@ def read_recipes(path: Path) -> list[Recipe]:
     Raises :class:`UsageError` naming the file, and the recipe, where one cannot be used.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        recipes = [Recipe(name, one.pop("preset"), one) for name, one in found.items()]
+        content = json.loads(path.read_text(encoding="utf-8"))
+        recipes = [Recipe(name, one.pop("preset"), one) for name, one in content.items()]
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise UsageError(f"{path}: not a JSON object of recipes, each with a preset ({error!r})") from None
     for recipe in recipes:
@@ -121,15 +82,18 @@ def read_recipes(path: Path) -> list[Recipe]:
 
 @dataclass(frozen=True)
 class FoldData:
-    """examples: the training split. fold: ``(n,)``, from :func:`fold_of`. unseen: pairs that neither
-    the base nor a recipe has seen, for grounding. most: held-out pairs measured a fold.
-    gallery: for recall, None for none."""
+    """What recipes are trained and measured on."""
 
     examples: Examples
-    fold: Array
+    """The training split."""
+    fold: Tensor
+    """``(n,)``, from :func:`fold_of`."""
     unseen: Examples
+    """Pairs that neither the base nor a recipe has seen, for grounding."""
     most: int = 600
+    """Held-out pairs that are measured in a fold, at most."""
     gallery: Gallery | None = None
+    """For recall; None for no recall."""
 
 
 def cross_validate(model: LoadedModel, data: FoldData, recipes: Sequence[Recipe]) -> Iterator[dict[str, Any]]:
@@ -137,14 +101,14 @@ def cross_validate(model: LoadedModel, data: FoldData, recipes: Sequence[Recipe]
     examples, fold = data.examples, data.fold
     for recipe in recipes:
         for number in range(int(fold.max()) + 1):
-            held = subset(part(examples, fold == number), data.most, 0)
+            held = examples.select(fold == number).sample(data.most)
             with TemporaryDirectory() as folder:
                 settings = recipe.settings(Tower.of(model.clip))
                 trainer = train_without(model.clip, examples, fold != number, settings, Path(folder))
-            found = measure(trainer, held, data.unseen)
+            measured = measure(trainer, held, data.unseen)
             if data.gallery is not None:
-                found |= recall(trainer.objective.clip, data.gallery)
-            yield {"recipe": recipe.name, "fold": number} | found
+                measured |= recall(trainer.objective.clip, data.gallery)
+            yield {"recipe": recipe.name, "fold": number} | measured
 
 
 def measure(trainer: Trainer, held: Examples, unseen: Examples) -> dict[str, Any]:
@@ -153,28 +117,26 @@ def measure(trainer: Trainer, held: Examples, unseen: Examples) -> dict[str, Any
     ``score``, to choose by: the mean of preference on whole and on short texts and of
     grounding over other descriptions in unseen pairs with whole and with short texts.
     """
-    found: dict[str, Any] = {"steps": trainer.step, "seconds": round(trainer.seconds, 1)}
+    measured: dict[str, Any] = {"steps": trainer.step, "seconds": round(trainer.seconds, 1)}
     for kind, cut in (("", lambda pairs: pairs), ("short_", _beginnings)):
         here, elsewhere = validate(trainer.objective, cut(held)), validate(trainer.objective, cut(unseen))
-        found |= {f"{kind}{name}": value for name, value in here.items() if name != "score"}
+        measured |= {f"{kind}{name}": value for name, value in here.items() if name != "score"}
         for name in ("grounding", "text_grounding"):
-            found[f"{kind}unseen_{name}"] = elsewhere[name]
+            measured[f"{kind}unseen_{name}"] = elsewhere[name]
     names = [f"{kind}{name}" for kind in ("", "short_") for name in ("preference", "unseen_text_grounding")]
-    return found | {"score": sum(found[name] for name in names) / len(names)}
+    return measured | {"score": sum(measured[name] for name in names) / len(names)}
 
 
 def _beginnings(pairs: Examples) -> Examples:
     starts = torch.zeros(len(pairs.tokens), dtype=torch.int64)
-    return Examples(pairs.images, pairs.owner, cut_at(pairs.tokens, SHORT, starts))
+    return replace(pairs, tokens=cut_at(pairs.tokens, SHORT, starts))
 
 
 def read_folds(model: LoadedModel, data: str, folds: int, cache: Path) -> FoldData:
     """The training split of ``data`` in folds of whole groups; ``val`` holds the unseen pairs."""
-    found = load_pairs(data)
-    pairs = found.split("train")
-    examples = make_examples(model, pairs, cache)
-    unseen = make_examples(model, found.split("val"), cache)
-    return FoldData(examples, fold_of(groups_of(pairs, examples), folds), unseen)
+    pairs = load_pairs(data)
+    examples, unseen = (make_examples(model, pairs.split(name), cache) for name in ("train", "val"))
+    return FoldData(examples, fold_of(examples.groups, folds), unseen)
 
 
 def remaining(recipes: Sequence[Recipe], output: Path, folds: int) -> list[Recipe]:
@@ -184,12 +146,38 @@ def remaining(recipes: Sequence[Recipe], output: Path, folds: int) -> list[Recip
     return [recipe for recipe in recipes if done.count(recipe.name) < folds]
 
 
+@dataclass(frozen=True)
+class Gallery:
+    """Photos with captions that nothing is tuned on."""
+
+    images: Tensor
+    """Unit features ``(n, embed_dim)``."""
+    tokens: Tensor
+    """``(m, longest)``, padded with 0."""
+    owner: Tensor
+    """``(m,)`` ints, the image that each text belongs to."""
+
+
+def read_gallery(model: LoadedModel, data: Path) -> Gallery:
+    """Flickr8k's ``val`` in the data folder. Raises :class:`DataError` for a missing file."""
+    photos = read_flickr8k(data, "val")
+    images = image_features(DescScorer(model), photos.images)
+    return Gallery(images, token_rows(model.tokenizer, photos.texts), torch.tensor(list(photos.owner)))
+
+
+@torch.no_grad()
+def recall(clip: CLIP, gallery: Gallery) -> dict[str, float]:
+    """Recall at 10 in 0..1, in both directions: ``recall_image_to_text``, ``recall_text_to_image``."""
+    by_way = recall_at_k(gallery.images, unit_features(clip, gallery.tokens), gallery.owner, (K,))
+    return {f"recall_{way.removesuffix(f'@{K}')}": value for way, value in by_way.items()}
+
+
 @click.command()
 @click.option("--data", required=True, help="Pairs with splits train and val, and with groups.")
 @click.option("--recipes", required=True, type=click.Path(path_type=Path), help="JSON: name -> settings.")
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="JSON lines, added to.")
 @click.option("--base", default="base", show_default=True, help="The untuned model to start from.")
-@click.option("--folds", default=3, show_default=True, type=click.IntRange(2), help="How many.")
+@click.option("--folds", default=3, show_default=True, type=click.IntRange(2), help="Number of folds.")
 @click.option("--retrieval", type=click.Path(path_type=Path), help="Data folder with flickr8k, for recall.")
 @click.option("--cache", default=Path("runs/features"), show_default=True, type=click.Path(path_type=Path))
 def main(
@@ -198,63 +186,14 @@ def main(
     """Train and measure each recipe on each fold, and add a line for each to --output."""
     model = load_model(base)
     todo = remaining(read_recipes(recipes), output, folds)
-    found = read_folds(model, data, folds, cache)
+    fold_data = read_folds(model, data, folds, cache)
     if retrieval is not None:
-        found = replace(found, gallery=read_gallery(model, retrieval))
-    for record in cross_validate(model, found, todo):
+        fold_data = replace(fold_data, gallery=read_gallery(model, retrieval))
+    for record in cross_validate(model, fold_data, todo):
         line = json.dumps(record)
         click.echo(line)
         with output.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
-
-
-SMALL = {"batch_size": 24, "epochs": 3, "text_window": 32, "schedule": "linear"}
-CHOSEN_RATE = {"lora": 1e-3, "full": 3e-4}
-"""By kind of tuning: the better ones of those tried (``docs/cross_validation.jsonl``)."""
-SEEDS = (0, 1, 2, 3, 4)
-
-SHIPPED = Recipe(
-    "shipped",
-    "das-full",
-    {
-        **SMALL,
-        "loss": "joint",
-        "learning_rate": 3e-4,
-        "contrastive_weight": 0.0625,
-        "hold_weight": 0.05,
-        "spread_weight": 0.1,
-        "token_dropout": 0.1,
-        "word_swap": 0.75,
-        "interpolation": 0.85,
-    },
-)
-
-
-@dataclass(frozen=True)
-class Run:
-    """One training: a recipe and a seed. published_rate: whether at the preset's published rate."""
-
-    recipe: Recipe
-    seed: int
-    published_rate: bool = False
-
-    @property
-    def name(self) -> str:
-        return f"{self.recipe.name}-{self.seed}"
-
-
-def runs() -> Iterator[Run]:
-    """The shipped recipe and the LoRA presets over all seeds, every other preset once, and all presets
-    once at their published rates."""
-    for seed in SEEDS:
-        yield Run(SHIPPED, seed)
-    for name in PRESETS:
-        rate = CHOSEN_RATE["full" if name.endswith("full") else "lora"]
-        chosen = Recipe(name, name, {**SMALL, "learning_rate": rate})
-        for seed in SEEDS if name in ("das-lora", "bft-lora") else SEEDS[:1]:
-            yield Run(chosen, seed)
-    for name in PRESETS:
-        yield Run(Recipe(f"{name} at the published rate", name, dict(SMALL)), 0, True)
 
 
 if __name__ == "__main__":

@@ -2,10 +2,9 @@
 
     python -m reproduce.long_texts --data DATA --run runs/results/shipped-0 --output docs
 
-The choice is made by cross-validation over the training split's books: the towers that
-calibrated the run (``--run``, with its folds) are measured on the books that they were not
-trained on, on pairs with a text over the context length. The measuring sets are shown
-beside it and choose nothing.
+Cross-validation over the training split's books chooses the policy: the towers that calibrated the
+run (``--run``, with its folds) are measured on the books that they were not trained on, on pairs with a
+text over the context length. The page also shows the measuring sets, which choose nothing.
 """
 
 from __future__ import annotations
@@ -32,43 +31,44 @@ from descscore.tables.rows import PreferencePair
 from descscore.texts import WINDOWS, TextPolicy
 from descscore.training.config import FinetuneConfig
 from descscore.training.data import Examples, make_examples
-from descscore.training.finetune import groups_of
-from descscore.training.readout import fold_of, train_without
+from descscore.training.finetune import train_without
+from descscore.training.readout import fold_of
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 
 POLICIES: tuple[TextPolicy, ...] = ("truncate", "windows", "weighted-windows")
 CHOSEN_BY = "openstax train, held-out books"
 WORTH_A_LOSS = 0.01
-"""Differences under it are no more than chance with 2,000 pairs."""
+"""Smaller differences may be chance with 2,000 pairs."""
 
 
 @dataclass(frozen=True)
-class Row:
-    """A policy on one set, shares in 0..1. preference: of n pairs with a long text, those whose
-    description has the higher cosine; None where there are no captions. grounding: over m long
-    descriptions, how many of the other images' descriptions their image's cosine with them beats.
-    """
+class PolicyRow:
+    """A policy on one set, shares in 0..1."""
 
     policy: str
     data: str
     preference: float | None
+    """Pairs whose description has the higher cosine; None where there are no captions."""
     n: int
+    """Pairs with a long text, which ``preference`` is a share of."""
     grounding: float
+    """How many other images' descriptions an image's own long description beats, on average."""
     m: int
+    """Long descriptions, which ``grounding`` is the mean of."""
 
 
 @dataclass(frozen=True)
 class Described:
-    """Images with descriptions, and captions unless None, all of length n.
-
-    images: ``(n, embed_dim)`` unit features. owner: ``(n,)`` ints, equal where the image is the same.
-    """
+    """``n`` images with their texts."""
 
     images: Tensor
+    """``(n, embed_dim)`` unit features."""
     owner: Tensor
+    """``(n,)`` ints, equal where the image is the same."""
     descriptions: Sequence[str]
     captions: Sequence[str] | None
+    """None where the data have no captions."""
 
     @classmethod
     def of(cls, pairs: Sequence[PreferencePair], images: Tensor) -> Described:
@@ -79,14 +79,14 @@ class Described:
 
 @dataclass(frozen=True)
 class Hits:
-    """preference: ``(n,)``, and grounding: ``(m,)``, each 0..1; see :class:`Row`."""
+    """preference: ``(n,)``, and grounding: ``(m,)``, each 0..1; see :class:`PolicyRow`."""
 
     preference: Array
     grounding: Array
 
 
 def hits(encoder: Encoder, data: Described, policy: TextPolicy) -> Hits:
-    """What comes out right of the pairs with a text over the context length."""
+    """Which of the pairs with a text over the context length come out right."""
     features = encoder.texts(data.descriptions, policy).features.cpu()
     similarity = data.images @ features.T
     own = similarity.diagonal()
@@ -107,21 +107,19 @@ def _long(encoder: Encoder, texts: Sequence[str]) -> Tensor:
     return torch.tensor([tokenizer.tokenize(text).truncated for text in texts])
 
 
-def cross_validated(model: LoadedModel, data: Path, run: Path) -> list[Row]:
+def cross_validated(model: LoadedModel, data: Path, run: Path) -> list[PolicyRow]:
     """Every policy on the training split, each pair by the tower that has not been trained on its book."""
     pairs = load_pairs(str(data / "openstax")).split("train")
     examples = make_examples(model, pairs, run.parent / "features")
-    found: dict[str, list[Hits]] = {policy: [] for policy in POLICIES}
-    for encoder, keep in fold_towers(model, pairs, examples, run):
+    parts: dict[str, list[Hits]] = {policy: [] for policy in POLICIES}
+    for encoder, keep in fold_towers(model, examples, run):
         held = Described.of([pairs[i] for i in keep], examples.images[keep])
         for policy in POLICIES:
-            found[policy].append(hits(encoder, held, policy))
-    return [_row(policy, CHOSEN_BY, parts) for policy, parts in found.items()]
+            parts[policy].append(hits(encoder, held, policy))
+    return [_row(policy, CHOSEN_BY, parts[policy]) for policy in POLICIES]
 
 
-def fold_towers(
-    model: LoadedModel, pairs: Sequence[PreferencePair], examples: Examples, run: Path
-) -> Iterator[tuple[Encoder, list[int]]]:
+def fold_towers(model: LoadedModel, examples: Examples, run: Path) -> Iterator[tuple[Encoder, list[int]]]:
     """The run's calibration towers, each with the pairs that it was not trained on.
 
     Raises :class:`UsageError` for a run without them.
@@ -130,22 +128,22 @@ def fold_towers(
     folds = settings["calibration_folds"]
     if not folds:
         raise UsageError(f"{run}: has no calibration towers (calibration_folds is 0)")
-    fold = fold_of(groups_of(tuple(pairs), examples), folds)
+    fold = fold_of(examples.groups, folds)
     config = FinetuneConfig(**settings["config"])
     for number in range(folds):
         # Already trained: goes on from its last checkpoint, which is its end.
         trainer = train_without(model.clip, examples, fold != number, config, run / "folds" / f"fold{number}")
         tower = trainer.objective.clip.requires_grad_(False).eval()
-        yield Encoder(replace(model, clip=tower), 64), np.flatnonzero(fold == number).tolist()
+        yield Encoder(replace(model, clip=tower), 64), (fold == number).nonzero()[:, 0].tolist()
 
 
-def measured(scorer: DescScorer, data: Path) -> list[Row]:
+def measured(scorer: DescScorer, data: Path) -> list[PolicyRow]:
     """Every policy on ``openstax`` ``test`` and the descriptions of ``kreiss2022`` under a finished model."""
     pairs = load_pairs(str(data / "openstax")).split("test")
     test = Described.of(pairs, image_features(scorer, [pair.image.read() for pair in pairs]))
-    found = read_kreiss2022_descriptions(data)
-    images = image_features(scorer, found.images)[list(found.owner)]
-    kreiss = Described(images, torch.tensor(found.owner), found.texts, None)
+    rated = read_kreiss2022_descriptions(data)
+    images = image_features(scorer, rated.images)[list(rated.owner)]
+    kreiss = Described(images, torch.tensor(rated.owner), rated.texts, None)
     return [
         _row(policy, name, [hits(scorer.encoder, held, policy)])
         for name, held in (("openstax test", test), ("kreiss2022", kreiss))
@@ -153,24 +151,24 @@ def measured(scorer: DescScorer, data: Path) -> list[Row]:
     ]
 
 
-def _row(policy: str, data: str, parts: Sequence[Hits]) -> Row:
+def _row(policy: str, data: str, parts: Sequence[Hits]) -> PolicyRow:
     preference = np.concatenate([part.preference for part in parts])
     grounding = np.concatenate([part.grounding for part in parts])
     share = float(preference.mean()) if len(preference) else None
-    return Row(policy, data, share, len(preference), float(grounding.mean()), len(grounding))
+    return PolicyRow(policy, data, share, len(preference), float(grounding.mean()), len(grounding))
 
 
-def chosen(rows: Sequence[Row]) -> str:
+def chosen(rows: Sequence[PolicyRow]) -> str:
     """The policy with the best mean of preference and grounding on the held-out books.
 
-    One that loses part of a text must be better than the others by :data:`WORTH_A_LOSS`.
+    A policy that loses part of a text must be better than the others by :data:`WORTH_A_LOSS`.
     """
     means = {row.policy: ((row.preference or 0) + row.grounding) / 2 for row in rows if row.data == CHOSEN_BY}
     handicap = {policy: 0.0 if policy in WINDOWS else WORTH_A_LOSS for policy in means}
     return max(means, key=lambda policy: means[policy] - handicap[policy])
 
 
-def markdown(rows: Sequence[Row]) -> str:
+def markdown(rows: Sequence[PolicyRow]) -> str:
     """The table that the documentation shows."""
     cells = [
         [
@@ -191,27 +189,26 @@ text policy (`--text-policy`, `text_policy=`):
 
 - `truncate` cuts it, keeping its end-of-text token; a result says `truncated`.
 - `windows` groups whole sentences into windows that fit and takes the mean of their features.
-- `weighted-windows` weights that mean by the windows' tokens, so that a short rest counts for less.
+- `weighted-windows` weights that mean by the windows' tokens, so that a short last window counts less.
 - `error` refuses it.
 
-Compared on pairs with a text over 77 tokens. **Preferred**: pairs in which the description has the higher
-cosine. **Grounding**: how many other images' descriptions an image's own long one beats. The policy was
-chosen by the mean of the two on held-out books of OpenStax `train`, by towers that were not trained
-on those books (the untuned base was pretrained on the pairs, so grounding there is high). OpenStax
-`test` and Kreiss 2022, which has no captions, are shown beside it and chose nothing; few of
-their texts are long.
+The table compares the policies on pairs with a text over 77 tokens. **Preferred**: pairs in which the
+description has the higher cosine. **Grounding**: how many other images' descriptions an image's own long
+description beats. The mean of the two on held-out books of OpenStax `train` chose the policy, by towers
+that were not trained on those books (the untuned base was pretrained on the pairs, so grounding there is
+high). OpenStax `test` and Kreiss 2022, which has no captions, chose nothing; few of their texts are long.
 
 """
 
 
 def page(record: dict[str, Any]) -> str:
     """``long_texts.md`` from ``long_texts.json``."""
-    rows = [Row(**row) for row in record["rows"]]
+    rows = [PolicyRow(**row) for row in record["rows"]]
     best = next(row for row in rows if (row.policy, row.data) == (record["chosen"], CHOSEN_BY))
     return (
         f"{_INTRO}{markdown(rows)}\n"
-        f"`{best.policy}` is the default. With {best.n} pairs, differences of under a point are no more than "
-        "chance, and with windows nothing of a text is lost, so cutting texts had to be a point better.\n\n"
+        f"`{best.policy}` is the default. With {best.n} pairs, differences of under a point may be "
+        "chance. Windows lose nothing of a text, so cutting texts had to be a point better.\n\n"
         "Written by `python -m reproduce.long_texts --data DATA "
         "--run runs/results/shipped-0 --output docs` from [long_texts.json](long_texts.json).\n"
     )

@@ -31,7 +31,7 @@ from descscore.models import load_model
 from descscore.purpose import Purpose, Readout, Rotation, Site, save_purpose
 from descscore.towers.text import run_from_block, run_to_block
 from pictures import make_photo
-from reproduce.interchange_table import log_odds_of, reference_places
+from reproduce.purpose_subspace import log_odds_of, reference_places
 
 TEXTS = ("A red car stands at a gate.", "Ada Lovelace, London & 1843 👩\u200d💻", "A dog. " * 40)
 PLACES = torch.stack([torch.linspace(-1, 3, 101), torch.linspace(-3, 1, 101)])

@@ -14,11 +14,10 @@ from safetensors.torch import load_file, save_file
 from conftest import make_photo
 from descscore import DescScorer
 from descscore.adapters import AdapterInfo, save_full, weights_hash
-from descscore.errors import DataError, ModelError
+from descscore.errors import ModelError
 from descscore.models import load_model
 from descscore.purpose import Purpose, Readout, Rotation, Site, save_purpose
 from descscore.towers.text import run_to_block
-from descscore.training.readout import fit_readout
 
 TEXTS = ("A red car stands at a gate.", "Ada, 1902")
 
@@ -32,48 +31,6 @@ def test_probability_and_percentile_by_hand() -> None:
     bare = Purpose(Site(0, 2), torch.eye(3))
     assert bare.probability(state) is None
     assert bare.percentile(torch.tensor([0.1])) is None
-
-
-def synthetic(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Coordinates whose true log-odds are known."""
-    rng = np.random.default_rng(seed)
-    x = rng.normal(size=(n, 6)) * [1, 3, 0.2, 1, 1, 1] + 5
-    odds = 1.5 * (x[:, 0] - 5) - 0.4 * (x[:, 1] - 5) + 0.3
-    y = rng.random(n) < 1 / (1 + np.exp(-odds))
-    return torch.from_numpy(x), torch.from_numpy(y), torch.from_numpy(odds)
-
-
-def test_fit_finds_the_true_log_odds() -> None:
-    x, y, _ = synthetic(8000, 0)
-    fitted = fit_readout(x, y, np.arange(8000) // 4)
-    fresh, labels, odds = synthetic(4000, 1)
-    guess = fresh.float() @ fitted.readout.weight + fitted.readout.bias
-    assert float((guess - odds).abs().mean()) < 0.15
-    p = torch.sigmoid(guess).double()
-    for low in (0.0, 0.25, 0.5, 0.75):
-        within = (p >= low) & (p < low + 0.25)
-        assert float(p[within].mean()) == pytest.approx(float(labels[within].double().mean()), abs=0.05)
-    truth = torch.sigmoid(odds)
-    best = float(-(labels * truth.log() + ~labels * (1 - truth).log()).mean())
-    assert fitted.held_out_log_loss == pytest.approx(best, abs=0.03)
-
-
-def test_calibration_sees_overfitting() -> None:
-    """With as many coordinates as texts, an uncalibrated fit would be certain of everything."""
-    rng = np.random.default_rng(0)
-    x, y = torch.from_numpy(rng.normal(size=(200, 150))), torch.from_numpy(rng.random(200) < 0.5)
-    fitted = fit_readout(x, y, np.arange(200))
-    fresh = torch.from_numpy(rng.normal(size=(500, 150))).float()
-    p = torch.sigmoid(fresh @ fitted.readout.weight + fitted.readout.bias)
-    assert float((p - 0.5).abs().mean()) < 0.15
-
-
-def test_one_kind_or_one_group_is_refused() -> None:
-    x = torch.randn(10, 2)
-    with pytest.raises(DataError, match="both kinds"):
-        fit_readout(x, torch.ones(10, dtype=torch.bool), np.arange(10))
-    with pytest.raises(DataError, match="two groups"):
-        fit_readout(x, torch.arange(10) < 5, np.zeros(10))
 
 
 @pytest.fixture

@@ -1,18 +1,17 @@
-"""Every setting of a fine-tuning run in one frozen record, and the presets.
+"""The settings of a fine-tuning run, each with its range and its reason, and the presets.
 
-The presets are those of Zur et al. 2024 (arXiv 2406.09458) on ViT-B/32's text
-tower (12 blocks, width 512); on other towers they keep the same proportions.
+The presets are those of Zur et al. 2024 (arXiv 2406.09458) for the text tower of ViT-B/32
+(12 blocks, width 512). On other towers they keep the same proportions.
 """
 
 from __future__ import annotations
 
-import json
 import math
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, get_args, get_type_hints
+from dataclasses import MISSING, dataclass, field, fields
+from types import NoneType
+from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 from descscore.errors import UsageError
-from descscore.purpose import Site
 
 Loss = Literal["interchange", "preference", "joint"]
 Tuning = Literal["lora", "full"]
@@ -23,8 +22,185 @@ Precision = Literal["no", "fp16", "bf16"]
 
 
 @dataclass(frozen=True)
+class Range:
+    """The numbers that a setting may be: ``least`` to ``most``, ``above`` and ``below`` left out."""
+
+    least: float = 0
+    most: float = math.inf
+    above: float = -math.inf
+    below: float = math.inf
+
+    def __contains__(self, value: float) -> bool:
+        within = self.least <= value <= self.most and self.above < value < self.below
+        return within and math.isfinite(value)
+
+    def __str__(self) -> str:
+        low = f"at least {self.least}" if self.above < self.least else f"above {self.above}"
+        high = "" if self.most == math.inf else f" and at most {self.most}"
+        return low + high + ("" if self.below == math.inf else f" and below {self.below}")
+
+
+def _about(summary: str, **limits: float) -> dict[str, Any]:
+    """Metadata of a setting that ``descscore train`` offers as an option, with ``summary`` as its help.
+
+    limits: the ends of its :class:`Range`; a setting with a list of choices needs none.
+    """
+    return {"help": summary, "range": Range(**limits)}
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """All settings of one fine-tuning run. Raises :class:`UsageError` for a value out of range.
+
+    Each field states its type, default, meaning and range in code; the text below it says why. "Published"
+    means by Zur et al. 2024. A step is one update of the weights.
+    """
+
+    preset: str
+    """Name of the preset that the settings started from. Only recorded."""
+    loss: Loss
+    """What is minimised: ``interchange`` (IIT-DAS), ``preference``, or ``joint`` for their weighted sum."""
+    tuning: Tuning
+    """Which weights change: ``lora`` for low-rank updates, ``full`` for all text weights."""
+    learning_rate: float = field(metadata=_about("Learning rate of Adam.", above=0))
+    """The presets set it, as published. The rotation has the same rate; there is no weight decay."""
+    schedule: Schedule = field(default="constant", metadata=_about("Course of the learning rate."))
+    """``constant`` as published, or falling ``linear``-ly to 0 at the end of the run."""
+
+    lora_rank: int | None = field(default=None, metadata=_about("Rank of the low-rank updates.", least=1))
+    """The presets set it; None with ``full`` tuning."""
+    lora_alpha: int | None = field(default=None, metadata=_about("Rank times scale of the updates.", least=1))
+    """The updates are multiplied by ``lora_alpha / lora_rank``: 1 in the presets and in the command."""
+    lora_targets: Targets = field(default="attention", metadata=_about("Text weights that get updates."))
+    """The blocks' ``attention`` as published, or the whole ``tower``: also embeddings and feed-forward."""
+
+    block: int | None = field(default=None, metadata=_about("Interchange after this text block, from 0."))
+    """The presets set the last but one; None with the preference loss."""
+    k: int | None = field(default=None, metadata=_about("Dimensions of the purpose subspace.", least=1))
+    """At most the tower's width, of which the presets take half; None with the preference loss."""
+    source_image: SourceImage = field(default="other", metadata=_about("Image of an interchange's source."))
+    """The source text gives its purpose to the base text. Published is the ``same`` image; with another
+    image's text, only its purpose can help, not what it says about the image."""
+    joint_weight: float = field(default=0.5, metadata=_about("Interchange loss in the joint one.", most=1))
+    """Share of the interchange loss in the loss ``joint``; no value is published."""
+
+    contrastive_weight: float = field(default=0.0, metadata=_about("Factor on the contrastive loss."))
+    """Keeps a description closer to its own image than other images' descriptions. Published is 0."""
+    hold_weight: float = field(default=0.0, metadata=_about("Factor on changes in telling images apart."))
+    """Keeps how the untuned model tells images apart by one text
+    (:func:`descscore.training.losses.hold_loss`). Published is 0."""
+    spread_weight: float = field(default=0.0, metadata=_about("Factor on liking some wordings better."))
+    """Keeps the model from liking some descriptions better for their wording
+    (:func:`descscore.training.losses.spread_loss`). Published is 0."""
+
+    epochs: int = field(default=10, metadata=_about("Passes through the training split.", least=1))
+    """10 are published, for 100,000 pairs."""
+    batch_size: int = field(default=12, metadata=_about("Texts in a step.", least=2))
+    """Base texts of as many interchanges, or the two texts of half as many image pairs, over all
+    processes and accumulated parts: a multiple of ``2 * accumulation``. 12 are published."""
+    accumulation: int = field(default=1, metadata=_about("Parts that a step is cut into.", least=1))
+    """More parts need less memory and give the same step."""
+    examples_per_epoch: int | None = field(default=None, metadata=_about("Interchanges an epoch.", least=1))
+    """Drawn with replacement: 100,000 as published, in the presets for ViT-B/32. None takes each text once
+    as base, and sources from the same step's texts, at half the cost."""
+
+    text_window: int | None = field(default=None, metadata=_about("Tokens of a training text.", least=3))
+    """Longer texts are cut to so many, start and end token included, at places drawn anew each epoch. Cut
+    texts cost less, and show a text's purpose without its beginning. Published is None: texts stay whole."""
+    token_dropout: float = field(default=0.0, metadata=_about("Chance to leave a token out.", below=1))
+    """Drawn anew each epoch. Keeps single words from carrying the purpose alone. Published is 0."""
+    word_swap: float = field(default=0.0, metadata=_about("Chance to swap a word for a similar one.", most=1))
+    """In half of the training texts, drawn anew each epoch; similar are neighbours in the untuned token
+    embedding. Other data sets tell purpose by other words. Published is 0."""
+
+    validation_pairs: int = field(default=5000, metadata=_about("Most pairs in a validation.", least=1))
+    """5,000 are published."""
+    validate_every: int = field(default=500, metadata=_about("Steps between validations.", least=1))
+    """500 are published. The weights that did best in a validation are kept."""
+    save_every: int = field(default=500, metadata=_about("Steps between checkpoints.", least=1))
+    """A stopped run loses at most so many steps."""
+    patience: int | None = field(default=None, metadata=_about("Validations to wait for a better.", least=1))
+    """The run stops after so many without a better one. Published is None: it never stops early."""
+    interpolation: float = field(default=1.0, metadata=_about("Share of the change that is kept.", most=1))
+    """Blends tuned and original weights at the end (0.8 = 80 % tuned). This restores more of the
+    original's ability than it costs. Published is 1. Validations see the tuned weights."""
+
+    precision: Precision = field(default="no", metadata=_about("Mixed precision; no for float32."))
+    """Number format of products. Weights stay float32. ``fp16`` needs a GPU."""
+    seed: int = field(default=0, metadata=_about("Seed of everything that is drawn."))
+    """The paper reports 0 to 4."""
+
+    def __post_init__(self) -> None:
+        for name, hint in _HINTS.items():
+            _check(self, name, hint)
+        _check_parts(self)
+
+    @property
+    def pairs_per_batch(self) -> int:
+        """Images in a step, each with its description and its caption."""
+        return self.batch_size // 2
+
+
+_HINTS = get_type_hints(FinetuneConfig)
+_RANGES: dict[str, Range] = {
+    one.name: one.metadata["range"] for one in fields(FinetuneConfig) if one.metadata
+}
+
+
+@dataclass(frozen=True)
+class Option:
+    """A setting as a command offers it."""
+
+    name: str
+    choices: tuple[str, ...]
+    """The values that it may be; empty for a number."""
+    type: Any
+    """Type of the number."""
+    help: str
+
+
+def options() -> list[Option]:
+    """All settings that a command offers, in their order; without them, the preset decides."""
+    found = []
+    for one in fields(FinetuneConfig):
+        if one.metadata:
+            hint, known = _HINTS[one.name], one.default not in (None, MISSING)
+            choices = get_args(hint) if get_origin(hint) is Literal else ()
+            notes = [f"default: {one.default}"] if known else []
+            notes += [] if choices else [str(one.metadata["range"])]
+            text = f"{one.metadata['help']}  [{'; '.join(notes)}]"
+            found.append(Option(one.name, choices, (get_args(hint) or (hint,))[0], text))
+    return found
+
+
+def _check(config: FinetuneConfig, name: str, hint: Any) -> None:
+    value, kinds = getattr(config, name), get_args(hint) or (hint,)
+    if get_origin(hint) is Literal:
+        if value not in kinds:
+            raise UsageError(f"{name} {value!r}: choose one of {', '.join(kinds)}")
+    elif name in _RANGES and not (value is None and NoneType in kinds):
+        whole, limits = int in kinds, _RANGES[name]
+        if type(value) not in ((int,) if whole else (int, float)) or value not in limits:
+            raise UsageError(f"{name} {value!r}: must be a {'whole ' if whole else ''}number, {limits}")
+
+
+def _check_parts(config: FinetuneConfig) -> None:
+    if config.batch_size % (2 * config.accumulation):
+        raise UsageError(
+            f"batch_size {config.batch_size}: must be a multiple of {2 * config.accumulation}, "
+            "two texts for each pair of each accumulated part"
+        )
+    lora = {config.lora_rank is not None, config.lora_alpha is not None}
+    if lora != {config.tuning == "lora"}:
+        raise UsageError("lora_rank and lora_alpha: needed by the tuning 'lora', and by no other")
+    site = {config.block is not None, config.k is not None}
+    if site != {config.loss != "preference"}:
+        raise UsageError("block and k: needed by the losses 'interchange' and 'joint', and by no other")
+
+
+@dataclass(frozen=True)
 class Tower:
-    """Shape of a text tower, as far as the presets depend on it; by default ViT-B/32's."""
+    """Shape of a text tower, as far as the presets depend on it; by default that of ViT-B/32."""
 
     width: int = 512
     blocks: int = 12
@@ -38,224 +214,49 @@ class Tower:
 VIT_B_32 = Tower()
 
 
-@dataclass(frozen=True)
-class FinetuneConfig:
-    """Settings of one fine-tuning run. Raises :class:`UsageError` for a value out of range.
+class _Preset(NamedTuple):
+    """rank_divisor: the tower's width over the LoRA rank; None for full tuning."""
 
-    preset: the preset it started from, for the record. loss, tuning: what is
-    minimised and which weights move. learning_rate: for Adam without weight decay,
-    the rotation's too; schedule: ``constant`` as published, or falling ``linear``ly to
-    zero over the run. lora_rank, lora_alpha: None with ``full`` tuning; lora_targets: the
-    text blocks' attention as published, or the whole tower. block (0-based), k: the
-    site; None with the preference loss. joint_weight: share of the interchange loss in the joint one, 0..1.
-
-    source_image: whether the source text of an interchange belongs to another
-    image (``other``) or, as published, to the base text's (``same``).
-    contrastive_weight, hold_weight, spread_weight: factors on the losses that keep the score's
-    grip on the image (:mod:`descscore.training.losses`).
-
-    batch_size: texts a step, over all processes and accumulated parts: base texts
-    for an interchange, two for each image pair otherwise. accumulation: parts that a
-    step is cut into. examples_per_epoch: interchanges drawn with replacement; None
-    goes through the training split once, sources coming from the same step's texts.
-    text_window: tokens, start and end token included, to which longer training texts are
-    cut, at places drawn anew each epoch; None leaves them whole. token_dropout: chance
-    of each token of a training text to be left out, word_swap: of each word of half of the texts to
-    be replaced by one like it (:mod:`descscore.training.plan`), drawn anew each epoch. validation_pairs:
-    most pairs that a validation looks at. validate_every, save_every: in steps. patience: validations
-    without a better one before stopping; None never stops early. interpolation: share of the weights'
-    change that is kept at the end, 0..1 (:mod:`descscore.training.lora`); validations see all of it.
-    """
-
-    preset: str
-    loss: Loss
-    tuning: Tuning
-    learning_rate: float
-    schedule: Schedule = "constant"
-    lora_rank: int | None = None
-    lora_alpha: int | None = None
-    lora_targets: Targets = "attention"
-    block: int | None = None
-    k: int | None = None
-    joint_weight: float = 0.5
-    source_image: SourceImage = "other"
-    contrastive_weight: float = 0.0
-    hold_weight: float = 0.0
-    spread_weight: float = 0.0
-    epochs: int = 10
-    batch_size: int = 12
-    accumulation: int = 1
-    examples_per_epoch: int | None = None
-    text_window: int | None = None
-    token_dropout: float = 0.0
-    word_swap: float = 0.0
-    validation_pairs: int = 5000
-    validate_every: int = 500
-    save_every: int = 500
-    patience: int | None = None
-    interpolation: float = 1.0
-    precision: Precision = "no"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        _check_choices(self)
-        _check_ranges(self)
-        _check_parts(self)
-
-    @property
-    def site(self) -> Site | None:
-        """Where purpose is interchanged; None with the preference loss."""
-        return None if self.block is None or self.k is None else Site(self.block, self.k)
-
-    @property
-    def pairs_per_batch(self) -> int:
-        """Images a step, each with its description and its caption."""
-        return self.batch_size // 2
-
-    def to_json(self) -> str:
-        """All settings as readable JSON, a line each."""
-        return json.dumps(asdict(self), indent=2) + "\n"
-
-    @classmethod
-    def from_json(cls, text: str) -> FinetuneConfig:
-        """The settings in ``text``. Raises :class:`UsageError` for what :meth:`to_json` cannot write."""
-        try:
-            data = json.loads(text)
-        except ValueError as error:
-            raise UsageError(f"fine-tuning settings: not valid JSON ({error})") from None
-        if not isinstance(data, dict):
-            raise UsageError(f"fine-tuning settings: expected an object, got {type(data).__name__}")
-        unknown = sorted(set(data) - {field.name for field in fields(cls)})
-        if unknown:
-            raise UsageError(f"fine-tuning settings: unknown {', '.join(map(repr, unknown))}")
-        try:
-            return cls(**data)
-        except TypeError as error:
-            raise UsageError(f"fine-tuning settings: {error}") from None
-
-
-def _check_choices(config: FinetuneConfig) -> None:
-    for name, hint in get_type_hints(FinetuneConfig).items():
-        known, value = get_args(hint), getattr(config, name)
-        if hint in (Loss, Tuning, SourceImage, Targets, Schedule, Precision) and value not in known:
-            raise UsageError(f"{name} {value!r}: choose one of {', '.join(known)}")
-
-
-_WHOLE = {  # smallest value allowed
-    "lora_rank": 1,
-    "lora_alpha": 1,
-    "block": 0,
-    "k": 1,
-    "epochs": 1,
-    "batch_size": 2,
-    "accumulation": 1,
-    "examples_per_epoch": 1,
-    "text_window": 3,
-    "validation_pairs": 1,
-    "validate_every": 1,
-    "save_every": 1,
-    "patience": 1,
-    "seed": 0,
-}
-_OPTIONAL = {"lora_rank", "lora_alpha", "block", "k", "examples_per_epoch", "text_window", "patience"}
-
-
-_NUMBERS = (
-    *("learning_rate", "joint_weight", "token_dropout", "word_swap", "interpolation"),
-    *("contrastive_weight", "hold_weight", "spread_weight"),
-)
-
-
-def _check_ranges(config: FinetuneConfig) -> None:
-    for name, least in _WHOLE.items():
-        value = getattr(config, name)
-        if value is None and name in _OPTIONAL:
-            continue
-        if type(value) is not int or value < least:
-            raise UsageError(f"{name} {value!r}: must be a whole number, at least {least}")
-    for name in _NUMBERS:
-        value = getattr(config, name)
-        if type(value) not in (int, float) or not math.isfinite(value) or value < 0:
-            raise UsageError(f"{name} {value!r}: must be a number, at least 0")
-    if config.learning_rate == 0:
-        raise UsageError("learning_rate 0: must be above 0")
-    for name in ("joint_weight", "word_swap", "interpolation"):
-        if getattr(config, name) > 1:
-            raise UsageError(f"{name} {getattr(config, name)}: must lie in 0 to 1")
-    if config.token_dropout >= 1:
-        raise UsageError(f"token_dropout {config.token_dropout}: must lie under 1")
-    if config.batch_size % (2 * config.accumulation):
-        raise UsageError(
-            f"batch_size {config.batch_size}: must be a multiple of {2 * config.accumulation}, "
-            "two texts for each pair of each accumulated part"
-        )
-
-
-def _check_parts(config: FinetuneConfig) -> None:
-    if (config.lora_rank is None) != (config.tuning == "full") or (
-        (config.lora_alpha is None) != (config.lora_rank is None)
-    ):
-        raise UsageError("lora_rank and lora_alpha: needed by the tuning 'lora', and by no other")
-    if (config.block is None) != (config.loss == "preference") or (config.k is None) != (
-        config.block is None
-    ):
-        raise UsageError("block and k: needed by the losses 'interchange' and 'joint', and by no other")
-
-
-@dataclass(frozen=True)
-class _Recipe:
     loss: Loss
     tuning: Tuning
     learning_rate: float
     rank_divisor: int | None
 
 
-_RECIPES = {
-    "das-lora": _Recipe("interchange", "lora", 1e-5, 8),
-    "bft-lora": _Recipe("preference", "lora", 1e-5, 4),
-    "das-full": _Recipe("interchange", "full", 1e-5, None),
-    "bft-full": _Recipe("preference", "full", 5e-6, None),
-    "joint": _Recipe("joint", "lora", 1e-5, 8),
+_PRESETS = {
+    "das-lora": _Preset("interchange", "lora", 1e-5, 8),
+    "bft-lora": _Preset("preference", "lora", 1e-5, 4),
+    "das-full": _Preset("interchange", "full", 1e-5, None),
+    "bft-full": _Preset("preference", "full", 5e-6, None),
+    "joint": _Preset("joint", "lora", 1e-5, 8),  # no rate is published: that of the interchange loss
 }
-PRESETS = tuple(_RECIPES)
-
-
-def published_rate(name: str) -> float:
-    """The preset's learning rate as published (``joint``: as for the interchange loss, none being published).
-
-    Raises :class:`UsageError` for an unknown preset.
-    """
-    return _recipe(name).learning_rate
+PRESETS = tuple(_PRESETS)
 
 
 def preset(name: str, tower: Tower = VIT_B_32) -> FinetuneConfig:
-    """The settings of a preset on a text tower: block = blocks - 2, k = width / 2, rank = alpha =
-    width / 8 (width / 4 for ``bft-lora``). On ViT-B/32's tower an epoch of interchanges
-    is 100,000 as published, on others one pass through the training split.
+    """The settings of a preset, with its published learning rate, on a text tower.
+
+    block = blocks - 2, k = width / 2, rank = alpha = width / 8 (width / 4 for ``bft-lora``). An epoch of
+    interchanges is 100,000 on ViT-B/32's tower, as published, and one pass through the split on others.
 
     Raises :class:`UsageError` for an unknown preset or a tower that is too small.
     """
-    recipe = _recipe(name)
+    if name not in _PRESETS:
+        raise UsageError(f"preset {name!r}: choose one of {', '.join(PRESETS)}")
     if tower.blocks < 2 or tower.width < 8:
         raise UsageError(
             f"preset {name!r}: a text tower of {tower.blocks} blocks, width {tower.width}, is too small"
         )
-    rank = None if recipe.rank_divisor is None else tower.width // recipe.rank_divisor
-    swaps = recipe.loss != "preference"
+    loss, tuning, rate, divisor = _PRESETS[name]
+    rank, swaps = divisor and tower.width // divisor, loss != "preference"
     return FinetuneConfig(
         preset=name,
-        loss=recipe.loss,
-        tuning=recipe.tuning,
-        learning_rate=recipe.learning_rate,
+        loss=loss,
+        tuning=tuning,
+        learning_rate=rate,
         lora_rank=rank,
         lora_alpha=rank,
         block=tower.blocks - 2 if swaps else None,
         k=tower.width // 2 if swaps else None,
         examples_per_epoch=100_000 if swaps and tower == VIT_B_32 else None,
     )
-
-
-def _recipe(name: str) -> _Recipe:
-    if name not in _RECIPES:
-        raise UsageError(f"preset {name!r}: choose one of {', '.join(PRESETS)}")
-    return _RECIPES[name]

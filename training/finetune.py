@@ -1,4 +1,4 @@
-"""A whole fine-tuning run: data, image features, training, and the adapter folder at its end."""
+"""A whole fine-tuning run: pairs to examples, training, the purpose read-out, and the adapter folder."""
 
 from __future__ import annotations
 
@@ -7,22 +7,33 @@ import json
 import logging
 import platform
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from open_clip import CLIP
+from torch import Tensor
 
 from descscore.adapters import AdapterInfo, save_full, save_lora
 from descscore.errors import UsageError
 from descscore.models import LoadedModel, load_model
 from descscore.purpose import Purpose, save_purpose
 from descscore.tables.open import DataOptions, load_pairs
-from descscore.tables.rows import PreferencePair, PreferenceSet
-from descscore.training.config import FinetuneConfig, published_rate
+from descscore.tables.rows import PreferenceSet
+from descscore.training.config import FinetuneConfig, Tower, preset
 from descscore.training.data import Examples, make_examples
-from descscore.training.readout import Grouped, cross_calibration, make_purpose, reference_cosines
+from descscore.training.readout import (
+    calibrated,
+    decisions,
+    fit,
+    fold_of,
+    is_description,
+    platt,
+    purpose_coordinates,
+    reference_cosines,
+)
 from descscore.training.trainer import RunData, Trainer
 from descscore.version import __version__
 
@@ -34,51 +45,64 @@ Format = Literal["float32", "float16"]
 
 @dataclass(frozen=True)
 class Request:
-    """What to train on what. validation: name of the split that early stopping looks at, None for none.
-
-    reference: split whose descriptions a score's percentile refers to; None takes the
-    validation split, or else the training split.
-    calibration_folds: towers trained besides, each without a fold of the groups, to
-    calibrate the purpose read-out on texts that its tower has not seen; 0 for none.
-    weights: number format in which fully tuned weights are kept.
-    """
+    """What to train on which data, and where to write it."""
 
     data: str
+    """Concadia folder, table (CSV, JSONL, Parquet), or hub data set of pairs."""
     output: Path
+    """Folder for the adapter and the checkpoints."""
     base: str = "base"
+    """The untuned model to start from, as :func:`descscore.models.load_model` takes it."""
     device: str | None = None
+    """Torch device; None takes a GPU where there is one."""
     train: str = "train"
+    """Name of the split to train on."""
     validation: str | None = "val"
+    """Name of the split to validate on; None for no validation."""
     reference: str | None = None
+    """Split whose descriptions a score's percentile refers to; None takes the validation split, or
+    else the training split."""
     options: DataOptions = DataOptions()  # noqa: RUF009 - frozen
+    """How the data are read."""
     cache: Path | None = None
+    """Folder for image features; None keeps them in ``output``."""
     calibration_folds: int = 0
+    """Number of extra towers, each trained without some groups, that calibrate the read-out on texts that
+    their tower has not seen; 0 for none."""
     weights: Format = "float32"
+    """Number format in which fully tuned weights are kept."""
 
 
 @dataclass(frozen=True)
 class _Prepared:
-    """The run's base before training, with its data. train: the pairs that it trains on."""
+    """A run before training: an untouched copy of the base, and the data."""
 
-    model: LoadedModel
     untuned: CLIP
     base_weights: str
     pairs: PreferenceSet
-    train: tuple[PreferencePair, ...]
     data: RunData
     reference: Examples
 
 
-def finetune(request: Request, configure: Callable[[LoadedModel], FinetuneConfig], report: Report) -> Path:
+def finetune(request: Request, configure: Callable[[Tower], FinetuneConfig], report: Report) -> Path:
     """Run to the end (or go on from the last checkpoint) and write the adapter folder.
 
-    configure: the settings, given the base. Raises :class:`DescscoreError` for data
-    without usable pairs, a loss that is not finite, or a disk that cannot be written.
+    Args:
+        request: What to train on which data.
+        configure: Called with the shape of the base's text tower, gives the settings.
+        report: Called with every line of the history.
+
+    Returns:
+        The adapter folder.
+
+    Raises:
+        DescscoreError: The data have no usable pairs, the loss is not finite, or the disk cannot be
+            written.
     """
     model = load_model(request.base, request.device)
     if model.tuned:
         raise UsageError(f"base {request.base!r}: is an adapter; fine-tuning starts from an untuned model")
-    config = configure(model)
+    config = configure(Tower.of(model.clip))
     start = _prepare(request, model)
     trainer = Trainer(model.clip, start.data, config, request.output, report)
     trainer.train()
@@ -93,60 +117,95 @@ def finetune(request: Request, configure: Callable[[LoadedModel], FinetuneConfig
 def _prepare(request: Request, model: LoadedModel) -> _Prepared:
     pairs = load_pairs(request.data, request.options)
     log.info("%s", pairs.summary())
-    train = pairs.split(request.train)
     cache = request.cache or request.output / "features"
-    held = make_examples(model, pairs.split(request.validation), cache) if request.validation else None
-    data = RunData(make_examples(model, train, cache), held)
-    reference = held or data.train
-    if request.reference:
-        reference = make_examples(model, pairs.split(request.reference), cache)
+
+    def examples(split: str | None) -> Examples | None:
+        return make_examples(model, pairs.split(split), cache) if split else None
+
+    train, validation = make_examples(model, pairs.split(request.train), cache), examples(request.validation)
+    reference = examples(request.reference) or validation or train
     base_weights = model.weights_hash
-    # Loaded models come frozen, made under inference; training decides itself what moves.
+    # Loaded models come frozen, made under inference; training decides itself which weights change.
     model.clip.requires_grad_(True)
-    return _Prepared(model, copy.deepcopy(model.clip), base_weights, pairs, train, data, reference)
+    return _Prepared(copy.deepcopy(model.clip), base_weights, pairs, RunData(train, validation), reference)
 
 
 @torch.no_grad()
 def _round_to_half(trainer: Trainer) -> None:
-    """Before anything is fitted on the tower: what is kept must be what was measured."""
+    """Before anything is fitted on the tower: the weights that are kept must be those that were measured."""
     for parameter in trainer.parameters.values():
         parameter.copy_(parameter.half().float())
 
 
 def _purpose(request: Request, trainer: Trainer, start: _Prepared) -> Purpose | None:
     """The purpose subspace with its read-out and reference; None where none was learned."""
-    rotation, site = trainer.objective.rotation, trainer.config.site
+    rotation, site = trainer.objective.rotation, trainer.objective.site
     if rotation is None or site is None:
         return None
-    grouped = Grouped(start.data.train, groups_of(start.train, start.data.train))
     matrix, tuned = rotation.matrix().detach().cpu(), trainer.objective.clip.cpu()
     reference = reference_cosines(tuned, start.reference)
     try:
         scale = None
         if request.calibration_folds:
             folder, folds = request.output / "folds", request.calibration_folds
-            scale = cross_calibration(start.untuned, grouped, trainer.config, folds, folder)
-        found = make_purpose(tuned, matrix, site, grouped, scale)
+            scale = cross_calibration(start.untuned, start.data.train, trainer.config, folds, folder)
+        ordered, fitted = fit(tuned, matrix, site, start.data.train)
     except ImportError:
         log.warning("scikit-learn is not installed: no read-out, so no description_probability")
         return Purpose(site, matrix, None, reference)
-    return Purpose(site, found.rotation, found.readout, reference)
+    readout = calibrated(fitted.readout, *scale) if scale else fitted.readout
+    return Purpose(site, ordered, readout, reference)
 
 
-def groups_of(pairs: tuple[PreferencePair, ...], examples: Examples) -> list[str]:
-    """What must not be split between folds: each pair's group (book, article), or else its image."""
-    owners = examples.owner.tolist()
-    return [pair.group or f"image {owner}" for pair, owner in zip(pairs, owners, strict=True)]
+def cross_calibration(
+    clip: CLIP, examples: Examples, config: FinetuneConfig, folds: int, folder: Path
+) -> tuple[float, float]:
+    """Scale and shift of a read-out's decision values, from towers that have not seen the texts.
+
+    A read-out fitted on the texts that its tower was trained on is too sure of itself: training has
+    already driven those texts apart. So each fold of whole groups (books, articles) is decided by a tower
+    trained on the others.
+
+    Args:
+        clip: The untuned model.
+        examples: The training split, with its groups.
+        config: The settings of the run.
+        folds: Number of folds.
+        folder: The towers are kept under it, so that a run that is started again does not train them twice.
+    """
+    fold, values, kinds = fold_of(examples.groups, folds), [], []
+    for number in range(folds):
+        trainer = train_without(clip, examples, fold != number, config, folder / f"fold{number}")
+        rotation, site = trainer.objective.rotation, trainer.objective.site
+        assert rotation is not None and site is not None  # noqa: PT018 - the loss has a subspace
+        tuned, seen = trainer.objective.clip, examples.select(fold != number)
+        ordered, fitted = fit(tuned, rotation.matrix().detach(), site, seen)
+        unseen = examples.select(fold == number)
+        values.append(decisions(fitted.readout, purpose_coordinates(tuned, unseen, Purpose(site, ordered))))
+        kinds.append(is_description(unseen).numpy().astype(int))
+    return platt(np.concatenate(values), np.concatenate(kinds))
+
+
+def train_without(
+    clip: CLIP, examples: Examples, keep: Tensor, config: FinetuneConfig, folder: Path
+) -> Trainer:
+    """Train a copy of the untuned ``clip`` where ``keep`` ``(n,)`` is true; no validation, one checkpoint."""
+    never = 10**9
+    quiet = replace(config, save_every=never, validate_every=never, patience=None)
+    fresh = copy.deepcopy(clip).requires_grad_(True)
+    trainer = Trainer(fresh, RunData(examples.select(keep), None), quiet, folder)
+    trainer.train()
+    return trainer
 
 
 def _write(request: Request, trainer: Trainer, start: _Prepared, purpose: Purpose | None) -> None:
     config, output = trainer.config, request.output
     base, _, tag = request.base.rpartition("/")
-    known = bool(base) and not Path(request.base).is_dir()
+    is_hub = bool(base) and not Path(request.base).is_dir()
     info = AdapterInfo(
-        base=base if known else _absolute(request.base),
+        base=base if is_hub else _absolute(request.base),
         base_weights=start.base_weights,
-        pretrained=tag if known else None,
+        pretrained=tag if is_hub else None,
         tuning=config.tuning,
         block=config.block,
         k=config.k,
@@ -167,7 +226,7 @@ def _run_record(request: Request, trainer: Trainer, pairs: PreferenceSet) -> dic
     config = trainer.config
     return {
         "config": asdict(config),
-        "published_learning_rate": published_rate(config.preset),
+        "published_learning_rate": preset(config.preset).learning_rate,
         "calibration_folds": request.calibration_folds,
         "weights": request.weights,
         "data": request.data,

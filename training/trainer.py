@@ -1,8 +1,8 @@
-"""Fine-tune a CLIP's text tower to prefer descriptions, by preference and by interchange intervention.
+"""The training loop: fine-tune a CLIP's text tower to prefer descriptions.
 
-The loop after Zur et al. 2024 (arXiv 2406.09458): image features are fixed, Adam at a
-constant rate, no weight decay, no clipping. It goes on from its last checkpoint
-when started again with the same settings and data, to the same weights.
+After Zur et al. 2024 (arXiv 2406.09458): image features are fixed; Adam has no weight decay, and
+gradients are not clipped. Started again with the same settings and data, a run goes on from its
+last checkpoint, to the same weights.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from descscore.training.checkpoint import (
 from descscore.training.config import FinetuneConfig
 from descscore.training.data import Examples
 from descscore.training.lora import Interpolation, attach_lora, select_full, trained_parameters
-from descscore.training.objective import Held, Objective, StepResult, run_batch, subset, validate
+from descscore.training.objective import Objective, StepResult, Untuned, run_batch, site_of, validate
 from descscore.training.plan import Batch, EpochPlan, WordSwap, read_vocabulary
 
 log = logging.getLogger(__name__)
@@ -42,16 +42,27 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RunData:
-    """What a run trains on, and what it validates on (None: no validation, no early stopping)."""
+    """The examples of a run."""
 
     train: Examples
     validation: Examples | None
+    """None for no validation, and so no early stopping."""
 
 
 class Trainer:
-    """One run. clip: the untuned model, changed in place. folder: where checkpoints go.
+    """One run.
 
-    report: called with every line of the history (training means and validations).
+    Args:
+        clip: The untuned model, changed in place.
+        data: What to train and to validate on.
+        config: All settings.
+        folder: Checkpoints go to ``folder/checkpoints``; the run goes on from the last one there.
+        report: Called with every line of the history (training means and validations).
+
+    Raises:
+        UsageError: The settings do not fit the model or the number of processes, or the folder holds
+            a run with other settings.
+        DataError: The folder holds a run on other data, or a damaged checkpoint.
     """
 
     def __init__(
@@ -68,29 +79,28 @@ class Trainer:
         self.device = self.accelerator.device
         clip.to(self.device).eval()  # no dropout anywhere; batch statistics never move
         self.train_set = data.train.to(self.device)
-        held_out = subset(data.validation, config.validation_pairs, 0) if data.validation else None
+        held_out = data.validation.sample(config.validation_pairs) if data.validation else None
         self.held_out = held_out.to(self.device) if held_out else None
         self.words = _words(clip, self.train_set, config)
-        held = Held.of(clip, self.train_set) if config.hold_weight or config.spread_weight else None
-        self.wrapped: Any = None
+        untuned = Untuned.of(clip, self.train_set) if config.hold_weight or config.spread_weight else None
+        self.wrapped: Any = None  # the LoRA wrapper, None with full tuning
         if config.tuning == "lora":
             rank, alpha = config.lora_rank or 1, config.lora_alpha
             self.wrapped = attach_lora(clip, rank, alpha, config.seed, config.lora_targets)
         else:
             select_full(clip)
-        rotation = None
-        if config.site is not None:
-            check_site(clip, config.site)
+        rotation, site = None, site_of(config)
+        if site is not None:
+            check_site(clip, site)
             rotation = Rotation(clip.transformer.width, config.seed).to(self.device)
-        self.objective = Objective(clip, rotation, config, held)
+        self.objective = Objective(clip, rotation, config, untuned)
         self.parameters = trained_parameters(clip)
-        kept, lora = config.interpolation, config.tuning == "lora"
-        self.start = Interpolation(self.parameters, lora) if kept < 1 else None
-        trained: list[nn.Parameter] = list(self.parameters.values())
-        trained += list(rotation.parameters()) if rotation else []
-        adam = torch.optim.Adam(trained, lr=config.learning_rate, fused=True)
+        blended = config.interpolation < 1
+        self.start = Interpolation(self.parameters, config.tuning == "lora") if blended else None
+        self.trained: list[nn.Parameter] = list(self.parameters.values())
+        self.trained += list(rotation.parameters()) if rotation else []
+        adam = torch.optim.Adam(self.trained, lr=config.learning_rate, fused=True)
         self.optimizer = self.accelerator.prepare(adam)
-        self.trained = trained
         self.step, self.waited = 0, 0
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Tensor] = {}
@@ -108,7 +118,7 @@ class Trainer:
                 epoch = self.step // per_epoch
                 plan = EpochPlan(self.train_set, self.config, epoch, self.words)
             assert plan is not None
-            sums.add(self._one_step(plan.batch(self.step % per_epoch), plan.examples))
+            sums.add(self.take_step(plan.batch(self.step % per_epoch), plan.examples))
             self.step += 1
             last = self.step == self.total_steps
             if self.step % self.config.validate_every == 0 or last:
@@ -117,7 +127,8 @@ class Trainer:
                 sums, began = _Sums(), time.monotonic()
             if self.step % self.config.save_every == 0 or last:
                 self.save()
-        self._take_best()
+        if self.best:
+            self._load_weights(self.best)
         if self.start is not None:
             self.start.apply(self.parameters, self.config.interpolation)
 
@@ -134,25 +145,29 @@ class Trainer:
                 f"{parts} equal parts (processes times accumulation)"
             )
 
-    def _one_step(self, batch: Batch, examples: Examples) -> list[StepResult]:
+    def take_step(self, batch: Batch, examples: Examples) -> list[StepResult]:
+        """Update the weights once; the result of each accumulated part.
+
+        Raises :class:`DescscoreError` for a loss that is not finite.
+        """
         processes, count = self.accelerator.num_processes, self.config.accumulation
-        outcomes = []
+        results = []
         self.optimizer.zero_grad()
         for index in range(count):
             part = batch.part(index, count).part(self.accelerator.process_index, processes).to(self.device)
             with self.accelerator.autocast():
-                outcome = run_batch(self.objective, examples, part)
-            if not torch.isfinite(outcome.loss):
+                result = run_batch(self.objective, examples, part)
+            if not torch.isfinite(result.loss):
                 raise DescscoreError(
-                    f"the loss is {float(outcome.loss.detach())} at step {self.step + 1}; lower the "
+                    f"the loss is {float(result.loss.detach())} at step {self.step + 1}; lower the "
                     f"learning rate. Last checkpoint: {latest(self.checkpoints)}"
                 )
-            self.accelerator.backward(outcome.loss / count)
-            outcomes.append(outcome)
+            self.accelerator.backward(result.loss / count)
+            results.append(result)
         self._average_gradients()
         self._set_rate()
         self.optimizer.step()
-        return outcomes
+        return results
 
     def _set_rate(self) -> None:
         if self.config.schedule == "linear":
@@ -172,21 +187,22 @@ class Trainer:
         line |= {f"train_{name}": value for name, value in sums.means(self.accelerator).items()}
         if self.held_out is not None:
             with self.accelerator.autocast():
-                found = validate(self.objective, self.held_out)
-            line |= {f"validation_{name}": value for name, value in found.items()}
-            self.waited = 0 if found["score"] > self.best_score else self.waited + 1
-            if found["score"] > self.best_score:
-                self.best_score = found["score"]
+                measured = validate(self.objective, self.held_out)
+            line |= {f"validation_{name}": value for name, value in measured.items()}
+            self.waited += 1
+            if measured["score"] > self.best_score:
+                self.waited, self.best_score = 0, measured["score"]
                 # A copy: a reference would follow the live weights and always be the last.
-                self.best = {name: value.detach().clone() for name, value in self._weights().items()}
+                self.best = {name: value.detach().clone() for name, value in self.weights().items()}
         self.history.append(line)
         if self.accelerator.is_main_process:
             self.report(line)
 
-    def _weights(self) -> dict[str, Tensor]:
+    def weights(self) -> dict[str, Tensor]:
+        """All that training changes, by name: the trained weights and the rotation's."""
         rotation = self.objective.rotation
-        held = {f"rotation.{k}": v for k, v in rotation.state_dict().items()} if rotation else {}
-        return {**self.parameters, **held}
+        turned = {f"rotation.{k}": v for k, v in rotation.state_dict().items()} if rotation else {}
+        return {**self.parameters, **turned}
 
     @torch.no_grad()
     def _load_weights(self, weights: dict[str, Tensor]) -> None:
@@ -197,10 +213,6 @@ class Trainer:
             state = {k[len(prefix) :]: v for k, v in weights.items() if k.startswith(prefix)}
             self.objective.rotation.load_state_dict(state)
 
-    def _take_best(self) -> None:
-        if self.best:
-            self._load_weights(self.best)
-
     @property
     def checkpoints(self) -> Path:
         return self.folder / "checkpoints"
@@ -209,8 +221,7 @@ class Trainer:
         """Write a checkpoint (main process only)."""
         if not self.accelerator.is_main_process:
             return
-        inner = self.optimizer.optimizer
-        groups = {"weights": self._weights(), "optimizer": optimizer_tensors(inner)}
+        groups = {"weights": self.weights(), "optimizer": optimizer_tensors(self.optimizer.optimizer)}
         state = {
             "config": asdict(self.config),
             "data": self._fingerprints(),
@@ -219,27 +230,21 @@ class Trainer:
             "waited": self.waited,
             "best_score": self.best_score if self.best else None,
             "history": self.history,
-            "scaler": self._scaler.state_dict() if self._scaler else None,
+            "scaler": scaler.state_dict() if (scaler := self.accelerator.scaler) else None,
         }
         if self.best:
             groups["best"] = self.best
         save_checkpoint(self.checkpoints, self.step, Checkpoint(groups, state))
 
-    @property
-    def _scaler(self) -> Any:
-        """The loss scaler of fp16 training, else None."""
-        return self.accelerator.scaler
-
     def _fingerprints(self) -> list[str | None]:
-        held = self.held_out
-        return [self.train_set.fingerprint(), held.fingerprint() if held else None]
+        return [part.fingerprint() if part else None for part in (self.train_set, self.held_out)]
 
     def _resume(self) -> None:
         path = latest(self.checkpoints)
         if path is None:
             return
-        found = load_checkpoint(path)
-        state = found.state
+        checkpoint = load_checkpoint(path)
+        state, groups = checkpoint.state, checkpoint.groups
         changed = [k for k, v in asdict(self.config).items() if state["config"].get(k) != v]
         if changed:
             raise UsageError(
@@ -247,19 +252,19 @@ class Trainer:
             )
         if state["data"] != self._fingerprints():
             raise DataError(f"{path}: belongs to a run on other data; use another folder")
-        self._load_weights({k: v.to(self.device) for k, v in found.groups["weights"].items()})
-        load_optimizer(self.optimizer.optimizer, found.groups["optimizer"])
-        self.best = {k: v.to(self.device) for k, v in found.groups.get("best", {}).items()}
+        self._load_weights({k: v.to(self.device) for k, v in groups["weights"].items()})
+        load_optimizer(self.optimizer.optimizer, groups["optimizer"])
+        self.best = {k: v.to(self.device) for k, v in groups.get("best", {}).items()}
         self.best_score = -math.inf if state["best_score"] is None else state["best_score"]
         self.step, self.waited, self.seconds = state["step"], state["waited"], state["seconds"]
         self.history = state["history"]
-        if self._scaler:
-            self._scaler.load_state_dict(state["scaler"])
+        if self.accelerator.scaler:  # of fp16 training only
+            self.accelerator.scaler.load_state_dict(state["scaler"])
         log.info("resumed from %s", path)
 
 
 def _accelerator(precision: str) -> Accelerator:
-    """An accelerator of that precision, whatever an earlier run of this process used."""
+    """An accelerator of that precision, even if an earlier run of this process used another."""
     if precision == "fp16" and not torch.cuda.is_available():
         raise UsageError("precision 'fp16' needs a GPU; 'bf16' runs on a CPU too")
     known = AcceleratorState._shared_state
@@ -270,16 +275,16 @@ def _accelerator(precision: str) -> Accelerator:
 
 
 class _Sums:
-    """Running means of what the steps since the last measurement gave."""
+    """Means of the losses and accuracies of the steps since the last measurement."""
 
     def __init__(self) -> None:
         self._values: dict[str, list[Tensor]] = {"loss": [], "preference": [], "interchange": []}
 
-    def add(self, outcomes: list[StepResult]) -> None:
-        for outcome in outcomes:
-            self._values["loss"].append(outcome.loss.detach().reshape(1))
-            self._values["preference"].append(outcome.preference.float())
-            self._values["interchange"].append(outcome.interchange.float())
+    def add(self, results: list[StepResult]) -> None:
+        for result in results:
+            self._values["loss"].append(result.loss.detach().reshape(1))
+            self._values["preference"].append(result.preference.float())
+            self._values["interchange"].append(result.interchange.float())
 
     def means(self, accelerator: Accelerator) -> dict[str, float]:
         joined = {name: torch.cat(values) for name, values in self._values.items() if values}

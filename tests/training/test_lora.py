@@ -12,18 +12,17 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
-from conftest import TINY
+from conftest import TINY, save_model
 from descscore.adapters import ExactAttention, use_exact_attention
 from descscore.errors import ModelError, UsageError
+from descscore.models import load_model
 from descscore.purpose import Exchange, Rotation, Site, interchange_texts
 from descscore.training.config import Tower, preset
 from descscore.training.lora import (
     TARGETS,
+    Interpolation,
     attach_lora,
-    check_trained,
-    full_parameters,
     lora_parameters,
-    rotation_parameters,
     select_full,
     trained_parameters,
 )
@@ -100,12 +99,6 @@ def test_trained_parameters_of_the_full_presets_on_vit_b_32(vit_b_32: Any, name:
     clip = copy.deepcopy(vit_b_32)
     select_full(clip)
     assert sum(p.numel() for p in trained_parameters(clip).values()) == 63_428_097
-    assert full_parameters(vit_b_32) == 63_428_097
-
-
-def test_rotation_parameters_on_vit_b_32() -> None:
-    assert rotation_parameters(512) == 262_144
-    assert sum(p.numel() for p in Rotation(16).parameters()) == rotation_parameters(16)
 
 
 def test_lora_trains_the_text_attention_alone() -> None:
@@ -133,26 +126,23 @@ def test_full_trains_all_text_weights_and_no_image_weight() -> None:
     assert frozen == {f"visual.{name}" for name, _ in clip.visual.named_parameters()}
 
 
-def test_full_counts_a_linear_projection() -> None:
-    clip = open_clip.CLIP(**{**SMALL, "text_cfg": {**SMALL["text_cfg"], "proj_bias": True}})
+@pytest.mark.parametrize(
+    "changes",
+    [{"proj_bias": True}, {"ls_init_value": 0.1}, {"pool_type": "eos", "proj_type": "linear"}],
+    ids=["linear projection", "layer scale", "end token by number"],
+)
+def test_full_trains_every_form_of_text_tower_whole(changes: dict[str, Any]) -> None:
+    clip = open_clip.CLIP(**{**SMALL, "text_cfg": {**SMALL["text_cfg"], **changes}}, init_logit_bias=-10)
     select_full(clip)
-    assert isinstance(clip.text_projection, nn.Linear)
+    frozen = {name for name, p in clip.named_parameters() if not p.requires_grad}
+    assert frozen == {"logit_bias"} | {f"visual.{name}" for name, _ in clip.visual.named_parameters()}
 
 
-def test_full_counts_layer_scales() -> None:
-    clip = open_clip.CLIP(**{**SMALL, "text_cfg": {**SMALL["text_cfg"], "ls_init_value": 0.1}})
-    select_full(clip)
-    assert clip.transformer.resblocks[3].ls_2.gamma.requires_grad
-    assert full_parameters(clip) == full_parameters(make_clip()) + 4 * 2 * 32
-
-
-def test_a_wrong_number_of_trained_values_is_an_error() -> None:
-    clip = make_clip()
-    clip.register_parameter("text_projection_extra", nn.Parameter(torch.zeros(3)))
-    with pytest.raises(ModelError, match="not the expected"):
-        select_full(clip)
-    with pytest.raises(ModelError, match=r"would be trained, not the expected 1"):
-        check_trained(nn.Linear(2, 2), 1)
+def test_lora_on_too_few_layers_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if a library had renamed some of them."""
+    monkeypatch.setitem(TARGETS, "attention", r"transformer\.resblocks\.0\.attn")
+    with pytest.raises(ModelError, match=r"768 values would be trained, not the expected 3,072"):
+        attach_lora(make_clip(), 4)
 
 
 @pytest.mark.parametrize(("rank", "alpha"), [(0, 1), (4, 0), (-1, 2)])
@@ -308,3 +298,44 @@ def test_updates_keep_float32_under_autocast() -> None:
     assert all(
         p.grad is not None and p.grad.dtype == torch.float32 for p in trained_parameters(wrapped).values()
     )
+
+
+# Blending with the weights before training
+
+
+def test_a_quarter_of_the_change_worked_by_hand() -> None:
+    layer = nn.Linear(2, 1)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[1.0, -2.0]]))
+        layer.bias.zero_()
+    parameters = trained_parameters(layer)
+    start = Interpolation(parameters, lora=False)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[3.0, -2.0]]))
+        layer.bias.fill_(4.0)
+    start.apply(parameters, 0.25)
+    assert layer.weight.tolist() == [[1.5, -2.0]]
+    assert layer.bias.tolist() == [1.0]
+
+
+@pytest.mark.parametrize("targets", ["attention", "tower"])
+def test_of_lora_the_merged_change_is_kept_in_part(tmp_path: Path, targets: str) -> None:
+    """With both factors shrunk the product would keep the square of the share."""
+    plain = load_model(save_model(tmp_path / "base", TINY), "cpu").clip
+    clip = copy.deepcopy(plain).requires_grad_(True)
+    wrapped = attach_lora(clip, 4, seed=1, targets=targets)
+    parameters = trained_parameters(clip)
+    start = Interpolation(parameters, lora=True)
+    noise = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in parameters.values():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=noise))
+    # What stays is the other factor, so the whole change to compare with is one of the same factors.
+    whole = copy.deepcopy(wrapped).merge_and_unload().state_dict()
+    start.apply(parameters, 0.8)
+    part = wrapped.merge_and_unload().state_dict()
+    changed = 0
+    for name, before in plain.state_dict().items():
+        torch.testing.assert_close(part[name], before + 0.8 * (whole[name] - before), rtol=0, atol=1e-6)
+        changed += not torch.equal(whole[name], before)
+    assert changed >= 8

@@ -1,7 +1,10 @@
-"""Where reference texts lie along the purpose read-out: ``python -m reproduce.interchange_table``.
+"""What the purpose subspace of an adapter holds: interchange accuracy by size, and reference places.
 
-An explanation shows a text's place among them. They should be texts that neither the
-adapter nor its read-out was fitted on, which would lie too far out.
+    python -m reproduce.purpose_subspace ADAPTER --data DATA
+
+keeps in the adapter where reference texts lie along its read-out; an explanation shows a text's place
+among them. They should be texts that neither the adapter nor its read-out was fitted on, since those lie
+too far out.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from torch import Tensor
 
 from descscore.errors import UsageError
 from descscore.models import LoadedModel, load_model
-from descscore.purpose import Rotation, Site, interchange, save_purpose
+from descscore.purpose import Rotation, interchange, save_purpose
 from descscore.tables.open import load_pairs
 from descscore.tables.rows import PreferencePair
 from descscore.texts import pad
@@ -26,27 +29,25 @@ from descscore.training.data import Examples
 from descscore.training.losses import interchange_hits, interchange_logits
 from descscore.training.plan import draw_sources
 
-# Where is purpose kept? Interchange accuracy through several subspaces of several sizes.
-
-
 SEED = 0
 RANDOM_ROTATIONS = 3
-SUBSPACES = ("trained", "complement", "random", "full swap")
+POINTS = 101
+"""Quantiles that are kept of the reference texts: every 1 %."""
+_BATCH = 64
 
 
 @dataclass(frozen=True)
 class InterchangeRow:
-    """Share of interchanges that move the logit the right way, 0..1; staying put is wrong.
-
-    subspace: ``trained``, the first k trained coordinates; ``complement``, all others;
-    ``random``, k coordinates of random rotations (mean over three); ``full swap``, the
-    whole state, where k is the width. n: interchanges, every text once as base.
-    """
+    """Share of interchanges that move the logit the right way, where staying put is wrong."""
 
     subspace: str
+    """``trained``, the first k trained coordinates; ``complement``, all others; ``random``, k coordinates of
+    random rotations (mean over three); ``full swap``, the whole state, where k is the width."""
     k: int
     value: float
+    """0 to 1."""
     n: int
+    """Number of interchanges: every text once as base."""
 
 
 def sizes(width: int) -> tuple[int, ...]:
@@ -58,29 +59,24 @@ def sizes(width: int) -> tuple[int, ...]:
 def interchange_table(clip: CLIP, rotation: Tensor, block: int, examples: Examples) -> list[InterchangeRow]:
     """All rows for one model. rotation: R ``(width, width)``; block: of the site.
 
-    Every text is once the base, its source a text of the other kind and of another
-    image, drawn by a fixed seed, the same for every subspace.
+    Every text is once the base. Its source is a text of the other kind and of another image, drawn by
+    a fixed seed, the same for every subspace.
     """
     width, texts = len(rotation), torch.arange(2 * len(examples))
     sources = draw_sources(texts, examples.owner, "other", torch.Generator().manual_seed(SEED))
-    bench = _Bench(clip, examples, block, sources)
+    runs = _Runs(clip, examples, block, sources)
+    randoms = [Rotation(width, seed).matrix() for seed in range(RANDOM_ROTATIONS)]
     rows = []
     for k in sizes(width):
-        randoms = [Rotation(width, seed).matrix() for seed in range(RANDOM_ROTATIONS)]
-        by_random = [bench.accuracy(matrix[:k]) for matrix in randoms]
-        rows.append(InterchangeRow("trained", k, bench.accuracy(rotation[:k]), len(texts)))
-        rows.append(InterchangeRow("complement", k, bench.accuracy(rotation[k:]), len(texts)))
+        by_random = [runs.accuracy(matrix[:k]) for matrix in randoms]
+        rows.append(InterchangeRow("trained", k, runs.accuracy(rotation[:k]), len(texts)))
+        rows.append(InterchangeRow("complement", k, runs.accuracy(rotation[k:]), len(texts)))
         rows.append(InterchangeRow("random", k, sum(by_random) / len(by_random), len(texts)))
-    rows.append(InterchangeRow("full swap", width, bench.accuracy(torch.eye(width)), len(texts)))
+    rows.append(InterchangeRow("full swap", width, runs.accuracy(torch.eye(width)), len(texts)))
     return rows
 
 
-def trained_accuracy(rows: list[InterchangeRow], site: Site) -> float:
-    """The row of the trained subspace at the k it was trained with."""
-    return next(row.value for row in rows if (row.subspace, row.k) == ("trained", site.k))
-
-
-class _Bench:
+class _Runs:
     """All texts run to the site once; every subspace costs only the blocks after it."""
 
     def __init__(self, clip: CLIP, examples: Examples, block: int, sources: Tensor, batch: int = 128) -> None:
@@ -90,7 +86,7 @@ class _Bench:
         self._plain = torch.cat([run_from_block(clip, run) for run in self._runs])
 
     def accuracy(self, basis: Tensor) -> float:
-        """basis: ``(m, width)`` orthonormal rows that span what is swapped; none swaps nothing."""
+        """basis: ``(m, width)`` orthonormal rows that span the swapped part; no rows swap nothing."""
         new = interchange(self._states, self._states[self._sources], basis, len(basis))
         parts, lengths = [], [len(run.tokens) for run in self._runs]
         for run, state in zip(self._runs, torch.split(new, lengths), strict=True):
@@ -100,10 +96,6 @@ class _Bench:
         logits = interchange_logits(images, self._plain, torch.cat(parts), self._clip.logit_scale)
         hits = interchange_hits(logits, self._sources < len(self._images))
         return float(hits.double().mean())
-
-
-POINTS = 101
-_BATCH = 64
 
 
 def reference_places(model: LoadedModel, pairs: Sequence[PreferencePair]) -> Tensor:
@@ -119,7 +111,7 @@ def reference_places(model: LoadedModel, pairs: Sequence[PreferencePair]) -> Ten
 
 @torch.no_grad()
 def log_odds_of(model: LoadedModel, texts: Sequence[str]) -> Tensor:
-    """Read-out log-odds of texts, cut to the context: ``(len(texts),)``."""
+    """Read-out log-odds of texts, cut to the context, in order of their length: ``(len(texts),)``."""
     purpose = model.purpose
     if purpose is None or purpose.readout is None:
         raise UsageError(f"model {model.name}: has no purpose read-out")

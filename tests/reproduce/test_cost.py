@@ -19,7 +19,6 @@ from descscore.towers.text import end_positions
 from descscore.training.plan import EpochPlan
 from descscore.training.trainer import Trainer
 from reproduce import cost
-from reproduce import cost as cost_ways
 from reproduce.cost import (
     COMPARISON,
     DATA_FILE,
@@ -31,7 +30,7 @@ from reproduce.cost import (
     make_way,
     measured,
     put_together,
-    shown,
+    scored_images,
 )
 
 CPU = torch.device("cpu")
@@ -39,7 +38,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def tiny(tiny_folder: Path) -> open_clip.CLIP:
-    return cost_ways.random_model(Setting(str(tiny_folder), CPU))
+    return cost.random_model(Setting(str(tiny_folder), CPU))
 
 
 def test_made_up_texts_are_as_long_as_concadias(tiny: open_clip.CLIP) -> None:
@@ -59,22 +58,22 @@ def test_made_up_texts_are_as_long_as_concadias(tiny: open_clip.CLIP) -> None:
 def test_the_comparison_wants_texts_of_the_full_length(tiny: open_clip.CLIP) -> None:
     short, one = made_up(tiny, 6).tokens[:, :30], torch.arange(1)
     with pytest.raises(ValueError, match="rows of 30 tokens, not 77"):
-        cost_ways.full_encode(tiny, short)
+        cost.full_encode(tiny, short)
     matrix = torch.eye(tiny.transformer.width)
     with pytest.raises(ValueError, match="rows of 30 tokens, not 77"):
-        cost_ways.full_exchange(tiny, short, Exchange(one, one), matrix, Site(0, 1))
+        cost.full_exchange(tiny, short, Exchange(one, one), matrix, Site(0, 1))
 
 
 def watched(name: str, folder: Path, steps: int, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What a way runs: images, positions of the first and the last text block, and its trained weights."""
     made: list[Trainer] = []
-    real = cost_ways._trainer
+    real = cost._trainer
 
     def trainer(*args: Any) -> Trainer:
         made.append(real(*args))
         return made[0]
 
-    monkeypatch.setattr(cost_ways, "_trainer", trainer)
+    monkeypatch.setattr(cost, "_trainer", trainer)
     way = make_way(name, Setting(str(folder), CPU))
     clip, seen = made[0].objective.clip, {"images": 0, "first": 0, "last": 0}
 
@@ -123,18 +122,18 @@ def test_the_comparison_has_the_gradients_of_the_way_itself(
 ) -> None:
     """Same loss, same trained weights: with the same image features, gradients differ by rounding alone."""
     made: list[Trainer] = []
-    real = cost_ways._trainer
+    real = cost._trainer
 
     def trainer(*args: Any) -> Trainer:
         made.append(real(*args))
         return made[-1]
 
-    monkeypatch.setattr(cost_ways, "_trainer", trainer)
+    monkeypatch.setattr(cost, "_trainer", trainer)
     setting = Setting(str(tiny_folder), CPU)
     make_way(name, setting).step(0)
     way = make_way(COMPARISON[name], setting)
     ours, plain = made
-    rows = shown(EpochPlan(plain.train_set, plain.config, 0).batch(0), len(plain.train_set))
+    rows = scored_images(EpochPlan(plain.train_set, plain.config, 0).batch(0), len(plain.train_set))
     stored = plain.train_set.images[rows]
     monkeypatch.setattr(open_clip.CLIP, "encode_image", lambda self, pixels: stored[: len(pixels)])
     way.step(0)
@@ -149,7 +148,7 @@ def test_the_comparison_has_the_gradients_of_the_way_itself(
 
 def test_a_model_that_nobody_knows_is_named() -> None:
     with pytest.raises(UsageError, match="'ViT-Z'"):
-        cost_ways.random_model(Setting("ViT-Z", CPU))
+        cost.random_model(Setting("ViT-Z", CPU))
 
 
 def test_the_command_measures_every_way_and_keeps_other_runs(

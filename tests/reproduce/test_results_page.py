@@ -12,8 +12,7 @@ import pytest
 
 from descscore.errors import UsageError
 from descscore.eval.report.page import table
-from reproduce.cross_validation import SEEDS, SHIPPED, runs
-from reproduce.results import kept_records
+from reproduce.results import SEEDS, SHIPPED, kept_records, runs
 from reproduce.results_page import (
     figures_markdown,
     over_seeds,
@@ -23,7 +22,7 @@ from reproduce.results_page import (
     write_page,
 )
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def record(name: str, seed: int, value: float) -> dict[str, Any]:

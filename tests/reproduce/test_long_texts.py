@@ -11,9 +11,9 @@ import torch.nn.functional as F
 
 from descscore import DescScorer
 from descscore.texts import DEFAULT_POLICY
-from reproduce.long_texts import CHOSEN_BY, POLICIES, Described, Hits, Row, chosen, hits, page
+from reproduce.long_texts import CHOSEN_BY, POLICIES, Described, Hits, PolicyRow, chosen, hits, page
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 LONG = "A red car stands at a green gate. " * 12
 
 
@@ -48,9 +48,9 @@ def test_without_captions_there_is_no_preference(tiny_folder: Path) -> None:
 
 def test_the_best_on_held_out_books_is_chosen_whatever_the_measuring_sets_say() -> None:
     rows = [
-        Row("truncate", CHOSEN_BY, 0.9, 10, 0.7, 10),
-        Row("windows", CHOSEN_BY, 0.8, 10, 0.9, 10),
-        Row("truncate", "openstax test", 1.0, 10, 1.0, 10),
+        PolicyRow("truncate", CHOSEN_BY, 0.9, 10, 0.7, 10),
+        PolicyRow("windows", CHOSEN_BY, 0.8, 10, 0.9, 10),
+        PolicyRow("truncate", "openstax test", 1.0, 10, 1.0, 10),
     ]
     assert chosen(rows) == "windows"
 
@@ -58,9 +58,9 @@ def test_the_best_on_held_out_books_is_chosen_whatever_the_measuring_sets_say() 
 @pytest.mark.parametrize(("of_cut", "expected"), [(0.85, "windows"), (0.83, "windows"), (0.88, "truncate")])
 def test_cutting_a_text_must_be_a_point_better(of_cut: float, expected: str) -> None:
     rows = [
-        Row("truncate", CHOSEN_BY, of_cut, 10, 0.9, 10),
-        Row("windows", CHOSEN_BY, 0.84, 10, 0.9, 10),
-        Row("weighted-windows", CHOSEN_BY, 0.8, 10, 0.9, 10),
+        PolicyRow("truncate", CHOSEN_BY, of_cut, 10, 0.9, 10),
+        PolicyRow("windows", CHOSEN_BY, 0.84, 10, 0.9, 10),
+        PolicyRow("weighted-windows", CHOSEN_BY, 0.8, 10, 0.9, 10),
     ]
     assert chosen(rows) == expected
 
@@ -68,4 +68,4 @@ def test_cutting_a_text_must_be_a_point_better(of_cut: float, expected: str) -> 
 def test_the_page_and_the_default_are_those_of_the_file() -> None:
     record = json.loads((DOCS / "long_texts.json").read_text(encoding="utf-8"))
     assert (DOCS / "long_texts.md").read_text(encoding="utf-8") == page(record)
-    assert record["chosen"] == chosen([Row(**row) for row in record["rows"]]) == DEFAULT_POLICY
+    assert record["chosen"] == chosen([PolicyRow(**row) for row in record["rows"]]) == DEFAULT_POLICY

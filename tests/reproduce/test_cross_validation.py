@@ -1,4 +1,4 @@
-"""Folds keep groups whole, a recipe is measured on what it did not see, and a wrong one is named."""
+"""A recipe is measured on what it did not see, and a wrong recipe is named."""
 
 from __future__ import annotations
 
@@ -9,53 +9,25 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
-from hypothesis import strategies as st
+from toy_examples import examples
 
-from descscore.errors import DataError, UsageError
+from descscore.adapters import weights_hash
+from descscore.errors import UsageError
 from descscore.models import load_model
 from descscore.training.config import Tower, preset
-from descscore.training.data import Examples
-from descscore.training.readout import fold_of, part
+from descscore.training.readout import fold_of
+from reproduce import cross_validation
 from reproduce.cross_validation import FoldData, Gallery, Recipe, cross_validate, read_recipes, recall
-
-
-@given(st.lists(st.sampled_from("abcdefg"), min_size=3, max_size=60).filter(lambda g: len(set(g)) >= 3))
-def test_folds_keep_groups_whole_whatever_the_order(groups: list[str]) -> None:
-    fold = fold_of(groups, 3)
-    places = {name: {int(f) for f, g in zip(fold, groups, strict=True) if g == name} for name in groups}
-    assert all(len(found) == 1 for found in places.values())
-    assert set(fold.tolist()) == {0, 1, 2}
-    assert fold_of(groups[::-1], 3).tolist() == fold.tolist()[::-1]
-
-
-def test_folds_are_evened_out_by_size() -> None:
-    groups = ["a"] * 50 + ["b"] * 30 + ["c"] * 20 + ["d"] * 10
-    assert sorted(np.bincount(fold_of(groups, 2)).tolist()) == [50, 60]
-    with pytest.raises(DataError, match="2 groups cannot be cut into 3 folds"):
-        fold_of(["a", "b"], 3)
-
-
-def examples(n: int = 24) -> Examples:
-    """Descriptions say "a", captions "b", whatever the picture. As in real towers, pictures have a mean."""
-    rng = torch.Generator().manual_seed(0)
-    images = torch.nn.functional.normalize(1 + torch.randn(n, 16, generator=rng), dim=1)
-    tokens = torch.randint(500, 40000, (2 * n, 7), generator=rng)
-    tokens[:n, 2], tokens[n:, 2] = 320, 321
-    tokens[:, 0], tokens[:, -1] = 49406, 49407
-    return Examples(images, torch.arange(n), tokens)
 
 
 def test_a_fold_is_measured_without_having_been_trained_on(
     tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from reproduce import cross_validation
-
     seen: list[set[bytes]] = []
     real = cross_validation.train_without
 
     def spy(clip, pairs, keep, *rest):  # type: ignore[no-untyped-def]
-        seen.append({row.numpy().tobytes() for row in part(pairs, keep).images})
+        seen.append({row.numpy().tobytes() for row in pairs.select(keep).images})
         return real(clip, pairs, keep, *rest)
 
     measured: list[set[bytes]] = []
@@ -78,8 +50,6 @@ def test_a_fold_is_measured_without_having_been_trained_on(
         assert len(held) == 8
         assert not train & held
     assert np.mean([r["preference"] for r in records]) > 0.9  # one word tells them apart
-    from descscore.adapters import weights_hash
-
     assert weights_hash(model.clip) == before
 
 

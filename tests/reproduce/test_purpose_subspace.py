@@ -1,0 +1,72 @@
+"""Interchange accuracy through subspaces, against plain hooks on open_clip."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from toy_examples import examples
+
+from descscore.models import load_model
+from descscore.purpose import Rotation
+from descscore.training.data import Examples
+from descscore.training.plan import draw_sources
+from reproduce.purpose_subspace import interchange_table, sizes
+
+
+@pytest.fixture(scope="module")
+def clip(tiny_folder: Path):  # type: ignore[no-untyped-def]
+    return load_model(tiny_folder, "cpu").clip
+
+
+@torch.no_grad()
+def slow_accuracy(clip, basis: torch.Tensor, block: int, data: Examples) -> float:  # type: ignore[no-untyped-def]
+    """One text at a time, with a hook that overwrites the state; no code of the package but the tokens."""
+    n, hits = len(data), 0
+    sources = draw_sources(torch.arange(2 * n), data.owner, "other", torch.Generator().manual_seed(0))
+    padded = torch.zeros(2 * n, 77, dtype=torch.int64)
+    padded[:, : data.tokens.shape[1]] = data.tokens
+    layer = clip.transformer.resblocks[block]
+
+    def state(row: int) -> torch.Tensor:
+        kept: list[torch.Tensor] = []
+        handle = layer.register_forward_hook(
+            lambda m, i, out: kept.append(out[0, padded[row].argmax()].clone())
+        )
+        clip.encode_text(padded[row : row + 1])
+        handle.remove()
+        return kept[0]
+
+    def cosine(row: int, new: torch.Tensor | None) -> float:
+        def put(module, inputs, out):  # type: ignore[no-untyped-def]
+            out = out.clone()
+            if new is not None:
+                out[0, padded[row].argmax()] = new
+            return out
+
+        handle = layer.register_forward_hook(put)
+        text = torch.nn.functional.normalize(clip.encode_text(padded[row : row + 1]), dim=1)[0]
+        handle.remove()
+        return float(text @ data.images[row % n])
+
+    for row in range(2 * n):
+        mine, other = state(row), state(int(sources[row]))
+        projector = basis.T @ basis
+        moved = cosine(row, mine + projector @ (other - mine)) - cosine(row, None)
+        hits += moved > 1e-9 if sources[row] < n else moved < -1e-9
+    return hits / (2 * n)
+
+
+def test_interchange_table_against_hooks_one_text_at_a_time(clip) -> None:  # type: ignore[no-untyped-def]
+    data = examples()
+    rotation = Rotation(32, 1).matrix().detach()
+    rows = {(r.subspace, r.k): r for r in interchange_table(clip, rotation, 2, data)}
+    assert sizes(32) == (1, 4, 8, 16, 32)
+    for k in (4, 16):
+        for name, basis in (("trained", rotation[:k]), ("complement", rotation[k:])):
+            assert rows[name, k].value == pytest.approx(slow_accuracy(clip, basis, 2, data), abs=1e-9)
+    assert rows["complement", 32].value == 0  # nothing is swapped, and staying put is wrong
+    full = rows["full swap", 32].value
+    assert full == pytest.approx(rows["trained", 32].value, abs=0.05)
+    assert all(row.n == 48 for row in rows.values())

@@ -1,0 +1,145 @@
+"""After training: ordered purpose coordinates, a read-out calibrated on unseen groups, folds of groups."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from toy_examples import examples
+
+from descscore.errors import DataError
+from descscore.models import load_model
+from descscore.purpose import Purpose, Rotation, Site, interchange
+from descscore.towers.text import encode_tokens
+from descscore.training import finetune
+from descscore.training.config import Tower, preset
+from descscore.training.finetune import cross_calibration
+from descscore.training.readout import (
+    fit_readout,
+    fold_of,
+    order_rotation,
+    purpose_coordinates,
+    reference_cosines,
+)
+
+SITE = Site(2, 8)
+
+
+@pytest.fixture(scope="module")
+def clip(tiny_folder: Path):  # type: ignore[no-untyped-def]
+    return load_model(tiny_folder, "cpu").clip
+
+
+def test_ordering_keeps_the_subspace_and_every_interchange_at_the_trained_k(clip) -> None:  # type: ignore[no-untyped-def]
+    data, rotation = examples(), Rotation(32, 1).matrix().detach()
+    ordered = order_rotation(clip, rotation, SITE, data)
+    assert torch.allclose(ordered @ ordered.T, torch.eye(32), atol=1e-5)
+    assert torch.equal(ordered[8:], rotation[8:])
+    base, source = torch.randn(2, 5, 32)
+    one, other = (interchange(base, source, matrix, 8) for matrix in (rotation, ordered))
+    assert torch.allclose(one, other, atol=1e-5)
+
+
+def test_the_first_coordinate_holds_the_mean_difference_and_the_next_most_of_the_rest(clip) -> None:  # type: ignore[no-untyped-def]
+    data, n = examples(), 24
+    ordered = order_rotation(clip, Rotation(32, 1).matrix().detach(), SITE, data)
+    found = purpose_coordinates(clip, data, Purpose(SITE, ordered)).double()
+    difference = found[:n] - found[n:]
+    mean = difference.mean(0)
+    assert float(mean[0]) > 0
+    assert float(mean[1:].abs().max()) < 1e-5 * float(mean[0])
+    spread = difference[:, 1:].square().mean(0)
+    assert (spread[:-1] >= spread[1:] - 1e-9).all()
+
+
+def test_the_calibration_uses_only_decisions_on_unseen_groups(
+    clip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # type: ignore[no-untyped-def]
+    data = replace(examples(), groups=("a",) * 8 + ("b",) * 8 + ("c",) * 8)
+    trained: list[torch.Tensor] = []
+    real = finetune.train_without
+
+    def spy(clip, pairs, keep, *rest):  # type: ignore[no-untyped-def]
+        trained.append(keep)
+        return real(clip, pairs, keep, *rest)
+
+    monkeypatch.setattr(finetune, "train_without", spy)
+    config = replace(preset("joint", Tower(32, 4)), epochs=1, batch_size=8, learning_rate=3e-3)
+    scale, shift = cross_calibration(clip, data, config, 3, tmp_path)
+    assert np.isfinite([scale, shift]).all()
+    assert scale > 0
+    assert torch.stack(trained).sum(0).tolist() == [2] * 24  # each pair is left out once
+    again = cross_calibration(clip, data, config, 3, tmp_path)  # taken up from the folder, not trained again
+    assert again == (scale, shift)
+
+
+def test_reference_cosines_are_sorted_and_each_of_its_own_image(clip) -> None:  # type: ignore[no-untyped-def]
+    data = examples()
+    found = reference_cosines(clip, data, batch_size=5)
+    with torch.no_grad():
+        texts = torch.nn.functional.normalize(encode_tokens(clip, data.tokens[:24]), dim=1)
+    expected = (texts * data.images).sum(1).sort().values
+    assert torch.allclose(found, expected, atol=1e-6)
+
+
+def synthetic(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Coordinates whose true log-odds are known."""
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(n, 6)) * [1, 3, 0.2, 1, 1, 1] + 5
+    odds = 1.5 * (x[:, 0] - 5) - 0.4 * (x[:, 1] - 5) + 0.3
+    y = rng.random(n) < 1 / (1 + np.exp(-odds))
+    return torch.from_numpy(x), torch.from_numpy(y), torch.from_numpy(odds)
+
+
+def test_fit_finds_the_true_log_odds() -> None:
+    x, y, _ = synthetic(8000, 0)
+    fitted = fit_readout(x, y, np.arange(8000) // 4)
+    fresh, labels, odds = synthetic(4000, 1)
+    guess = fresh.float() @ fitted.readout.weight + fitted.readout.bias
+    assert float((guess - odds).abs().mean()) < 0.15
+    p = torch.sigmoid(guess).double()
+    for low in (0.0, 0.25, 0.5, 0.75):
+        within = (p >= low) & (p < low + 0.25)
+        assert float(p[within].mean()) == pytest.approx(float(labels[within].double().mean()), abs=0.05)
+    truth = torch.sigmoid(odds)
+    best = float(-(labels * truth.log() + ~labels * (1 - truth).log()).mean())
+    assert fitted.held_out_log_loss == pytest.approx(best, abs=0.03)
+
+
+def test_calibration_sees_overfitting() -> None:
+    """With as many coordinates as texts, an uncalibrated fit would be certain of everything."""
+    rng = np.random.default_rng(0)
+    x, y = torch.from_numpy(rng.normal(size=(200, 150))), torch.from_numpy(rng.random(200) < 0.5)
+    fitted = fit_readout(x, y, np.arange(200))
+    fresh = torch.from_numpy(rng.normal(size=(500, 150))).float()
+    p = torch.sigmoid(fresh @ fitted.readout.weight + fitted.readout.bias)
+    assert float((p - 0.5).abs().mean()) < 0.15
+
+
+def test_one_kind_or_one_group_is_refused() -> None:
+    x = torch.randn(10, 2)
+    with pytest.raises(DataError, match="both kinds"):
+        fit_readout(x, torch.ones(10, dtype=torch.bool), np.arange(10))
+    with pytest.raises(DataError, match="two groups"):
+        fit_readout(x, torch.arange(10) < 5, np.zeros(10))
+
+
+@given(st.lists(st.sampled_from("abcdefg"), min_size=3, max_size=60).filter(lambda g: len(set(g)) >= 3))
+def test_folds_keep_groups_whole_whatever_the_order(groups: list[str]) -> None:
+    fold = fold_of(groups, 3)
+    places = {name: {f for f, g in zip(fold.tolist(), groups, strict=True) if g == name} for name in groups}
+    assert all(len(found) == 1 for found in places.values())
+    assert set(fold.tolist()) == {0, 1, 2}
+    assert fold_of(groups[::-1], 3).tolist() == fold.tolist()[::-1]
+
+
+def test_folds_are_evened_out_by_size() -> None:
+    groups = ["a"] * 50 + ["b"] * 30 + ["c"] * 20 + ["d"] * 10
+    assert sorted(np.bincount(fold_of(groups, 2)).tolist()) == [50, 60]
+    with pytest.raises(DataError, match="2 groups cannot be cut into 3 folds"):
+        fold_of(["a", "b"], 3)
