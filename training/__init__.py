@@ -1,1 +1,1 @@
-"""Training: the bundled base, and tuning a CLIP to prefer descriptions."""
+"""Fine-tuning: teach a CLIP's text tower to prefer descriptions, from pairs to an adapter."""

@@ -1,7 +1,7 @@
 """Checkpoints that a kill at any moment leaves whole: tensors and readable JSON, never a pickle.
 
-A checkpoint is a folder, written under another name, flushed to disk, and renamed.
-The one before it goes only after that.
+A checkpoint is a folder. It is written under another name, flushed to disk, and renamed; only then
+the one before it is removed.
 """
 
 from __future__ import annotations
@@ -24,10 +24,12 @@ Tensors = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """groups: named sets of tensors (``weights``, ``optimizer``, ``best``); state: plain JSON values."""
+    """The state of a run at one step."""
 
     groups: dict[str, Tensors]
+    """Named sets of tensors: ``weights``, ``optimizer``, ``best``."""
     state: dict[str, Any]
+    """Plain JSON values."""
 
 
 def save_checkpoint(folder: Path, step: int, checkpoint: Checkpoint) -> Path:
@@ -63,8 +65,7 @@ def save_checkpoint(folder: Path, step: int, checkpoint: Checkpoint) -> Path:
 
 def latest(folder: Path) -> Path | None:
     """The newest whole checkpoint in ``folder``, or None."""
-    found = _complete(folder)
-    return found[-1] if found else None
+    return next(reversed(_complete(folder)), None)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -97,7 +98,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> Tensors:
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Tensors) -> None:
-    """Put back what :func:`optimizer_tensors` gave."""
+    """Restore the state that :func:`optimizer_tensors` returned."""
     whole = optimizer.state_dict()
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():

@@ -1,9 +1,9 @@
-"""The losses of fine-tuning, each a pure function on tensors, and what is counted beside them.
+"""The losses of fine-tuning and the hits that accuracies count, each a pure function on tensors.
 
-Text features may be raw: every function takes cosines, in float32 under any
-autocast (float64 tensors stay float64). ``logit_scale`` is the model's own
-parameter, a logarithm: logits are exp(logit_scale) * cosine.
-Source: Zur et al. 2024 (arXiv 2406.09458).
+:mod:`descscore.training.objective` adds them up for a batch. Text features may be raw: every function
+computes cosines, in float32 under any autocast (float64 tensors stay float64). ``logit_scale`` is the
+model's own parameter, a logarithm: logits are exp(logit_scale) * cosine. Source: Zur et al. 2024
+(arXiv 2406.09458).
 """
 
 from __future__ import annotations
@@ -42,9 +42,11 @@ def preference_loss(images: Tensor, descriptions: Tensor, captions: Tensor, logi
 def interchange_logits(images: Tensor, base: Tensor, swapped: Tensor, logit_scale: Tensor) -> Tensor:
     """exp(logit_scale) * cosine of the base text, as it is and interchanged -> ``(n, 2)``.
 
-    images: ``(n, embed_dim)``, those that the *base* texts belong to. base,
-    swapped: ``(n, embed_dim)``, features of the base text alone and with the
-    source's purpose.
+    Args:
+        images: ``(n, embed_dim)``, the images of the *base* texts.
+        base: ``(n, embed_dim)``, features of the base texts as they are.
+        swapped: ``(n, embed_dim)``, features of the base texts with their sources' purpose.
+        logit_scale: ``()``.
     """
     both = torch.stack([cosines(images, base), cosines(images, swapped)], dim=1)
     return logit_scale.exp() * both
@@ -73,12 +75,17 @@ def joint_loss(interchange: Tensor, preference: Tensor, weight: float) -> Tensor
 def contrastive_loss(
     images: Tensor, texts: Tensor, logit_scale: Tensor, owners: Tensor | None = None
 ) -> Tensor:
-    """InfoNCE of images against descriptions, other images' descriptions being the negatives -> ``()``.
+    """InfoNCE of images against descriptions, with other images' descriptions as negatives -> ``()``.
 
-    The mean of the two directions' cross-entropies, over ``(n, n)`` logits with the
-    matches on the diagonal. owners: ``(n,)`` ints, which image each row shows; rows
-    of the same image are not negatives of each other (a batch drawn with
-    replacement holds such). Source: Radford et al. 2021 (arXiv 2103.00020).
+    The mean of the two directions' cross-entropies, over ``(n, n)`` logits with the matches on the
+    diagonal. Source: Radford et al. 2021 (arXiv 2103.00020).
+
+    Args:
+        images: ``(n, embed_dim)``.
+        texts: ``(n, embed_dim)``.
+        logit_scale: ``()``.
+        owners: ``(n,)`` ints, the image that each row shows. Rows of the same image, as in a batch drawn
+            with replacement, are not negatives of each other.
     """
     with torch.autocast(images.device.type, enabled=False):  # it would multiply in half precision
         logits = logit_scale.exp() * (_unit(images) @ _unit(texts).T)
@@ -109,9 +116,8 @@ class ImageMoments:
 def logit_shifts(texts: Tensor, untuned: Tensor, logit_scale: Tensor) -> Tensor:
     """How tuning moved texts, in logits: ``shifts @ image`` is the change of the logit with an image.
 
-    texts, untuned: ``(m, d)`` features of the same texts under the model in training and
-    under its base -> ``(m, d)``. The scale is the model's own without gradient: a model
-    must not hold on to its base by shrinking it.
+    texts, untuned: ``(m, d)`` features of the same texts under the model in training and under its
+    base -> ``(m, d)``. No gradient reaches the scale: else a model could stay near its base by shrinking it.
     """
     return logit_scale.detach().exp() * (_unit(texts) - _unit(untuned))
 
@@ -120,8 +126,8 @@ def hold_loss(shifts: Tensor, images: ImageMoments) -> Tensor:
     """Variance over images of a text's change of logit, mean over texts -> ``()``, at least 0.
 
     shifts: ``(m, d)`` from :func:`logit_shifts`. 0 where tuning moves a text's logits with
-    all images alike: the text may become better or worse as such, and still
-    tells one image from another exactly as its base does.
+    all images alike: the text may score higher or lower with all of them, and still tells one image
+    from another exactly as under the base.
     """
     with torch.autocast(shifts.device.type, enabled=False):
         return ((shifts @ images.covariance) * shifts).sum(-1).mean()
@@ -130,8 +136,8 @@ def hold_loss(shifts: Tensor, images: ImageMoments) -> Tensor:
 def spread_loss(shifts: Tensor, images: ImageMoments) -> Tensor:
     """Variance over descriptions of their mean change of logit -> ``()``, at least 0.
 
-    shifts: ``(m, d)`` of descriptions only. 0 where all descriptions gain alike: those that
-    read most like a description must not win over an image's own.
+    shifts: ``(m, d)`` of descriptions only. 0 where all descriptions gain alike: another
+    description that reads more like one must not win over an image's own.
     """
     with torch.autocast(shifts.device.type, enabled=False):
         return (shifts @ images.mean).var(unbiased=False)
