@@ -33,11 +33,11 @@ from torch import Tensor
 
 from descscore.errors import DescscoreError, UsageError
 from descscore.eval.material import machine
-from descscore.eval.report.page import table
+from descscore.eval.report.page import counted, table
 from descscore.eval.throughput import flops
 from descscore.purpose import Exchange, Interchanged, Site, interchange_run
 from descscore.towers.text import begin, end_positions
-from descscore.training.config import FinetuneConfig, Precision, Tower, preset
+from descscore.training.config import Precision, Tower, preset
 from descscore.training.data import Examples
 from descscore.training.objective import TextRuns, run_batch
 from descscore.training.plan import Batch, EpochPlan
@@ -207,20 +207,13 @@ def make_way(name: str, setting: Setting) -> Way:
 
 def _trainer(name: str, drawn: bool, setting: Setting) -> Trainer:
     clip = random_model(setting)
-    config = _config(preset(name, Tower.of(clip)), drawn, setting)
+    config = preset(name, Tower.of(clip))
+    texts = setting.batch_size or config.batch_size
+    examples = _STEPS * texts if drawn else None
+    config = replace(config, batch_size=texts, examples_per_epoch=examples, precision=setting.precision)
     data = made_up(clip, _STEPS * config.pairs_per_batch)
     with TemporaryDirectory() as folder:
         return Trainer(clip, RunData(data, None), config, Path(folder))
-
-
-def _config(config: FinetuneConfig, drawn: bool, setting: Setting) -> FinetuneConfig:
-    texts = setting.batch_size or config.batch_size
-    return replace(
-        config,
-        batch_size=texts,
-        examples_per_epoch=_STEPS * texts if drawn else None,
-        precision=setting.precision,
-    )
 
 
 def random_model(setting: Setting) -> CLIP:
@@ -408,15 +401,11 @@ def _device_part(runs: Sequence[Json]) -> str:
     head = ["texts a step", "precision", "way to train", "seconds per 1,000 pairs", "times faster"]
     head += ["GFLOP a pair", "times less", "peak"]
     about = [
-        f"{run['machine']}, {_count(run['threads'], 'thread')}; "
-        f"medians of {_count(run['rounds'], 'round')} of {_count(run['steps'], 'step')}"
+        f"{run['machine']}, {counted(run['threads'], 'thread')}; "
+        f"medians of {counted(run['rounds'], 'round')} of {counted(run['steps'], 'step')}"
         for run in runs
     ]
     return f"{table(head, rows)}\n{'; '.join(dict.fromkeys(about))}.\n"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _row(run: Json, way: Json) -> list[str]:

@@ -78,7 +78,7 @@ def train(
 ) -> None:
     """Fine-tune a CLIP to prefer descriptions; started again, it goes on from its last checkpoint.
 
-    OUTPUT then holds an adapter, which --model takes.
+    The folder --output then is a model for --model. A setting without a default takes the preset's value.
     """
     from descscore.tables.open import DataOptions
     from descscore.training.finetune import Request, finetune

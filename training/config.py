@@ -69,7 +69,7 @@ class FinetuneConfig:
 
     lora_rank: int | None = field(default=None, metadata=_about("Rank of the low-rank updates.", least=1))
     """The presets set it; None with ``full`` tuning."""
-    lora_alpha: int | None = field(default=None, metadata=_about("Rank times scale of the updates.", least=1))
+    lora_alpha: int | None = field(default=None, metadata=_about("Rank times scale; default: rank.", least=1))
     """The updates are multiplied by ``lora_alpha / lora_rank``: 1 in the presets and in the command."""
     lora_targets: Targets = field(default="attention", metadata=_about("Text weights that get updates."))
     """The blocks' ``attention`` as published, or the whole ``tower``: also embeddings and feed-forward."""
@@ -77,19 +77,19 @@ class FinetuneConfig:
     block: int | None = field(default=None, metadata=_about("Interchange after this text block, from 0."))
     """The presets set the last but one; None with the preference loss."""
     k: int | None = field(default=None, metadata=_about("Dimensions of the purpose subspace.", least=1))
-    """At most the tower's width, of which the presets take half; None with the preference loss."""
+    """At most the tower's width; the presets take half of it. None with the preference loss."""
     source_image: SourceImage = field(default="other", metadata=_about("Image of an interchange's source."))
     """The source text gives its purpose to the base text. Published is the ``same`` image; with another
     image's text, only its purpose can help, not what it says about the image."""
-    joint_weight: float = field(default=0.5, metadata=_about("Interchange loss in the joint one.", most=1))
+    joint_weight: float = field(default=0.5, metadata=_about("Share of the interchange loss.", most=1))
     """Share of the interchange loss in the loss ``joint``; no value is published."""
 
     contrastive_weight: float = field(default=0.0, metadata=_about("Factor on the contrastive loss."))
     """Keeps a description closer to its own image than other images' descriptions. Published is 0."""
-    hold_weight: float = field(default=0.0, metadata=_about("Factor on changes in telling images apart."))
+    hold_weight: float = field(default=0.0, metadata=_about("Factor on the loss that holds grounding."))
     """Keeps how the untuned model tells images apart by one text
     (:func:`descscore.training.losses.hold_loss`). Published is 0."""
-    spread_weight: float = field(default=0.0, metadata=_about("Factor on liking some wordings better."))
+    spread_weight: float = field(default=0.0, metadata=_about("Factor on the loss that levels wordings."))
     """Keeps the model from liking some descriptions better for their wording
     (:func:`descscore.training.losses.spread_loss`). Published is 0."""
 
@@ -100,13 +100,17 @@ class FinetuneConfig:
     processes and accumulated parts: a multiple of ``2 * accumulation``. 12 are published."""
     accumulation: int = field(default=1, metadata=_about("Parts that a step is cut into.", least=1))
     """More parts need less memory and give the same step."""
-    examples_per_epoch: int | None = field(default=None, metadata=_about("Interchanges an epoch.", least=1))
+    examples_per_epoch: int | None = field(
+        default=None, metadata=_about("Interchanges drawn an epoch.", least=1)
+    )
     """Drawn with replacement: 100,000 as published, in the presets for ViT-B/32. None takes each text once
     as base, and sources from the same step's texts, at half the cost."""
 
-    text_window: int | None = field(default=None, metadata=_about("Tokens of a training text.", least=3))
-    """Longer texts are cut to so many, start and end token included, at places drawn anew each epoch. Cut
-    texts cost less, and show a text's purpose without its beginning. Published is None: texts stay whole."""
+    text_window: int | None = field(
+        default=None, metadata=_about("Tokens to cut training texts to.", least=3)
+    )
+    """Longer texts are cut to it, start and end token included, at places drawn anew each epoch. Cut texts
+    cost less, and show a text's purpose without its beginning. Published is None: texts stay whole."""
     token_dropout: float = field(default=0.0, metadata=_about("Chance to leave a token out.", below=1))
     """Drawn anew each epoch. Keeps single words from carrying the purpose alone. Published is 0."""
     word_swap: float = field(default=0.0, metadata=_about("Chance to swap a word for a similar one.", most=1))
@@ -118,9 +122,9 @@ class FinetuneConfig:
     validate_every: int = field(default=500, metadata=_about("Steps between validations.", least=1))
     """500 are published. The weights that did best in a validation are kept."""
     save_every: int = field(default=500, metadata=_about("Steps between checkpoints.", least=1))
-    """A stopped run loses at most so many steps."""
-    patience: int | None = field(default=None, metadata=_about("Validations to wait for a better.", least=1))
-    """The run stops after so many without a better one. Published is None: it never stops early."""
+    """A stopped run loses the steps since its last checkpoint."""
+    patience: int | None = field(default=None, metadata=_about("Validations to wait for a best.", least=1))
+    """The run stops when so many have brought no better one. Published is None: it never stops early."""
     interpolation: float = field(default=1.0, metadata=_about("Share of the change that is kept.", most=1))
     """Blends tuned and original weights at the end (0.8 = 80 % tuned). This restores more of the
     original's ability than it costs. Published is 1. Validations see the tuned weights."""
@@ -161,7 +165,7 @@ class Option:
 
 def options() -> list[Option]:
     """All settings that a command offers, in their order; without them, the preset decides."""
-    found = []
+    offered = []
     for one in fields(FinetuneConfig):
         if one.metadata:
             hint, known = _HINTS[one.name], one.default not in (None, MISSING)
@@ -169,8 +173,8 @@ def options() -> list[Option]:
             notes = [f"default: {one.default}"] if known else []
             notes += [] if choices else [str(one.metadata["range"])]
             text = f"{one.metadata['help']}  [{'; '.join(notes)}]"
-            found.append(Option(one.name, choices, (get_args(hint) or (hint,))[0], text))
-    return found
+            offered.append(Option(one.name, choices, (get_args(hint) or (hint,))[0], text))
+    return offered
 
 
 def _check(config: FinetuneConfig, name: str, hint: Any) -> None:

@@ -24,6 +24,7 @@ from descscore.tables.open import DataOptions, load_pairs
 from descscore.tables.rows import PreferenceSet
 from descscore.training.config import FinetuneConfig, Tower, preset
 from descscore.training.data import Examples, make_examples
+from descscore.training.objective import site_of
 from descscore.training.readout import (
     calibrated,
     decisions,
@@ -139,7 +140,7 @@ def _round_to_half(trainer: Trainer) -> None:
 
 def _purpose(request: Request, trainer: Trainer, start: _Prepared) -> Purpose | None:
     """The purpose subspace with its read-out and reference; None where none was learned."""
-    rotation, site = trainer.objective.rotation, trainer.objective.site
+    rotation, site = trainer.objective.rotation, site_of(trainer.config)
     if rotation is None or site is None:
         return None
     matrix, tuned = rotation.matrix().detach().cpu(), trainer.objective.clip.cpu()
@@ -176,7 +177,7 @@ def cross_calibration(
     fold, values, kinds = fold_of(examples.groups, folds), [], []
     for number in range(folds):
         trainer = train_without(clip, examples, fold != number, config, folder / f"fold{number}")
-        rotation, site = trainer.objective.rotation, trainer.objective.site
+        rotation, site = trainer.objective.rotation, site_of(trainer.config)
         assert rotation is not None and site is not None  # noqa: PT018 - the loss has a subspace
         tuned, seen = trainer.objective.clip, examples.select(fold != number)
         ordered, fitted = fit(tuned, rotation.matrix().detach(), site, seen)

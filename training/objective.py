@@ -52,11 +52,6 @@ class Objective:
     untuned: Untuned | None = None
     """The model to stay near; None where no loss asks for it."""
 
-    @property
-    def site(self) -> Site | None:
-        """Where purpose is interchanged; None with the preference loss."""
-        return site_of(self.config)
-
 
 def site_of(config: FinetuneConfig) -> Site | None:
     """Where purpose is interchanged; None with the preference loss."""
@@ -130,7 +125,7 @@ def _features(
     objective: Objective, tokens: Tensor, exchange: Exchange, runs: TextRuns
 ) -> tuple[Tensor, Tensor]:
     """Raw features of the texts as they are, and of the interchanged ones."""
-    site = objective.site
+    site = site_of(objective.config)
     if objective.rotation is None or site is None or not len(exchange.base):
         plain = runs.encode(objective.clip, tokens)
         return plain, plain[:0]

@@ -151,6 +151,7 @@ def test_a_model_that_nobody_knows_is_named() -> None:
         cost.random_model(Setting("ViT-Z", CPU))
 
 
+@pytest.mark.long
 def test_the_command_measures_every_way_and_keeps_other_runs(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

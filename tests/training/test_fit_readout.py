@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy_examples import examples
 
@@ -129,6 +129,7 @@ def test_one_kind_or_one_group_is_refused() -> None:
         fit_readout(x, torch.arange(10) < 5, np.zeros(10))
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from("abcdefg"), min_size=3, max_size=60).filter(lambda g: len(set(g)) >= 3))
 def test_folds_keep_groups_whole_whatever_the_order(groups: list[str]) -> None:
     fold = fold_of(groups, 3)

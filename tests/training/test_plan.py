@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from toy_examples import examples
@@ -119,6 +119,7 @@ def words_of(row: Tensor) -> list[int]:
 lengths = st.lists(st.integers(1, 30), min_size=1, max_size=6)
 
 
+@settings(deadline=None)
 @given(lengths, st.integers(3, 40), st.integers(0, 9))
 def test_a_window_is_a_stretch_of_the_text(sizes: list[int], window: int, seed: int) -> None:
     tokens = numbered(sizes)
@@ -145,6 +146,7 @@ def test_cutting_at_zero_keeps_the_beginning_as_the_tokenizer_does() -> None:
     assert words_of(found[1]) == list(range(1, 9))
 
 
+@settings(deadline=None)
 @given(lengths, st.floats(0, 0.9), st.integers(0, 9))
 def test_dropped_tokens_leave_the_others_in_order(sizes: list[int], share: float, seed: int) -> None:
     tokens = numbered(sizes)
@@ -211,6 +213,7 @@ def test_a_vocabulary_of_two_words_gives_each_the_other() -> None:
     assert found[1, 1:].tolist() == [1] * (NEIGHBOURS - 1)
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.lists(st.integers(1, 57), min_size=1, max_size=12), min_size=1, max_size=6),
     st.floats(0, 1),

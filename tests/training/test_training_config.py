@@ -8,7 +8,7 @@ from typing import Any
 
 import open_clip
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import TINY
@@ -86,6 +86,7 @@ def test_json_round_trip(name: str) -> None:
     assert FinetuneConfig(**json.loads(json.dumps(asdict(config)))) == config
 
 
+@settings(deadline=None)
 @given(st.floats(1e-8, 1), st.integers(0, 2**32), st.integers(1, 50), st.floats(0, 1))
 def test_json_keeps_every_number(rate: float, seed: int, epochs: int, weight: float) -> None:
     config = replace(preset("joint"), learning_rate=rate, seed=seed, epochs=epochs, joint_weight=weight)
