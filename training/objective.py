@@ -111,7 +111,7 @@ def run_batch(objective: Objective, examples: Examples, batch: Batch, runs: Text
         two = (plain[description], plain[caption])
         preference_right = preference_hits(preference_logits(images, *two, scale))
         learnt = preference_loss(images, *two, scale)
-        kept = _grounding_losses(objective, examples, batch, plain[description])
+        kept = _grounding_losses(objective, examples, batch, two[0])
     if swaps:
         images, towards = examples.images[batch.base % len(examples)], batch.source < len(examples)
         logits = interchange_logits(images, plain[base], swapped, scale)
@@ -149,8 +149,9 @@ def _grounding_losses(objective: Objective, examples: Examples, batch: Batch, de
         with torch.no_grad():
             before = encode(untuned.clip, examples.tokens[batch.pairs])
         shifts = logit_shifts(descriptions, before, scale)
-        spread = config.spread_weight * spread_loss(GatherWithGradient.apply(shifts), untuned.images)
-        total = total + (config.hold_weight * hold_loss(shifts, untuned.images) + spread)
+        everyone = GatherWithGradient.apply(shifts)
+        hold = config.hold_weight * hold_loss(shifts, untuned.images)
+        total = total + (hold + config.spread_weight * spread_loss(everyone, untuned.images))
     return total
 
 

@@ -266,6 +266,7 @@ def test_rows_that_the_tokenizer_has_no_token_for_are_no_words(base: LoadedModel
     assert not larger.ends[size:].any()
 
 
+@pytest.mark.long
 def test_a_words_neighbours_are_of_its_kind(base: LoadedModel) -> None:
     """In the bundled model's embedding a colour's neighbours are looks, and a name's are names."""
     swap = WordSwap.of(
