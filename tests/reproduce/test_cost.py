@@ -184,7 +184,9 @@ def die(name: str, setting: Setting) -> float:
     os._exit(1)
 
 
-def test_a_process_that_dies_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_measuring_process_that_dies_is_an_error_that_names_the_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(cost, "OWN_PROCESS", "forkserver")
     monkeypatch.setattr(cost, "_own_peak", die)
     with pytest.raises(DescscoreError, match="memory of 'bft-lora' could not be measured"):
