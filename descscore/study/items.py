@@ -11,7 +11,7 @@ from pathlib import Path
 
 from descscore.errors import DataError, ImageError, StorageError
 from descscore.images import check_path, load_image
-from descscore.tables.reader import ImageRoot
+from descscore.tables.image_root import ImageRoot
 from descscore.tables.rows import Row
 from descscore.tables.text_tables import read_csv
 

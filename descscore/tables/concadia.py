@@ -6,13 +6,12 @@ Source: Kreiss et al. 2022, Concadia (arXiv 2104.08376).
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from descscore.errors import DataError, InputError
-from descscore.tables.reader import Columns, Mark, Record, Scan, Table, Usual, file_fingerprint, unmarked
+from descscore.tables.reader import Columns, FileTable, Mark, Record, Scan, Usual, unmarked
 
 SPLIT_FILE = "wiki_split.json"
 IMAGE_FOLDER = "resized"
@@ -24,24 +23,12 @@ _FIELDS = {
 
 
 @dataclass(frozen=True)
-class ConcadiaTable(Table):
+class ConcadiaTable(FileTable):
     """The entries of ``wiki_split.json`` in its order; the group of a row is its article."""
-
-    path: Path
-
-    @property
-    def source(self) -> str:
-        return str(self.path)
-
-    def names(self, wanted: Collection[str] = ()) -> list[str]:
-        return list(dict.fromkeys(_FIELDS.values()))
 
     def roles(self, columns: Columns, usual: Usual) -> dict[str, str]:
         """The fields of the format, whatever ``columns`` says."""
         return dict(_FIELDS)
-
-    def fingerprint(self, texts: Sequence[str]) -> dict[str, Any]:
-        return file_fingerprint(self.path)
 
     def scan(self, step: int) -> Scan:
         return unmarked(len(self._entries()), step)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from descscore.errors import DataError, InputError, UsageError
-from descscore.tables.reader import CELL_LIMIT, Columns, Mark, Record, Scan, Table, Usual, unmarked
+from descscore.tables.reader import CELL_LIMIT, Columns, FileTable, Mark, Record, Scan, Usual, unmarked
 from descscore.tables.text_tables import decode_text
 
 IMAGE_SUFFIXES = frozenset(
@@ -47,7 +46,7 @@ class _Pair(NamedTuple):
 
 
 @dataclass(frozen=True)
-class FolderTable(Table):
+class FolderTable(FileTable):
     """Images below a folder; the text of ``a/b.jpg`` is in ``a/b.txt`` or ``a/b.jpg.txt``.
 
     The id is the path below the folder; rows come in the order of folders and names. An image
@@ -55,21 +54,13 @@ class FolderTable(Table):
     """
 
     numbered: ClassVar[bool] = False
-    path: Path
-
-    @property
-    def source(self) -> str:
-        return str(self.path)
-
-    def names(self, wanted: Collection[str] = ()) -> list[str]:
-        return ["id", "image", "text"]
 
     def roles(self, columns: Columns, usual: Usual) -> dict[str, str]:
         """The same for every folder. Raises :class:`UsageError` where other columns are asked for."""
         other = columns.context or columns.references
         if other:
             raise UsageError(f"{self.path}: a folder of images has no column {other!r}; give a table")
-        return {name: name for name in self.names()}
+        return {"id": "id", "image": "image", "text": "text"}
 
     def fingerprint(self, texts: Sequence[str]) -> dict[str, Any]:
         """Names, sizes and times of change of all images and texts: touching one counts as a change."""

@@ -10,8 +10,9 @@ from pathlib import Path
 from descscore.errors import DataError, UsageError
 from descscore.tables.concadia import IMAGE_FOLDER, SPLIT_FILE, ConcadiaTable
 from descscore.tables.folder import FolderTable, is_hidden
+from descscore.tables.image_root import ImageRoot
 from descscore.tables.parquet import HubTable, ParquetTable, load_hub
-from descscore.tables.reader import PREFERENCE, SCORING, Columns, ImageRoot, Reader, Table
+from descscore.tables.reader import PREFERENCE, SCORING, Columns, Reader, Table
 from descscore.tables.rows import PreferenceSet, normal_split, sort_rows
 from descscore.tables.text_tables import CsvTable, JsonlTable
 from descscore.tables.webdataset import WebDatasetTable

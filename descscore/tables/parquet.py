@@ -9,32 +9,22 @@ import hashlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from descscore.errors import DataError, InputError
-from descscore.tables.reader import BATCH_ROWS, Mark, Record, Scan, Table, file_fingerprint, unmarked
+from descscore.tables.reader import BATCH_ROWS, FileTable, Mark, Record, Scan, Table, unmarked
 
 
 @dataclass(frozen=True)
-class ParquetTable(Table):
+class ParquetTable(FileTable):
     """A Parquet file, read a few rows at a time."""
-
-    path: Path
-
-    @property
-    def source(self) -> str:
-        return str(self.path)
 
     def names(self, wanted: Collection[str] = ()) -> list[str]:
         with self._open() as file:
             return list(file.schema_arrow.names)
-
-    def fingerprint(self, texts: Sequence[str]) -> dict[str, Any]:
-        return file_fingerprint(self.path)
 
     def scan(self, step: int) -> Scan:
         with self._open() as file:

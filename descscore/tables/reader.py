@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import math
@@ -17,7 +16,8 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 from descscore.errors import DataError, ImageError, InputError, TextError
-from descscore.tables.rows import Row, normal_split
+from descscore.tables.image_root import ImageRoot
+from descscore.tables.rows import FileImage, Row, StoredImage, normal_split
 
 CELL_LIMIT = 1 << 20
 """Longest cell of text, in characters, in every format."""
@@ -92,9 +92,12 @@ class Table(ABC):
     def source(self) -> str:
         """What the table is called in messages."""
 
-    @abstractmethod
     def names(self, wanted: Collection[str]) -> list[str]:
-        """The names of its columns: of those ``wanted`` all that are there, of the others at least some."""
+        """The names of its columns: of those ``wanted`` all that are there, of the others at least some.
+
+        By default any: what a row lacks is its own fault.
+        """
+        return list(wanted)
 
     @abstractmethod
     def fingerprint(self, texts: Sequence[str]) -> dict[str, Any]:
@@ -110,13 +113,27 @@ class Table(ABC):
 
     def roles(self, columns: Columns, usual: Usual) -> dict[str, str]:
         """The column of each role. Raises :class:`DataError` for repeated and for missing columns."""
-        choices = usual_choices(columns, usual)
+        choices = _choices(columns, usual)
         names = self.names({name for role in choices.values() for name in role})
         check_unique_names(self.source, names)
         return _resolve(self.source, names, columns, choices)
 
 
-def usual_choices(columns: Columns, usual: Usual) -> dict[str, tuple[str, ...]]:
+@dataclass(frozen=True)
+class FileTable(Table):
+    """A table in one file."""
+
+    path: Path
+
+    @property
+    def source(self) -> str:
+        return str(self.path)
+
+    def fingerprint(self, texts: Sequence[str]) -> dict[str, Any]:
+        return file_fingerprint(self.path)
+
+
+def _choices(columns: Columns, usual: Usual) -> dict[str, tuple[str, ...]]:
     """The names to look for, by role."""
     given = {item.name: getattr(columns, item.name) for item in fields(Columns)}
     choices = {role: usual.get(role, ()) if name is None else (name,) for role, name in given.items()}
@@ -153,39 +170,53 @@ def named(values: Iterable[str], most: int = 3) -> str:
     return quoted + (f" and {len(whole) - most} more" if len(whole) > most else "")
 
 
-class TableBytes:
-    """Image bytes of a table, read again a few rows at a time.
-
-    Made for reading in order: going back begins anew.
-    """
+class _Images:
+    """Image bytes of a table, read again a few rows at a time. Going back begins anew."""
 
     def __init__(self, table: Table, roles: Mapping[str, str]) -> None:
-        self._table, self._roles = table, {role: roles[role] for role in ("id", "image") if role in roles}
+        self.table, self.roles = table, roles
         self._records: Iterator[Record] = iter(())
         self._next = -BATCH_ROWS
         self._image: object = None
 
-    def get(self, index: int) -> bytes | None:
-        """Bytes of row ``index`` (0-based). Raises :class:`ImageError` for a table no longer readable."""
-        try:
-            if not 0 <= index - self._next < BATCH_ROWS and index != self._next - 1:
-                self._records, self._next = self._table.records(self._roles, index, None), index
-            while self._next <= index:
-                record = next(self._records)
-                self._next += 1
-                self._image = record.cells.get(self._roles["image"])
-        except (OSError, StopIteration, DataError) as error:
-            reason = f"{self._table.source} row {index + 1}: cannot be read ({error})"
-            raise ImageError("unreadable_image", reason) from None
-        value = self._image.get("bytes") if isinstance(self._image, Mapping) else self._image
-        return value if isinstance(value, bytes) else None
+    def get(self, index: int) -> object:
+        """The image of row ``index`` (0-based), as it stands in the table."""
+        if not 0 <= index - self._next < BATCH_ROWS and index != self._next - 1:
+            self._records, self._next = self.table.records(self.roles, index, None), index
+        while self._next <= index:
+            record = next(self._records)
+            self._next += 1
+            self._image = record.cells.get(self.roles["image"])
+        return self._image
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __reduce__(self) -> tuple[Any, ...]:
         # An open file does not travel to another process; a fresh reader opens its own.
-        return {"table": self._table, "roles": self._roles}
+        return type(self), (self.table, self.roles)
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)  # type: ignore[misc]
+
+@dataclass(frozen=True)
+class CellImage:
+    """An image whose bytes stand in a table; ``index`` is 0-based."""
+
+    images: _Images
+    index: int
+
+    def check(self) -> None:
+        """Does nothing: a reader makes a cell image only where it has seen bytes."""
+
+    def read(self) -> bytes:
+        """The bytes. Raises :class:`ImageError` for a table that is no longer readable."""
+        try:
+            value = self.images.get(self.index)
+        except (OSError, StopIteration, DataError) as error:
+            raise ImageError("unreadable_image", f"{self}: cannot be read ({error})") from None
+        data = value.get("bytes") if isinstance(value, Mapping) else value
+        if not isinstance(data, bytes):
+            raise ImageError("missing_image", f"{self}: has no image any more")
+        return data
+
+    def __str__(self) -> str:
+        return f"{self.images.table.source} row {self.index + 1}"
 
 
 @dataclass(frozen=True)
@@ -210,8 +241,8 @@ class Reader:
         return self.table.roles(self.columns, self.usual)
 
     @cached_property
-    def _store(self) -> TableBytes:
-        return TableBytes(self.table, self.roles)
+    def _images(self) -> _Images:
+        return _Images(self.table, self.roles)
 
     def fingerprint(self) -> dict[str, Any]:
         """What changes when the table does, in plain JSON types."""
@@ -241,7 +272,7 @@ class Reader:
                 image = self._image(cells["image"])
             fault = None
         except InputError as error:
-            # An image error on its own: a text that is empty or decorative comes before it.
+            # An image's error stays one: an empty or decorative text is reported before it.
             fault = self._placed(number, error)
         group = cells.get("group")
         return Row(
@@ -259,7 +290,7 @@ class Reader:
             fault=fault,
             line=record.line,
             cells=record.cells,
-            store=self._store if isinstance(image, bytes) else None,
+            stored=self._stored(number, image),
         )
 
     def _placed(self, number: int, error: InputError) -> InputError:
@@ -297,8 +328,13 @@ class Reader:
             raise ImageError("bad_image_type", f"the image is {type(value).__name__}, not a path")
         return self.root.find(value)
 
+    def _stored(self, number: int, image: str | bytes | None) -> StoredImage | None:
+        if isinstance(image, str):
+            return FileImage(Path(image))
+        return None if image is None else CellImage(self._images, number - 1)
+
     def _id(self, number: int, value: object) -> str:
-        text = _id_text(value)
+        text = id_text(value)
         if text is not None:
             return text.encode("utf-8", "backslashreplace").decode()
         return f"{self._id_prefix}{number}"
@@ -315,7 +351,7 @@ class Reader:
         column = self.roles["id"]
         taken: set[str] = set()
         for record in self.table.records({"id": column}, 0, None):
-            match = _NUMBERED.fullmatch(_id_text(record.cells.get(column)) or "")
+            match = _NUMBERED.fullmatch(id_text(record.cells.get(column)) or "")
             if match:
                 taken.add(match[1])
         prefix = ""
@@ -327,13 +363,13 @@ class Reader:
 _NUMBERED = re.compile(r"((?:row-+)?)[0-9]+")
 
 
-def _id_text(value: object) -> str | None:
+def id_text(value: object) -> str | None:
     """An id as a string, None for a blank one and for what is no string or number."""
     if value is None or value == "" or isinstance(value, (Mapping, bytes)):
         return None
     if isinstance(value, float) and math.isnan(value):
         return None
-    if isinstance(value, float) and value.is_integer():
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1 << 53:
         return str(int(value))  # a column of whole numbers with gaps is kept as floats
     if isinstance(value, (bool, list)):
         return json.dumps(value, ensure_ascii=False, default=str)
@@ -341,6 +377,7 @@ def _id_text(value: object) -> str | None:
 
 
 def is_unicode(value: str) -> bool:
+    """Whether a string has no surrogates, which stand for bytes that are not valid."""
     try:
         value.encode("utf-8")
     except UnicodeEncodeError:
@@ -364,76 +401,6 @@ def parse_references(cell: object) -> object:
     if not isinstance(value, list):
         raise TextError("bad_references", f"references {cell[:40]!r}: expected a JSON list of texts")
     return value
-
-
-@dataclass(frozen=True)
-class ImageRoot:
-    """The folder where relative image paths begin. They may not leave it, by ``..`` or by a link."""
-
-    folder: str
-
-    def find(self, path: str) -> str:
-        """The file that a row's image path stands for; absolute paths stay as they are.
-
-        Raises :class:`ImageError` with kind ``url_not_supported``, ``bad_image_type`` (no path
-        at all) or ``outside_image_root``.
-        """
-        if re.match(r"(?i)([a-z][a-z0-9+.-]*://|data:)", path):
-            hint = "addresses are never fetched; download the image and give the file's path"
-            raise ImageError("url_not_supported", f"{path[:100]}: {hint}")
-        _check_is_path(path)
-        if os.path.isabs(path) or "\0" in path:
-            return path
-        file = os.path.join(self.folder, path)
-        if not _is_plain(self.folder, path) and not _is_below(self.folder, file):
-            raise ImageError("outside_image_root", f"{path}: leads out of the image root {self.folder}")
-        return file
-
-
-_LOOKS = {
-    "base64 data": r"(?:iVBORw0KGgo|/9j/[24]|R0lGOD[dl]h|UklGR|SUkqA|TU0AK)[\w+/=\s]*",
-    "the text of Python's bytes": r"b(['\"]).*\1",
-    "JSON": r"\{.*\}|\[.*\]",
-    "markup": r"<.*>",
-    "hexadecimal data": r"(?:89504e47|ffd8ff|47494638)[0-9a-fA-F]*",
-}
-_SHORT, _NAME_LIMIT, _PATH_LIMIT = 100, 255, 4096
-
-
-def _check_is_path(path: str) -> None:
-    """Raise :class:`ImageError` for a cell that cannot be a path, and say what it looks like."""
-    if len(path) <= _SHORT:
-        return
-    text, long_name = path.strip(), max(map(len, path.split("/"))) > _NAME_LIMIT
-    look = next((look for look, form in _LOOKS.items() if re.fullmatch(form, text, re.DOTALL)), "")
-    if not look and long_name and re.fullmatch(r"[\w+/=-]+", text, re.ASCII):
-        look = "base64 data"
-    if not (look or long_name or len(path) > _PATH_LIMIT):
-        return
-    guess = f"looks like {look}" if look else "is too long for a path"
-    raise ImageError(
-        "bad_image_type",
-        f"the image is text of {len(path):,} characters that {guess} ({path[:20]!r}...); "
-        "give a path, or bytes in a Parquet file",
-    )
-
-
-def _is_plain(folder: str, path: str) -> bool:
-    """Whether ``path`` goes down from ``folder`` only, through no link: the usual case, found out quickly."""
-    below, _, name = path.rpartition("/")
-    if name in ("", "..") or os.path.islink(os.path.join(folder, path)):
-        return False
-    return not below or _is_plain_folder(folder, below)
-
-
-@functools.lru_cache(maxsize=4096)
-def _is_plain_folder(folder: str, path: str) -> bool:
-    return _is_plain(folder, path)
-
-
-def _is_below(folder: str, path: str) -> bool:
-    root, file = os.path.realpath(folder), os.path.realpath(path)
-    return file == root or file.startswith(root.rstrip(os.sep) + os.sep)
 
 
 def file_fingerprint(path: Path) -> dict[str, Any]:

@@ -45,33 +45,6 @@ class FileImage:
         return str(self.path)
 
 
-class BytesStore(Protocol):
-    """Image bytes by row number (0-based); None where a row has none."""
-
-    def get(self, index: int) -> bytes | None: ...
-
-
-@dataclass(frozen=True)
-class CellImage:
-    """An image whose bytes stand in a table; ``index`` is 0-based."""
-
-    source: str
-    store: BytesStore
-    index: int
-
-    def check(self) -> None:
-        """Does nothing: a reader makes a cell image only where it has seen bytes."""
-
-    def read(self) -> bytes:
-        data = self.store.get(self.index)
-        if not data:
-            raise ImageError("missing_image", f"{self}: has no image any more")
-        return data
-
-    def __str__(self) -> str:
-        return f"{self.source} row {self.index + 1}"
-
-
 @dataclass(frozen=True)
 class Row:
     """One row of a table, as a reader found it. Texts are unchecked.
@@ -107,16 +80,8 @@ class Row:
     """The line of a text file on which the row begins, from 1."""
     cells: Mapping[str, Any] = field(default_factory=dict)
     """The cells that were read, by column name."""
-    store: BytesStore | None = field(default=None, compare=False)
-    """Where the bytes of the image can be read again."""
-
-    def stored_image(self) -> StoredImage:
-        """The image as a handle that holds no bytes. Raises :class:`ImageError` where the row has none."""
-        if isinstance(self.image, str):
-            return FileImage(Path(self.image))
-        if self.image is None or self.store is None:
-            raise ImageError("missing_image", f"{self.source} row {self.number}: has no image")
-        return CellImage(self.source, self.store, self.number - 1)
+    stored: StoredImage | None = field(default=None, compare=False)
+    """The image as a handle that holds no bytes."""
 
 
 @dataclass(frozen=True)
@@ -236,14 +201,11 @@ def _pair(row: Row, keep_equal: bool) -> PreferencePair:
     if description == caption and not keep_equal:
         short = description.strip()[:40]
         raise InputError("equal_texts", f"description and caption are the same ({short!r})")
-    if row.fault is not None:
-        raise row.fault
-    image = row.stored_image()
-    image.check()
-    context = str(row.context or "")
-    return PreferencePair(
-        image, description, caption, row.split, row.id, row.group, context, row.source, row.number
-    )
+    if row.fault is not None or row.stored is None:
+        raise row.fault or ImageError("missing_image", "has no image")
+    row.stored.check()
+    context, place = str(row.context or ""), (row.source, row.number)
+    return PreferencePair(row.stored, description, caption, row.split, row.id, row.group, context, *place)
 
 
 def _text(name: str, text: object) -> str:

@@ -8,6 +8,7 @@ import io
 import json
 import re
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,18 +16,18 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from descscore.errors import DataError, InputError
+from descscore.tables.image_root import ImageRoot
 from descscore.tables.reader import (
     CELL_LIMIT,
     Columns,
-    ImageRoot,
+    FileTable,
     Mark,
     Reader,
     Record,
     Scan,
-    Table,
     check_unique_names,
-    file_fingerprint,
     is_unicode,
+    named,
 )
 from descscore.tables.rows import Row
 
@@ -109,17 +110,8 @@ class _Lines:
 
 
 @dataclass(frozen=True)
-class _TextTable(Table):
+class _TextTable(FileTable):
     """A table in a text file. A mark is the byte where a row begins, and the number of lines before it."""
-
-    path: Path
-
-    @property
-    def source(self) -> str:
-        return str(self.path)
-
-    def fingerprint(self, texts: Sequence[str]) -> dict[str, Any]:
-        return file_fingerprint(self.path)
 
     def scan(self, step: int) -> Scan:
         marks: list[Mark] = []
@@ -275,10 +267,8 @@ def parse_object(text: str, id_column: str | None = None) -> dict[str, Any]:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     cells = dict(pairs)
     if len(cells) < len(pairs):
-        try:
-            check_unique_names("the object", [name for name, _ in pairs])
-        except DataError as error:
-            raise InputError("bad_row", str(error).replace(": has column", " has key")) from None
+        name = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+        raise InputError("bad_row", f"the object has key {named([name])} more than once")
     return cells
 
 

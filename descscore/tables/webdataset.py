@@ -6,7 +6,7 @@ Only headers and the wanted members are read, in the order of the archive.
 from __future__ import annotations
 
 import tarfile
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,15 +14,13 @@ from typing import Any, ClassVar
 from descscore.errors import InputError
 from descscore.tables.folder import IMAGE_SUFFIXES, UNREAD_SUFFIXES, is_hidden
 from descscore.tables.reader import (
-    Columns,
     Mark,
     Record,
     Scan,
     Table,
-    Usual,
     file_fingerprint,
+    id_text,
     named,
-    usual_choices,
 )
 from descscore.tables.text_tables import decode_text, parse_object
 
@@ -58,13 +56,6 @@ class WebDatasetTable(Table):
     @property
     def source(self) -> str:
         return self.name
-
-    def names(self, wanted: Collection[str] = ()) -> list[str]:
-        return list(wanted)
-
-    def roles(self, columns: Columns, usual: Usual) -> dict[str, str]:
-        """The first choice of each role: what a sample lacks is its own fault."""
-        return {role: names[0] for role, names in usual_choices(columns, usual).items()}
 
     def fingerprint(self, texts: Sequence[str]) -> dict[str, Any]:
         return {"shards": {path.name: file_fingerprint(path) for path in self.paths}}
@@ -117,7 +108,7 @@ def _cells(roles: Mapping[str, str], archive: tarfile.TarFile, sample: _Sample) 
             raise InputError("bad_row", f"{sample.key}: its json has no {roles[role]!r}")
     if "txt" in members:
         cells[roles["text"]] = decode_text(_bytes(archive, members["txt"]), f"{sample.key}: its txt")
-    if cells.get(roles["id"]) in (None, ""):
+    if id_text(cells.get(roles["id"])) is None:
         cells[roles["id"]] = sample.key
     return cells | {roles["image"]: _bytes(archive, members[_image_extension(sample)])}
 

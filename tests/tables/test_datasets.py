@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from conftest import make_photo
 from descscore.errors import DataError, ImageError
 from descscore.tables.open import DataOptions, load_pairs
-from descscore.tables.reader import Columns
-from descscore.tables.rows import CellImage, FileImage, PreferenceSet, Row, normal_split, sort_rows
+from descscore.tables.reader import CellImage, Columns
+from descscore.tables.rows import FileImage, PreferenceSet, Row, normal_split, sort_rows
 
 IMAGE_COUNT = 5
 
@@ -382,8 +382,8 @@ def test_a_hub_data_set_that_cannot_be_loaded_is_an_error() -> None:
 
 
 def test_images_that_are_not_there() -> None:
-    with pytest.raises(ImageError, match="table row 3: has no image"):
-        Row("table", 3, "3").stored_image()
+    with pytest.raises(DataError, match=r"table row 3 \(x\): has no image"):
+        sort_rows("table", [Row("table", 3, "x", description="A dog.", caption="Rex.")])
     with pytest.raises(ImageError, match="no such file"):
         FileImage(Path("none.jpg")).read()
 
@@ -402,11 +402,12 @@ TEXTS = st.one_of(st.none(), st.integers(), st.text(max_size=6))
 @given(st.lists(st.tuples(TEXTS, TEXTS, st.booleans()), max_size=12), st.booleans())
 @settings(max_examples=60, deadline=None)
 def test_no_row_is_lost(cells: list[tuple[object, object, bool]], keep_equal: bool) -> None:
+    here = FileImage(Path(__file__))
     rows = [
-        Row("t", number, str(number), __file__ if there else None, description=first, caption=second)
+        Row("t", number, str(number), description=first, caption=second, stored=here if there else None)
         for number, (first, second, there) in enumerate(cells, start=1)
     ]
-    rows.append(Row("t", len(rows) + 1, "last", __file__, description="a", caption="b"))
+    rows.append(Row("t", len(rows) + 1, "last", description="a", caption="b", stored=here))
     data = sort_rows("t", rows, keep_equal)
     assert sorted(row.number for row in (*data.pairs, *data.unusable)) == [row.number for row in rows]
     assert all(pair.description.strip() and pair.caption.strip() for pair in data.pairs)

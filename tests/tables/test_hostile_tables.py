@@ -136,7 +136,7 @@ def test_json_lines_and_their_faults(folder: Path) -> None:
     faults = [str(row.fault or "") for row in batch_rows(path)]
     words = [
         "",
-        "row 2: the object has key 'text' 2 times",
+        "row 2: the object has key 'text' more",
         "row 3: not valid JSON",
         "row 4: expected an",
     ]
@@ -296,5 +296,5 @@ def test_the_image_of_a_sample_is_clear_or_the_row_says_so(folder: Path) -> None
         *(None, "missing_image", "bad_row", None, "bad_row", "not_an_image", "bad_row"),
     ]
     assert rows[3].text == "A dog."
-    words = ["'depth.png'", "'jpg', 'png'", "two members 'png'", "5.heic", "key 'text' 2 times"]
+    words = ["'depth.png'", "'jpg', 'png'", "two members 'png'", "5.heic", "key 'text' more than once"]
     assert all(word in str(rows[i].fault) for i, word in zip((1, 2, 4, 5, 6), words, strict=True))
