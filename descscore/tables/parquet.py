@@ -73,8 +73,18 @@ def _values(column: pa.Array) -> list[Any]:
         wide = pa.types.is_large_string(column.type)
         raw = column.cast(pa.large_binary() if wide else pa.binary()).to_pylist()
         return [None if cell is None else cell.decode("utf-8", "surrogateescape") for cell in raw]
-    values: list[Any] = column.to_pylist()
+    try:
+        values: list[Any] = column.to_pylist()
+    except UnicodeDecodeError:  # deep inside a list or a struct
+        values = [_value(cell) for cell in column]
     return values
+
+
+def _value(cell: pa.Scalar) -> Any:
+    try:
+        return cell.as_py()
+    except UnicodeDecodeError:
+        return "\udcff"  # no valid text, which is then reported
 
 
 def load_hub(name: str, subset: str | None = None, split: str | None = None) -> Any:

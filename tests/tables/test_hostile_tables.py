@@ -156,6 +156,11 @@ def test_parquet_refuses_two_columns_of_one_name_and_long_cells(folder: Path) ->
     long = "x" * (CELL_LIMIT + 1)
     pq.write_table(pa.table({"image": ["a.png"] * 2, "text": ["A dog.", long]}), path)
     assert kinds(batch_rows(path)) == [None, "bad_row"]
+    latin = pa.array([["A dog."], [b"caf\xe9"]], pa.list_(pa.binary())).cast(
+        pa.list_(pa.string()), safe=False
+    )
+    pq.write_table(pa.table({"image": ["a.png"] * 2, "text": ["A dog."] * 2, "good": latin}), path)
+    assert kinds(batch_rows(path, references="good")) == [None, "wrong_encoding"]
 
 
 def as_csv(path: Path, ids: list[Any]) -> Path:
