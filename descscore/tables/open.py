@@ -60,7 +60,7 @@ def open_input(name: str, options: InputOptions = InputOptions()) -> Reader:
     (.tar). A folder with .tar files holds shards, any other folder images with sidecar
     texts. ``hub:NAME``, or a name that is no file or folder, is a hub data set.
 
-    Raises :class:`DataError` for what cannot be opened.
+    Raises :class:`DataError` for what cannot be opened, and for missing and repeated columns.
     """
     path = Path(name)
     if options.image_root is not None and not options.image_root.is_dir():
@@ -84,7 +84,9 @@ def open_input(name: str, options: InputOptions = InputOptions()) -> Reader:
     else:
         table, folder = HubTable(name, options.subset, options.split), Path()
     root = folder if isinstance(table, FolderTable) else options.image_root or folder
-    return Reader(table, options.columns, SCORING, ImageRoot(str(root)))
+    reader = Reader(table, options.columns, SCORING, ImageRoot(str(root)))
+    reader.roles  # noqa: B018 - a missing column is an error at once, before a model is loaded
+    return reader
 
 
 def load_pairs(
