@@ -19,8 +19,9 @@ class ImageRoot:
     def find(self, path: str) -> str:
         """The file that a row's image path stands for; absolute paths stay as they are.
 
-        Raises :class:`ImageError` with kind ``url_not_supported``, ``bad_image_type`` (no path
-        at all) or ``outside_image_root``.
+        Raises:
+            ImageError: It is an address (kind ``url_not_supported``), no path at all
+                (``bad_image_type``), or leads out of the root (``outside_image_root``).
         """
         if re.match(r"(?i)([a-z][a-z0-9+.-]*://|data:)", path):
             hint = "addresses are never fetched; download the image and give the file's path"

@@ -60,7 +60,9 @@ def open_input(name: str, options: InputOptions = InputOptions()) -> Reader:
     (.tar). A folder with .tar files holds shards, any other folder images with sidecar
     texts. ``hub:NAME``, or a name that is no file or folder, is a hub data set.
 
-    Raises :class:`DataError` for what cannot be opened, and for missing and repeated columns.
+    Raises:
+        DataError: It cannot be opened, or a column is missing or occurs twice.
+        UsageError: The image root is no folder, or a folder of images is asked for other columns.
     """
     path = Path(name)
     if options.image_root is not None and not options.image_root.is_dir():
@@ -95,13 +97,20 @@ def load_pairs(
 ) -> PreferenceSet:
     """Read a data set for training or evaluation; no image is decoded, and none is kept in memory.
 
-    source: a folder with Concadia's ``wiki_split.json``, or that file; a table (CSV, JSONL or
-    Parquet); a folder of such tables, read in the order of their names; or the name of a hub data
-    set. A table without a split column takes the split from its file's name where that is
-    ``train``, ``val`` (or ``validation``, ``dev``) or ``test``; otherwise its rows have the split ''.
+    A table without a split column takes the split from its file's name where that is ``train``,
+    ``val`` (or ``validation``, ``dev``) or ``test``; otherwise its rows have the split ''.
 
-    Raises :class:`DataError` for a missing or damaged file, a missing column, or
-    data without one usable row. Rows that cannot be used are in ``unusable``.
+    Args:
+        source: A folder with Concadia's ``wiki_split.json``, or that file; a table (CSV, JSONL or
+            Parquet); a folder of such tables, read in the order of their names; or the name of a
+            hub data set.
+        options: How to read it.
+
+    Returns:
+        The usable pairs. Rows that cannot be used are in ``unusable``.
+
+    Raises:
+        DataError: A file is missing or damaged, a column is missing or occurs twice, or no row is usable.
     """
     name = os.fspath(source)
     rows = (row for reader in _readers(name, options) for row in reader.rows())

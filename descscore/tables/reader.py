@@ -388,7 +388,8 @@ def is_unicode(value: str) -> bool:
 def parse_references(cell: object) -> object:
     """The references in a table's cell: a list as it is, or a JSON list in a string; blank is none.
 
-    Raises :class:`TextError` with kind ``bad_references`` for any other string.
+    Raises:
+        TextError: The string holds anything else (kind ``bad_references``).
     """
     if not isinstance(cell, str):
         return cell

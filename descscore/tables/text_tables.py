@@ -75,7 +75,8 @@ def _coding(path: Path, head: bytes) -> _Coding:
 def decode_text(data: bytes, name: str) -> str:
     """A whole text, from UTF-8 or from UTF-16 with a byte order mark, without the line end that editors add.
 
-    Raises :class:`InputError`, with ``name``, for other bytes and for a text over :data:`CELL_LIMIT`.
+    Raises:
+        InputError: It is something else, or longer than :data:`CELL_LIMIT`; the message begins with ``name``.
     """
     mark, coding = next((pair for pair in _MARKS if data.startswith(pair[0])), (b"", "utf-8"))
     try:
@@ -250,7 +251,8 @@ class JsonlTable(_TextTable):
 def parse_object(text: str, id_column: str | None = None) -> dict[str, Any]:
     """A JSON object, with the number in ``id_column`` as it is written.
 
-    Raises :class:`InputError` with kind ``bad_row`` where there is none, or one with a key twice.
+    Raises:
+        InputError: There is no object, or one with a key twice (kind ``bad_row``).
     """
     try:
         cells = json.loads(text, object_pairs_hook=_unique)
@@ -275,8 +277,9 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def read_csv(path: Path, required: Iterable[str] = ()) -> list[Row]:
     """All rows of a CSV file, with their cells as text by column name.
 
-    Raises :class:`DataError`, with the line, for what in other uses is a row's fault; and where
-    a required column is missing, or a column occurs twice.
+    Raises:
+        DataError: A row has a fault, which is named with its line; the file cannot be read; a required
+            column is missing; or a column occurs twice.
     """
     reader = Reader(CsvTable(path), Columns(), {}, ImageRoot(str(path.parent)))
     names = reader.table.names(())
