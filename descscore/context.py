@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -120,24 +119,6 @@ def check_references(references: object) -> tuple[object, ...]:
     if len(references) > MAX_REFERENCES:
         raise TextError("bad_references", f"references: {len(references)}, over {MAX_REFERENCES}")
     return tuple(references)
-
-
-def parse_references(cell: object) -> object:
-    """The references in a table's cell: a list as it is, or a JSON list in a string; blank is none.
-
-    Raises :class:`TextError` with kind ``bad_references`` for any other string.
-    """
-    if not isinstance(cell, str):
-        return cell
-    if not cell.strip():
-        return None
-    try:
-        found = json.loads(cell)
-    except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, list):
-        raise TextError("bad_references", f"references {cell[:40]!r}: expected a JSON list of texts")
-    return found
 
 
 @dataclass(frozen=True)

@@ -52,9 +52,7 @@ def preference(
         click.echo(json.dumps(measure.to_json(rows, signatures) | {"dropped": dropped}, indent=2))
         return
     click.echo("\n".join([*measure.preference_lines(rows), *signatures]))
-    click.echo(
-        f"{len(pairs)} pairs of split {split!r}; {len(found.unusable)} rows of the data set not usable"
-    )
+    click.echo(f"{len(pairs)} pairs of split {split!r}; " + "\n".join(found.unusable_lines()))
 
 
 # ``descscore eval sanity``. Heavy imports stand inside the command.
@@ -86,9 +84,7 @@ def sanity(
         click.echo(json.dumps(measure.to_json(rows, signatures) | {"dropped": dropped}, indent=2))
         return
     click.echo("\n".join([*measure.sanity_lines(rows), *signatures]))
-    click.echo(
-        f"{len(pairs)} pairs of split {split!r}; {len(found.unusable)} rows of the data set not usable"
-    )
+    click.echo(f"{len(pairs)} pairs of split {split!r}; " + "\n".join(found.unusable_lines()))
 
 
 # ``descscore eval precision``. Heavy imports stand inside the command.

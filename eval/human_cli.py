@@ -282,6 +282,7 @@ def words(
     from descscore.eval.words import lines_of
     from descscore.scorer import DescScorer
     from descscore.tables.open import DataOptions, load_pairs
+    from descscore.tables.rows import some_lines
 
     known = {k: v for path in norms for k, v in read_norms(path, norm_column, norm_word_column).items()}
     options = measure.WordOptions(least, known, load_tagger(spacy), Resampling(resamples, seed))
@@ -298,6 +299,8 @@ def words(
     click.echo(
         f"{len(explained.pairs)} pairs of split {split!r}, {len(explained.dropped)} not usable; {speech}"
     )
+    for line in some_lines(explained.dropped):
+        click.echo(line)
     click.echo(f"{100 * explained.converged:.1f} % of texts converged")
     click.echo(scorer.signature)
 

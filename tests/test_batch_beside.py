@@ -25,7 +25,7 @@ from descscore.batch.runner import Work
 from descscore.cli import main
 from descscore.stream.pairs import StreamOptions
 from descscore.tables.open import InputOptions, open_input
-from descscore.tables.rows import ColumnNames
+from descscore.tables.reader import Columns
 
 CONTEXTS = [
     "Cats are pets.",
@@ -301,7 +301,7 @@ def test_what_travels_to_an_actor_of_a_cluster_brings_contexts(
     manifest = read_manifest(tmp_path / "out")
     assert manifest is not None
     (tmp_path / "out" / "part-000001.parquet").unlink()
-    opened = open_input(str(source), InputOptions(ColumnNames(context="article", references="good")))
+    opened = open_input(str(source), InputOptions(Columns(context="article", references="good")))
     folder = manifest.folder(tmp_path / "out")
     work = Work(opened, opened.scan(3), folder, [1], True, StreamOptions(workers=0))
     signature = DescScorer.from_pretrained(tiny_folder, device="cpu").signature

@@ -315,10 +315,11 @@ def test_join_does_not_depend_on_how_text_is_encoded(kreiss: Path) -> None:
     [
         (b"", "holds no rows"),
         (b"texts,clipscore\n", "holds no rows"),
-        (b"texts,clipscore\na,1,2\n", "line 2: has more or fewer cells"),
-        (b"texts,clipscore\na\n", "line 2: has more or fewer cells"),
-        (b"texts,clipscore\n\xff,1\n", "not UTF-8"),
-        (b'texts,clipscore\n"' + b"a" * 200_000 + b'",1\n', "not a CSV file"),
+        (b"texts,clipscore\na,1,2\n", "line 2: has 3 cells, the header 2"),
+        (b"texts,clipscore\na\n", "line 2: has 1 cells, the header 2"),
+        (b"texts,clipscore\n\xff,1\n", "line 2: column 'texts' is not UTF-8"),
+        (b'texts,clipscore\n"' + b"a" * 1_200_000 + b'",1\n', "line 2: a cell holds over 1,048,576"),
+        (b"texts,clipscore,texts\na,1,b\n", "has column 'texts' 2 times"),
     ],
 )
 def test_broken_files_are_named(tmp_path: Path, content: bytes, words: str) -> None:

@@ -38,12 +38,15 @@ def test_items_errors_name_the_row(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="No such file"):
         read_items(tmp_path / "none.csv")
     for text, reason in (
-        ("a,photos/x.png,One., two,T,X\n", "row 2: more cells than columns .*quote texts"),
+        (
+            "a,photos/x.png,One., two,T,X\n",
+            "line 2: has 6 cells, the header 5; put texts with commas",
+        ),
         ("", "holds no items"),
     ):
         (tmp_path / "bad.csv").write_text(",".join(COLUMNS) + "\n" + text)
         with pytest.raises(DataError, match=reason):
             read_items(tmp_path / "bad.csv")
     (tmp_path / "bad.csv").write_text(",".join((*COLUMNS, "description")) + "\n")
-    with pytest.raises(DataError, match="has column description 2 times"):
+    with pytest.raises(DataError, match="has column 'description' 2 times"):
         read_items(tmp_path / "bad.csv")

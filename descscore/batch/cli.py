@@ -137,9 +137,9 @@ _COLUMNS = ("id", "image", "text", "context", "references")
 
 def _reading(given: dict[str, Any]) -> InputOptions:
     from descscore.tables.open import InputOptions
-    from descscore.tables.rows import ColumnNames
+    from descscore.tables.reader import Columns
 
-    columns = ColumnNames(*(given[f"{name}_column"] for name in _COLUMNS))
+    columns = Columns(**{name: given[f"{name}_column"] for name in _COLUMNS})
     return InputOptions(columns, given["image_root"], given["split"], given["subset"])
 
 

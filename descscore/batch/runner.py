@@ -27,7 +27,8 @@ from descscore.errors import DataError, UsageError
 from descscore.records import DECORATIVE, OK, Outcome
 from descscore.scorer import DescScorer
 from descscore.stream.pairs import Item, StreamOptions, stream_items
-from descscore.tables.rows import Input, InputRow, Scan
+from descscore.tables.reader import Reader, Scan
+from descscore.tables.rows import Row
 
 # What scores the rows of a run's shards: an engine's form, and the one that works in this process.
 
@@ -36,7 +37,7 @@ from descscore.tables.rows import Input, InputRow, Scan
 class Work:
     """What an engine is to do: the shards ``todo`` of ``source``, into ``folder``."""
 
-    source: Input
+    source: Reader
     scan: Scan
     folder: ShardFolder
     todo: Sequence[int]
@@ -79,7 +80,7 @@ def _items(work: Work, ids: deque[str]) -> Iterator[Item]:
             yield Item(row.image, row.text, row.fault, row.context, row.references)
 
 
-def rows_of_shard(work: Work, number: int) -> Iterator[InputRow]:
+def rows_of_shard(work: Work, number: int) -> Iterator[Row]:
     """The input's rows in shard ``number``."""
     rows = work.source.rows(number * work.folder.size, work.scan.marks[number])
     with contextlib.closing(rows):  # type: ignore[type-var]
@@ -218,7 +219,7 @@ class _Run:
     """What :func:`run_batch` was given, and the input's layout."""
 
     scorer: DescScorer
-    source: Input
+    source: Reader
     scan: Scan
     output: Path
     options: BatchOptions
@@ -228,7 +229,7 @@ class _Run:
 
 def run_batch(
     scorer: DescScorer,
-    source: Input,
+    source: Reader,
     output: Path,
     options: BatchOptions,
     progress: Progress = QUIET,

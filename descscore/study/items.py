@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import sqlite3
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from descscore.errors import DataError, ImageError, StorageError
 from descscore.images import check_path, load_image
+from descscore.tables.image_root import ImageRoot
+from descscore.tables.rows import Row
+from descscore.tables.text_tables import read_csv
 
 # The items of a study: images with a description each, and the article they stand in.
 
@@ -47,8 +48,7 @@ def read_items(path: Path) -> tuple[StudyItem, ...]:
     the row, for missing, repeated or extra columns or cells, images that cannot be read, and
     items or descriptions that occur twice (ratings are joined by the description's text).
     """
-    rows = _read(path)
-    items = tuple(_item(path, number, cells) for number, cells in enumerate(rows, start=2))
+    items = tuple(_item(path, row.number + 1, row) for row in read_csv(path, COLUMNS))
     if not items:
         raise DataError(f"{path}: holds no items")
     _check_unique(path, [item.item for item in items], "item")
@@ -63,40 +63,14 @@ def study_mark(items: Iterable[StudyItem]) -> str:
     return hashlib.sha256(texts.encode()).hexdigest()[:12]
 
 
-def _read(path: Path) -> list[dict[str | None, Any]]:
-    try:
-        # A byte order mark, which spreadsheets write, would become part of the first column's name.
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            present = [(name or "").strip() for name in reader.fieldnames or ()]
-            missing = [name for name in COLUMNS if name not in present]
-            if missing:
-                has = ", ".join(present) or "none"
-                raise DataError(f"{path}: lacks column {', '.join(missing)} (has {has})")
-            for name in COLUMNS:
-                if present.count(name) > 1:
-                    raise DataError(f"{path}: has column {name} {present.count(name)} times")
-            reader.fieldnames = present
-            return list(reader)
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror or error}") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: not a UTF-8 CSV file ({error})") from None
-
-
-def _item(path: Path, number: int, cells: dict[str | None, Any]) -> StudyItem:
-    if cells.get(None):
-        extra = ", ".join(cells[None])
-        raise DataError(
-            f"{path} row {number}: more cells than columns ({extra[:80]!r}); quote texts with commas"
-        )
-    values = [unicodedata.normalize("NFC", cells.get(name) or "").strip() for name in COLUMNS]
+def _item(path: Path, number: int, row: Row) -> StudyItem:
+    values = [unicodedata.normalize("NFC", row.cells[name]).strip() for name in COLUMNS]
     for name, value in zip(COLUMNS, values, strict=True):
         if not value:
             raise DataError(f"{path} row {number}: {name} is blank")
     item, image, description, title, text = values
     try:
-        file = check_path(image if "://" in image else path.parent / image)
+        file = check_path(ImageRoot(str(path.parent)).find(image))
         hashed = hashlib.sha256(file.read_bytes()).hexdigest()
     except ImageError as error:
         raise DataError(f"{path} row {number}: {error}") from None

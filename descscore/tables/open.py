@@ -1,230 +1,168 @@
-"""Open whatever holds pairs: a table, a folder, WebDataset shards, or a hub data set."""
+"""Open what holds pairs: a table, a folder, WebDataset shards, Concadia's release, or a hub data set."""
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from descscore.errors import DataError, UsageError
-from descscore.tables.folder import FolderInput
-from descscore.tables.parquet import HubInput, ParquetInput
-from descscore.tables.rows import (
-    ColumnNames,
-    FileImage,
-    ImageRoot,
-    Input,
-    NoImage,
-    PreferenceSet,
-    Row,
-    StoredImage,
-    normal_split,
-    sort_rows,
-)
-from descscore.tables.text_tables import (
-    SUFFIXES,
-    USUAL_COLUMNS,
-    Columns,
-    CsvInput,
-    JsonlInput,
-    TableOptions,
-    read_hub,
-    read_table,
-)
-from descscore.tables.webdataset import WebDatasetInput
+from descscore.tables.concadia import IMAGE_FOLDER, SPLIT_FILE, ConcadiaTable
+from descscore.tables.folder import FolderTable, is_hidden
+from descscore.tables.image_root import ImageRoot
+from descscore.tables.parquet import HubTable, ParquetTable, load_hub
+from descscore.tables.reader import PREFERENCE, SCORING, Columns, Reader, Table
+from descscore.tables.rows import PreferenceSet, normal_split, sort_rows
+from descscore.tables.text_tables import CsvTable, JsonlTable
+from descscore.tables.webdataset import WebDatasetTable
 
-# Read Concadia in the format of its release: ``wiki_split.json`` beside ``resized/``.
-#
-# Source: Kreiss et al. 2022, Concadia (arXiv 2104.08376).
-
-
-SPLIT_FILE = "wiki_split.json"
-IMAGE_FOLDER = "resized"
-
-
-def read_concadia(path: Path, image_root: Path | None = None) -> Iterator[Row]:
-    """Rows of ``wiki_split.json`` in its order; the group of a row is its article.
-
-    path: the file, or the folder that holds it. image_root: by default ``resized``
-    beside the file. Raises :class:`DataError` for a missing or damaged file.
-    """
-    file = path / SPLIT_FILE if path.is_dir() else path
-    root = file.parent / IMAGE_FOLDER if image_root is None else image_root
-    for number, entry in enumerate(_entries(file), start=1):
-        if not isinstance(entry, dict):
-            raise DataError(f"{file}: entry {number} of 'images' is not an object")
-        yield _row(file, root, number, entry)
-
-
-def _entries(file: Path) -> list[Any]:
-    try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"{file}: {error.strerror or error}") from None
-    except ValueError as error:
-        raise DataError(f"{file}: not valid JSON ({error})") from None
-    entries = data.get("images") if isinstance(data, dict) else None
-    if not isinstance(entries, list):
-        raise DataError(f"{file}: no list 'images' in it; expected Concadia's {SPLIT_FILE}")
-    return entries
-
-
-def _row(file: Path, root: Path, number: int, entry: dict[str, Any]) -> Row:
-    name, article = entry.get("filename"), entry.get("article_id")
-    image: StoredImage = FileImage(root / str(name)) if name else NoImage(f"{file} row {number}")
-    return Row(
-        source=str(file),
-        number=number,
-        image=image,
-        description=_raw(entry, "description"),
-        caption=_raw(entry, "caption"),
-        split=normal_split(entry.get("split")),
-        id=str(name or number),
-        group=None if article is None else str(article),
-        context=str(_raw(entry, "context") or ""),
-    )
-
-
-def _raw(entry: dict[str, Any], key: str) -> object:
-    """The running text of a field ``{"raw": text, "tokens": [...]}``."""
-    field = entry.get(key)
-    return field.get("raw") if isinstance(field, dict) else field
-
-
-# Load a preference data set from wherever it lies.
-#
-# * a folder with Concadia's ``wiki_split.json``, or that file;
-# * a table: CSV, JSONL or Parquet;
-# * a folder of such tables, read in the order of their names;
-# * the name of a data set on the Hugging Face hub.
-
-
-_STEMS = ("train", "val", "test")
-
-
-@dataclass(frozen=True)
-class DataOptions:
-    """How to read a data set.
-
-    columns: names in a table, where they differ from the usual ones.
-    image_root: folder that image paths are relative to, by default the table's own
-    (Concadia: ``resized``). keep_equal: whether a pair with equal texts counts as
-    usable: no use for training, but in an evaluation it counts against the model.
-    """
-
-    columns: Columns = USUAL_COLUMNS
-    image_root: Path | None = None
-    keep_equal: bool = False
-
-
-USUAL_OPTIONS = DataOptions()
-
-
-def load_pairs(source: str | os.PathLike[str], options: DataOptions = USUAL_OPTIONS) -> PreferenceSet:
-    """Read a data set; no image is decoded, and none is kept in memory.
-
-    A table without a split column takes the split from its file's name where that
-    is ``train``, ``val`` (or ``validation``, ``dev``) or ``test``; otherwise its rows have the split ''.
-
-    Raises :class:`DataError` for a missing or damaged file, a missing column, or
-    data without one usable row. Rows that cannot be used are in ``unusable``.
-    """
-    name = os.fspath(source)
-    return sort_rows(name, _rows(name, options), options.keep_equal)
-
-
-def _rows(name: str, options: DataOptions) -> Iterator[Row]:
-    path = Path(name)
-    if (path / SPLIT_FILE).is_file() or path.name == SPLIT_FILE:
-        return read_concadia(path, options.image_root)
-    if path.is_dir():
-        return _folder_rows(path, options)
-    if path.exists() or path.suffix.lower() in SUFFIXES:
-        return read_table(path, _table_options(path, options))
-    if path.is_absolute() or name.startswith(".") or name.count("/") > 1:  # no hub name looks like this
-        raise DataError(f"{name}: no such file or folder")
-    return read_hub(name, TableOptions(options.columns, options.image_root))
-
-
-def _folder_rows(folder: Path, options: DataOptions) -> Iterator[Row]:
-    tables = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
-    if not tables:
-        raise DataError(f"{folder}: holds neither {SPLIT_FILE} nor a table ({', '.join(SUFFIXES)})")
-    for path in tables:
-        yield from read_table(path, _table_options(path, options))
-
-
-def _table_options(path: Path, options: DataOptions) -> TableOptions:
-    stem = normal_split(path.stem)
-    return TableOptions(options.columns, options.image_root, stem if stem in _STEMS else "")
-
-
-_TABLES: dict[str, Callable[[Path, ColumnNames, ImageRoot], Input]] = {
-    ".csv": CsvInput,
-    ".jsonl": JsonlInput,
-    ".parquet": ParquetInput,
+_FORMATS: dict[str, Callable[[Path], Table]] = {
+    ".csv": CsvTable,
+    ".jsonl": JsonlTable,
+    ".parquet": ParquetTable,
 }
-
-_DEFAULT_COLUMNS = ColumnNames()
+_SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
 class InputOptions:
-    """image_root: what relative image paths begin at, by default the table's own folder.
-    split, subset: of a hub data set.
-    """
+    """How to open an input of pairs of image and text."""
 
-    columns: ColumnNames = _DEFAULT_COLUMNS
+    columns: Columns = Columns()  # noqa: RUF009 - frozen
+    """Names of columns, where they are not ``id``, ``image`` and ``text``; context and references
+    are read only where they are named."""
     image_root: Path | None = None
+    """The folder that relative image paths begin at; by default the table's own."""
     split: str = "train"
+    """The split of a hub data set."""
     subset: str | None = None
+    """The configuration of a hub data set."""
 
 
-DEFAULT_OPTIONS = InputOptions()
+@dataclass(frozen=True)
+class DataOptions:
+    """How to read a data set of images with descriptions and captions."""
+
+    columns: Columns = Columns()  # noqa: RUF009 - frozen
+    """Names of columns, where they differ from the usual ones."""
+    image_root: Path | None = None
+    """The folder that relative image paths begin at; by default the table's own (Concadia: ``resized``)."""
+    keep_equal: bool = False
+    """Whether a pair with equal texts is usable. It is no use for training, but in an evaluation it
+    counts against the model."""
 
 
-def open_input(name: str, options: InputOptions = DEFAULT_OPTIONS) -> Input:
-    """The input called ``name``.
+def open_input(name: str, options: InputOptions = InputOptions()) -> Reader:
+    """The input called ``name``, for scoring.
 
     A file is a table by its ending (.csv, .jsonl, .parquet) or a WebDataset shard
     (.tar). A folder with .tar files holds shards, any other folder images with sidecar
     texts. ``hub:NAME``, or a name that is no file or folder, is a hub data set.
 
-    Raises :class:`DataError` for what cannot be opened.
+    Raises:
+        DataError: It cannot be opened, or a column is missing or occurs twice.
+        UsageError: The image root is no folder, or a folder of images is asked for other columns.
     """
     path = Path(name)
     if options.image_root is not None and not options.image_root.is_dir():
         raise UsageError(f"image root {options.image_root}: no such folder")
+    folder = path.parent
     if name.startswith("hub:"):
-        return _hub(name.removeprefix("hub:"), options)
-    if path.is_dir():
-        shards = tuple(sorted(path.glob("*.tar")))
-        return WebDatasetInput(shards, options.columns, name) if shards else _folder(path, options)
-    suffix = path.suffix.lower()
-    if path.is_file():
-        if suffix == ".tar":
-            return WebDatasetInput((path,), options.columns, name)
-        if suffix in _TABLES:
-            return _TABLES[suffix](path, options.columns, _root(path.parent, options))
-        raise DataError(f"{name}: unknown kind of input; known are {', '.join(_TABLES)}, .tar and folders")
-    if suffix in (*_TABLES, ".tar") or path.is_absolute() or name.startswith(".") or name.count("/") > 1:
+        table: Table = HubTable(name.removeprefix("hub:"), options.subset, options.split)
+        folder = Path()
+    elif path.is_dir():
+        shards = _files(path, (".tar",))
+        table = WebDatasetTable(shards, name) if shards else FolderTable(path)
+        folder = path
+    elif path.is_file() and path.suffix.lower() == ".tar":
+        table = WebDatasetTable((path,), name)
+    elif path.is_file() and path.suffix.lower() not in _FORMATS:
+        raise DataError(f"{name}: unknown kind of input; known are {', '.join(_FORMATS)}, .tar and folders")
+    elif path.is_file():
+        table = _FORMATS[path.suffix.lower()](path)
+    elif path.suffix.lower() in (*_FORMATS, ".tar") or _is_path(name):
         raise DataError(f"{name}: no such file or folder")
-    return _hub(name, options)
+    else:
+        table, folder = HubTable(name, options.subset, options.split), Path()
+    root = folder if isinstance(table, FolderTable) else options.image_root or folder
+    reader = Reader(table, options.columns, SCORING, ImageRoot(str(root)))
+    reader.roles  # noqa: B018 - a missing column is an error at once, before a model is loaded
+    return reader
 
 
-def _folder(path: Path, options: InputOptions) -> FolderInput:
-    if options.columns.beside:
-        name = options.columns.beside[0]
-        raise UsageError(f"{path}: a folder of images has no column {name!r}; give a table")
-    return FolderInput(path)
+def load_pairs(
+    source: str | os.PathLike[str],
+    options: DataOptions = DataOptions(),
+) -> PreferenceSet:
+    """Read a data set for training or evaluation; no image is decoded, and none is kept in memory.
+
+    A table without a split column takes the split from its file's name where that is ``train``,
+    ``val`` (or ``validation``, ``dev``) or ``test``; otherwise its rows have the split ''.
+
+    Args:
+        source: A folder with Concadia's ``wiki_split.json``, or that file; a table (CSV, JSONL or
+            Parquet); a folder of such tables, read in the order of their names; or the name of a
+            hub data set.
+        options: How to read it.
+
+    Returns:
+        The usable pairs. Rows that cannot be used are in ``unusable``.
+
+    Raises:
+        DataError: A file is missing or damaged, a column is missing or occurs twice, or no row is usable.
+    """
+    name = os.fspath(source)
+    rows = (row for reader in _readers(name, options) for row in reader.rows())
+    return sort_rows(name, rows, options.keep_equal)
 
 
-def _root(folder: Path, options: InputOptions) -> ImageRoot:
-    return ImageRoot(str(options.image_root or folder))
+def _readers(name: str, options: DataOptions) -> Iterator[Reader]:
+    """The tables that the data set ``name`` consists of, in order."""
+    path = Path(name)
+    if (path / SPLIT_FILE).is_file() or path.name == SPLIT_FILE:
+        file = path / SPLIT_FILE if path.is_dir() else path
+        yield _reader(ConcadiaTable(file), options, file.parent / IMAGE_FOLDER)
+    elif path.is_dir():
+        tables = _files(path, tuple(_FORMATS))
+        if not tables:
+            raise DataError(f"{path}: holds neither {SPLIT_FILE} nor a table ({', '.join(_FORMATS)})")
+        yield from (_file_reader(table, options) for table in tables)
+    elif path.exists() or path.suffix.lower() in _FORMATS:
+        yield _file_reader(path, options)
+    elif _is_path(name):
+        raise DataError(f"{name}: no such file or folder")
+    else:
+        try:
+            splits = load_hub(name)
+        except DataError as error:
+            raise DataError(
+                f"{name}: no such file or folder, and no data set of that name: {error}"
+            ) from error
+        for split, data in splits.items():
+            yield _reader(HubTable(name, None, str(split), data), options, Path(), normal_split(split))
 
 
-def _hub(name: str, options: InputOptions) -> HubInput:
-    return HubInput(name, options.subset, options.split, options.columns, _root(Path(), options))
+def _file_reader(path: Path, options: DataOptions) -> Reader:
+    if path.suffix.lower() not in _FORMATS:
+        raise DataError(f"{path}: unknown kind of table; known are {', '.join(_FORMATS)}")
+    if not path.is_file():
+        raise DataError(f"{path}: no such file")
+    split = normal_split(path.stem)
+    table = _FORMATS[path.suffix.lower()](path)
+    return _reader(table, options, path.parent, split if split in _SPLITS else "")
+
+
+def _reader(table: Table, options: DataOptions, folder: Path, split: str = "") -> Reader:
+    return Reader(table, options.columns, PREFERENCE, ImageRoot(str(options.image_root or folder)), split)
+
+
+def _is_path(name: str) -> bool:
+    """Whether ``name`` cannot be that of a hub data set."""
+    return os.path.isabs(name) or name.startswith(".") or name.count("/") > 1
+
+
+def _files(folder: Path, suffixes: tuple[str, ...]) -> tuple[Path, ...]:
+    """The files in a folder with one of the endings, hidden ones left out, in the order of their names."""
+    paths = (path for path in folder.iterdir() if path.suffix.lower() in suffixes)
+    return tuple(sorted(path for path in paths if not is_hidden(path.name)))

@@ -1,10 +1,13 @@
-"""Read pairs from a data set through ``datasets``: from the hub, its local cache, or a folder."""
+"""Parquet files, and data sets that ``datasets`` loads: from the hub, its local cache, or a folder.
+
+An image is a path, the bytes of an image file, or the struct of both that ``datasets`` writes.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -12,36 +15,29 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from descscore.errors import DataError, InputError
-from descscore.tables.rows import ColumnNames, ImageRoot, InputRow, Mark, Scan, checked_row
-from descscore.tables.text_tables import TableFile
-
-# Images whose bytes stand in a table: read when they are asked for, a few rows at a time.
-
-
-# Read pairs from Parquet, a few rows in memory at a time.
-
-
-_BATCH_ROWS = 64
-"""Rows read together: with photos of 1 MB each, 64 MB."""
+from descscore.tables.reader import BATCH_ROWS, FileTable, Mark, Record, Scan, Table, unmarked
 
 
 @dataclass(frozen=True)
-class ParquetInput(TableFile):
-    """A Parquet file; an image is a path, bytes, or the struct of both that ``datasets`` writes."""
+class ParquetTable(FileTable):
+    """A Parquet file, read a few rows at a time."""
+
+    def names(self, wanted: Collection[str] = ()) -> list[str]:
+        with self._open() as file:
+            return list(file.schema_arrow.names)
 
     def scan(self, step: int) -> Scan:
         with self._open() as file:
-            self.columns.check(self.source, file.schema_arrow.names)
-            rows = file.metadata.num_rows
-        return Scan(rows, [None] * -(-rows // step))
+            return unmarked(file.metadata.num_rows, step)
 
-    def rows(self, start: int = 0, mark: Mark = None) -> Iterator[InputRow]:
+    def records(self, roles: Mapping[str, str], start: int, mark: Mark) -> Iterator[Record]:
+        wanted = sorted(set(roles.values()))
         with self._open() as file:
             first = 0
             for group in range(file.num_row_groups):
                 count = file.metadata.row_group(group).num_rows
                 if first + count > start:
-                    yield from self._group(file, group, first, count, start)
+                    yield from _group_records(file, group, wanted, max(start - first, 0), count)
                 first += count
 
     def _open(self) -> pq.ParquetFile:
@@ -50,24 +46,23 @@ class ParquetInput(TableFile):
         except (OSError, pa.ArrowException) as error:
             raise DataError(f"{self.path}: cannot be read as Parquet ({error})") from None
 
-    def _group(
-        self, file: pq.ParquetFile, group: int, first: int, count: int, start: int
-    ) -> Iterator[InputRow]:
-        """Rows of one row group from ``start`` on; those after a damaged page have that as their fault."""
-        number = first
-        wanted = self.columns.wanted(file.schema_arrow.names)
-        try:
-            for batch in file.iter_batches(_BATCH_ROWS, row_groups=[group], columns=wanted):
-                if number + len(batch) > start:
-                    cells = {name: _values(batch.column(name)) for name in wanted}
-                    for i in range(max(start - number, 0), len(batch)):
-                        row = {name: cells[name][i] for name in wanted}
-                        yield checked_row(number + i, self.columns.pick(row), self.root)
-                number += len(batch)
-        except (OSError, pa.ArrowException) as error:
-            for lost in range(max(number, start), first + count):
-                fault = InputError("bad_row", f"row {lost + 1}: the table is damaged here ({error})")
-                yield InputRow(str(lost + 1), None, None, fault)
+
+def _group_records(
+    file: pq.ParquetFile, group: int, wanted: list[str], start: int, count: int
+) -> Iterator[Record]:
+    """Records of one row group from its row ``start`` on; those after a damaged page have that as fault."""
+    first = 0
+    try:
+        for batch in file.iter_batches(BATCH_ROWS, row_groups=[group], columns=wanted):
+            if first + len(batch) > start:
+                part = batch.slice(max(start - first, 0))
+                columns = [_values(part.column(name)) for name in wanted]
+                for cells in zip(*columns, strict=True):
+                    yield Record(dict(zip(wanted, cells, strict=True)))
+            first += len(batch)
+    except (OSError, pa.ArrowException) as error:
+        fault = InputError("bad_row", f"the table is damaged here ({error})")
+        yield from [Record({}, fault)] * (count - max(first, start))
 
 
 def _values(column: pa.Array) -> list[Any]:
@@ -78,19 +73,45 @@ def _values(column: pa.Array) -> list[Any]:
         wide = pa.types.is_large_string(column.type)
         raw = column.cast(pa.large_binary() if wide else pa.binary()).to_pylist()
         return [None if cell is None else cell.decode("utf-8", "surrogateescape") for cell in raw]
-    values: list[Any] = column.to_pylist()
+    try:
+        values: list[Any] = column.to_pylist()
+    except UnicodeDecodeError:  # deep inside a list or a struct
+        values = [_value(cell) for cell in column]
     return values
 
 
+def _value(cell: pa.Scalar) -> Any:
+    try:
+        return cell.as_py()
+    except UnicodeDecodeError:
+        return "\udcff"  # no valid text, which is then reported
+
+
+def load_hub(name: str, subset: str | None = None, split: str | None = None) -> Any:
+    """A data set by ``datasets``, or a split of it. Raises :class:`DataError` where it cannot be loaded."""
+    import datasets
+
+    try:
+        # Only what is given is passed on, since a builder takes None for a name of its own.
+        given = {"name": subset, "split": split}
+        return datasets.load_dataset(name, **{key: value for key, value in given.items() if value})
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        part = f", split {split}" if split else ""
+        raise DataError(f"{name}: cannot be loaded as a data set{part} ({reason})") from error
+
+
 @dataclass(frozen=True)
-class HubInput:
-    """One split of a data set, which ``datasets`` keeps on disk and maps into memory."""
+class HubTable(Table):
+    """One split of a data set, which ``datasets`` keeps on disk and maps into memory.
+
+    loaded: the split, where it is loaded already.
+    """
 
     name: str
     subset: str | None
     split: str
-    columns: ColumnNames
-    root: ImageRoot
+    loaded: Any = field(default=None, repr=False, compare=False)
 
     @property
     def source(self) -> str:
@@ -98,42 +119,37 @@ class HubInput:
 
     @cached_property
     def _data(self) -> Any:
+        """The split, with images as their bytes or paths."""
         import datasets
 
-        try:
-            data = datasets.load_dataset(self.name, self.subset, split=self.split)
-        except Exception as error:
-            reason = " ".join(str(error).split())[:300]
-            raise DataError(
-                f"{self.name}: cannot be loaded as a data set, split {self.split} ({reason})"
-            ) from error
-        self.columns.check(self.source, data.column_names)
-        if isinstance(data.features[self.columns.image], datasets.Image):
-            data = data.cast_column(self.columns.image, datasets.Image(decode=False))
+        data = load_hub(self.name, self.subset, self.split) if self.loaded is None else self.loaded
+        for column, feature in data.features.items():
+            if isinstance(feature, datasets.Image):
+                data = data.cast_column(column, datasets.Image(decode=False))
         return data
 
     def __getstate__(self) -> dict[str, Any]:
-        # Another process loads the data set itself.
+        # Another process opens the data set itself.
         return {key: value for key, value in self.__dict__.items() if key != "_data"}
 
-    def fingerprint(self) -> dict[str, Any]:
-        """Number of rows and hash of all texts, contexts and references."""
+    def names(self, wanted: Collection[str] = ()) -> list[str]:
+        return list(self._data.column_names)
+
+    def fingerprint(self, texts: Sequence[str]) -> dict[str, Any]:
+        """Number of rows and hash of all texts."""
         digest = hashlib.sha256()
-        names = [self.columns.text, *self.columns.beside]
-        for batch in self._data.select_columns(list(dict.fromkeys(names))).iter(1024):
-            for name in names:
+        for batch in self._data.select_columns(list(dict.fromkeys(texts))).iter(1024):
+            for name in texts:
                 digest.update(repr(batch[name]).encode("utf-8", "surrogatepass"))
         return {"rows": len(self._data), "texts_sha256": digest.hexdigest()}
 
     def scan(self, step: int) -> Scan:
-        rows = len(self._data)
-        return Scan(rows, [None] * -(-rows // step))
+        return unmarked(len(self._data), step)
 
-    def rows(self, start: int = 0, mark: Mark = None) -> Iterator[InputRow]:
-        wanted = self.columns.wanted(self._data.column_names)
+    def records(self, roles: Mapping[str, str], start: int, mark: Mark) -> Iterator[Record]:
+        wanted = sorted(set(roles.values()))
         data = self._data.select_columns(wanted)
-        for first in range(start, len(data), _BATCH_ROWS):
-            cells = data[first : first + _BATCH_ROWS]
-            for i in range(len(cells[self.columns.text])):
-                row = {name: cells[name][i] for name in wanted}
-                yield checked_row(first + i, self.columns.pick(row), self.root)
+        for first in range(start, len(data), BATCH_ROWS):
+            columns = data[first : first + BATCH_ROWS]
+            for cells in zip(*(columns[name] for name in wanted), strict=True):
+                yield Record(dict(zip(wanted, cells, strict=True)))

@@ -1,423 +1,301 @@
-"""Read pairs from CSV and JSONL, row by row; a damaged row is a row with its fault."""
+"""Tables in text files: CSV, and JSON Lines. Both can be read from the middle."""
 
 from __future__ import annotations
 
+import codecs
 import csv
+import io
 import json
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+import re
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+from typing import Any, BinaryIO, NamedTuple
 
 from descscore.errors import DataError, InputError
-from descscore.tables.cells import BATCH_ROWS, BytesStore, CellImage, HubBytes, ParquetBytes, cell_bytes
-from descscore.tables.rows import (
-    ColumnNames,
-    FileImage,
-    ImageRoot,
-    InputRow,
+from descscore.tables.image_root import ImageRoot
+from descscore.tables.reader import (
+    CELL_LIMIT,
+    Columns,
+    FileTable,
     Mark,
-    NoImage,
-    Row,
+    Reader,
+    Record,
     Scan,
-    StoredImage,
-    checked_row,
-    file_fingerprint,
-    normal_split,
+    check_unique_names,
+    is_unicode,
+    named,
 )
+from descscore.tables.rows import Row
 
-# Read pairs from any table: CSV, JSONL, Parquet, or a hub data set through ``datasets``.
-#
-# An image is given as a path (relative to the table's folder or an image root), as
-# the bytes of an image file, or as the struct ``image{bytes, path}`` that the
-# ``datasets`` library writes. Bytes stay in the file until they are asked for.
+_HEAD = 1 << 16
+_MARK = "\N{ZERO WIDTH NO-BREAK SPACE}"
 
 
-SUFFIXES = (".csv", ".jsonl", ".parquet")
+class _Coding(NamedTuple):
+    """How a file holds text. start: the byte after the byte order mark; newline: what ends a line."""
 
-
-@dataclass(frozen=True)
-class Columns:
-    """Column names. One that is None is looked for under its usual names; images and texts are needed."""
-
-    image: str | None = None
-    description: str | None = None
-    caption: str | None = None
-    split: str | None = None
-    id: str | None = None
-    group: str | None = None
-    context: str | None = None
-
-
-USUAL_COLUMNS = Columns()
-
-_USUAL = {
-    "image": ("image", "filename", "file_name", "path"),
-    "description": ("description",),
-    "caption": ("caption",),
-    "split": ("split",),
-    "id": ("id", "filename", "file_name"),
-    "group": ("group", "book", "article_id", "article"),
-    "context": ("context",),
-}
-_NEEDED = ("image", "description", "caption")
-
-
-def resolve_columns(source: str, present: Sequence[str], wanted: Columns) -> Columns:
-    """``wanted`` with every None replaced by the usual name that is present, if any.
-
-    Raises :class:`DataError` for a named column that is not there, and for a
-    needed one that is not found, with the columns that are.
-    """
-    found: dict[str, str | None] = {}
-    for field in fields(Columns):
-        asked = getattr(wanted, field.name)
-        names = _USUAL[field.name] if asked is None else (asked,)
-        found[field.name] = next((name for name in names if name in present), None)
-        if found[field.name] is None and (asked is not None or field.name in _NEEDED):
-            raise DataError(
-                f"{source}: no column {' or '.join(map(repr, names))} for the {field.name}; "
-                f"its columns are {', '.join(map(repr, present)) or 'none'}"
-            )
-    return Columns(**found)
-
-
-@dataclass(frozen=True)
-class TableOptions:
-    """How to read a table.
-
-    columns: see :class:`Columns`. image_root: folder that image paths are relative
-    to, by default the table's own. split: that of rows in a table without a split column.
-    """
-
-    columns: Columns = USUAL_COLUMNS
-    image_root: Path | None = None
-    split: str = ""
-
-
-USUAL_OPTIONS = TableOptions()
-
-
-def read_table(path: Path, options: TableOptions = USUAL_OPTIONS) -> Iterator[Row]:
-    """Rows of one table file in its order.
-
-    Raises :class:`DataError` for a missing or damaged file, an unknown suffix, or a missing column.
-    """
-    readers = {".csv": _csv_rows, ".jsonl": _jsonl_rows, ".parquet": _parquet_rows}
-    reader = readers.get(path.suffix.lower())
-    if reader is None:
-        raise DataError(f"{path}: unknown kind of table; known are {', '.join(SUFFIXES)}")
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
-    try:
-        yield from reader(path, options)
-    except (OSError, ValueError, csv.Error, pa.ArrowException) as error:
-        raise DataError(f"{path}: cannot be read ({error})") from error
-
-
-@dataclass(frozen=True)
-class _Table:
-    """What is needed to make a :class:`Row` of a table's cells."""
-
-    source: str
-    columns: Columns
-    root: Path
-    split: str
-
-    def row(self, index: int, cells: Mapping[str, Any], image: StoredImage) -> Row:
-        columns = self.columns
-        identity, group = self._cell(cells, columns.id), self._cell(cells, columns.group)
-        split = self._cell(cells, columns.split) if columns.split else self.split
-        return Row(
-            source=self.source,
-            number=index + 1,
-            image=image,
-            description=cells.get(str(columns.description)),
-            caption=cells.get(str(columns.caption)),
-            split=normal_split(split),
-            id=str(index + 1) if identity in (None, "") or isinstance(identity, dict) else str(identity),
-            group=None if group in (None, "") else str(group),
-            context=str(self._cell(cells, columns.context) or ""),
-        )
-
-    @staticmethod
-    def _cell(cells: Mapping[str, Any], column: str | None) -> Any:
-        return None if column is None else cells.get(column)
-
-    def path_image(self, index: int, path: object) -> StoredImage:
-        """The image at ``path``, relative to the root."""
-        text = os.fspath(path) if isinstance(path, (str, os.PathLike)) else ""
-        if not text.strip():
-            return NoImage(f"{self.source} row {index + 1}")
-        # An address is not a path below the root; kept as it is, it is refused by name.
-        return FileImage(Path(text)) if "://" in text else FileImage(self.root / text)
-
-
-def _table(path: Path, present: Sequence[str], options: TableOptions) -> _Table:
-    columns = resolve_columns(str(path), present, options.columns)
-    root = path.parent if options.image_root is None else options.image_root
-    return _Table(str(path), columns, root, options.split)
-
-
-def _csv_rows(path: Path, options: TableOptions) -> Iterator[Row]:
-    # A byte order mark, which spreadsheets write, would become part of the first column's name.
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        table = _table(path, reader.fieldnames or (), options)
-        for index, cells in enumerate(reader):
-            yield table.row(index, cells, table.path_image(index, cells.get(str(table.columns.image))))
-
-
-def _jsonl_rows(path: Path, options: TableOptions) -> Iterator[Row]:
-    table = _table(path, _jsonl_keys(path), options)
-    for index, cells in enumerate(_jsonl_objects(path)):
-        yield table.row(index, cells, table.path_image(index, cells.get(str(table.columns.image))))
-
-
-def _jsonl_keys(path: Path) -> list[str]:
-    """All keys that occur: a first line may lack one that the others have."""
-    return list(dict.fromkeys(key for cells in _jsonl_objects(path) for key in cells))
-
-
-def _jsonl_objects(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                cells = json.loads(line)
-            except ValueError as error:
-                raise DataError(f"{path} line {number}: not valid JSON ({error})") from None
-            if not isinstance(cells, dict):
-                raise DataError(f"{path} line {number}: expected an object, got {type(cells).__name__}")
-            yield cells
-
-
-def _parquet_rows(path: Path, options: TableOptions) -> Iterator[Row]:
-    with pq.ParquetFile(path) as file:
-        schema = file.schema_arrow
-    table = _table(path, schema.names, options)
-    image_column = str(table.columns.image)
-    store = ParquetBytes(path, image_column)
-    used = sorted({name for name in vars(table.columns).values() if name})
-    without_images = [name for name in used if name != image_column]
-    index = 0
-    with pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as file:
-        for batch in file.iter_batches(BATCH_ROWS, columns=used):
-            texts = batch if table.columns.id == image_column else batch.select(without_images)
-            images = batch.column(image_column)
-            for offset, cells in enumerate(texts.to_pylist()):
-                image = _parquet_image(table, store, index, images[offset])
-                yield table.row(index, cells, image)
-                index += 1
-
-
-def _parquet_image(table: _Table, store: BytesStore, index: int, cell: Any) -> StoredImage:
-    """The image of one cell, which is a path, bytes, or a struct of both."""
-    if cell_bytes(cell):
-        return CellImage(table.source, store, index)
-    value = cell.as_py()
-    return table.path_image(index, value.get("path") if isinstance(value, dict) else value)
-
-
-def read_hub(name: str, options: TableOptions = USUAL_OPTIONS) -> Iterator[Row]:
-    """Rows of all splits of a data set on the Hugging Face hub, or in its local cache.
-
-    Raises :class:`DataError` where it cannot be loaded or a column is missing.
-    """
-    import datasets
-
-    try:
-        splits = datasets.load_dataset(name)
-    except Exception as error:
-        raise DataError(
-            f"{name}: no such file or folder, and no data set of that name can be loaded from the hub "
-            f"({' '.join(str(error).split())[:300]})"
-        ) from error
-    for split, data in splits.items():
-        yield from _hub_rows(f"{name}[{split}]", data, str(split), options)
-
-
-def _hub_rows(source: str, data: Any, split: str, options: TableOptions) -> Iterator[Row]:
-    import datasets
-
-    columns = resolve_columns(source, data.column_names, options.columns)
-    image_column = str(columns.image)
-    if isinstance(data.features[image_column], datasets.Image):
-        data = data.cast_column(image_column, datasets.Image(decode=False))
-    table = _Table(source, columns, options.image_root or Path(), split)
-    store = HubBytes(data, image_column)
-    for index, cells in enumerate(data):
-        value = cells[image_column]
-        if isinstance(value, dict):
-            held = bool(value.get("bytes"))
-            image = CellImage(source, store, index) if held else table.path_image(index, value.get("path"))
-        else:
-            image = table.path_image(index, value)
-        yield table.row(index, cells, image)
-
-
-@dataclass(frozen=True)
-class TableFile:
-    """What all tables in one file share. root: where relative image paths begin."""
-
-    path: Path
-    columns: ColumnNames
-    root: ImageRoot
+    name: str
+    start: int
+    newline: str
 
     @property
-    def source(self) -> str:
-        return str(self.path)
-
-    def fingerprint(self) -> dict[str, Any]:
-        return file_fingerprint(self.path)
-
-
-@dataclass(frozen=True)
-class CsvInput(TableFile):
-    """A CSV file with a header, in UTF-8."""
-
-    def scan(self, step: int) -> Scan:
-        marks: list[Mark] = []
-        count = 0
-        with self.path.open("rb") as file:
-            _, lines = self._open(file)
-            place = lines.place
-            for _ in _records(lines):
-                if count % step == 0:
-                    marks.append([place])
-                count += 1
-                place = lines.place
-        return Scan(count, marks)
-
-    def rows(self, start: int = 0, mark: Mark = None) -> Iterator[InputRow]:
-        with self.path.open("rb") as file:
-            names, lines = self._open(file)
-            first = 0
-            if mark is not None:
-                first, lines = start, _Lines(file, mark[0])
-            for number, cells in enumerate(_records(lines), start=first):
-                if number >= start:
-                    yield self._row(number, names, cells)
-
-    def _open(self, file: BinaryIO) -> tuple[list[str], _Lines]:
-        """The header, and the lines after it."""
-        lines = _Lines(file, 0)
-        names = next(_records(lines), [])
-        if not isinstance(names, list):
-            raise DataError(f"{self.path}: the header cannot be read ({names})")
-        if names:
-            names[0] = names[0].removeprefix(_MARK)  # spreadsheets write a byte order mark
-        self.columns.check(self.source, names)
-        return names, lines
-
-    def _row(self, number: int, names: list[str], cells: list[str] | csv.Error) -> InputRow:
-        name = f"row {number + 1}"
-        if isinstance(cells, csv.Error):
-            return InputRow(str(number + 1), None, None, InputError("bad_row", f"{name}: {cells}"))
-        if len(cells) != len(names):
-            # A text with a comma and no quotes would otherwise be cut at the comma, unseen.
-            fault = InputError("bad_row", f"{name}: has {len(cells)} fields, the header {len(names)}")
-            return InputRow(str(number + 1), None, None, fault)
-        row = dict(zip(names, cells, strict=True))
-        return checked_row(number, self.columns.pick(row), self.root)
+    def errors(self) -> str:
+        """How what is not valid becomes surrogates, which are reported with their row; in paths
+        they are what the file system expects.
+        """
+        return "surrogateescape" if self.name == "utf-8" else "surrogatepass"
 
 
-_MARK = "\N{ZERO WIDTH NO-BREAK SPACE}"
-_FIELD_LIMIT = 1 << 20
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+
+
+def _coding(path: Path, head: bytes) -> _Coding:
+    """The coding of a file that begins with ``head``. Raises :class:`DataError` for one that is no text."""
+    if head.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+        raise DataError(f"{path}: is UTF-32 text; save it as UTF-8")
+    mark, name = next((pair for pair in _MARKS if head.startswith(pair[0])), (b"", "utf-8"))
+    text = head[len(mark) :].decode(name, "replace")
+    end = re.search("\r\n|\n|\r(?!$)", text)  # a head may end between the two bytes of \r\n
+    if "\0" in text[: end.start() if end else None]:
+        raise DataError(
+            f"{path}: is no UTF-8 text: its first line holds zero bytes, as in a binary file "
+            "or in UTF-16 without a byte order mark; save it as UTF-8"
+        )
+    return _Coding(name, len(mark), "\r" if end and end[0] == "\r" else "\n")
+
+
+def decode_text(data: bytes, name: str) -> str:
+    """A whole text, from UTF-8 or from UTF-16 with a byte order mark, without the line end that editors add.
+
+    Raises:
+        InputError: It is something else, or longer than :data:`CELL_LIMIT`; the message begins with ``name``.
+    """
+    mark, coding = next((pair for pair in _MARKS if data.startswith(pair[0])), (b"", "utf-8"))
+    try:
+        text = data[len(mark) :].decode(coding).rstrip("\r\n")
+    except UnicodeDecodeError:
+        raise InputError("wrong_encoding", f"{name}: is not UTF-8 text") from None
+    if len(text) > CELL_LIMIT:
+        raise InputError("bad_row", f"{name}: holds over {CELL_LIMIT:,} characters")
+    return text
 
 
 class _Lines:
-    """Lines of a file as text; ``place`` is the byte where the next line begins.
+    """Lines of a text file. place: the byte where the next one begins; number: of lines read so far."""
 
-    Bytes that are not UTF-8 become surrogates, to be reported with their row; in
-    paths they are what the file system expects.
-    """
-
-    def __init__(self, file: BinaryIO, place: int) -> None:
-        self.file, self.place = file, place
+    def __init__(self, file: BinaryIO, coding: _Coding, place: int, number: int) -> None:
         file.seek(place)
+        self._lines = io.TextIOWrapper(file, coding.name, coding.errors, newline=coding.newline)
+        self._coding = coding
+        self.place, self.number = place, number
 
     def __iter__(self) -> _Lines:
         return self
 
     def __next__(self) -> str:
-        line = self.file.readline()
-        if not line:
-            raise StopIteration
-        self.place += len(line)
-        return line.decode("utf-8", "surrogateescape")
-
-
-def _records(lines: _Lines) -> Iterator[list[str] | Any]:
-    """Records of a CSV file, a :class:`csv.Error` for one that cannot be read; empty lines are none."""
-    reader = csv.reader(lines)
-    while True:
-        # The limit is the whole process's: other readers of tables must not find it changed.
-        usual = csv.field_size_limit(_FIELD_LIMIT)
         try:
-            record: list[str] | csv.Error = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            record = error
-        finally:
-            csv.field_size_limit(usual)
-        if record:
-            yield record
+            line = next(self._lines)
+        except UnicodeDecodeError as error:
+            raise DataError(f"{self._lines.name}: is not whole {self._coding.name} text ({error})") from None
+        self.place += len(line.encode(self._coding.name, self._coding.errors))
+        self.number += 1
+        return line
 
 
 @dataclass(frozen=True)
-class JsonlInput(TableFile):
-    """A file with one JSON object a line, in UTF-8; empty lines are passed over."""
+class _TextTable(FileTable):
+    """A table in a text file. A mark is the byte where a row begins, and the number of lines before it."""
 
     def scan(self, step: int) -> Scan:
-        """Raises :class:`DataError` where a needed column occurs in no row at all."""
         marks: list[Mark] = []
-        count, place = 0, 0
-        missing, present = set(self.columns.needed), dict[str, None]()
-        with self.path.open("rb") as file:
-            for line in file:
-                if line.strip():
-                    if count % step == 0:
-                        marks.append([place])
-                    count += 1
-                    if missing and isinstance(cells := _parse(line), dict):
-                        missing -= cells.keys()
-                        present |= dict.fromkeys(list(cells)[:20])
-                place += len(line)
-        if count and missing:
-            self.columns.check(self.source, present)
+        count, mark = 0, self._first_row
+        for lines, _ in self._items(mark):
+            if count % step == 0:
+                marks.append(mark)
+            count += 1
+            mark = [lines.place, lines.number]
         return Scan(count, marks)
 
-    def rows(self, start: int = 0, mark: Mark = None) -> Iterator[InputRow]:
-        with self.path.open("rb") as file:
-            number = 0
-            if mark is not None:
-                file.seek(mark[0])
-                number = start
-            for line in file:
-                if line.strip():
-                    if number >= start:
-                        yield self._row(number, _parse(line))
-                    number += 1
+    def records(self, roles: Mapping[str, str], start: int = 0, mark: Mark = None) -> Iterator[Record]:
+        skipped = 0 if mark else start
+        for number, (lines, item) in enumerate(self._items(mark or self._first_row)):
+            if number >= skipped:
+                try:
+                    yield Record(self._cells(item, roles), None, lines.number)
+                except InputError as error:
+                    yield Record({}, error, lines.number)
 
-    def _row(self, number: int, cells: dict[str, Any] | str) -> InputRow:
-        if isinstance(cells, str):
-            fault = InputError("bad_row", f"row {number + 1}: {cells}")
-            return InputRow(str(number + 1), None, None, fault)
-        return checked_row(number, self.columns.pick(cells), self.root)
+    @property
+    @abstractmethod
+    def _first_row(self) -> list[int]:
+        """The mark of the first row."""
+
+    @abstractmethod
+    def _split(self, lines: _Lines) -> Iterator[Any]:
+        """What the lines hold of each row."""
+
+    @abstractmethod
+    def _cells(self, item: Any, roles: Mapping[str, str]) -> dict[str, Any]:
+        """The cells of an item of :meth:`_split`. Raises :class:`InputError` for a damaged row."""
+
+    def _items(self, mark: Sequence[int]) -> Iterator[tuple[_Lines, Any]]:
+        with self._open() as file:
+            lines = _Lines(file, self._coding, *mark)
+            for item in self._split(lines):
+                yield lines, item
+
+    @cached_property
+    def _coding(self) -> _Coding:
+        with self._open() as file:
+            return _coding(self.path, file.read(_HEAD))
+
+    def _open(self) -> BinaryIO:
+        try:
+            return self.path.open("rb")
+        except OSError as error:
+            raise DataError(f"{self.path}: {error.strerror or error}") from None
 
 
-def _parse(line: bytes) -> dict[str, Any] | str:
-    """The object of a line, or what is wrong with it."""
+@dataclass(frozen=True)
+class CsvTable(_TextTable):
+    """A CSV file with a header, in UTF-8, or in UTF-16 with a byte order mark."""
+
+    def names(self, wanted: Collection[str] = ()) -> list[str]:
+        return self._header[0]
+
+    @cached_property
+    def _header(self) -> tuple[list[str], list[int]]:
+        """The names of the columns, and the mark of the first row."""
+        for lines, names in self._items([self._coding.start, 0]):
+            if isinstance(names, InputError):
+                raise DataError(f"{self.path}: the header cannot be read: {names}")
+            if not all(map(is_unicode, names)):
+                raise DataError(f"{self.path}: the header is not UTF-8 text")
+            return [name.strip() for name in names], [lines.place, lines.number]
+        return [], [self._coding.start, 0]
+
+    @property
+    def _first_row(self) -> list[int]:
+        return self._header[1]
+
+    def _split(self, lines: _Lines) -> Iterator[list[str] | InputError]:
+        """Rows, with an error in place of one that cannot be read; empty lines are none."""
+        reader = csv.reader(lines, strict=True)
+        while True:
+            # The limit is the whole process's: other users of csv must not find it changed.
+            usual = csv.field_size_limit(CELL_LIMIT)
+            try:
+                item: list[str] | InputError = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                reason = next((text for part, text in _CSV_FAULTS.items() if part in str(error)), str(error))
+                item = InputError("bad_row", reason)
+            finally:
+                csv.field_size_limit(usual)
+            if item:
+                yield item
+
+    def _cells(self, item: list[str] | InputError, roles: Mapping[str, str]) -> dict[str, Any]:
+        if isinstance(item, InputError):
+            raise item
+        names = self._header[0]
+        if len(item) != len(names):
+            # A text with a comma and no quotes would otherwise be cut at the comma, unseen.
+            hint = "; put texts with commas in quotation marks" if len(item) > len(names) else ""
+            raise InputError("bad_row", f"has {len(item)} cells, the header {len(names)}{hint}")
+        return dict(zip(names, item, strict=True))
+
+
+_CSV_FAULTS = {
+    "field larger": f"a cell holds over {CELL_LIMIT:,} characters, or a quotation mark is never closed",
+    "unexpected end": "a quotation mark is never closed, so the row runs to the end of the file",
+    "expected after": "text follows a closing quotation mark; inside a quoted text a mark is written twice",
+    "new-line character": "a carriage return stands outside quotation marks",
+}
+
+
+@dataclass(frozen=True)
+class JsonlTable(_TextTable):
+    """A file with one JSON object a line; empty lines are passed over."""
+
+    def names(self, wanted: Collection[str] = ()) -> list[str]:
+        """Keys that occur: all of those ``wanted``, which need not stand in the first line."""
+        missing, present = set(wanted), dict[str, None]()
+        for record in self.records({}):
+            missing -= record.cells.keys()
+            present |= dict.fromkeys(key for key in record.cells if key in wanted or len(present) < 100)
+            if not missing:
+                break
+        return list(present) or list(wanted)  # without one object, the faults of the rows say more
+
+    @property
+    def _first_row(self) -> list[int]:
+        return [self._coding.start, 0]
+
+    def _split(self, lines: _Lines) -> Iterator[str]:
+        return (line for line in lines if line.strip())
+
+    def _cells(self, item: str, roles: Mapping[str, str]) -> dict[str, Any]:
+        return parse_object(item.removeprefix(_MARK), roles.get("id"))
+
+
+def parse_object(text: str, id_column: str | None = None) -> dict[str, Any]:
+    """A JSON object, with the number in ``id_column`` as it is written.
+
+    Raises:
+        InputError: There is no object, or one with a key twice (kind ``bad_row``).
+    """
     try:
-        text = line.decode("utf-8", "surrogateescape").removeprefix(_MARK)
-        cells = json.loads(text)
+        cells = json.loads(text, object_pairs_hook=_unique)
+        value = None if not (id_column and isinstance(cells, dict)) else cells.get(id_column)
+        if isinstance(value, float) or (value == 0 and value is not False):
+            cells[id_column] = json.loads(text, parse_int=str, parse_float=str)[id_column]
     except (ValueError, RecursionError) as error:
-        return f"not valid JSON ({error})"
-    return cells if isinstance(cells, dict) else f"expected an object, got {type(cells).__name__}"
+        raise InputError("bad_row", f"not valid JSON ({error})") from None
+    if not isinstance(cells, dict):
+        raise InputError("bad_row", f"expected an object, got {type(cells).__name__}")
+    return cells
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    cells = dict(pairs)
+    if len(cells) < len(pairs):
+        name = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+        raise InputError("bad_row", f"the object has key {named([name])} more than once")
+    return cells
+
+
+def read_csv(path: Path, required: Iterable[str] = ()) -> list[Row]:
+    """All rows of a CSV file, with their cells as text by column name.
+
+    Raises:
+        DataError: A row has a fault, which is named with its line; the file cannot be read; a required
+            column is missing; or a column occurs twice.
+    """
+    reader = Reader(CsvTable(path), Columns(), {}, ImageRoot(str(path.parent)))
+    names = reader.table.names(())
+    check_unique_names(str(path), names)
+    check_columns(path, names, required)
+    rows = []
+    for row in reader.rows():
+        if row.fault is not None:
+            reason = str(row.fault).removeprefix(f"row {row.number}: ")
+            raise DataError(f"{path}: line {row.line}: {reason}")
+        rows.append(row)
+    return rows
+
+
+def check_columns(path: Path, names: Sequence[str], required: Iterable[str]) -> None:
+    """Raise a :class:`DataError` that names the missing columns and those there are."""
+    missing = [name for name in required if name not in names]
+    if missing:
+        raise DataError(f"{path}: lacks column {', '.join(missing)} (has {', '.join(names)[:500] or 'none'})")

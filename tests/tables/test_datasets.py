@@ -18,10 +18,9 @@ from hypothesis import strategies as st
 
 from conftest import make_photo
 from descscore.errors import DataError, ImageError
-from descscore.tables.cells import CellImage, ParquetBytes
 from descscore.tables.open import DataOptions, load_pairs
-from descscore.tables.rows import FileImage, NoImage, PreferenceSet, Row, normal_split, sort_rows
-from descscore.tables.text_tables import Columns
+from descscore.tables.reader import CellImage, Columns
+from descscore.tables.rows import FileImage, PreferenceSet, Row, normal_split, sort_rows
 
 IMAGE_COUNT = 5
 
@@ -192,7 +191,8 @@ def test_parquet_of_bare_bytes(folder: Path) -> None:
 
 def numbered(folder: Path, rows: int, group_rows: int) -> Path:
     path = folder / f"numbered-{rows}-{group_rows}.parquet"
-    table = pa.table({"image": [{"bytes": str(i).encode(), "path": None} for i in range(rows)]})
+    images = [{"bytes": str(i).encode(), "path": None} for i in range(rows)]
+    table = pa.table({"image": images, "description": ["A dog."] * rows, "caption": ["Rex."] * rows})
     pq.write_table(table, path, row_group_size=group_rows)
     return path
 
@@ -202,9 +202,9 @@ def numbered(folder: Path, rows: int, group_rows: int) -> Path:
 def test_parquet_bytes_in_any_order(
     tmp_path_factory: pytest.TempPathFactory, rows: int, group_rows: int, draw: random.Random
 ) -> None:
-    store = ParquetBytes(numbered(tmp_path_factory.mktemp("order"), rows, group_rows), "image")
+    data = load_pairs(numbered(tmp_path_factory.mktemp("order"), rows, group_rows))
     for index in [*range(rows), *(draw.randrange(rows) for _ in range(10))]:
-        assert store.get(index) == str(index).encode()
+        assert data.pairs[index].image.read() == str(index).encode()
 
 
 def test_parquet_images_travel_to_another_process(folder: Path) -> None:
@@ -298,8 +298,9 @@ def test_a_folder_of_tables_is_read_whole(folder: Path) -> None:
         ("a.csv", "image,description\nx,y\n", "no column 'caption'.*'image', 'description'"),
         ("a.csv", "", "its columns are none"),
         ("a.csv", "description,caption\nx,y\n", "'image' or 'filename'"),
-        ("a.jsonl", "{\n", "line 1: not valid JSON"),
-        ("a.jsonl", "[1]\n", "line 1: expected an object, got list"),
+        ("a.jsonl", "{\n", r"row 1 \(1\): not valid JSON"),
+        ("a.jsonl", "[1]\n", r"row 1 \(1\): expected an object, got list"),
+        ("a.jsonl", '{"image": "x"}\n', "no column 'description'; its columns are 'image'"),
         ("a.parquet", "no parquet", "cannot be read"),
         ("a.csv", "image,description,caption\n", "none of its 0 rows"),
         ("a.csv", "image,description,caption\ngone.jpg,x,y\n", "none of its 1 rows.*gone.jpg"),
@@ -316,7 +317,7 @@ def test_damaged_tables_are_errors(tmp_path: Path, name: str, text: str | None, 
 
 def test_bytes_that_are_no_text_are_an_error(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(b"image,description,caption\n\xff\xfe,\x81,b\n")
-    with pytest.raises(DataError, match=r"a\.csv: cannot be read"):
+    with pytest.raises(DataError, match=r"a\.csv row 1 \(1\): column 'description' is not UTF-8 text"):
         load_pairs(tmp_path / "a.csv")
 
 
@@ -382,8 +383,8 @@ def test_a_hub_data_set_that_cannot_be_loaded_is_an_error() -> None:
 
 
 def test_images_that_are_not_there() -> None:
-    with pytest.raises(ImageError, match="table row 3: has no image"):
-        NoImage("table row 3").read()
+    with pytest.raises(DataError, match=r"table row 3 \(x\): has no image"):
+        sort_rows("table", [Row("table", 3, "x", description="A dog.", caption="Rex.")])
     with pytest.raises(ImageError, match="no such file"):
         FileImage(Path("none.jpg")).read()
 
@@ -404,10 +405,10 @@ TEXTS = st.one_of(st.none(), st.integers(), st.text(max_size=6))
 def test_no_row_is_lost(cells: list[tuple[object, object, bool]], keep_equal: bool) -> None:
     here = FileImage(Path(__file__))
     rows = [
-        Row("t", number, here if there else NoImage("t"), first, second, "", str(number), None, "")
+        Row("t", number, str(number), description=first, caption=second, stored=here if there else None)
         for number, (first, second, there) in enumerate(cells, start=1)
     ]
-    rows.append(Row("t", len(rows) + 1, here, "a", "b", "", "last", None, ""))
+    rows.append(Row("t", len(rows) + 1, "last", description="a", caption="b", stored=here))
     data = sort_rows("t", rows, keep_equal)
     assert sorted(row.number for row in (*data.pairs, *data.unusable)) == [row.number for row in rows]
     assert all(pair.description.strip() and pair.caption.strip() for pair in data.pairs)
