@@ -17,9 +17,9 @@ from descscore.errors import UsageError
 @click.option(
     "--source",
     metavar="TEXT",
-    help="Also: what TEXT would score if it spoke with the purpose of this other text.",
+    help="Also show what TEXT would score with the purpose of this other text.",
 )
-@click.option("--where", is_flag=True, help="Also: a map of the image by occlusion, an aid, not evidence.")
+@click.option("--where", is_flag=True, help="Also map the image by occlusion: an aid, not evidence.")
 @click.option(
     "--html",
     metavar="FILE",
@@ -39,7 +39,7 @@ def explain(
     text_policy: str,
     as_json: bool,
 ) -> None:
-    """Show why TEXT scores as it does with IMAGE: what each word did to the score and to the purpose."""
+    """Show why TEXT gets its score with IMAGE: how each word moves the score and the purpose."""
     page = _page_file(html)
     if html is not None and page is None and as_json:
         raise UsageError("--html without a file and --json both print; give --html a file")
@@ -48,25 +48,25 @@ def explain(
     from descscore.scorer import DescScorer
 
     scorer = DescScorer.from_pretrained(model, device=device, text_policy=text_policy)  # type: ignore[arg-type]
-    found = run(image, text, scorer=scorer, source=source, where=where)
+    explanation = run(image, text, scorer=scorer, source=source, where=where)
     if html is not None:
         from descscore.explanations.html_page import to_html
         from descscore.images import load_image
 
-        written = to_html(found, load_image(image), Path(image).name)
+        written = to_html(explanation, load_image(image), Path(image).name)
         if page is None:
             click.echo(written, nl=False)
             return
         page.write_text(written, encoding="utf-8")
         click.echo(f"page: {page}", err=True)
     if as_json:
-        click.echo(json.dumps({"image": image} | found.to_dict(), ensure_ascii=False, indent=2))
+        click.echo(json.dumps({"image": image} | explanation.to_dict(), ensure_ascii=False, indent=2))
     elif html is None:
-        click.echo(to_text(found))
+        click.echo(to_text(explanation))
 
 
 def _page_file(html: str | None) -> Path | None:
-    """Where the page goes, None for standard output; another name than a page's would overwrite a photo."""
+    """Where the page goes; None for standard output. Any other ending is refused: it could be a photo's."""
     if html is None or html == "-":
         return None
     path = Path(html)

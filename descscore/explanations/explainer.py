@@ -2,46 +2,53 @@
 
 >>> from descscore import DescScorer, explain
 >>> scorer = DescScorer.from_pretrained()
->>> found = explain("photo.jpg", "A brown dog runs over wet sand.", scorer=scorer)
->>> strongest = max(found.words, key=lambda word: word.value)
+>>> explanation = explain("photo.jpg", "A brown dog runs over wet sand.", scorer=scorer)
+>>> strongest = max(explanation.words, key=lambda word: word.value)
 """
 
 from __future__ import annotations
 
-import os
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from descscore.errors import UsageError
-from descscore.explanations.attribution import STEPS, Attribution, Path, Values, attribute
-from descscore.explanations.changes import evaluate_omissions, occlude, omissions, swap_purpose
+from descscore.explanations.attribution import STEPS, Attribution, PathEnds, TextRows, attribute, evaluate
 from descscore.explanations.explanation import (
     Convergence,
     Counterfactual,
     Explanation,
-    OcclusionMap,
     PurposePlace,
     WordParts,
 )
-from descscore.explanations.words import TextRows, Word, split_words
-from descscore.images import ImageSource, load_image
+from descscore.explanations.occlusion import occlusion_maps
+from descscore.explanations.words import Word, split_words, without_word
+from descscore.images import ImageSource
 from descscore.models import LoadedModel
-from descscore.purpose import Purpose
+from descscore.purpose import Exchange, Purpose, interchange_texts
 from descscore.records import Score
 from descscore.scorer import SCALE, DescScorer
-from descscore.texts import EncodedTexts, TokenizedText
+from descscore.texts import TokenizedText, pad
+from descscore.towers.text import join_tokens
 
 _TEXTS_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
 class ExplainOptions:
-    """source: text whose purpose the explained ones take on in a counterfactual, None for none.
-    where: whether to map the image by occlusion, which takes 82 passes of the image tower an
-    image. steps: numbers of path points, tried in turn until the parts add up."""
+    """What to explain.
+
+    Attributes:
+        source: a text; the counterfactual gives its purpose to the explained texts. None for no
+            counterfactual.
+        where: whether to map the image by occlusion, which takes 82 passes of the image tower
+            an image.
+        steps: numbers of path points, tried in turn until the parts add up.
+    """
 
     source: str | None = None
     where: bool = False
@@ -56,17 +63,23 @@ def explain(
     source: str | None = None,
     where: bool = False,
 ) -> Explanation:
-    """Why ``text`` scores as it does with ``image``.
+    """Why ``text`` gets its score with ``image``.
 
-    scorer: by default one of the model ``default``, loaded for this call; give one to
-    explain more than one text. source, where: see :class:`ExplainOptions`.
+    Args:
+        image: The image, as :meth:`DescScorer.score` takes it.
+        text: The text.
+        scorer: By default one of the model ``default``, loaded for this call; give one to
+            explain more than one text.
+        source: A text; the counterfactual gives its purpose to ``text``.
+        where: Whether to map the image by occlusion.
 
-    Raises what :meth:`DescScorer.score` raises, and :class:`UsageError` for a model in
-    another precision than float32, or a ``source`` where there is no purpose subspace.
+    Raises:
+        InputError: As :meth:`DescScorer.score`.
+        UsageError: For a model in another precision than float32, or a ``source`` where there
+            is no purpose subspace.
     """
-    return explain_batch(
-        [image], [text], scorer or DescScorer.from_pretrained(), ExplainOptions(source, where)
-    )[0]
+    options = ExplainOptions(source, where)
+    return explain_batch([image], [text], scorer or DescScorer.from_pretrained(), options)[0]
 
 
 def explain_batch(
@@ -79,8 +92,7 @@ def explain_batch(
 
     Raises as :func:`explain`, and for rows that cannot be scored as :meth:`DescScorer.score_batch`.
     """
-    options = options or ExplainOptions()
-    model = scorer.model
+    options, model = options or ExplainOptions(), scorer.model
     if model.precision != "float32":
         raise UsageError(f"precision {model.precision}: explanations need float32")
     if not len(images) and not len(texts):
@@ -89,86 +101,107 @@ def explain_batch(
     scores = scorer.scores(features, encoded)
     features = features.clone()  # no longer a tensor of inference mode, which gradients refuse
     words = [split_words(model.tokenizer, text, scorer.text_policy) for text in texts]
-    batch = _Batch(model, encoded.texts, words, scores, features)
-    reasons = [r for at in range(0, len(texts), _TEXTS_AT_ONCE) for r in _reasons(batch.part(at), options)]
-    swapped = _counterfactuals(scorer, batch, options.source)
-    maps = _maps(model, images, encoded) if options.where else [None] * len(texts)
+    reasons: list[_Reasons] = []
+    for start in range(0, len(texts), _TEXTS_AT_ONCE):
+        part = slice(start, start + _TEXTS_AT_ONCE)
+        reasons += _reasons(model, encoded.texts[part], words[part], features[part], options.steps)
+    swapped: Sequence[Counterfactual | None] = [None] * len(texts)
+    if options.source is not None:
+        swapped = _counterfactuals(scorer, encoded.texts, scores, features, options.source)
+    maps = occlusion_maps(model, images, encoded.features) if options.where else [None] * len(texts)
     return [
-        Explanation(text, score, r.words, r.convergence, r.purpose_convergence, r.purpose, swap, where)
-        for text, score, r, swap, where in zip(texts, scores, reasons, swapped, maps, strict=True)
+        Explanation(
+            text=text,
+            score=score,
+            words=reason.words,
+            convergence=reason.convergence,
+            purpose_convergence=reason.purpose_convergence,
+            purpose=_place(model.purpose, reason.log_odds, score),
+            counterfactual=counterfactual,
+            occlusion=occlusion,
+        )
+        for text, score, reason, counterfactual, occlusion in zip(
+            texts, scores, reasons, swapped, maps, strict=True
+        )
     ]
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """n texts with their words, scores, and unit image features ``(n, embed_dim)``."""
-
-    model: LoadedModel
-    texts: Sequence[TokenizedText]
-    words: Sequence[tuple[Word, ...]]
-    scores: Sequence[Score]
-    images: Tensor
-
-    def part(self, start: int) -> _Batch:
-        some = slice(start, start + _TEXTS_AT_ONCE)
-        return _Batch(self.model, self.texts[some], self.words[some], self.scores[some], self.images[some])
-
-    def rows(self) -> TextRows:
-        return TextRows.of(self.texts, self.images.to(self.model.device))
 
 
 @dataclass(frozen=True)
 class _Reasons:
+    """What explains one text. log_odds: of being a description, None without a read-out."""
+
     words: tuple[WordParts, ...]
     convergence: Convergence
     purpose_convergence: Convergence | None
-    purpose: PurposePlace | None
+    log_odds: float | None
 
 
-def _reasons(batch: _Batch, options: ExplainOptions) -> list[_Reasons]:
-    model = batch.model
-    rows = batch.rows()
-    found = attribute(model.clip, rows, model.purpose, options.steps)
-    omitted = omissions(batch.texts, batch.words)
-    values = evaluate_omissions(model, omitted, batch.images)
-    losses = _losses(found, values, [item.text for item in omitted])
-    left_out = {(item.text, item.word): loss for item, loss in zip(omitted, losses, strict=True)}
-    first = _first_rows(rows.owner)
-    return [
-        _Reasons(
-            tuple(
-                _word_parts(word, found, first[i], left_out.get((i, j), (0.0, 0.0)))
-                for j, word in enumerate(words)
-            ),
-            _convergence(found, found.cosine_path, i),
-            _convergence(found, found.log_odds_path, i) if found.log_odds_path else None,
-            _place(model.purpose, found.log_odds_path, i, batch.scores[i]),
+def _reasons(
+    model: LoadedModel,
+    texts: Sequence[TokenizedText],
+    words: Sequence[Sequence[Word]],
+    images: Tensor,
+    steps: Sequence[int],
+) -> list[_Reasons]:
+    """Reasons of n texts with their words and unit image features ``(n, embed_dim)``."""
+    shortened = {
+        (i, j): without_word(text, word)
+        for i, (text, its_words) in enumerate(zip(texts, words, strict=True))
+        for j, word in enumerate(its_words)
+        if word.tokens
+    }
+    images = images.to(model.device)
+    rows = TextRows.of(texts, images)
+    attribution = attribute(model.clip, rows, model.purpose, steps)
+    losses = _losses(model, shortened, images, attribution)
+    owners = rows.owner.tolist()
+    cosine_path, log_odds_path = attribution.cosine_path, attribution.log_odds_path
+    reasons = []
+    for i, its_words in enumerate(words):
+        first, taken = owners.index(i), int(attribution.steps[i])
+        parts = [
+            _word_parts(word, attribution, first, losses.get((i, j), (0.0, 0.0)))
+            for j, word in enumerate(its_words)
+        ]
+        reasons.append(
+            _Reasons(
+                tuple(parts),
+                _convergence(cosine_path, i, taken),
+                _convergence(log_odds_path, i, taken) if log_odds_path else None,
+                float(log_odds_path.value[i]) if log_odds_path else None,
+            )
         )
-        for i, words in enumerate(batch.words)
-    ]
+    return reasons
 
 
-def _first_rows(owner: Tensor) -> list[int]:
-    """The first row of each text."""
-    owners = owner.tolist()
-    return [owners.index(text) for text in range(owners[-1] + 1)]
+def _losses(
+    model: LoadedModel,
+    shortened: Mapping[tuple[int, int], TokenizedText],
+    images: Tensor,
+    attribution: Attribution,
+) -> Mapping[tuple[int, int], tuple[float, float]]:
+    """What cosine and log-odds lose without a word; without a read-out the log-odds lose 0.
+
+    shortened: the texts without one word, by the numbers of text and word.
+    """
+    owner = [i for i, _ in shortened]
+    rows = TextRows.of(list(shortened.values()), images[owner])
+    without = evaluate(model.clip, rows, model.purpose)
+    cosine = attribution.cosine_path.value[owner] - without.cosine
+    log_odds = torch.zeros_like(cosine)
+    if attribution.log_odds_path is not None and without.log_odds is not None:
+        log_odds = attribution.log_odds_path.value[owner] - without.log_odds
+    return dict(zip(shortened, zip(cosine.tolist(), log_odds.tolist(), strict=True), strict=True))
 
 
-def _losses(found: Attribution, without: Values, texts: list[int]) -> list[tuple[float, float]]:
-    """What cosine and log-odds of ``texts`` lose, the log-odds 0 where there is no read-out."""
-    cosine = (found.cosine_path.value[texts] - without.cosine).tolist()
-    if found.log_odds_path is None or without.log_odds is None:
-        return [(loss, 0.0) for loss in cosine]
-    log_odds = (found.log_odds_path.value[texts] - without.log_odds).tolist()
-    return list(zip(cosine, log_odds, strict=True))
+def _word_parts(word: Word, attribution: Attribution, first: int, losses: tuple[float, float]) -> WordParts:
+    """first: the first token row of the word's text. losses: of cosine and log-odds without the word."""
 
-
-def _word_parts(word: Word, found: Attribution, first: int, left_out: tuple[float, float]) -> WordParts:
     def total(parts: Tensor) -> float:
         return sum(float(parts[first + row, column]) for row, column in word.tokens)
 
-    value = total(found.cosine)
-    through = None if found.through is None else total(found.through)
+    value = total(attribution.cosine)
+    through = None if attribution.through is None else total(attribution.through)
     return WordParts(
         text=word.text,
         start=word.start,
@@ -177,25 +210,21 @@ def _word_parts(word: Word, found: Attribution, first: int, left_out: tuple[floa
         value=value,
         through=through,
         around=None if through is None else value - through,
-        purpose=None if found.log_odds is None else total(found.log_odds),
-        leave_one_out=left_out[0],
-        leave_one_out_purpose=None if found.log_odds is None else left_out[1],
+        purpose=None if attribution.log_odds is None else total(attribution.log_odds),
+        leave_one_out=losses[0],
+        leave_one_out_purpose=None if attribution.log_odds is None else losses[1],
     )
 
 
-def _convergence(found: Attribution, path: Path, text: int) -> Convergence:
+def _convergence(path: PathEnds, text: int, steps: int) -> Convergence:
     return Convergence(
-        float(path.difference[text]),
-        float(path.delta[text]),
-        int(found.steps[text]),
-        bool(path.converged[text]),
+        float(path.difference[text]), float(path.delta[text]), steps, bool(path.converged[text])
     )
 
 
-def _place(purpose: Purpose | None, path: Path | None, text: int, score: Score) -> PurposePlace | None:
-    if purpose is None or path is None or score.description_probability is None:
+def _place(purpose: Purpose | None, log_odds: float | None, score: Score) -> PurposePlace | None:
+    if purpose is None or log_odds is None or score.description_probability is None:
         return None
-    log_odds = float(path.value[text])
     places = [None, None] if purpose.places is None else [tuple(row) for row in purpose.places.tolist()]
     above = [None if row is None else _percent_below(row, log_odds) for row in places]
     return PurposePlace(
@@ -215,27 +244,43 @@ def _percent_below(ascending: Sequence[float], value: float) -> float:
     return 50 * (bisect_left(ascending, value) + bisect_right(ascending, value)) / len(ascending)
 
 
-def _counterfactuals(scorer: DescScorer, batch: _Batch, source: str | None) -> list[Counterfactual | None]:
-    if source is None:
-        return [None] * len(batch.texts)
-    swapped = swap_purpose(batch.model, batch.texts, scorer.tokenize(source))
-    cosines = (swapped.features.double() * batch.images.double()).sum(-1).clamp(-1, 1).tolist()
-    found = swapped.source_probability
-    return [
-        Counterfactual(source, found, SCALE * max(cosine, 0.0), cosine, cosine - score.cosine)
-        for cosine, score in zip(cosines, batch.scores, strict=True)
-    ]
+@torch.no_grad()
+def _counterfactuals(
+    scorer: DescScorer,
+    texts: Sequence[TokenizedText],
+    scores: Sequence[Score],
+    images: Tensor,
+    source: str,
+) -> list[Counterfactual]:
+    """What n texts would score with the purpose of ``source``; images: ``(n, embed_dim)`` unit features.
 
-
-def _maps(
-    model: LoadedModel, images: Sequence[ImageSource], encoded: EncodedTexts
-) -> list[OcclusionMap | None]:
-    """A map for each pair; an image that occurs again is covered once for all its texts."""
-    keys = [os.fspath(image) if isinstance(image, (str, os.PathLike)) else id(image) for image in images]
-    maps: list[OcclusionMap | None] = [None] * len(keys)
-    for key in dict.fromkeys(keys):
-        pairs = [i for i, other in enumerate(keys) if other == key]
-        found = occlude(model, load_image(images[pairs[0]]), encoded.features[pairs])
-        for i, values in zip(pairs, found.values.tolist(), strict=True):
-            maps[i] = OcclusionMap(tuple(map(tuple, values)), found.box)
-    return maps
+    Every window of a text takes on the purpose of the source's first window. Raises
+    :class:`UsageError` for a model without a purpose subspace.
+    """
+    model, source_rows = scorer.model, scorer.tokenize(source).rows
+    purpose = model.purpose
+    if purpose is None:
+        raise UsageError(
+            f"model {model.name}: has no purpose subspace, so no text can take on another's purpose"
+        )
+    first = pad(source_rows[:1]).to(model.device)
+    counterfactuals = []
+    for text, score, image in zip(texts, scores, images, strict=True):
+        windows = torch.arange(len(text.rows), device=model.device)
+        exchange = Exchange(windows, torch.full_like(windows, len(windows)))
+        tokens = join_tokens([pad(text.rows).to(model.device), first])
+        run = interchange_texts(model.clip, tokens, exchange, purpose.rotation, purpose.site)
+        unit = F.normalize(run.swapped.float(), dim=-1)
+        feature = F.normalize(torch.tensor(text.weights, device=unit.device) @ unit, dim=-1)
+        cosine = float((feature.double() * image.double()).sum().clamp(-1, 1))
+        probability = purpose.probability(run.state[-1:].float())
+        counterfactuals.append(
+            Counterfactual(
+                source=source,
+                source_probability=None if probability is None else float(probability),
+                score=SCALE * max(cosine, 0.0),
+                cosine=cosine,
+                change=cosine - score.cosine,
+            )
+        )
+    return counterfactuals

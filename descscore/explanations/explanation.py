@@ -15,14 +15,21 @@ OCCLUSION_NOTE = (
 
 @dataclass(frozen=True)
 class WordParts:
-    """How much one word moved its text's values; ``text`` is ``[start:end]`` of the explained text.
+    """How much one word moved its text's values.
 
-    tokens: how many of the model's tokens it has; 0 for a word that the model does not
-    see (cut off, or dropped in cleaning), whose numbers are then all 0.
-    value: part of the cosine. through: what of it flows through the purpose subspace;
-    around: the rest; both None for a model without such a subspace. purpose: part of the
-    log-odds of being a description, None without a read-out. leave_one_out,
-    leave_one_out_purpose: what cosine and log-odds lose when the word's tokens are left out.
+    Attributes:
+        text: the word.
+        start: place of its first character in the explained text.
+        end: place after its last character.
+        tokens: how many of the model's tokens it has; 0 for a word that the model does not see
+            (cut off, or dropped in cleaning), whose numbers are then all 0.
+        value: its part of the cosine.
+        through: the share of ``value`` that flows through the purpose subspace; None for a model
+            without one.
+        around: the rest of ``value``; None for a model without a purpose subspace.
+        purpose: its part of the log-odds of being a description; None without a read-out.
+        leave_one_out: what the cosine loses when the word's tokens are left out.
+        leave_one_out_purpose: what the log-odds lose then; None without a read-out.
     """
 
     text: str
@@ -41,9 +48,11 @@ class WordParts:
 class Convergence:
     """Whether the words' parts add up.
 
-    difference: value of the text minus that of the text without words. delta: sum of the
-    parts minus the difference. steps: nodes of the integral. converged: whether
-    ``|delta|`` is at most max(1 % of ``|difference|``, 1e-3).
+    Attributes:
+        difference: value of the text minus that of the text without words.
+        delta: sum of the parts minus the difference.
+        steps: nodes of the integral.
+        converged: whether ``|delta|`` is at most max(1 % of ``|difference|``, 1e-3).
     """
 
     difference: float
@@ -56,10 +65,17 @@ class Convergence:
 class PurposePlace:
     """Where a text lies in the purpose subspace, along the read-out.
 
-    log_odds: of being a description; probability: the same as 0..1 (for a text in windows,
-    the mean over them). block, k: the site. above_descriptions, above_captions: per cent of
-    reference descriptions and captions with lower log-odds, ties half, and their
-    quantiles for a plot; None where the model keeps no reference.
+    Attributes:
+        log_odds: of being a description.
+        probability: the same as 0..1; for a text in windows, the mean over them.
+        block: the text block after which the model keeps the purpose, 0-based.
+        k: dimensions of the subspace.
+        above_descriptions: per cent of reference descriptions with lower log-odds, ties half;
+            None where the model keeps no reference.
+        above_captions: the same for reference captions.
+        descriptions: ascending quantiles of the log-odds of reference descriptions; None where
+            the model keeps no reference.
+        captions: the same for reference captions.
     """
 
     log_odds: float
@@ -76,8 +92,12 @@ class PurposePlace:
 class Counterfactual:
     """The text with the purpose of another text, by interchange in the subspace.
 
-    source: the text whose purpose it takes on, with its ``source_probability`` of being a
-    description. score, cosine: of the explained text then. change: of the cosine.
+    Attributes:
+        source: the other text.
+        source_probability: that the other text is a description, 0..1; None without a read-out.
+        score: score of the explained text with that purpose, 0..2.5.
+        cosine: its cosine, -1..1.
+        change: its cosine minus the cosine with its own purpose.
     """
 
     source: str
@@ -91,9 +111,11 @@ class Counterfactual:
 class OcclusionMap:
     """What the cosine loses when a part of the image is covered, by cell of a grid.
 
-    values: rows from top to bottom, of cells from left to right. box: the part of the
-    image that the model sees, as left, top, right and bottom in fractions of its width and
-    height; it reaches beyond 0..1 where the model pads. note: what the map is good for.
+    Attributes:
+        values: rows from top to bottom, of cells from left to right.
+        box: the part of the image that the model sees: left, top, right and bottom in fractions
+            of its width and height. It reaches beyond 0..1 where the model pads.
+        note: what the map is good for.
     """
 
     values: tuple[tuple[float, ...], ...]
@@ -105,9 +127,15 @@ class OcclusionMap:
 class Explanation:
     """One text's score with one image, and why.
 
-    words: every word of the text in order. convergence: of the parts of the cosine;
-    purpose_convergence: of those of the log-odds. What the model has no purpose subspace
-    or read-out for, and what was not asked for, is None.
+    Attributes:
+        text: the explained text.
+        score: the score, as :class:`descscore.DescScorer` gives it.
+        words: every word of the text in order.
+        convergence: whether the words' parts of the cosine add up.
+        purpose_convergence: whether their parts of the log-odds add up; None without a read-out.
+        purpose: where the text lies along the read-out; None without one.
+        counterfactual: the text with another purpose; None where no ``source`` was given.
+        occlusion: a map of the image; None where it was not asked for.
     """
 
     text: str
@@ -121,7 +149,5 @@ class Explanation:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types: the fields of the score, then what explains it."""
-        explained = asdict(self)
-        score = explained.pop("score")
-        text = explained.pop("text")
-        return {"text": text} | score | explained
+        fields = asdict(self)
+        return {"text": fields.pop("text")} | fields.pop("score") | fields

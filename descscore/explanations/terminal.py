@@ -4,40 +4,57 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from descscore.explanations.explanation import Convergence, Explanation, PurposePlace, WordParts
+from tabulate import tabulate
+
+from descscore.explanations.explanation import (
+    Convergence,
+    Counterfactual,
+    Explanation,
+    OcclusionMap,
+    PurposePlace,
+    WordParts,
+)
 
 _WORD, _BAR, _SCALE = 20, 12, 48
+"""Widths in characters: of the longest word shown whole, of the longest bar, of the purpose scale."""
 
 
-def to_text(found: Explanation) -> str:
+def to_text(explanation: Explanation) -> str:
     """The whole explanation, one line a word in the order of the text."""
     blocks = [
-        _scores(found),
-        *([_purpose(found.purpose)] if found.purpose else []),
-        _words(found),
-        _sums(found),
-        *([_counterfactual(found)] if found.counterfactual else []),
-        *([_map(found)] if found.occlusion else []),
-        [found.score.signature],
+        _scores(explanation),
+        *([_purpose(explanation.purpose)] if explanation.purpose else []),
+        _words(explanation.words),
+        _sums(explanation),
+        *([_counterfactual(explanation.counterfactual)] if explanation.counterfactual else []),
+        *([_map(explanation.occlusion)] if explanation.occlusion else []),
+        [explanation.score.signature],
     ]
     return "\n\n".join("\n".join(block) for block in blocks)
 
 
-def strongest(words: Sequence[WordParts], key: str = "value", count: int = 3) -> tuple[list[str], list[str]]:
-    """The words that raise ``key`` most and those that lower it most, each with its signed number."""
+def printable(text: str) -> str:
+    """``text`` with control characters replaced: a terminal would obey them, and HTML forbids some."""
+    return "".join(c if c.isprintable() or c in "\u200c\u200d" else "\ufffd" for c in text)
+
+
+def strongest(words: Sequence[WordParts], key: str = "value", count: int = 3) -> tuple[str, str]:
+    """The words that raise ``key`` most, and those that lower it most, each with its signed number."""
     seen = [(getattr(word, key), word.text) for word in words if word.tokens]
     up = sorted((item for item in seen if item[0] > 0), key=lambda item: -item[0])
     down = sorted((item for item in seen if item[0] < 0), key=lambda item: item[0])
-    shown = [[f"{text} ({value:+.3f})" for value, text in part[:count]] for part in (up, down)]
-    return shown[0], shown[1]
+    raised, lowered = (
+        ", ".join(f"{text} ({value:+.3f})" for value, text in part[:count]) or "none" for part in (up, down)
+    )
+    return raised, lowered
 
 
-def convergence_sentence(name: str, found: Convergence) -> str:
+def convergence_sentence(name: str, convergence: Convergence) -> str:
     """Whether the parts add up, in a sentence."""
-    verdict = "add up" if found.converged else "DO NOT add up (not converged)"
+    verdict = "add up" if convergence.converged else "DO NOT add up (not converged)"
     return (
         f"{name}: the words' parts {verdict}: difference from a text without words "
-        f"{found.difference:+.4f}, missed by {found.delta:+.1e}, {found.steps} steps."
+        f"{convergence.difference:+.4f}, missed by {convergence.delta:+.1e}, {convergence.steps} steps."
     )
 
 
@@ -52,11 +69,12 @@ def place_sentence(place: PurposePlace) -> str:
     )
 
 
-def _scores(found: Explanation) -> list[str]:
-    score = found.score
+def _scores(explanation: Explanation) -> list[str]:
+    score = explanation.score
+    untuned = f"score of the untuned model {score.clip_score:.4f}"
     lines = [
-        printable(found.text),
-        f"score {score.score:.4f}  cosine {score.cosine:+.4f}  base's score {score.clip_score:.4f}",
+        printable(explanation.text),
+        f"score {score.score:.4f}  cosine {score.cosine:+.4f}  {untuned}",
     ]
     if score.truncated:
         lines.append(f"cut: the text has {score.tokens} tokens, and the model does not read them all")
@@ -73,12 +91,14 @@ def _purpose(place: PurposePlace) -> list[str]:
     def at(value: float) -> int:
         return round((value - low) / max(high - low, 1e-9) * (_SCALE - 1))
 
-    rows = [("captions", place.captions), ("descriptions", place.descriptions)]
-    lines += [f"  {name:<13}{_spread(quantiles, at)}" for name, quantiles in rows]
-    lines.append(f"  {'this text':<13}{' ' * at(place.log_odds)}X")
-    scale = f"{low:<+8.1f}{high:>+{_SCALE - 8}.1f}"
-    lines.append(f"  {'log-odds':<13}{scale}  (. all, - 5 to 95 %, = middle half)")
-    return lines
+    ends = f"{low:<+8.1f}{high:>+{_SCALE - 8}.1f}"
+    rows = {
+        "captions": _spread(place.captions, at),
+        "descriptions": _spread(place.descriptions, at),
+        "this text": " " * at(place.log_odds) + "X",
+        "log-odds": f"{ends}  (. all, - 5 to 95 %, = middle half)",
+    }
+    return [*lines, *(f"  {name:<13}{marks}" for name, marks in rows.items())]
 
 
 def _spread(quantiles: Sequence[float], at: Callable[[float], int]) -> str:
@@ -91,50 +111,43 @@ def _spread(quantiles: Sequence[float], at: Callable[[float], int]) -> str:
     return "".join(line).rstrip()
 
 
-def _words(found: Explanation) -> list[str]:
-    largest = max((abs(word.value) for word in found.words), default=0.0) or 1.0
-    head = f"{'word':<{_WORD}} {'cosine':>8} {'bar':<{_BAR}} {'left out':>9}"
-    mediated = any(word.through is not None for word in found.words)
-    read_out = any(word.purpose is not None for word in found.words)
-    head += f" {'through':>8} {'around':>8}" * mediated + f" {'purpose':>8} {'left out':>9}" * read_out
-    return [head, *(_line(word, largest) for word in found.words)]
+_COLUMNS = (
+    ("value", "cosine", "+.4f"),
+    ("leave_one_out", "left out", "+.4f"),
+    ("through", "through", "+.4f"),
+    ("around", "around", "+.4f"),
+    ("purpose", "purpose", "+.3f"),
+    ("leave_one_out_purpose", "left out", "+.3f"),
+)
 
 
-def _line(word: WordParts, largest: float) -> str:
-    name = printable(word.text)
-    name = name if len(name) <= _WORD else name[: _WORD - 3] + "..."
-    if not word.tokens:
-        return f"{name:<{_WORD}} (not seen by the model)"
-    bar = ("+" if word.value > 0 else "-") * round(abs(word.value) / largest * _BAR)
-    line = f"{name:<{_WORD}} {word.value:+8.4f} {bar:<{_BAR}} {word.leave_one_out:+9.4f}"
-    if word.through is not None:
-        line += f" {word.through:+8.4f} {word.around:+8.4f}"
-    if word.purpose is not None:
-        line += f" {word.purpose:+8.3f} {word.leave_one_out_purpose:+9.3f}"
-    return line
+def _words(words: Sequence[WordParts]) -> list[str]:
+    largest = max((abs(word.value) for word in words), default=0.0) or 1.0
+    columns = [c for c in _COLUMNS if any(getattr(word, c[0]) is not None for word in words)]
+    rows = []
+    for word in words:
+        name, numbers, bar = printable(word.text), [""] * len(columns), "(not seen by the model)"
+        if word.tokens:
+            numbers = [format(getattr(word, key), form) for key, _, form in columns]
+            bar = ("+" if word.value > 0 else "-") * round(abs(word.value) / largest * _BAR)
+        short = name if len(name) <= _WORD else name[: _WORD - 3] + "..."
+        rows.append([short, numbers[0], bar, *numbers[1:]])
+    first, *others = (name for _, name, _ in columns)
+    return _table(["word", first, "bar", *others], rows, left=(0, 2))
 
 
-def printable(text: str) -> str:
-    """``text`` with control characters replaced: a terminal would obey them, and HTML forbids some."""
-    return "".join(c if c.isprintable() or c in "\u200c\u200d" else "\ufffd" for c in text)
-
-
-def _sums(found: Explanation) -> list[str]:
+def _sums(explanation: Explanation) -> list[str]:
     lines = []
-    names = [("value", "cosine"), *([("purpose", "purpose")] if found.purpose else [])]
-    for key, name in names:
-        up, down = strongest(found.words, key)
-        raised, lowered = ", ".join(up) or "none", ", ".join(down) or "none"
+    for key, name in (("value", "cosine"), *([("purpose", "purpose")] if explanation.purpose else [])):
+        raised, lowered = strongest(explanation.words, key)
         lines.append(f"{name}: raised most by {raised}; lowered most by {lowered}")
-    lines.append(convergence_sentence("cosine", found.convergence))
-    if found.purpose_convergence:
-        lines.append(convergence_sentence("purpose", found.purpose_convergence))
+    lines.append(convergence_sentence("cosine", explanation.convergence))
+    if explanation.purpose_convergence:
+        lines.append(convergence_sentence("purpose", explanation.purpose_convergence))
     return [printable(line) for line in lines]
 
 
-def _counterfactual(found: Explanation) -> list[str]:
-    other = found.counterfactual
-    assert other is not None
+def _counterfactual(other: Counterfactual) -> list[str]:
     known = "" if other.source_probability is None else f" (probability {other.source_probability:.3f})"
     return [
         f"with the purpose of: {printable(other.source)}{known}",
@@ -142,10 +155,15 @@ def _counterfactual(found: Explanation) -> list[str]:
     ]
 
 
-def _map(found: Explanation) -> list[str]:
-    where = found.occlusion
-    assert where is not None
-    lines = [f"{'':8}" + " ".join(f"{f'col {c + 1}':>7}" for c in range(len(where.values[0])))]
-    lines += [f"row {r + 1:<4}" + " ".join(f"{v:+7.4f}" for v in row) for r, row in enumerate(where.values)]
+def _map(where: OcclusionMap) -> list[str]:
+    head = ["", *(f"col {c + 1}" for c in range(len(where.values[0])))]
+    rows = [[f"row {r + 1}", *(f"{v:+.4f}" for v in row)] for r, row in enumerate(where.values)]
     title = "cosine lost when a part of the image is covered, top to bottom, left to right:"
-    return [title, *lines, where.note]
+    return [title, *_table(head, rows, left=(0,)), where.note]
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int]) -> list[str]:
+    """Aligned columns, those numbered in ``left`` to the left and all others to the right."""
+    sides = ["left" if column in left else "right" for column in range(len(head))]
+    text = tabulate(rows, head, tablefmt="plain", disable_numparse=True, colalign=sides)
+    return [line.rstrip() for line in text.splitlines()]

@@ -1,8 +1,8 @@
-"""Join byte-pair tokens into words, with character offsets into the text as it was given.
+"""The words of a text, each with its place in the text as given and with its tokens.
 
 The tokenizer reads a cleaned text (mended by ftfy, HTML unescaped, in lower case), so a
-token's place there is not its place in the original. Here every character of the
-cleaned text is traced back to the original, and words are cut in the original.
+token's place there is not its place in the original. This module traces every character
+of the cleaned text back to the original, and cuts words in the original.
 """
 
 from __future__ import annotations
@@ -10,53 +10,17 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 from typing import TypeAlias
 
 import regex
-import torch
-from torch import Tensor
 
-from descscore.texts import WINDOWS, TextPolicy, TokenizedText, Tokenizer, pad
-
-# Tokenised texts as rows of tokens, with the image that each text is explained on.
-
-
-@dataclass(frozen=True)
-class TextRows:
-    """n texts as token rows, each with the image that its cosine is taken with.
-
-    tokens: ``(r, length)`` padded with 0. owner: ``(r,)`` the text of each row, 0..n-1
-    (a text in windows has several). images: ``(n, embed_dim)`` unit features. share: ``(r,)``
-    what each row counts, adding up to 1 for a text; None where its rows count alike.
-    """
-
-    tokens: Tensor
-    owner: Tensor
-    images: Tensor
-    share: Tensor | None = None
-
-    @classmethod
-    def of(cls, texts: Sequence[TokenizedText], images: Tensor) -> TextRows:
-        """The rows of tokenised texts, on the images' device."""
-        device = images.device
-        return cls(
-            pad([row for text in texts for row in text.rows]).to(device),
-            torch.tensor([i for i, text in enumerate(texts) for _ in text.rows], device=device),
-            images,
-            torch.tensor([weight for text in texts for weight in text.weights], device=device),
-        )
-
-    @property
-    def shares(self) -> Tensor:
-        """``share``, or what it stands for: ``(r,)``."""
-        if self.share is not None:
-            return self.share
-        return 1 / torch.bincount(self.owner)[self.owner].float()
-
+from descscore.texts import WINDOWS, TextPolicy, TokenizedText, Tokenizer
 
 Span: TypeAlias = tuple[int, int]
+"""First character, and the one after the last."""
+
 Clean: TypeAlias = Callable[[str], str]
 
 _UNIT = regex.compile(
@@ -71,15 +35,22 @@ _UNIT = regex.compile(
     regex.VERBOSE,
 )
 _ANCHOR = 3
+"""Chunks that must agree before a cleaned text counts as found again."""
+
 _COARSE = 1_000_000
+"""Letters x letters; a block that is larger is not aligned letter by letter."""
 
 
 @dataclass(frozen=True)
 class Word:
     """``text[start:end]`` of the original text.
 
-    tokens: places (row, column) of the model's tokens for it, columns counted from
-    the start token; empty where the model reads none of it (cut off, or dropped in cleaning).
+    Attributes:
+        text: the word.
+        start: place of its first character.
+        end: place after its last character.
+        tokens: places (row, column) of the model's tokens for it, columns counted from the
+            start token; empty where the model reads none of it (cut off, or dropped in cleaning).
     """
 
     text: str
@@ -91,7 +62,7 @@ class Word:
 def split_words(tokenizer: Tokenizer, text: str, policy: TextPolicy = "truncate") -> tuple[Word, ...]:
     """The words of ``text`` in order, with the tokens that the model reads of each.
 
-    The words hold every character that is no white space, each once; no token is split
+    The words hold every character that is not white space, each once; no token is split
     between words. ``text`` must be one that ``tokenizer.tokenize`` takes.
     """
     rows = _token_rows(tokenizer, text, policy)
@@ -102,18 +73,31 @@ def split_words(tokenizer: Tokenizer, text: str, policy: TextPolicy = "truncate"
     chars = _align(tokenizer.clean, text, squeezed)
     spans = [(chars[first][0], chars[last - 1][1]) for first, last in _char_spans(pieces)]
     units = _merge(_units(text), spans)
-    found: list[list[tuple[int, int]]] = [[] for _ in units]
+    tokens: list[list[tuple[int, int]]] = [[] for _ in units]
     for place, span in zip(places, spans, strict=True):
         if place is not None:
-            found[_unit_at(units, span[0])].append(place)
+            tokens[_unit_at(units, span[0])].append(place)
     return tuple(
-        Word(text[start:end], start, end, tuple(tokens))
-        for (start, end), tokens in zip(units, found, strict=True)
+        Word(text[start:end], start, end, tuple(its)) for (start, end), its in zip(units, tokens, strict=True)
     )
 
 
+def without_word(text: TokenizedText, word: Word) -> TokenizedText:
+    """``text`` without the tokens of ``word``, in the same windows.
+
+    Tokens are taken out, not letters: what was cut off stays cut off, and no neighbours
+    grow together.
+    """
+    left_out = set(word.tokens)
+    rows = tuple(
+        tuple(token for c, token in enumerate(row) if (r, c) not in left_out)
+        for r, row in enumerate(text.rows)
+    )
+    return replace(text, rows=rows, tokens=text.tokens - len(left_out))
+
+
 def _token_rows(tokenizer: Tokenizer, text: str, policy: TextPolicy) -> list[list[int]]:
-    """Token ids by row as they are before any is cut off."""
+    """Token ids by row, before any are cut off."""
     ids = tokenizer.encode(text)
     if policy in WINDOWS and len(ids) + 2 > tokenizer.context_length:
         return tokenizer.windows(text)
@@ -121,7 +105,7 @@ def _token_rows(tokenizer: Tokenizer, text: str, policy: TextPolicy) -> list[lis
 
 
 def _char_spans(pieces: Sequence[bytes]) -> Iterator[Span]:
-    """Which characters of the joined text each piece holds any byte of."""
+    """The characters of the joined text that each piece holds at least one byte of."""
     chars = 0
     for piece in pieces:
         begun = sum(byte & 0xC0 != 0x80 for byte in piece)
@@ -162,9 +146,9 @@ def _unit_at(units: Sequence[Span], place: int) -> int:
 def _align(clean: Clean, text: str, squeezed: str) -> list[Span]:
     """For each character of ``squeezed``, the cleaned text without white space, its span in ``text``.
 
-    Chunk by chunk between white space, cleaned each by itself. Where that is not how the
-    whole was cleaned (repairs can reach over white space), chunks are gathered until
-    the two agree again.
+    The text is cleaned chunk by chunk between white space. Where that differs from the text
+    cleaned as a whole (repairs can reach over white space), chunks are gathered until the
+    two agree again.
     """
     chunks = [(match.start(), match.group()) for match in re.finditer(r"\S+", text)]
     expected = ["".join(clean(chunk).split()) for _, chunk in chunks]
@@ -182,16 +166,16 @@ def _align(clean: Clean, text: str, squeezed: str) -> list[Span]:
 
 
 def _agrees(squeezed: str, start: int, expected: Sequence[str], waiting: int) -> int | None:
-    """Where from ``start`` on the first of these chunks stands; None where that is not certain."""
+    """The place, ``start`` or later, of the first of these chunks; None where it is not certain."""
     if not waiting:
         return start if squeezed.startswith(expected[0], start) else None
     anchor = "".join(expected)
-    found = squeezed.find(anchor, start, start + 200 + 40 * waiting) if anchor else -1
-    return None if found < 0 else found
+    place = squeezed.find(anchor, start, start + 200 + 40 * waiting) if anchor else -1
+    return None if place < 0 else place
 
 
 def _align_block(clean: Clean, text: str, chunks: Sequence[tuple[int, str]], block: str) -> list[Span]:
-    """Spans in ``text`` of the characters of ``block``, which is what became of these chunks."""
+    """Spans in ``text`` of the characters of ``block``, the cleaned form of these chunks."""
     places = [start + k for start, chunk in chunks for k in range(len(chunk))]
     if not block or not places:
         return [(0, 0)] * len(block)
@@ -211,7 +195,7 @@ def _clean_letter(clean: Clean, letter: str) -> str:
 
 
 def _align_letters(places: Sequence[int], letters: Sequence[str], block: str) -> list[Span]:
-    """Spans by the longest common runs; letters that were dropped go with the one before them."""
+    """Spans by the longest common runs; dropped letters go with the letter before them."""
     spans: list[Span] = []
     matcher = SequenceMatcher(None, "".join(letters), block, autojunk=False)
     for kind, a, b, c, d in matcher.get_opcodes():

@@ -1,0 +1,223 @@
+"""Explanations as text, JSON and a page, from Python and from the command line."""
+
+from __future__ import annotations
+
+import html.parser
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from explained import TEXTS, explained_adapter
+from PIL import Image
+
+from descscore import DescScorer
+from descscore.cli import main
+from descscore.explanations.explainer import ExplainOptions, explain, explain_batch
+from descscore.explanations.explanation import Explanation
+from descscore.explanations.html_page import to_html
+from descscore.explanations.occlusion import GRID
+from descscore.explanations.terminal import to_text
+from pictures import make_photo
+
+
+@pytest.fixture(scope="module")
+def adapter(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return explained_adapter(tiny_folder, tmp_path_factory.mktemp("adapter"))
+
+
+@pytest.fixture(scope="module")
+def scorer(adapter: Path) -> DescScorer:
+    return DescScorer.from_pretrained(adapter, device="cpu", text_policy="truncate")
+
+
+@pytest.fixture(scope="module")
+def plain(tiny_folder: Path) -> DescScorer:
+    return DescScorer.from_pretrained(tiny_folder, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_photo(tmp_path_factory.mktemp("photos") / "a <b> & c.png", 0)
+
+
+@pytest.fixture(scope="module")
+def explanations(scorer: DescScorer, image: Path) -> list[Explanation]:
+    options = ExplainOptions(source=TEXTS[1], where=True)
+    return explain_batch([image] * 3, TEXTS, scorer, options)
+
+
+def run(*args: object) -> Result:
+    return CliRunner().invoke(main, [str(arg) for arg in args])
+
+
+def test_json_holds_everything(explanations: list[Explanation], adapter: Path, image: Path) -> None:
+    result = run(
+        "explain",
+        image,
+        TEXTS[1],
+        "--source",
+        TEXTS[1],
+        "--where",
+        "--json",
+        "--model",
+        adapter,
+        "--device",
+        "cpu",
+    )
+    assert result.exit_code == 0, result.output
+    data = json.loads(result.output)
+    assert data["image"] == str(image)
+    assert data["text"] == TEXTS[1]
+    assert data["score"] == pytest.approx(explanations[1].score.score)
+    assert data["convergence"]["converged"] is True
+    assert {"delta", "difference", "steps"} < set(data["convergence"])
+    assert {"text", "start", "end", "value", "purpose"} < set(data["words"][0])
+    assert [w["value"] for w in data["words"]] == pytest.approx(
+        [w.value for w in explanations[1].words], abs=1e-5
+    )
+    assert data["counterfactual"]["source"] == TEXTS[1]
+    assert len(data["occlusion"]["values"]) == GRID
+    assert "not evidence" in data["occlusion"]["note"]
+    assert json.loads(json.dumps(explanations[1].to_dict()))["words"][0]["text"] == "Ada"
+
+
+def test_text_gives_every_number_with_its_sign(
+    explanations: list[Explanation], plain: DescScorer, image: Path
+) -> None:
+    for item in explanations:
+        text = to_text(item)
+        for word in item.words:
+            line = f"{word.value:+8.4f}" if word.tokens else "(not seen by the model)"
+            assert line in text
+        assert "add up" in text
+        assert item.score.signature in text
+        assert "higher than" in text
+    assert "purpose" not in to_text(explain(image, "A dog", scorer=plain))
+
+
+def test_text_obeys_no_control_characters(scorer: DescScorer, image: Path) -> None:
+    text = to_text(explain(image, "red \x1b[31mfox\x07 runs\u202e", scorer=scorer))
+    assert not {"\x1b", "\x07", "\u202e"} & set(text)
+
+
+def test_parts_that_do_not_add_up_are_said_not_to(scorer: DescScorer, image: Path) -> None:
+    item = explain_batch([image], [TEXTS[2]], scorer, ExplainOptions(steps=(1,)))[0]
+    assert not item.convergence.converged
+    assert "DO NOT add up" in to_text(item)
+    assert "DO NOT add up" in to_html(item, Image.open(image), "a")
+
+
+class Page(html.parser.HTMLParser):
+    """Tags, attributes, text and table rows of a page, and whether tags are nested as they should be."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.rows: list[list[str]] = []
+        self.feed(page)
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attributes)))
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        elif tag in ("th", "td"):
+            self.rows[-1].append("")
+
+    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+        if {"th", "td"} & set(self.open):
+            self.rows[-1][-1] += data
+
+
+def test_the_page_stands_alone(explanations: list[Explanation], image: Path) -> None:
+    for item in explanations:
+        page = Page(to_html(item, Image.open(image), image.name))
+        assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in page.tags}
+        for tag, attributes in page.tags:
+            for name in ("src", "href", "data", "action", "srcset", "poster"):
+                assert (attributes.get(name) or "data:").startswith("data:"), tag
+            assert not any(name.startswith("on") for name in attributes)
+        assert "url(" not in page.text
+        assert "@import" not in page.text
+        assert "not evidence" in page.text
+
+
+def test_the_page_reads_without_colour(explanations: list[Explanation], image: Path) -> None:
+    item = explanations[1]
+    page = Page(to_html(item, Image.open(image), image.name))
+    assert dict(page.tags[0][1]) == {"lang": "en"}
+    assert sum(tag == "h1" for tag, _ in page.tags) == 1
+    assert all(attributes.get("alt") for tag, attributes in page.tags if tag == "img")
+    assert all(
+        attributes.get("role") == "img" and attributes.get("aria-label")
+        for tag, attributes in page.tags
+        if tag == "svg"
+    )
+    assert all(attributes.get("scope") in ("row", "col") for tag, attributes in page.tags if tag == "th")
+    for word in item.words:
+        for key, form in (("value", "+.4f"), ("through", "+.4f"), ("around", "+.4f"), ("purpose", "+.3f")):
+            assert format(getattr(word, key), form) in page.text
+    (first,) = (i for i, row in enumerate(page.rows) if row[:2] == ["Word", "Rank"])
+    table = page.rows[first + 1 : first + 1 + len(item.words)]
+    assert [row[0] for row in table] == [word.text for word in item.words]
+    ranks = [int(row[1]) for row in table]
+    values = [word.value for word in item.words]
+    assert sorted(ranks) == list(range(1, len(values) + 1))
+    assert np.argsort(ranks).tolist() == np.argsort([-value for value in values]).tolist()
+
+
+def test_the_page_escapes_what_it_shows(scorer: DescScorer, image: Path) -> None:
+    text = "<script>alert(1)</script> \"A\" & 'b' <img src=x onerror=alert(1)> \x00 {style}"
+    item = explain(image, text, scorer=scorer, source="<b>x</b>")
+    page = Page(to_html(item, Image.open(image), image.name))
+    assert not {"script", "b"} & {tag for tag, _ in page.tags}
+    assert sum(tag == "img" for tag, _ in page.tags) == 1
+    assert "a <b> & c.png" in str([attributes.get("alt") for tag, attributes in page.tags if tag == "img"])
+    assert " ".join(text.replace("\x00", "\ufffd").split()) in " ".join(page.text.split())
+
+
+def test_the_page_goes_where_it_should(adapter: Path, image: Path, tmp_path: Path) -> None:
+    options = ("--model", adapter, "--device", "cpu")
+    before = image.read_bytes()
+    wrong = run("explain", image, "A dog", "--html", image, *options)
+    assert wrong.exit_code == 2
+    assert ".html" in wrong.stderr
+    assert image.read_bytes() == before
+    page = tmp_path / "page.html"
+    written = run("explain", image, "A dog", "--html", page, *options)
+    assert written.exit_code == 0, written.output
+    assert Page(page.read_text(encoding="utf-8")).text.count("A dog")
+    printed = run("explain", image, "A dog", *options, "--html")
+    assert printed.stdout == page.read_text(encoding="utf-8")
+    assert run("explain", image, "A dog", "--json", *options, "--html").exit_code == 2
+    both = run("explain", image, "A dog", "--json", "--html", page, *options)
+    assert json.loads(both.stdout)["text"] == "A dog"
+    lost = run("explain", image, "A dog", "--html", tmp_path / "none" / "page.html", *options)
+    assert lost.exit_code == 1
+    assert len(lost.stderr.splitlines()) == 1
+
+
+def test_failures_are_one_line(adapter: Path, plain: DescScorer, image: Path, tmp_path: Path) -> None:
+    for args, code, mention in (
+        ((tmp_path / "none.jpg", "a"), 1, "none.jpg"),
+        ((image, ""), 1, "empty or blank"),
+        ((image, "a", "--text-policy", "nonesuch"), 2, "nonesuch"),
+        ((image,), 2, "TEXT"),
+    ):
+        result = run("explain", *args, "--model", adapter, "--device", "cpu")
+        assert result.exit_code == code
+        assert mention in result.stderr
+        assert "Traceback" not in result.output
