@@ -1,4 +1,4 @@
-"""A scorer for pycocoevalcap: runs beside CIDEr and the others in one loop, without Java."""
+"""A scorer for pycocoevalcap: runs in one loop with CIDEr and the others, without Java."""
 
 from __future__ import annotations
 
@@ -15,13 +15,17 @@ from descscore.shared_scorers import ModelSource, first_ten, score_named, shared
 class DescScore:
     """descscore's score as a pycocoevalcap scorer.
 
-    images: image id -> image (a path or anything else that :class:`descscore.DescScorer`
-    takes); more images than are scored do no harm. model: a name, a folder, or a ready
-    scorer. The model is loaded once for the process.
+    The model is loaded once for the process. pycocoevalcap's own loop hands its scorers texts
+    that Stanford's tokenizer has put in lower case and stripped of punctuation. The model
+    reads punctuation too: where you can, give it the texts as they were written.
 
-    pycocoevalcap's own loop hands its scorers texts that Stanford's tokenizer has put in
-    lower case and freed of punctuation. The model reads punctuation too: where you can,
-    give it the texts as they were written.
+    Args:
+        images: Image by image id, each a path or anything else that
+            :class:`descscore.DescScorer` takes. Images that are not scored do no harm.
+        model: A name, a folder, or a ready scorer.
+
+    Attributes:
+        signature: All that the scores depend on, in one line.
     """
 
     def __init__(self, images: Mapping[Any, ImageSource], model: ModelSource = "default") -> None:
@@ -36,12 +40,15 @@ class DescScore:
     ) -> tuple[float, np.ndarray[Any, np.dtype[np.float64]]]:
         """Mean score and the scores ``(n,)``, 0..2.5, in the order of the ids in ``gts``.
 
-        gts: image id -> references; only its ids are used. res: image id -> a list of one
-        text (a string, or a dict with the text under ``caption``).
+        Args:
+            gts: References by image id; only the ids are used.
+            res: By image id, a list of one text: a string, or a dict with the text under
+                ``caption``.
 
-        Raises :class:`DataError` that names the image ids where the two differ, an image is
-        missing, or there is not one text, and an :class:`descscore.errors.InputError` that
-        names the image ids that cannot be scored.
+        Raises:
+            DataError: Names the image ids where the two differ, an image is missing, or there
+                is not exactly one text.
+            InputError: Names the image ids that cannot be scored.
         """
         _same_ids(gts, res)
         ids = list(gts)
@@ -82,13 +89,14 @@ def _single_texts(ids: Iterable[Any], res: Mapping[Any, Sequence[Any]]) -> list[
     problems = []
     texts = []
     for image_id in ids:
-        found = res[image_id]
-        if not isinstance(found, (list, tuple)):
-            problems.append(f"image id {image_id!r}: expected a list of one text, got {type(found).__name__}")
-        elif len(found) != 1:
-            problems.append(f"image id {image_id!r}: {len(found)} results; it must be one")
+        results = res[image_id]
+        if not isinstance(results, (list, tuple)):
+            kind = type(results).__name__
+            problems.append(f"image id {image_id!r}: expected a list of one text, got {kind}")
+        elif len(results) != 1:
+            problems.append(f"image id {image_id!r}: {len(results)} results; it must be one")
         else:
-            texts.append(_text(found[0]))
+            texts.append(_text(results[0]))
     if problems:
         raise DataError(first_ten(problems))
     return texts

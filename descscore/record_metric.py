@@ -11,10 +11,15 @@ from descscore.shared_scorers import ModelSource, first_ten, score_named, shared
 
 
 class RecordMetric:
-    """Scores records, each a dict with an image and a text; all else in them is passed over.
+    """Scores records, each a dict with an image and a text; other keys are ignored.
 
-    model: a name, a folder, or a ready scorer. image, text: the keys under which a record
-    has them.
+    Args:
+        model: A name, a folder, or a ready scorer.
+        image: The key of a record's image.
+        text: The key of a record's text.
+
+    Attributes:
+        signature: All that the scores depend on, in one line.
 
     >>> metric = RecordMetric(image="img", text="cand")
     >>> metric([{"img": "photo.jpg", "cand": "A brown dog runs over wet sand.", "refs": []}])
@@ -34,11 +39,11 @@ class RecordMetric:
         return [result.to_dict() for result in self.scores(records)]
 
     def scores(self, records: Iterable[Mapping[str, Any]]) -> list[Score]:
-        """The whole result of each record.
+        """The whole result of each record; the first one is record 0.
 
-        Raises :class:`DataError` that names the records without an image or text, and an
-        :class:`descscore.errors.InputError` that names those that cannot be scored. The
-        first record is record 0.
+        Raises:
+            DataError: Names the records without an image or text.
+            InputError: Names the records that cannot be scored.
         """
         rows = self._checked(records)
         names = [f"record {number}" for number in range(len(rows))]
@@ -49,7 +54,7 @@ class RecordMetric:
         if isinstance(records, (Mapping, str, bytes)):
             raise UsageError(f"records: expected a list of dicts, got one {type(records).__name__}")
         rows = list(records)
-        problems = [f"record {i}: {found}" for i, row in enumerate(rows) if (found := self._problem(row))]
+        problems = [f"record {i}: {fault}" for i, row in enumerate(rows) if (fault := self._problem(row))]
         if problems:
             raise DataError(first_ten(problems))
         return rows

@@ -1,7 +1,7 @@
 """The mean score of pairs of image and text, as a metric of Hugging Face's ``evaluate``.
 
-``evaluate`` copies this file to its own folder and imports the copy, so it stands alone but
-for the installed package.
+``evaluate`` copies this file to its own folder and imports the copy, so the file needs nothing
+but the installed package.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _DESCRIPTION = (
 
 _INPUTS = """
 Args:
-    predictions (list of str): the texts, one an image.
+    predictions (list of str): the texts, one for each image.
     images (list): their images: paths, bytes of image files, PIL images or arrays.
     model (str or DescScorer): a model's name or folder, "default" by default, or a ready scorer.
     device, text_policy, precision: how a model by name is loaded, as for DescScorer.from_pretrained.
@@ -33,7 +33,7 @@ Returns:
     description_score (float): the mean score, 0 to 2.5.
     scores (list of float): each item's score, 2.5 times its cosine, 0 for a negative one.
     cosines (list of float): each item's raw cosine, -1 to 1.
-    signature (str): all that the numbers depend on.
+    signature (str): all that the numbers depend on, in one line.
 """
 
 
@@ -75,19 +75,18 @@ class DescriptionScore(evaluate.Metric):  # type: ignore[misc]  # evaluate has n
             raise DataError("nothing to score: no predictions")
         scorer = shared_scorer(model, ScorerOptions(device, text_policy, precision))
         names = [f"prediction {i}" for i in range(len(predictions))]
-        found = score_named(scorer, names, _restored(images), predictions)
-        scores = [result.score for result in found]
+        results = score_named(scorer, names, _restored(images), predictions)
+        scores = [result.score for result in results]
         return {
             "description_score": sum(scores) / len(scores),
             "scores": scores,
-            "cosines": [result.cosine for result in found],
+            "cosines": [result.cosine for result in results],
             "signature": scorer.signature,
         }
 
 
 def _stored(image: Any) -> Any:
-    """A path as a string and bytes as they are; pictures as PNG, since ``datasets`` would store some
-    with losses."""
+    """A path as a string, bytes unchanged, and pictures as PNG: ``datasets`` would store some with losses."""
     if isinstance(image, (bytes, bytearray)):
         return {"bytes": bytes(image), "path": None}
     if isinstance(image, os.PathLike):
@@ -103,6 +102,6 @@ def _restored(images: list[dict[str, Any]]) -> list[Any]:
     """Paths and bytes; equal bytes are one object, so that they are encoded once."""
     seen: dict[bytes, bytes] = {}
     return [
-        seen.setdefault(found["bytes"], found["bytes"]) if found["bytes"] else found["path"]
-        for found in images
+        seen.setdefault(image["bytes"], image["bytes"]) if image["bytes"] else image["path"]
+        for image in images
     ]

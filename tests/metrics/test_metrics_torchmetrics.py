@@ -26,7 +26,8 @@ from torchmetrics import MetricCollection
 from conftest import TINY, make_photo, save_model
 from descscore import DescScorer, Score
 from descscore.errors import ModelError, TextError, UsageError
-from descscore.metrics import DescriptionScore, PreferenceAccuracy, _device_only, scorer_on
+from descscore.metrics import DescriptionScore, PreferenceAccuracy
+from descscore.scorer_metric import device_only, scorer_on
 
 TEXTS = [
     "A cat.",
@@ -351,7 +352,7 @@ def test_a_device_without_float64_leaves_the_sum_where_it_is() -> None:
     class Moved:
         device = torch.device("mps")
 
-    move = _device_only(lambda tensor: Moved())  # type: ignore[arg-type, return-value]
+    move = device_only(lambda tensor: Moved())  # type: ignore[arg-type, return-value]
     total = torch.tensor(1.5, dtype=torch.float64)
     assert move(total) is total
 
@@ -493,7 +494,7 @@ def test_two_processes_agree_on_all_items(
 
 
 def test_without_torchmetrics_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in sys.modules if name.startswith("descscore.metrics")]:
+    for name in ("descscore.metrics", "descscore.scorer_metric"):
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "torchmetrics", None)
     with pytest.raises(ImportError, match=re.escape('pip install "descscore[metrics]"')):

@@ -19,7 +19,7 @@ from conftest import make_photo
 from descscore import DescScorer
 from descscore.errors import ImageError
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
 
 RUN = """
