@@ -1,12 +1,11 @@
 """Image features on disk, so that an image is encoded once per image tower.
 
-A key space is a folder named after the image tower and its preprocessing; within
-it, features are found by the SHA-256 of the image file's bytes, whatever its name.
-They lie in safetensors shards that are written under a temporary name and renamed,
-and never changed afterwards. Writers therefore need no lock (two that encode the
-same images write the same features twice), and a process killed at any moment
-leaves whole shards behind. Every shard carries a checksum; one that does
-not match is deleted and its images are encoded anew.
+Each image tower with its preprocessing has a folder of its own. In it, the SHA-256 of an
+image file's bytes identifies the features, whatever the file's name. They lie in
+safetensors shards. A shard is written in one step and never changes, so writers need no
+lock (two that encode the same images write the same features twice), and a process killed
+at any moment leaves whole shards behind. Every shard has a checksum; a shard that does not
+match is deleted, and its images are encoded again.
 """
 
 from __future__ import annotations
@@ -47,11 +46,13 @@ _STALE_SECONDS = 3600.0
 
 @dataclass(frozen=True)
 class ImageKey:
-    """What image features depend on besides the image.
+    """What image features depend on, apart from the image.
 
-    weights: hash of the image tower's weights. structure: hash of its modules,
-    since an activation function (QuickGELU or GELU) is no weight. preprocessing:
-    :func:`descscore.models.describe_preprocessing`.
+    Attributes:
+        weights: hash of the image tower's weights.
+        structure: hash of its modules, since an activation function (QuickGELU or GELU) has no
+            weights.
+        preprocessing: :func:`descscore.models.describe_preprocessing`.
     """
 
     weights: str
@@ -60,7 +61,7 @@ class ImageKey:
 
     @property
     def folder(self) -> str:
-        """Name of the key space's folder: 16 hex digits."""
+        """Name of the folder for these features: 16 hex digits."""
         return hashlib.sha256(json.dumps(vars(self), sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -71,21 +72,15 @@ def image_key(model: LoadedModel) -> ImageKey:
     return ImageKey(weights_hash(tower), structure, model.preprocessing)
 
 
-@dataclass(frozen=True)
-class Lookup:
-    """What a look-up found. features: ``(n, embed_dim)`` float32 on the CPU, rows of
-    failed images NaN. failures: by row number, why an image could not be decoded.
-    """
-
-    features: Tensor
-    failures: dict[int, ImageError]
-
-
 class FeatureCache:
-    """Features of one key space.
+    """Features of one image tower.
 
-    batch_size: images decoded and encoded at a time. shard_size: features kept in
-    memory before they are written; a killed process loses at most so many.
+    Args:
+        folder: The cache; the features lie in a folder of their own inside it.
+        key: The image tower and its preprocessing.
+        batch_size: Images decoded and encoded at a time.
+        shard_size: Features kept in memory before they are written; a killed process loses at
+            most this many.
     """
 
     def __init__(
@@ -97,84 +92,73 @@ class FeatureCache:
     def get_many(self, sources: Sequence[CachedSource], encode: Encode) -> Tensor:
         """Features of all sources, in order: ``(n, embed_dim)`` float32 on the CPU.
 
-        Only images that no shard holds are decoded and encoded, each once however
-        often it occurs. Raises the first :class:`ImageError`, after all others have
-        been kept; :class:`DataError` for no sources or where the cache cannot be
-        written; :class:`ModelError` for features that are not finite or not one per image.
-        """
-        found = self.lookup(sources, encode)
-        if found.failures:
-            raise found.failures[min(found.failures)]
-        return found.features
+        Only images that no shard holds are decoded and encoded, each once however often it occurs.
 
-    def lookup(self, sources: Sequence[CachedSource], encode: Encode) -> Lookup:
-        """As :meth:`get_many`, but an image that cannot be decoded is reported and the rest returned."""
+        Args:
+            sources: Paths, bytes of image files, or images of a data set.
+            encode: Encodes the images that are missing.
+
+        Raises:
+            ImageError: For the first image that cannot be decoded, after all others have been kept.
+            DataError: For no sources, or where the cache cannot be written.
+            ModelError: For features that are not finite, or not one per image.
+        """
         if not sources:
             raise DataError("no images to encode")
-        rows, failures = self._rows_by_digest(sources)
-        found = self._stored(set(rows))
-        missing = [sources[rows[digest][0]] for digest in rows if digest not in found]
-        bad = self._encode_missing(missing, [d for d in rows if d not in found], encode, found)
-        for digest, error in bad.items():
-            failures |= dict.fromkeys(rows[digest], error)
-        return Lookup(_arrange(len(sources), rows, found, failures), failures)
-
-    @staticmethod
-    def _rows_by_digest(
-        sources: Sequence[CachedSource],
-    ) -> tuple[dict[bytes, list[int]], dict[int, ImageError]]:
-        """Row numbers of each distinct content, and the rows that cannot be read at all."""
-        rows: dict[bytes, list[int]] = {}
         failures: dict[int, ImageError] = {}
+        digests: dict[int, bytes] = {}
+        first: dict[bytes, int] = {}
         for row, source in enumerate(sources):
             try:
-                rows.setdefault(_digest(_read(source)), []).append(row)
+                digests[row] = _digest(_read(source))
+                first.setdefault(digests[row], row)
             except ImageError as error:
                 failures[row] = error
-        return rows, failures
+        features = self._stored(set(first))
+        missing = {digest: sources[row] for digest, row in first.items() if digest not in features}
+        bad = self._encode_missing(missing, encode, features)
+        failures |= {first[digest]: error for digest, error in bad.items()}
+        if failures:
+            raise failures[min(failures)]
+        return torch.stack([features[digests[row]] for row in range(len(sources))])
 
     def _stored(self, wanted: set[bytes]) -> dict[bytes, Tensor]:
         """The wanted features that shards hold; one shard is in memory at a time."""
-        found: dict[bytes, Tensor] = {}
+        features: dict[bytes, Tensor] = {}
         for path in sorted(self.folder.glob("*.safetensors")):
             shard = _read_shard(path)
             if shard is None:
-                log.warning("%s: damaged feature cache file, deleted; its images are encoded anew", path)
+                log.warning("%s: damaged feature cache file, deleted; its images are encoded again", path)
                 path.unlink(missing_ok=True)
                 continue
-            digests, features = shard
-            for digest, feature in zip(digests, features, strict=True):
-                if digest in wanted and digest not in found:
-                    found[digest] = feature.clone()  # a view would keep the whole shard in memory
-        return found
+            for digest, feature in zip(*shard, strict=True):
+                if digest in wanted and digest not in features:
+                    features[digest] = feature.clone()  # a view would keep the whole shard in memory
+        return features
 
     def _encode_missing(
-        self,
-        sources: Sequence[CachedSource],
-        digests: Sequence[bytes],
-        encode: Encode,
-        found: dict[bytes, Tensor],
+        self, missing: dict[bytes, CachedSource], encode: Encode, features: dict[bytes, Tensor]
     ) -> dict[bytes, ImageError]:
-        """Encode ``sources`` into ``found`` and into new shards; returns those that cannot be decoded."""
+        """Encode ``missing`` into ``features`` and into shards; returns the errors of damaged images."""
         failures: dict[bytes, ImageError] = {}
         fresh: dict[bytes, Tensor] = {}
+        pending = list(missing.items())
         try:
-            for start in range(0, len(sources), self.batch_size):
-                part = slice(start, start + self.batch_size)
-                images = _decode(sources[part], digests[part], failures)
+            for start in range(0, len(pending), self.batch_size):
+                images = _decode(pending[start : start + self.batch_size], failures)
                 if images:
                     fresh |= zip(images, _encoded(list(images.values()), encode), strict=True)
                 if len(fresh) >= self.shard_size:
-                    found |= fresh
+                    features |= fresh
                     self._write(fresh)
                     fresh = {}
         finally:  # an error in the model must not cost what was encoded before it
-            found |= fresh
+            features |= fresh
             self._write(fresh)
         return failures
 
     def _write(self, fresh: dict[bytes, Tensor]) -> None:
-        """Put ``fresh`` into a shard of its own, named after its contents' hashes."""
+        """Put ``fresh`` into a new shard, named after its contents' hashes."""
         if not fresh:
             return
         name = hashlib.sha256(b"".join(sorted(fresh))).hexdigest()[:16]
@@ -187,25 +171,11 @@ class FeatureCache:
             raise DataError(f"{self.folder}: image features cannot be written ({error})") from error
 
     def _describe(self) -> None:
-        """Say in the folder what its features were computed with."""
+        """Write into the folder what its features were computed with."""
         path = self.folder / KEY_FILE
         if not path.exists():
             with _replacing(path) as temporary:
                 temporary.write_text(json.dumps(vars(self.key), indent=2) + "\n", encoding="utf-8")
-
-
-def _arrange(
-    count: int, rows: dict[bytes, list[int]], found: dict[bytes, Tensor], failures: dict[int, ImageError]
-) -> Tensor:
-    """Features in the order of the sources, NaN where there is none."""
-    if not found:
-        return torch.full((count, 0), float("nan"))
-    width = len(next(iter(found.values())))
-    out = torch.full((count, width), float("nan"))
-    for digest, places in rows.items():
-        if places[0] not in failures:
-            out[places] = found[digest]
-    return out
 
 
 def _read(source: CachedSource) -> bytes:
@@ -221,16 +191,16 @@ def _digest(data: bytes) -> bytes:
 
 
 def _decode(
-    sources: Sequence[CachedSource], digests: Sequence[bytes], failures: dict[bytes, ImageError]
+    sources: Sequence[tuple[bytes, CachedSource]], failures: dict[bytes, ImageError]
 ) -> dict[bytes, Image.Image]:
-    """Decoded images by digest; what fails goes into ``failures``."""
+    """Decoded images by digest; errors go into ``failures``."""
     images: dict[bytes, Image.Image] = {}
-    for source, digest in zip(sources, digests, strict=True):
+    for digest, source in sources:
         name = "image bytes" if isinstance(source, bytes) else str(source)
         try:
             data = _read(source)
             if _digest(data) != digest:
-                # Kept under the old hash, the new content's features would be found for good.
+                # Under the old hash, the new content's features would be kept for good.
                 raise ImageError("changed_image", "changed while it was read")
             images[digest] = load_image(data)
         except ImageError as error:

@@ -163,19 +163,17 @@ def test_a_damaged_image_is_named_and_the_rest_is_kept(folder: Path, photos: lis
     cache = FeatureCache(folder, KEY)
     with pytest.raises(ImageError, match=r"2\.png"):
         cache.get_many(photos, encode)
-    found = cache.lookup(photos, encode)
+    with pytest.raises(ImageError) as missing:
+        cache.get_many(photos[3:], encode)
+    assert missing.value.kind == "missing_image"
+    good = [photo for i, photo in enumerate(photos) if i not in (2, 5)]
+    assert torch.equal(cache.get_many(good, encode), expected(good))
     assert encode.total == 5
-    assert sorted(found.failures) == [2, 5]
-    assert found.failures[5].kind == "missing_image"
-    assert found.features.isnan().all(dim=1).tolist() == [i in (2, 5) for i in range(7)]
-    good = [i for i in range(7) if i not in (2, 5)]
-    assert torch.equal(found.features[good], expected([photos[i] for i in good]))
 
 
 def test_when_no_image_can_be_read_nothing_is_kept(folder: Path) -> None:
-    found = FeatureCache(folder, KEY).lookup([b"", b"none"], Counting())
-    assert sorted(found.failures) == [0, 1]
-    assert found.features.shape == (2, 0)
+    with pytest.raises(ImageError, match="image bytes"):
+        FeatureCache(folder, KEY).get_many([b"", b"none"], Counting())
     assert not folder.exists()
 
 
