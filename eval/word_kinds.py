@@ -1,4 +1,8 @@
-"""Parts of speech from a spaCy model, where one is installed."""
+"""What kind of word a word is: by plain lists and shapes, by norms from a CSV file, by part of speech.
+
+The lists are for English texts and need no model. Norms are ratings of single words, such
+as concreteness. Parts of speech come from a spaCy model, where one is installed.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +16,6 @@ from descscore.errors import DataError, UsageError
 from descscore.eval.ratings import Row, read_rows
 from descscore.explanations.explanation import WordParts
 
-# What kind of word a word is: numbers, dates, names by their capital, colours, sizes, positions.
-#
-# Plain lists and shapes of words, for English texts; no model decides.
-
-
 KINDS = (
     "number",
     "number word",
@@ -27,6 +26,13 @@ KINDS = (
     "position",
     "punctuation",
 )
+"""The kinds that lists and shapes decide."""
+
+Tagger: TypeAlias = Callable[[str], "list[tuple[int, int, str]]"]
+"""A text's parts of speech, as (start, end, tag)."""
+
+USUAL = "en_core_web_sm"
+"""The spaCy model that ``auto`` stands for."""
 
 
 def _listed(words: str) -> frozenset[str]:
@@ -82,7 +88,7 @@ def bare(text: str) -> str:
 
 
 def _sentence_starts(words: Sequence[WordParts]) -> list[bool]:
-    """Whether each word is the first of a sentence, marks such as quotes passed over."""
+    """Whether each word is the first of a sentence; marks such as quotes do not count as words."""
     starts, fresh = [], True
     for word in words:
         starts.append(fresh)
@@ -118,55 +124,56 @@ _TESTS: dict[str, Callable[[str], bool]] = {
 }
 
 
-# Word norms from a user's CSV, such as concreteness or imageability ratings.
-
-
 _WORD_COLUMNS = ("word", "words")
-_KNOWN = ("conc.m", "concreteness", "conc", "imag.m", "imageability", "imag")
+_NORM_COLUMNS = ("conc.m", "concreteness", "conc", "imag.m", "imageability", "imag")
 
 
 def read_norms(
     path: Path, columns: Sequence[str] = (), word: str | None = None
 ) -> dict[str, dict[str, float]]:
-    """Norms by column name, each a value by word in lower case; blank cells are passed over.
+    """Norms by column name, each a value by word in lower case; blank cells are skipped.
 
-    columns: by default those that are usual for concreteness and imageability
-    (``Conc.M``, ``IMAG`` and the like); word: by default ``Word`` or ``Words``. Raises
-    :class:`DataError` that names the file and what is there.
+    Args:
+        path: A CSV file.
+        columns: Columns of norms; by default the usual ones for concreteness and imageability
+            (``Conc.M``, ``IMAG`` and the like).
+        word: The column of words; by default ``Word`` or ``Words``.
+
+    Raises:
+        DataError: Names the file, and the columns that it has.
     """
     rows = read_rows(path, [*columns, *([word] if word else [])])
     present = list(rows[0].cells)
-    word = word or _find(path, present, _WORD_COLUMNS, "words")
-    chosen = columns or [name for name in present if name.lower() in _KNOWN]
-    if not chosen:
-        _find(path, present, _KNOWN, "a norm")
+    word = word or _known_columns(path, present, _WORD_COLUMNS, "words")[0]
+    chosen = columns or _known_columns(path, present, _NORM_COLUMNS, "a norm")
     return {f"{path.name} {name}": _values(rows, word, name) for name in chosen}
 
 
-def _find(path: Path, present: Sequence[str], known: Sequence[str], what: str) -> str:
-    found = next((name for name in present if name.lower() in known), None)
-    if found is None:
+def _known_columns(path: Path, present: Sequence[str], known: Sequence[str], what: str) -> list[str]:
+    names = [name for name in present if name.lower() in known]
+    if not names:
         raise DataError(f"{path}: no column known for {what}; name one of {', '.join(present)}")
-    return found
+    return names
 
 
 def _values(rows: Sequence[Row], word: str, column: str) -> dict[str, float]:
-    found: dict[str, float] = {}
+    values: dict[str, float] = {}
     for row in rows:
         value = row.number(column)
         if value is not None:
-            found.setdefault(bare(row[word].strip()), value)
-    return found
-
-
-USUAL = "en_core_web_sm"
+            values.setdefault(bare(row[word].strip()), value)
+    return values
 
 
 def load_tagger(name: str) -> Tagger | None:
-    """The tagger of spaCy model ``name``; for ``auto`` that of ``en_core_web_sm``, or None where it
-    is not installed; None for ``none``.
+    """The tagger of a spaCy model.
 
-    Raises :class:`UsageError` for a named model that cannot be loaded.
+    Args:
+        name: The model's name; ``auto`` for ``en_core_web_sm`` where it is installed and for no
+            tagger where it is not; ``none`` for no tagger.
+
+    Raises:
+        UsageError: For a named model that cannot be loaded.
     """
     if name == "none" or (name == "auto" and not (find_spec("spacy") and find_spec(USUAL))):
         return None
@@ -187,9 +194,3 @@ def load_tagger(name: str) -> Tagger | None:
         ]
 
     return tag
-
-
-Tagger: TypeAlias = Callable[[str], "list[tuple[int, int, str]]"]
-
-
-"""A text's parts of speech, as (start, end, tag)."""

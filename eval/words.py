@@ -1,4 +1,9 @@
-"""What was found of words, as lines of text for a terminal."""
+"""Which words a model takes for marks of a description, and which for marks of a caption.
+
+Every text of a data set is explained. The parts of its words are then pooled by word, by
+kind of word, and against norms such as concreteness. Texts of one image are not
+independent, so intervals come from a bootstrap over whole images.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from tabulate import tabulate
 
 from descscore.errors import DataError, InputError, UsageError
 from descscore.eval.preference import image_owner
@@ -30,21 +36,23 @@ from descscore.images import load_image
 from descscore.scorer import DescScorer
 from descscore.tables.rows import PreferencePair
 
-# Which words a model takes for marks of a description, and which for marks of a caption.
-#
-# Every text of a data set is explained; the parts of its words are then pooled by
-# word, by kind of word, and against norms such as concreteness. Texts of one image are
-# not independent, so intervals come from a bootstrap over whole images.
-
-
 MEASURES = ("purpose", "through", "value")
+"""The fields of :class:`WordParts` that are pooled."""
+
 _PAIRS_AT_ONCE = 32
 
 
 @dataclass(frozen=True)
 class Occurrence:
-    """One word of one text. word: as :func:`bare` gives it. kinds: see :mod:`.word_kinds`, and
-    parts of speech as ``pos NOUN``. image: number of its image. parts: what explains it."""
+    """One word of one text.
+
+    Attributes:
+        word: the word in lower case, without a possessive ending.
+        kinds: kinds of word (:mod:`.word_kinds`), and parts of speech as ``pos NOUN``.
+        in_description: whether the text is the description; otherwise it is the caption.
+        image: number of the text's image.
+        parts: how much the word moved its text's values.
+    """
 
     word: str
     kinds: frozenset[str]
@@ -55,8 +63,14 @@ class Occurrence:
 
 @dataclass(frozen=True)
 class WordRow:
-    """A word's mean part, with its interval and p against 0. q: p adjusted for all words
-    tested (Benjamini and Hochberg 1995). in_descriptions: how many of n."""
+    """A word's mean part.
+
+    Attributes:
+        word: the word.
+        in_descriptions: how many of its occurrences are in descriptions.
+        mean: its mean part, with an interval, and p against 0.
+        q: p adjusted for all words tested (Benjamini and Hochberg 1995); None without a p.
+    """
 
     word: str
     in_descriptions: int
@@ -66,7 +80,13 @@ class WordRow:
 
 @dataclass(frozen=True)
 class KindRow:
-    """A kind's mean part, and by how much it exceeds the mean of all other words."""
+    """A kind's mean part.
+
+    Attributes:
+        kind: the kind of word.
+        mean: the mean part of its words.
+        difference: ``mean`` minus the mean part of all other words.
+    """
 
     kind: str
     mean: Estimate
@@ -75,8 +95,13 @@ class KindRow:
 
 @dataclass(frozen=True)
 class NormRow:
-    """Correlation of a norm with words' mean parts, each word once. covered: share of
-    occurrences whose word the norm lists."""
+    """How a norm goes with words' mean parts.
+
+    Attributes:
+        norm: the norm's name.
+        covered: share of occurrences whose word the norm lists.
+        correlation: Pearson correlation, each word counted once.
+    """
 
     norm: str
     covered: float
@@ -85,8 +110,16 @@ class NormRow:
 
 @dataclass(frozen=True)
 class MeasureReport:
-    """All of one measure. agreement: correlation over occurrences with leaving the word out,
-    None for ``through``, which leaving out cannot see."""
+    """What one measure says of words.
+
+    Attributes:
+        measure: one of :data:`MEASURES`.
+        words: words that occur often enough, highest mean first.
+        kinds: kinds of word.
+        norms: norms, where any were given.
+        agreement: correlation over occurrences with what leaving the word out loses; None for
+            ``through``, which leaving out cannot measure.
+    """
 
     measure: str
     words: tuple[WordRow, ...]
@@ -97,8 +130,14 @@ class MeasureReport:
 
 @dataclass(frozen=True)
 class WordOptions:
-    """How to pool. least: occurrences that a word needs to be listed. norms: by name, a value
-    by word. tagger: None for no parts of speech."""
+    """How to pool.
+
+    Attributes:
+        least: occurrences that a word needs to be listed.
+        norms: by name, a value by word.
+        tagger: gives a text's parts of speech; None for none.
+        resampling: how intervals are computed.
+    """
 
     least: int = 10
     norms: Mapping[str, Mapping[str, float]] | None = None
@@ -108,7 +147,13 @@ class WordOptions:
 
 @dataclass(frozen=True)
 class Explained:
-    """Pairs with explanations of description and caption, and why others are missing."""
+    """Pairs with their explanations.
+
+    Attributes:
+        pairs: the pairs that could be scored.
+        explanations: of each pair, that of the description and that of the caption.
+        dropped: for each other pair, its place and why it cannot be scored.
+    """
 
     pairs: tuple[PreferencePair, ...]
     explanations: tuple[tuple[Explanation, Explanation], ...]
@@ -117,13 +162,12 @@ class Explained:
     @property
     def converged(self) -> float:
         """Share of texts whose parts add up, for every measure there is."""
-        both = [e for pair in self.explanations for e in pair]
-        fine = [e.convergence.converged and _converged(e) for e in both]
-        return sum(fine) / len(fine)
-
-
-def _converged(found: Explanation) -> bool:
-    return found.purpose_convergence is None or found.purpose_convergence.converged
+        converged = [
+            all(each.converged for each in (text.convergence, text.purpose_convergence) if each)
+            for pair in self.explanations
+            for text in pair
+        ]
+        return sum(converged) / len(converged)
 
 
 def explain_pairs(
@@ -134,7 +178,7 @@ def explain_pairs(
     Raises :class:`DataError` where none can be scored.
     """
     kept: list[PreferencePair] = []
-    found: list[tuple[Explanation, Explanation]] = []
+    explanations: list[tuple[Explanation, Explanation]] = []
     dropped: list[str] = []
     for start in range(0, len(pairs), _PAIRS_AT_ONCE):
         usable = list(_usable(scorer, pairs[start : start + _PAIRS_AT_ONCE], dropped))
@@ -142,10 +186,10 @@ def explain_pairs(
         texts = [pair.description for pair, _ in usable] + [pair.caption for pair, _ in usable]
         explained = explain_batch(images * 2, texts, scorer, options)
         kept += [pair for pair, _ in usable]
-        found += zip(explained[: len(usable)], explained[len(usable) :], strict=True)
+        explanations += zip(explained[: len(usable)], explained[len(usable) :], strict=True)
     if not kept:
         raise DataError(f"none of {len(pairs)} pairs can be scored; the first: {dropped[0]}")
-    return Explained(tuple(kept), tuple(found), tuple(dropped))
+    return Explained(tuple(kept), tuple(explanations), tuple(dropped))
 
 
 def _usable(
@@ -167,19 +211,19 @@ def occurrences(explained: Explained, tagger: Tagger | None = None) -> list[Occu
     return [
         item
         for image, pair in zip(owner.tolist(), explained.explanations, strict=True)
-        for is_description, found in zip((True, False), pair, strict=True)
-        for item in _of_text(found, is_description, image, tagger)
+        for in_description, text in zip((True, False), pair, strict=True)
+        for item in _of_text(text, in_description, image, tagger)
     ]
 
 
 def _of_text(
-    found: Explanation, is_description: bool, image: int, tagger: Tagger | None
+    text: Explanation, in_description: bool, image: int, tagger: Tagger | None
 ) -> Iterator[Occurrence]:
-    tags = tagger(found.text) if tagger else []
-    for word, kinds in zip(found.words, kinds_of(found.words), strict=True):
+    tags = tagger(text.text) if tagger else []
+    for word, kinds in zip(text.words, kinds_of(text.words), strict=True):
         if word.tokens:
             speech = {f"pos {tag}" for start, end, tag in tags if start < word.end and end > word.start}
-            yield Occurrence(bare(word.text), kinds | speech, is_description, image, word)
+            yield Occurrence(bare(word.text), kinds | speech, in_description, image, word)
 
 
 def report(items: Sequence[Occurrence], options: WordOptions) -> list[MeasureReport]:
@@ -226,16 +270,12 @@ def _word_rows(
 
 
 def _adjusted(p: Sequence[float | None]) -> list[float | None]:
-    """Benjamini and Hochberg's adjustment of the p-values that there are."""
+    """Benjamini and Hochberg's adjustment of the p-values; None stays None."""
     from scipy.stats import false_discovery_control
 
-    known = [i for i, value in enumerate(p) if value is not None]
-    found: list[float | None] = [None] * len(p)
-    if known:
-        adjusted = false_discovery_control([p[i] for i in known])
-        for i, value in zip(known, adjusted.tolist(), strict=True):
-            found[i] = value
-    return found
+    known = [value for value in p if value is not None]
+    adjusted = iter(false_discovery_control(known).tolist() if known else ())
+    return [None if value is None else next(adjusted) for value in p]
 
 
 def _kind_rows(
@@ -275,9 +315,9 @@ def _norm_rows(items: Sequence[Occurrence], values: Array, options: WordOptions)
     for name, norm in (options.norms or {}).items():
         listed = [word for word in sums if word in norm]
         means = [float(np.mean(sums[word])) for word in listed]
-        found = cluster_pearson([norm[word] for word in listed], means, listed, options.resampling)
+        correlation = cluster_pearson([norm[word] for word in listed], means, listed, options.resampling)
         covered = sum(len(sums[word]) for word in listed) / len(items)
-        rows.append(NormRow(name, covered, found))
+        rows.append(NormRow(name, covered, correlation))
     return rows
 
 
@@ -291,55 +331,63 @@ def _agreement(
 
 
 def to_json(reports: Sequence[MeasureReport], explained: Explained, signature: str) -> dict[str, Any]:
-    """All of it as plain JSON types."""
+    """All reports as plain JSON types."""
     return {
         "signature": signature,
         "pairs": len(explained.pairs),
         "texts_converged": explained.converged,
         "dropped": list(explained.dropped),
-        "measures": {found.measure: asdict(found) for found in reports},
+        "measures": {each.measure: asdict(each) for each in reports},
     }
 
 
-def lines_of(found: MeasureReport, shown: int) -> list[str]:
-    """One measure as lines of text: kinds, norms, and up to ``shown`` words at either end."""
-    unit = "log-odds of being a description" if found.measure == "purpose" else "cosine"
-    lines = [f"{found.measure}: mean part of a word, in {unit}, with 95 % intervals over images", ""]
-    lines += [f"{'kind of word':<30} {'n':>6}  {'mean':<28}  {'less all other words':<28}"]
-    lines += [
-        f"{row.kind:<30} {row.mean.n:>6}  {_shown(row.mean):<28}  {_shown(row.difference):<28}"
-        for row in found.kinds
+def lines_of(measured: MeasureReport, count: int) -> list[str]:
+    """One measure as lines of text: kinds, norms, and up to ``count`` words at either end."""
+    unit = "log-odds of being a description" if measured.measure == "purpose" else "cosine"
+    blocks = [
+        f"{measured.measure}: mean part of a word, in {unit}, with 95 % intervals over images",
+        _table(
+            ["kind of word", "n", "mean", "minus all other words"],
+            [
+                [row.kind, row.mean.n, _interval(row.mean), _interval(row.difference)]
+                for row in measured.kinds
+            ],
+        ),
     ]
-    for title, rows in _ends(found.words, shown):
-        lines += ["", f"{title:<30} {'n':>6} {'in descr.':>9}  {'mean':<28} {'q':>7}"]
-        lines += [_word_line(row) for row in rows] or ["none"]
-    for norm in found.norms:
-        r = norm.correlation
-        lines += [
-            "",
-            f"{norm.norm}: r {_shown(r)} over {r.n} words, {100 * norm.covered:.0f} % of occurrences",
+    for title, rows in _ends(measured.words, count):
+        words = [
+            [row.word[:30], row.mean.n, row.in_descriptions, _interval(row.mean), _q(row)] for row in rows
         ]
-        lines += [f"  ({r.reason})"] if r.reason else []
-    if found.agreement is not None:
-        lines += ["", f"agreement with leaving the word out: r {_shown(found.agreement)}"]
-    return lines
+        blocks.append(_table([title, "n", "in descr.", "mean", "q"], words) if words else f"{title}\nnone")
+    for norm in measured.norms:
+        r, covered = norm.correlation, f"{100 * norm.covered:.0f} % of occurrences"
+        reason = f"\n  ({r.reason})" if r.reason else ""
+        blocks.append(f"{norm.norm}: r {_interval(r)} over {r.n} words, {covered}{reason}")
+    if measured.agreement is not None:
+        blocks.append(f"agreement with leaving the word out: r {_interval(measured.agreement)}")
+    return "\n\n".join(blocks).splitlines()
 
 
-def _ends(rows: Sequence[WordRow], shown: int) -> list[tuple[str, list[WordRow]]]:
+def _ends(rows: Sequence[WordRow], count: int) -> list[tuple[str, list[WordRow]]]:
     """Words whose interval lies above 0, highest first, and those below, lowest first."""
     up = [row for row in rows if row.mean.low is not None and row.mean.low > 0]
     down = [row for row in reversed(rows) if row.mean.high is not None and row.mean.high < 0]
-    return [("raise it", up[:shown]), ("lower it", down[:shown])]
+    return [("raise it", up[:count]), ("lower it", down[:count])]
 
 
-def _word_line(row: WordRow) -> str:
-    q = "-" if row.q is None else f"{row.q:.3f}"
-    return f"{row.word[:30]:<30} {row.mean.n:>6} {row.in_descriptions:>9}  {_shown(row.mean):<28} {q:>7}"
+def _q(row: WordRow) -> str:
+    return "-" if row.q is None else f"{row.q:.3f}"
 
 
-def _shown(found: Estimate) -> str:
-    if found.value is None:
+def _interval(estimate: Estimate) -> str:
+    if estimate.value is None:
         return "-"
-    if found.low is None or found.high is None:
-        return f"{found.value:+.4f}"
-    return f"{found.value:+.4f} ({found.low:+.4f} to {found.high:+.4f})"
+    if estimate.low is None or estimate.high is None:
+        return f"{estimate.value:+.4f}"
+    return f"{estimate.value:+.4f} ({estimate.low:+.4f} to {estimate.high:+.4f})"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    sides = ["left", *["right"] * (len(head) - 1)]
+    text: str = tabulate(rows, head, tablefmt="plain", colalign=sides, disable_numparse=True)
+    return text

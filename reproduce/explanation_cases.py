@@ -1,20 +1,22 @@
 """Cases for the documentation: ``python -m reproduce.explanation_cases docs --data DIR``.
 
-Explains both texts of every pair, and writes how often explanations do what they
-should, three pairs where they do and three where they do not, as numbers into a file and from it into a
-page. Which pairs is decided by rule, not by taste; texts are not ours to copy, and not in the file.
+Explains both texts of every pair. Writes how often explanations do what they should, three
+pairs where they do and three where they do not: as numbers into a file, and from the file
+into a page. Rules choose the pairs. The texts belong to others and are not copied.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import click
 
 from descscore.errors import DataError, UsageError
+from descscore.eval.report.page import table
 from descscore.eval.statistics.proportions import proportion
 from descscore.eval.word_kinds import kinds_of
 from descscore.eval.words import Explained, WordOptions, WordRow, explain_pairs, occurrences, report
@@ -22,10 +24,14 @@ from descscore.explanations.explainer import ExplainOptions
 from descscore.explanations.explanation import Explanation
 from descscore.scorer import DescScorer
 from descscore.tables.rows import PreferencePair
-from reproduce import cases_page
+from reproduce.performance_page import put_in
+
+DATA_FILE, PAGE_FILE, PART = "explanation_cases.json", "explanations.md", "cases"
+
+Json: TypeAlias = Mapping[str, Any]
 
 SOURCE = "A brown dog runs over wet sand towards the sea, a stick in its mouth."
-"""The description whose purpose every caption takes on in the counterfactual; ours."""
+"""A description of our own; in the counterfactual every caption takes on its purpose."""
 
 _RANKS = (0.25, 0.5, 0.75)
 _LISTED = 12
@@ -42,12 +48,12 @@ class Case:
 
     @property
     def margin(self) -> float:
-        """Cosine of the description less that of the caption."""
+        """Cosine of the description minus that of the caption."""
         return self.description.score.cosine - self.caption.score.cosine
 
     @property
     def gap(self) -> float:
-        """Log-odds of the description less those of the caption."""
+        """Log-odds of the description minus those of the caption."""
         return _log_odds(self.description) - _log_odds(self.caption)
 
     @property
@@ -72,15 +78,15 @@ class Case:
         return max(min(abs(a), abs(b)) if a * b < 0 else 0.0 for a, b in both)
 
 
-def _log_odds(found: Explanation) -> float:
-    assert found.purpose is not None  # checked when the cases are made
-    return found.purpose.log_odds
+def _log_odds(text: Explanation) -> float:
+    assert text.purpose is not None  # checked when the cases are made
+    return text.purpose.log_odds
 
 
-def _strongest(found: Explanation) -> tuple[int, float, float]:
+def _strongest(text: Explanation) -> tuple[int, float, float]:
     """The word with the largest part of the log-odds: its place, the part, and what leaving it out loses."""
-    place = max(range(len(found.words)), key=lambda i: abs(found.words[i].purpose or 0.0))
-    word = found.words[place]
+    place = max(range(len(text.words)), key=lambda i: abs(text.words[i].purpose or 0.0))
+    word = text.words[place]
     return place, word.purpose or 0.0, word.leave_one_out_purpose or 0.0
 
 
@@ -99,7 +105,7 @@ _KINDS_OF_FAILURE: dict[str, Callable[[Case], float]] = {
     "The read-out takes the caption for the description": lambda case: case.gap,
     "Parts and leaving out contradict each other": lambda case: -case.contradiction,
 }
-"""What may go wrong, and a number under 0 where it does, the lower the worse."""
+"""What may go wrong, each with a number that is under 0 where it does; the lower, the worse."""
 
 
 def choose(cases: Sequence[Case]) -> tuple[list[Case], list[tuple[str, Case]]]:
@@ -121,7 +127,7 @@ def choose(cases: Sequence[Case]) -> tuple[list[Case], list[tuple[str, Case]]]:
 
 
 def to_json(cases: Sequence[Case], explained: Explained, signature: str) -> dict[str, Any]:
-    """All that the page shows, and nothing that stands in the data but single words and names of files.
+    """All that the page shows; of the data, only single words and names of files.
 
     Raises :class:`DataError` where there are too few cases of a kind.
     """
@@ -147,10 +153,10 @@ def _shares(cases: Sequence[Case]) -> list[dict[str, Any]]:
         ],
         "with the purpose of a description the caption scores higher": [c.change > 0 for c in cases],
     }
-    found = {name: proportion([float(hit) for hit in hits]) for name, hits in shares.items()}
+    estimates = {name: proportion([float(hit) for hit in hits]) for name, hits in shares.items()}
     return [
         {"name": name, "value": share.value, "low": share.low, "high": share.high}
-        for name, share in found.items()
+        for name, share in estimates.items()
     ]
 
 
@@ -165,25 +171,25 @@ def _case(case: Case) -> dict[str, Any]:
     }
 
 
-def _text(found: Explanation) -> dict[str, Any]:
+def _text(text: Explanation) -> dict[str, Any]:
     """strongest: the strongest word for the purpose, by its number and kinds."""
-    place, part, left_out = _strongest(found)
-    kinds = sorted(kinds_of(found.words)[place])
+    place, part, left_out = _strongest(text)
+    kinds = sorted(kinds_of(text.words)[place])
     return {
-        "score": found.score.score,
-        "cosine": found.score.cosine,
-        "clip_score": found.score.clip_score,
-        "log_odds": _log_odds(found),
-        "probability": found.score.description_probability,
-        "words": len(found.words),
+        "score": text.score.score,
+        "cosine": text.score.cosine,
+        "clip_score": text.score.clip_score,
+        "log_odds": _log_odds(text),
+        "probability": text.score.description_probability,
+        "words": len(text.words),
         "strongest": {"number": place + 1, "kinds": kinds, "part": part, "left_out": left_out},
     }
 
 
 def _marks(explained: Explained) -> dict[str, Any]:
     """Kinds of word, and single words, that move the purpose: means with intervals over images."""
-    found = report(occurrences(explained), WordOptions())[0]
-    sure = [row for row in found.words if row.q is not None and row.q < _LARGEST_Q]
+    measured = report(occurrences(explained), WordOptions())[0]
+    sure = [row for row in measured.words if row.q is not None and row.q < _LARGEST_Q]
     up = [row for row in sure if (row.mean.value or 0) > 0]
     down = [row for row in reversed(sure) if (row.mean.value or 0) < 0]
     return {
@@ -195,16 +201,100 @@ def _marks(explained: Explained) -> dict[str, Any]:
                 "low": row.difference.low,
                 "high": row.difference.high,
             }
-            for row in found.kinds
+            for row in measured.kinds
         ],
         "description": _listed(up),
         "caption": _listed(down),
-        "agreement": found.agreement.value if found.agreement else None,
+        "agreement": measured.agreement.value if measured.agreement else None,
     }
 
 
 def _listed(rows: Sequence[WordRow]) -> list[dict[str, Any]]:
     return [{"word": row.word, "n": row.mean.n, "mean": row.mean.value, "q": row.q} for row in rows[:_LISTED]]
+
+
+def write(cases: Json, folder: Path) -> None:
+    """Write the file, and the part of the page between its marks.
+
+    Raises :class:`DataError`, and writes nothing, where the page lacks its marks.
+    """
+    page = folder / PAGE_FILE
+    text = put_in(page.read_text(encoding="utf-8"), PART, to_markdown(cases))
+    (folder / DATA_FILE).write_text(json.dumps(cases, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    page.write_text(text, encoding="utf-8")
+
+
+def to_markdown(cases: Json) -> str:
+    """The measured part of the page."""
+    parts = [
+        f"Model: `{cases['signature']}`. {cases['pairs']} pairs, {2 * cases['pairs']} texts.\n",
+        table(["how often", "share", "95 % interval"], list(_share_rows(cases))),
+    ]
+    for number, case in enumerate(cases["works"], start=1):
+        parts += [f"### Works, {number}: `{case['id']}`\n", _case_table(case)]
+    for number, case in enumerate(cases["fails"], start=1):
+        parts += [f"### Does not work, {number}: `{case['id']}`\n", f"{case['kind']}.\n", _case_table(case)]
+    return "\n".join([*parts, *_mark_lines(cases["marks"])])
+
+
+def _share_rows(cases: Json) -> Iterator[list[str]]:
+    yield ["the parts of a text add up", f"{100 * cases['converged']:.1f} %", ""]
+    for row in cases["shares"]:
+        between = f"{100 * row['low']:.1f} to {100 * row['high']:.1f}"
+        yield [row["name"], f"{100 * row['value']:.1f} %", between]
+
+
+def _case_table(case: Json) -> str:
+    both = (case["description"], case["caption"])
+    rows = [
+        ["score", *(f"{text['score']:.3f}" for text in both)],
+        ["cosine", *(f"{text['cosine']:+.3f}" for text in both)],
+        ["score of the untuned model", *(f"{text['clip_score']:.3f}" for text in both)],
+        [
+            "log-odds (probability) of being a description",
+            *(f"{text['log_odds']:+.2f} ({text['probability']:.2f})" for text in both),
+        ],
+        ["strongest word for the purpose", *(_strongest_word(text) for text in both)],
+        ["with a description's purpose", "", f"cosine changes by {case['change']:+.3f}"],
+    ]
+    return table(["what", "description", "caption"], rows)
+
+
+def _strongest_word(text: Json) -> str:
+    """The strongest word by its number and kind, its part, and what leaving it out loses."""
+    word = text["strongest"]
+    kinds = ", ".join(word["kinds"]) or "another word"
+    return (
+        f"word {word['number']} of {text['words']} ({kinds}): "
+        f"{word['part']:+.2f}, left out {word['left_out']:+.2f}"
+    )
+
+
+def _mark_lines(marks: Json) -> Iterator[str]:
+    yield "### Marks of a description and of a caption\n"
+    yield "Mean part of a word in the log-odds of being a description, minus that of all other words:\n"
+    rows = [
+        [row["kind"], str(row["n"]), _signed(row["difference"]), _between(row["low"], row["high"])]
+        for row in marks["kinds"]
+    ]
+    yield table(["kind of word", "occurrences", "difference", "95 % interval"], rows)
+    for name in ("description", "caption"):
+        listed = _word_list(marks[name])
+        yield f"Single words taken for marks of a {name} (mean part, q < 0.05): {listed}.\n"
+    if marks["agreement"] is not None:
+        yield f"Correlation of a word's part with what leaving it out loses: r {marks['agreement']:.2f}.\n"
+
+
+def _word_list(rows: Sequence[Json]) -> str:
+    return ", ".join(f"`{row['word']}` {row['mean']:+.2f}" for row in rows) or "none"
+
+
+def _signed(value: float | None) -> str:
+    return "-" if value is None else f"{value:+.2f}"
+
+
+def _between(low: float | None, high: float | None) -> str:
+    return "" if low is None or high is None else f"{low:+.2f} to {high:+.2f}"
 
 
 @click.command()
@@ -220,7 +310,7 @@ def main(folder: Path, data: str, split: str, model: str) -> None:
     # Pairs with equal texts stay in: no description can win there, and that counts.
     pairs = load_pairs(data, DataOptions(keep_equal=True)).split(split)
     cases, explained = make_cases(scorer, pairs)
-    cases_page.write(to_json(cases, explained, scorer.signature), folder)
+    write(to_json(cases, explained, scorer.signature), folder)
 
 
 if __name__ == "__main__":

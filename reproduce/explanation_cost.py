@@ -1,8 +1,8 @@
 """What an explanation costs: ``python -m reproduce.explanation_cost docs --data DIR``.
 
-Explains both texts of the first pairs on each device, each text by itself and then all
-together, and writes the times into a file and a page. ``--add FILE`` measures nothing and takes over
-what another machine measured.
+Explains both texts of the first pairs on each device, each text alone and then all together,
+and writes the times into a file and a page. ``--add FILE`` measures nothing; it adds what
+another machine measured.
 """
 
 from __future__ import annotations
@@ -28,16 +28,26 @@ from descscore.tables.rows import PreferencePair
 from reproduce.performance_page import put_in
 
 TIMES_GOAL = 5.0
+"""How many times cheaper an explanation should be on a GPU than on the same machine's CPU."""
+
 DATA_FILE, PAGE_FILE, PART = "explanation_cost.json", "explanations.md", "cost"
 Json: TypeAlias = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds on one device, after loading. texts: how many. first: of the first explanation, which
-    also starts what torch starts late. alone: mean, longest: greatest of the texts explained one by one,
-    once warm. together: a text, all in one call. alone_busy, together_busy: the same in time of the
-    processor, over all its cores. All but ``first`` are medians over rounds."""
+    """Seconds a text on one device, after loading. All but ``first`` are medians over rounds.
+
+    Attributes:
+        device: the device.
+        texts: how many texts.
+        first: the first explanation, which includes what torch starts late.
+        alone: mean over the texts, explained one by one.
+        longest: the longest of them.
+        together: mean over the texts, all in one call.
+        alone_busy: as ``alone``, in time of the processor over all its cores.
+        together_busy: as ``together``, in time of the processor.
+    """
 
     device: str
     texts: int
@@ -73,10 +83,10 @@ class Material:
 
 
 def measure(model: str, device: str, material: Material, rounds: int) -> tuple[Cost, list[Explanation]]:
-    """Times on ``device``, alone and together by turns ``rounds`` times; and what was explained."""
+    """Times on ``device``, alone and together in turn, ``rounds`` times; and the explanations."""
     scorer = DescScorer.from_pretrained(model, device=device)
     first = _timed(scorer, material.images[:1], material.texts[:1])
-    found = explain_batch(material.images, material.texts, scorer)
+    explanations = explain_batch(material.images, material.texts, scorer)
     alone: list[list[_Time]] = []
     together: list[_Time] = []
     for _ in range(rounds):
@@ -94,11 +104,11 @@ def measure(model: str, device: str, material: Material, rounds: int) -> tuple[C
         alone_busy=median(mean(time.busy for time in times) for times in alone),
         together_busy=median(time.busy for time in together) / count,
     )
-    return cost, found
+    return cost, explanations
 
 
 def _timed(scorer: DescScorer, images: Sequence[bytes], texts: Sequence[str]) -> _Time:
-    """Explanations are plain numbers, so once they are there the device has nothing left to do."""
+    """Explanations are plain numbers, so the device has finished when they arrive."""
     wall, busy = time.perf_counter(), time.process_time()
     explain_batch(images, texts, scorer)
     return _Time(time.perf_counter() - wall, time.process_time() - busy)
@@ -108,15 +118,17 @@ def largest_gap(one: Sequence[Explanation], other: Sequence[Explanation]) -> flo
     """Largest difference of a word's part of the cosine between explanations of the same texts."""
     return max(
         abs(word.value - same.value)
-        for found, again in zip(one, other, strict=True)
-        for word, same in zip(found.words, again.words, strict=True)
+        for text, again in zip(one, other, strict=True)
+        for word, same in zip(text.words, again.words, strict=True)
     )
 
 
-def run_of(model: str, data: str, found: Mapping[str, tuple[Cost, Sequence[Explanation]]]) -> dict[str, Any]:
+def run_of(
+    model: str, data: str, measured: Mapping[str, tuple[Cost, Sequence[Explanation]]]
+) -> dict[str, Any]:
     """One run: several devices of one machine, on the same texts. gap: see :func:`largest_gap`."""
-    costs = [cost for cost, _ in found.values()]
-    explained = [explanations for _, explanations in found.values()]
+    costs = [cost for cost, _ in measured.values()]
+    explained = [explanations for _, explanations in measured.values()]
     return {
         "model": model,
         "data": Path(data).name,
@@ -155,7 +167,7 @@ def to_markdown(runs: Sequence[Json]) -> str:
 
 
 def _verdicts(runs: Sequence[Json]) -> list[str]:
-    """What the runs say of the goals, one line each; a device that nobody measured is said to be so."""
+    """Whether the runs meet the goals, one line each; a device without figures is "not measured"."""
     cpu = [run["costs"]["cpu"] for run in runs if "cpu" in run["costs"]]
     gains = [
         run["costs"]["cpu"]["together"] / cost["together"]
@@ -186,10 +198,11 @@ def _verdict(goal: str, value: float | None, met: object, form: str) -> str:
 
 
 def _label(run: Json, device: str) -> str:
-    beside = len(run["costs"]) > 1 and device == "cpu"
+    if device != "cpu":
+        return device
     threads = "1 thread" if run["threads"] == 1 else f"{run['threads']} threads"
-    name = device if device != "cpu" else f"cpu, {threads}"
-    return f"{name}, beside {' and '.join(d for d in run['costs'] if d != 'cpu')}" if beside else name
+    others = " and ".join(other for other in run["costs"] if other != "cpu")
+    return f"cpu, {threads}" + (f", machine with {others}" if others else "")
 
 
 def _row(run: Json, device: str) -> list[str]:
@@ -205,7 +218,7 @@ def _busy_row(run: Json, device: str) -> list[str]:
 
 
 def write(runs: Sequence[Json], folder: Path) -> None:
-    """The file, and the marked part of the page beside it."""
+    """Write the file, and the part of the page between its marks."""
     page = (folder / PAGE_FILE).read_text(encoding="utf-8")
     new = put_in(page, PART, to_markdown(runs))
     (folder / DATA_FILE).write_text(json.dumps({"runs": runs}, indent=1) + "\n", encoding="utf-8")
@@ -215,11 +228,11 @@ def write(runs: Sequence[Json], folder: Path) -> None:
 def read_runs(path: Path) -> list[Json]:
     """Runs of a file that this command wrote. Raises :class:`DataError` for any other file."""
     try:
-        found: list[Json] = json.loads(path.read_text(encoding="utf-8"))["runs"]
-        to_markdown(found)
+        runs: list[Json] = json.loads(path.read_text(encoding="utf-8"))["runs"]
+        to_markdown(runs)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: not a file of this command ({error!r})") from None
-    return found
+    return runs
 
 
 @click.command()

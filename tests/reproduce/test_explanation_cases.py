@@ -15,10 +15,10 @@ from descscore.errors import DataError, UsageError
 from descscore.tables.open import load_pairs
 from pictures import make_photo
 from report_data import make_adapter
-from reproduce import cases_page
+from reproduce import explanation_cases as cases_page
 from reproduce.explanation_cases import choose, main, make_cases
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TEXTS = ("description", "caption")
 NOUNS = ("harbour", "bicycle", "violin", "glacier", "lantern", "walrus")
 NAMES = ("Ottoline", "Bartholomew", "Wilhelmina", "Leopold", "Clementine", "Aurelius")

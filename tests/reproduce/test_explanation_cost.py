@@ -17,7 +17,7 @@ from descscore.explanations.explainer import explain_batch
 from pictures import make_photo
 from reproduce import explanation_cost as cost
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 MARKS = "before\n<!-- cost -->\nold\n<!-- /cost -->\nafter\n"
 
 
@@ -107,7 +107,7 @@ def test_the_page_says_how_many_times_cheaper_a_gpu_is() -> None:
     text = cost.to_markdown([alone, both])
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if "|" in line]
     assert rows[2] == ["cpu, 2 threads", "6", "0.500", "0.300", "0.750", "0.250", ""]
-    assert rows[3][0] == "cpu, 16 threads, beside cuda"
+    assert rows[3][0] == "cpu, 16 threads, machine with cuda"
     assert (rows[4][0], rows[4][5], rows[4][6]) == ("cuda", "0.004", "25.0")
     assert rows[7] == ["cpu, 2 threads", "0.600", "0.500"]
     assert "at most 2.5e-06" in text
