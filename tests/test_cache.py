@@ -262,6 +262,7 @@ def fill(folder: Path, photos: list[Path], pauses: list[float], start: Barrier) 
     FeatureCache(folder, KEY, batch_size=1, shard_size=1).get_many(photos, slow)
 
 
+@pytest.mark.long
 def test_processes_may_write_at_the_same_time_and_be_killed(folder: Path, photos: list[Path]) -> None:
     context = multiprocessing.get_context("spawn")
     start = context.Barrier(2)

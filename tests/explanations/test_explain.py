@@ -239,7 +239,7 @@ def real_texts(shared_data: Path | None) -> list[str]:
     return [" ".join(rng.choice(REAL_TEXT.split(), rng.integers(3, 40))) + "." for _ in range(50)]
 
 
-@pytest.mark.parametrize("count", [6, pytest.param(50, marks=pytest.mark.long)])
+@pytest.mark.parametrize("count", [4, pytest.param(50, marks=pytest.mark.long)])
 def test_real_texts_add_up_under_the_bundled_model(
     shared_data: Path | None, tmp_path: Path, count: int
 ) -> None:

@@ -43,6 +43,7 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", PAGE, flags=re.MULTILINE | re.DOTALL)
 
 
+@pytest.mark.long
 def test_every_block_runs_from_the_repository_root_without_a_network(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", RUN],

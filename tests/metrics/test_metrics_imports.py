@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from conftest import make_photo
 
 CODE = """
@@ -43,6 +45,7 @@ print(json.dumps([plain, with_evaluate, added]))
 """
 
 
+@pytest.mark.long
 def test_metrics_load_no_user_interface_no_cluster_and_no_plots(tiny_folder: Path, tmp_path: Path) -> None:
     photo = make_photo(tmp_path / "photo.png", seed=0)
     command = [sys.executable, "-c", CODE, str(tiny_folder), str(photo), str(tmp_path / "cache")]

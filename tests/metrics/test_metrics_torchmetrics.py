@@ -466,6 +466,7 @@ def _work(rank: int, folder: str, other: str, photos: list[str], out: str) -> No
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.long
 def test_two_processes_agree_on_all_items(
     tiny_folder: Path,
     other_folder: Path,
