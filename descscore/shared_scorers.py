@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Hashable, Sequence
-from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from threading import Lock
-from typing import Generic, TypeAlias, TypeVar
+from threading import Condition
+from typing import TypeAlias
 
-from cachetools import LRUCache
+from cachetools import LRUCache, cached
 
 from descscore.errors import InputError
 from descscore.images import ImageSource
@@ -22,8 +21,6 @@ from descscore.models import BUNDLED
 from descscore.records import Score
 from descscore.scorer import DescScorer, rows_error
 from descscore.texts import DEFAULT_POLICY, TextPolicy
-
-T = TypeVar("T")
 
 ModelSource: TypeAlias = "str | os.PathLike[str] | DescScorer"
 """A model's name or folder (see :func:`descscore.models.load_model`), or a ready scorer."""
@@ -87,19 +84,20 @@ def shared_scorer(model: ModelSource = "default", options: ScorerOptions | None 
     """The scorer of that model and these options, loaded by the first call that asks for it.
 
     Up to :data:`CACHE_SIZE` scorers are kept. A folder whose files have changed since is
-    loaded again. A ready scorer is returned as it is. Safe to call from several threads.
-    Raises :class:`descscore.errors.ModelError`.
+    loaded again. A ready scorer is returned as it is. Safe to call from several threads: one
+    thread loads a model, others that ask for the same model wait, and a loaded model is there
+    at once. Raises :class:`descscore.errors.ModelError`.
     """
     if isinstance(model, DescScorer):
         return model
-    options, name = options or ScorerOptions(), os.fspath(model)
-    key = (name, _folder_state(name), options)
-    return _SCORERS.get(key, lambda: DescScorer.from_pretrained(name, **asdict(options)))
+    name = os.fspath(model)
+    return _loaded(name, _folder_state(name), options or ScorerOptions())
 
 
 def forget_scorers() -> None:
     """Let all shared scorers go, and their memory with them."""
-    _SCORERS.clear()
+    with _CHANGED:
+        _SCORERS.clear()
 
 
 def score_named(
@@ -123,48 +121,16 @@ def first_ten(problems: Sequence[str], separator: str = "; ") -> str:
     return separator.join([*problems[:10], *more])
 
 
-class SharedCache(Generic[T]):
-    """Holds up to ``size`` values, the least recently used let go; for any number of threads.
-
-    A thread that asks for a value that another thread is making waits for it. A thread that
-    asks for a finished value never waits.
-    """
-
-    def __init__(self, size: int) -> None:
-        self._lock = Lock()
-        self._values: LRUCache[Hashable, Future[T]] = LRUCache(size)
-
-    def get(self, key: Hashable, make: Callable[[], T]) -> T:
-        """The value of ``key``, made by ``make`` where there is none; its error is not kept."""
-        with self._lock:
-            known = self._values.get(key)
-            future: Future[T] = known or Future()
-            if known is None:
-                self._values[key] = future
-        if known is None:
-            self._make(key, future, make)
-        return future.result()
-
-    def clear(self) -> None:
-        """Let all values go; callers that hold one keep it."""
-        with self._lock:
-            self._values.clear()
-
-    def __len__(self) -> int:
-        return len(self._values)
-
-    def _make(self, key: Hashable, future: Future[T], make: Callable[[], T]) -> None:
-        try:
-            future.set_result(make())
-        except BaseException as error:
-            with self._lock:
-                if self._values.get(key) is future:
-                    del self._values[key]
-            future.set_exception(error)
-            raise
+_SCORERS: LRUCache[Hashable, DescScorer] = LRUCache(CACHE_SIZE)
+_CHANGED = Condition()
 
 
-_SCORERS: SharedCache[DescScorer] = SharedCache(CACHE_SIZE)
+def _load(name: str, folder: Hashable, options: ScorerOptions) -> DescScorer:
+    """folder: its state, which only tells scorers of a changed folder apart."""
+    return DescScorer.from_pretrained(name, **asdict(options))
+
+
+_loaded: Callable[[str, Hashable, ScorerOptions], DescScorer] = cached(_SCORERS, condition=_CHANGED)(_load)
 
 
 def _folder_state(name: str) -> Hashable:

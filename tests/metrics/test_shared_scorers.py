@@ -16,7 +16,7 @@ import descscore.scorer
 from conftest import TINY, make_photo, save_model
 from descscore import DescScorer
 from descscore.errors import ModelError, TextError, UsageError
-from descscore.shared_scorers import CACHE_SIZE, ScorerOptions, SharedCache, forget_scorers, shared_scorer
+from descscore.shared_scorers import CACHE_SIZE, ScorerOptions, forget_scorers, shared_scorer
 
 LONG = "Two dogs run over wet sand towards the sea while a child in a red coat watches. " * 6
 
@@ -140,44 +140,49 @@ def test_no_more_than_the_bound_are_kept(tiny_folder: Path, loads: list[tuple[An
     assert len(loads) == CACHE_SIZE + 2
 
 
-def test_a_value_being_made_is_waited_for_and_others_are_not() -> None:
-    cache: SharedCache[str] = SharedCache(2)
-    cache.get("quick", lambda: "quick")
+def test_a_model_being_loaded_is_waited_for_and_others_are_not(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready = shared_scorer(tiny_folder)
     started, release = threading.Event(), threading.Event()
+    load, calls = descscore.scorer.load_model, []
 
-    def slow() -> str:
+    def slow(*args: Any) -> Any:
+        calls.append(args)
         started.set()
-        assert release.wait(20)
-        return "slow"
+        assert release.wait(60)
+        return load(*args)
 
+    monkeypatch.setattr(descscore.scorer, "load_model", slow)
+    other = ScorerOptions(text_policy="truncate")
     with ThreadPoolExecutor(2) as pool:
-        first = pool.submit(cache.get, "slow", slow)
-        assert started.wait(20)
-        second = pool.submit(cache.get, "slow", lambda: "made twice")
-        assert cache.get("quick", lambda: "made twice") == "quick"
+        first = pool.submit(shared_scorer, tiny_folder, other)
+        assert started.wait(60)
+        second = pool.submit(shared_scorer, tiny_folder, other)
+        assert shared_scorer(tiny_folder) is ready
         assert not second.done()
         release.set()
-        assert (first.result(20), second.result(20)) == ("slow", "slow")
+        assert first.result(60) is second.result(60)
+    assert len(calls) == 1
 
 
-def test_a_failure_reaches_all_who_wait_and_the_next_call_tries_again() -> None:
-    cache: SharedCache[str] = SharedCache(2)
+def test_a_failure_reaches_all_who_wait_and_the_next_call_tries_again(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     started, release = threading.Event(), threading.Event()
 
-    def fail() -> str:
+    def fail(*args: Any) -> Any:
         started.set()
-        assert release.wait(20)
+        assert release.wait(60)
         raise ModelError("no such model")
 
-    with ThreadPoolExecutor(2) as pool:
-        first = pool.submit(cache.get, "a", fail)
-        assert started.wait(20)
-        second = pool.submit(cache.get, "a", fail)
+    with monkeypatch.context() as patch, ThreadPoolExecutor(2) as pool:
+        patch.setattr(descscore.scorer, "load_model", fail)
+        first = pool.submit(shared_scorer, tiny_folder)
+        assert started.wait(60)
+        second = pool.submit(shared_scorer, tiny_folder)
         release.set()
         for waiting in (first, second):
             with pytest.raises(ModelError, match="no such model"):
-                waiting.result(20)
-    assert len(cache) == 0
-    assert cache.get("a", lambda: "made") == "made"
-    cache.clear()
-    assert len(cache) == 0
+                waiting.result(60)
+    assert shared_scorer(tiny_folder) is shared_scorer(tiny_folder)
