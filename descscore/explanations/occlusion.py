@@ -8,6 +8,7 @@ of the map is the mean loss over the squares that covered it. Source: Zeiler and
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 import open_clip
@@ -19,7 +20,6 @@ from torch import Tensor
 from descscore.explanations.explanation import OcclusionMap
 from descscore.images import ImageSource, load_image
 from descscore.models import LoadedModel
-from descscore.scorer import image_identity
 
 GRID = 8
 """Cells across and down."""
@@ -35,7 +35,8 @@ def occlusion_maps(model: LoadedModel, images: Sequence[ImageSource], texts: Ten
     """
     pairs: dict[object, list[int]] = {}
     for i, image in enumerate(images):
-        pairs.setdefault(image_identity(image), []).append(i)
+        same = os.fspath(image) if isinstance(image, (str, os.PathLike)) else id(image)
+        pairs.setdefault(same, []).append(i)
     maps: dict[int, OcclusionMap] = {}
     for its in pairs.values():
         image = load_image(images[its[0]])
