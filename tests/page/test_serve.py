@@ -1,13 +1,17 @@
-"""What ``descscore serve`` makes of its options, over HTTP."""
+"""What ``descscore serve`` and ``app.py`` make of their options."""
 
 from __future__ import annotations
 
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+import descscore.page.cli
+from descscore.cli import main
 from descscore.page.accounts import write_account
 from descscore.page.cli import ServeOptions, make_app
 from descscore.study.judgments import JudgmentStore
@@ -58,3 +62,47 @@ def test_serving_says_when_sighted_annotators_will_have_seen_an_image(
     items = write_items(tmp_path, images=2, texts=texts)
     make_app(ServeOptions(study=items, database=tmp_path / "study.db", without_try=True))
     assert ("several descriptions of one image" in capsys.readouterr().err) == (texts > 1)
+
+
+def test_serving_wrongly_says_so(tmp_path: Path) -> None:
+    def run(*args: object) -> tuple[int, str]:
+        result = CliRunner().invoke(main, ["serve", *map(str, args)])
+        return result.exit_code, result.stderr
+
+    assert run("--study", "items.csv") == (
+        2,
+        "Error: --study and --database belong together: give both or none\n",
+    )
+    assert run("--without-try")[0] == 2
+    assert run("--port", "70000")[0] == 2
+    store = make_store(tmp_path, images=1, texts=1)
+    code, said = run("--port", 0, "--study", tmp_path / "none.csv", "--database", store.path)
+    assert (code, "none.csv: No such file" in said) == (1, True)
+    code, said = run("--port", 0, "--study", tmp_path / "items.csv", "--database", tmp_path / "items.csv")
+    assert (code, "not a SQLite database" in said) == (1, True)
+    code, said = run("--host", "nonesuch.invalid")
+    assert (code, said.count("\n"), "cannot listen on nonesuch.invalid" in said) == (1, 1, True)
+
+
+APP = Path(__file__).parents[2] / "app.py"
+
+
+def options_of_app(monkeypatch: pytest.MonkeyPatch) -> ServeOptions:
+    asked: list[ServeOptions] = []
+    monkeypatch.setattr(descscore.page.cli, "run", asked.append)
+    runpy.run_path(str(APP), run_name="__main__")
+    return asked[0]
+
+
+def test_by_default_only_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("GRADIO_SERVER_NAME", "GRADIO_SERVER_PORT", "DESCSCORE_MODEL"):
+        monkeypatch.delenv(name, raising=False)
+    assert options_of_app(monkeypatch) == ServeOptions(framed=True)
+    assert ServeOptions().host == "127.0.0.1"
+
+
+def test_a_host_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRADIO_SERVER_NAME", "0.0.0.0")
+    monkeypatch.setenv("GRADIO_SERVER_PORT", "7999")
+    monkeypatch.setenv("DESCSCORE_MODEL", "base")
+    assert options_of_app(monkeypatch) == ServeOptions(host="0.0.0.0", port=7999, model="base", framed=True)

@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from descscore.errors import ImageError
+from descscore.page.reply import Reply
 from descscore.page.study_page import StudyPage, image_address
-from descscore.page.templates import Reply
 from descscore.study.items import StudyItem
 from descscore.study.questions import AFTER, BEFORE, NO_IMAGE, questions_of
 from study_tools import make_store
@@ -65,7 +65,7 @@ def test_a_page_of_one_annotator_does_nothing_to_another(page: StudyPage, action
     reply = page.act(action, bo | sent)
     assert list(answers_of(page, "Bo").values()) == [1]
     assert answers_of(page, "Ann") == {}
-    assert "somebody else's; nothing of it was saved" in reply.status
+    assert "another annotator's; nothing was saved" in reply.status
     assert not reply.forget
     assert hidden(reply)["annotator"] != sent["annotator"]
     assert page.act("save", ann | sent).status.startswith("Saved.")
@@ -235,7 +235,7 @@ def test_an_image_that_was_exchanged_is_not_shown(page: StudyPage, tmp_path: Pat
     reply = page.act("save", who | hidden(shown) | rate(BEFORE, 2))
     message = reply.errors[0].message
     assert "cannot be shown" in message
-    assert "All that you saved is kept" in message
+    assert "What you saved is kept" in message
     assert ".png" not in message
     assert list(answers_of(page, "Bo").values()) == [2]
     item = page.store.items()[0]

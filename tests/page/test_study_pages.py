@@ -1,65 +1,23 @@
-"""The order of a study's steps, as a state machine, and its pages without a browser."""
+"""A study's pages without a browser: what each action shows, saves and refuses."""
 
 from __future__ import annotations
 
 import html
-import random
 import re
+import shutil
 import sqlite3
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-import descscore.study.schema as failures
+from descscore.page.reply import Reply
 from descscore.page.study_page import StudyPage
-from descscore.page.templates import Reply
+from descscore.study.database import storage_errors
 from descscore.study.items import read_items
 from descscore.study.judgments import JudgmentStore
-from descscore.study.questions import AFTER, BEFORE, NO_IMAGE, QUESTIONS, Progress, Step, questions_of
-from descscore.study.schema import storage_errors
+from descscore.study.questions import BEFORE, NO_IMAGE, QUESTIONS, questions_of
 from study_tools import make_store, write_items, write_table
-
-ORDER = ("c", "a", "b")
-
-
-def test_steps_with_and_without_the_image() -> None:
-    blind = Progress.of("blind", ORDER, [])
-    assert [(step.item, step.phase) for step in blind.steps] == [(item, NO_IMAGE) for item in ORDER]
-    assert Progress.of("low_vision", ORDER, []) == blind
-    sighted = Progress.of("sighted", ORDER, [("c", BEFORE), ("c", AFTER), ("a", BEFORE)])
-    assert sighted.steps[:3] == (Step("c", BEFORE, 1), Step("c", AFTER, 1), Step("a", BEFORE, 2))
-    assert (sighted.next, sighted.finished_items, sighted.done) == (3, 1, {0, 1, 2})
-    assert Progress.of("blind", ORDER, [(item, NO_IMAGE) for item in ORDER]).next is None
-
-
-def test_answers_from_before_the_image_stay() -> None:
-    progress = Progress.of("sighted", ORDER, [("c", BEFORE), ("c", AFTER), ("a", BEFORE)])
-    assert [progress.may_answer(number) for number in range(-1, 7)] == [
-        *(False, False, True, False, True, False, False, False)
-    ]
-    assert progress.previous(3) == progress.previous(2) == 1
-    assert progress.previous(1) is None
-
-
-@pytest.mark.parametrize("vision", ["blind", "sighted"])
-def test_no_walk_through_the_steps_loses_or_skips_one(vision: str) -> None:
-    """Whatever somebody tries in whatever order, the steps are done from first to last."""
-    rng = random.Random(0)
-    for _ in range(50):
-        judged: list[tuple[str, str]] = []
-        while Progress.of(vision, ORDER, judged).next is not None:
-            progress = Progress.of(vision, ORDER, judged)
-            number = rng.randrange(-2, len(progress.steps) + 2)
-            back = progress.previous(max(number, 0))
-            assert back is None or (back < number and progress.may_answer(back))
-            if progress.may_answer(number):
-                step = progress.steps[number]
-                assert step.phase != BEFORE or (step.item, AFTER) not in judged
-                if (step.item, step.phase) not in judged:
-                    judged.append((step.item, step.phase))
-        phases = (BEFORE, AFTER) if vision == "sighted" else (NO_IMAGE,)
-        assert judged == [(item, phase) for item in ORDER for phase in phases]
 
 
 @pytest.fixture
@@ -266,6 +224,6 @@ def test_a_disk_without_room_for_sqlite_s_own_files_is_full(
     monkeypatch.setattr(page.store, "by_code", fail)
     for free, said in ((0, "the disk is full"), (2**15, "the disk is full"), (2**20, "cannot be read")):
         usage = SimpleNamespace(free=free)
-        monkeypatch.setattr(failures.shutil, "disk_usage", lambda _, usage=usage: usage)
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, usage=usage: usage)
         assert said in page.act("save", who).errors[0].message
         assert said in page.act("open", who).errors[0].message
