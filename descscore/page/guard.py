@@ -161,7 +161,7 @@ def _check(scope: Scope, largest: int) -> None:
     """Raise :class:`RefusedError` for a route, size or origin that is not allowed.
 
     Args:
-        scope: the request, of which only the head is read.
+        scope: the request; only its head is read.
         largest: largest allowed body, in bytes.
     """
     if scope["method"] in ("GET", "HEAD"):

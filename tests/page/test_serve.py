@@ -16,7 +16,7 @@ from descscore.page.accounts import write_account
 from descscore.page.cli import ServeOptions, make_app
 from descscore.study.judgments import JudgmentStore
 from page_client import PageClient, ask, serve
-from study_tools import make_store, write_items
+from study_tools import make_store, profile, write_items
 
 
 @pytest.fixture
@@ -39,8 +39,7 @@ def test_a_name_that_is_passed_on_and_accounts_in_any_script(study: JudgmentStor
         assert ask(address, "GET", "/config", login)[0] == 200
         assert ask(address, "GET", "/config", login | {"Host": "example.org"})[0] == 400
         assert ask(address, "GET", "/config", {"Host": "study.example.org"})[0] == 401
-        profile = {"pseudonym": "Jo", "vision": "blind", "screen_reader": "often", "consent": "yes"}
-        assert PageClient(address, login).act("register", profile)["code"] is None
+        assert PageClient(address, login).act("register", profile("Jo"))["code"] is None
         assert study.by_account("jörg").pseudonym == "Jo"
 
 

@@ -17,7 +17,7 @@ from descscore.page.reply import Reply
 from descscore.page.site import build_app
 from descscore.page.study_page import StudyPage
 from page_client import PageClient, ask, serve
-from study_tools import make_store
+from study_tools import make_store, profile
 
 SECRET = "the-secret-of-this-test"
 KEPT = {"", "/", "/config", "/config/", "/theme.css", "/favicon.ico", "/robots.txt"}
@@ -137,8 +137,7 @@ def test_the_page_to_try_is_found_without_its_slash(address: str) -> None:
 def test_a_whole_study_by_the_endpoints_alone(address: str, study: StudyPage) -> None:
     tab = PageClient(address)
     assert 'name="consent"' in tab.act("open", {})["page"]
-    profile = {"pseudonym": "Ann", "vision": "blind", "screen_reader": "often", "consent": "yes"}
-    who = {"code": tab.act("register", profile)["code"]}
+    who = {"code": tab.act("register", profile("Ann"))["code"]}
     for step in ("0", "1"):
         answers = dict.fromkeys(("overall", "imaginability", "relevance", "irrelevance"), "4")
         reply = tab.act("save", who | answers | {"step": step})

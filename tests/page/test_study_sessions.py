@@ -17,8 +17,8 @@ from descscore.errors import ImageError
 from descscore.page.reply import Reply
 from descscore.page.study_page import StudyPage, image_address
 from descscore.study.items import StudyItem
-from descscore.study.questions import AFTER, BEFORE, NO_IMAGE, questions_of
-from study_tools import make_store
+from descscore.study.questions import AFTER, BEFORE, NO_IMAGE
+from study_tools import enter, hidden, make_store, profile, rate
 
 BLIND, SIGHTED = "blind", "sighted"
 
@@ -27,26 +27,6 @@ BLIND, SIGHTED = "blind", "sighted"
 def page(tmp_path: Path) -> StudyPage:
     store = make_store(tmp_path, images=3, texts=1)
     return StudyPage(store, store.items())
-
-
-def profile(name: str, vision: str) -> dict[str, str]:
-    return {"consent": "yes", "pseudonym": name, "vision": vision, "screen_reader": "often"}
-
-
-def enter(page: StudyPage, name: str, vision: str = BLIND) -> dict[str, str]:
-    """Register; what this annotator's browser sends with every action."""
-    reply = page.act("register", profile(name, vision))
-    assert reply.code
-    return {"code": reply.code}
-
-
-def hidden(reply: Reply) -> dict[str, str]:
-    """The hidden fields of the page, as its forms send them."""
-    return dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)"', reply.page or ""))
-
-
-def rate(phase: str, value: int = 3) -> dict[str, str]:
-    return {question.name: str(value) for question in questions_of(phase)}
 
 
 def answers_of(page: StudyPage, name: str) -> dict[tuple[str, str], int]:
