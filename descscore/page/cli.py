@@ -105,8 +105,8 @@ def run(options: ServeOptions) -> None:
 def make_app(options: ServeOptions) -> Any:
     """The ASGI application that these options ask for."""
     study = _study(options)
-    from descscore.page.accounts import Accounts
     from descscore.page.site import build_app
+    from descscore.study.accounts import Accounts
 
     return build_app(
         study=study,

@@ -2,7 +2,7 @@
 
 Every request passes :class:`Guard` before Gradio sees it. Gradio's server has many more routes (files,
 uploads, proxies, its API) than these pages use; a route that is not listed here does not exist. A page
-gets only what the guard has read to its end and found small enough. :func:`read_upload` then checks an
+gets only requests that have arrived whole and are small enough. :func:`read_upload` then checks an
 image in a request.
 """
 
@@ -22,7 +22,7 @@ from PIL import Image, UnidentifiedImageError
 
 from descscore.errors import ImageError
 from descscore.images import load_image
-from descscore.page.accounts import Accounts
+from descscore.study.accounts import Accounts
 
 MAX_BYTES = 20 * 2**20
 """Largest image file that is accepted: 20 MB."""

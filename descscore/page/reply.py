@@ -36,7 +36,7 @@ class Reply:
     fields: Mapping[str, str] = field(default_factory=dict)
     """Values to fill in, by field name."""
     preview: tuple[str, str] | None = None
-    """Address and alternative text of the image beside the form."""
+    """Address and alternative text of the image next to the form."""
     status: str = ""
     """What the live region announces."""
     code: str | None = None

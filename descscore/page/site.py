@@ -2,8 +2,8 @@
 
 The component holds plain HTML forms (``assets/page``) instead of Gradio's inputs, because browsers and
 screen readers know plain forms best. Gradio serves the page, carries the events, and bounds the load by
-its queue. A request passes the :class:`Guard`, reaches ``_answer`` as an event, and goes to the page's
-``act``; the page's script shows the :class:`Reply`.
+its queue. A request passes the :class:`Guard`, reaches its page's ``act`` as an event, and the page's
+script shows the :class:`Reply`.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from fastapi import FastAPI
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.responses import RedirectResponse
 
-from descscore.page.accounts import Accounts
 from descscore.page.guard import ACCOUNT_HEADER, Guard
 from descscore.page.reply import FieldError, Reply, asset, render
 from descscore.page.study_page import StudyPage
+from descscore.study.accounts import Accounts
 
 # Gradio reads these when it makes a page and its queue: it reports to nobody, and does not
 # sum up all earlier events after each one.
@@ -57,7 +57,7 @@ def build_app(
 
     Args:
         study: the study's page, served at ``/``.
-        trial: the page to try texts, served at ``/try`` beside a study, else at ``/``.
+        trial: the page to try texts, served at ``/try`` if there is a study, else at ``/``.
         accounts: who may come in; None admits everybody.
         local: whether only this machine may ask.
         names: further host names to answer to, because a server on this machine passes requests on.
@@ -93,7 +93,7 @@ def _blocks(page: Page, mark: str, both: bool, waiting: int, at_once: int) -> gr
 
     def answer(event: gr.EventData, request: gr.Request) -> dict[str, Any]:
         action, fields, ticket = _checked(event._data)
-        reply = _answer(page, action, fields, request)
+        reply = _reply(page, action, fields, request)
         # Without a serial number, Gradio would not show the same answer twice.
         return reply.to_dict() | {"ticket": ticket, "serial": next(serial)}
 
@@ -126,7 +126,7 @@ def _checked(data: Any) -> tuple[str, dict[str, str], int]:
     return name, texts, ticket if isinstance(ticket, int) else 0
 
 
-def _answer(page: Page, action: str, fields: Mapping[str, str], request: gr.Request) -> Reply:
+def _reply(page: Page, action: str, fields: Mapping[str, str], request: gr.Request) -> Reply:
     account = request.headers.get(ACCOUNT_HEADER.decode())
     try:
         return page.act(action, fields, account and account.encode("latin-1").decode())

@@ -13,7 +13,7 @@ import hashlib
 import io
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
@@ -79,22 +79,6 @@ class StudyPage:
         self.mark = study_mark(items)
         self.consent = (consent or asset("consent.txt")).strip()
         self._items = {item.item: item for item in items}
-        self._for_everybody: dict[str, Callable[[Fields, str | None], Reply]] = {
-            "open": self._open,
-            "consent": self._agree,
-            "register": self._register,
-        }
-        if codes:
-            self._for_everybody["resume"] = self._resume
-        self._for_annotators: dict[str, Callable[[Annotator, Fields], Reply]] = {
-            "welcome": self._welcome,
-            "start": lambda annotator, _: self._current(annotator),
-            "save": self._save,
-            "back": self._back,
-            "ask-delete": self._ask_delete,
-            "delete": self._delete,
-            "leave": lambda *_: Reply(self._first_page(), forget=True, status="You have left the study."),
-        }
 
     def act(self, action: str, fields: Fields, account: str | None = None) -> Reply:
         """Do what a page asks for.
@@ -108,16 +92,7 @@ class StudyPage:
             account: who has logged in, where there are accounts.
         """
         try:
-            if action in self._for_everybody:
-                return self._for_everybody[action](fields, account)
-            annotator = self._annotator(fields, account)
-            if annotator is None:
-                return Reply(self._first_page(), errors=(FieldError("", _UNKNOWN),), forget=True)
-            if action not in self._for_annotators:
-                return self._current(annotator)
-            if fields.get("annotator", str(annotator.number)) != str(annotator.number):
-                return self._current(annotator, _OTHERS)
-            return self._for_annotators[action](annotator, fields)
+            return self._do(action, fields, account)
         except StorageError as error:
             _log.error("%s", error)
             return _not_stored(error, action)
@@ -126,6 +101,37 @@ class StudyPage:
         except DescscoreError as error:
             _log.error("%s", error)
             return _problem("This could not be done. Load the page again, and go on from there.")
+
+    def _do(self, action: str, fields: Fields, account: str | None) -> Reply:
+        match action:
+            case "open":
+                return self._open(fields, account)
+            case "consent":
+                return self._agree(fields)
+            case "register":
+                return self._register(fields, account)
+            case "resume" if self.codes:
+                return self._resume(fields)
+        annotator = self._annotator(fields, account)
+        if annotator is None:
+            return Reply(self._first_page(), errors=(FieldError("", _UNKNOWN),), forget=True)
+        if fields.get("annotator", str(annotator.number)) != str(annotator.number):
+            return self._current(annotator, _OTHERS)
+        match action:
+            case "welcome":
+                return self._welcome(annotator, fields.get("code"))
+            case "save":
+                return self._save(annotator, fields)
+            case "back":
+                return self._back(annotator, fields)
+            case "ask-delete":
+                count = len(self.store.ratings(annotator))
+                return Reply(render("delete.html", annotator=annotator, count=count))
+            case "delete":
+                return self._delete(annotator, fields)
+            case "leave":
+                return Reply(self._first_page(), forget=True, status="You have left the study.")
+        return self._current(annotator)  # "start", and anything unknown
 
     def _annotator(self, fields: Fields, account: str | None) -> Annotator | None:
         if account:
@@ -142,10 +148,10 @@ class StudyPage:
         if annotator is None:
             return Reply(self._first_page())
         if not self.store.ratings(annotator):  # they may not have written their code down yet
-            return self._welcome(annotator, fields)
+            return self._welcome(annotator, fields.get("code"))
         return self._current(annotator)
 
-    def _agree(self, fields: Fields, account: str | None) -> Reply:
+    def _agree(self, fields: Fields) -> Reply:
         if fields.get("consent") != "yes":
             return Reply(errors=(FieldError("consent", "To take part, agree by ticking the box."),))
         # The form has its code from the start, so that sending it twice makes one annotator.
@@ -163,9 +169,9 @@ class StudyPage:
         except PseudonymTaken:
             message = "Somebody in this study has this pseudonym. Choose another one."
             return Reply(errors=(FieldError("pseudonym", message),))
-        return Reply(self._welcome_page(annotator, code or ""), code=code)
+        return replace(self._welcome(annotator, code), code=code)
 
-    def _resume(self, fields: Fields, account: str | None) -> Reply:
+    def _resume(self, fields: Fields) -> Reply:
         code = fields.get("typed_code", "")
         annotator = self.store.by_code(code) if code.strip() else None
         if annotator is None:
@@ -173,18 +179,16 @@ class StudyPage:
             return Reply(errors=(FieldError("typed_code", message),))
         return replace(self._current(annotator), code=code)
 
-    def _welcome(self, annotator: Annotator, fields: Fields) -> Reply:
-        return Reply(self._welcome_page(annotator, fields.get("code", "")))
-
-    def _welcome_page(self, annotator: Annotator, code: str) -> str:
-        """How the study works, and the annotator's code."""
-        return render(
+    def _welcome(self, annotator: Annotator, code: str | None) -> Reply:
+        """How the study works, and the annotator's code, if there is one."""
+        page = render(
             "welcome.html",
             annotator=annotator,
-            code=code if self.codes else "",
+            code=code if self.codes else None,
             count=len(self._items),
             sighted=annotator.vision == SIGHTED,
         )
+        return Reply(page)
 
     def _progress(self, annotator: Annotator) -> Progress:
         judged = self.store.ratings(annotator).keys()
@@ -239,9 +243,6 @@ class StudyPage:
         progress = self._progress(annotator)
         number = progress.previous(min(_step_number(fields), len(progress.steps)))
         return self._current(annotator) if number is None else self._step(annotator, progress, number)
-
-    def _ask_delete(self, annotator: Annotator, _: Fields) -> Reply:
-        return Reply(render("delete.html", annotator=annotator, count=len(self.store.ratings(annotator))))
 
     def _delete(self, annotator: Annotator, fields: Fields) -> Reply:
         if fields.get("sure") != "yes":

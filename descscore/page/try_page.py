@@ -77,7 +77,7 @@ class TryPage:
 
 
 class _Form:
-    """What somebody filled in, checked against the limits of the page and of the model."""
+    """The filled-in form, checked against the limits of the page and of the model."""
 
     def __init__(self, fields: Mapping[str, str], scorer: DescScorer) -> None:
         self._fields = fields

@@ -62,7 +62,7 @@ def delete(database: Path, pseudonym: str) -> None:
 @click.password_option(help="The password. Others may see it here; leave the option out to type it unseen.")
 def account(file: Path, name: str, password: str) -> None:
     """Add the account NAME to FILE, or change its password. 'descscore serve --accounts FILE' reads FILE."""
-    from descscore.page.accounts import write_account
+    from descscore.study.accounts import write_account
 
     write_account(file, name, password)
     click.echo(f"{file}: account {name}")

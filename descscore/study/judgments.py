@@ -27,12 +27,12 @@ _log = logging.getLogger(__name__)
 
 
 class PseudonymTaken(UsageError):
-    """Somebody in this study already has that pseudonym."""
+    """Another annotator of this study has this pseudonym."""
 
 
 @dataclass(frozen=True)
 class Profile:
-    """What an annotator tells at the start. Raises :class:`UsageError` for a value that is not allowed."""
+    """What annotators tell about themselves at the start. Raises :class:`UsageError` for a wrong value."""
 
     pseudonym: str
     vision: str
@@ -55,7 +55,7 @@ class Profile:
 
 @dataclass(frozen=True)
 class Annotator:
-    """Somebody who judges."""
+    """A person who judges descriptions."""
 
     number: int
     """Never used again for another annotator, not even after deletion."""
@@ -122,7 +122,7 @@ class JudgmentStore:
         account or code is returned unchanged.
 
         Args:
-            profile: what the annotator told.
+            profile: the annotator's answers about themselves.
             account: who has logged in; None without accounts.
             code: a resume code of :func:`new_code`; None makes a new one. The store keeps only its hash,
                 so the code is the only way back to the judgments.
@@ -227,7 +227,10 @@ class JudgmentStore:
         """All judgments, annotators in order of registration, each one's judgments in their own order."""
         with connection(self.path) as database:
             rows = database.execute(_ALL_JUDGMENTS).fetchall()
-        return [Judgment(*row[:5], ratings=Ratings(*row[5:])) for row in rows]
+        return [
+            Judgment(pseudonym, vision, item, phase, position, Ratings(*answers))
+            for pseudonym, vision, item, phase, position, *answers in rows
+        ]
 
 
 _ANSWERS = "overall, imaginability, relevance, irrelevance"

@@ -14,7 +14,6 @@ from PIL import Image
 
 import descscore.page.guard as guard
 from descscore.errors import DataError, ImageError, UsageError
-from descscore.page.accounts import Accounts, write_account
 from descscore.page.guard import (
     LARGE_AT_ONCE,
     MAX_BODY,
@@ -23,6 +22,7 @@ from descscore.page.guard import (
     Guard,
     read_upload,
 )
+from descscore.study.accounts import Accounts, write_account
 
 
 class Behind:

@@ -12,8 +12,8 @@ from click.testing import CliRunner
 
 import descscore.page.cli
 from descscore.cli import main
-from descscore.page.accounts import write_account
 from descscore.page.cli import ServeOptions, make_app
+from descscore.study.accounts import write_account
 from descscore.study.judgments import JudgmentStore
 from page_client import PageClient, ask, serve
 from study_tools import make_store, profile, write_items

@@ -20,7 +20,6 @@ from descscore.errors import DataError, UsageError
 _NAME = re.compile(r"[\w.@-]{1,64}")
 _COST = {"n": 2**14, "r": 8, "p": 1, "maxmem": 2**26, "dklen": 32}
 _SHORTEST = 8
-_REMEMBERED = 1000
 
 
 class Accounts:
@@ -28,7 +27,8 @@ class Accounts:
 
     def __init__(self, entries: dict[str, tuple[bytes, bytes]]) -> None:
         self._entries = entries
-        # scrypt is slow on purpose, and a page makes many requests with the same header.
+        # scrypt is slow on purpose, and a page makes many requests with the same header. Only right
+        # passwords are remembered, so this stays small.
         self._known: dict[bytes, str] = {}
 
     @classmethod
@@ -47,8 +47,6 @@ class Accounts:
         name, password = _basic(header)
         if not self._matches(name, password):
             return None
-        if len(self._known) >= _REMEMBERED:
-            self._known.clear()
         self._known[mark] = name
         return name
 
