@@ -203,7 +203,7 @@ def test_room_comes_free_when_the_application_fails() -> None:
 def test_a_request_that_trickles_in_is_refused_and_one_that_is_there_may_wait(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(guard, "MAX_SECONDS", 0.1)
+    monkeypatch.setattr(guard, "MAX_SECONDS", 0.5)
     scope = {"type": "http", "method": "POST", "path": "/gradio_api/queue/join", "headers": []}
     sent: list[dict[str, Any]] = []
 
@@ -219,7 +219,7 @@ def test_a_request_that_trickles_in_is_refused_and_one_that_is_there_may_wait(
     coming = [{"type": "http.request", "body": b"x"}, {"type": "http.disconnect"}]
 
     async def there() -> dict[str, Any]:
-        await asyncio.sleep(0.3 * (len(coming) == 1))  # longer than a body may take
+        await asyncio.sleep(0.8 * (len(coming) == 1))  # longer than a body may take
         return coming.pop(0)
 
     async def behind(scope: dict[str, Any], receive: Any, send: Any) -> None:
