@@ -1,4 +1,4 @@
-"""The page to try texts on, for a hosted Space: ``python app.py`` listens where the host says."""
+"""The page to try texts, for a hosted Space: ``python app.py`` listens where the host says."""
 
 from __future__ import annotations
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
+from typing import Any
 
 from descscore.study.items import COLUMNS, StudyItem, read_items
 from descscore.study.judgments import Annotator, JudgmentStore, Profile, Ratings
-from descscore.study.questions import AFTER, phases_of
+from descscore.study.questions import AFTER, phases_of, questions_of
 from pictures import make_photo
 
 IMAGES = 6
@@ -64,3 +66,26 @@ def judge_all(store: JudgmentStore, annotator: Annotator, shift: int = 0) -> Non
         place = list(items).index(item)
         for phase in phases_of(annotator.vision):
             store.save(annotator, item, phase, answers(place + shift * (place % 3 == 0), phase))
+
+
+def profile(name: str, vision: str = "blind") -> dict[str, str]:
+    """The form in which an annotator describes themselves."""
+    return {"consent": "yes", "pseudonym": name, "vision": vision, "screen_reader": "often"}
+
+
+def enter(page: Any, name: str, vision: str = "blind") -> dict[str, str]:
+    """Register at a study's page; what this annotator's browser sends with every later action."""
+    reply = page.act("register", profile(name, vision))
+    assert reply.errors == ()
+    assert reply.code
+    return {"code": reply.code}
+
+
+def hidden(reply: Any) -> dict[str, str]:
+    """The hidden fields of a page, as its forms send them."""
+    return dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)"', reply.page or ""))
+
+
+def rate(phase: str, value: int = 3) -> dict[str, str]:
+    """The form of a step with every question answered by ``value``."""
+    return {question.name: str(value) for question in questions_of(phase)}

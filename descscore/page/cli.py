@@ -1,4 +1,4 @@
-"""``descscore serve``. Heavy imports stand inside the command."""
+"""``descscore serve``. The command imports what it needs, so that its help comes at once."""
 
 from __future__ import annotations
 
@@ -11,27 +11,36 @@ from typing import Any
 import click
 
 from descscore.errors import DataError, DescscoreError, UsageError
-from descscore.page.study_page import StudyPage
-from descscore.page.try_page import TryPage
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
 
 @dataclass(frozen=True)
 class ServeOptions:
-    """What is served, and where; see the command's help."""
+    """What to serve, and where."""
 
     host: str = "127.0.0.1"
+    """Address to listen on."""
     port: int = 7860
+    """Port to listen on; 0 takes a free one."""
     model: str = "default"
+    """Model of the page to try texts."""
     device: str | None = None
+    """Torch device of the model; None takes a GPU where there is one."""
     study: Path | None = None
+    """CSV file of the items to judge; None serves no study."""
     database: Path | None = None
+    """SQLite file for the study's judgments."""
     consent: Path | None = None
+    """Text that annotators agree to; None takes a general one."""
     accounts: Path | None = None
+    """File of accounts; None admits everybody."""
     without_try: bool = False
+    """Whether to leave out the page to try texts."""
     names: tuple[str, ...] = ()
+    """Host names that another server on this machine passes requests on for."""
     framed: bool = False
+    """Whether other sites may show the pages in a frame."""
 
 
 @click.command()
@@ -39,7 +48,7 @@ class ServeOptions:
     "--host",
     default="127.0.0.1",
     show_default=True,
-    help="Address to listen on; by default only this machine's.",
+    help="Address to listen on. The default accepts only requests from this machine.",
 )
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=7860, show_default=True, help="Port; 0 takes a free one."
@@ -48,37 +57,38 @@ class ServeOptions:
     "--model",
     default="default",
     show_default=True,
-    help="Model of the page to try: bundled name, folder, or open_clip model.",
+    help="Model of the page to try texts: bundled name, folder, or open_clip model.",
 )
-@click.option("--device", help="Torch device; by default a GPU where there is one.")
+@click.option("--device", help="Torch device. The default is a GPU where there is one.")
 @click.option(
     "--study",
     type=_FILE,
     help="CSV of items to judge: item, image, description, article title, article text.",
 )
-@click.option("--database", type=_FILE, help="SQLite file for the judgments; made where there is none.")
+@click.option("--database", type=_FILE, help="SQLite file for the judgments. It is created if missing.")
 @click.option("--consent", type=_FILE, help="Text that annotators agree to, instead of a general one.")
 @click.option(
-    "--accounts", type=_FILE, help="File of accounts; only they come in. See 'descscore judgments account'."
+    "--accounts", type=_FILE, help="File of accounts that may log in. See 'descscore judgments account'."
 )
 @click.option(
     "--name",
     "names",
     multiple=True,
-    help="Host name that another server on this machine passes requests on for; may be repeated.",
+    help="Host name for which another server on this machine passes requests on. May be repeated.",
 )
-@click.option("--without-try", is_flag=True, help="With --study: only the study, not the page to try.")
+@click.option("--without-try", is_flag=True, help="With --study: leave out the page to try texts.")
 def serve(**options: Any) -> None:
     """Open a page for people who write and judge image descriptions.
 
-    Without --study it scores texts that are tried out on it. With --study and --database
-    annotators judge the study's descriptions; 'descscore judgments' takes the answers out.
+    Without --study, people try texts on the page and see their scores. With --study and
+    --database, annotators judge the study's descriptions; 'descscore judgments' exports the
+    answers.
     """
     run(ServeOptions(**options))
 
 
 def run(options: ServeOptions) -> None:
-    """Serve until stopped. Raises :class:`UsageError`, or an error that names file, row or address."""
+    """Serve until stopped. Raises :class:`UsageError`, or an error that names the file, row or address."""
     _check(options)
     sock = _listen(options.host, options.port)
     import uvicorn
@@ -94,15 +104,18 @@ def run(options: ServeOptions) -> None:
 
 def make_app(options: ServeOptions) -> Any:
     """The ASGI application that these options ask for."""
-    from descscore.page.accounts import Accounts
-
     study = _study(options)
-    accounts = Accounts.read(options.accounts) if options.accounts else None
-    from descscore.page.annotator import Site, build_app
+    from descscore.page.site import build_app
+    from descscore.study.accounts import Accounts
 
-    trial = None if options.without_try else _trial(options)
-    local = _is_local(options.host)
-    return build_app(Site(study, trial, accounts, local, options.names, options.framed))
+    return build_app(
+        study=study,
+        trial=None if options.without_try else _trial(options),
+        accounts=Accounts.read(options.accounts) if options.accounts else None,
+        local=_is_local(options.host),
+        names=options.names,
+        framed=options.framed,
+    )
 
 
 def _check(options: ServeOptions) -> None:
@@ -114,7 +127,23 @@ def _check(options: ServeOptions) -> None:
         raise UsageError("--consent is for a study: give --study and --database too")
 
 
-def _study(options: ServeOptions) -> StudyPage | None:
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=128)
+    except OSError as error:
+        raise DescscoreError(f"cannot listen on {host} port {port}: {error.strerror or error}") from None
+
+
+def _is_local(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _study(options: ServeOptions) -> Any:
+    """The page of the study; None where there is no study."""
     if options.study is None or options.database is None:
         return None
     from descscore.page.study_page import StudyPage
@@ -132,13 +161,6 @@ def _study(options: ServeOptions) -> StudyPage | None:
     return StudyPage(store, items, _consent(options.consent), codes=options.accounts is None)
 
 
-def _trial(options: ServeOptions) -> TryPage:
-    from descscore.page.try_page import TryPage
-    from descscore.scorer import DescScorer
-
-    return TryPage(DescScorer.from_pretrained(options.model, device=options.device))
-
-
 def _consent(path: Path | None) -> str | None:
     if path is None:
         return None
@@ -151,16 +173,9 @@ def _consent(path: Path | None) -> str | None:
     return text
 
 
-def _is_local(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+def _trial(options: ServeOptions) -> Any:
+    """The page to try texts, with its model loaded."""
+    from descscore.page.try_page import TryPage
+    from descscore.scorer import DescScorer
 
-
-def _listen(host: str, port: int) -> socket.socket:
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family, backlog=128)
-    except OSError as error:
-        raise DescscoreError(f"cannot listen on {host} port {port}: {error.strerror or error}") from None
+    return TryPage(DescScorer.from_pretrained(options.model, device=options.device))

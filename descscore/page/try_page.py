@@ -1,4 +1,4 @@
-"""The page for trying texts: scores of a description, of a caption and of drafts, and why."""
+"""The page to try texts: scores of a description, of a caption and of drafts, and what each word does."""
 
 from __future__ import annotations
 
@@ -12,14 +12,215 @@ from PIL import Image, ImageDraw
 from descscore.context import tokenize_context
 from descscore.errors import DescscoreError, InputError, TextError
 from descscore.explanations.explainer import explain_batch
-from descscore.explanations.explanation import Explanation, WordParts
 from descscore.page.guard import MAX_BYTES, read_upload
-from descscore.page.templates import FieldError, Reply, render
+from descscore.page.reply import FieldError, Reply, render
 from descscore.records import Comparison, Score
 from descscore.scorer import DescScorer
 from descscore.stream.pairs import tokenize_text
 
-# Two drawings with texts, to try the page without a photo at hand.
+MAX_LETTERS = 2000
+MAX_ARTICLE_LETTERS = 10_000
+MAX_DRAFTS = 20
+_LEVELS = 4
+
+
+class TryPage:
+    """Scores what a page sends with ``scorer``, and remembers nothing."""
+
+    def __init__(self, scorer: DescScorer) -> None:
+        self.scorer = scorer
+
+    def act(self, action: str, fields: Mapping[str, str], account: str | None = None) -> Reply:
+        """Do what the page asks for; the reply also says what is wrong.
+
+        Args:
+            action: ``open``, ``score`` or ``example:NAME``.
+            fields: the text fields of the form by name; ``image`` is a data address.
+            account: not used; everybody gets the same.
+        """
+        kind, _, name = action.partition(":")
+        try:
+            if kind == "example" and name in EXAMPLES:
+                return _fill_in(name)
+            if kind == "score":
+                return self._score(fields)
+            return Reply(page=render("try.html", examples=EXAMPLES, megabytes=MAX_BYTES // 2**20))
+        except DescscoreError as error:
+            return Reply(errors=(FieldError("", str(error)),))
+
+    def _score(self, fields: Mapping[str, str]) -> Reply:
+        form = _Form(fields, self.scorer)
+        if form.errors or form.image is None:
+            return Reply(errors=tuple(form.errors))
+        result = self._result(form, form.image)
+        summary = _summary(result)
+        context = self.scorer.model.tokenizer.context_length
+        page = render("try_result.html", result=result, summary=summary, context=context)
+        return Reply(result=page, status=summary)
+
+    def _result(self, form: _Form, image: Image.Image) -> _Result:
+        texts = list(dict.fromkeys((form.description, *form.drafts)))
+        contexts = [form.context] * len(texts)
+        scores = self.scorer.score_batch([image] * len(texts), texts, contexts=contexts)
+        ranked = sorted(zip(texts, scores, strict=True), key=lambda pair: -pair[1].cosine)
+        comparison = None
+        if form.caption:
+            comparison = self.scorer.compare(image, form.description, form.caption, context=form.context)
+        return _Result(
+            description=form.description,
+            score=scores[0],
+            caption=form.caption,
+            comparison=comparison,
+            ranked=tuple(ranked) if len(texts) > 1 else (),
+            words=_marked_words(self.scorer, image, form.description),
+        )
+
+
+class _Form:
+    """The filled-in form, checked against the limits of the page and of the model."""
+
+    def __init__(self, fields: Mapping[str, str], scorer: DescScorer) -> None:
+        self._fields = fields
+        self._scorer = scorer
+        self.errors: list[FieldError] = []
+        self.image = self._image()
+        self.description = self._text("description")
+        self.caption = self._text("caption") if fields.get("caption", "").strip() else None
+        self.context = self._context() or None
+        self.drafts = self._drafts()
+
+    def _wrong(self, field: str, message: str) -> None:
+        self.errors.append(FieldError(field, message))
+
+    def _image(self) -> Image.Image | None:
+        example = EXAMPLES.get(self._fields.get("example", ""))
+        if self._fields.get("image"):
+            try:
+                return read_upload(self._fields["image"])
+            except InputError as error:
+                self._wrong("image", str(error))
+        elif example:
+            return example.draw()
+        else:
+            self._wrong("image", "Choose an image.")
+        return None
+
+    def _text(self, field: str) -> str:
+        text = self._fields.get(field, "").strip()
+        problem = self._problem(text)
+        if problem:
+            self._wrong(field, problem)
+        return text
+
+    def _context(self) -> str:
+        text = self._fields.get("context", "").strip()
+        if len(text) > MAX_ARTICLE_LETTERS:
+            self._wrong("context", _too_long(text, MAX_ARTICLE_LETTERS))
+            return text
+        try:
+            tokenize_context(lambda words: tokenize_text(self._scorer.tokenize, words), text)
+        except TextError as error:
+            self._wrong("context", f"This text cannot be used: {error}")
+        return text
+
+    def _drafts(self) -> tuple[str, ...]:
+        lines = self._fields.get("drafts", "").splitlines()
+        drafts = tuple(line.strip() for line in lines if line.strip())
+        if len(drafts) > MAX_DRAFTS:
+            self._wrong("drafts", f"There are {len(drafts)} drafts; the limit is {MAX_DRAFTS}.")
+        for number, draft in enumerate(drafts[:MAX_DRAFTS], start=1):
+            problem = self._problem(draft)
+            if problem:
+                self._wrong("drafts", f"Draft {number}: {problem}")
+        return drafts
+
+    def _problem(self, text: str) -> str | None:
+        """Why a text cannot be scored; None where it can."""
+        if not text:
+            return "Write a description."
+        if len(text) > MAX_LETTERS:
+            return _too_long(text, MAX_LETTERS)
+        try:
+            self._scorer.tokenize(text)
+        except TextError as error:
+            return f"This text cannot be scored: {error}"
+        return None
+
+
+def _too_long(text: str, limit: int) -> str:
+    return f"The text has {len(text)} characters; the limit is {limit}."
+
+
+@dataclass(frozen=True)
+class _Result:
+    """Everything that the result shows."""
+
+    description: str
+    score: Score
+    caption: str | None
+    comparison: Comparison | None
+    ranked: tuple[tuple[str, Score], ...]
+    """Description and drafts with their scores, best first; empty without drafts."""
+    words: tuple[_MarkedWord, ...]
+    """The description's words; empty where the model cannot be explained."""
+
+
+@dataclass(frozen=True)
+class _MarkedWord:
+    """A word of the description, and how strongly the page marks it."""
+
+    text: str
+    value: float
+    """Part of the cosine."""
+    purpose: float | None
+    """Part of the log-odds of being a description; None without a read-out."""
+    is_read: bool
+    """Whether the model reads the word; it does not where the text is cut."""
+    level: int
+    """0 to 4: the word's effect on the cosine compared with the other words' effects."""
+
+    @property
+    def direction(self) -> str:
+        """What the word does to the cosine, in words."""
+        if not self.is_read:
+            return "not read"
+        return "none" if not self.level else "raises" if self.value > 0 else "lowers"
+
+
+def _marked_words(scorer: DescScorer, image: Image.Image, text: str) -> tuple[_MarkedWord, ...]:
+    """What each word of ``text`` does to its cosine with ``image``."""
+    if scorer.model.precision != "float32":
+        return ()
+    words = explain_batch([image], [text], scorer)[0].words
+    largest = max((abs(word.value) for word in words), default=0.0) or 1.0
+    levels = [round(abs(word.value) / largest * _LEVELS) for word in words]
+    return tuple(
+        _MarkedWord(word.text, word.value, word.purpose, word.tokens > 0, level)
+        for word, level in zip(words, levels, strict=True)
+    )
+
+
+def _summary(result: _Result) -> str:
+    """The result in a few sentences, for the top of the page and the live region."""
+    score = result.score
+    parts = [f"Score {score.score:.3f} on a scale from 0 to 2.5."]
+    if score.description_probability is not None:
+        percent = round(100 * score.description_probability)
+        parts.append(f"It reads as a description with a probability of {percent} %.")
+    if result.comparison:
+        parts.append(_comparison_sentence(result.comparison))
+    if result.ranked:
+        place = [text for text, _ in result.ranked].index(result.description) + 1
+        parts.append(f"Among {len(result.ranked)} drafts it is number {place}.")
+    if score.truncated:
+        parts.append("The text was cut: its end was not read.")
+    return " ".join(parts)
+
+
+def _comparison_sentence(comparison: Comparison) -> str:
+    if comparison.preferred == "tie":
+        return "Description and caption fit equally well."
+    return f"The {comparison.preferred} is preferred."
 
 
 _SIZE = (480, 360)
@@ -27,7 +228,7 @@ _SIZE = (480, 360)
 
 @dataclass(frozen=True)
 class Example:
-    """A drawing with a description, a caption, and other drafts of the description."""
+    """A drawing to try the page without a photo, with a description, a caption and other drafts."""
 
     title: str
     draw: Callable[[], Image.Image]
@@ -80,189 +281,8 @@ EXAMPLES = {
 }
 
 
-MAX_LETTERS = 2000
-MAX_ARTICLE_LETTERS = 10_000
-MAX_DRAFTS = 20
-_LEVELS = 4
-
-
-class TryPage:
-    """Scores what a page sends with ``scorer``; remembers nothing."""
-
-    def __init__(self, scorer: DescScorer) -> None:
-        self.scorer = scorer
-
-    def act(self, action: str, fields: Mapping[str, str]) -> Reply:
-        """Do what the page asks for: ``open``, ``score`` or ``example:NAME``; what is wrong is said there."""
-        kind, _, name = action.partition(":")
-        try:
-            if kind == "example" and name in EXAMPLES:
-                return _example(name)
-            if kind == "score":
-                return self._score(fields)
-            return Reply(page=render("try.html", examples=EXAMPLES, megabytes=MAX_BYTES // 2**20))
-        except DescscoreError as error:
-            return Reply(errors=(FieldError("", str(error)),))
-
-    def _score(self, fields: Mapping[str, str]) -> Reply:
-        asked, errors = self._read(fields)
-        if asked is None:
-            return Reply(errors=tuple(errors))
-        found = self._find(asked)
-        summary = _summary(found)
-        page = render("try_result.html", found=found, summary=summary, context=self._context())
-        return Reply(result=page, status=summary)
-
-    def _context(self) -> int:
-        return self.scorer.model.tokenizer.context_length
-
-    def _read(self, fields: Mapping[str, str]) -> tuple[_Asked | None, list[FieldError]]:
-        """What is asked for, or what is wrong with it."""
-        errors: list[FieldError] = []
-        image = _image(fields, errors)
-        description = self._text(fields, "description", errors)
-        caption = self._text(fields, "caption", errors) if fields.get("caption", "").strip() else None
-        context = self._article(fields, errors)
-        drafts = self._drafts(fields, errors)
-        if errors or image is None or description is None:
-            return None, errors
-        return _Asked(image, description, caption, context, drafts), errors
-
-    def _text(self, fields: Mapping[str, str], name: str, errors: list[FieldError]) -> str | None:
-        text = fields.get(name, "").strip()
-        problem = self._problem(text)
-        if problem:
-            errors.append(FieldError(name, problem))
-        return None if problem else text
-
-    def _article(self, fields: Mapping[str, str], errors: list[FieldError]) -> str | None:
-        text = fields.get("context", "").strip()
-        if len(text) > MAX_ARTICLE_LETTERS:
-            problem = f"The text has {len(text)} characters; at most {MAX_ARTICLE_LETTERS} are taken."
-            errors.append(FieldError("context", problem))
-            return None
-        try:
-            tokenize_context(lambda words: tokenize_text(self.scorer.tokenize, words), text)
-        except TextError as error:
-            errors.append(FieldError("context", f"This text cannot be used: {error}"))
-        return text or None
-
-    def _problem(self, text: str) -> str | None:
-        """Why a text cannot be scored."""
-        if not text:
-            return "Write a description."
-        if len(text) > MAX_LETTERS:
-            return f"The text has {len(text)} characters; at most {MAX_LETTERS} are taken."
-        try:
-            self.scorer.tokenize(text)
-        except TextError as error:
-            return f"This text cannot be scored: {error}"
-        return None
-
-    def _drafts(self, fields: Mapping[str, str], errors: list[FieldError]) -> tuple[str, ...]:
-        drafts = tuple(line.strip() for line in fields.get("drafts", "").splitlines() if line.strip())
-        if len(drafts) > MAX_DRAFTS:
-            errors.append(
-                FieldError("drafts", f"There are {len(drafts)} drafts; at most {MAX_DRAFTS} are taken.")
-            )
-        for number, draft in enumerate(drafts[:MAX_DRAFTS], start=1):
-            problem = self._problem(draft)
-            if problem:
-                errors.append(FieldError("drafts", f"Draft {number}: {problem}"))
-        return drafts
-
-    def _find(self, asked: _Asked) -> _Found:
-        texts = list(dict.fromkeys((asked.description, *asked.drafts)))
-        contexts = [asked.context] * len(texts)
-        scores = self.scorer.score_batch([asked.image] * len(texts), texts, contexts=contexts)
-        ranked = sorted(zip(texts, scores, strict=True), key=lambda pair: -pair[1].cosine)
-        comparison = asked.caption and self.scorer.compare(
-            asked.image, asked.description, asked.caption, context=asked.context
-        )
-        return _Found(
-            description=asked.description,
-            score=scores[0],
-            caption=asked.caption,
-            comparison=comparison or None,
-            ranked=tuple(ranked) if len(texts) > 1 else (),
-            words=explain_words(self.scorer, asked.image, asked.description),
-        )
-
-
-@dataclass(frozen=True)
-class _Asked:
-    image: Image.Image
-    description: str
-    caption: str | None
-    context: str | None
-    drafts: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class MarkedWord:
-    """A word of the description. level: 0 to 4, how far it moves the cosine beside the other words."""
-
-    text: str
-    value: float
-    purpose: float | None
-    seen: bool
-    level: int
-
-    @property
-    def direction(self) -> str:
-        """In a word what it does to the cosine."""
-        if not self.seen:
-            return "not read"
-        return "none" if not self.level else "raises" if self.value > 0 else "lowers"
-
-
-@dataclass(frozen=True)
-class _Found:
-    """Everything that the result shows. ranked: texts with scores, best first; empty for one text."""
-
-    description: str
-    score: Score
-    caption: str | None
-    comparison: Comparison | None
-    ranked: tuple[tuple[str, Score], ...]
-    words: tuple[MarkedWord, ...]
-
-
-def explain_words(scorer: DescScorer, image: Image.Image, text: str) -> tuple[MarkedWord, ...]:
-    """What each word of ``text`` does to its cosine with ``image``; empty where the model cannot say."""
-    if scorer.model.precision != "float32":
-        return ()
-    return marked_words(explain_batch([image], [text], scorer)[0])
-
-
-def marked_words(found: Explanation) -> tuple[MarkedWord, ...]:
-    """The words of an explanation with how strongly each is to be marked."""
-    largest = max((abs(word.value) for word in found.words), default=0.0) or 1.0
-    return tuple(
-        MarkedWord(word.text, word.value, word.purpose, word.tokens > 0, _level(word, largest))
-        for word in found.words
-    )
-
-
-def _level(word: WordParts, largest: float) -> int:
-    return round(abs(word.value) / largest * _LEVELS)
-
-
-def _image(fields: Mapping[str, str], errors: list[FieldError]) -> Image.Image | None:
-    example = EXAMPLES.get(fields.get("example", ""))
-    if fields.get("image"):
-        try:
-            return read_upload(fields["image"])
-        except InputError as error:
-            errors.append(FieldError("image", str(error)))
-            return None
-    if example:
-        return example.draw()
-    errors.append(FieldError("image", "Choose an image."))
-    return None
-
-
-def _example(name: str) -> Reply:
+def _fill_in(name: str) -> Reply:
+    """The form filled in with an example."""
     example = EXAMPLES[name]
     buffer = io.BytesIO()
     example.draw().save(buffer, "PNG")
@@ -275,26 +295,3 @@ def _example(name: str) -> Reply:
     }
     status = f"Example: {example.title}. The form is filled in; press Score."
     return Reply(fields=fields, preview=(address, f"Drawing of {example.title}, the example"), status=status)
-
-
-def _summary(found: _Found) -> str:
-    """The result in a few sentences, for the top of the page and the live region."""
-    score = found.score
-    parts = [f"Score {score.score:.3f} on a scale from 0 to 2.5."]
-    if score.description_probability is not None:
-        percent = round(100 * score.description_probability)
-        parts.append(f"It reads as a description with a probability of {percent} %.")
-    if found.comparison:
-        parts.append(_comparison_sentence(found.comparison))
-    if found.ranked:
-        place = [text for text, _ in found.ranked].index(found.description) + 1
-        parts.append(f"Among {len(found.ranked)} drafts it is number {place}.")
-    if score.truncated:
-        parts.append("The text was cut: its end was not read.")
-    return " ".join(parts)
-
-
-def _comparison_sentence(comparison: Comparison) -> str:
-    if comparison.preferred == "tie":
-        return "Description and caption fit equally well."
-    return f"The {comparison.preferred} is preferred."

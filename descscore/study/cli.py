@@ -1,4 +1,4 @@
-"""``descscore judgments``: what annotators said. Heavy imports stand inside the commands."""
+"""``descscore judgments``. Each command imports what it needs, so that its help comes at once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _DATABASE = click.option(
 
 @click.group(cls=LazyGroup, lazy={"summary": "descscore.eval.human_cli:summary"})
 def judgments() -> None:
-    """Take out, sum up or delete the judgments of a study."""
+    """Export, summarise or delete the judgments of a study."""
 
 
 @judgments.command()
@@ -31,7 +31,7 @@ def judgments() -> None:
     help="Folder for blv_ratings.csv, sighted_ratings.csv and images.",
 )
 def export(database: Path, output: Path) -> None:
-    """Write the judgments as Kreiss et al. (2022) did; 'descscore eval human --data' takes the folder."""
+    """Write the judgments in the format of Kreiss et al. (2022), for 'descscore eval human --data'."""
     from descscore.study.export import export_judgments
     from descscore.study.judgments import JudgmentStore
 
@@ -46,7 +46,7 @@ def export(database: Path, output: Path) -> None:
 @click.argument("pseudonym")
 @click.confirmation_option(prompt="Delete this annotator and all their judgments?", help="Do not ask.")
 def delete(database: Path, pseudonym: str) -> None:
-    """Delete the annotator PSEUDONYM, who asks for it, with all their judgments."""
+    """Delete the annotator PSEUDONYM and all their judgments."""
     from descscore.study.judgments import JudgmentStore
 
     store = JudgmentStore(database)
@@ -59,10 +59,10 @@ def delete(database: Path, pseudonym: str) -> None:
 @judgments.command()
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @click.argument("name")
-@click.password_option(help="Given here it may be seen by others; better leave it out and type it.")
+@click.password_option(help="The password. Others may see it here; leave the option out to type it unseen.")
 def account(file: Path, name: str, password: str) -> None:
-    """Put the account NAME into FILE, or change its password; 'descscore serve --accounts FILE' reads it."""
-    from descscore.page.accounts import write_account
+    """Add the account NAME to FILE, or change its password. 'descscore serve --accounts FILE' reads FILE."""
+    from descscore.study.accounts import write_account
 
     write_account(file, name, password)
     click.echo(f"{file}: account {name}")

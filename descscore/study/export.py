@@ -1,8 +1,8 @@
-"""Judgments as the two files that Kreiss et al. (2022) published theirs in.
+"""Judgments as files, in the format in which Kreiss et al. (2022) published theirs.
 
-``blv_ratings.csv`` holds judgments of blind and low-vision people, ``sighted_ratings.csv``
-those of sighted people before and after they saw the image; ``images`` holds the photos.
-``descscore eval human --data`` takes the folder as it is.
+``blv_ratings.csv`` holds the judgments of blind and low-vision people, ``sighted_ratings.csv`` those of
+sighted people before and after they saw the image, and ``images`` the photos. ``descscore eval human
+--data`` reads the folder as it is.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 
 from descscore.errors import DataError
 from descscore.study.items import StudyItem
-from descscore.study.judgments import Judgment, JudgmentStore, Ratings
+from descscore.study.judgments import Judgment, JudgmentStore
 from descscore.study.questions import AFTER, BEFORE, NO_IMAGE, QUESTIONS
 
 BLV_COLUMNS = (
@@ -31,15 +31,15 @@ SIGHTED_COLUMNS = (
     *("q_relevance.preimg", "q_relevance.postimg", "q_irrelevance.preimg", "q_irrelevance.postimg"),
     *("q_imgfit.preimg", "q_imgfit.postimg", "article_text"),
 )
-"""The published columns in their order. How well the image fits (``q_imgfit``) is not asked here: blank."""
+"""The published columns in their order. ``q_imgfit`` (does the image fit?) is not asked and stays blank."""
 
 _RESERVED = frozenset({"guitar", "640px-parc_agen"})
-"""Images of the published study's attention checks; what has their name is left out by its readers."""
+"""Images of the published study's attention checks. Readers of its files skip images of these names."""
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written where, and how many rows each table has."""
+    """What an export wrote into ``folder``: rows of each table, and images."""
 
     folder: Path
     blv: int
@@ -48,30 +48,35 @@ class Exported:
 
 
 def export_judgments(store: JudgmentStore, folder: Path) -> Exported:
-    """Write both tables and the images into ``folder``, which is made where needed.
+    """Write both tables and the images into ``folder``, which is created if it is missing.
 
-    A table is replaced in one step, so that a reader never finds half of it. Raises
-    :class:`DataError` where there is nothing to write, or an image is gone.
+    A table is replaced in one step, so no reader ever sees half of it. Raises :class:`DataError` where
+    there are no judgments, or an image is gone.
     """
     judgments, items = store.judgments(), store.items()
     if not judgments:
         raise DataError(f"{store.path}: holds no judgments yet")
     names = image_names(items)
     by_item = {item.item: item for item in items}
-    blv = [_blv_row(judgment, by_item, names) for judgment in judgments if judgment.phase == NO_IMAGE]
-    sighted = list(_sighted_rows(judgments, by_item, names))
+    blv: dict[tuple[str, str], dict[str, object]] = {}
+    sighted: dict[tuple[str, str], dict[str, object]] = {}
+    for judgment in judgments:  # a sighted annotator's two phases are one row
+        table = blv if judgment.phase == NO_IMAGE else sighted
+        key = (judgment.pseudonym, judgment.item)
+        row = table.setdefault(key, _about(judgment, by_item[judgment.item], names))
+        row |= _answers(judgment)
     images = folder / "images"
     images.mkdir(parents=True, exist_ok=True)
     for item in items:
         _copy(item, images / names[item.image])
-    _write(folder / "blv_ratings.csv", BLV_COLUMNS, blv)
-    _write(folder / "sighted_ratings.csv", SIGHTED_COLUMNS, sighted)
+    _write(folder / "blv_ratings.csv", BLV_COLUMNS, blv.values())
+    _write(folder / "sighted_ratings.csv", SIGHTED_COLUMNS, sighted.values())
     return Exported(folder, len(blv), len(sighted), len(set(names.values())))
 
 
 def image_names(items: Iterable[StudyItem]) -> dict[Path, str]:
     """A file name for each image: its own, unless another image has it too or it is reserved."""
-    images = {item.image: item.image_hash for item in items}
+    images = dict.fromkeys(item.image for item in items)
     stems = Counter(image.stem.casefold() for image in images)
     names = {}
     for image in images:
@@ -81,7 +86,8 @@ def image_names(items: Iterable[StudyItem]) -> dict[Path, str]:
     return names
 
 
-def _common(judgment: Judgment, item: StudyItem, names: Mapping[Path, str]) -> dict[str, object]:
+def _about(judgment: Judgment, item: StudyItem, names: Mapping[Path, str]) -> dict[str, object]:
+    """The cells of a row that do not depend on the answers."""
     name = names[item.image]
     return {
         "context": item.title,
@@ -95,30 +101,12 @@ def _common(judgment: Judgment, item: StudyItem, names: Mapping[Path, str]) -> d
     }
 
 
-def _blv_row(
-    judgment: Judgment, items: Mapping[str, StudyItem], names: Mapping[Path, str]
-) -> dict[str, object]:
-    return _common(judgment, items[judgment.item], names) | _answers(judgment.ratings, "")
+def _answers(judgment: Judgment) -> dict[str, object]:
+    suffix = {NO_IMAGE: "", BEFORE: ".preimg", AFTER: ".postimg"}[judgment.phase]
+    return {question.column + suffix: getattr(judgment.ratings, question.name) for question in QUESTIONS}
 
 
-def _sighted_rows(
-    judgments: Sequence[Judgment], items: Mapping[str, StudyItem], names: Mapping[Path, str]
-) -> Iterable[dict[str, object]]:
-    """One row for both phases of an annotator's item; the second is blank where it is not reached."""
-    rows: dict[tuple[str, str], dict[str, object]] = {}
-    for judgment in judgments:
-        if judgment.phase in (BEFORE, AFTER):
-            key = (judgment.pseudonym, judgment.item)
-            row = rows.setdefault(key, _common(judgment, items[judgment.item], names))
-            row |= _answers(judgment.ratings, ".preimg" if judgment.phase == BEFORE else ".postimg")
-    return rows.values()
-
-
-def _answers(ratings: Ratings, suffix: str) -> dict[str, object]:
-    return {question.column + suffix: getattr(ratings, question.name) for question in QUESTIONS}
-
-
-def _write(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, object]]) -> None:
+def _write(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> None:
     part = path.with_name(path.name + ".part")
     with part.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, columns, restval="", extrasaction="ignore")
@@ -129,5 +117,7 @@ def _write(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, objec
 
 def _copy(item: StudyItem, target: Path) -> None:
     if not item.image.is_file():
-        raise DataError(f"{item.image}: the image of {item.item!r} is gone; serve the study again to find it")
+        raise DataError(
+            f"{item.image}: the image of {item.item!r} is gone; if it moved, serve the study anew"
+        )
     shutil.copyfile(item.image, target)

@@ -1,4 +1,8 @@
-"""The items of a study in its database: entered once, and never changed but for where images lie."""
+"""The items of a study: images with a description each, and the article around them.
+
+They are read from a table and entered into the study's database. There they never change, except for the
+places of the image files.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +19,6 @@ from descscore.tables.image_root import ImageRoot
 from descscore.tables.rows import Row
 from descscore.tables.text_tables import read_csv
 
-# The items of a study: images with a description each, and the article they stand in.
-
-
 COLUMNS = ("item", "image", "description", "article title", "article text")
 
 MAX_PIXELS = 60_000_000
@@ -26,18 +27,18 @@ MAX_PIXELS = 60_000_000
 
 @dataclass(frozen=True)
 class StudyItem:
-    """One description to judge.
-
-    item: its name in the table, never shown. image: the image's file. image_hash: SHA-256
-    of that file, in hex. title, text: of the article; text may hold several paragraphs.
-    """
+    """One description to judge."""
 
     item: str
+    """Its name in the table, which annotators never see."""
     image: Path
     image_hash: str
+    """SHA-256 of the image's file, in hex."""
     description: str
     title: str
+    """Title of the article."""
     text: str
+    """Text of the article, in one or more paragraphs."""
 
 
 def read_items(path: Path) -> tuple[StudyItem, ...]:
@@ -58,7 +59,7 @@ def read_items(path: Path) -> tuple[StudyItem, ...]:
 
 
 def study_mark(items: Iterable[StudyItem]) -> str:
-    """A short name of a study, the same for the same items; it tells nothing about them."""
+    """A short name of a study. The same items give the same name, which reveals nothing about them."""
     texts = "\0".join(f"{item.item}\0{item.image_hash}\0{item.description}" for item in items)
     return hashlib.sha256(texts.encode()).hexdigest()[:12]
 
@@ -98,36 +99,36 @@ _COLUMNS = "position, item, image, image_hash, description, title, text"
 
 
 def enter_items(database: sqlite3.Connection, items: Sequence[StudyItem], path: Path) -> None:
-    """Enter a study's items, or note where the images of those that are there lie now.
+    """Enter a study's items; where they are entered already, note the present places of their images.
 
-    path: of the database, for the error. Raises :class:`StorageError` where there are other items.
+    Raises :class:`StorageError`, which names the database's ``path``, where it holds other items.
     """
-    rows = [_row(position, item) for position, item in enumerate(items)]
-    found = database.execute(f"SELECT {_COLUMNS} FROM items ORDER BY position").fetchall()
-    if not found:
+    rows = [
+        (at, one.item, str(one.image.absolute()), one.image_hash, one.description, one.title, one.text)
+        for at, one in enumerate(items)
+    ]
+    entered = database.execute(f"SELECT {_COLUMNS} FROM items ORDER BY position").fetchall()
+    if not entered:
         database.executemany(f"INSERT INTO items ({_COLUMNS}) VALUES (?,?,?,?,?,?,?)", rows)
         return
-    _check_same(path, found, rows)
+    _check_same(path, entered, rows)
     places = [(row[2], row[1]) for row in rows]
     database.executemany("UPDATE items SET image = ? WHERE item = ?", places)
 
 
 def entered_items(database: sqlite3.Connection) -> tuple[StudyItem, ...]:
-    """The items in the order of the study's table."""
+    """The entered items in the order of the study's table."""
     rows = database.execute(f"SELECT {_COLUMNS} FROM items ORDER BY position").fetchall()
     return tuple(StudyItem(row[1], Path(row[2]), *row[3:]) for row in rows)
 
 
-def _row(position: int, item: StudyItem) -> tuple[object, ...]:
-    image = str(item.image.absolute())
-    return (position, item.item, image, item.image_hash, item.description, item.title, item.text)
-
-
-def _check_same(path: Path, found: list[tuple[object, ...]], rows: list[tuple[object, ...]]) -> None:
-    """The same items with the same contents; where the image's file lies does not matter."""
-    contents = [[row[:2] + row[3:] for row in table] for table in (found, rows)]
+def _check_same(
+    path: Path, entered: Sequence[tuple[object, ...]], rows: Sequence[tuple[object, ...]]
+) -> None:
+    """Raise :class:`StorageError` unless items and contents are the same; image files may have moved."""
+    contents = [[row[:2] + row[3:] for row in table] for table in (entered, rows)]
     for before, now in zip(*contents, strict=False):
         if before != now:
             raise StorageError(f"{path}: made for other items: {before[1]!r} then, {now[1]!r} now, differ")
-    if len(found) != len(rows):
-        raise StorageError(f"{path}: made for {len(found)} items, but there are {len(rows)} now")
+    if len(entered) != len(rows):
+        raise StorageError(f"{path}: made for {len(entered)} items, but there are {len(rows)} now")

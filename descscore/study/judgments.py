@@ -1,7 +1,7 @@
 """Annotators and their judgments, kept in SQLite.
 
-Every write is one transaction, and a method that returns has its result on the disk.
-Each call opens its own connection, so that a store may be used from any thread or process.
+Every write is one transaction, and a method that returns has its result on the disk. Each call opens its
+own connection, so a store may be used from any thread or process.
 """
 
 from __future__ import annotations
@@ -17,38 +17,30 @@ from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
 from descscore.errors import StorageError, UsageError
+from descscore.study.database import connection, create, transaction
 from descscore.study.items import StudyItem, enter_items, entered_items
-from descscore.study.questions import BEFORE, PHASES, SCREEN_READER_USE, VISION_GROUPS
-from descscore.study.schema import connection, create, transaction
+from descscore.study.questions import BEFORE, SCREEN_READER_USE, VISION_GROUPS
 
-# Who judges: what they say of themselves, and the codes by which they come back.
-
-
-_CODE_LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"  # none that look or sound alike when written down
-_CODE_LENGTH = 16
-_CODE = re.compile(rf"[{_CODE_LETTERS}]{{{_CODE_LENGTH}}}")
-_LONGEST_PSEUDONYM = 40
+_log = logging.getLogger(__name__)
 
 
 class PseudonymTaken(UsageError):
-    """Somebody in this study already has that pseudonym."""
+    """Another annotator of this study has this pseudonym."""
 
 
 @dataclass(frozen=True)
 class Profile:
-    """What an annotator says at the start.
-
-    vision: a key of :data:`descscore.study.questions.VISION_GROUPS`; screen_reader: one of
-    :data:`descscore.study.questions.SCREEN_READER_USE`. consent: the text they agreed to.
-    """
+    """What annotators tell about themselves at the start. Raises :class:`UsageError` for a wrong value."""
 
     pseudonym: str
     vision: str
+    """A key of :data:`descscore.study.questions.VISION_GROUPS`."""
     screen_reader: str
+    """A key of :data:`descscore.study.questions.SCREEN_READER_USE`."""
     consent: str
+    """The text that the annotator agreed to."""
 
     def __post_init__(self) -> None:
         if not self.pseudonym.strip():
@@ -63,89 +55,51 @@ class Profile:
 
 @dataclass(frozen=True)
 class Annotator:
-    """Somebody who judges; ``number`` is never given to another, not even after deletion."""
+    """A person who judges descriptions."""
 
     number: int
+    """Never used again for another annotator, not even after deletion."""
     pseudonym: str
     vision: str
 
 
-def tidy_pseudonym(text: str) -> str | None:
-    """``text`` as a pseudonym, with blanks made one each; None for what cannot be one.
-
-    1 to 40 letters (with their marks, as many scripts have them), digits, blanks, full stops,
-    hyphens and underscores, the first a letter or a digit: no formula in a spreadsheet starts so.
-    """
-    name = unicodedata.normalize("NFC", " ".join(text.split()))
-    kinds = [unicodedata.category(letter)[0] for letter in name]
-    if not name or len(name) > _LONGEST_PSEUDONYM or kinds[0] not in "LN":
-        return None
-    fine = all(kind in "LMN" or letter in " .-_" for kind, letter in zip(kinds, name, strict=True))
-    return name if fine else None
-
-
-def pseudonym_key(pseudonym: str) -> str:
-    """What makes two pseudonyms the same: capitals, widths and blanks do not tell them apart."""
-    return " ".join(unicodedata.normalize("NFKC", pseudonym).casefold().split())
-
-
-def new_code() -> str:
-    """A random resume code in four groups, to be written down: 79 bits."""
-    letters = "".join(secrets.choice(_CODE_LETTERS) for _ in range(_CODE_LENGTH))
-    return "-".join(letters[at : at + 4] for at in range(0, _CODE_LENGTH, 4))
-
-
-def is_code(text: str) -> bool:
-    """Whether ``text`` looks like a code of :func:`new_code`."""
-    return bool(_CODE.fullmatch(_plain(text)))
-
-
-def code_hash(code: str) -> str:
-    """SHA-256 of a code, in hex; blanks, hyphens and capitals do not matter."""
-    return hashlib.sha256(_plain(code).encode()).hexdigest()
-
-
-def _plain(code: str) -> str:
-    return "".join(letter for letter in code.lower() if letter.isalnum())
-
-
-_log = logging.getLogger(__name__)
-
-
 @dataclass(frozen=True)
 class Ratings:
-    """Answers 1 to 5; imaginability is None after the image, where it is not asked."""
+    """Answers from 1 to 5."""
 
     overall: int
     imaginability: int | None
+    """None after the image, when it is not asked."""
     relevance: int
     irrelevance: int
 
 
 @dataclass(frozen=True)
 class Judgment:
-    """One annotator's answers to one item in one phase. position: 1-based place in their order."""
+    """One annotator's answers to one item in one phase."""
 
     pseudonym: str
     vision: str
     item: str
     phase: str
+    """``none``, ``before`` or ``after``: when the item was judged."""
     position: int
+    """The item's place in the annotator's order, from 1."""
     ratings: Ratings
 
 
 class JudgmentStore:
-    """The database of one study at ``path``; see :meth:`for_study` to make it."""
+    """The database of one study at ``path``; :meth:`for_study` creates it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     @classmethod
     def for_study(cls, path: Path, items: Sequence[StudyItem]) -> JudgmentStore:
-        """The store of a study with these items, made where there is none.
+        """The store of a study with these items, created if it is missing.
 
-        Images may have moved. Raises :class:`StorageError` where it was made for other
-        items: judgments of a description that has changed since would be of no use.
+        Image files may have moved. Raises :class:`StorageError` where the store was created for other
+        items: judgments of a description that has changed since would be useless.
         """
         if not path.parent.is_dir():
             raise StorageError(f"{path}: there is no folder {path.parent}")
@@ -162,12 +116,22 @@ class JudgmentStore:
     def register(
         self, profile: Profile, account: str | None = None, code: str | None = None
     ) -> tuple[Annotator, str | None]:
-        """Enter an annotator with a random order of all items; their resume code, None for an account.
+        """Enter an annotator, with a random order of all items.
 
-        account: who has logged in. code: a resume code of :func:`new_code` that the form was
-        given, by default a new one; it is the only way back to these judgments (the store keeps
-        its hash). Whoever has registered with that account or code is returned as they are: a
-        form that is sent twice makes one annotator. Raises :class:`PseudonymTaken`.
+        A form that is sent twice makes one annotator: the annotator who has already registered with this
+        account or code is returned unchanged.
+
+        Args:
+            profile: the annotator's answers about themselves.
+            account: who has logged in; None without accounts.
+            code: a resume code of :func:`new_code`; None makes a new one. The store keeps only its hash,
+                so the code is the only way back to the judgments.
+
+        Returns:
+            The annotator, and their resume code (None with an account).
+
+        Raises:
+            PseudonymTaken: another annotator has the pseudonym.
         """
         code = None if account else code if code and is_code(code) else new_code()
         name = profile.pseudonym.strip()
@@ -188,17 +152,17 @@ class JudgmentStore:
         return Annotator(number or 0, name, profile.vision), code
 
     def by_code(self, code: str) -> Annotator | None:
-        """Whose resume code this is; blanks, hyphens and capitals do not matter."""
+        """The annotator with this resume code; blanks, hyphens and capitals do not matter."""
         with connection(self.path) as database:
             return _find(database, "code_hash", code_hash(code))
 
     def by_account(self, account: str) -> Annotator | None:
-        """The annotator that this account registered."""
+        """The annotator who registered with this account."""
         with connection(self.path) as database:
             return _find(database, "account", account)
 
     def by_pseudonym(self, pseudonym: str) -> Annotator | None:
-        """The annotator of this name; capitals do not matter."""
+        """The annotator with this pseudonym; capitals do not matter."""
         with connection(self.path) as database:
             return _find(database, "pseudonym_key", pseudonym_key(pseudonym))
 
@@ -211,14 +175,15 @@ class JudgmentStore:
         return tuple(item for (item,) in rows)
 
     def save(self, annotator: Annotator, item: str, phase: str, ratings: Ratings) -> bool:
-        """Keep the answers to one item in one phase, in place of earlier ones.
+        """Save the answers to one item in one phase, replacing earlier ones.
 
-        False where there are answers from before the image already: these stay, as the image
-        has been shown since. Raises :class:`UsageError` where the annotator is gone or the item
-        is not theirs.
+        Returns:
+            False where there are already answers from before the image. They stay, because the annotator
+            has seen the image since.
+
+        Raises:
+            UsageError: the annotator is deleted, the item is not theirs, or an answer is not allowed.
         """
-        if phase not in PHASES:
-            raise UsageError(f"phase {phase!r}: choose one of {', '.join(PHASES)}")
         now = _now()
         try:
             with transaction(self.path) as database:
@@ -238,31 +203,34 @@ class JudgmentStore:
         return {(row[0], row[1]): Ratings(*row[2:]) for row in rows}
 
     def delete(self, annotator: Annotator) -> int:
-        """Remove an annotator with their order and all judgments, and say how many those were.
+        """Delete an annotator with their order and all judgments.
 
-        Deleted rows are overwritten in the file, and the write-ahead log is emptied where
-        nobody is reading, so that nothing of them stays behind.
+        Deleted rows are overwritten in the file, and the write-ahead log is emptied unless somebody is
+        reading, so that no data stays behind.
+
+        Returns:
+            How many judgments were deleted.
         """
         with transaction(self.path) as database:
             (count,) = database.execute(
                 "SELECT count(*) FROM judgments WHERE annotator = ?", (annotator.number,)
             ).fetchone()
             database.execute("DELETE FROM annotators WHERE id = ?", (annotator.number,))
-        self._empty_log()
-        return int(count)
-
-    def _empty_log(self) -> None:
         try:
             with connection(self.path) as database:
                 database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        except StorageError as error:  # the rows are deleted all the same; a later checkpoint does it
+        except StorageError as error:  # the rows are deleted; a later checkpoint empties the log
             _log.warning("%s", error)
+        return int(count)
 
     def judgments(self) -> list[Judgment]:
-        """All judgments, by annotator in order of their registration, then in their own order."""
+        """All judgments, annotators in order of registration, each one's judgments in their own order."""
         with connection(self.path) as database:
             rows = database.execute(_ALL_JUDGMENTS).fetchall()
-        return [_judgment(*row) for row in rows]
+        return [
+            Judgment(pseudonym, vision, item, phase, position, Ratings(*answers))
+            for pseudonym, vision, item, phase, position, *answers in rows
+        ]
 
 
 _ANSWERS = "overall, imaginability, relevance, irrelevance"
@@ -291,10 +259,6 @@ ORDER BY annotators.id, orders.position, phase
 """
 
 
-def _judgment(pseudonym: str, vision: str, item: str, phase: str, position: int, *answers: Any) -> Judgment:
-    return Judgment(pseudonym, vision, item, phase, position, Ratings(*answers))
-
-
 def _now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
@@ -311,3 +275,48 @@ def _shuffle_items(database: sqlite3.Connection, annotator: int | None) -> None:
     random.SystemRandom().shuffle(items)
     rows = [(annotator, position, item) for position, item in enumerate(items)]
     database.executemany("INSERT INTO orders (annotator, position, item) VALUES (?, ?, ?)", rows)
+
+
+_CODE_LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"  # without letters that are easily confused
+_CODE_LENGTH = 16
+_CODE = re.compile(rf"[{_CODE_LETTERS}]{{{_CODE_LENGTH}}}")
+_LONGEST_PSEUDONYM = 40
+
+
+def tidy_pseudonym(text: str) -> str | None:
+    """``text`` as a pseudonym, each run of blanks made one blank; None where it cannot be one.
+
+    A pseudonym has 1 to 40 letters (with the marks of their script), digits, blanks, full stops, hyphens
+    and underscores. It starts with a letter or a digit, as no formula in a spreadsheet does.
+    """
+    name = unicodedata.normalize("NFC", " ".join(text.split()))
+    kinds = [unicodedata.category(letter)[0] for letter in name]
+    if not name or len(name) > _LONGEST_PSEUDONYM or kinds[0] not in "LN":
+        return None
+    fine = all(kind in "LMN" or letter in " .-_" for kind, letter in zip(kinds, name, strict=True))
+    return name if fine else None
+
+
+def pseudonym_key(pseudonym: str) -> str:
+    """A key that two pseudonyms share if they differ only in capitals, widths or blanks."""
+    return " ".join(unicodedata.normalize("NFKC", pseudonym).casefold().split())
+
+
+def new_code() -> str:
+    """A random resume code of 79 bits, in four groups so that it can be written down."""
+    letters = "".join(secrets.choice(_CODE_LETTERS) for _ in range(_CODE_LENGTH))
+    return "-".join(letters[at : at + 4] for at in range(0, _CODE_LENGTH, 4))
+
+
+def is_code(text: str) -> bool:
+    """Whether ``text`` looks like a code of :func:`new_code`."""
+    return bool(_CODE.fullmatch(_plain(text)))
+
+
+def code_hash(code: str) -> str:
+    """SHA-256 of a code, in hex; blanks, hyphens and capitals do not matter."""
+    return hashlib.sha256(_plain(code).encode()).hexdigest()
+
+
+def _plain(code: str) -> str:
+    return "".join(letter for letter in code.lower() if letter.isalnum())

@@ -1,21 +1,18 @@
-"""Which step of a study comes when: a state machine without pages, database or clock."""
+"""The questions of a study, and which step comes when.
+
+Wording and ends of the scales are those of Kreiss et al., Context Matters for Image Descriptions for
+Accessibility (EMNLP 2022), so that answers can be compared with theirs.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-# The questions that annotators answer, and who answers them when.
-#
-# Wording and ends of the scales are those of Kreiss et al., Context Matters for Image
-# Descriptions for Accessibility (EMNLP 2022), so that answers can be compared with theirs.
-
-
 SCALE = (1, 2, 3, 4, 5)
 """All questions are answered on this scale; 5 is the good end of each."""
 
 NO_IMAGE, BEFORE, AFTER = "none", "before", "after"
-PHASES = (NO_IMAGE, BEFORE, AFTER)
 """When an item is judged: never with its image, or before and then after the image is shown."""
 
 BLIND, LOW_VISION, SIGHTED = "blind", "low_vision", "sighted"
@@ -36,13 +33,16 @@ SCREEN_READER_USE = {
 
 @dataclass(frozen=True)
 class Question:
-    """One question. low, high: the wording of 1 and of 5. column: its name in the published files."""
+    """One question."""
 
     name: str
     text: str
     low: str
+    """The wording of 1."""
     high: str
+    """The wording of 5."""
     column: str
+    """Its name in the published files."""
 
 
 QUESTIONS = (
@@ -79,7 +79,7 @@ QUESTIONS = (
 
 
 def phases_of(vision: str) -> tuple[str, ...]:
-    """In which phases somebody of this vision group judges each item."""
+    """The phases in which an annotator of this vision group judges each item."""
     return (BEFORE, AFTER) if vision == SIGHTED else (NO_IMAGE,)
 
 
@@ -90,23 +90,32 @@ def questions_of(phase: str) -> tuple[Question, ...]:
 
 @dataclass(frozen=True)
 class Step:
-    """One form to fill in: an item in a phase. place: of the item in the annotator's order, from 1."""
+    """One form to fill in: an item in a phase."""
 
     item: str
     phase: str
     place: int
+    """The item's place in the annotator's order, from 1."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """An annotator's steps in their order, and the numbers (0-based) of those that are done."""
+    """How far an annotator has come: a state machine without pages, database or clock."""
 
     steps: tuple[Step, ...]
+    """The annotator's steps in their order."""
     done: frozenset[int]
+    """Numbers, from 0, of the steps that have answers."""
 
     @classmethod
     def of(cls, vision: str, order: Sequence[str], judged: Collection[tuple[str, str]]) -> Progress:
-        """Steps of a vision group through ``order``. judged: the (item, phase) that have answers."""
+        """The progress of an annotator.
+
+        Args:
+            vision: the annotator's vision group.
+            order: the items in the annotator's order.
+            judged: each (item, phase) that has answers.
+        """
         steps = tuple(
             Step(item, phase, place)
             for place, item in enumerate(order, start=1)
@@ -117,7 +126,7 @@ class Progress:
 
     @property
     def next(self) -> int | None:
-        """The first step without answers, None where all have some."""
+        """The first step without answers; None where all have answers."""
         return next((number for number in range(len(self.steps)) if number not in self.done), None)
 
     @property
@@ -127,14 +136,14 @@ class Progress:
         return len({step.item for step in self.steps}) - len(open_items)
 
     def is_fixed(self, number: int) -> bool:
-        """Whether a step's answers can no longer change: they were to be given without the image.
+        """Whether a step's answers can no longer change.
 
-        Once they are saved, the image is shown.
+        Answers from before the image are fixed once they are saved, because the image is shown then.
         """
         return self.steps[number].phase == BEFORE and number in self.done
 
     def may_answer(self, number: int) -> bool:
-        """Whether a step may be answered, or answered anew: no step is left out, no fixed one changed."""
+        """Whether a step may be answered, or answered again: no step is skipped, and no fixed one changed."""
         if not 0 <= number < len(self.steps):
             return False
         return number == self.next or (number in self.done and not self.is_fixed(number))

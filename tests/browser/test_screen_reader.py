@@ -12,9 +12,9 @@ from pages import TRY_HEADING, answer, press, register, tab_to, wait_for_heading
 
 GRADIO = 'status "" [live polite, atomic]'
 """Gradio's own live region after our page; it stays empty."""
-NUMBERS = "Four groups of four letters and digits, which you got when you began. "
+NUMBERS = "The four groups of four letters and digits that you got at the start. "
 RESUME = [
-    'heading "Going on where you stopped" [level 2]',
+    'heading "Go on where you stopped" [level 2]',
     f'textbox "Your code" ({NUMBERS}Capitals and hyphens do not matter.)',
     'button "Go on"',
 ]
@@ -91,10 +91,10 @@ def test_the_profile_and_its_errors(study_page: Page) -> None:
     wait_for_heading(page, "About you")
 
     def expected(name: str = "", vision: str = "", reader: str = "") -> list[str]:
-        hint = "A name that nobody can tell you by. Your answers are kept under it."
+        hint = "A name that does not show who you are. Your answers are kept under it."
         said = f"{hint} Error: {name}" if name else hint
         often = ["Always or nearly always", "Often", "Sometimes", "Rarely", "Never"]
-        decides = "This decides whether you will also be shown the images."
+        decides = "Your answer decides whether you will also see the images."
         lines = [
             'heading "About you" [level 1]',
             f'textbox "Pseudonym" ({said}) [required{", invalid" if name else ""}]',
@@ -235,12 +235,12 @@ def test_the_page_to_try(try_page: Page) -> None:
 
     def expected(image: str = "", description: str = "") -> list[str]:
         hints = {
-            "image": "A file of up to 20 MB. Or take an example below.",
+            "image": "A file of up to 20 MB. Or choose an example below.",
             "description": "What the image shows, for someone who cannot see it.",
-            "caption": "What stands beside the image for everybody; it is compared with the description.",
-            "context": "The text that the image stands in. With it the result also says how well each "
-            "text serves there.",
-            "drafts": "One draft a line. All are put in order, best first.",
+            "caption": "The text that everybody reads near the image. It is compared with the description.",
+            "context": "The article around the image. With it, the result also shows how well each "
+            "text fits the article.",
+            "drafts": "One draft per line. The result ranks all of them, best first.",
         }
         errors = {"image": image, "description": description}
         said = {

@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Browser, Page
 
 from accessibility import NARROW, overflow, violations
-from descscore.page.accounts import write_account
+from descscore.study.accounts import write_account
 from descscore.study.judgments import JudgmentStore
 from pages import (
     MARKUP,

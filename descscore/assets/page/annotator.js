@@ -1,4 +1,4 @@
-// The body of a function with element, trigger, props and watch (Gradio's HTML component).
+// The body of a function that gets element, trigger, props and watch from Gradio's HTML component.
 // It sends forms to the server as 'act' events and puts the server's replies in place.
 
 const page = element.querySelector(".ds-page");
@@ -12,12 +12,12 @@ const AGAIN_SECONDS = 10;
 const SLOW_SECONDS = 30;
 const LOST_SECONDS = 120;
 
-let waiting = null; // the button that was pressed, while an answer is awaited
-let ticket = 0; // number of the last question to the server; answers to earlier ones are dropped
-let answered = 0; // number of the last question that has its answer
+let waiting = null; // the pressed button, until its answer comes
+let ticket = 0; // number of the last request; answers to earlier requests are dropped
+let answered = 0; // number of the last request that has its answer
 let timers = [];
 let image = null; // the chosen file as a data address
-let code = stored(); // whose page this is; another tab may be somebody else's
+let code = stored(); // whose page this is; another tab may show another annotator's
 
 function stored() {
   try { return study ? localStorage.getItem(KEY) || "" : ""; } catch { return ""; }
@@ -36,7 +36,7 @@ function forget() {
 
 function announce(text) {
   live.textContent = "";
-  // A moment apart, so that the same words twice are announced twice.
+  // A moment later, because a screen reader would not announce the same words twice.
   setTimeout(() => { live.textContent = text; }, 50);
 }
 
@@ -123,8 +123,8 @@ function place() {
   return [page.querySelector("h1")?.textContent, ...marks].join(" ");
 }
 
-// Gradio loads the page anew when it has lost the server and found it again. What was filled in
-// since then is in this tab alone, so it is put aside here and filled in again.
+// Gradio reloads the page when the server comes back after an outage. What was filled in
+// meanwhile exists only in this tab, so it is put aside here and filled in again.
 function putAside() {
   const kept = [...page.querySelectorAll("textarea, input:not([type=hidden], [type=file])")]
     .filter((c) => (c.type === "radio" || c.type === "checkbox" ? c.checked : c.value))
@@ -145,7 +145,7 @@ function takeBack() {
       else control.value = value;
     }
   }
-  announce(`The form is filled in as you left it${draft.image ? ", but for the image: choose it again" : ""}.`);
+  announce(`The form is filled in as you left it${draft.image ? ", except for the image: choose it again" : ""}.`);
 }
 
 function showPage(html) {
@@ -160,7 +160,7 @@ function showPage(html) {
 
 function apply(reply) {
   if (!reply || reply.ticket !== ticket || answered === ticket) return;
-  if (waiting || reply.page !== null) answered = ticket; // opening goes on until there is a page
+  if (waiting || reply.page !== null) answered = ticket; // opening goes on until a page comes
   busy(null);
   const storage = reply.code ? keep(reply.code) : "";
   if (reply.forget) forget();
@@ -210,7 +210,7 @@ async function choose(input) {
   }
   try {
     image = await readFile(file);
-    // An empty type is no data address that can be taken apart; a file is never opened by its name.
+    // For an empty file the browser makes an address that the server could not read.
     if (file.size === 0) image = "data:application/octet-stream;base64,";
     showPreview(image, "The image that you chose");
     page.querySelector(".ds-preview img").onerror = () => showPreview("", "");
@@ -256,7 +256,7 @@ element.addEventListener("change", (event) => {
   if (event.target.type === "file") choose(event.target);
 });
 
-// A request that fails must not leave the page waiting; the form keeps what was filled in.
+// A request that fails must not leave the page waiting. The form keeps what was filled in.
 const request = window.fetch;
 window.fetch = async (...call) => {
   const address = String(call[0]?.url || call[0]);
@@ -277,7 +277,7 @@ window.addEventListener("pagehide", putAside);
 
 watch("value", () => apply(props.value));
 
-// An event may be lost while the app is not ready: asked again until the first page is there.
+// An event may get lost while the app is not ready. So the page asks again until it has its first content.
 const opening = setInterval(() => {
   if (page.childElementCount) clearInterval(opening);
   else ask("open", {});

@@ -1,4 +1,4 @@
-"""The database of a study: its tables, their versions, and connections to it."""
+"""A study's SQLite database: its tables and their versions, connections to it, and errors in plain words."""
 
 from __future__ import annotations
 
@@ -10,61 +10,11 @@ from pathlib import Path
 
 from descscore.errors import StorageError
 
-# Why a study's database cannot be read or written, in words that say what to do.
-
-
-class DiskFullError(StorageError):
-    """The disk has no room for what was to be saved."""
-
-
-class ReadOnlyError(StorageError):
-    """The database or its folder may not be written."""
-
-
-@contextmanager
-def storage_errors(path: Path) -> Iterator[None]:
-    """Turn what SQLite raises into a :class:`StorageError` that says what to do."""
-    try:
-        yield
-    except sqlite3.IntegrityError:
-        raise
-    except sqlite3.Error as error:
-        raise _explained(path, str(error)) from error
-
-
-def _explained(path: Path, message: str) -> StorageError:
-    reason = "disk is full" if "disk I/O" in message and _is_full(path.parent) else message
-    for part, kind, meaning in _MEANINGS:
-        if part in reason:
-            return kind(f"{path}: {meaning} ({message})")
-    return StorageError(f"{path}: the database failed ({message})")
-
-
-def _is_full(folder: Path) -> bool:
-    """Whether there is no room for SQLite's files beside the database, which it then calls an I/O error."""
-    try:
-        return shutil.disk_usage(folder).free < _ROOM
-    except OSError:
-        return False
-
-
-_ROOM = 2**16
-_MEANINGS = (
-    ("readonly", ReadOnlyError, "nothing was saved: the file or its folder is read-only"),
-    ("disk is full", DiskFullError, "nothing was saved: the disk is full"),
-    ("disk I/O", StorageError, "nothing was saved: the disk does not take it; it may be full or damaged"),
-    ("unable to open", ReadOnlyError, "the file or its folder cannot be opened; it may be read-only"),
-    ("locked", StorageError, "nothing was saved: another program holds the database for too long"),
-    ("not a database", StorageError, "not a SQLite database"),
-    ("malformed", StorageError, "the database is damaged"),
-)
-
-
 APPLICATION_ID = 0x44534A4D
-"""Stands in the file's header, so that another program's database is never taken for ours."""
+"""Marks the file as a study's database, so that another program's database is refused."""
 
 BUSY_SECONDS = 30.0
-"""How long a writer waits for others."""
+"""How long a writer waits for other writers."""
 
 _VERSION_1 = """
 CREATE TABLE items (
@@ -112,14 +62,14 @@ CREATE TABLE judgments (
 """
 
 MIGRATIONS = (_VERSION_1,)
-"""What takes a database from version i to i + 1; the version stands in the file's header."""
+"""Statement i takes a database from version i to i + 1; the file's header holds the version."""
 
 
 @contextmanager
 def connection(path: Path) -> Iterator[sqlite3.Connection]:
     """A connection to an existing database of this version, closed at the end.
 
-    Raises :class:`StorageError` where it is missing, not one of ours, or of a newer version.
+    Raises :class:`StorageError` where the file is missing, not a study's database, or of another version.
     """
     with storage_errors(path), _connect(path, "rw") as database:
         _check_version(path, database)
@@ -128,12 +78,12 @@ def connection(path: Path) -> Iterator[sqlite3.Connection]:
 
 @contextmanager
 def transaction(path: Path) -> Iterator[sqlite3.Connection]:
-    """A connection inside a write transaction: all of the block is kept, or nothing of it.
+    """A connection inside a write transaction: the database keeps everything the block writes, or nothing.
 
-    When the block has ended without an error, what it wrote is on the disk.
+    After a block without an error, the data is on the disk.
     """
     with connection(path) as database:
-        # IMMEDIATE: two writers that both start by reading cannot block each other.
+        # IMMEDIATE, because two writers that both start by reading would block each other.
         database.execute("BEGIN IMMEDIATE")
         try:
             yield database
@@ -145,13 +95,13 @@ def transaction(path: Path) -> Iterator[sqlite3.Connection]:
 
 
 def create(path: Path) -> None:
-    """Make the database where there is none, and bring an older one up to this version."""
+    """Create the database if it is missing, and bring an older one up to this version."""
     with storage_errors(path), _connect(path, "rwc") as database:
         _check_owner(path, database)
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("BEGIN IMMEDIATE")
         for version in range(_version(path, database), len(MIGRATIONS)):
-            # Not executescript, which would commit before each script.
+            # executescript would commit first.
             for statement in MIGRATIONS[version].split(";"):
                 database.execute(statement)
             database.execute(f"PRAGMA user_version = {version + 1}")
@@ -178,21 +128,66 @@ def _check_owner(path: Path, database: sqlite3.Connection) -> None:
     (owner,) = database.execute("PRAGMA application_id").fetchone()
     (tables,) = database.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if owner != APPLICATION_ID and (owner or tables):
-        raise StorageError(f"{path}: a database of something else; give another file")
+        raise StorageError(f"{path}: a database of another program; give another file")
 
 
 def _check_version(path: Path, database: sqlite3.Connection) -> None:
     _check_owner(path, database)
     if _version(path, database) < len(MIGRATIONS):
-        raise StorageError(
-            f"{path}: not yet a study's database of this version; 'descscore serve' makes it so"
-        )
+        raise StorageError(f"{path}: a study's database of an older version; 'descscore serve' updates it")
 
 
 def _version(path: Path, database: sqlite3.Connection) -> int:
     (version,) = database.execute("PRAGMA user_version").fetchone()
     if version > len(MIGRATIONS):
         raise StorageError(
-            f"{path}: made by a newer descscore (version {version}, known are {len(MIGRATIONS)})"
+            f"{path}: made by a newer descscore (version {version}; this one knows up to {len(MIGRATIONS)})"
         )
     return int(version)
+
+
+class DiskFullError(StorageError):
+    """The disk has no room to save something."""
+
+
+class ReadOnlyError(StorageError):
+    """The database or its folder is read-only."""
+
+
+@contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn SQLite's errors, except violated constraints, into a :class:`StorageError` in plain words."""
+    try:
+        yield
+    except sqlite3.IntegrityError:
+        raise
+    except sqlite3.Error as error:
+        raise _explained(path, str(error)) from error
+
+
+def _explained(path: Path, message: str) -> StorageError:
+    reason = "disk is full" if "disk I/O" in message and _is_full(path.parent) else message
+    for part, kind, meaning in _MEANINGS:
+        if part in reason:
+            return kind(f"{path}: {meaning} ({message})")
+    return StorageError(f"{path}: the database failed ({message})")
+
+
+def _is_full(folder: Path) -> bool:
+    """Whether the disk lacks room for SQLite's own files, which SQLite reports as an I/O error."""
+    try:
+        return shutil.disk_usage(folder).free < _ROOM
+    except OSError:
+        return False
+
+
+_ROOM = 2**16
+_MEANINGS = (
+    ("readonly", ReadOnlyError, "nothing was saved: the file or its folder is read-only"),
+    ("disk is full", DiskFullError, "nothing was saved: the disk is full"),
+    ("disk I/O", StorageError, "nothing was saved: the disk refused it and may be full or damaged"),
+    ("unable to open", ReadOnlyError, "the file or its folder cannot be opened; it may be read-only"),
+    ("locked", StorageError, "nothing was saved: another program locked the database for too long"),
+    ("not a database", StorageError, "not a SQLite database"),
+    ("malformed", StorageError, "the database is damaged"),
+)

@@ -1,7 +1,7 @@
-"""Accounts of a shared study: a file with one line an account, and who may come in.
+"""Accounts of a shared study, in a file with one line per account.
 
-A line is ``name:salt:hash``, salt and hash in hex; the hash is scrypt's (RFC 7914) of the
-password. Nobody can read passwords from the file.
+A line is ``name:salt:hash``, with salt and hash in hex. The hash is scrypt's (RFC 7914) of the password,
+so nobody can read passwords from the file.
 """
 
 from __future__ import annotations
@@ -20,46 +20,44 @@ from descscore.errors import DataError, UsageError
 _NAME = re.compile(r"[\w.@-]{1,64}")
 _COST = {"n": 2**14, "r": 8, "p": 1, "maxmem": 2**26, "dklen": 32}
 _SHORTEST = 8
-_REMEMBERED = 1000
 
 
 class Accounts:
-    """Names and password hashes; :meth:`user` says whose an HTTP ``Authorization`` header is."""
+    """Names and password hashes; :meth:`user` checks an HTTP ``Authorization`` header."""
 
     def __init__(self, entries: dict[str, tuple[bytes, bytes]]) -> None:
         self._entries = entries
-        # scrypt takes long on purpose; a page makes many requests with the same header.
+        # scrypt is slow on purpose, and a page makes many requests with the same header. Only right
+        # passwords are remembered, so this stays small.
         self._known: dict[bytes, str] = {}
 
     @classmethod
     def read(cls, path: Path) -> Accounts:
-        """The accounts of a file. Raises :class:`DataError` for a file or a line that is not right."""
+        """The accounts of a file. Raises :class:`DataError` for a wrong file or line."""
         entries = _read(path)
         if not entries:
             raise DataError(f"{path}: holds no accounts; 'descscore judgments account' makes them")
         return cls(entries)
 
     def user(self, header: str) -> str | None:
-        """The account whose name and password stand in a Basic ``Authorization`` header (RFC 7617)."""
+        """The account with the name and password of a Basic ``Authorization`` header (RFC 7617)."""
         mark = hashlib.sha256(header.encode()).digest()
         if mark in self._known:
             return self._known[mark]
         name, password = _basic(header)
         if not self._matches(name, password):
             return None
-        if len(self._known) >= _REMEMBERED:
-            self._known.clear()
         self._known[mark] = name
         return name
 
     def _matches(self, name: str, password: str) -> bool:
-        # A name that is not there takes as long as a wrong password, and so cannot be told from one.
+        # An unknown name takes as long as a wrong password, so nobody can probe for names.
         salt, expected = self._entries.get(name, (b"-", b"-"))
         return hmac.compare_digest(_scrypt(password, salt), expected)
 
 
 def write_account(path: Path, name: str, password: str) -> None:
-    """Add an account, or change its password. The file is readable by its owner alone."""
+    """Add an account, or change its password. Only the file's owner can read the file."""
     if not _NAME.fullmatch(name):
         raise UsageError(f"account {name!r}: a name has 1 to 64 letters, digits and . _ - @")
     if len(password) < _SHORTEST:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import contextlib
 import io
 import subprocess
 from pathlib import Path
@@ -13,18 +12,17 @@ from typing import Any
 import pytest
 from PIL import Image
 
+import descscore.page.guard as guard
 from descscore.errors import DataError, ImageError, UsageError
-from descscore.page.accounts import Accounts, write_account
 from descscore.page.guard import (
     LARGE_AT_ONCE,
     MAX_BODY,
     MAX_BYTES,
     MAX_FORM,
-    Body,
     Guard,
-    Places,
     read_upload,
 )
+from descscore.study.accounts import Accounts, write_account
 
 
 class Behind:
@@ -149,7 +147,7 @@ def test_large_requests_on_their_way_at_once_are_bounded() -> None:
         await go_on.wait()
         await send({"type": "http.response.start", "status": 200, "headers": []})
 
-    guard = Guard(behind, images_at="/try/")
+    application = Guard(behind, images_at="/try/")
 
     async def ask_for(length: int | None) -> int:
         statuses, left = [], [b"x" * 1000, b"x" * 1000]
@@ -162,7 +160,7 @@ def test_large_requests_on_their_way_at_once_are_bounded() -> None:
 
         headers = [] if length is None else [(b"content-length", str(length).encode())]
         scope = {"type": "http", "method": "POST", "path": join, "headers": headers}
-        await guard(scope, receive, send)
+        await application(scope, receive, send)
         assert length != MAX_BODY or statuses[0] == 200 or not left  # a refused one has been taken in
         return statuses[0]
 
@@ -181,43 +179,67 @@ def test_large_requests_on_their_way_at_once_are_bounded() -> None:
     assert asyncio.run(asyncio.wait_for(all_at_once(), 60)) == [503, 503, 200]
 
 
-def test_a_place_comes_free_whatever_happens() -> None:
-    places = Places(1)
-
-    def fail() -> None:
-        with places.place(True) as first, places.place(True) as second, places.place(False) as small:
-            assert (first, second, small) == (True, False, True)
-            raise KeyError
-
-    for _ in range(3):
-        with pytest.raises(KeyError):
-            fail()
+async def nobody_listens(message: dict[str, Any]) -> None:
+    """ASGI's ``send`` whose messages nobody needs."""
 
 
-def test_a_request_that_trickles_in_is_refused_and_one_that_is_there_may_wait() -> None:
+def test_room_comes_free_when_the_application_fails() -> None:
+    async def failing(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        raise KeyError
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"x"}
+
+    async def ask_often() -> None:
+        application = Guard(failing, images_at="/try/")
+        scope = {"type": "http", "method": "POST", "path": "/try/gradio_api/queue/join", "headers": []}
+        for _ in range(LARGE_AT_ONCE + 1):
+            with pytest.raises(KeyError):  # not refused: it reached the application
+                await application(scope, receive, nobody_listens)
+
+    asyncio.run(ask_often())
+
+
+def test_a_request_that_trickles_in_is_refused_and_one_that_is_there_may_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(guard, "MAX_SECONDS", 0.5)
+    scope = {"type": "http", "method": "POST", "path": "/gradio_api/queue/join", "headers": []}
+    sent: list[dict[str, Any]] = []
+
     async def never() -> dict[str, Any]:
         await asyncio.sleep(60)
         raise AssertionError
 
-    async def trickle(body: Body) -> int | None:
-        with contextlib.suppress(Exception):
-            await body.drop()
-        return body.refusal
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
 
-    assert asyncio.run(trickle(Body(never, 10, 0.05))) == 408
-    sent = [{"type": "http.request", "body": b"x"}, {"type": "http.disconnect"}]
+    asyncio.run(Guard(Behind())(scope, never, send))
+    assert [message.get("status") for message in sent] == [408, None]
+    coming = [{"type": "http.request", "body": b"x"}, {"type": "http.disconnect"}]
 
     async def there() -> dict[str, Any]:
-        await asyncio.sleep(0.2 * (len(sent) == 1))  # longer than the time for the body
-        return sent.pop(0)
+        await asyncio.sleep(0.8 * (len(coming) == 1))  # longer than a body may take
+        return coming.pop(0)
 
-    async def both() -> str:
-        body = Body(there, 10, 0.1)
-        await body.drop()
-        assert body.refusal is None
-        return (await body())["type"]
+    async def behind(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        sent.extend([await receive(), await receive()])
 
-    assert asyncio.run(both()) == "http.disconnect"
+    sent.clear()
+    asyncio.run(Guard(behind)(scope, there, send))
+    assert [message["type"] for message in sent] == ["http.request", "http.disconnect"]
+
+
+def test_who_goes_away_in_the_middle_reaches_nothing() -> None:
+    coming = [{"type": "http.request", "body": b"x", "more_body": True}, {"type": "http.disconnect"}]
+
+    async def receive() -> dict[str, Any]:
+        return coming.pop(0)
+
+    behind = Behind()
+    scope = {"type": "http", "method": "POST", "path": "/gradio_api/queue/join", "headers": []}
+    asyncio.run(Guard(behind)(scope, receive, nobody_listens))
+    assert behind.scope is None
 
 
 def test_queries_reach_only_the_route_that_needs_one() -> None:

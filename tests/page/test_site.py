@@ -7,17 +7,17 @@ import json
 import logging
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
 
-from descscore.page.annotator import Site, build_app
 from descscore.page.guard import MAX_FORM
+from descscore.page.reply import Reply
+from descscore.page.site import build_app
 from descscore.page.study_page import StudyPage
-from descscore.page.templates import Reply
 from page_client import PageClient, ask, serve
-from study_tools import make_store
+from study_tools import make_store, profile
 
 SECRET = "the-secret-of-this-test"
 KEPT = {"", "/", "/config", "/config/", "/theme.css", "/favicon.ico", "/robots.txt"}
@@ -29,7 +29,7 @@ KEPT_POST = {"/gradio_api/queue/join"}
 class Trial:
     """In place of the page to try, without a model: says what reached it, or fails."""
 
-    def act(self, action: str, fields: dict[str, str]) -> Reply:
+    def act(self, action: str, fields: Mapping[str, str], account: str | None) -> Reply:
         if action == "fail":
             raise RuntimeError(SECRET)
         return Reply(page=f"{action} {len(fields.get('image', ''))}")
@@ -45,7 +45,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> StudyPage:
 
 @pytest.fixture(scope="module")
 def app(study: StudyPage) -> Any:
-    return build_app(Site(study, Trial()))  # type: ignore[arg-type]
+    return build_app(study, Trial())
 
 
 @pytest.fixture(scope="module")
@@ -137,8 +137,7 @@ def test_the_page_to_try_is_found_without_its_slash(address: str) -> None:
 def test_a_whole_study_by_the_endpoints_alone(address: str, study: StudyPage) -> None:
     tab = PageClient(address)
     assert 'name="consent"' in tab.act("open", {})["page"]
-    profile = {"pseudonym": "Ann", "vision": "blind", "screen_reader": "often", "consent": "yes"}
-    who = {"code": tab.act("register", profile)["code"]}
+    who = {"code": tab.act("register", profile("Ann"))["code"]}
     for step in ("0", "1"):
         answers = dict.fromkeys(("overall", "imaginability", "relevance", "irrelevance"), "4")
         reply = tab.act("save", who | answers | {"step": step})

@@ -1,88 +1,28 @@
-"""The order of a study's steps, as a state machine, and its pages without a browser."""
+"""A study's pages without a browser: what each action shows, saves and refuses."""
 
 from __future__ import annotations
 
 import html
-import random
 import re
+import shutil
 import sqlite3
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-import descscore.study.schema as failures
 from descscore.page.study_page import StudyPage
-from descscore.page.templates import Reply
+from descscore.study.database import storage_errors
 from descscore.study.items import read_items
 from descscore.study.judgments import JudgmentStore
-from descscore.study.questions import AFTER, BEFORE, NO_IMAGE, QUESTIONS, Progress, Step, questions_of
-from descscore.study.schema import storage_errors
-from study_tools import make_store, write_items, write_table
-
-ORDER = ("c", "a", "b")
-
-
-def test_steps_with_and_without_the_image() -> None:
-    blind = Progress.of("blind", ORDER, [])
-    assert [(step.item, step.phase) for step in blind.steps] == [(item, NO_IMAGE) for item in ORDER]
-    assert Progress.of("low_vision", ORDER, []) == blind
-    sighted = Progress.of("sighted", ORDER, [("c", BEFORE), ("c", AFTER), ("a", BEFORE)])
-    assert sighted.steps[:3] == (Step("c", BEFORE, 1), Step("c", AFTER, 1), Step("a", BEFORE, 2))
-    assert (sighted.next, sighted.finished_items, sighted.done) == (3, 1, {0, 1, 2})
-    assert Progress.of("blind", ORDER, [(item, NO_IMAGE) for item in ORDER]).next is None
-
-
-def test_answers_from_before_the_image_stay() -> None:
-    progress = Progress.of("sighted", ORDER, [("c", BEFORE), ("c", AFTER), ("a", BEFORE)])
-    assert [progress.may_answer(number) for number in range(-1, 7)] == [
-        *(False, False, True, False, True, False, False, False)
-    ]
-    assert progress.previous(3) == progress.previous(2) == 1
-    assert progress.previous(1) is None
-
-
-@pytest.mark.parametrize("vision", ["blind", "sighted"])
-def test_no_walk_through_the_steps_loses_or_skips_one(vision: str) -> None:
-    """Whatever somebody tries in whatever order, the steps are done from first to last."""
-    rng = random.Random(0)
-    for _ in range(50):
-        judged: list[tuple[str, str]] = []
-        while Progress.of(vision, ORDER, judged).next is not None:
-            progress = Progress.of(vision, ORDER, judged)
-            number = rng.randrange(-2, len(progress.steps) + 2)
-            back = progress.previous(max(number, 0))
-            assert back is None or (back < number and progress.may_answer(back))
-            if progress.may_answer(number):
-                step = progress.steps[number]
-                assert step.phase != BEFORE or (step.item, AFTER) not in judged
-                if (step.item, step.phase) not in judged:
-                    judged.append((step.item, step.phase))
-        phases = (BEFORE, AFTER) if vision == "sighted" else (NO_IMAGE,)
-        assert judged == [(item, phase) for item in ORDER for phase in phases]
+from descscore.study.questions import BEFORE, NO_IMAGE, QUESTIONS
+from study_tools import enter, hidden, make_store, profile, rate, write_items, write_table
 
 
 @pytest.fixture
 def page(tmp_path: Path) -> StudyPage:
     store = make_store(tmp_path, images=3, texts=1)
     return StudyPage(store, store.items())
-
-
-def enter(page: StudyPage, name: str, vision: str) -> dict[str, str]:
-    """Register; the fields that every later action of this annotator carries."""
-    fields = {"consent": "yes", "pseudonym": name, "vision": vision, "screen_reader": "often"}
-    reply = page.act("register", fields)
-    assert reply.errors == ()
-    assert reply.code
-    return {"code": reply.code}
-
-
-def rate(phase: str, value: int = 3) -> dict[str, str]:
-    return {question.name: str(value) for question in questions_of(phase)}
-
-
-def step_of(reply: Reply) -> dict[str, str]:
-    return {"step": re.search(r'name="step" value="(\d+)"', reply.page).group(1)}
 
 
 def test_a_blind_annotator_never_gets_the_image_or_a_word_about_it(page: StudyPage) -> None:
@@ -93,7 +33,7 @@ def test_a_blind_annotator_never_gets_the_image_or_a_word_about_it(page: StudyPa
     hashes = [item.image_hash for item in study]
     replies = [page.act("start", who)]
     while 'name="overall"' in (replies[-1].page or ""):
-        replies.append(page.act("save", who | step_of(replies[-1]) | rate(NO_IMAGE)))
+        replies.append(page.act("save", who | hidden(replies[-1]) | rate(NO_IMAGE)))
         replies.append(page.act("back", who | {"step": "1"}))
         replies.append(page.act("open", who))
     assert "You have judged all 3 descriptions" in replies[-1].page
@@ -113,13 +53,13 @@ def test_a_sighted_annotator_gets_the_image_only_afterwards(page: StudyPage) -> 
     before = page.act("start", who)
     assert "<img" not in before.page
     assert before.page.count("<fieldset") == 4
-    after = page.act("save", who | step_of(before) | rate(BEFORE, 2))
+    after = page.act("save", who | hidden(before) | rate(BEFORE, 2))
     assert after.page.count("data:image/jpeg;base64,") == 1
     assert "photos" not in after.page
     assert after.page.count("<fieldset") == 3
     assert 'name="imaginability"' not in after.page
     assert 'value="back"' not in after.page
-    again = page.act("save", who | step_of(before) | rate(BEFORE, 5))
+    again = page.act("save", who | hidden(before) | rate(BEFORE, 5))
     assert "stay as they were" in again.status
     annotator = page.store.by_pseudonym("Bo")
     assert {r.overall for r in page.store.ratings(annotator).values()} == {2}
@@ -129,10 +69,10 @@ def test_every_question_must_be_answered_with_1_to_5(page: StudyPage) -> None:
     who = enter(page, "Ann", "blind")
     start = page.act("start", who)
     for value in ("", "0", "6", "x", "3 ", "٣"):
-        reply = page.act("save", who | step_of(start) | rate(NO_IMAGE) | {"relevance": value})
+        reply = page.act("save", who | hidden(start) | rate(NO_IMAGE) | {"relevance": value})
         assert [error.field for error in reply.errors] == ["relevance"]
         assert reply.page is None
-    reply = page.act("save", who | step_of(start))
+    reply = page.act("save", who | hidden(start))
     assert [error.field for error in reply.errors] == [question.name for question in QUESTIONS]
     assert page.store.judgments() == []
 
@@ -168,20 +108,19 @@ def test_consent_comes_first(page: StudyPage) -> None:
 def test_resume_by_code_and_by_browser(page: StudyPage) -> None:
     who = enter(page, "Ann", "blind")
     first = page.act("start", who)
-    page.act("save", who | step_of(first) | rate(NO_IMAGE))
+    page.act("save", who | hidden(first) | rate(NO_IMAGE))
     fresh = StudyPage(JudgmentStore(page.store.path), page.store.items())  # a restarted server
-    assert step_of(fresh.act("open", who)) == {"step": "1"}
+    assert hidden(fresh.act("open", who))["step"] == "1"
     resumed = fresh.act("resume", {"typed_code": who["code"].upper().replace("-", " ")})
-    assert step_of(resumed) == {"step": "1"}
+    assert hidden(resumed)["step"] == "1"
     assert resumed.code
     assert [e.field for e in fresh.act("resume", {"typed_code": "aaaa-bbbb"}).errors] == ["typed_code"]
-    taken = {"consent": "yes", "pseudonym": "ANN", "vision": "blind", "screen_reader": "often"}
-    assert [error.field for error in fresh.act("register", taken).errors] == ["pseudonym"]
+    taken = fresh.act("register", profile("ANN"))
+    assert [error.field for error in taken.errors] == ["pseudonym"]
 
 
 def test_accounts_decide_who_somebody_is(page: StudyPage) -> None:
-    fields = {"consent": "yes", "pseudonym": "Ann", "vision": "blind", "screen_reader": "often"}
-    assert page.act("register", fields, "ann@x").code is None
+    assert page.act("register", profile("Ann"), "ann@x").code is None
     other = enter(page, "Bo", "blind")
     page.act("save", {"step": "0"} | other | rate(NO_IMAGE, 4), "ann@x")  # another's code is of no use
     assert {judgment.pseudonym for judgment in page.store.judgments()} == {"Ann"}
@@ -194,19 +133,19 @@ def test_accounts_decide_who_somebody_is(page: StudyPage) -> None:
 def test_back_shows_what_was_answered_and_changes_it(page: StudyPage) -> None:
     who = enter(page, "Ann", "blind")
     first = page.act("start", who)
-    second = page.act("save", who | step_of(first) | rate(NO_IMAGE, 2))
-    back = page.act("back", who | step_of(second))
-    assert step_of(back) == step_of(first)
+    second = page.act("save", who | hidden(first) | rate(NO_IMAGE, 2))
+    back = page.act("back", who | hidden(second))
+    assert hidden(back) == hidden(first)
     assert back.page.count(" checked") == 4
     assert re.search(r'name="overall" value="2" checked', back.page)
-    again = page.act("save", who | step_of(back) | rate(NO_IMAGE, 5))
-    assert step_of(again) == step_of(second)
+    again = page.act("save", who | hidden(back) | rate(NO_IMAGE, 5))
+    assert hidden(again) == hidden(second)
     assert [judgment.ratings.overall for judgment in page.store.judgments()] == [5]
 
 
 def test_deletion_asks_and_then_forgets(page: StudyPage) -> None:
     who = enter(page, "Ann", "blind")
-    page.act("save", who | step_of(page.act("start", who)) | rate(NO_IMAGE))
+    page.act("save", who | hidden(page.act("start", who)) | rate(NO_IMAGE))
     assert [error.field for error in page.act("delete", who).errors] == ["sure"]
     assert len(page.store.judgments()) == 1
     reply = page.act("delete", who | {"sure": "yes"})
@@ -246,7 +185,7 @@ def test_a_database_that_cannot_be_written_keeps_the_form(
                 raise sqlite3.OperationalError(message)
 
         monkeypatch.setattr(page.store, "save", save)
-        reply = page.act("save", who | step_of(start) | rate(NO_IMAGE))
+        reply = page.act("save", who | hidden(start) | rate(NO_IMAGE))
         assert reply.page is None  # the form stays
         assert said in reply.errors[0].message
         assert "still in the form" in reply.errors[0].message
@@ -266,6 +205,6 @@ def test_a_disk_without_room_for_sqlite_s_own_files_is_full(
     monkeypatch.setattr(page.store, "by_code", fail)
     for free, said in ((0, "the disk is full"), (2**15, "the disk is full"), (2**20, "cannot be read")):
         usage = SimpleNamespace(free=free)
-        monkeypatch.setattr(failures.shutil, "disk_usage", lambda _, usage=usage: usage)
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, usage=usage: usage)
         assert said in page.act("save", who).errors[0].message
         assert said in page.act("open", who).errors[0].message

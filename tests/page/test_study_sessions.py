@@ -14,11 +14,11 @@ import pytest
 from PIL import Image
 
 from descscore.errors import ImageError
+from descscore.page.reply import Reply
 from descscore.page.study_page import StudyPage, image_address
-from descscore.page.templates import Reply
 from descscore.study.items import StudyItem
-from descscore.study.questions import AFTER, BEFORE, NO_IMAGE, questions_of
-from study_tools import make_store
+from descscore.study.questions import AFTER, BEFORE, NO_IMAGE
+from study_tools import enter, hidden, make_store, profile, rate
 
 BLIND, SIGHTED = "blind", "sighted"
 
@@ -27,26 +27,6 @@ BLIND, SIGHTED = "blind", "sighted"
 def page(tmp_path: Path) -> StudyPage:
     store = make_store(tmp_path, images=3, texts=1)
     return StudyPage(store, store.items())
-
-
-def profile(name: str, vision: str) -> dict[str, str]:
-    return {"consent": "yes", "pseudonym": name, "vision": vision, "screen_reader": "often"}
-
-
-def enter(page: StudyPage, name: str, vision: str = BLIND) -> dict[str, str]:
-    """Register; what this annotator's browser sends with every action."""
-    reply = page.act("register", profile(name, vision))
-    assert reply.code
-    return {"code": reply.code}
-
-
-def hidden(reply: Reply) -> dict[str, str]:
-    """The hidden fields of the page, as its forms send them."""
-    return dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)"', reply.page or ""))
-
-
-def rate(phase: str, value: int = 3) -> dict[str, str]:
-    return {question.name: str(value) for question in questions_of(phase)}
 
 
 def answers_of(page: StudyPage, name: str) -> dict[tuple[str, str], int]:
@@ -65,7 +45,7 @@ def test_a_page_of_one_annotator_does_nothing_to_another(page: StudyPage, action
     reply = page.act(action, bo | sent)
     assert list(answers_of(page, "Bo").values()) == [1]
     assert answers_of(page, "Ann") == {}
-    assert "somebody else's; nothing of it was saved" in reply.status
+    assert "another annotator's; nothing was saved" in reply.status
     assert not reply.forget
     assert hidden(reply)["annotator"] != sent["annotator"]
     assert page.act("save", ann | sent).status.startswith("Saved.")
@@ -235,7 +215,7 @@ def test_an_image_that_was_exchanged_is_not_shown(page: StudyPage, tmp_path: Pat
     reply = page.act("save", who | hidden(shown) | rate(BEFORE, 2))
     message = reply.errors[0].message
     assert "cannot be shown" in message
-    assert "All that you saved is kept" in message
+    assert "What you saved is kept" in message
     assert ".png" not in message
     assert list(answers_of(page, "Bo").values()) == [2]
     item = page.store.items()[0]

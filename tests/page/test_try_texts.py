@@ -9,15 +9,12 @@ import re
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
 from descscore import DescScorer
-from descscore.cli import main
 from descscore.explanations.explainer import explain
 from descscore.images import load_image
-from descscore.page.templates import Reply
+from descscore.page.reply import Reply
 from descscore.page.try_page import EXAMPLES, MAX_ARTICLE_LETTERS, MAX_DRAFTS, MAX_LETTERS, TryPage
-from study_tools import make_store
 
 
 @pytest.fixture(scope="module")
@@ -153,26 +150,6 @@ def test_texts_are_shown_as_text(page: TryPage) -> None:
     assert "<img" not in shown
     assert "<b>" not in shown
     assert html.escape(bad) in shown
-
-
-def test_serving_wrongly_says_so(tmp_path: Path, tiny_folder: Path) -> None:
-    def run(*args: object) -> tuple[int, str]:
-        result = CliRunner().invoke(main, ["serve", *map(str, args)])
-        return result.exit_code, result.stderr
-
-    assert run("--study", "items.csv") == (
-        2,
-        "Error: --study and --database belong together: give both or none\n",
-    )
-    assert run("--without-try")[0] == 2
-    assert run("--port", "70000")[0] == 2
-    store = make_store(tmp_path, images=1, texts=1)
-    code, said = run("--port", 0, "--study", tmp_path / "none.csv", "--database", store.path)
-    assert (code, "none.csv: No such file" in said) == (1, True)
-    code, said = run("--port", 0, "--study", tmp_path / "items.csv", "--database", tmp_path / "items.csv")
-    assert (code, "not a SQLite database" in said) == (1, True)
-    code, said = run("--host", "nonesuch.invalid")
-    assert (code, said.count("\n"), "cannot listen on nonesuch.invalid" in said) == (1, 1, True)
 
 
 def test_drawings_differ_and_are_small() -> None:

@@ -21,6 +21,8 @@ from PIL import Image
 from page_client import PageClient, Refused, ask
 from study_tools import write_items
 
+pytestmark = pytest.mark.long
+
 PROGRAM = Path(__file__).with_name("watched_serve.py")
 TRY_FIELDS = ("image", "example", "description", "caption", "context", "drafts")
 STUDY_FIELDS = ("pseudonym", "vision", "screen_reader", "new_code", "typed_code", "code", "step", "annotator")

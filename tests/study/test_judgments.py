@@ -11,20 +11,21 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from datetime import datetime, tzinfo
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+import descscore.study.database as database
 import descscore.study.judgments as judgments
-import descscore.study.schema as schema
 from descscore.errors import StorageError, UsageError
 from descscore.study.items import read_items
 from descscore.study.judgments import JudgmentStore, Profile, Ratings
 from descscore.study.questions import AFTER, BEFORE, NO_IMAGE
 from study_tools import IMAGES, TEXTS, answers, judge_all, make_store, register, write_items
 
-WRITERS, JUDGMENTS = 8, 50
-HERE = Path(__file__).parent
+JUDGMENTS = 50
 
 WRITER = """
 import sys
@@ -48,25 +49,27 @@ def writer(store: JudgmentStore, name: int) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
-def test_eight_writers_at_once_lose_and_double_nothing(tmp_path: Path) -> None:
-    store = make_store(tmp_path, images=JUDGMENTS, texts=1)
-    writers = [writer(store, name) for name in range(WRITERS)]
+@pytest.mark.parametrize(("number", "count"), [(2, 10), pytest.param(8, 50, marks=pytest.mark.long)])
+def test_writers_at_once_lose_and_double_nothing(tmp_path: Path, number: int, count: int) -> None:
+    store = make_store(tmp_path, images=count, texts=1)
+    writers = [writer(store, name) for name in range(number)]
     for process in writers:
         process.stdin.write("\n")
         process.stdin.flush()
-    with schema.connection(store.path):  # somebody reads meanwhile, too
+    with database.connection(store.path):  # somebody reads meanwhile, too
         said = [process.communicate(timeout=120)[0].split() for process in writers]
-    assert [process.returncode for process in writers] == [0] * WRITERS
+    assert [process.returncode for process in writers] == [0] * number
     kept = store.judgments()
-    assert len(kept) == WRITERS * JUDGMENTS
-    for name in range(WRITERS):
+    assert len(kept) == number * count
+    for name in range(number):
         mine = [judgment for judgment in kept if judgment.pseudonym == str(name)]
         assert [judgment.item for judgment in mine] == said[name]
-        assert len(set(said[name])) == JUDGMENTS
-        assert [judgment.ratings.overall for judgment in mine] == [1 + p % 5 for p in range(JUDGMENTS)]
+        assert len(set(said[name])) == count
+        assert [judgment.ratings.overall for judgment in mine] == [1 + p % 5 for p in range(count)]
         assert {judgment.ratings.irrelevance for judgment in mine} == {1 + name % 5}
 
 
+@pytest.mark.long
 def test_a_killed_writer_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
     store = make_store(tmp_path, images=JUDGMENTS, texts=1)
     process = writer(store, 3)
@@ -110,12 +113,23 @@ def test_saving_again_replaces_but_never_what_was_said_before_the_image(tmp_path
     assert store.ratings(blind) == {(item, NO_IMAGE): Ratings(5, 3, 3, 3)}
 
 
+class Clock(datetime):
+    """A clock that stands on the first day of ``year``."""
+
+    year_shown = 2031
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> datetime:
+        return datetime(cls.year_shown, 1, 1, tzinfo=tz)
+
+
 def test_a_clock_that_runs_backwards_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(judgments, "datetime", Clock)
     store = make_store(tmp_path)
     annotator = register(store, "ann")
     order = store.order(annotator)
     for year, item in zip((2031, 2020, 2025), order[:3], strict=True):
-        monkeypatch.setattr(judgments, "_now", lambda year=year: f"{year}-01-01T00:00:00+00:00")
+        monkeypatch.setattr(Clock, "year_shown", year)
         store.save(annotator, item, NO_IMAGE, answers(year, NO_IMAGE))
     assert [judgment.item for judgment in store.judgments()] == list(order[:3])
     store.save(annotator, order[0], NO_IMAGE, answers(0, NO_IMAGE))  # saved again, years earlier
@@ -179,11 +193,11 @@ def test_the_same_study_goes_on_and_another_is_refused(tmp_path: Path) -> None:
 def test_other_files_are_not_taken_for_a_study(tmp_path: Path) -> None:
     items = read_items(write_items(tmp_path))
     other = tmp_path / "other.db"
-    with sqlite3.connect(other) as database:
-        database.execute("CREATE TABLE addresses (name TEXT)")
+    with sqlite3.connect(other) as opened:
+        opened.execute("CREATE TABLE addresses (name TEXT)")
     text = tmp_path / "notes.db"
     text.write_text("not a database, but long enough to be read as the header of one. " * 20)
-    for path, reason in ((other, "of something else"), (text, "not a SQLite database")):
+    for path, reason in ((other, "of another program"), (text, "not a SQLite database")):
         before = path.read_bytes()
         with pytest.raises(StorageError, match=reason):
             JudgmentStore.for_study(path, items)
@@ -199,15 +213,15 @@ def test_other_files_are_not_taken_for_a_study(tmp_path: Path) -> None:
 
 def test_the_journal_is_a_write_ahead_log_and_every_write_a_transaction(tmp_path: Path) -> None:
     store = make_store(tmp_path)
-    with sqlite3.connect(store.path) as database:
-        assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-        assert database.execute("PRAGMA user_version").fetchone() == (len(schema.MIGRATIONS),)
+    with sqlite3.connect(store.path) as opened:
+        assert opened.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        assert opened.execute("PRAGMA user_version").fetchone() == (1,)
     annotator = register(store, "ann")
 
     def fail_in_the_middle() -> None:
-        with schema.transaction(store.path) as database:
-            assert database.execute("PRAGMA synchronous").fetchone() == (2,)  # on the disk at each commit
-            database.execute("DELETE FROM annotators")
+        with database.transaction(store.path) as inside:
+            assert inside.execute("PRAGMA synchronous").fetchone() == (2,)  # at each commit, on the disk
+            inside.execute("DELETE FROM annotators")
             raise KeyError
 
     with pytest.raises(KeyError):
@@ -220,14 +234,14 @@ def test_versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = make_store(tmp_path)
     judge_all(store, register(store, "ann"))
     kept = store.judgments()
-    later = (*schema.MIGRATIONS, "ALTER TABLE annotators ADD COLUMN language TEXT")
+    later = (*database.MIGRATIONS, "ALTER TABLE annotators ADD COLUMN language TEXT")
     with monkeypatch.context() as patch:
-        patch.setattr(schema, "MIGRATIONS", later)
-        with pytest.raises(StorageError, match="not yet a study's database of this version"):
+        patch.setattr(database, "MIGRATIONS", later)
+        with pytest.raises(StorageError, match="of an older version; 'descscore serve' updates it"):
             store.judgments()
         again = JudgmentStore.for_study(store.path, store_items(tmp_path))
         assert again.judgments() == kept
-    with pytest.raises(StorageError, match=r"newer descscore \(version 2, known are 1\)"):
+    with pytest.raises(StorageError, match=r"newer descscore \(version 2; this one knows up to 1\)"):
         store.judgments()
 
 
@@ -245,9 +259,9 @@ def test_a_full_disk_says_so_and_keeps_what_there_was(
     real = sqlite3.connect
 
     def full(*args: object, **kwargs: object) -> sqlite3.Connection:
-        database = real(*args, **kwargs)
-        database.execute("PRAGMA max_page_count = 1")  # at most what there is already
-        return database
+        opened = real(*args, **kwargs)
+        opened.execute("PRAGMA max_page_count = 1")  # at most what there is already
+        return opened
 
     with monkeypatch.context() as patch:
         patch.setattr(sqlite3, "connect", full)
@@ -321,14 +335,17 @@ def test_a_full_disk_after_a_deletion_does_not_undo_it(
     store = make_store(tmp_path)
     annotator = register(store, "ann")
     judge_all(store, annotator)
-    real, opened = judgments.connection, []
+    asked: list[str] = []
 
-    def full(path: Path) -> object:
-        opened.append(path)
-        raise StorageError(f"{path}: the disk is full")
+    class FullDisk(sqlite3.Connection):
+        def execute(self, sql: str, *values: object) -> sqlite3.Cursor:
+            if "wal_checkpoint" in sql:
+                asked.append(sql)
+                raise sqlite3.OperationalError("database or disk is full")
+            return super().execute(sql, *values)
 
-    monkeypatch.setattr(judgments, "connection", full)  # transactions have their own
-    assert store.delete(annotator) == IMAGES * TEXTS
-    assert opened == [store.path]
-    monkeypatch.setattr(judgments, "connection", real)
+    with monkeypatch.context() as patch:
+        patch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=FullDisk))
+        assert store.delete(annotator) == IMAGES * TEXTS
+    assert len(asked) == 1
     assert store.judgments() == []

@@ -1,0 +1,68 @@
+"""What the server answers to a page: content to show, errors by field, and what to announce.
+
+The page's script (``assets/page/annotator.js``) puts a reply in place. Errors travel as plain text and
+never replace the form, so what was filled in stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+
+@dataclass(frozen=True)
+class FieldError:
+    """What is wrong with one field of a form."""
+
+    field: str
+    """The field's name in the form; blank for an error of the whole page."""
+    message: str
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer. A part that is None or empty stays on the page as it is."""
+
+    page: str | None = None
+    """HTML of the whole page."""
+    result: str | None = None
+    """HTML of the page's part for results."""
+    errors: tuple[FieldError, ...] = ()
+    fields: Mapping[str, str] = field(default_factory=dict)
+    """Values to fill in, by field name."""
+    preview: tuple[str, str] | None = None
+    """Address and alternative text of the image next to the form."""
+    status: str = ""
+    """What the live region announces."""
+    code: str | None = None
+    """Resume code that the browser is to keep."""
+    forget: bool = False
+    """Whether the browser is to forget the code."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The reply as plain JSON types."""
+        return asdict(self)
+
+
+def render(name: str, **values: Any) -> str:
+    """The HTML of template ``name`` in ``assets/page``.
+
+    All values are escaped. A value that the template needs and does not get is an error, not a blank.
+    """
+    return _environment().get_template(name).render(**values)
+
+
+@cache
+def _environment() -> Environment:
+    loader = PackageLoader("descscore", "assets/page")
+    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+
+
+def asset(name: str) -> str:
+    """The text of a file in ``assets/page``."""
+    return files("descscore").joinpath(f"assets/page/{name}").read_text(encoding="utf-8")
