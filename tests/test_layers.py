@@ -29,7 +29,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("eval",),
     ("training",),
 )
-"""Modules and folders of the package from the bottom up. A module may import from its own layer and from lower ones."""
+"""Modules and folders of the package from the bottom up. A module imports from its layer and lower ones."""
 
 FOLDERS = {"descscore": "descscore", "training": "descscore.training", "eval": "descscore.eval"}
 """Folders of the repository, and the names under which they install."""
@@ -88,7 +88,8 @@ def test_a_module_imports_only_from_its_own_layer_and_lower_ones(name: str) -> N
 
 
 def test_what_is_installed_imports_nothing_that_is_not() -> None:
-    assert {name for name in INSTALLED if any(m.startswith("reproduce") for m in imported_modules(name))} == set()
+    above = {name for name in INSTALLED if any(m.startswith("reproduce") for m in imported_modules(name))}
+    assert above == set()
 
 
 def test_no_imports_form_a_circle() -> None:
