@@ -1,13 +1,12 @@
 """Checkpoints that a kill at any moment leaves whole: tensors and readable JSON, never a pickle.
 
-A checkpoint is a folder. It is written under another name, flushed to disk, and renamed; only then
-the one before it is removed.
+A checkpoint is a folder that :func:`descscore.files.atomic_write` puts in place; only then the one before
+it is removed.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from descscore.errors import DataError
+from descscore.files import atomic_write, remove_unfinished
 
 Tensors = dict[str, Tensor]
 
@@ -39,22 +39,17 @@ def save_checkpoint(folder: Path, step: int, checkpoint: Checkpoint) -> Path:
     the last checkpoint is untouched then.
     """
     final = folder / f"step-{step:08d}"
-    part = folder / f"{final.name}.part"
     try:
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
-        for name, tensors in checkpoint.groups.items():
-            save_file(
-                {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, part / f"{name}.safetensors"
-            )
-        (part / "state.json").write_text(json.dumps(checkpoint.state, indent=1) + "\n", encoding="utf-8")
-        for path in [*part.iterdir(), part]:
-            _flush(path)
-        shutil.rmtree(final, ignore_errors=True)
-        os.replace(part, final)
-        _flush(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        remove_unfinished(folder)
+        with atomic_write(final) as part:
+            part.mkdir()
+            for name, tensors in checkpoint.groups.items():
+                whole = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+                save_file(whole, part / f"{name}.safetensors")
+            text = json.dumps(checkpoint.state, indent=1) + "\n"
+            (part / "state.json").write_text(text, encoding="utf-8")
     except Exception as error:
-        shutil.rmtree(part, ignore_errors=True)
         raise DataError(
             f"{final}: checkpoint cannot be written ({error}); the last one stands: {latest(folder)}"
         ) from error
@@ -80,15 +75,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
 def _complete(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
-    return sorted(p for p in folder.iterdir() if p.name.startswith("step-") and p.suffix != ".part")
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    return sorted(path for path in folder.iterdir() if path.name.startswith("step-"))
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> Tensors:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -29,6 +28,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
+from descscore.files import atomic_write
 from reproduce.pretraining import data as teacher
 from reproduce.pretraining.augment import cutmix
 from reproduce.pretraining.batches import Batch, Sampler, load_corpus
@@ -178,9 +178,8 @@ class Run:
             "step": self.step,
             "seconds": self.seconds,
         }
-        part = self.checkpoint.with_suffix(".part")
-        torch.save(state, part)
-        os.replace(part, self.checkpoint)
+        with atomic_write(self.checkpoint) as part:
+            torch.save(state, part)
 
     def train(self) -> None:
         config, count, began = self.config, 0, time.monotonic()

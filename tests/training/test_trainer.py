@@ -267,10 +267,13 @@ def test_a_kill_while_saving_leaves_a_whole_checkpoint(
         return checkpoint.Checkpoint(groups, {"value": value})
 
     checkpoint.save_checkpoint(tmp_path, 1, point(1.0))
-    moments = [("save_file", 0), ("save_file", 1), ("_flush", 0), ("os.replace", 0)]
-    name, nth = moments[call]
-    owner = checkpoint.os if name == "os.replace" else checkpoint
-    attribute = name.rpartition(".")[2]
+    moments = [
+        (checkpoint, "save_file", 0),
+        (checkpoint, "save_file", 1),
+        (os, "fsync", 0),
+        (os, "replace", 0),
+    ]
+    owner, attribute, nth = moments[call]
     real, calls = getattr(owner, attribute), []
 
     def killed(*args: Any) -> Any:

@@ -1,0 +1,116 @@
+"""Files that are whole at any moment, and folders that one process writes at a time.
+
+What a killed process leaves half written has a name that starts with :data:`UNFINISHED` and ends in
+``.part``, so no search for results finds it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from descscore.errors import DataError
+
+UNFINISHED = ".unfinished-"
+LOCK_FILE = ".lock"
+
+
+@contextlib.contextmanager
+def atomic_write(path: Path, mode: int | None = None) -> Iterator[Path]:
+    """Replace a file or a folder in one step.
+
+    The block writes a temporary file, or makes a temporary folder, beside ``path``. If the block ends
+    well, that is flushed to the disk and takes the place of ``path``. Otherwise it is removed, and what
+    was at ``path`` stays. Another process finds the old content or the new, never a part, and so does a
+    run that starts after a kill. (An old folder, unlike an old file, is gone for a moment.)
+
+    Args:
+        path: what to replace; its folder must exist.
+        mode: permissions of the file from the start, such as 0o600; by default those that every new
+            file gets.
+
+    Yields:
+        The temporary path to write.
+
+    Raises:
+        DataError: if the file system refuses, with the path and the reason. Other errors of the block
+            come through.
+    """
+    temporary = path.parent / f"{UNFINISHED}{secrets.token_hex(8)}.part"
+    try:
+        if mode is not None:
+            os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
+        yield temporary
+        for part in [temporary, *temporary.rglob("*")]:
+            _flush(part)
+        if path.is_dir():
+            shutil.rmtree(path)
+        os.replace(temporary, path)
+        with contextlib.suppress(OSError):  # not every file system can flush a folder
+            _flush(path.parent)
+    except OSError as error:
+        _remove(temporary)
+        raise DataError(f"{path}: cannot be written ({error})") from error
+    except BaseException:
+        _remove(temporary)
+        raise
+
+
+def remove_unfinished(folder: Path, older_than: float = 0.0) -> None:
+    """Delete what killed processes left half written in ``folder``.
+
+    Args:
+        folder: the folder to look in, not below.
+        older_than: age in seconds, for a folder where other processes may be writing.
+    """
+    for path in folder.glob(f"{UNFINISHED}*"):
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime >= older_than:
+                _remove(path)
+
+
+@contextlib.contextmanager
+def locked(folder: Path, advice: str = "wait for it") -> Iterator[None]:
+    """Keep other processes out of ``folder``. The system frees the lock of a killed process.
+
+    Args:
+        folder: a folder that exists.
+        advice: what the user can do if another process is there.
+
+    Raises:
+        DataError: if another process holds the lock, or the folder cannot be locked.
+    """
+    lock = FileLock(folder / LOCK_FILE)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise DataError(f"{folder}: another run is writing here; {advice}") from None
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be locked ({error})") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _flush(path: Path) -> None:
+    """Bring a file or the names in a folder to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
