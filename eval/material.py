@@ -20,8 +20,8 @@ from torch import Tensor
 
 from descscore.errors import DataError
 from descscore.images import PixelSpec
-from descscore.stream.decoder import content_digest
 from descscore.stream.pairs import cores
+from descscore.stream.worker import content_digest
 
 # Pictures that take no decoding, to see how fast everything else is.
 

@@ -30,7 +30,7 @@ from descscore.eval.material import Rates, Work, caption, seconds, wait
 from descscore.eval.torchmetrics_clip import TorchmetricsClipScore, image_tensor
 from descscore.models import LoadedModel, describe_preprocessing
 from descscore.scorer import DescScorer
-from descscore.stream.decoder import Decoder
+from descscore.stream.image_features import Decoder
 from descscore.stream.pairs import StreamOptions, cores, start_decoder
 from descscore.texts import TokenizedText, Tokenizer, token_rows
 from descscore.towers.text import encode_tokens

@@ -1,97 +1,81 @@
-"""``descscore batch`` and ``descscore merge``. Heavy imports stand inside the commands."""
+"""``descscore batch`` and ``descscore merge``."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
+import os
 from pathlib import Path
 from typing import Any
 
 import click
 
-from descscore.batch.runner import BatchOptions, MakeEngine, Summary
 from descscore.cli import device_option, text_policy_option
 from descscore.errors import UsageError
-from descscore.scorer import DescScorer
-from descscore.tables.open import InputOptions
 
 SOME_FAILED = 3
 """Exit code of a run that is complete, but with rows that could not be scored."""
 
-_OPTIONS = (
-    click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder for the results."),
-    click.option("--id-column", help="Column of ids; by default 'id', or row numbers where there is none."),
-    click.option(
-        "--image-column", default="image", show_default=True, help="Column of paths or image bytes."
-    ),
-    click.option("--text-column", default="text", show_default=True, help="Column of texts."),
-    click.option("--context-column", help="Column of the texts around the images, for contextual_score."),
-    click.option(
-        "--references-column",
-        help="Column of lists of good descriptions, for reference_score; in CSV a cell is a JSON list.",
-    ),
-    click.option(
-        "--image-root",
-        type=click.Path(path_type=Path),
-        help="Folder that relative image paths begin at and may not leave; by default the table's own.",
-    ),
-    click.option("--split", default="train", show_default=True, help="Split of a hub data set."),
-    click.option("--subset", help="Configuration of a hub data set."),
-    click.option("--model", default="default", show_default=True, help="As for 'descscore score'."),
-    device_option,
-    text_policy_option,
-    click.option(
-        "--precision",
-        type=click.Choice(["float32", "bf16", "fp16"]),
-        default="float32",
-        show_default=True,
-        help="Number format of the model; part of the signature.",
-    ),
-    click.option("--batch-size", type=click.IntRange(1), help="Rows per pass; by default found by itself."),
-    click.option("--compile", "compiled", is_flag=True, help="Use torch.compile for the image tower."),
-    click.option(
-        "--format",
-        "form",
-        type=click.Choice(["parquet", "csv", "jsonl"]),
-        default="parquet",
-        show_default=True,
-        help="Parquet shards, or one file scores.csv or scores.jsonl.",
-    ),
-    click.option(
-        "--shard-size", type=click.IntRange(1), default=10_000, show_default=True, help="Rows of a shard."
-    ),
-    click.option("--shard", "job", metavar="I/N", help="Do the I-th of N parts; see 'descscore merge'."),
-    click.option("--workers", type=click.IntRange(0), help="Decoding processes; by default one a core."),
-    click.option(
-        "--time-limit",
-        type=click.FloatRange(0, min_open=True),
-        default=60.0,
-        show_default=True,
-        help="Seconds after which an image that is still being decoded is given up.",
-    ),
-    click.option("--decorative-empty", is_flag=True, help='Count the empty text as alt="": decorative.'),
-    click.option("--strict", is_flag=True, help="Stop at the first row that cannot be scored."),
-    click.option(
-        "--engine",
-        type=click.Choice(["local", "ray"]),
-        default="local",
-        show_default=True,
-        help="Where to run: in this process, or on a Ray cluster.",
-    ),
-    click.option("--actors", type=click.IntRange(1), help="Ray: scoring processes; by default one a GPU."),
-    click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON."),
-)
-
-
-def _batch_options(command: Any) -> Any:
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
-
 
 @click.command()
 @click.argument("source", metavar="INPUT")
-@_batch_options
+@click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder for the results.")
+@click.option("--id-column", help="Column of ids; by default 'id', or row numbers where there is none.")
+@click.option("--image-column", default="image", show_default=True, help="Column of paths or image bytes.")
+@click.option("--text-column", default="text", show_default=True, help="Column of texts.")
+@click.option("--context-column", help="Column of the texts around the images, for contextual_score.")
+@click.option(
+    "--references-column",
+    help="Column of lists of good descriptions, for reference_score; in CSV a cell is a JSON list.",
+)
+@click.option(
+    "--image-root",
+    type=click.Path(path_type=Path),
+    help="Folder that relative image paths begin at and may not leave; by default the table's own.",
+)
+@click.option("--split", default="train", show_default=True, help="Split of a hub data set.")
+@click.option("--subset", help="Configuration of a hub data set.")
+@click.option("--model", default="default", show_default=True, help="As for 'descscore score'.")
+@device_option
+@text_policy_option
+@click.option(
+    "--precision",
+    type=click.Choice(["float32", "bf16", "fp16"]),
+    default="float32",
+    show_default=True,
+    help="Number format of the model; part of the signature.",
+)
+@click.option("--batch-size", type=click.IntRange(1), help="Rows per pass; by default found by itself.")
+@click.option("--compile", "compiled", is_flag=True, help="Use torch.compile for the image tower.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["parquet", "csv", "jsonl"]),
+    default="parquet",
+    show_default=True,
+    help="Parquet shards, or one file scores.csv or scores.jsonl.",
+)
+@click.option(
+    "--shard-size", type=click.IntRange(1), default=10_000, show_default=True, help="Rows of a shard."
+)
+@click.option("--shard", "job", metavar="I/N", help="Do the I-th of N parts; see 'descscore merge'.")
+@click.option("--workers", type=click.IntRange(0), help="Decoding processes; by default one a core.")
+@click.option(
+    "--time-limit",
+    type=click.FloatRange(0, min_open=True),
+    default=60.0,
+    show_default=True,
+    help="Seconds after which an image that is still being decoded is given up.",
+)
+@click.option("--decorative-empty", is_flag=True, help='Count the empty text as alt="": decorative.')
+@click.option("--strict", is_flag=True, help="Stop at the first row that cannot be scored.")
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="Where to run: in this process, or on a Ray cluster.",
+)
+@click.option("--actors", type=click.IntRange(1), help="Ray: scoring processes; by default one a GPU.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 @click.pass_context
 def batch(ctx: click.Context, /, source: str, output: Path, as_json: bool, **given: Any) -> None:
     """Score all pairs of INPUT into the folder --output.
@@ -102,32 +86,36 @@ def batch(ctx: click.Context, /, source: str, output: Path, as_json: bool, **giv
 
     Exit code 3: done, but some rows could not be scored; their status says why.
     """
-    from descscore.batch.runner import Bar, run_batch
-    from descscore.tables.open import open_input
+    # Imported here, because help must come at once.
+    from descscore.batch.ray_engine import RayOptions, ray_engine
+    from descscore.batch.runner import BatchOptions, load_scorer, run_batch
+    from descscore.stream.pairs import StreamOptions
+    from descscore.tables.open import InputOptions, open_input
+    from descscore.tables.reader import Columns
 
-    reading, writing = _reading(given), _writing(given)
-    opened = open_input(source, reading)
-    scorer = _scorer(given)
-    with Bar() as bar:
-        summary = run_batch(scorer, opened, output, writing, bar, _engine(given))
-    _report(summary, writing.signature(scorer), as_json)
-    if summary.failed:
-        ctx.exit(SOME_FAILED)
-
-
-@click.command()
-@click.argument("jobs", metavar="FOLDER...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder for the whole.")
-@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
-@click.pass_context
-def merge(ctx: click.Context, jobs: tuple[Path, ...], output: Path, as_json: bool) -> None:
-    """Put the FOLDERs of all N jobs of 'descscore batch --shard I/N' together."""
-    from descscore.batch.manifest import read_manifest
-    from descscore.batch.merge import merge as merge_jobs
-
-    summary = merge_jobs(jobs, output)
-    manifest = read_manifest(output)
-    _report(summary, manifest.identity.signature if manifest else "", as_json)
+    options = BatchOptions(
+        shard_size=given["shard_size"],
+        format=given["form"],
+        batch_size=given["batch_size"],
+        job=_job(given["job"]),
+        strict=given["strict"],
+        stream=StreamOptions(
+            workers=given["workers"],
+            time_limit=given["time_limit"],
+            decorative_empty=given["decorative_empty"],
+        ),
+        input_options=tuple(_input_options(given).items()),
+        contexts=bool(given["context_column"]),
+        references=bool(given["references_column"]),
+    )
+    columns = Columns(**{name: given[f"{name}_column"] for name in _COLUMNS})
+    opened = open_input(source, InputOptions(columns, given["image_root"], given["split"], given["subset"]))
+    model = {name: given[name] for name in ("model", "device", "text_policy", "precision")}
+    scorer = load_scorer(model, given["compiled"])
+    ray = RayOptions(model, given["actors"], given["compiled"])
+    engine = ray_engine(ray) if given["engine"] == "ray" else None
+    summary = run_batch(scorer, opened, output, options, engine=engine, show_progress=True)
+    click.echo(summary.to_json() if as_json else summary.to_text())
     if summary.failed:
         ctx.exit(SOME_FAILED)
 
@@ -135,36 +123,13 @@ def merge(ctx: click.Context, jobs: tuple[Path, ...], output: Path, as_json: boo
 _COLUMNS = ("id", "image", "text", "context", "references")
 
 
-def _reading(given: dict[str, Any]) -> InputOptions:
-    from descscore.tables.open import InputOptions
-    from descscore.tables.reader import Columns
-
-    columns = Columns(**{name: given[f"{name}_column"] for name in _COLUMNS})
-    return InputOptions(columns, given["image_root"], given["split"], given["subset"])
-
-
-def _writing(given: dict[str, Any]) -> BatchOptions:
-    from descscore.batch.runner import BatchOptions, absolute
-    from descscore.stream.pairs import StreamOptions
-
-    stream = StreamOptions(
-        workers=given["workers"], time_limit=given["time_limit"], decorative_empty=given["decorative_empty"]
-    )
-    named = ("id_column", "image_column", "text_column", "split", "subset")
-    identity = {name: given[name] for name in named} | {"image_root": absolute(given["image_root"])}
-    beside = ("context_column", "references_column")
-    identity |= {name: given[name] for name in beside if given[name]}
-    return BatchOptions(
-        shard_size=given["shard_size"],
-        format=given["form"],
-        batch_size=given["batch_size"],
-        job=_job(given["job"]),
-        strict=given["strict"],
-        stream=stream,
-        options=tuple(identity.items()),
-        contexts=bool(given["context_column"]),
-        references=bool(given["references_column"]),
-    )
+def _input_options(given: dict[str, Any]) -> dict[str, Any]:
+    """The options of reading the input that decide results."""
+    names = ("id_column", "image_column", "text_column", "split", "subset")
+    root = given["image_root"]
+    options = {name: given[name] for name in names} | {"image_root": root and os.path.abspath(root)}
+    optional = ("context_column", "references_column")
+    return options | {name: given[name] for name in optional if given[name]}
 
 
 def _job(text: str | None) -> tuple[int, int] | None:
@@ -176,40 +141,16 @@ def _job(text: str | None) -> tuple[int, int] | None:
     return int(part), int(parts)
 
 
-def _scorer(given: dict[str, Any]) -> DescScorer:
-    from descscore.scorer import DescScorer
+@click.command()
+@click.argument("jobs", metavar="FOLDER...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder for the whole.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+@click.pass_context
+def merge(ctx: click.Context, jobs: tuple[Path, ...], output: Path, as_json: bool) -> None:
+    """Put the FOLDERs of all N jobs of 'descscore batch --shard I/N' together."""
+    from descscore.batch.merge import merge as merge_jobs
 
-    scorer = DescScorer.from_pretrained(
-        given["model"],
-        device=given["device"],
-        text_policy=given["text_policy"],
-        precision=given["precision"],
-    )
-    if given["compiled"]:
-        scorer.encoder.compile()
-    return scorer
-
-
-def _engine(given: dict[str, Any]) -> MakeEngine | None:
-    if given["engine"] == "local":
-        return None
-    from descscore.batch.ray_engine import RayOptions, ray_engine
-
-    model = {name: given[name] for name in ("model", "device", "text_policy", "precision")}
-    return ray_engine(RayOptions(model=model, actors=given["actors"], compiled=given["compiled"]))
-
-
-def _report(summary: Summary, signature: str, as_json: bool) -> None:
-    """Rows by status, and what was done now; the signature last."""
-    if as_json:
-        click.echo(
-            json.dumps({**asdict(summary), "failed": summary.failed, "signature": signature}, indent=2)
-        )
-        return
-    for status, count in sorted(summary.statuses.items(), key=lambda item: (item[0] != "ok", item[0])):
-        click.echo(f"{status:<20} {count:>12,}")
-    click.echo(f"{'rows':<20} {summary.rows:>12,}")
-    if summary.scored:
-        rate = summary.scored / max(summary.seconds, 1e-9)
-        click.echo(f"{summary.scored:,} rows done now in {summary.seconds:.1f} s ({rate:.1f} a second)")
-    click.echo(f"{summary.output}: {signature}")
+    summary = merge_jobs(jobs, output)
+    click.echo(summary.to_json() if as_json else summary.to_text())
+    if summary.failed:
+        ctx.exit(SOME_FAILED)

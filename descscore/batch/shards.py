@@ -1,24 +1,27 @@
 """Results on disk: shards of fixed row ranges, each there as a whole or not at all.
 
-Shard ``i`` holds the rows ``[i * size, (i + 1) * size)``. It is written under another
-name, brought to the disk and renamed, and says in its own metadata which run it
-belongs to. What is done is therefore what lies in the folder, at any moment.
+Shard ``i`` holds the rows ``[i * size, (i + 1) * size)`` and says in its own metadata which run it belongs
+to. What a run has done is therefore what lies in its folder, at any moment. A run with format ``csv`` or
+``jsonl`` makes one file of its shards at the end.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
+import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet as pq
 
 from descscore.errors import DataError
+from descscore.files import atomic_write
 from descscore.records import Outcome
 
 SCHEMA = pa.schema(
@@ -38,25 +41,17 @@ SCHEMA = pa.schema(
         pa.field("error", pa.string()),
     ]
 )
-"""Columns of a result; all but id, status and error are null unless the status is ``ok``, and those
-of context and references where the row has none."""
+"""Columns of a result. All but id, status and error are null unless the status is ``ok``; those of context
+and references are null too if the row has none."""
 
 _OWN = ("id", "status", "error")
-
+_FLOATS = tuple(field.name for field in SCHEMA if pa.types.is_floating(field.type))
 _RUN, _FIRST = b"descscore.run", b"descscore.first_row"
 
 
 @dataclass(frozen=True)
-class ResultRow:
-    """The outcome of one input row."""
-
-    id: str
-    outcome: Outcome
-
-
-@dataclass(frozen=True)
 class ShardInfo:
-    """A whole shard. statuses: its rows counted by status."""
+    """A shard that is there as a whole. statuses: its rows counted by status."""
 
     number: int
     file: str
@@ -66,8 +61,13 @@ class ShardInfo:
 
 @dataclass(frozen=True)
 class ShardFolder:
-    """Where a run's shards lie. run: the run they belong to. suffix: ``.parquet``, or ``.arrow``
-    for parts that will become one file. size: rows of a shard.
+    """Where a run's shards lie.
+
+    Attributes:
+        folder: the folder.
+        run: the run that the shards belong to (:attr:`descscore.batch.manifest.Identity.run`).
+        size: rows of a shard.
+        suffix: ``.parquet``, or ``.arrow`` for parts that will become one file.
     """
 
     folder: Path
@@ -78,12 +78,12 @@ class ShardFolder:
     def path(self, number: int) -> Path:
         return self.folder / f"part-{number:06d}{self.suffix}"
 
-    def write(self, number: int, rows: Sequence[ResultRow]) -> ShardInfo:
-        """Write shard ``number``. Raises :class:`DataError`, leaving nothing, where it cannot be written."""
+    def write(self, number: int, rows: Sequence[tuple[str, Outcome]]) -> ShardInfo:
+        """Write shard ``number`` from ids and outcomes. Raises :class:`DataError` if it cannot be written."""
         metadata = {_RUN: self.run.encode(), _FIRST: str(number * self.size).encode()}
-        table = result_table(rows).replace_schema_metadata(metadata)
+        table = _result_table(rows).replace_schema_metadata(metadata)
         path = self.path(number)
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             if self.suffix == ".parquet":
                 pq.write_table(table, temporary, compression="zstd")
             else:
@@ -92,7 +92,7 @@ class ShardFolder:
         return _info(number, path, table)
 
     def read(self, number: int, columns: Sequence[str] | None = None) -> pa.Table:
-        """A shard of this run. Raises :class:`DataError` for one that is damaged or of another run."""
+        """A shard of this run. Raises :class:`DataError` if it is damaged or of another run."""
         path = self.path(number)
         try:
             table = _read(path, columns)
@@ -106,23 +106,23 @@ class ShardFolder:
         return table
 
     def done(self, numbers: Iterable[int], rows: int) -> dict[int, ShardInfo]:
-        """The whole shards among ``numbers``, of a run over ``rows`` rows; others are to be written anew."""
-        found = {}
+        """The shards among ``numbers`` that are whole, of a run over ``rows`` rows."""
+        whole = {}
         for number in numbers:
             if self.path(number).is_file():
                 with contextlib.suppress(DataError):
                     table = self.read(number, ["status"])
                     if table.num_rows == min(self.size, rows - number * self.size):
-                        found[number] = _info(number, self.path(number), table)
-        return found
-
-    def remove_unfinished(self) -> None:
-        """Delete what killed runs left half written. Only for the run that holds the folder's lock."""
-        for path in self.folder.glob(f"{_UNFINISHED}*"):
-            path.unlink(missing_ok=True)
+                        whole[number] = _info(number, self.path(number), table)
+        return whole
 
 
-_UNFINISHED = ".unfinished-"
+def count_statuses(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """The sum of several counts of rows by status, in alphabetical order."""
+    total: Counter[str] = Counter()
+    for count in counts:
+        total.update(count)
+    return dict(sorted(total.items()))
 
 
 def _read(path: Path, columns: Sequence[str] | None) -> pa.Table:
@@ -136,52 +136,53 @@ def _read(path: Path, columns: Sequence[str] | None) -> pa.Table:
 
 
 def _info(number: int, path: Path, table: pa.Table) -> ShardInfo:
-    counts = Counter(table["status"].to_pylist())
-    return ShardInfo(number, path.name, table.num_rows, dict(sorted(counts.items())))
+    statuses = count_statuses([Counter(table["status"].to_pylist())])
+    return ShardInfo(number, path.name, table.num_rows, statuses)
 
 
-def result_table(rows: Sequence[ResultRow]) -> pa.Table:
-    """Rows as a table with :data:`SCHEMA`'s columns."""
-    scores = [row.outcome.score for row in rows]
+def _result_table(rows: Sequence[tuple[str, Outcome]]) -> pa.Table:
+    scores = [outcome.score for _, outcome in rows]
     columns: dict[str, list[Any]] = {
         name: [None if score is None else getattr(score, name) for score in scores]
         for name in SCHEMA.names
         if name not in _OWN
     }
-    columns["id"] = [row.id for row in rows]
-    columns["status"] = [row.outcome.status for row in rows]
-    columns["error"] = [_printable(row.outcome.error) for row in rows]
+    columns["id"] = [row_id for row_id, _ in rows]
+    columns["status"] = [outcome.status for _, outcome in rows]
+    columns["error"] = [_printable(outcome.error) for _, outcome in rows]
     return pa.table([pa.array(columns[f.name], f.type) for f in SCHEMA], schema=SCHEMA)
 
 
 def _printable(text: str | None) -> str | None:
-    """Messages quote file names and texts, which may hold what no table can."""
+    """A message quotes file names and texts, which may hold characters that no table can."""
     return text and text.encode("utf-8", "backslashreplace").decode()
 
 
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A file to write that takes ``path``'s place, whole and on disk, when the block ends well."""
-    temporary = path.parent / f"{_UNFINISHED}{path.name}-{os.getpid()}"
-    try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        _sync_folder(path.parent)
-    except (OSError, pa.ArrowException) as error:
-        temporary.unlink(missing_ok=True)
-        raise DataError(f"{path}: cannot be written ({error})") from error
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+def result_file(form: str) -> str:
+    """Name of the one file of a run with format ``csv`` or ``jsonl``."""
+    return f"scores.{form}"
 
 
-def _sync_folder(folder: Path) -> None:
-    """Bring a rename to the disk."""
-    with contextlib.suppress(OSError):  # not every file system can
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+def write_result_file(folder: ShardFolder, numbers: Sequence[int], output: Path, form: str) -> None:
+    """Write ``scores.csv`` or ``scores.jsonl`` from shards ``numbers``, one of them in memory at a time."""
+    tables = (folder.read(number).replace_schema_metadata(None) for number in numbers)
+    with atomic_write(output / result_file(form)) as temporary, temporary.open("wb") as file:
+        _write_csv(tables, file) if form == "csv" else _write_jsonl(tables, file)
+
+
+def _write_csv(tables: Iterable[pa.Table], file: BinaryIO) -> None:
+    with pa.csv.CSVWriter(file, SCHEMA) as writer:
+        for table in tables:
+            writer.write_table(table)
+
+
+def _write_jsonl(tables: Iterable[pa.Table], file: BinaryIO) -> None:
+    for table in tables:
+        for row in table.to_pylist():
+            file.write(json.dumps(_short_floats(row), ensure_ascii=False).encode() + b"\n")
+
+
+def _short_floats(row: dict[str, Any]) -> dict[str, Any]:
+    """float32 values with the digits they have, not with those of the nearest float64."""
+    short = {name: float(str(np.float32(row[name]))) for name in _FLOATS if row[name] is not None}
+    return {**row, **short}

@@ -1,8 +1,7 @@
 """Score pairs in a stream: workers decode ahead, the model follows, results come in order.
 
-Rows are taken in windows. While the model is busy with one window, the images of the
-next two are being decoded. Within a window texts run sorted by length, so that little of
-a batch is padding. Nothing grows with the length of the stream.
+Pairs are taken in windows. While the model is busy with one window, the images of the next two are being
+decoded. Memory does not grow with the length of the stream.
 """
 
 from __future__ import annotations
@@ -23,61 +22,40 @@ from descscore.context import ContextEncoder, ContextTexts, tokenize_sides
 from descscore.errors import ImageError, InputError, TextError, UsageError
 from descscore.images import ImageSource
 from descscore.records import DECORATIVE, OK, Outcome, Pair, Score
-from descscore.stream.decoder import Decoder, InlineDecoder
-from descscore.stream.image_features import ImageEncoder, ImageStage, Key, give_back
-from descscore.stream.pool import DecodePool, PoolOptions
+from descscore.stream.image_features import Decoder, ImageEncoder, ImageStage, Key, return_freed_memory
+from descscore.stream.pool import DecodePool, InlineDecoder
+from descscore.stream.worker import PREPARE, PoolOptions
 from descscore.texts import EncodedTexts, TokenizedText
-
-# Tokenise the texts of a stream, none of which may hold the whole stream up.
-
 
 Tokenize: TypeAlias = Callable[[str], TokenizedText]
 
 MAX_TEXT = 100_000
-"""Longest text that is tokenised, in characters; the tokenizer's time grows faster than a text does."""
+"""Longest text that is tokenised, in characters; the tokenizer's time grows faster than the text."""
 
 MAX_WORD = 1000
 """Longest run of letters that is tokenised: byte-pair merging takes time quadratic in it."""
 
-_LONG_WORD = re.compile(rf"[^\W\d_]{{{MAX_WORD + 1}}}")
-
-
-def tokenize_text(tokenize: Tokenize, text: object) -> TokenizedText:
-    """As ``tokenize``; also raises :class:`TextError` for no text and for one far too long."""
-    if text is None:
-        raise TextError("empty_text", "text: there is none")
-    if isinstance(text, str):
-        if len(text) > MAX_TEXT:
-            raise TextError(
-                "text_too_long", f"text {text[:40]!r}...: {len(text)} characters, over {MAX_TEXT}"
-            )
-        if len(text) > MAX_WORD and _LONG_WORD.search(text):
-            raise TextError("text_too_long", f"text {text[:40]!r}...: a word of over {MAX_WORD} letters")
-    return tokenize(text)  # type: ignore[arg-type]
-
-
-def tokenize_beside(tokenize: Tokenize, context: object, references: object) -> ContextTexts:
-    """Context and references of one pair, under the same limits."""
-    return tokenize_sides(lambda text: tokenize_text(tokenize, text), context, references)
-
-
 REMEMBERED_SIDES = 4096
-"""Contexts and references whose features are kept for the pairs that follow."""
+"""Number of contexts and references whose features are kept for the pairs that follow."""
 
-_AHEAD = 2
-"""Windows asked for while one is scored: with one, workers would run out of work while the next is read."""
+_WINDOWS_AHEAD = 2
+"""Windows being decoded while one is scored. With one, workers would have nothing to do while the next is
+read."""
 
 
 @dataclass(frozen=True)
 class StreamOptions:
-    """How a stream runs; no result depends on any of this but ``decorative_empty``.
+    """How a stream runs. Only ``decorative_empty`` changes results.
 
-    workers: decoding processes, by default one for each core; 0 decodes in this process,
-    where nothing can be done about an image that hangs. time_limit: seconds for one
-    image. window: pairs sorted and encoded together. window_bytes: image bytes that a
-    window may hold, which closes it early. decorative_empty: whether the empty text
-    is HTML's ``alt=""`` (status ``decorative``) and no error.
-    decode: ``module:name`` of what a worker does with an image.
+    Attributes:
+        workers: number of decoding processes, by default one for each core. With 0 this process
+            decodes, and an image that hangs holds the stream up.
+        time_limit: seconds that decoding one image may take.
+        window: number of pairs that are encoded together.
+        window_bytes: image bytes that a window may hold; a window that holds more is closed early.
+        decorative_empty: whether an empty text counts as HTML's ``alt=""`` (status ``decorative``)
+            instead of an error.
+        decode: ``module:name`` of the function that a worker runs on an image.
     """
 
     workers: int | None = None
@@ -85,7 +63,7 @@ class StreamOptions:
     window: int = 1024
     window_bytes: int = 64 << 20
     decorative_empty: bool = False
-    decode: str = "descscore.stream.worker:prepare"
+    decode: str = PREPARE
 
     def __post_init__(self) -> None:
         for name in ("window", "window_bytes", "time_limit"):
@@ -96,25 +74,58 @@ class StreamOptions:
 
     @property
     def processes(self) -> int:
-        """Decoding processes to start."""
+        """Number of decoding processes to start."""
         return cores() if self.workers is None else self.workers
 
 
-@dataclass(frozen=True)
-class Item:
-    """One pair on its way in. image: None with a fault, which says why it cannot be scored.
-    context, references: as for :meth:`descscore.DescScorer.score`.
+def cores() -> int:
+    """Number of processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+class StreamRow(Protocol):
+    """One pair on its way in, such as a :class:`descscore.tables.rows.Row`.
+
+    Attributes:
+        id: the pair's name; the stream returns it with the outcome.
+        image: None only if there is a fault.
+        fault: why the pair cannot be scored.
+        context, references: as for :meth:`descscore.DescScorer.score`.
     """
 
-    image: ImageSource | None
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def image(self) -> ImageSource | None: ...
+
+    @property
+    def text(self) -> object: ...
+
+    @property
+    def fault(self) -> InputError | None: ...
+
+    @property
+    def context(self) -> object: ...
+
+    @property
+    def references(self) -> object: ...
+
+
+@dataclass(frozen=True)
+class _UnnamedRow:
+    image: ImageSource
     text: object
-    fault: InputError | None = None
     context: object = None
     references: object = None
+    id: str = ""
+    fault: InputError | None = None
 
 
 class PairEncoder(ImageEncoder, Protocol):
-    """What a stream needs of :class:`descscore.encoder.Encoder`."""
+    """The part of :class:`descscore.encoder.Encoder` that a stream uses."""
 
     def tokenized(self, texts: Sequence[TokenizedText]) -> EncodedTexts: ...
 
@@ -124,36 +135,30 @@ class PairEncoder(ImageEncoder, Protocol):
 ScoreFeatures: TypeAlias = Callable[
     [Tensor, EncodedTexts, Sequence[ContextTexts], ContextEncoder], list[Score]
 ]
-"""Unit image features ``(n, embed_dim)``, texts, and what stands beside them -> n scores."""
+"""Unit image features ``(n, embed_dim)``, n texts with their contexts and references -> n scores."""
 
 
 @dataclass(frozen=True)
 class Scoring:
-    """What a stream scores with: encoder, tokenizer and scoring function of one scorer."""
+    """The encoder, the tokenizer and the scoring function of one scorer."""
 
     encoder: PairEncoder
     tokenize: Tokenize
     scores: ScoreFeatures
 
 
-_NOTHING = ContextTexts()
+_NO_SIDES = ContextTexts()
 
 
 @dataclass
-class _Row:
-    """One pair in a window: what it waits for, or what became of it."""
+class _Pending:
+    """A pair in a window: its outcome, or the key and the tokens that are to be scored."""
 
+    id: str
     outcome: Outcome | None = None
-    key: Key | None = None
+    key: Key = ""
     text: TokenizedText | None = None
-    sides: ContextTexts = _NOTHING
-
-
-def cores() -> int:
-    """Processor cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    sides: ContextTexts = _NO_SIDES
 
 
 def stream_pairs(
@@ -162,36 +167,38 @@ def stream_pairs(
     options: StreamOptions | None = None,
 ) -> Iterator[Outcome]:
     """See :meth:`descscore.DescScorer.score_stream`."""
-    return stream_items(scoring, map(_item, pairs), options or StreamOptions())
+    with closing(stream_rows(scoring, map(_row, pairs), options or StreamOptions())) as scored:  # type: ignore[type-var]
+        for _, outcome in scored:
+            yield outcome
 
 
-def _item(pair: tuple[ImageSource, str] | Pair) -> Item:
+def _row(pair: tuple[ImageSource, str] | Pair) -> StreamRow:
     if isinstance(pair, Pair):
-        return Item(pair.image, pair.text, context=pair.context, references=pair.references)
+        return _UnnamedRow(pair.image, pair.text, pair.context, pair.references)
     image, text = pair
-    return Item(image, text)
+    return _UnnamedRow(image, text)
 
 
-def stream_items(scoring: Scoring, items: Iterable[Item], options: StreamOptions) -> Iterator[Outcome]:
-    """One outcome an item, in order. Closing the iterator ends its workers."""
+def stream_rows(
+    scoring: Scoring, rows: Iterable[StreamRow], options: StreamOptions
+) -> Iterator[tuple[str, Outcome]]:
+    """Id and outcome of each row, in order. Closing the iterator ends its workers."""
     with closing(start_decoder(scoring, options)) as decoder:
-        stage, sides = (
-            ImageStage(scoring.encoder, decoder),
-            ContextEncoder(scoring.encoder.embeddings, REMEMBERED_SIDES),
-        )
-        ahead: deque[list[_Row]] = deque()
-        for window in _windows(items, options):
-            ahead.append([_begin(scoring, stage, item, options) for item in window])
+        stage = ImageStage(scoring.encoder, decoder)
+        side_encoder = ContextEncoder(scoring.encoder.embeddings, REMEMBERED_SIDES)
+        ahead: deque[list[_Pending]] = deque()
+        for window in _windows(rows, options):
+            ahead.append([_begin(scoring, stage, row, options) for row in window])
             decoder.flush()
-            if len(ahead) > _AHEAD:
-                yield from _finish(scoring, stage, sides, ahead.popleft())
-                give_back()
+            if len(ahead) > _WINDOWS_AHEAD:
+                yield from _finish(scoring, stage, side_encoder, ahead.popleft())
+                return_freed_memory()
         while ahead:
-            yield from _finish(scoring, stage, sides, ahead.popleft())
+            yield from _finish(scoring, stage, side_encoder, ahead.popleft())
 
 
 def start_decoder(scoring: Scoring, options: StreamOptions) -> Decoder:
-    """What decodes the images of a stream."""
+    """The decoder of a stream: a pool of workers, or this process."""
     spec = scoring.encoder.spec
     if options.processes == 0:
         return InlineDecoder(spec)
@@ -204,13 +211,13 @@ def start_decoder(scoring: Scoring, options: StreamOptions) -> Decoder:
     return DecodePool(spec, PoolOptions(options.processes, slots, options.time_limit, options.decode))
 
 
-def _windows(items: Iterable[Item], options: StreamOptions) -> Iterator[list[Item]]:
-    """Items in windows, bounded by their number and by the image bytes that they hold."""
-    window: list[Item] = []
+def _windows(rows: Iterable[StreamRow], options: StreamOptions) -> Iterator[list[StreamRow]]:
+    """Rows in windows, bounded by their number and by the image bytes that they hold."""
+    window: list[StreamRow] = []
     held = 0
-    for item in items:
-        window.append(item)
-        held += len(item.image) if isinstance(item.image, (bytes, bytearray, memoryview)) else 0
+    for row in rows:
+        window.append(row)
+        held += len(row.image) if isinstance(row.image, (bytes, bytearray, memoryview)) else 0
         if len(window) >= options.window or held >= options.window_bytes:
             yield window
             window, held = [], 0
@@ -218,49 +225,72 @@ def _windows(items: Iterable[Item], options: StreamOptions) -> Iterator[list[Ite
         yield window
 
 
-def _begin(scoring: Scoring, stage: ImageStage, item: Item, options: StreamOptions) -> _Row:
-    """Tokenise the text and ask for the image; a pair that has a fault asks for nothing."""
-    if options.decorative_empty and item.text == "":
-        return _Row(Outcome(DECORATIVE))
+def _begin(scoring: Scoring, stage: ImageStage, row: StreamRow, options: StreamOptions) -> _Pending:
+    """Tokenise the texts and ask for the image. A row with a fault asks for nothing."""
+    if options.decorative_empty and row.text == "":
+        return _Pending(row.id, Outcome(DECORATIVE))
+
+    def tokenize(text: object) -> TokenizedText:
+        return tokenize_text(scoring.tokenize, text)
+
     try:
-        if item.fault is not None and not isinstance(item.fault, ImageError):
-            raise item.fault
-        text = tokenize_text(scoring.tokenize, item.text)
-        sides = tokenize_beside(scoring.tokenize, item.context, item.references)
-        if item.fault is not None:
-            raise item.fault
-        if item.image is None:
+        # A fault of the whole row comes first, one of the image only after those of the texts.
+        if row.fault is not None and not isinstance(row.fault, ImageError):
+            raise row.fault
+        text = tokenize(row.text)
+        sides = tokenize_sides(tokenize, row.context, row.references)
+        if row.fault is not None:
+            raise row.fault
+        if row.image is None:
             raise ImageError("missing_image", "has no image")
-        return _Row(key=stage.request(item.image), text=text, sides=sides)
+        return _Pending(row.id, key=stage.request(row.image), text=text, sides=sides)
     except InputError as error:
-        return _Row(Outcome(error.kind, str(error)))
+        return _Pending(row.id, Outcome(error.kind, str(error)))
 
 
-def _finish(scoring: Scoring, stage: ImageStage, sides: ContextEncoder, rows: list[_Row]) -> list[Outcome]:
-    """The outcomes of a window, in its order."""
-    open_rows = [row for row in rows if row.outcome is None]
-    if open_rows:
-        _score(scoring, stage, sides, open_rows)
-    return [row.outcome for row in rows if row.outcome is not None]
+def tokenize_text(tokenize: Tokenize, text: object) -> TokenizedText:
+    """As ``tokenize``, but also raises :class:`TextError` for None and for a text that is far too long."""
+    if text is None:
+        raise TextError("empty_text", "text: there is none")
+    if isinstance(text, str):
+        if len(text) > MAX_TEXT:
+            raise TextError(
+                "text_too_long", f"text {text[:40]!r}...: {len(text)} characters, over {MAX_TEXT}"
+            )
+        if len(text) > MAX_WORD and _LONG_WORD.search(text):
+            raise TextError("text_too_long", f"text {text[:40]!r}...: a word of over {MAX_WORD} letters")
+    return tokenize(text)  # type: ignore[arg-type]
 
 
-def _score(scoring: Scoring, stage: ImageStage, sides: ContextEncoder, rows: list[_Row]) -> None:
-    """Give every row its outcome."""
+_LONG_WORD = re.compile(rf"[^\W\d_]{{{MAX_WORD + 1}}}")
+
+
+def _finish(
+    scoring: Scoring, stage: ImageStage, side_encoder: ContextEncoder, window: list[_Pending]
+) -> Iterator[tuple[str, Outcome]]:
+    """Id and outcome of each pair of a window, in its order."""
+    pending = [pair for pair in window if pair.outcome is None]
+    if pending:
+        _score(scoring, stage, side_encoder, pending)
+    for pair in window:
+        assert pair.outcome is not None
+        yield pair.id, pair.outcome
+
+
+def _score(scoring: Scoring, stage: ImageStage, side_encoder: ContextEncoder, pairs: list[_Pending]) -> None:
+    """Give each pair its outcome."""
     # Texts first: on a GPU they run while the last images are still being decoded.
-    encoded = scoring.encoder.tokenized([row.text for row in rows if row.text is not None])
-    keys = [row.key for row in rows if row.key is not None]
-    found = stage.collect(keys)
-    features = [feature for feature in found if not isinstance(feature, ImageError)]
-    blank = np.zeros_like(features[0]) if features else np.zeros(encoded.features.shape[1], np.float32)
-    table = np.stack([blank if isinstance(feature, ImageError) else feature for feature in found])
-    images = torch.from_numpy(table).to(encoded.features.device)
-    scores = scoring.scores(images, encoded, [row.sides for row in rows], sides)
-    for row, key, feature, score in zip(rows, keys, found, scores, strict=True):
-        row.outcome = _outcome(feature, score)
-        stage.release(key)
-
-
-def _outcome(feature: object, score: Score) -> Outcome:
-    if isinstance(feature, ImageError):
-        return Outcome(feature.kind, str(feature))
-    return Outcome(OK, score=score)
+    texts = scoring.encoder.tokenized([pair.text for pair in pairs if pair.text is not None])
+    images = stage.collect([pair.key for pair in pairs])
+    table = np.zeros((len(pairs), texts.features.shape[1]), np.float32)  # zeros for an image with an error
+    for place, image in enumerate(images):
+        if not isinstance(image, ImageError):
+            table[place] = image
+    features = torch.from_numpy(table).to(texts.features.device)
+    scores = scoring.scores(features, texts, [pair.sides for pair in pairs], side_encoder)
+    for pair, image, score in zip(pairs, images, scores, strict=True):
+        if isinstance(image, ImageError):
+            pair.outcome = Outcome(image.kind, str(image))
+        else:
+            pair.outcome = Outcome(OK, score=score)
+        stage.release(pair.key)

@@ -1,4 +1,8 @@
-"""Start a decoding worker and hold the connection to it."""
+"""What one worker does with an image: read the file, decode it, and put its pixels into shared memory.
+
+A worker is a process that imports no torch, so it starts quickly and takes little memory. It takes jobs
+from :mod:`descscore.stream.dispatcher`, which replaces it when it dies or hangs, and ends with it.
+"""
 
 from __future__ import annotations
 
@@ -16,58 +20,104 @@ import time
 import warnings
 from dataclasses import dataclass
 from importlib import import_module
-from multiprocessing.connection import Connection, Pipe
-from typing import Any
+from multiprocessing.connection import Connection
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from descscore.errors import DescscoreError, ImageError
 from descscore.images import PixelSpec, check_path, load_image, picture_pixels
 
-# A process that decodes images for :mod:`descscore.stream.pool` and dies with its parent.
-#
-# It imports no torch. Prepared pictures go into slots of memory shared with the parent;
-# what else is to be said goes through a connection, one message a picture.
-
+Pixels: TypeAlias = "np.ndarray[Any, Any]"
+"""Prepared pictures: ``(height, width, 3)`` uint8, or ``(n, height, width, 3)``."""
 
 MAX_FILE_BYTES = 1 << 30
 """Largest image file that is read."""
 
+PREPARE = f"{__name__}:prepare"
+"""The function that workers run on an image, as :attr:`PoolOptions.function` names it."""
+
 _PR_SET_PDEATHSIG = 1
 
 
+class WorkerError(DescscoreError):
+    """The processes that decode images cannot be started, or have ended."""
+
+    kind = "worker"
+
+
 @dataclass(frozen=True)
-class Setup:
-    """What a worker is told when it starts. slots: pictures that the shared memory holds.
-    function: ``module:name`` of what prepares one image, :func:`prepare` but in tests.
+class PoolOptions:
+    """Settings of a pool of workers.
+
+    Attributes:
+        workers: number of worker processes.
+        slots: number of prepared pictures that the shared memory holds.
+        time_limit: seconds that one image may take.
+        function: ``module:name`` of the function that prepares one image, with the arguments and
+            the result of :func:`prepare`.
     """
 
-    spec: PixelSpec
+    workers: int
     slots: int
-    function: str = "descscore.stream.worker:prepare"
-    niceness: int = 0
+    time_limit: float = 60.0
+    function: str = PREPARE
 
 
-def prepare(source: str | bytes, spec: PixelSpec) -> tuple[np.ndarray[Any, Any], bytes]:
-    """An image file, by path or as bytes -> its prepared pixels and the SHA-256 of its bytes.
+@dataclass(frozen=True)
+class Decoded:
+    """The answer for one image.
 
-    Raises :class:`ImageError` as :func:`descscore.images.load_image` does.
+    Attributes:
+        number: the number that the image was submitted with.
+        slot: the place of its pixels in the decoder; None if there is an error.
+        digest: SHA-256 of the image file; None if there is an error.
+        error: why the image cannot be decoded.
     """
-    name = "image bytes" if isinstance(source, bytes) else source
+
+    number: int
+    slot: int | None
+    digest: bytes | None
+    error: ImageError | None = None
+
+
+def prepare(source: str | bytes, spec: PixelSpec) -> tuple[Pixels, bytes]:
+    """Read and decode an image file.
+
+    Args:
+        source: a path, or the bytes of the file.
+        spec: size of the picture that the model expects.
+
+    Returns:
+        The prepared pixels ``(height, width, 3)`` and the SHA-256 of the file's bytes.
+
+    Raises:
+        ImageError: as :func:`descscore.images.load_image` does.
+    """
     data = source if isinstance(source, bytes) else read_image_file(source)
     try:
-        return picture_pixels(load_image(data), spec), hashlib.sha256(data).digest()
+        return picture_pixels(load_image(data), spec), content_digest(data)
     except ImageError as error:
         reason = str(error).removeprefix("image bytes: ")
-        raise ImageError(error.kind, f"{name}: {reason}") from None
+        raise ImageError(error.kind, f"{image_name(source)}: {reason}") from None
+
+
+def content_digest(data: bytes) -> bytes:
+    """SHA-256 of an image file's bytes; images with equal digests count as the same image."""
+    return hashlib.sha256(data).digest()
+
+
+def image_name(source: str | bytes) -> str:
+    """The name of an image in error messages."""
+    return "image bytes" if isinstance(source, bytes) else source
 
 
 def read_image_file(name: str) -> bytes:
-    """The bytes of an image file, or an :class:`ImageError` that names it."""
+    """The bytes of an image file. Raises :class:`ImageError` that names the file."""
     path = check_path(name)
     try:
         with path.open("rb") as file:
-            # What is to be read is set aside first, so not simply as much as any file may have.
+            # read() reserves as much memory as it is asked for, so ask for no more than the file has.
             size = os.fstat(file.fileno()).st_size
             data = file.read(min(size, MAX_FILE_BYTES) + 1)
     except OSError as error:
@@ -78,144 +128,57 @@ def read_image_file(name: str) -> bytes:
 
 
 def main(connection_fd: int, memory_fd: int, parent: int) -> None:
-    """Take jobs ``(number, slot, source)`` until the parent closes the connection."""
-    _be_killed_with_parent()
+    """Run one worker until the parent closes the connection.
+
+    The first message is ``(PixelSpec, PoolOptions)``; the worker answers ``b"ready"``. Each later message
+    is a list of jobs ``(number, slot, source)``, answered job by job with ``(number, digest, error)``.
+    """
+    _die_with_parent()
     end_with(parent)
-    connection = Connection(connection_fd)
-    setup: Setup = pickle.loads(connection.recv_bytes())
-    module, _, name = setup.function.partition(":")
+    connection: Connection[Any, Any] = Connection(connection_fd)
+    spec, options = pickle.loads(connection.recv_bytes())
+    module, _, name = options.function.partition(":")
     function = getattr(import_module(module), name)
-    memory = mmap.mmap(memory_fd, setup.slots * setup.spec.nbytes)
+    memory = mmap.mmap(memory_fd, options.slots * spec.nbytes)
     _be_quiet()
-    if setup.niceness:
-        os.nice(setup.niceness)
     connection.send_bytes(b"ready")
     with contextlib.suppress(EOFError, OSError):
         while True:
             for number, slot, source in pickle.loads(connection.recv_bytes()):
-                connection.send_bytes(
-                    pickle.dumps((number, *_answer(function, source, setup.spec, memory, slot)))
-                )
+                answer = _decode(function, source, spec, memory, slot)
+                connection.send_bytes(pickle.dumps((number, *answer)))
 
 
-def _answer(
+def _decode(
     function: Any, source: str | bytes, spec: PixelSpec, memory: mmap.mmap, slot: int
 ) -> tuple[bytes | None, ImageError | None]:
-    """Digest, or error, of one image whose pixels now lie in ``slot``."""
+    """Put the image's pixels into ``slot``; its digest, or the error."""
     try:
         pixels, digest = function(source, spec)
     except ImageError as error:
         return None, error
-    except Exception as error:  # noqa: BLE001 - whatever an image does, the worker lives on
+    except Exception as error:  # noqa: BLE001 - the worker must survive any image
         return None, ImageError("damaged_image", f"{str(source)[:200]}: cannot be decoded ({error!r})")
     start = slot * spec.nbytes
     memory[start : start + spec.nbytes] = np.ascontiguousarray(pixels).data.cast("B")
     return digest, None
 
 
-def end_with(parent: int) -> None:
-    """End this process soon after its parent, and leave Ctrl-C to that."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if os.getppid() != parent:  # it has died while this process started
-        os._exit(1)
-    threading.Thread(target=_watch, args=(parent,), daemon=True).start()
-
-
-def _be_killed_with_parent() -> None:
-    """By the kernel where it can: a hung decoder would not see a closed connection."""
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def _watch(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)
-
-
 def _be_quiet() -> None:
-    """Decoders write warnings about single files; their rows say what matters."""
+    """Hide the warnings that decoding libraries print; an error is reported in the image's row."""
     warnings.simplefilter("ignore")
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 2)
     os.close(null)
 
 
-START_SECONDS = 120.0
-"""How long a worker may take to start."""
-
-_BAD_STARTS = 3
-
-
-class WorkerError(DescscoreError):
-    """No decoding worker can be started."""
-
-    kind = "worker"
-
-
-class WorkerProcess:
-    """One worker at a time: started when it is needed, and again after :meth:`end`.
-
-    setup: what it is told. memory_fd: descriptor of the memory shared with it.
-    """
-
-    def __init__(self, setup: Setup, memory_fd: int) -> None:
-        self.setup, self.memory_fd = setup, memory_fd
-        self.process: subprocess.Popen[bytes] | None = None
-        self.stopping = False
-        self._connection: Connection[Any, Any] | None = None
-
-    def stop(self) -> None:
-        """Kill the worker and start none again; may be called by another thread."""
-        self.stopping = True
-        process = self.process
-        if process is not None:
-            process.kill()
-
-    def connection(self) -> Connection[Any, Any]:
-        """The connection to the running worker; starts one where there is none.
-
-        Raises :class:`WorkerError` where that fails repeatedly, EOFError when stopping.
-        """
-        for _ in range(_BAD_STARTS):
-            if self._connection is None:
-                self._connection = self._start()
-            if self._connection is not None:
-                return self._connection
-            if self.stopping:
-                raise EOFError
-        raise WorkerError(f"a decoding process could not be started in {_BAD_STARTS} attempts")
-
-    def end(self) -> None:
-        """Kill the worker and wait for its end."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
-            self.process = None
-
-    def _start(self) -> Connection[Any, Any] | None:
-        """Start a worker and wait until it is ready; None where it does not come up."""
-        here, there = Pipe()
-        self.process = start_child("descscore.stream.worker", there, self.memory_fd)
-        there.close()
-        try:
-            here.send_bytes(pickle.dumps(self.setup))
-            if not self.stopping and here.poll(START_SECONDS) and here.recv_bytes() == b"ready":
-                return here
-        except (EOFError, OSError):
-            pass
-        here.close()
-        self.end()
-        return None
-
-
 def start_child(module: str, connection: Connection[Any, Any], memory_fd: int) -> subprocess.Popen[bytes]:
-    """Start a Python process that runs ``main(connection_fd, memory_fd, parent)`` of a module."""
-    # The interpreter's own search path, so that it runs the package that this process runs.
+    """Start a Python process that runs ``main(connection_fd, memory_fd, parent)`` of ``module``.
+
+    Unlike ``multiprocessing`` it does not import the caller's main module, so a script needs no
+    ``if __name__ == "__main__"``, and the child does not import what the script imports.
+    """
+    # The same search path, so that the child runs the same copy of this package.
     code = (
         f"import sys; sys.path[:] = {sys.path!r}; from {module} import main; "
         f"main({connection.fileno()}, {memory_fd}, {os.getpid()})"
@@ -226,3 +189,24 @@ def start_child(module: str, connection: Connection[Any, Any], memory_fd: int) -
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
     )
+
+
+def end_with(parent: int) -> None:
+    """Make this process end within seconds of its parent, and leave Ctrl-C to the parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if os.getppid() != parent:  # the parent has died while this process started
+        os._exit(1)
+    threading.Thread(target=_watch, args=(parent,), daemon=True).start()
+
+
+def _watch(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
+def _die_with_parent() -> None:
+    """Let Linux kill this process with its parent: a hung decoder notices no closed connection."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

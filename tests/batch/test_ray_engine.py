@@ -17,12 +17,11 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import ray
 from batch_inputs import make_pairs, write_csv
 
 from descscore import DescScorer
 from descscore.batch.manifest import read_manifest
-from descscore.batch.ray_engine import ActorSetup, RayOptions, ShardActor, ray_engine
+from descscore.batch.ray_engine import RayOptions, ShardActor, ray_engine
 from descscore.batch.runner import BatchOptions, Work, run_batch
 from descscore.errors import UsageError
 from descscore.stream.pairs import StreamOptions
@@ -33,6 +32,8 @@ OPTIONS = BatchOptions(shard_size=5, batch_size=8, stream=StreamOptions(workers=
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
+    import ray
+
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     ray.init(num_cpus=2, num_gpus=0, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield
@@ -62,6 +63,7 @@ def kill_one_actor(output: Path, killed: list[int]) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.long
 def test_equals_the_local_engine_with_an_actor_killed(
     cluster: None, tiny_folder: Path, source: Path, tmp_path: Path
 ) -> None:
@@ -99,22 +101,22 @@ def test_an_actor_makes_a_shard_from_what_travels_to_it(
     assert manifest is not None
     before = pq.read_table(tmp_path / "part-000002.parquet")
     (tmp_path / "part-000002.parquet").unlink()
-    work = Work(opened, opened.scan(5), manifest.folder(tmp_path), [2], True, OPTIONS.stream)
+    folder, signature = manifest.folder(tmp_path), scorer.signature
+    work = Work(opened, opened.scan(5), folder, [2], True, OPTIONS.stream, 8, signature)
     options = RayOptions(model={"model": str(tiny_folder), "device": "cpu"})
-    setup = pickle.loads(pickle.dumps(ActorSetup(work, options, 8, scorer.signature)))
-    actor = ShardActor(setup)
-    (answer,) = actor({"number": [2]})["info"]
+    actor = ShardActor(*pickle.loads(pickle.dumps((work, options))))
+    (answer,) = actor({"number": [2]})["answer"]
     assert json.loads(answer) == {
         **{"number": 2, "file": "part-000002.parquet", "rows": 5},
-        **{"statuses": [["ok", 5]], "failure": ""},
+        **{"statuses": {"ok": 5}},
     }
     after = pq.read_table(tmp_path / "part-000002.parquet")
     assert after["id"] == before["id"]
     assert after["cosine"].to_pylist() == pytest.approx(before["cosine"].to_pylist(), abs=1e-6)
-    (answer,) = actor({"number": [0]})["info"]  # --strict, and the first shard has a bad row
+    (answer,) = actor({"number": [0]})["answer"]  # --strict, and the first shard has a bad row
     assert "row 4 (bad): missing_image" in json.loads(answer)["failure"]
     with pytest.raises(UsageError, match="this node would score as"):
-        ShardActor(replace(setup, signature="another"))
+        ShardActor(replace(work, signature="another"), options)
 
 
 def whole(output: Path) -> pa.Table:

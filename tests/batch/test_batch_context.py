@@ -20,7 +20,7 @@ from click.testing import CliRunner, Result
 
 from descscore import DescScorer, Score
 from descscore.batch.manifest import read_manifest
-from descscore.batch.ray_engine import ActorSetup, RayOptions, ShardActor
+from descscore.batch.ray_engine import RayOptions, ShardActor
 from descscore.batch.runner import Work
 from descscore.cli import main
 from descscore.stream.pairs import StreamOptions
@@ -303,10 +303,10 @@ def test_what_travels_to_an_actor_of_a_cluster_brings_contexts(
     (tmp_path / "out" / "part-000001.parquet").unlink()
     opened = open_input(str(source), InputOptions(Columns(context="article", references="good")))
     folder = manifest.folder(tmp_path / "out")
-    work = Work(opened, opened.scan(3), folder, [1], True, StreamOptions(workers=0))
     signature = DescScorer.from_pretrained(tiny_folder, device="cpu").signature
+    work = Work(opened, opened.scan(3), folder, [1], True, StreamOptions(workers=0), 8, signature)
     options = RayOptions(model={"model": str(tiny_folder), "device": "cpu"})
-    actor = ShardActor(pickle.loads(pickle.dumps(ActorSetup(work, options, 8, signature))))
+    actor = ShardActor(*pickle.loads(pickle.dumps((work, options))))
     actor({"number": [1]})
     assert_equal(rows_of(tmp_path / "out"), expected)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import random
 import resource
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,7 +20,8 @@ import pytest
 from batch_inputs import make_pairs, write_csv
 
 from descscore import DescScorer
-from descscore.batch.runner import BatchOptions, Summary, run_batch
+from descscore.batch.runner import Advance, BatchOptions, Summary, Work, local_engine, run_batch
+from descscore.batch.shards import ShardInfo
 from descscore.errors import DataError
 from descscore.stream.pairs import StreamOptions
 from descscore.tables.open import open_input
@@ -32,8 +35,7 @@ import os, sys
 from pathlib import Path
 import torch
 from descscore import DescScorer
-from descscore.batch.runner import BatchOptions
-from descscore.batch.runner import run_batch
+from descscore.batch.runner import BatchOptions, run_batch
 from descscore.tables.open import open_input
 from descscore.stream.pairs import StreamOptions
 
@@ -119,12 +121,35 @@ def assert_equal(found: pa.Table, expected: pa.Table) -> None:
         assert found[name].to_pylist() == pytest.approx(expected[name].to_pylist(), abs=1e-6)
 
 
-def run(model: Path, source: Path, output: Path) -> Summary:
+def run(model: Path, source: Path, output: Path, shards: int | None = None) -> Summary:
+    """A run; one that is interrupted after some shards if ``shards`` says so."""
     scorer = DescScorer.from_pretrained(model, device="cpu", batch_size=8)
     options = BatchOptions(shard_size=SHARD, batch_size=8, stream=StreamOptions(workers=0, window=16))
-    return run_batch(scorer, open_input(str(source)), output, options)
+
+    def interrupted(work: Work, advance: Advance) -> Iterator[ShardInfo]:
+        yield from itertools.islice(local_engine(scorer)(work, advance), shards)
+        raise KeyboardInterrupt
+
+    engine = None if shards is None else interrupted
+    return run_batch(scorer, open_input(str(source)), output, options, engine=engine)
 
 
+def test_an_interrupted_run_goes_on(tiny_folder: Path, source: Path, tmp_path: Path) -> None:
+    run(tiny_folder, source, tmp_path / "expected")
+    output = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        run(tiny_folder, source, output, shards=3)
+    there = {path: path.stat().st_ino for path in shards(output)}
+    assert len(there) == 3
+    (output / ".unfinished-0123456789abcdef").write_bytes(b"PAR1 half a shard")  # as after a kill
+    assert shards(output) == list(there)
+    assert run(tiny_folder, source, output).scored == ROWS + 1 - 3 * SHARD
+    assert {path: path.stat().st_ino for path in there} == there
+    assert_equal(whole(output), whole(tmp_path / "expected"))
+    assert not list(output.glob(".unfinished*"))
+
+
+@pytest.mark.long
 def test_killed_at_twenty_random_moments(tiny_folder: Path, source: Path, tmp_path: Path) -> None:
     """kill -9, at least 15 times after the first shard; whole shards stay as they are."""
     seed = random.SystemRandom().randrange(10**6)
@@ -205,6 +230,7 @@ def test_a_full_disk_is_an_error_and_the_run_goes_on(tiny_folder: Path, source: 
     assert_equal(whole(tmp_path / "out"), whole(tmp_path / "expected"))
 
 
+@pytest.mark.long
 def test_workers_die_with_their_parent(tiny_folder: Path, source: Path, tmp_path: Path) -> None:
     runner = Runner(tiny_folder, source, workers=2)
     try:

@@ -1,0 +1,295 @@
+"""The process that hands images to the workers, and replaces workers that die or hang.
+
+With many workers there are thousands of messages a second. In the scoring process they would take the
+interpreter's lock from the model. Here each message to and from the scoring process carries many images.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+import queue
+import subprocess
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, Pipe
+from typing import Any
+
+from descscore.errors import ImageError
+from descscore.images import PixelSpec
+from descscore.stream.worker import PoolOptions, WorkerError, end_with, image_name, start_child
+
+_MOST_ANSWERS = 256
+"""Largest number of answers in one message."""
+
+_GATHER_SECONDS = 0.001
+"""How long a message waits for more answers."""
+
+_CHUNK = 8
+"""Largest number of images that a worker is given at a time."""
+
+_TRIES = 2
+"""Workers that an image may bring down before it gets the blame."""
+
+_START_SECONDS = 120.0
+"""How long a worker may take to start."""
+
+_STARTS = 3
+"""Attempts to start a worker."""
+
+
+def main(connection_fd: int, memory_fd: int, parent: int) -> None:
+    """Run the dispatcher until the parent closes the connection.
+
+    The first message is ``(PixelSpec, PoolOptions)``. Each later one is ``(jobs, slots)``: jobs
+    ``(number, source)`` to do, and slots of the shared memory that are free again. The answers are lists
+    of the fields of :class:`descscore.stream.worker.Decoded`, or of one error that ends the pool.
+    """
+    end_with(parent)
+    connection: Connection[Any, Any] = Connection(connection_fd)
+    spec, options = pickle.loads(connection.recv_bytes())
+    shared = Shared(spec, options, memory_fd)
+    for slot in range(options.slots):
+        shared.free.put(slot)
+    handlers = [WorkerHandler(shared) for _ in range(options.workers)]
+    threading.Thread(target=_send_answers, args=(connection, shared), daemon=True).start()
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            jobs, slots = pickle.loads(connection.recv_bytes())
+            for number, source in jobs:
+                shared.jobs.put(Job(number, source))
+            for slot in slots:
+                shared.free.put(slot)
+    shared.jobs.close()
+    for handler in handlers:
+        handler.worker.stop()
+        shared.free.put(None)
+    for handler in handlers:
+        handler.join()
+
+
+@dataclass
+class Job:
+    """One image to decode. tries: how many workers have died of it."""
+
+    number: int
+    source: str | bytes
+    tries: int = 0
+
+
+class JobQueue:
+    """Jobs in order; a dead worker's jobs go back to the front."""
+
+    def __init__(self) -> None:
+        self._jobs: deque[Job] = deque()
+        self._changed = threading.Condition()
+        self._closed = False
+
+    def put(self, job: Job) -> None:
+        with self._changed:
+            self._jobs.append(job)
+            self._changed.notify()
+
+    def put_back(self, jobs: Sequence[Job]) -> None:
+        with self._changed:
+            self._jobs.extendleft(reversed(jobs))
+            self._changed.notify_all()
+
+    def take(self, share: int) -> list[Job]:
+        """Wait for jobs and take up to a ``share``-th of them, at least one; none if the queue is closed."""
+        with self._changed:
+            while not self._jobs and not self._closed:
+                self._changed.wait()
+            if self._closed:
+                return []
+            count = 1
+            if isinstance(self._jobs[0].source, str):  # image bytes are large: one at a time
+                count = max(1, min(_CHUNK, len(self._jobs) // share))
+            return [self._jobs.popleft() for _ in range(count)]
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._jobs.clear()
+            self._changed.notify_all()
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What the threads of a dispatcher share.
+
+    Attributes:
+        spec: size of the prepared pictures.
+        options: settings of the pool.
+        memory_fd: file descriptor of the memory for prepared pictures.
+        jobs: images that wait to be decoded.
+        free: free slots of the memory; None tells a thread to stop.
+        answers: fields of :class:`descscore.stream.worker.Decoded`, or an error that ends the pool.
+    """
+
+    spec: PixelSpec
+    options: PoolOptions
+    memory_fd: int
+    jobs: JobQueue = field(default_factory=JobQueue)
+    free: queue.SimpleQueue[int | None] = field(default_factory=queue.SimpleQueue)
+    answers: queue.SimpleQueue[tuple[Any, ...] | WorkerError] = field(default_factory=queue.SimpleQueue)
+
+
+def _send_answers(connection: Connection[Any, Any], shared: Shared) -> None:
+    with contextlib.suppress(OSError):  # the parent has closed the connection
+        while True:
+            answers = [shared.answers.get()]
+            time.sleep(_GATHER_SECONDS)
+            with contextlib.suppress(queue.Empty):
+                while len(answers) < _MOST_ANSWERS:
+                    answers.append(shared.answers.get_nowait())
+            connection.send_bytes(pickle.dumps(answers))
+
+
+@dataclass
+class _Lot:
+    """Jobs that a worker has been given and has not answered, and a slot for each."""
+
+    jobs: list[Job]
+    slots: list[int]
+
+
+class WorkerHandler(threading.Thread):
+    """Gives one worker its jobs and takes its answers. Starts another worker when it dies or hangs."""
+
+    def __init__(self, shared: Shared) -> None:
+        super().__init__(name="descscore-decode", daemon=True)
+        self.shared, self.worker = shared, WorkerProcess(shared)
+        self.start()
+
+    def run(self) -> None:
+        shared = self.shared
+        try:
+            while jobs := shared.jobs.take(4 * shared.options.workers):
+                lot = self._with_slots(jobs)
+                if lot is None or not self._serve(lot):
+                    break
+        except WorkerError as error:
+            shared.answers.put(error)
+        except Exception as error:  # noqa: BLE001 - the process that waits for answers must learn of it
+            shared.answers.put(WorkerError(f"decoding failed: {error!r}"))
+        finally:
+            self.worker.end()
+
+    def _with_slots(self, jobs: list[Job]) -> _Lot | None:
+        """A slot for each job; jobs without a free slot go back to the queue. None when stopping."""
+        first = self.shared.free.get()
+        if first is None:
+            return None
+        slots = [first]
+        while len(slots) < len(jobs):
+            try:
+                slot = self.shared.free.get_nowait()
+            except queue.Empty:
+                break
+            if slot is None:
+                return None
+            slots.append(slot)
+        self.shared.jobs.put_back(jobs[len(slots) :])
+        return _Lot(jobs[: len(slots)], slots)
+
+    def _serve(self, lot: _Lot) -> bool:
+        """Have the lot decoded; what a dead or hung worker leaves goes back. False when stopping."""
+        try:
+            self._exchange(lot)
+        except (EOFError, OSError):
+            self.worker.end()
+            if not self.worker.stopping and lot.jobs:
+                lot.jobs[0].tries += 1  # it may have killed the worker
+                if lot.jobs[0].tries >= _TRIES:
+                    self._blame(lot, "decoder_died", "the process that decoded it died, twice")
+        for slot in lot.slots:
+            self.shared.free.put(slot)
+        if lot.jobs:
+            self.shared.jobs.put_back(lot.jobs)
+        return not self.worker.stopping
+
+    def _exchange(self, lot: _Lot) -> None:
+        """Send the lot and take its answers, until all are there or one takes too long."""
+        connection, limit = self.worker.connection(), self.shared.options.time_limit
+        message = [(job.number, slot, job.source) for job, slot in zip(lot.jobs, lot.slots, strict=True)]
+        connection.send_bytes(pickle.dumps(message))
+        while lot.jobs:
+            if not connection.poll(limit):
+                self.worker.end()
+                self._blame(lot, "image_timeout", f"not decoded in {limit:g} seconds")
+                break
+            self._answer(lot, *pickle.loads(connection.recv_bytes()))
+
+    def _blame(self, lot: _Lot, kind: str, reason: str) -> None:
+        job = lot.jobs[0]
+        self._answer(lot, job.number, None, ImageError(kind, f"{image_name(job.source)}: {reason}"))
+
+    def _answer(self, lot: _Lot, number: int, digest: bytes | None, error: ImageError | None) -> None:
+        """Pass on the answer for the first job of the lot."""
+        del lot.jobs[0]
+        slot = lot.slots.pop(0)
+        if error is not None:
+            self.shared.free.put(slot)
+        self.shared.answers.put((number, None if error else slot, digest, error))
+
+
+class WorkerProcess:
+    """One worker at a time: started when it is needed, and again after :meth:`end`."""
+
+    def __init__(self, shared: Shared) -> None:
+        self.shared = shared
+        self.process: subprocess.Popen[bytes] | None = None
+        self.stopping = False
+        self._connection: Connection[Any, Any] | None = None
+
+    def connection(self) -> Connection[Any, Any]:
+        """The connection to the running worker; starts a worker if there is none.
+
+        Raises:
+            WorkerError: if no worker can be started.
+            EOFError: when stopping.
+        """
+        for _ in range(_STARTS):
+            if self._connection is None:
+                self._connection = self._start()
+            if self._connection is not None:
+                return self._connection
+            if self.stopping:
+                raise EOFError
+        raise WorkerError(f"a decoding process could not be started in {_STARTS} attempts")
+
+    def stop(self) -> None:
+        """Kill the worker and start no other; another thread may call this."""
+        self.stopping = True
+        process = self.process
+        if process is not None:
+            process.kill()
+
+    def end(self) -> None:
+        """Kill the worker and wait for its end."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+    def _start(self) -> Connection[Any, Any] | None:
+        """Start a worker and wait until it is ready; None if it does not get ready."""
+        here, there = Pipe()
+        with there:
+            self.process = start_child("descscore.stream.worker", there, self.shared.memory_fd)
+        try:
+            here.send_bytes(pickle.dumps((self.shared.spec, self.shared.options)))
+            if not self.stopping and here.poll(_START_SECONDS) and here.recv_bytes() == b"ready":
+                return here
+        except (EOFError, OSError):
+            pass
+        here.close()
+        self.end()
+        return None
