@@ -10,16 +10,22 @@ sums over images.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import krippendorff
 import numpy as np
 
+from descscore.eval.formatting import text_table
 from descscore.eval.statistics.bootstrap import Resampling, cluster_index, cluster_sums, studentised
 from descscore.eval.statistics.correlation import Array
 from descscore.study.judgments import Judgment
 from descscore.study.questions import NO_IMAGE, QUESTIONS, SCALE
+
+NOTES = (
+    "alpha: Krippendorff's for ordered ratings; 1 is full agreement, 0 is chance. Interval: 95 %, by a "
+    "bootstrap over whole images.",
+    "5 is the good end of every question; for irrelevance it means 'not too much'.",
+)
 
 GROUPS = {NO_IMAGE: "BLV", "before": "sighted, before the image", "after": "sighted, after the image"}
 
@@ -44,24 +50,20 @@ class Agreement:
     high: float | None
     reason: str | None
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        return asdict(self)
-
 
 def agreements(
     judgments: Sequence[Judgment], images: Mapping[str, str], resampling: Resampling | None = None
 ) -> list[Agreement]:
     """Agreement on every question in every phase that somebody answered. images: by item."""
-    found = []
+    rows = []
     for phase, group in GROUPS.items():
         part = [judgment for judgment in judgments if judgment.phase == phase]
         for question in QUESTIONS:
             given = [(j, getattr(j.ratings, question.name)) for j in part]
             rated = [(j, value) for j, value in given if value is not None]
             if rated:
-                found.append(_agreement(group, question.name, rated, images, resampling))
-    return found
+                rows.append(_agreement(group, question.name, rated, images, resampling))
+    return rows
 
 
 def _agreement(
@@ -131,3 +133,16 @@ def alpha_of_sums(sums: Array) -> Array:
     chance = (expected * distances).sum((-1, -2))
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(chance > 1e-9, 1 - disagreement / chance, np.nan)
+
+
+def agreement_lines(rows: Sequence[Agreement]) -> list[str]:
+    """The rows as a table of text, and what its columns mean."""
+    head = ("group", "question", "raters", "items", "images", "ratings", "mean", "alpha", "95 % interval")
+    cells = []
+    for row in rows:
+        alpha = "-" if row.alpha is None else f"{row.alpha:+.3f}"
+        missing = row.low is None or row.high is None
+        interval = (row.reason or "-") if missing else f"{row.low:+.3f} to {row.high:+.3f}"
+        counts = (row.raters, row.items, row.images, row.ratings)
+        cells.append((row.group, row.question, *counts, f"{row.mean:.2f}", alpha, interval))
+    return [*text_table(head, cells, names=2).splitlines(), "", *NOTES]

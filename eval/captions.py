@@ -1,52 +1,28 @@
-"""A model against people's judgments of Flickr8k captions."""
+"""A model against people's judgments of whether a Flickr8k caption fits a photo.
+
+Three experts gave 5,822 pairs of photo and caption 1 to 4; CrowdFlower workers said yes or no to
+some 47,000 (Hodosh, Young and Hockenmaier 2013). Metrics are compared with them by Kendall's tau: by
+tau-c over all three expert ratings without a photo's own captions, and by tau-b over the share of
+yes with them, as papers since CLIPScore (Hessel et al. 2021) do.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 
 from descscore.errors import DataError
+from descscore.eval.features import pair_cosines
+from descscore.eval.formatting import text_table
 from descscore.eval.ratings import digest, find_folder, named
 from descscore.eval.statistics.correlation import Array, Correlation, Numbers, kendall, numbers
-from descscore.images import ImageSource, load_image
 from descscore.scorer import DescScorer
-
-# Cosines of many pairs made of few images and few texts: each is encoded once.
-
-
-def pair_cosines(
-    scorer: DescScorer,
-    images: Mapping[str, ImageSource],
-    texts: Mapping[str, str],
-    pairs: Sequence[tuple[str, str]],
-) -> Array:
-    """Raw cosines, -1..1, of pairs of image key and text key: ``(n,)`` in the order given.
-
-    Raises :class:`descscore.errors.InputError` where an image or text cannot be scored.
-    """
-    names, size = list(images), scorer.encoder.batch_size
-    batches = [names[start : start + size] for start in range(0, len(names), size)]
-    left = torch.cat([scorer.encoder.images([load_image(images[name]) for name in part]) for part in batches])
-    right = scorer.encoder.texts(list(texts.values()), scorer.text_policy).features
-    row, column = {name: i for i, name in enumerate(names)}, {key: i for i, key in enumerate(texts)}
-    similarity = (left.double() @ right.double().T).clamp(-1, 1)
-    picked = similarity[[row[image] for image, _ in pairs], [column[text] for _, text in pairs]]
-    return picked.cpu().numpy()
-
-
-# People's judgments of whether a Flickr8k caption fits a photo (Hodosh, Young and Hockenmaier 2013).
-#
-# Three experts gave 5,822 pairs of photo and caption 1 to 4; CrowdFlower workers said
-# yes or no to some 47,000. Metrics are compared with them by Kendall's tau: by tau-c
-# over all three expert ratings without a photo's own captions, and by tau-b over
-# the share of yes with them, as papers since CLIPScore (Hessel et al. 2021) do.
-
 
 PUBLISHED = {
     "CLIP-S": (51.2, 34.4),
@@ -58,11 +34,17 @@ PUBLISHED = {
 
 NOTES = (
     "captions add to an image and descriptions stand in for it: this measures how well a model tells right "
-    "captions from wrong ones, not how well descriptions serve.",
+    "captions from wrong ones, not how good descriptions are.",
     "expert: tau-c over all three ratings of a pair, a photo's own captions left out; crowdflower: tau-b "
     "over the share of yes, own captions kept.",
     "published: as reported by the papers, x 100.",
 )
+
+LEGEND = (
+    "tau: Kendall's, how far two orders agree: 1 where they are the same, 0 by chance, -1 where one is the "
+    "other reversed; b and c are its forms with ties. RefCLIP-S also uses a photo's other captions."
+)
+"""What the columns of :func:`caption_lines` mean."""
 
 CAPTIONS_EACH = 5
 """Captions of a photo; ids are ``name#0`` to ``name#4``."""
@@ -135,27 +117,27 @@ def read_photos(folder: Path, pairs: Collection[tuple[str, str]]) -> Photos:
     Files are opened until all are found. Raises :class:`DataError` that names what is missing.
     """
     photos, captions = {photo for photo, _ in pairs}, {caption for _, caption in pairs}
-    found = Photos({}, {})
+    photos_read = Photos({}, {})
     files = [folder / name for name in SPLITS if (folder / name).is_file()]
     for path in files:
-        if photos - found.images.keys() or captions - found.captions.keys():
-            _add_photos(path, photos, captions, found)
-    missing = sorted((photos - found.images.keys()) | (captions - found.captions.keys()))
+        if photos - photos_read.images.keys() or captions - photos_read.captions.keys():
+            _add_photos(path, photos, captions, photos_read)
+    missing = sorted((photos - photos_read.images.keys()) | (captions - photos_read.captions.keys()))
     if missing:
         where = ", ".join(path.name for path in files) or "no Parquet file"
         raise DataError(f"{folder}: {named(missing)} not found ({where})")
-    return found
+    return photos_read
 
 
-def _add_photos(path: Path, photos: set[str], captions: set[str], found: Photos) -> None:
+def _add_photos(path: Path, photos: set[str], captions: set[str], photos_read: Photos) -> None:
     try:
         for batch in pq.ParquetFile(path).iter_batches(64, columns=["filename", "captions", "image"]):
             for row in batch.to_pylist():
                 name = row["filename"]
                 if name in photos:
-                    found.images[name] = row["image"]["bytes"]
+                    photos_read.images[name] = row["image"]["bytes"]
                 texts = {f"{name}#{i}": text for i, text in enumerate(row["captions"])}
-                found.captions.update({key: text for key, text in texts.items() if key in captions})
+                photos_read.captions.update({key: text for key, text in texts.items() if key in captions})
     except (OSError, pa.ArrowException, KeyError, TypeError) as error:
         raise DataError(f"{path}: not a table of photos with captions ({error})") from None
 
@@ -274,5 +256,48 @@ def reference_tau_row(scorer: DescScorer, judgments: CaptionJudgments) -> TauRow
     return _row("expert, with references", "tau-c", expert_tau(scores, expert.ratings), expert)
 
 
-def _row(name: str, statistic: str, found: Correlation, rated: RatedPairs) -> TauRow:
-    return TauRow(name, statistic, found.value, found.reason, len(rated.pairs), found.n, rated.left_out)
+def _row(name: str, statistic: str, tau: Correlation, rated: RatedPairs) -> TauRow:
+    return TauRow(name, statistic, tau.value, tau.reason, len(rated.pairs), tau.n, rated.left_out)
+
+
+def caption_result(data: Path, model: str, references: bool = False) -> dict[str, Any]:
+    """All that the command prints: ``{model, rows, published, notes, signature}``.
+
+    Raises :class:`descscore.errors.DataError` on missing or wrong files.
+    """
+    judgments = read_caption_judgments(data, references)
+    scorer = DescScorer.from_pretrained(model)
+    rows = tau_rows(scorer, judgments)
+    if references:
+        rows.append(reference_tau_row(scorer, judgments))
+    return {
+        "model": model,
+        "rows": [asdict(row) for row in rows],
+        "published": published_taus(),
+        "notes": list(NOTES),
+        "signature": f"{judgments.source}|{scorer.signature}",
+    }
+
+
+def published_taus() -> list[dict[str, Any]]:
+    """:data:`PUBLISHED` as plain JSON types."""
+    return [{"metric": name, "expert": e, "crowdflower": c} for name, (e, c) in PUBLISHED.items()]
+
+
+def caption_lines(result: dict[str, Any]) -> list[str]:
+    """What :func:`caption_result` gave as lines of text."""
+    own = ["-" if row["tau"] is None else f"{100 * row['tau']:+.1f}" for row in result["rows"]]
+    cells = [(result["model"], *own[:2], "measured here")]
+    cells += [("+ references", tau, "", "measured here") for tau in own[2:]]
+    cells += [
+        (row["metric"], f"{row['expert']:+.1f}", f"{row['crowdflower']:+.1f}", "published")
+        for row in result["published"]
+    ]
+    lines = text_table(("metric", "expert tau-c", "crowd tau-b", "x 100"), cells).splitlines()
+    for row in result["rows"]:
+        reason = f"; not defined: {row['reason']}" if row["reason"] else ""
+        lines.append(
+            f"{row['set']}: {row['pairs']} pairs, {row['ratings']} ratings, "
+            f"{row['left_out']} own captions left out{reason}"
+        )
+    return [*lines, *(f"note: {note}" for note in (LEGEND, *result["notes"])), result["signature"]]

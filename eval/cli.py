@@ -1,101 +1,336 @@
-"""``descscore eval``: measure models and metrics."""
+"""``descscore eval``: measure models and metrics.
+
+Each command imports what it needs, so that its help comes at once. :func:`summary` is ``descscore
+judgments summary``: the agreement of annotators is measured here too.
+"""
 
 from __future__ import annotations
 
-import json
+import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
-from descscore.cli import LazyGroup
-from descscore.eval.options import pairs_options
-from descscore.eval.precision import Closeness, Material
-from descscore.eval.throughput import Plan
+from descscore.errors import DataError, UsageError
+from descscore.eval.options import (
+    data_option,
+    device_option,
+    json_option,
+    model_option,
+    models_option,
+    pairs_options,
+    print_result,
+    resampling_options,
+)
 
-# ``descscore eval preference``. Heavy imports stand inside the command.
+
+@click.group("eval")
+def evaluate() -> None:
+    """Measure a model, or a table of scores, against data and people."""
 
 
-@click.command()
+# Pairs of a description and a caption
+
+
+@evaluate.command()
 @pairs_options
 @click.option(
     "--baseline-train", help="Data set whose train split the text-only n-gram classifier learns from."
 )
-def preference(
+@models_option
+@device_option
+@json_option
+def preference(baseline_train: str | None, **options: Any) -> None:
+    """How often the description wins over the caption, and over other images' descriptions."""
+    from descscore.eval import preference as measure
+    from descscore.eval.features import image_owner
+    from descscore.tables.open import load_pairs
+
+    def measured(scorers: Sequence[tuple[str, Any]], pairs: Sequence[Any]) -> list[Any]:
+        scores = [measure.model_pair_scores(scorer, pairs, name) for name, scorer in scorers]
+        scores.append(measure.length_pair_scores(pairs))
+        if baseline_train:
+            scores.append(measure.ngram_pair_scores(load_pairs(baseline_train).split("train"), pairs))
+        owner = image_owner(pairs)
+        return [row for item in scores for row in measure.preference_rows(item, pairs, owner)]
+
+    _on_pairs(measured, measure.preference_lines, **options)
+
+
+@evaluate.command()
+@pairs_options
+@models_option
+@device_option
+@json_option
+def sanity(**options: Any) -> None:
+    """Can the score be gamed? How often hostile texts score over the real description."""
+    from descscore.eval import sanity as measure
+
+    def measured(scorers: Sequence[tuple[str, Any]], pairs: Sequence[Any]) -> list[Any]:
+        return [row for name, scorer in scorers for row in measure.sanity_rows(scorer, pairs, name)]
+
+    _on_pairs(measured, measure.sanity_lines, **options)
+
+
+def _on_pairs(
+    measure: Callable[[Sequence[tuple[str, Any]], Sequence[Any]], list[Any]],
+    lines: Callable[[Sequence[Any]], list[str]],
+    *,
     data: str,
     split: str,
     image_root: Path | None,
-    baseline_train: str | None,
     models: tuple[str, ...],
     device: str | None,
     as_json: bool,
 ) -> None:
-    """How often the description wins over the caption, and over other images' descriptions."""
-    from descscore.eval import preference as measure
+    """Print what ``measure`` finds for all models on one split of a data set of pairs."""
     from descscore.scorer import DescScorer
     from descscore.tables.open import DataOptions, load_pairs
 
     # Pairs with equal texts stay in: no metric can win them, and they count against all.
-    found = load_pairs(data, DataOptions(image_root=image_root, keep_equal=True))
-    pairs = found.split(split)
+    loaded = load_pairs(data, DataOptions(image_root=image_root, keep_equal=True))
+    pairs = loaded.split(split)
     scorers = [(name, DescScorer.from_pretrained(name, device=device)) for name in models or ("default",)]
-    scores = [measure.model_pair_scores(scorer, pairs, name) for name, scorer in scorers]
-    scores.append(measure.length_pair_scores(pairs))
-    if baseline_train:
-        scores.append(measure.ngram_pair_scores(load_pairs(baseline_train).split("train"), pairs))
-    owner = measure.image_owner(pairs)
-    rows = [row for item in scores for row in measure.preference_rows(item, pairs, owner)]
+    rows = measure(scorers, pairs)
     signatures = [scorer.signature for _, scorer in scorers]
-    if as_json:
-        dropped = [str(row) for row in found.unusable if row.split == split]
-        click.echo(json.dumps(measure.to_json(rows, signatures) | {"dropped": dropped}, indent=2))
-        return
-    click.echo("\n".join([*measure.preference_lines(rows), *signatures]))
-    click.echo(f"{len(pairs)} pairs of split {split!r}; " + "\n".join(found.unusable_lines()))
+    dropped = [str(row) for row in loaded.unusable if row.split == split]
+    result = {"rows": [asdict(row) for row in rows], "signatures": signatures, "dropped": dropped}
+    unusable = "\n".join(loaded.unusable_lines())
+    print_result(
+        as_json, result, [*lines(rows), *signatures, f"{len(pairs)} pairs of split {split!r}; {unusable}"]
+    )
 
 
-# ``descscore eval sanity``. Heavy imports stand inside the command.
-
-
-@click.command()
+@evaluate.command()
 @pairs_options
-def sanity(
+@click.option("--limit", type=click.IntRange(min=1), help="Look at the first so many pairs only.")
+@model_option()
+@device_option
+@click.option(
+    "--least", type=click.IntRange(min=1), default=10, show_default=True, help="Occurrences a word needs."
+)
+@click.option(
+    "--shown", type=click.IntRange(min=1), default=15, show_default=True, help="Words shown at most."
+)
+@click.option(
+    "--norms",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="CSV of words with norms, such as concreteness. May be repeated.",
+)
+@click.option("--norm-column", multiple=True, help="Column of --norms to use; by default found by name.")
+@click.option("--norm-word-column", help="Column of --norms with the words; by default found by name.")
+@click.option(
+    "--spacy",
+    default="auto",
+    show_default=True,
+    help="spaCy model for parts of speech; 'auto': en_core_web_sm where installed; 'none'.",
+)
+@resampling_options
+@json_option
+def words(
     data: str,
     split: str,
     image_root: Path | None,
-    models: tuple[str, ...],
+    limit: int | None,
+    model: str,
     device: str | None,
+    least: int,
+    shown: int,
+    norms: tuple[Path, ...],
+    norm_column: tuple[str, ...],
+    norm_word_column: str | None,
+    spacy: str,
+    seed: int,
+    resamples: int,
     as_json: bool,
 ) -> None:
-    """Can the score be gamed? How often hostile texts score over the real description."""
-    from descscore.eval import sanity as measure
+    """Which words a model takes for marks of a description, and which for marks of a caption."""
+    from descscore.eval import words as measure
+    from descscore.eval.statistics.bootstrap import Resampling
+    from descscore.eval.word_kinds import load_tagger, read_norms
     from descscore.scorer import DescScorer
     from descscore.tables.open import DataOptions, load_pairs
+    from descscore.tables.rows import some_lines
 
-    # Captions play no part here, so pairs with equal texts are as good as others.
-    found = load_pairs(data, DataOptions(image_root=image_root, keep_equal=True))
-    pairs = found.split(split)
-    scorers = [(name, DescScorer.from_pretrained(name, device=device)) for name in models or ("default",)]
-    rows = [row for name, scorer in scorers for row in measure.sanity_rows(scorer, pairs, name)]
-    signatures = [scorer.signature for _, scorer in scorers]
-    if as_json:
-        dropped = [str(row) for row in found.unusable if row.split == split]
-        click.echo(json.dumps(measure.to_json(rows, signatures) | {"dropped": dropped}, indent=2))
-        return
-    click.echo("\n".join([*measure.sanity_lines(rows), *signatures]))
-    click.echo(f"{len(pairs)} pairs of split {split!r}; " + "\n".join(found.unusable_lines()))
+    known = {k: v for path in norms for k, v in read_norms(path, norm_column, norm_word_column).items()}
+    options = measure.WordOptions(least, known, load_tagger(spacy), Resampling(resamples, seed))
+    pairs = load_pairs(data, DataOptions(image_root=image_root, keep_equal=True)).split(split)[:limit]
+    scorer = DescScorer.from_pretrained(model, device=device)
+    explained = measure.explain_pairs(scorer, pairs)
+    reports = measure.report(measure.occurrences(explained, options.tagger), options)
+    speech = "parts of speech by spaCy" if options.tagger else "no parts of speech (no spaCy model)"
+    lines = [line for report in reports for line in (*measure.lines_of(report, shown), "")]
+    lines += [
+        f"{len(explained.pairs)} pairs of split {split!r}, {len(explained.dropped)} not usable; {speech}",
+        *some_lines(explained.dropped),
+        f"{100 * explained.converged:.1f} % of texts converged",
+        scorer.signature,
+    ]
+    print_result(as_json, measure.to_json(reports, explained, scorer.signature), lines)
 
 
-# ``descscore eval precision``. Heavy imports stand inside the command.
+# Scores and people
+
+
+@evaluate.command()
+@data_option("Folder kreiss2022, or the one that holds it")
+@click.option(
+    "--ratings",
+    type=click.Path(path_type=Path),
+    help="Other ratings instead: a CSV with columns item, rater, question, value, group.",
+)
+@click.option(
+    "--groups",
+    type=click.Choice(["auto", "raters", "items"]),
+    default="auto",
+    show_default=True,
+    help="What the column group of --ratings groups: raters, or items of one image.",
+)
+@click.option(
+    "--scores",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="CSV with a score a text; may be given more than once.",
+)
+@click.option("--text-column", help="Column of --scores with the texts; by default found by name.")
+@click.option("--score-column", help="Column of --scores with the scores; by default found by name.")
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    help="Model that scores the descriptions; 'default' where no --scores are given. May be repeated.",
+)
+@click.option(
+    "--context", is_flag=True, help="Also measure each model's contextual score, and both with a prefix."
+)
+@json_option
+@resampling_options
+def human(
+    data: Path,
+    ratings: Path | None,
+    groups: Literal["auto", "raters", "items"],
+    scores: tuple[Path, ...],
+    text_column: str | None,
+    score_column: str | None,
+    models: tuple[str, ...],
+    context: bool,
+    as_json: bool,
+    seed: int,
+    resamples: int,
+) -> None:
+    """Compare scores with the judgments of blind, low-vision and sighted readers."""
+    from descscore.eval.human import human_result, table_lines
+    from descscore.eval.metric_scores import join, model_metrics, read_scores
+    from descscore.eval.ratings import read_kreiss, read_ratings
+    from descscore.eval.statistics.bootstrap import Resampling
+
+    resampling = Resampling(resamples, seed)
+    judgments = read_kreiss(data) if ratings is None else read_ratings(ratings, groups)
+    metrics = [join(judgments.items, read_scores(path, text_column, score_column)) for path in scores]
+    for model in models or (() if scores else ("default",)):
+        metrics += model_metrics(judgments.items, model, context)
+    result = human_result(judgments, metrics, resampling)
+    print_result(as_json, result.to_dict(), table_lines(result))
+
+
+@evaluate.command()
+@data_option("Folder flickr8k, or the one that holds it")
+@model_option()
+@click.option("--references", is_flag=True, help="Also measure the reference score (RefCLIP-S).")
+@json_option
+def captions(data: Path, model: str, references: bool, as_json: bool) -> None:
+    """Compare a model with people's judgments of whether Flickr8k captions fit their photos."""
+    from descscore.eval.captions import caption_lines, caption_result
+
+    result = caption_result(data, model, references)
+    print_result(as_json, result, caption_lines(result))
 
 
 @click.command()
+@click.option(
+    "--database",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="The study's database, as given to 'descscore serve'.",
+)
+@json_option
+@resampling_options
+def summary(database: Path, as_json: bool, seed: int, resamples: int) -> None:
+    """How many judgments a study has, and how far annotators agree."""
+    from descscore.eval.agreement import NOTES, agreement_lines, agreements
+    from descscore.eval.statistics.bootstrap import Resampling
+    from descscore.study.judgments import JudgmentStore
+
+    store = JudgmentStore(database)
+    judgments = store.judgments()
+    if not judgments:
+        raise DataError(f"{database}: holds no judgments yet")
+    images = {item.item: item.image_hash for item in store.items()}
+    rows = agreements(judgments, images, Resampling(resamples, seed))
+    result = {
+        "rows": [asdict(row) for row in rows],
+        "notes": NOTES,
+        "seed": seed,
+        "resamples": resamples,
+    }
+    print_result(as_json, result, agreement_lines(rows))
+
+
+# What a model can do at all
+
+
+@evaluate.command()
+@data_option("The data folder")
+@model_option("base")
+@device_option
+@json_option
+def quality(data: Path, model: str, device: str | None, as_json: bool) -> None:
+    """Retrieval, zero-shot classes and grounding: the figures of a model card."""
+    from descscore.eval.quality import NOTES, measure, to_markdown
+    from descscore.scorer import DescScorer
+
+    scorer = DescScorer.from_pretrained(model, device=device)
+    figures = measure(scorer, data)
+    result = {"signature": scorer.signature, "figures": [asdict(figure) for figure in figures]}
+    print_result(as_json, result, [to_markdown(figures), "", *NOTES, scorer.signature])
+
+
+@evaluate.command()
+@click.option(
+    "--data",
+    required=True,
+    help="Folder with a folder a class, Parquet table with image and label, or cifar100, food101, "
+    "imagenet, country211 or rendered-sst2 (by the hub, through datasets).",
+)
+@click.option("--prompt", "prompts", multiple=True, help="Template with one {}; may be repeated.")
+@model_option()
+@device_option
+@json_option
+def zeroshot(data: str, prompts: tuple[str, ...], model: str, device: str | None, as_json: bool) -> None:
+    """Accuracy and macro-F1 of picking each image's class by its prompt."""
+    from descscore.eval.zero_shot import read_labelled_source, zero_shot, zero_shot_lines
+    from descscore.scorer import DescScorer
+
+    source = read_labelled_source(data)
+    scorer = DescScorer.from_pretrained(model, device=device)
+    rows = [zero_shot(scorer, source.images, prompt) for prompt in prompts or (source.prompt,)]
+    result = {"rows": [asdict(row) for row in rows], "signature": scorer.signature}
+    print_result(as_json, result, [*zero_shot_lines(rows), scorer.signature])
+
+
+# Speed and precision
+
+
+@evaluate.command()
 @click.option("--data", help="Concadia folder, table or hub data set of pairs; by default made-up pictures.")
 @click.option("--split", default="test", show_default=True, help="Split of the data.")
 @click.option("--image-root", type=click.Path(path_type=Path), help="Folder that image paths begin at.")
 @click.option("--pairs", type=click.IntRange(2), default=1000, show_default=True, help="Pairs to score.")
-@click.option("--model", default="default", show_default=True, help="As for 'descscore score'.")
+@model_option()
 @click.option(
     "--precision",
     "precisions",
@@ -103,8 +338,8 @@ def sanity(
     multiple=True,
     help="Number format to check, by default both. May be repeated.",
 )
-@click.option("--device", help="Torch device; by default a GPU where there is one.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+@device_option
+@json_option
 def precision(
     data: str | None,
     split: str,
@@ -118,42 +353,19 @@ def precision(
     """How far bf16 and fp16 move the cosines of the same pairs from float32."""
     from descscore.eval import precision as check
     from descscore.models import load_model
-
-    material = _material(data, split, image_root, pairs)
-    rows = check.compare_precisions(load_model(model, device), material, precisions or ("bf16", "fp16"))
-    if as_json:
-        listed = [asdict(row) | {"close": row.close} for row in rows]
-        click.echo(json.dumps({"model": model, "data": data, "rows": listed}, indent=2))
-        return
-    click.echo(_table(rows))
-    click.echo(f"goals: mean at most {check.MEAN_GOAL:g}, Spearman at least {check.RANK_GOAL:g}")
-
-
-def _material(data: str | None, split: str, image_root: Path | None, count: int) -> Material:
-    from descscore.eval.precision import made_material, published_material
-
-    if data is None:
-        return made_material(count)
     from descscore.tables.open import DataOptions, load_pairs
 
-    return published_material(load_pairs(data, DataOptions(image_root=image_root)).split(split), count)
+    if data is None:
+        sample = check.made_sample(pairs)
+    else:
+        loaded = load_pairs(data, DataOptions(image_root=image_root))
+        sample = check.published_sample(loaded.split(split), pairs)
+    rows = check.compare_precisions(load_model(model, device), sample, precisions or ("bf16", "fp16"))
+    result = {"model": model, "data": data, "rows": [asdict(row) | {"close": row.close} for row in rows]}
+    print_result(as_json, result, check.precision_lines(rows))
 
 
-def _table(rows: list[Closeness]) -> str:
-    lines = ["precision    pairs   mean |difference|   largest     Spearman   goals"]
-    for row in rows:
-        rank = "not defined" if row.spearman is None else f"{row.spearman:.6f}"
-        told = "met" if row.close else "missed"
-        lines.append(
-            f"{row.precision:<9} {row.pairs:>8,} {row.mean:>19.2e} {row.largest:>9.2e} {rank:>12}   {told}"
-        )
-    return "\n".join(lines)
-
-
-# ``descscore eval throughput``. Heavy imports stand inside the command.
-
-
-@click.command()
+@evaluate.command()
 @click.option("--photos", type=click.Path(path_type=Path), help="Folder of photos; by default made up.")
 @click.option("--count", type=click.IntRange(1), default=16, show_default=True, help="Photos made up.")
 @click.option("--size", default="1600x1200", show_default=True, help="Their width and height.")
@@ -168,7 +380,7 @@ def _table(rows: list[Closeness]) -> str:
 @click.option(
     "--rounds", type=click.IntRange(1), default=3, show_default=True, help="Rounds, for the median."
 )
-@click.option("--device", help="Torch device; by default a GPU where there is one.")
+@device_option
 @click.option(
     "--precision",
     type=click.Choice(["float32", "bf16", "fp16"]),
@@ -179,115 +391,89 @@ def _table(rows: list[Closeness]) -> str:
 @click.option("--batch-size", type=click.IntRange(1), help="Rows per pass; by default found by itself.")
 @click.option("--compile", "compiled", is_flag=True, help="Use torch.compile for the image tower.")
 @click.option("--no-torchmetrics", is_flag=True, help="Leave out the comparison with torchmetrics.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+@json_option
 def throughput(
-    photos: Path | None, count: int, size: str, at_least: int, as_json: bool, **given: Any
+    photos: Path | None,
+    count: int,
+    size: str,
+    at_least: int,
+    device: str | None,
+    no_torchmetrics: bool,
+    as_json: bool,
+    **plan_options: Any,
 ) -> None:
     """Rate of scoring with ViT-B-32 (random weights), its ceilings, and torchmetrics' rate."""
-    import tempfile
-
-    from descscore.eval.material import as_many, find_photos, machine, make_photos
-    from descscore.eval.throughput import measure
-
-    with tempfile.TemporaryDirectory() as name:
-        folder, area = Path(name), _size(size)
-        some = find_photos(photos) if photos else make_photos(folder / "made", count, area)
-        plan = _plan(as_many(some, folder / "more", at_least), len(some), given)
-        figures = measure(plan).figures(plan.texts)
-    about = machine(plan.device)
-    if as_json:
-        click.echo(json.dumps({"machine": about, **figures}, indent=2))
-        return
-    click.echo(about)
-    click.echo(
-        f"{len(plan.photos)} photos ({len(some)} different) with {plan.texts} texts each, "
-        f"{plan.precision}, {plan.device}, {plan.rounds} rounds"
-    )
-    for figure, value in figures.items():
-        click.echo(f"{figure:<52} {'not measured' if value is None else f'{value:.4g}':>12}")
-    if plan.device.type != "cuda":
-        click.echo("GPU rows: not measured; run this command with --device cuda on a machine that has one")
-
-
-def _plan(photos: list[Path], different: int, given: dict[str, Any]) -> Plan:
-    from descscore.eval.throughput import FEW, Plan
+    from descscore.eval.sample_inputs import as_many, find_photos, make_photos
+    from descscore.eval.throughput import FEW, Plan, machine, measure, throughput_lines
     from descscore.models import check_device
 
-    return Plan(
-        photos,
-        given["texts"],
-        given["rounds"],
-        check_device(given["device"]),
-        given["precision"],
-        given["batch_size"],
-        few=0 if given["no_torchmetrics"] else min(different, FEW),
-        compiled=given["compiled"],
-    )
+    area = _size(size)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        different = find_photos(photos) if photos else make_photos(folder / "made", count, area)
+        few = 0 if no_torchmetrics else min(len(different), FEW)
+        repeated = as_many(different, folder / "more", at_least)
+        plan = Plan(repeated, device=check_device(device), few=few, **plan_options)
+        figures = measure(plan).figures(plan.texts)
+    about = machine(plan.device)
+    lines = throughput_lines(plan, len(different), figures)
+    print_result(as_json, {"machine": about, **figures}, [about, *lines])
 
 
 def _size(text: str) -> tuple[int, int]:
-    from descscore.errors import UsageError
-
     width, cross, height = text.partition("x")
     if not (cross and width.isdecimal() and height.isdecimal() and int(width) and int(height)):
         raise UsageError(f"--size {text!r}: expected WIDTHxHEIGHT, such as 1600x1200")
     return int(width), int(height)
 
 
-# ``descscore eval zeroshot``. Heavy imports stand inside the command.
+# Everything on one page
 
 
-@click.command()
+@evaluate.command()
+@data_option("The data folder")
 @click.option(
-    "--data",
+    "--output",
+    type=click.Path(path_type=Path),
     required=True,
-    help="Folder with a folder a class, Parquet table with image and label, or cifar100, food101, "
-    "imagenet, country211 or rendered-sst2 (by the hub, through datasets).",
+    help="Folder for report.json, report.md and report.html; made where it is missing.",
 )
-@click.option("--prompt", "prompts", multiple=True, help="Template with one {}; may be repeated.")
+@models_option
+@device_option
+@resampling_options
 @click.option(
-    "--model", default="default", show_default=True, help="Bundled name, folder, or open_clip model."
+    "--from-json",
+    "saved",
+    type=click.Path(path_type=Path),
+    help="Measure nothing; make the pages of this saved report.json again.",
 )
-@click.option("--device", help="Torch device; by default a GPU where there is one.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-def zeroshot(data: str, prompts: tuple[str, ...], model: str, device: str | None, as_json: bool) -> None:
-    """Accuracy and macro-F1 of picking each image's class by its prompt."""
-    from dataclasses import asdict
+def report(
+    data: Path,
+    output: Path,
+    models: tuple[str, ...],
+    device: str | None,
+    seed: int,
+    resamples: int,
+    saved: Path | None,
+) -> None:
+    """All evaluations of one or several models, side by side: JSON, Markdown and one HTML page."""
+    from descscore.eval.report.report import make_folder, read_report, write_report
+    from descscore.eval.statistics.bootstrap import Resampling
 
-    from descscore.eval.zero_shot import read_labelled_source, zero_shot
-    from descscore.scorer import DescScorer
+    resampling = Resampling(resamples, seed)
+    make_folder(output)
+    if saved is not None:
+        report_json = read_report(saved)
+    else:
+        from descscore.eval.report.measure import measure_report
 
-    source = read_labelled_source(data)
-    scorer = DescScorer.from_pretrained(model, device=device)
-    rows = [zero_shot(scorer, source.images, prompt) for prompt in prompts or (source.prompt,)]
-    if as_json:
-        click.echo(
-            json.dumps({"rows": [asdict(row) for row in rows], "signature": scorer.signature}, indent=2)
-        )
-        return
-    for row in rows:
-        between = "" if row.low is None else f" ({100 * row.low:.1f} to {100 * (row.high or 0):.1f})"
-        click.echo(
-            f"accuracy {100 * row.accuracy:.1f}%{between}  macro-F1 {100 * row.macro_f1:.1f}%  "
-            f"{row.n} images, {row.classes} classes, prompt {row.prompt!r}"
-        )
-    click.echo(scorer.signature)
-
-
-_ELSEWHERE = {
-    "captions": "descscore.eval.human_cli:captions",
-    "human": "descscore.eval.human_cli:human",
-    "precision": "descscore.eval.cli:precision",
-    "preference": "descscore.eval.cli:preference",
-    "quality": "descscore.eval.quality:quality",
-    "report": "descscore.eval.human_cli:report",
-    "sanity": "descscore.eval.cli:sanity",
-    "words": "descscore.eval.human_cli:words",
-    "throughput": "descscore.eval.cli:throughput",
-    "zeroshot": "descscore.eval.cli:zeroshot",
-}
+        report_json = measure_report(data, models or ("default",), device, resampling, _progress)
+    for path in write_report(report_json, output):
+        click.echo(path)
+    for entry in report_json["not_measured"]:
+        missing = ", ".join(entry["missing"])
+        _progress(f"not measured: {entry['section']} on {entry['data']}: {missing} missing")
 
 
-@click.group("eval", cls=LazyGroup, lazy=_ELSEWHERE)
-def evaluate() -> None:
-    """Measure a model, or a table of scores, against data and people."""
+def _progress(text: str) -> None:
+    click.echo(text, err=True)

@@ -1,128 +1,34 @@
-"""The comparison with people's ratings as a table to read."""
+"""How metrics agree with people's ratings: a row for each metric, group of raters and question."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from descscore.errors import DataError
-from descscore.eval.ratings import (
-    ATTENTION_CHECKS,
-    Drop,
-    Item,
-    Judgments,
-    Panel,
-    check_columns,
-    digest,
-    named,
-    read_rows,
-    text_key,
+from descscore.eval.formatting import text_table
+from descscore.eval.metric_scores import Joined
+from descscore.eval.ratings import Drop, Judgments, Panel, named
+from descscore.eval.statistics.bootstrap import (
+    Resampling,
+    cluster_difference,
+    cluster_partial,
+    cluster_pearson,
 )
-from descscore.eval.statistics.bootstrap import Estimate, Resampling
-from descscore.eval.statistics.clusters import cluster_difference, cluster_partial, cluster_pearson
 from descscore.eval.statistics.correlation import (
     Array,
     Reliability,
     kendall,
-    numbers,
     pearson,
     spearman,
     split_half,
     undefined_reason,
 )
 from descscore.version import __version__
-
-# Scores of texts from anybody's CSV file, and their join with rated items.
-
-
-TEXT_COLUMNS = ("texts", "text", "description", "item")
-SCORE_COLUMNS = {"clipscore": "CLIPScore", "SPURTS_score": "SPURTS", "score": "", "cosine": ""}
-"""Columns looked for where none is named; the first two are the published files', with their metric."""
-
-
-@dataclass(frozen=True)
-class Scores:
-    """A metric's score by text. checks: texts of attention checks. source: file and digest."""
-
-    metric: str
-    values: dict[str, float]
-    checks: frozenset[str]
-    source: str
-
-
-@dataclass(frozen=True)
-class Joined:
-    """Scores in the items' order, ``(n,)``, with what was left out and where they come from."""
-
-    metric: str
-    values: Array
-    drops: tuple[Drop, ...]
-    source: str
-
-
-def read_scores(path: Path, text_column: str | None = None, score_column: str | None = None) -> Scores:
-    """Scores from a CSV file; columns not named are found by :data:`TEXT_COLUMNS`, :data:`SCORE_COLUMNS`.
-
-    Raises :class:`DataError` where a column is missing or not clear, a score is not
-    a number, or a text occurs twice.
-    """
-    rows = read_rows(path)
-    columns = list(rows[0].cells)
-    text = _column(path, columns, text_column, list(TEXT_COLUMNS))
-    score = _column(path, columns, score_column, list(SCORE_COLUMNS))
-    repeated = [key for key, times in Counter(text_key(row[text]) for row in rows).items() if times > 1]
-    if repeated:
-        raise DataError(f"{path}: more than one row for {named(repeated)}")
-    values: dict[str, float] = {}
-    for row in rows:
-        value = row.number(score)
-        if value is None:
-            raise DataError(f"{row.place}: {score} is blank for {named([row[text]])}")
-        values[text_key(row[text])] = value
-    checks = frozenset(
-        text_key(row[text]) for row in rows if row.cells.get("imgstem_version") in ATTENTION_CHECKS
-    )
-    metric = SCORE_COLUMNS.get(score) or f"{path.stem}:{score}"
-    return Scores(metric, values, checks, f"{path.name}#{digest(path)}")
-
-
-def join(items: tuple[Item, ...], scores: Scores) -> Joined:
-    """The score of each item; :class:`DataError` names items without one, surplus scores are counted."""
-    missing = [item.key for item in items if item.key not in scores.values]
-    if missing:
-        raise DataError(
-            f"{scores.source}: no {scores.metric} for {len(missing)} of {len(items)} rated texts: "
-            f"{named(missing)}"
-        )
-    surplus = set(scores.values) - {item.key for item in items}
-    checks = len(surplus & scores.checks)
-    drops = (
-        Drop(f"{scores.metric} scores of attention checks", checks),
-        Drop(f"{scores.metric} scores of texts without ratings", len(surplus) - checks),
-    )
-    values = numbers(scores.metric, [scores.values[item.key] for item in items])
-    return Joined(scores.metric, values, drops, scores.source)
-
-
-def _column(path: Path, columns: list[str], asked: str | None, known: list[str]) -> str:
-    if asked is not None:
-        check_columns(path, columns, [asked])
-        return asked
-    found = [column for column in known if column in columns]
-    if len(found) != 1:
-        what = f"more than one of {', '.join(found)}" if found else f"none of {', '.join(known)}"
-        raise DataError(f"{path}: has {what}; name the column (there are {', '.join(columns)})")
-    return found[0]
-
-
-# How metrics agree with people's ratings: one row a metric, group of raters and question.
-
 
 LENGTH, LOG_LENGTH = "length", "log length"
 
@@ -141,10 +47,19 @@ NOTES = (
 class HumanRow:
     """One metric against the mean ratings of one group of raters on one question.
 
-    phase: ``before`` or ``after`` the image, None where that does not apply. n: items;
-    clusters: images. r with p, low, high (95 %); partial_r given length likewise. What is
-    not defined is None; ``reason`` says why r or its interval is, ``partial_reason`` the
-    same of partial_r, ``reliability_reason`` of reliability and ceiling.
+    What is not defined is None.
+
+    Attributes:
+        phase: ``before`` or ``after`` the image; None where that does not apply.
+        n: Items.
+        clusters: Images.
+        r: Pearson's correlation, with p against 0 and the 95 % interval low to high.
+        pearson_p: The textbook p, which takes items as independent; spearman_p, kendall_p likewise.
+        partial_r: r given the length of the text, with its own p and interval.
+        partial_r_log_length: r given the logarithm of the length.
+        reliability: Of the mean ratings, by split halves.
+        ceiling: The r that no metric can be expected to pass.
+        reason: Why r or its interval is not defined; partial_reason and reliability_reason likewise.
     """
 
     metric: str
@@ -237,7 +152,7 @@ def human_result(
 ) -> HumanResult:
     """Every metric, and text length and its logarithm, against every panel of raters.
 
-    metrics: scores in the items' order (:func:`descscore.eval.human.join`), each
+    metrics: scores in the items' order (:func:`descscore.eval.metric_scores.join`), each
     under its own name. Differences are those of each metric from length and from
     log length, and of each two metrics.
     """
@@ -312,20 +227,21 @@ def _difference(
     pair: tuple[str, str], table: dict[str, Array], cell: _Cell, resampling: Resampling
 ) -> DifferenceRow:
     first, second = (table[name][cell.kept] for name in pair)
-    found: Estimate = cluster_difference(first, second, cell.means, cell.clusters, resampling)
+    estimate = cluster_difference(first, second, cell.means, cell.clusters, resampling)
+    undefined = undefined_reason(**{pair[0]: first, pair[1]: second, "ratings": cell.means})
     return DifferenceRow(
         first=pair[0],
         second=pair[1],
         raters=cell.panel.raters,
         phase=cell.panel.phase,
         question=cell.panel.question,
-        n=found.n,
-        clusters=found.clusters,
-        difference=found.value,
-        p=found.p,
-        low=found.low,
-        high=found.high,
-        reason=undefined_reason(**{pair[0]: first, pair[1]: second, "ratings": cell.means}) or found.reason,
+        n=estimate.n,
+        clusters=estimate.clusters,
+        difference=estimate.value,
+        p=estimate.p,
+        low=estimate.low,
+        high=estimate.high,
+        reason=undefined or estimate.reason,
     )
 
 
@@ -337,55 +253,45 @@ def _signature(judgments: Judgments, metrics: Sequence[Joined], resampling: Resa
     return "|".join(parts)
 
 
-_NAMES = ("raters", "phase", "question")
-_ROW_HEAD = ("metric", *_NAMES, "n", "r", "95 % interval", "p", "rho", "tau", "partial", "reliab.", "ceiling")
-_DIFFERENCE_HEAD = ("first - second", *_NAMES, "n", "r - r", "95 % interval", "p")
+LEGEND = (
+    "r: Pearson's correlation of the scores with the mean ratings, -1 to 1, with its 95 % interval and the "
+    "p-value against 0. rho: Spearman's correlation of ranks. tau: Kendall's, from pairs in the same order.",
+    "partial: r given the length of the text. reliab.: how far two halves of the raters agree, 1 at most. "
+    "ceiling: the r that no metric can be expected to pass. BLV: blind and low-vision readers.",
+)
+"""What the columns of :func:`table_lines` mean."""
+
+_PLACE = ("raters", "phase", "question", "n")
+_ROW_HEAD = ("metric", *_PLACE, "r", "95 % interval", "p", "rho", "tau", "partial", "reliab.", "ceiling")
+_DIFFERENCE_HEAD = ("first - second", *_PLACE, "r - r", "95 % interval", "p")
 
 
 def table_lines(result: HumanResult) -> list[str]:
     """The result as lines of text: rows, differences, what is not defined, counts, notes, signature."""
-    lines = _aligned([_ROW_HEAD, *(_row_cells(row) for row in result.rows)])
+    lines = text_table(_ROW_HEAD, list(map(_row_cells, result.rows)), names=4).splitlines()
     if result.differences:
-        cells = [_DIFFERENCE_HEAD, *(_difference_cells(row) for row in result.differences)]
-        lines += ["", *_aligned(cells)]
+        cells = list(map(_difference_cells, result.differences))
+        lines += ["", *text_table(_DIFFERENCE_HEAD, cells, names=4).splitlines()]
     reasons = _reasons(result)
     if reasons:
         lines += ["", "not defined (shown as -):", *(f"  {reason}" for reason in reasons)]
     dropped = "".join(f"; {drop.what}: {drop.count}" for drop in result.drops)
     lines += ["", f"joined: {result.joined} rated texts; dropped: {result.dropped}{dropped}"]
-    return [*lines, *(f"note: {note}" for note in result.notes), result.signature]
+    return [*lines, *(f"note: {note}" for note in (*LEGEND, *result.notes)), result.signature]
 
 
-def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
-    """Cells as lines of one width: the names to the left, the numbers to the right."""
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    names = 1 + len(_NAMES)
-    return [
-        " ".join(
-            cell.ljust(width) if i < names else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
-        )
-        for cells in table
-    ]
-
-
-def _signed(value: float | None) -> str:
-    return "-" if value is None else f"{value:+.3f}"
-
-
-def _plain(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
+def _decimals(value: float | None, form: str = "+.3f") -> str:
+    return "-" if value is None else format(value, form)
 
 
 def _p(value: float | None) -> str:
     """A p-value to three digits; what would round to zero is shown as a bound."""
-    if value is None:
-        return "-"
-    return "<0.001" if value < 0.001 else f"{value:.3f}"
+    return "<0.001" if value is not None and value < 0.001 else _decimals(value, ".3f")
 
 
-def _interval(low: float | None, high: float | None) -> str:
-    return "-" if low is None or high is None else f"[{low:+.3f}, {high:+.3f}]"
+def _estimate(value: float | None, low: float | None, high: float | None, p: float | None) -> tuple[str, ...]:
+    interval = "-" if low is None or high is None else f"[{low:+.3f}, {high:+.3f}]"
+    return _decimals(value), interval, _p(p)
 
 
 def _place(row: HumanRow | DifferenceRow) -> tuple[str, ...]:
@@ -393,25 +299,34 @@ def _place(row: HumanRow | DifferenceRow) -> tuple[str, ...]:
 
 
 def _row_cells(row: HumanRow) -> tuple[str, ...]:
-    found = (_signed(row.r), _interval(row.low, row.high), _p(row.p))
-    others = (_signed(row.spearman), _signed(row.kendall), _signed(row.partial_r))
-    return (row.metric, *_place(row), *found, *others, _plain(row.reliability), _plain(row.ceiling))
+    others = map(_decimals, (row.spearman, row.kendall, row.partial_r))
+    limits = (_decimals(row.reliability, ".2f"), _decimals(row.ceiling, ".2f"))
+    return (row.metric, *_place(row), *_estimate(row.r, row.low, row.high, row.p), *others, *limits)
 
 
 def _difference_cells(row: DifferenceRow) -> tuple[str, ...]:
-    found = (_signed(row.difference), _interval(row.low, row.high), _p(row.p))
-    return (f"{row.first} - {row.second}", *_place(row), *found)
+    return (
+        f"{row.first} - {row.second}",
+        *_place(row),
+        *_estimate(row.difference, row.low, row.high, row.p),
+    )
 
 
 def _reasons(result: HumanResult) -> list[str]:
     """Each thing that is not defined with its reason, once."""
-    found = []
+    reasons: list[tuple[str, str | None]] = []
     for row in result.rows:
-        where = ", ".join(filter(None, (row.raters, row.phase, row.question)))
-        found += [f"{row.metric} ({where}): {row.reason}"] * (row.reason is not None)
-        found += [f"partial r of {row.metric}: {row.partial_reason}"] * (row.partial_reason is not None)
-        found += [f"reliability ({where}): {row.reliability_reason}"] * (row.reliability_reason is not None)
-    for pair in result.differences:
-        where = ", ".join(filter(None, (pair.raters, pair.phase, pair.question)))
-        found += [f"{pair.first} - {pair.second} ({where}): {pair.reason}"] * (pair.reason is not None)
-    return list(dict.fromkeys(found))
+        where = _where(row)
+        reasons += [
+            (f"{row.metric} ({where})", row.reason),
+            (f"partial r of {row.metric}", row.partial_reason),
+            (f"reliability ({where})", row.reliability_reason),
+        ]
+    reasons += [
+        (f"{pair.first} - {pair.second} ({_where(pair)})", pair.reason) for pair in result.differences
+    ]
+    return list(dict.fromkeys(f"{what}: {reason}" for what, reason in reasons if reason is not None))
+
+
+def _where(row: HumanRow | DifferenceRow) -> str:
+    return ", ".join(filter(None, (row.raters, row.phase, row.question)))

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import click
 
+Decorator: TypeAlias = Callable[[Any], Any]
 
-def data_option(text: str) -> Callable[[Any], Any]:
+device_option = click.option("--device", help="Torch device; by default a GPU where there is one.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+models_option = click.option(
+    "--model", "models", multiple=True, help="Model to measure, by default 'default'. May be repeated."
+)
+
+
+def data_option(text: str) -> Decorator:
     """``--data``, also by DESCSCORE_DATA; text: what it names."""
     return click.option(
         "--data",
@@ -21,9 +30,16 @@ def data_option(text: str) -> Callable[[Any], Any]:
     )
 
 
+def model_option(default: str = "default") -> Decorator:
+    """``--model``, one."""
+    return click.option(
+        "--model", default=default, show_default=True, help="Bundled name, folder, or open_clip model."
+    )
+
+
 def pairs_options(command: Any) -> Any:
-    """What every measurement on a data set of pairs takes: the data, the models, the form of the output."""
-    options = (
+    """``--data``, ``--split`` and ``--image-root`` of a data set of pairs."""
+    return _together(
         click.option(
             "--data", required=True, help="Concadia folder, table (CSV, JSONL, Parquet), or hub data set."
         ),
@@ -31,15 +47,37 @@ def pairs_options(command: Any) -> Any:
         click.option(
             "--image-root", type=click.Path(path_type=Path), help="Folder that image paths are relative to."
         ),
+    )(command)
+
+
+def resampling_options(command: Any) -> Any:
+    """``--seed`` and ``--resamples`` of the bootstrap."""
+    return _together(
         click.option(
-            "--model",
-            "models",
-            multiple=True,
-            help="Model to measure, by default 'default'. May be repeated.",
+            "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the resampling."
         ),
-        click.option("--device", help="Torch device; by default a GPU where there is one."),
-        click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table."),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
+        click.option(
+            "--resamples",
+            type=int,
+            default=1999,
+            show_default=True,
+            help="Random resamples from which each 95 % interval is computed.",
+        ),
+    )(command)
+
+
+def _together(*options: Decorator) -> Decorator:
+    def decorate(command: Any) -> Any:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def print_result(as_json: bool, result: Any, lines: Sequence[str]) -> None:
+    """Print ``result`` as JSON, or the ``lines``."""
+    if as_json:
+        click.echo(json.dumps(result, ensure_ascii=False, indent=2, allow_nan=False))
+    else:
+        click.echo("\n".join(lines))

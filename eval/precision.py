@@ -10,8 +10,9 @@ import numpy as np
 from PIL import Image
 
 from descscore.errors import DataError
-from descscore.eval.captions import pair_cosines
-from descscore.eval.material import caption
+from descscore.eval.features import pair_cosines
+from descscore.eval.formatting import text_table
+from descscore.eval.sample_inputs import caption
 from descscore.eval.statistics.correlation import Array, spearman
 from descscore.images import ImageSource, load_image
 from descscore.models import LoadedModel
@@ -26,7 +27,7 @@ MADE_SIZE = (320, 240)
 
 
 @dataclass(frozen=True)
-class Material:
+class Sample:
     """Pairs to score, by keys of their images and texts."""
 
     images: dict[str, ImageSource]
@@ -53,12 +54,12 @@ class Closeness:
 
 
 def compare_precisions(
-    model: LoadedModel, material: Material, precisions: Sequence[str] = ("bf16", "fp16")
+    model: LoadedModel, sample: Sample, precisions: Sequence[str] = ("bf16", "fp16")
 ) -> list[Closeness]:
     """Each of ``precisions`` against float32. model: in float32; copied for every other."""
-    exact = _cosines(DescScorer(model), material)
+    exact = _cosines(DescScorer(model), sample)
     return [
-        closeness(name, exact, _cosines(DescScorer(model, precision=name), material)) for name in precisions
+        closeness(name, exact, _cosines(DescScorer(model, precision=name), sample)) for name in precisions
     ]
 
 
@@ -69,7 +70,7 @@ def closeness(precision: str, exact: Array, reduced: Array) -> Closeness:
     return Closeness(precision, len(exact), float(difference.mean()), float(difference.max()), rank)
 
 
-def published_material(pairs: Sequence[PreferencePair], count: int) -> Material:
+def published_sample(pairs: Sequence[PreferencePair], count: int) -> Sample:
     """``count`` pairs of a data set: each image with its description, its caption, and the next
     images' descriptions and captions. Raises :class:`DataError` where that gives too few.
     """
@@ -79,7 +80,7 @@ def published_material(pairs: Sequence[PreferencePair], count: int) -> Material:
     chosen = list(islice(_around(len(pairs)), count))
     used = {image for image, _ in chosen}
     images = {name: load_image(pairs[int(name)].image.read()) for name in sorted(used, key=int)}
-    return Material(dict(images), texts, chosen)
+    return Sample(dict(images), texts, chosen)
 
 
 _KINDS = ("description", "caption")
@@ -93,12 +94,12 @@ def _around(count: int) -> Iterator[tuple[str, str]]:
                 yield str(i), f"{kind} {(i + shift) % count}"
 
 
-def made_material(count: int) -> Material:
+def made_sample(count: int) -> Sample:
     """``count`` pairs of made-up pictures and captions, all of them different."""
     number = -(-count // TEXTS_PER_IMAGE)
     images: dict[str, ImageSource] = {str(i): _picture(i) for i in range(number)}
     texts = {str(i): caption(i) for i in range(count)}
-    return Material(images, texts, [(str(i // TEXTS_PER_IMAGE), str(i)) for i in range(count)])
+    return Sample(images, texts, [(str(i // TEXTS_PER_IMAGE), str(i)) for i in range(count)])
 
 
 def _picture(seed: int) -> Image.Image:
@@ -106,5 +107,28 @@ def _picture(seed: int) -> Image.Image:
     return Image.fromarray(coarse).resize(MADE_SIZE, Image.Resampling.BICUBIC)
 
 
-def _cosines(scorer: DescScorer, material: Material) -> Array:
-    return pair_cosines(scorer, material.images, material.texts, material.pairs)
+def _cosines(scorer: DescScorer, sample: Sample) -> Array:
+    return pair_cosines(scorer, sample.images, sample.texts, sample.pairs)
+
+
+def precision_lines(rows: Sequence[Closeness]) -> list[str]:
+    """The rows as a table of text, what its columns mean, and the goals."""
+    cells = [
+        (
+            row.precision,
+            f"{row.pairs:,}",
+            f"{row.mean:.2e}",
+            f"{row.largest:.2e}",
+            "not defined" if row.spearman is None else f"{row.spearman:.6f}",
+            "met" if row.close else "missed",
+        )
+        for row in rows
+    ]
+    head = ("precision", "pairs", "mean difference", "largest", "Spearman", "goals")
+    return [
+        *text_table(head, cells).splitlines(),
+        "",
+        "difference: absolute, of a pair's cosine from that in float32. Spearman: correlation of the ranks "
+        "of both; 1 is the same order.",
+        f"goals: mean at most {MEAN_GOAL:g}, Spearman at least {RANK_GOAL:g}",
+    ]

@@ -1,18 +1,25 @@
-"""The published CLIPScore of the 300 Concadia pairs (Kreiss et al. 2022), joined with the pairs."""
+"""How often a score prefers the description to the caption, and to other images' descriptions.
+
+The first alone can be had by a text-only style classifier, the second by any
+image-text matcher; a score that stands in for alt text quality needs both.
+
+Also here: whether a model's probability that a text is a description means what it says, and the
+published CLIPScore of the 300 Concadia pairs (Kreiss et al. 2022).
+"""
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from descscore.errors import DataError
+from descscore.eval.features import image_features, image_owner, matched_cosines
+from descscore.eval.formatting import share, share_interval, text_table
 from descscore.eval.ratings import named, read_rows, text_key
 from descscore.eval.statistics.correlation import Array
 from descscore.eval.statistics.proportions import (
@@ -24,27 +31,35 @@ from descscore.eval.statistics.proportions import (
     reliability_curve,
 )
 from descscore.eval.statistics.retrieval import grounding_over_texts
-from descscore.eval.zero_shot import image_features
 from descscore.scorer import DescScorer
 from descscore.tables.rows import PreferencePair
 
-# How often a score prefers the description to the caption, and to other images' descriptions.
-#
-# The first alone can be had by a text-only style classifier, the second by any
-# image-text matcher; a score that stands in for alt text quality needs both.
-
-
 OTHERS = 20
+"""Other images whose descriptions the right one is compared with."""
 SEED = 0
 QUARTILES = 4
+
+NOTES = (
+    "wins: share of pairs whose description has the higher score; a tie is not a win. Chance is 50 %.",
+    f"{OTHERS} others': the descriptions of {OTHERS} other images. A text-only style classifier beats "
+    "captions, and any image-text matcher beats these; a score of description quality must do both.",
+    "longer wins prefers the longer text; text-only n-grams is a classifier of word pairs. Neither sees "
+    "the image.",
+)
 
 
 @dataclass(frozen=True)
 class PreferenceRow:
-    """One share of wins. metric: model or baseline. question: ``caption`` (description over
-    caption) or ``other`` (over other images' descriptions). subset: all, or a quartile by the
-    description's length. value with its 95 % interval (over whole images), 0..1; ties
-    count against. n: pairs.
+    """One share of wins.
+
+    Attributes:
+        metric: Model or baseline.
+        question: ``caption`` (description over caption) or ``other`` (over other images' descriptions).
+        subset: All, or a quartile by the description's length.
+        value: Share of pairs, 0..1, that the description wins; a tie is not a win.
+        low: Lower end of the 95 % interval over whole images.
+        high: Its upper end.
+        n: Pairs.
     """
 
     metric: str
@@ -59,16 +74,16 @@ class PreferenceRow:
 
 @dataclass(frozen=True)
 class PairScores:
-    """What one metric says of n pairs.
-
-    description, caption: ``(n,)`` scores. over_others: ``(n,)`` shares of other images'
-    descriptions that the right one beats; None for a metric that sees no image.
-    """
+    """One metric's scores of n pairs."""
 
     metric: str
     description: Array
+    """Scores of the descriptions, ``(n,)``."""
     caption: Array
+    """Scores of the captions, ``(n,)``."""
     over_others: Array | None
+    """Shares of other images' descriptions that the right one beats, ``(n,)``; None for a metric that
+    sees no image."""
 
 
 def model_pair_scores(scorer: DescScorer, pairs: Sequence[PreferencePair], name: str) -> PairScores:
@@ -78,9 +93,8 @@ def model_pair_scores(scorer: DescScorer, pairs: Sequence[PreferencePair], name:
     texts = [pair.description for pair in pairs] + [pair.caption for pair in pairs]
     features = scorer.encoder.texts(texts, scorer.text_policy).features
     description, caption = torch.split(features, len(pairs))
-    cosines = [(images.double() * text.double()).sum(1).cpu().numpy() for text in (description, caption)]
     others = grounding_over_texts(images, description, OTHERS, SEED).cpu().numpy() if len(pairs) > 1 else None
-    return PairScores(name, cosines[0], cosines[1], others)
+    return PairScores(name, matched_cosines(images, description), matched_cosines(images, caption), others)
 
 
 def length_pair_scores(pairs: Sequence[PreferencePair]) -> PairScores:
@@ -108,17 +122,10 @@ def ngram_pair_scores(train: Sequence[PreferencePair], pairs: Sequence[Preferenc
         LogisticRegression(C=10, max_iter=1000),
     )
     model.fit(texts, kinds)
-    found = [
+    decisions = [
         model.decision_function([getattr(p, kind) for p in pairs]) for kind in ("description", "caption")
     ]
-    return PairScores("text-only n-grams", found[0], found[1], None)
-
-
-def image_owner(pairs: Sequence[PreferencePair]) -> Array:
-    """Which image each pair shows, by content: ``(n,)`` ints, equal for the same bytes."""
-    place: dict[bytes, int] = {}
-    digests = [hashlib.sha256(pair.image.read()).digest() for pair in pairs]
-    return np.array([place.setdefault(digest, len(place)) for digest in digests])
+    return PairScores("text-only n-grams", decisions[0], decisions[1], None)
 
 
 def preference_rows(scores: PairScores, pairs: Sequence[PreferencePair], owner: Array) -> list[PreferenceRow]:
@@ -140,44 +147,40 @@ def _quartiles(lengths: Array) -> list[tuple[str, Array]]:
     """Masks of the quartiles by description length, named by their ends in characters."""
     ends = np.quantile(lengths, [0.25, 0.5, 0.75])
     place = np.searchsorted(ends, lengths, side="left")
-    found = []
+    quartiles = []
     for quartile in range(QUARTILES):
         keep = place == quartile
         if keep.any():
-            found.append((f"{lengths[keep].min()} to {lengths[keep].max()} characters", keep))
-    return found
+            quartiles.append((f"{lengths[keep].min()} to {lengths[keep].max()} characters", keep))
+    return quartiles
 
 
 def _row(metric: str, question: str, subset: str, wins: Array, ties: Array, owner: Array) -> PreferenceRow:
     # Wilson's interval takes each value for one trial; a share of 20 wins varies less than that.
     single = len(np.unique(owner)) == len(owner) and bool(np.isin(wins, (0, 1)).all())
-    found = proportion(wins, None if single else owner)
+    estimate = proportion(wins, None if single else owner)
     return PreferenceRow(
-        metric, question, subset, float(wins.mean()), found.low, found.high, int(ties.sum()), len(wins)
+        metric, question, subset, float(wins.mean()), estimate.low, estimate.high, int(ties.sum()), len(wins)
     )
 
 
-_FORMAT = "{:<24} {:<18} {:<24} {:>5} {:>7}  {:<16} {:>5}"
-
-
 def preference_lines(rows: Sequence[PreferenceRow]) -> list[str]:
-    """The rows as lines of text, in per cent."""
-    head = _FORMAT.format("metric", "description over", "pairs", "n", "wins", "95 % interval", "ties")
-    lines = [head, "-" * len(head)]
-    for row in rows:
-        over = {"caption": "its caption", "other": f"{OTHERS} others'"}[row.question]
-        between = "-" if row.low is None else f"{100 * row.low:.1f} to {100 * (row.high or 0):.1f}"
-        wins = f"{100 * row.value:.1f}%"
-        lines.append(_FORMAT.format(row.metric, over, row.subset, row.n, wins, between, row.ties))
-    return lines
-
-
-def to_json(rows: Sequence[PreferenceRow], signatures: Sequence[str]) -> dict[str, Any]:
-    """Rows and signatures as plain JSON types."""
-    return {"rows": [asdict(row) for row in rows], "signatures": list(signatures)}
-
-
-# Does a model's probability that a text is a description mean what it says?
+    """The rows as a table of text, in per cent, and what its columns mean."""
+    over = {"caption": "its caption", "other": f"{OTHERS} others'"}
+    cells = [
+        (
+            row.metric,
+            over[row.question],
+            row.subset,
+            row.n,
+            share(row.value),
+            share_interval(row.low, row.high),
+            row.ties,
+        )
+        for row in rows
+    ]
+    head = ("metric", "description over", "pairs", "n", "wins", "95 % interval", "ties")
+    return [*text_table(head, cells, names=3).splitlines(), "", *NOTES]
 
 
 GUESSING = math.log(2)
@@ -188,9 +191,14 @@ GUESSING = math.log(2)
 class ProbabilityRow:
     """One model's probabilities on the descriptions and captions of one data set.
 
-    log_loss: mean, in nats, with its 95 % interval (over whole images); guessing: that
-    of always saying one half. brier: mean squared error, 0..1. texts: how many, half
-    of them descriptions. bins: the reliability curve.
+    Attributes:
+        log_loss: Mean, in nats.
+        low: Lower end of its 95 % interval over whole images.
+        high: Its upper end.
+        guessing: The log-loss of always saying one half.
+        brier: Mean squared error, 0..1.
+        texts: How many; half of them are descriptions.
+        bins: The reliability curve.
     """
 
     model: str
@@ -227,24 +235,25 @@ def probability_row(scorer: DescScorer, pairs: Sequence[PreferencePair], name: s
     )
 
 
-FILES = {
+PUBLISHED_FILES = {
     "description": "published_clipscore_concadia_descriptions.csv",
     "caption": "published_clipscore_concadia_captions.csv",
 }
-NAME = "CLIPScore"
 
 
 def published_pair_scores(folder: Path, pairs: Sequence[PreferencePair]) -> PairScores:
     """CLIPScore of OpenAI's ViT-B/32, computed with the prefix "A photo depicts".
 
-    folder: holds :data:`FILES`. There are no scores of other images' descriptions.
+    folder: holds :data:`PUBLISHED_FILES`. There are no scores of other images' descriptions.
     Raises :class:`DataError` that names pairs without a score or with another text.
     """
-    description, caption = (_scores(folder / file, pairs, kind) for kind, file in FILES.items())
-    return PairScores(NAME, description, caption, None)
+    description, caption = (
+        _published_scores(folder / file, pairs, kind) for kind, file in PUBLISHED_FILES.items()
+    )
+    return PairScores("CLIPScore", description, caption, None)
 
 
-def _scores(path: Path, pairs: Sequence[PreferencePair], kind: str) -> Array:
+def _published_scores(path: Path, pairs: Sequence[PreferencePair], kind: str) -> Array:
     """The score of each pair's text of that kind: ``(n,)``."""
     known: dict[tuple[str, str], float] = {}
     for row in read_rows(path, ("imgstem_version", "texts", "clipscore")):

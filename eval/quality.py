@@ -1,44 +1,42 @@
 """What a model can do at all: retrieval, zero-shot classes, and grounding in the image.
 
-These are the figures of a model card. They say whether a score has a hold on the
-image; whether it prefers descriptions is another question.
+These are the figures of a model card. They say whether a score depends on the image; whether it
+prefers descriptions is another question.
 """
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import click
 import numpy as np
+import pyarrow.parquet as pq
 import torch
 from scipy import stats
-from torch import Tensor
 
-from descscore.eval.options import data_option
+from descscore.eval.features import image_features, text_features
+from descscore.eval.formatting import markdown_table
+from descscore.eval.ratings import read_rows
 from descscore.eval.statistics.proportions import proportion
 from descscore.eval.statistics.retrieval import grounding_by_photo, grounding_sampled, recall_at_k
-from descscore.eval.zero_shot import (
-    LabelledImages,
-    TextsOfImages,
-    existing,
-    image_features,
-    read_concadia_descriptions,
-    read_flickr8k,
-    read_kreiss2022_descriptions,
-    read_labelled,
-    zero_shot,
-)
+from descscore.eval.zero_shot import LabelledImages, existing, image_bytes, read_labelled, zero_shot
+from descscore.images import ImageSource
 from descscore.scorer import DescScorer
+from descscore.tables.open import DataOptions, load_pairs
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 
 OTHERS = 20
 SEED = 0
+
+NOTES = (
+    "recall@k: share of images (texts) with a right text (image) among the k of highest cosine; it ranks "
+    "within one gallery and has no interval.",
+    "zero-shot accuracy: share of images whose class has the prompt of highest cosine.",
+    "grounding: how often a description scores higher with its own photo than with another.",
+)
 
 
 @dataclass(frozen=True)
@@ -59,6 +57,40 @@ class Figure:
     chance: float
 
 
+@dataclass(frozen=True)
+class TextsOfImages:
+    """Images and texts; ``owner[j]`` is the index of the image that ``texts[j]`` belongs to."""
+
+    images: Sequence[ImageSource]
+    texts: Sequence[str]
+    owner: Sequence[int]
+
+
+def read_flickr8k(data: Path, split: str = "test") -> TextsOfImages:
+    """Flickr8k photos with five captions each (Hodosh et al. 2013)."""
+    table = pq.read_table(existing(data / "flickr8k" / f"{split}.parquet"))
+    captions = table["captions"].to_pylist()
+    owner = [i for i, own in enumerate(captions) for _ in own]
+    return TextsOfImages(image_bytes(table), [text for own in captions for text in own], owner)
+
+
+def read_concadia_descriptions(data: Path) -> TextsOfImages:
+    """The descriptions of the 300 published Concadia images, in the file's order."""
+    pairs = load_pairs(existing(data / "concadia"), DataOptions(keep_equal=True)).split("test")
+    images = [pair.image.read() for pair in pairs]
+    return TextsOfImages(images, [pair.description for pair in pairs], range(len(pairs)))
+
+
+def read_kreiss2022_descriptions(data: Path) -> TextsOfImages:
+    """All descriptions of Kreiss et al. 2022 with their 18 photos, each description once."""
+    folder = existing(data / "kreiss2022")
+    path = existing(folder / "descriptions.csv")
+    rows = {row["description"]: row["img_file"] for row in read_rows(path, ("description", "img_file"))}
+    names = sorted(set(rows.values()))
+    images = [existing(folder / "images" / name) for name in names]
+    return TextsOfImages(images, list(rows), [names.index(name) for name in rows.values()])
+
+
 def measure(scorer: DescScorer, data: Path) -> list[Figure]:
     """All figures of one model on the data folder. Raises :class:`DataError` for a missing file."""
     caltech = read_labelled(data / "caltech101" / "test.parquet")
@@ -74,34 +106,17 @@ def measure(scorer: DescScorer, data: Path) -> list[Figure]:
 
 def retrieval_figures(scorer: DescScorer, data: Path) -> list[Figure]:
     """Recall of Flickr8k's test split. Raises as :func:`measure`."""
-    return _retrieval(scorer, read_flickr8k(data))
-
-
-def concadia_figures(scorer: DescScorer, data: Path) -> list[Figure]:
-    """Grounding on the Concadia pairs. Raises as :func:`measure`."""
-    return [_grounding_sampled(scorer, read_concadia_descriptions(data))]
-
-
-def kreiss_figures(scorer: DescScorer, data: Path) -> list[Figure]:
-    """Grounding on the photos of Kreiss et al. 2022. Raises as :func:`measure`."""
-    return _grounding_photos(scorer, read_kreiss2022_descriptions(data), _rated(data))
-
-
-def _text_features(scorer: DescScorer, texts: Sequence[str]) -> Tensor:
-    return scorer.encoder.texts(texts, scorer.text_policy).features
-
-
-def _retrieval(scorer: DescScorer, data: TextsOfImages) -> list[Figure]:
-    images, texts = image_features(scorer, data.images), _text_features(scorer, data.texts)
-    recall = recall_at_k(images, texts, torch.tensor(list(data.owner), device=images.device))
+    source = read_flickr8k(data)
+    images, texts = image_features(scorer, source.images), text_features(scorer, source.texts)
+    recall = recall_at_k(images, texts, torch.tensor(list(source.owner), device=images.device))
     figures = []
     for name, value in recall.items():
         way, k = name.split("@")
         to_text = way == "image_to_text"
-        n = len(images) if to_text else len(texts)
+        n, unit = (len(images), "image") if to_text else (len(texts), "text")
         chance = _chance_of_recall(int(k), len(images), len(texts), to_text)
         label = f"Flickr8k test {way.replace('_', ' ')} recall@{k}"
-        figures.append(Figure(label, value, None, None, n, "image" if to_text else "text", chance))
+        figures.append(Figure(label, value, None, None, n, unit, chance))
     return figures
 
 
@@ -114,78 +129,51 @@ def _chance_of_recall(k: int, images: int, texts: int, to_text: bool) -> float:
 
 
 def _zero_shot(scorer: DescScorer, data: LabelledImages, name: str) -> Figure:
-    found = zero_shot(scorer, data)
-    return Figure(name, found.accuracy, found.low, found.high, found.n, "image", 1 / found.classes)
+    result = zero_shot(scorer, data)
+    return Figure(name, result.accuracy, result.low, result.high, result.n, "image", 1 / result.classes)
 
 
-def _grounding_sampled(scorer: DescScorer, data: TextsOfImages) -> Figure:
-    images, texts = image_features(scorer, data.images), _text_features(scorer, data.texts)
+def concadia_figures(scorer: DescScorer, data: Path) -> list[Figure]:
+    """Grounding on the Concadia pairs. Raises as :func:`measure`."""
+    source = read_concadia_descriptions(data)
+    images, texts = image_features(scorer, source.images), text_features(scorer, source.texts)
     wins = grounding_sampled(images, texts, OTHERS, SEED).cpu().numpy()
     name = f"Concadia grounding ({OTHERS} random other images, seed {SEED})"
-    return _figure(name, wins, np.arange(len(wins)), "description", 0.5)
+    return [_grounding(name, wins, np.arange(len(wins)))]
 
 
-def _grounding_photos(scorer: DescScorer, data: TextsOfImages, rated: set[str]) -> list[Figure]:
-    images, texts = image_features(scorer, data.images), _text_features(scorer, data.texts)
-    owner = torch.tensor(list(data.owner), device=images.device)
+def kreiss_figures(scorer: DescScorer, data: Path) -> list[Figure]:
+    """Grounding on the photos of Kreiss et al. 2022. Raises as :func:`measure`."""
+    source = read_kreiss2022_descriptions(data)
+    ratings = read_rows(existing(data / "kreiss2022" / "blv_ratings.csv"), ("description",))
+    rated = {row["description"] for row in ratings}
+    images, texts = image_features(scorer, source.images), text_features(scorer, source.texts)
+    owner = torch.tensor(list(source.owner), device=images.device)
     wins = grounding_by_photo(texts @ images.T, owner).cpu().numpy()
-    photo, others = np.asarray(data.owner), len(images) - 1
-    rated_by_blv = np.array([text in rated for text in data.texts])
-    subsets = (
-        ("all descriptions", np.ones(len(wins), bool)),
-        ("those rated by BLV readers", rated_by_blv),
-    )
+    photo, name = np.asarray(source.owner), f"Kreiss 2022 grounding (all {len(images) - 1} other photos; "
+    keep = np.array([text in rated for text in source.texts])
     return [
-        _figure(
-            f"Kreiss 2022 grounding (all {others} other photos; {label})",
-            wins[keep],
-            photo[keep],
-            "description",
-            0.5,
-        )
-        for label, keep in subsets
+        _grounding(f"{name}all descriptions)", wins, photo),
+        _grounding(f"{name}those rated by BLV readers)", wins[keep], photo[keep]),
     ]
 
 
-def _rated(data: Path) -> set[str]:
-    with existing(data / "kreiss2022" / "blv_ratings.csv").open(encoding="utf-8", newline="") as file:
-        return {row["description"] for row in csv.DictReader(file)}
-
-
-def _figure(name: str, values: Array, images: Array | None, unit: str, chance: float) -> Figure:
-    """The mean of ``values`` ``(n,)``; ``images`` ``(n,)`` tells whose they are (None: each its own)."""
-    found = proportion(values, images, null=chance)
-    return Figure(name, float(values.mean()), found.low, found.high, len(values), unit, chance)
+def _grounding(name: str, wins: Array, images: Array) -> Figure:
+    """The mean of descriptions' ``wins`` ``(n,)``; ``images`` ``(n,)`` tells whose descriptions they are."""
+    estimate = proportion(wins, images, null=0.5)
+    return Figure(name, float(wins.mean()), estimate.low, estimate.high, len(wins), "description", 0.5)
 
 
 def to_markdown(figures: Sequence[Figure]) -> str:
     """The figures as a Markdown table, in per cent."""
-    lines = ["| measure | value | 95 % interval | n | chance |", "|---|---|---|---|---|"]
-    for figure in figures:
-        between = "" if figure.low is None else f"{100 * figure.low:.1f} to {100 * (figure.high or 0):.1f}"
-        lines.append(
-            f"| {figure.name} | {100 * figure.value:.1f} % | {between} | {figure.n} {figure.unit}s | "
-            f"{100 * figure.chance:.1f} % |"
+    cells = [
+        (
+            figure.name,
+            f"{100 * figure.value:.1f} %",
+            "" if figure.low is None else f"{100 * figure.low:.1f} to {100 * (figure.high or 0):.1f}",
+            f"{figure.n} {figure.unit}s",
+            f"{100 * figure.chance:.1f} %",
         )
-    return "\n".join(lines)
-
-
-def to_json(figures: Sequence[Figure], signature: str) -> dict[str, Any]:
-    """The figures and the model's signature as plain JSON types."""
-    return {"signature": signature, "figures": [asdict(figure) for figure in figures]}
-
-
-@click.command()
-@data_option("The data folder")
-@click.option("--model", default="base", show_default=True, help="Bundled name, folder, or open_clip model.")
-@click.option("--device", help="Torch device; by default a GPU where there is one.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-def quality(data: Path, model: str, device: str | None, as_json: bool) -> None:
-    """Retrieval, zero-shot classes and grounding: the figures of a model card."""
-    scorer = DescScorer.from_pretrained(model, device=device)
-    figures = measure(scorer, data)
-    if as_json:
-        click.echo(json.dumps(to_json(figures, scorer.signature), indent=2))
-        return
-    click.echo(to_markdown(figures))
-    click.echo(scorer.signature)
+        for figure in figures
+    ]
+    return markdown_table(("measure", "value", "95 % interval", "n", "chance"), cells).rstrip()

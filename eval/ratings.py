@@ -178,8 +178,8 @@ def read_kreiss(data: Path) -> Judgments:
     for phase, suffix in phases.items() if shared else ():
         for question, column in QUESTIONS.items():
             if column + suffix in asked:
-                found = _panel("sighted", phase, question, shared, "anon_worker_id", column + suffix, items)
-                panels.append(found)
+                who = "anon_worker_id"
+                panels.append(_panel("sighted", phase, question, shared, who, column + suffix, items))
     others = {text_key(row["description"]) for row in sighted} - rated
     checks = len(blv_all) - len(blv) + len(sighted_all) - len(sighted)
     drops = (
@@ -286,7 +286,7 @@ def read_ratings(path: Path, groups: Groups = "auto") -> Judgments:
         raise UsageError(f"groups {groups!r}: choose one of {', '.join(get_args(Groups))}")
     rows = read_rows(path, COLUMNS)
     role = _role(path, rows, groups)
-    items = _items_rating_tables(rows, role)
+    items = _named_items(rows, role)
     panels = _panels(rows, role, items)
     blanks = sum(row.number("value") is None for row in rows)
     notes = (
@@ -315,20 +315,20 @@ def _one_group_each(rows: list[Row], column: str) -> bool:
     return len(pairs) == len({name for name, _ in pairs})
 
 
-def _items_rating_tables(rows: list[Row], role: str) -> tuple[Item, ...]:
+def _named_items(rows: list[Row], role: str) -> tuple[Item, ...]:
     """Items in order of appearance; their text and cluster must be the same in every row."""
-    found: dict[str, Item] = {}
+    items: dict[str, Item] = {}
     for row in rows:
         key = text_key(row["item"])
         if not key:
             raise DataError(f"{row.place}: item is blank")
         cluster = row.cells.get("image") or (row["group"] if role == "items" else key)
         item = Item(key, text_key(row.cells.get("text") or key), cluster, context=row.cells.get("context"))
-        if found.setdefault(key, item) != item:
+        if items.setdefault(key, item) != item:
             raise DataError(
                 f"{row.place}: {named([key])} has another text, image, group or context than before"
             )
-    return tuple(found.values())
+    return tuple(items.values())
 
 
 def _panels(rows: list[Row], role: str, items: tuple[Item, ...]) -> tuple[Panel, ...]:

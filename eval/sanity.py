@@ -1,30 +1,28 @@
-"""Can a score be gamed? How often a hostile text scores over the image's real description."""
+"""Can a score be gamed? How often a hostile text scores over the image's real description.
+
+A hostile text is a wording that should not score over an honest description, but might. Every
+attack is a pure function of one :class:`Target`, so the same pair gets the same text in any order
+and company; only the other image's description depends on the other pairs.
+"""
 
 from __future__ import annotations
 
 import random
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-from torch import Tensor
 
 from descscore.errors import DataError
-from descscore.eval.preference import image_owner
+from descscore.eval.features import image_features, image_owner, matched_cosines
+from descscore.eval.formatting import share, share_interval, text_table
 from descscore.eval.statistics.correlation import Array
 from descscore.eval.statistics.proportions import proportion
-from descscore.eval.zero_shot import image_features
 from descscore.scorer import DescScorer
 from descscore.tables.rows import FileImage, PreferencePair
-
-# Hostile texts: wordings that should not score over an honest description, but might.
-#
-# Every attack is a pure function of one :class:`Target`, so the same pair gets the same text
-# in any order and company; only the other image's description depends on the other pairs.
-
 
 FIRST_WORDS = 5
 
@@ -55,16 +53,16 @@ FUNCTION_WORDS = frozenset(_GRAMMAR.split())
 
 @dataclass(frozen=True)
 class Target:
-    """What an attack is made of.
-
-    description: the honest text. file_name: of the image, None where it has none.
-    other: a description of another image, None where there is none. seed: of all choices by chance.
-    """
+    """What an attack is made of."""
 
     description: str
+    """The honest text."""
     file_name: str | None = None
+    """Of the image; None where it has none."""
     other: str | None = None
+    """A description of another image; None where there is none."""
     seed: int = 0
+    """Of all choices by chance."""
 
 
 @dataclass(frozen=True)
@@ -203,11 +201,16 @@ Mask: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
 class SanityRow:
     """How often one attack wins.
 
-    metric: the model. attack: a short name; what: the hostile text, for people. value: share of
-    pairs, 0..1, whose hostile text has a higher raw cosine with the image than the description,
-    with its 95 % interval (over whole images); ties are no wins. n: pairs. left_out: pairs for
-    which no such text can be made, or only one that is the description itself. value is None
-    where all are left out; low and high also where there are too few images.
+    Attributes:
+        metric: The model.
+        attack: A short name.
+        what: The hostile text in words.
+        value: Share of pairs, 0..1, whose hostile text has a higher raw cosine with the image than
+            the description; a tie is no win. None where all pairs are left out.
+        low: Lower end of the 95 % interval over whole images; None where there are too few images.
+        high: Its upper end.
+        n: Pairs.
+        left_out: Pairs for which no such text can be made, or only the description itself.
     """
 
     metric: str
@@ -240,15 +243,9 @@ def sanity_rows(
     texts += [text or own.description for part in made for text, own in zip(part, pairs, strict=True)]
     features = scorer.encoder.texts(texts, scorer.text_policy).features
     parts = features.reshape(1 + len(made), len(pairs), -1).unbind()
-    honest, *hostile = (_cosines(images, part) for part in parts)
-    found = zip(ATTACKS, made, hostile, strict=True)
-    return [_row(name, attack, honest, cosines, _kept(part), owner) for attack, part, cosines in found]
-
-
-def _cosines(images: Tensor, texts: Tensor) -> Array:
-    """Cosines of image i with text i: unit features ``(n, d)`` each -> ``(n,)``."""
-    found: Array = (images.double() * texts.double()).sum(1).cpu().numpy()
-    return found
+    honest, *hostile = (matched_cosines(images, part) for part in parts)
+    attacks = zip(ATTACKS, made, hostile, strict=True)
+    return [_row(name, attack, honest, cosines, _kept(part), owner) for attack, part, cosines in attacks]
 
 
 def _kept(texts: Sequence[str | None]) -> Mask:
@@ -261,50 +258,39 @@ def _row(metric: str, attack: Attack, honest: Array, hostile: Array, keep: Mask,
     if not len(wins):
         return SanityRow(metric, attack.name, attack.what, None, None, None, 0, 0, left_out)
     single = len(np.unique(owner)) == len(owner)
-    found = proportion(wins.astype(float), None if single else owner)
+    estimate = proportion(wins.astype(float), None if single else owner)
     value = float(wins.mean())
     return SanityRow(
-        metric, attack.name, attack.what, value, found.low, found.high, ties, len(wins), left_out
+        metric, attack.name, attack.what, value, estimate.low, estimate.high, ties, len(wins), left_out
     )
 
 
-_FORMAT = "{:<24} {:<17} {:>5} {:>7}  {:<16} {:>5} {:>9}"
+NOTES = (
+    "wins: share of pairs whose hostile text has a higher cosine with the image than the description; "
+    "a tie is no win.",
+    "left out: pairs for which no such text can be made. The hostile texts:",
+)
 
 
 def sanity_lines(rows: Sequence[SanityRow]) -> list[str]:
-    """The rows as lines of text, in per cent, and what each attack is."""
-    head = _FORMAT.format("metric", "hostile text", "n", "wins", "95 % interval", "ties", "left out")
-    lines = [head, "-" * len(head)]
-    for row in rows:
-        lines.append(_FORMAT.format(row.metric, row.attack, row.n, *_shown(row), row.ties, row.left_out))
-    return [*lines, *(f"{name}: {what}" for name, what in _attacks(rows).items())]
-
-
-def to_markdown(rows: Sequence[SanityRow]) -> str:
-    """The rows as a Markdown table, in per cent, with a list of what each attack is."""
-    lines = [
-        "| metric | hostile text | scores over the description | 95 % interval | n | ties | left out |",
-        "|---|---|---|---|---|---|---|",
+    """The rows as a table of text, in per cent, and what its columns and attacks are."""
+    cells = [
+        (
+            row.metric,
+            row.attack,
+            row.n,
+            share(row.value),
+            share_interval(row.low, row.high),
+            row.ties,
+            row.left_out,
+        )
+        for row in rows
     ]
-    for row in rows:
-        cells = (row.metric, row.attack, *_shown(row), row.n, row.ties, row.left_out)
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
-    return "\n".join([*lines, "", *(f"- {name}: {what}" for name, what in _attacks(rows).items())])
-
-
-def to_json(rows: Sequence[SanityRow], signatures: Sequence[str]) -> dict[str, Any]:
-    """Rows and signatures as plain JSON types."""
-    return {"rows": [asdict(row) for row in rows], "signatures": list(signatures)}
-
-
-def _attacks(rows: Sequence[SanityRow]) -> dict[str, str]:
-    """What each attack is, once each."""
-    return {row.attack: row.what for row in rows}
-
-
-def _shown(row: SanityRow) -> tuple[str, str]:
-    """Share and interval in per cent, "-" where not defined."""
-    share = "-" if row.value is None else f"{100 * row.value:.1f}%"
-    if row.low is None or row.high is None:
-        return share, "-"
-    return share, f"{100 * row.low:.1f} to {100 * row.high:.1f}"
+    head = ("metric", "hostile text", "n", "wins", "95 % interval", "ties", "left out")
+    attacks = {row.attack: row.what for row in rows}
+    return [
+        *text_table(head, cells, names=2).splitlines(),
+        "",
+        *NOTES,
+        *(f"{name}: {what}" for name, what in attacks.items()),
+    ]

@@ -7,8 +7,10 @@ on a machine disturbs single ones.
 
 from __future__ import annotations
 
+import platform
 import statistics
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,6 +18,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 import open_clip
+import PIL
 import torch
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from torch import Tensor
@@ -25,8 +28,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from descscore.adapters import weights_hash
 from descscore.encoder import DTYPES, Encoder, find_batch_size
 from descscore.errors import DataError, ModelError
-from descscore.eval.material import DECODE as BLANK
-from descscore.eval.material import Rates, Work, caption, seconds, wait
+from descscore.eval.formatting import text_table
+from descscore.eval.sample_inputs import DECODE as BLANK
+from descscore.eval.sample_inputs import caption
 from descscore.eval.torchmetrics_clip import TorchmetricsClipScore, image_tensor
 from descscore.models import LoadedModel, describe_preprocessing
 from descscore.scorer import DescScorer
@@ -34,50 +38,6 @@ from descscore.stream.image_features import Decoder
 from descscore.stream.pairs import StreamOptions, cores, start_decoder
 from descscore.texts import TokenizedText, Tokenizer, token_rows
 from descscore.towers.text import encode_tokens
-
-# How much a model has to compute, and how fast the machine multiplies matrices.
-
-
-_GPU_SIZE, _IN_A_ROW = 8192, 10
-
-
-def measure_work(encoder: Encoder, pixels: Tensor, texts: Sequence[TokenizedText]) -> Work:
-    """pixels: ``(n, height, width, 3)`` uint8; texts: as many as run together."""
-    dtype, device = DTYPES[encoder.model.precision], encoder.model.device
-    return Work(
-        matrix_rate(device, dtype),
-        flops(lambda: Encoder(encoder.model, 1).pixels(pixels[:1])),
-        flops(lambda: encoder.tokenized(texts)) / len(texts),
-    )
-
-
-def matrix_rate(device: torch.device, dtype: torch.dtype, size: int | None = None) -> float:
-    """Floating-point operations a second of a matrix product, the fastest of ten timings; on a GPU
-    each is of ten products in a row, which leaves no gap between them.
-
-    size: rows and columns; by default on a GPU 8192 each, on a CPU the widths of ViT-B-32's
-    wider layers and the rows of a batch of 32 images.
-    """
-    square = size or (_GPU_SIZE if device.type == "cuda" else None)
-    rows, width, out = (square, square, square) if square else (1600, 768, 3072)
-    inputs = torch.randn(rows, width, device=device).to(dtype)
-    weight = torch.randn(out, width, device=device).to(dtype)
-    times = _IN_A_ROW if device.type == "cuda" else 1
-
-    def run() -> None:
-        with torch.inference_mode():
-            wait([linear(inputs, weight) for _ in range(times)][-1])
-
-    run()
-    return times * 2 * rows * width * out / min(seconds(run) for _ in range(10))
-
-
-def flops(run: Callable[[], object]) -> float:
-    """Floating-point operations of one call, which may not run what is compiled."""
-    with FlopCounterMode(display=False) as counter:
-        run()
-    return float(counter.get_total_flops())
-
 
 TORCHMETRICS_BATCH, FEW = 8, 64
 """Photos of a batch of torchmetrics, and the most that it is measured with."""
@@ -91,25 +51,92 @@ Part: TypeAlias = "tuple[Callable[[], float], int]"
 
 @dataclass(frozen=True)
 class Plan:
-    """What is measured. photos: files; texts: captions a photo; rounds: how often each rate is taken.
-    few: photos that torchmetrics, whose rate needs no long run, is measured with; 0 leaves it out.
-    compiled: whether the image tower goes through ``torch.compile``.
-    """
+    """What is measured."""
 
     photos: Sequence[Path]
     texts: int
+    """Captions a photo."""
     rounds: int
+    """How often each rate is taken."""
     device: torch.device
     precision: str
     batch_size: int | None = None
     few: int = 0
+    """Photos that torchmetrics, whose rate needs no long run, is measured with; 0 leaves it out."""
     compiled: bool = False
+    """Whether the image tower goes through ``torch.compile``."""
 
     @property
     def pairs(self) -> list[tuple[Path, str]]:
         """Every photo with its texts, all texts different."""
         photos = enumerate(self.photos)
         return [(photo, caption(self.texts * i + j)) for i, photo in photos for j in range(self.texts)]
+
+
+@dataclass(frozen=True)
+class Work:
+    """Floating-point operations."""
+
+    matrix: float
+    """Operations a second, of matrix products as large as the towers'."""
+    image: float
+    """Operations of one image through its tower."""
+    text: float
+    """Operations of one text through its tower."""
+    torchmetrics: float | None = None
+    """Operations of a pair under torchmetrics; None where it was not measured."""
+    batch: int | None = None
+    """Images that ran at a time."""
+
+
+@dataclass(frozen=True)
+class Rates:
+    """How much is done a second; None stands for what was not measured."""
+
+    decode: float
+    """Images decoded by the workers."""
+    image: float
+    """Images through the image tower, whose inputs already lie on the device."""
+    text: float
+    """Texts through the text tower, whose inputs already lie on the device."""
+    pairs: float
+    """Pairs end to end."""
+    work: Work
+    torchmetrics: float | None = None
+    """Pairs by torchmetrics."""
+    undecoded: float | None = None
+    """Pairs end to end of pictures that need no decoding."""
+
+    def summed(self, texts: int) -> float:
+        """Pairs a second if decoding and forward passes came one after the other, on all cores."""
+        return texts / (1 / self.decode + 1 / self.image + texts / self.text)
+
+    def ceiling(self, texts: int) -> float:
+        """Pairs a second at the lower of the two ceilings: decoding only, forward passes only."""
+        return texts * min(self.decode, 1 / (1 / self.image + texts / self.text))
+
+    def figures(self, texts: int) -> dict[str, float | None]:
+        """The reported figures by name, for ``texts`` texts an image."""
+        other, work = self.torchmetrics, self.work
+        return {
+            "decoding alone, images a second": self.decode,
+            "image tower alone, images a second": self.image,
+            "text tower alone, texts a second": self.text,
+            "end to end, pairs a second": self.pairs,
+            "without decoding, pairs a second": self.undecoded,
+            "share of decoding and forward passes added up": self.pairs / self.summed(texts),
+            "share of the lower ceiling": self.pairs / self.ceiling(texts),
+            "matrix products, GFLOP a second": work.matrix / 1e9,
+            "image tower, GFLOP an image": work.image / 1e9,
+            "image tower, share of the matrix rate": self.image * work.image / work.matrix,
+            "text tower, GFLOP a text": work.text / 1e9,
+            "text tower, share of the matrix rate": self.text * work.text / work.matrix,
+            "both towers, GFLOP a pair": (work.image / texts + work.text) / 1e9,
+            "torchmetrics CLIPScore, GFLOP a pair": work.torchmetrics and work.torchmetrics / 1e9,
+            "torchmetrics CLIPScore, pairs a second": other,
+            "times torchmetrics": self.pairs / other if other else None,
+            "batch size": work.batch,
+        }
 
 
 def random_model(device: torch.device) -> LoadedModel:
@@ -142,7 +169,7 @@ def measure(plan: Plan) -> Rates:
         "text": (lambda: _again(passes, lambda: encoder.tokenized(texts).features), passes * len(texts)),
         "pairs": (lambda: seconds(lambda: _end_to_end(pairs, scorer)), len(pairs)),
     }
-    if plan.device.type == "cuda":  # elsewhere this process is the model's, and decoding beside it
+    if plan.device.type == "cuda":  # a CPU has other limits: the model and the decoders share its cores
         blank = StreamOptions(decode=BLANK)
         parts["undecoded"] = (lambda: seconds(lambda: _end_to_end(pairs, scorer, blank)), len(pairs))
     work = replace(measure_work(encoder, pixels, texts), batch=encoder.batch_size)
@@ -246,3 +273,101 @@ def _check_features(
         own = torch.nn.functional.normalize(encode_tokens(model.clip, tokens), dim=-1)
     if float((own - texts).abs().max()) > 1e-4:
         raise ModelError("torchmetrics' model gives other features on the same weights")
+
+
+_GPU_SIZE, _IN_A_ROW = 8192, 10
+
+
+def measure_work(encoder: Encoder, pixels: Tensor, texts: Sequence[TokenizedText]) -> Work:
+    """Count one model's operations.
+
+    Args:
+        encoder: of the model.
+        pixels: ``(n, height, width, 3)`` uint8.
+        texts: as many as run together.
+    """
+    dtype, device = DTYPES[encoder.model.precision], encoder.model.device
+    return Work(
+        matrix_rate(device, dtype),
+        flops(lambda: Encoder(encoder.model, 1).pixels(pixels[:1])),
+        flops(lambda: encoder.tokenized(texts)) / len(texts),
+    )
+
+
+def matrix_rate(device: torch.device, dtype: torch.dtype, size: int | None = None) -> float:
+    """Floating-point operations a second of a matrix product, the fastest of ten timings; on a GPU
+    each is of ten products in a row, which leaves no gap between them.
+
+    size: rows and columns; by default on a GPU 8192 each, on a CPU the widths of ViT-B-32's
+    wider layers and the rows of a batch of 32 images.
+    """
+    square = size or (_GPU_SIZE if device.type == "cuda" else None)
+    rows, width, out = (square, square, square) if square else (1600, 768, 3072)
+    inputs = torch.randn(rows, width, device=device).to(dtype)
+    weight = torch.randn(out, width, device=device).to(dtype)
+    times = _IN_A_ROW if device.type == "cuda" else 1
+
+    def run() -> None:
+        with torch.inference_mode():
+            wait([linear(inputs, weight) for _ in range(times)][-1])
+
+    run()
+    return times * 2 * rows * width * out / min(seconds(run) for _ in range(10))
+
+
+def flops(run: Callable[[], object]) -> float:
+    """Floating-point operations of one call, which may not run what is compiled."""
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return float(counter.get_total_flops())
+
+
+def seconds(run: Callable[[], object]) -> float:
+    """Wall-clock time of one call."""
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def wait(result: Tensor) -> Tensor:
+    """Wait until the device has made ``result``."""
+    return result[:1].cpu()
+
+
+def machine(device: torch.device) -> str:
+    """Processor or GPU, cores, and versions of what decides speed."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+    return (
+        f"{name}, {cores()} cores; Python {platform.python_version()}, torch {torch.__version__}, "
+        f"open_clip {open_clip.__version__}, Pillow {PIL.__version__}"
+    )
+
+
+def _processor() -> str:
+    """Its name, and the vector instructions that torch uses: of one name there are fast and slow ones."""
+    name = platform.machine()
+    if Path("/proc/cpuinfo").is_file():
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
+    return f"{name} ({torch.backends.cpu.get_cpu_capability()})"
+
+
+NOTES = (
+    "A pair is a photo and a text. Decoding and forward passes added up: the rate if both came one after "
+    "the other; the lower ceiling: that of the slower one alone.",
+    "The matrix rate is that of matrix products as large as the towers'; GFLOP: 10^9 operations.",
+)
+
+
+def throughput_lines(plan: Plan, different: int, figures: Mapping[str, float | None]) -> list[str]:
+    """The figures as lines of text. different: how many different photos the plan's files hold."""
+    shown = [(name, "not measured" if value is None else f"{value:.4g}") for name, value in figures.items()]
+    lines = [
+        f"{len(plan.photos)} photos ({different} different) with {plan.texts} texts each, "
+        f"{plan.precision}, {plan.device}, {plan.rounds} rounds",
+        *text_table(("figure", "measured"), shown).splitlines(),
+        *NOTES,
+    ]
+    if plan.device.type != "cuda":
+        lines.append("GPU rows: not measured; run this command with --device cuda on a machine that has one")
+    return lines

@@ -16,17 +16,17 @@ import numpy as np
 from tabulate import tabulate
 
 from descscore.errors import DataError, InputError, UsageError
-from descscore.eval.preference import image_owner
+from descscore.eval.features import image_owner
 from descscore.eval.statistics.bootstrap import (
     MIN_CLUSTERS,
     Estimate,
     Resampling,
     cluster_index,
+    cluster_pearson,
     cluster_sums,
     estimate_of,
     studentised,
 )
-from descscore.eval.statistics.clusters import cluster_pearson
 from descscore.eval.statistics.correlation import Array
 from descscore.eval.statistics.proportions import cluster_mean
 from descscore.eval.word_kinds import KINDS, Tagger, bare, kinds_of

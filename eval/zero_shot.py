@@ -1,52 +1,38 @@
-"""Labelled images for zero-shot classification: a folder, a Parquet table, or a known hub data set.
+"""Zero-shot classification with one prompt a class, and the labelled images that it runs on.
 
-Names, splits, columns and class files of the hub sets are those that the sets' pages on the hub
-show. Loading them is tested on local copies in that layout and on caches as ``datasets`` and the
-hub client leave them, not against the hub itself.
+As in Zur et al. 2024 (arXiv 2406.09458), the class of an image is the one whose prompt has the
+highest cosine. Labelled images come from a folder, a Parquet table, or a known hub data set. Names,
+splits, columns and class files of the hub sets are those that the sets' pages on the hub show.
+Loading them is tested on local copies in that layout and on caches as ``datasets`` and the hub
+client leave them, not against the hub itself.
 """
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
-from torch import Tensor
 
 from descscore.errors import DataError, UsageError
+from descscore.eval.features import image_features, text_features
+from descscore.eval.formatting import share, share_interval, text_table
 from descscore.eval.statistics.proportions import proportion
-from descscore.images import ImageSource, load_image
+from descscore.images import ImageSource
 from descscore.scorer import DescScorer
-from descscore.tables.open import DataOptions, load_pairs
 
-# Image features of a measuring set, a batch decoded at a time.
+Array: TypeAlias = "np.ndarray[Any, Any]"
 
+DEFAULT_PROMPT = "a photo of a {}"
 
-def image_features(scorer: DescScorer, images: Sequence[ImageSource]) -> Tensor:
-    """Unit features ``(n, d)`` in order; decoded pictures never all lie in memory."""
-    size = scorer.encoder.batch_size
-    parts = [images[i : i + size] for i in range(0, len(images), size)]
-    return torch.cat([scorer.encoder.images([load_image(image) for image in part]) for part in parts])
-
-
-# Read the measuring data: images with their texts, labels or owners, from the data folder.
-#
-# Nothing here is for training. Every reader raises :class:`DataError` naming the
-# file that is missing.
-
-
-@dataclass(frozen=True)
-class TextsOfImages:
-    """Images and texts; ``owner[j]`` is the index of the image that ``texts[j]`` belongs to."""
-
-    images: Sequence[ImageSource]
-    texts: Sequence[str]
-    owner: Sequence[int]
+NOTES = (
+    "accuracy: share of images whose own class wins. macro-F1: the mean over classes of F1, which weighs "
+    "each class alike and counts both images missed and images wrongly taken in.",
+)
 
 
 @dataclass(frozen=True)
@@ -56,65 +42,6 @@ class LabelledImages:
     images: Sequence[ImageSource]
     labels: Sequence[int]
     names: Sequence[str]
-
-
-def existing(path: Path) -> Path:
-    """``path`` itself, or a :class:`DataError` that names it."""
-    if not path.exists():
-        raise DataError(f"{path}: no such file; --data or DESCSCORE_DATA must name the data folder")
-    return path
-
-
-def read_flickr8k(data: Path, split: str = "test") -> TextsOfImages:
-    """Flickr8k photos with five captions each (Hodosh et al. 2013)."""
-    table = pq.read_table(existing(data / "flickr8k" / f"{split}.parquet"))
-    captions = table["captions"].to_pylist()
-    owner = [i for i, own in enumerate(captions) for _ in own]
-    return TextsOfImages(_bytes(table), [text for own in captions for text in own], owner)
-
-
-def read_labelled(path: Path) -> LabelledImages:
-    """A Parquet table with ``image`` and ``label``; class names in alphabetical order."""
-    table = pq.read_table(existing(path))
-    labels = table["label"].to_pylist()
-    place = class_index(labels)
-    return LabelledImages(_bytes(table), [place[label] for label in labels], list(place))
-
-
-def class_index(labels: Sequence[str]) -> dict[str, int]:
-    """The classes among ``labels`` in alphabetical order, with their index."""
-    return {name: i for i, name in enumerate(sorted(set(labels)))}
-
-
-def read_concadia_descriptions(data: Path) -> TextsOfImages:
-    """The descriptions of the 300 published Concadia images, in the file's order."""
-    pairs = load_pairs(existing(data / "concadia"), DataOptions(keep_equal=True)).split("test")
-    images = [pair.image.read() for pair in pairs]
-    return TextsOfImages(images, [pair.description for pair in pairs], range(len(pairs)))
-
-
-def read_kreiss2022_descriptions(data: Path) -> TextsOfImages:
-    """All descriptions of Kreiss et al. 2022 with their 18 photos, each description once."""
-    folder = existing(data / "kreiss2022")
-    with existing(folder / "descriptions.csv").open(encoding="utf-8", newline="") as file:
-        rows = {row["description"]: row["img_file"] for row in csv.DictReader(file)}
-    names = sorted(set(rows.values()))
-    images = [existing(folder / "images" / name) for name in names]
-    return TextsOfImages(images, list(rows), [names.index(name) for name in rows.values()])
-
-
-def _bytes(table: pq.Table) -> list[bytes]:
-    return [cell.as_py() for cell in table["image"].combine_chunks().field("bytes")]
-
-
-# Zero-shot classification with one prompt a class: accuracy and macro-F1.
-#
-# As in Zur et al. 2024 (arXiv 2406.09458): the class whose prompt has the highest cosine.
-
-
-Array: TypeAlias = "np.ndarray[Any, Any]"
-
-DEFAULT_PROMPT = "a photo of a {}"
 
 
 @dataclass(frozen=True)
@@ -140,9 +67,9 @@ def check_prompt(prompt: str) -> str:
 def predict(scorer: DescScorer, data: LabelledImages, prompt: str = DEFAULT_PROMPT) -> Array:
     """The class of each image, ``(n,)`` indices into ``data.names``."""
     texts = [check_prompt(prompt).format(name) for name in data.names]
-    prompts = scorer.encoder.texts(texts, scorer.text_policy).features
-    found: Array = (image_features(scorer, data.images) @ prompts.T).argmax(1).cpu().numpy()
-    return found
+    cosines = image_features(scorer, data.images) @ text_features(scorer, texts).T
+    classes: Array = cosines.argmax(1).cpu().numpy()
+    return classes
 
 
 def zero_shot(scorer: DescScorer, data: LabelledImages, prompt: str = DEFAULT_PROMPT) -> ZeroShot:
@@ -151,11 +78,11 @@ def zero_shot(scorer: DescScorer, data: LabelledImages, prompt: str = DEFAULT_PR
         raise DataError("zero-shot: no images")
     labels = np.asarray(data.labels)
     predicted = predict(scorer, data, prompt)
-    found = proportion((predicted == labels).astype(float), null=1 / max(2, len(data.names)))
+    estimate = proportion((predicted == labels).astype(float), null=1 / max(2, len(data.names)))
     return ZeroShot(
         float((predicted == labels).mean()),
-        found.low,
-        found.high,
+        estimate.low,
+        estimate.high,
         macro_f1(labels, predicted),
         len(labels),
         len(data.names),
@@ -174,6 +101,48 @@ def macro_f1(labels: Array, predicted: Array) -> float:
         wrong = np.sum((labels == name) != (predicted == name))
         scores.append(2 * right / (2 * right + wrong))
     return float(np.mean(scores))
+
+
+def zero_shot_lines(rows: Sequence[ZeroShot]) -> list[str]:
+    """The rows as a table of text, in per cent, and what its columns mean."""
+    cells = [
+        (
+            row.prompt,
+            share(row.accuracy),
+            share_interval(row.low, row.high),
+            share(row.macro_f1),
+            row.n,
+            row.classes,
+        )
+        for row in rows
+    ]
+    head = ("prompt", "accuracy", "95 % interval", "macro-F1", "images", "classes")
+    return [*text_table(head, cells).splitlines(), "", *NOTES]
+
+
+def existing(path: Path) -> Path:
+    """``path`` itself, or a :class:`DataError` that names it."""
+    if not path.exists():
+        raise DataError(f"{path}: no such file; --data or DESCSCORE_DATA must name the data folder")
+    return path
+
+
+def read_labelled(path: Path) -> LabelledImages:
+    """A Parquet table with ``image`` and ``label``; class names in alphabetical order."""
+    table = pq.read_table(existing(path))
+    labels = table["label"].to_pylist()
+    place = class_index(labels)
+    return LabelledImages(image_bytes(table), [place[label] for label in labels], list(place))
+
+
+def class_index(labels: Sequence[str]) -> dict[str, int]:
+    """The classes among ``labels`` in alphabetical order, with their index."""
+    return {name: i for i, name in enumerate(sorted(set(labels)))}
+
+
+def image_bytes(table: pa.Table) -> list[bytes]:
+    """The files in the column ``image`` of a Parquet table."""
+    return [cell.as_py() for cell in table["image"].combine_chunks().field("bytes")]
 
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}

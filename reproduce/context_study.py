@@ -1,4 +1,8 @@
-"""What the page on contexts and references shows of the numbers that the study measured."""
+"""What contexts and references change: ``python -m reproduce.context_study``.
+
+The contextual score against the ratings of ``kreiss2022``, and the reference score against the
+expert ratings of ``flickr8k``, as numbers in a file and as a page. Nothing in descscore is chosen by it.
+"""
 
 from __future__ import annotations
 
@@ -8,23 +12,17 @@ from typing import Any, TypeAlias
 
 import click
 
-from descscore.errors import DataError
 from descscore.eval.captions import PUBLISHED as PUBLISHED_TAUS
 from descscore.eval.captions import CaptionJudgments, read_caption_judgments, reference_tau_row, tau_rows
+from descscore.eval.formatting import counted, markdown_table, plain, signed, signed_interval
 from descscore.eval.human import DifferenceRow, HumanResult, HumanRow, human_result
-from descscore.eval.model_scores import VARIANTS, context_metrics
+from descscore.eval.metric_scores import VARIANTS, context_metrics
 from descscore.eval.options import data_option
 from descscore.eval.ratings import Item, Judgments, read_kreiss
-from descscore.eval.report.page import counted, plain, signed, signed_interval, table
 from descscore.eval.statistics.bootstrap import Resampling
 from descscore.scorer import DescScorer
 from descscore.texts import DEFAULT_POLICY, TextPolicy
-
-# What contexts and references change: ``python -m reproduce.context_study``.
-#
-# The contextual score against the ratings of ``kreiss2022``, and the reference score against
-# the expert ratings of ``flickr8k``. It measures; nothing in descscore is chosen by it.
-
+from reproduce import performance_page
 
 Json: TypeAlias = dict[str, Any]
 
@@ -92,7 +90,7 @@ def text_figures(items: tuple[Item, ...], scorer: DescScorer) -> Json:
 def panel_row(model: str, row: HumanRow, result: HumanResult) -> Json:
     """One question to one group of raters: r of the four metrics, and what the context adds."""
     where = (row.raters, row.phase, row.question)
-    found = {r.metric: r.r for r in result.rows if (r.raters, r.phase, r.question) == where}
+    by_metric = {r.metric: r.r for r in result.rows if (r.raters, r.phase, r.question) == where}
     plain, context, prefix, both = (model + variant for variant in VARIANTS)
     changes = [d for d in result.differences if (d.raters, d.phase, d.question) == where]
     return {
@@ -101,20 +99,20 @@ def panel_row(model: str, row: HumanRow, result: HumanResult) -> Json:
         "question": row.question,
         "n": row.n,
         "images": row.clusters,
-        "r": found[plain],
-        "r_context": found[context],
+        "r": by_metric[plain],
+        "r_context": by_metric[context],
         "change": _change(changes, plain, context),
-        "r_prefix": found[prefix],
-        "r_prefix_context": found[both],
+        "r_prefix": by_metric[prefix],
+        "r_prefix_context": by_metric[both],
         "change_prefix": _change(changes, prefix, both),
     }
 
 
 def _change(differences: list[DifferenceRow], first: str, second: str) -> Json:
     """r of the second metric minus r of the first, with its 95 % interval and p."""
-    (found,) = (d for d in differences if (d.first, d.second) == (first, second))
-    negative = {"value": found.difference, "low": found.high, "high": found.low}
-    return {key: None if value is None else -value for key, value in negative.items()} | {"p": found.p}
+    (difference,) = (d for d in differences if (d.first, d.second) == (first, second))
+    negative = {"value": difference.difference, "low": difference.high, "high": difference.low}
+    return {key: None if value is None else -value for key, value in negative.items()} | {"p": difference.p}
 
 
 @click.command()
@@ -130,15 +128,14 @@ def _change(differences: list[DifferenceRow], first: str, second: str) -> Json:
 @click.option("--resamples", type=int, default=1999, show_default=True)
 def main(data: Path, models: tuple[str, ...], output: Path, seed: int, resamples: int) -> None:
     """Measure contexts and references; write the numbers to a file and into the page."""
-    found = study(data, models, Resampling(resamples, seed))
-    text = json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False)
+    numbers = study(data, models, Resampling(resamples, seed))
+    text = json.dumps(numbers, indent=1, ensure_ascii=False, allow_nan=False)
     (output / DATA_FILE).write_text(text + "\n", encoding="utf-8")
     page = output / PAGE_FILE
-    page.write_text(put_in(page.read_text(encoding="utf-8"), found), encoding="utf-8")
+    page.write_text(put_in(page.read_text(encoding="utf-8"), numbers), encoding="utf-8")
 
 
 DATA_FILE, PAGE_FILE = "context.json", "context_and_references.md"
-MARKS = ("<!-- measured -->", "<!-- /measured -->")
 _DIGITS = 3
 
 PUBLISHED = {
@@ -157,27 +154,22 @@ PUBLISHED = {
 """r of CLIPScore without and with context, by raters, phase and question (Kreiss et al. 2022)."""
 
 
-def put_in(text: str, found: Json) -> str:
-    """The page with everything between its marks made from ``found``; :class:`DataError` without marks."""
-    start, end = MARKS
-    before, _, rest = text.partition(start)
-    _, mark, after = rest.partition(end)
-    if not mark:
-        raise DataError(f"{PAGE_FILE}: lacks the lines {start} and {end}")
-    return f"{before}{start}\n{measured(found)}{end}{after}"
+def put_in(text: str, numbers: Json) -> str:
+    """The page with the part ``measured`` made from ``numbers``; :class:`DataError` without its marks."""
+    return performance_page.put_in(text, "measured", measured(numbers))
 
 
-def measured(found: Json) -> str:
-    """What was measured, as Markdown; every number in it is from ``found`` or published."""
-    row = found["models"][0]["contexts"][0]["rows"][0]
+def measured(numbers: Json) -> str:
+    """What was measured, as Markdown; every number in it is from ``numbers`` or published."""
+    row = numbers["models"][0]["contexts"][0]["rows"][0]
     notes = (
         f"Pearson's r with the mean ratings of the {row['n']} descriptions of {row['images']} images in",
         "`kreiss2022`. Intervals of 95 % come from a bootstrap over whole images",
-        f"({found['resamples']:,} resamples, seed {found['seed']}). Published: CLIPScore without and",
+        f"({numbers['resamples']:,} resamples, seed {numbers['seed']}). Published: CLIPScore without and",
         "with context (OpenAI CLIP ViT-B/32, with the prefix).",
     )
-    parts = [" ".join(notes) + "\n", *map(_context_part, found["models"]), _reference_part(found)]
-    used = [part["signature"] for model in found["models"] for part in model["contexts"]]
+    parts = [" ".join(notes) + "\n", *map(_context_part, numbers["models"]), _reference_part(numbers)]
+    used = [part["signature"] for model in numbers["models"] for part in model["contexts"]]
     signatures = "\n".join(f"- `{signature}`" for signature in used)
     return "\n".join([*parts, f"Signatures:\n\n{signatures}\n"])
 
@@ -186,7 +178,7 @@ def _context_part(model: Json) -> str:
     whole, cut = model["contexts"]
     change = "change (95 %)"
     head = ["raters", "question", "published", "r", "r in context", change, "with prefix", change]
-    rows = table(head, [_cells(row) for row in whole["rows"]])
+    rows = markdown_table(head, [_cells(row) for row in whole["rows"]])
     return f"### Context: {model['model']}\n\n{_reading(whole, cut)}\n\n{rows}"
 
 
@@ -198,9 +190,9 @@ def _cells(row: Json) -> list[str]:
         f"{_r(before)} → {_r(after)}",
         _r(row["r"]),
         _r(row["r_context"]),
-        _change_context_page(row["change"]),
+        _shown_change(row["change"]),
         f"{_r(row['r_prefix'])} → {_r(row['r_prefix_context'])}",
-        _change_context_page(row["change_prefix"]),
+        _shown_change(row["change_prefix"]),
     ]
 
 
@@ -208,7 +200,7 @@ def _r(value: float | None) -> str:
     return signed(value, _DIGITS)
 
 
-def _change_context_page(change: Json) -> str:
+def _shown_change(change: Json) -> str:
     return f"{_r(change['value'])} ({signed_interval(change['low'], change['high'], _DIGITS)})"
 
 
@@ -256,11 +248,11 @@ def _verdict(rows: list[Json]) -> str:
     return f"The published gain is seen in {seen} of {counted(len(rows), 'row')}."
 
 
-def _reference_part(found: Json) -> str:
-    pairs = found["models"][0]["taus"]["pairs"]
+def _reference_part(numbers: Json) -> str:
+    pairs = numbers["models"][0]["taus"]["pairs"]
     rows = [
         [model["model"], _tau(model["taus"]["score"]), _tau(model["taus"]["reference_score"])]
-        for model in found["models"]
+        for model in numbers["models"]
     ]
     alone, with_references = (PUBLISHED_TAUS[name][0] for name in ("CLIP-S", "RefCLIP-S"))
     rows.append(["CLIP-S, RefCLIP-S (published)", f"{alone:.1f}", f"{with_references:.1f}"])
@@ -269,7 +261,7 @@ def _reference_part(found: Json) -> str:
         "descriptions). References are the photo's own five captions; pairs of a photo with one of them",
         "are left out.",
     )
-    shown = table(["model", "without references (cosine)", "with references"], rows)
+    shown = markdown_table(["model", "without references (cosine)", "with references"], rows)
     return f"### References\n\n{' '.join(said)}\n\n{shown}"
 
 

@@ -32,9 +32,8 @@ from open_clip import CLIP
 from torch import Tensor
 
 from descscore.errors import DescscoreError, UsageError
-from descscore.eval.material import machine
-from descscore.eval.report.page import counted, table
-from descscore.eval.throughput import flops
+from descscore.eval.formatting import counted, markdown_table
+from descscore.eval.throughput import flops, machine
 from descscore.purpose import Exchange, Interchanged, Site, interchange_run
 from descscore.towers.text import begin, end_positions
 from descscore.training.config import Precision, Tower, preset
@@ -405,7 +404,7 @@ def _device_part(runs: Sequence[Json]) -> str:
         f"medians of {counted(run['rounds'], 'round')} of {counted(run['steps'], 'step')}"
         for run in runs
     ]
-    return f"{table(head, rows)}\n{'; '.join(dict.fromkeys(about))}.\n"
+    return f"{markdown_table(head, rows)}\n{'; '.join(dict.fromkeys(about))}.\n"
 
 
 def _row(run: Json, way: Json) -> list[str]:

@@ -2,7 +2,7 @@
 
 ``python -m reproduce.coverage --clusters 18 --clusters 100`` prints how often
 a 95 % interval covers the truth and how often a metric that has nothing to do with the
-ratings is called significant, beside the two usual shortcuts: a percentile
+ratings is called significant. It shows the two usual shortcuts too: a percentile
 interval of the same resamples, and taking every item as independent.
 """
 
@@ -14,8 +14,13 @@ import click
 import numpy as np
 from scipy import stats
 
-from descscore.eval.statistics.bootstrap import Estimate, Resampling
-from descscore.eval.statistics.clusters import cluster_difference, cluster_pearson, percentile_pearson
+from descscore.eval.statistics.bootstrap import (
+    Estimate,
+    Resampling,
+    cluster_difference,
+    cluster_pearson,
+    percentile_pearson,
+)
 from descscore.eval.statistics.correlation import Array
 from descscore.eval.statistics.proportions import proportion
 
@@ -56,7 +61,7 @@ def draw_clusters(clusters: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def draw_normal(index: np.ndarray, shared: float, rng: np.random.Generator) -> Array:
-    """Standard normal ``(n,)`` of which the part ``shared`` of the variance is the cluster's."""
+    """Standard normal ``(n,)``; the part ``shared`` of its variance is the cluster's."""
     common = rng.standard_normal(index.max() + 1)[index]
     return np.sqrt(shared) * common + np.sqrt(1 - shared) * rng.standard_normal(len(index))
 
@@ -91,7 +96,7 @@ def correlation_coverage(design: Design, simulations: int, resampling: Resamplin
 def difference_coverage(
     design: Design, other: float, simulations: int, resampling: Resampling, seed: int = 0
 ) -> Coverage:
-    """The same for the difference of two metrics' r, of which the second truly has ``other``."""
+    """The same for the difference of two metrics' r; the second metric's true r is ``other``."""
     rng = np.random.default_rng(seed)
     hits = np.zeros((simulations, 2))
     for row, draws in zip(hits, _own_seeds(resampling, simulations), strict=True):

@@ -28,8 +28,9 @@ from open_clip import CLIP
 from torch import Tensor
 
 from descscore.errors import UsageError
+from descscore.eval.features import image_features
+from descscore.eval.quality import read_flickr8k
 from descscore.eval.statistics.retrieval import recall_at_k
-from descscore.eval.zero_shot import image_features, read_flickr8k
 from descscore.models import LoadedModel, load_model
 from descscore.scorer import DescScorer
 from descscore.tables.open import load_pairs

@@ -19,8 +19,8 @@ import click
 import torch
 
 from descscore.errors import DataError
-from descscore.eval.material import machine
-from descscore.eval.report.page import table
+from descscore.eval.formatting import markdown_table
+from descscore.eval.throughput import machine
 from descscore.explanations.explainer import explain_batch
 from descscore.explanations.explanation import Explanation
 from descscore.scorer import DescScorer
@@ -160,8 +160,8 @@ def to_markdown(runs: Sequence[Json]) -> str:
         for run in runs
         if run["gap"] is not None
     ]
-    shown = table(head, [_row(*one) for one in each])
-    processor = table(busy, [_busy_row(*one) for one in each if one[1] == "cpu"])
+    shown = markdown_table(head, [_row(*one) for one in each])
+    processor = markdown_table(busy, [_busy_row(*one) for one in each if one[1] == "cpu"])
     parts = [shown, processor, *_verdicts(runs), "", abouts, *gaps, ""]
     return "\n".join(parts).replace("\n\n\n", "\n\n")
 

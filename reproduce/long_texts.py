@@ -22,8 +22,9 @@ from torch import Tensor
 
 from descscore.encoder import Encoder
 from descscore.errors import UsageError
-from descscore.eval.report.page import table
-from descscore.eval.zero_shot import image_features, read_kreiss2022_descriptions
+from descscore.eval.features import image_features
+from descscore.eval.formatting import markdown_table
+from descscore.eval.quality import read_kreiss2022_descriptions
 from descscore.models import LoadedModel, load_model
 from descscore.scorer import DescScorer
 from descscore.tables.open import load_pairs
@@ -179,7 +180,7 @@ def markdown(rows: Sequence[PolicyRow]) -> str:
         ]
         for row in rows
     ]
-    return table(("data", "policy", "description preferred", "grounding"), cells)
+    return markdown_table(("data", "policy", "description preferred", "grounding"), cells)
 
 
 _INTRO = """# Long texts

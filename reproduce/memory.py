@@ -1,7 +1,7 @@
 """Memory and time of ``descscore batch`` as its input grows: runs of rising size, each watched from outside.
 
-The input is the hardest kind for what a long run might remember: more photos than features
-are kept, in an order in which none is found again, and in every text words that no other has.
+The input is the hardest for a long run's memory: it has more photos than a run remembers, in an
+order in which none comes back in time, and every text has a word of its own.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from descscore.errors import DataError
-from descscore.eval.material import as_many, caption, make_photos
+from descscore.eval.sample_inputs import as_many, caption, make_photos
 
 PHOTOS = 6000
 """Photos of the longest run: more than the stream remembers."""
@@ -32,16 +32,16 @@ Sample = tuple[float, int]
 
 @dataclass(frozen=True)
 class Watched:
-    """One run. seconds: of scoring, as the run says. samples: see :data:`Sample`. shards: seconds
-    since the start at which each shard of :data:`SHARD` rows was whole. row_bytes: of the
-    results on disk, for a row.
-    """
+    """One run."""
 
     pairs: int
     seconds: float
+    """Of scoring, as the run says."""
     row_bytes: float
+    """Bytes of results on disk for a row."""
     samples: tuple[Sample, ...]
     shards: tuple[float, ...]
+    """Seconds from the start to each finished shard of :data:`SHARD` rows."""
 
     @property
     def peak(self) -> int:
@@ -83,7 +83,7 @@ def write_input(path: Path, photos: Sequence[Path], pairs: int) -> Path:
     return path
 
 
-_SYLLABLES = (
+_SYLLABLES = [
     "ba",
     "dre",
     "fi",
@@ -100,7 +100,7 @@ _SYLLABLES = (
     "tu",
     "ve",
     "wy",
-)
+]
 
 
 def _name(number: int) -> str:
@@ -135,10 +135,10 @@ def _summary(process: subprocess.Popen[str], pairs: int) -> dict[str, Any]:
         text = stream.read()
     if process.returncode:
         raise DataError(f"a batch of {pairs} pairs ended with exit code {process.returncode}")
-    found: dict[str, Any] = json.loads(text)
-    if found["statuses"] != {"ok": pairs}:
-        raise DataError(f"of {pairs} pairs not all were scored: {found['statuses']}")
-    return found
+    summary: dict[str, Any] = json.loads(text)
+    if summary["statuses"] != {"ok": pairs}:
+        raise DataError(f"of {pairs} pairs not all were scored: {summary['statuses']}")
+    return summary
 
 
 def resident(pid: int) -> int:

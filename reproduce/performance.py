@@ -1,4 +1,4 @@
-"""Measure all that the pages on performance and scaling show, and write it into them.
+"""Measure the figures of the pages on performance and scaling, and write them into the pages.
 
 ``python -m reproduce.performance --photos FOLDER --data DATASET`` takes half
 an hour on two idle cores. ``--only`` measures some parts and keeps what the file has of the others.
@@ -18,13 +18,23 @@ import click
 import torch
 
 from descscore.errors import UsageError
-from descscore.eval.material import as_many, find_photos, machine, make_photos
-from descscore.models import check_device
+from descscore.eval.precision import compare_precisions, made_sample, published_sample
+from descscore.eval.sample_inputs import as_many, find_photos, make_photos
+from descscore.eval.throughput import FEW, Plan, machine, measure
+from descscore.models import check_device, load_model
 from descscore.stream.pairs import cores
+from descscore.tables.open import load_pairs
 from reproduce.memory import watch_runs
-from reproduce.performance_gpu import DATA_FILE as GPU_FILE
-from reproduce.performance_gpu import measured as measured_gpu
-from reproduce.performance_page import DATA_FILE, PLOT_FILE, billion, measured, memory_plot, put_in
+from reproduce.performance_page import (
+    DATA_FILE,
+    GPU_DATA_FILE,
+    PLOT_FILE,
+    billion,
+    measured,
+    measured_gpu,
+    memory_plot,
+    put_in,
+)
 
 PARTS = ("throughput", "precision", "memory")
 
@@ -44,78 +54,64 @@ def main(output: Path, device: str, only: tuple[str, ...], pages: bool, **given:
     target = check_device(device)
     if not pages:
         output.mkdir(parents=True, exist_ok=True)  # before minutes of measuring, not after
-        file = output / (GPU_FILE if target.type == "cuda" else DATA_FILE)
-        found = _read(file)
+        file = output / (GPU_DATA_FILE if target.type == "cuda" else DATA_FILE)
+        figures = _read(file)
         where = {"machine": machine(target), "cores": cores()}
         for part in only or PARTS:
-            found[part] = _MEASURES[part](target, given)
-            found.setdefault("machines", {})[part] = where
-            file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+            figures[part] = _MEASURES[part](target, given)
+            figures.setdefault("machines", {})[part] = where
+            file.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     if (output / DATA_FILE).is_file() and (output / "performance.md").is_file():
-        write_pages(_read(output / DATA_FILE), _read(output / GPU_FILE), output)
+        write_pages(_read(output / DATA_FILE), _read(output / GPU_DATA_FILE), output)
 
 
 def _read(file: Path) -> dict[str, Any]:
     """What was measured before; nothing where the file is not there."""
-    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    return found
+    figures: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return figures
 
 
-def write_pages(found: dict[str, Any], gpu: dict[str, Any], output: Path) -> None:
+def write_pages(figures: dict[str, Any], gpu: dict[str, Any], output: Path) -> None:
     """The plots, and the marked parts of the pages in ``output``, from what was measured."""
-    memory_plot(found["memory"]["runs"], output / PLOT_FILE)
+    memory_plot(figures["memory"]["runs"], output / PLOT_FILE)
     for page, name, made in (
-        ("performance.md", "measured", measured(found)),
+        ("performance.md", "measured", measured(figures)),
         ("performance.md", "gpu", measured_gpu(gpu)),
-        ("scaling.md", "billion", billion(found, gpu)),
+        ("scaling.md", "billion", billion(figures, gpu)),
     ):
         text = (output / page).read_text(encoding="utf-8")
         (output / page).write_text(put_in(text, name, made), encoding="utf-8")
 
 
 def _throughputs(device: torch.device, given: dict[str, Any]) -> list[dict[str, Any]]:
-    if device.type == "cuda":
-        return [_throughput_gpu(device, given)]
-    if not given["photos"]:
-        raise UsageError("--photos: needed, to measure throughput on a CPU")
-    at_least = given["at_least"] or 100
-    return [_throughput(given["photos"], name, given["rounds"], at_least) for name in ("float32", "bf16")]
+    rounds = given["rounds"]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if device.type == "cuda":  # as the command that the page shows
+            made = make_photos(folder / "made", 64, (500, 375))
+            photos = as_many(made, folder / "more", given["at_least"] or 60_000)
+            plan = Plan(photos, 1, rounds, device, "bf16", few=FEW, compiled=True)
+            run = _throughput(plan, len(made), {"size": "500 x 375"})
+            return [{"name": "bf16, compiled"} | run]
+        if not given["photos"]:
+            raise UsageError("--photos: needed, to measure throughput on a CPU")
+        own = find_photos(given["photos"])
+        photos = as_many(own, folder, given["at_least"] or 100)
+        few = min(len(own), FEW)
+        plans = (Plan(photos, 5, rounds, device, precision, few=few) for precision in ("float32", "bf16"))
+        return [_throughput(plan, len(own), {}) for plan in plans]
 
 
-def _throughput_gpu(device: torch.device, given: dict[str, Any]) -> dict[str, Any]:
-    """As the command that the page shows."""
-    from descscore.eval.throughput import FEW, Plan, measure
-
-    size, made = (500, 375), 64
-    with tempfile.TemporaryDirectory() as folder:
-        some = make_photos(Path(folder) / "made", made, size)
-        many = as_many(some, Path(folder) / "more", given["at_least"] or 60_000)
-        plan = Plan(many, 1, given["rounds"], device, "bf16", few=FEW, compiled=True)
-        figures = measure(plan).figures(plan.texts)
-    about = {"photos": len(many), "different": made, "size": "500 x 375", "texts": 1, "rounds": plan.rounds}
-    return {"name": "bf16, compiled", "precision": "bf16", **about, "figures": figures}
-
-
-def _throughput(photos: Path, precision: str, rounds: int, at_least: int) -> dict[str, Any]:
-    from descscore.eval.throughput import FEW, Plan, measure
-
-    some = find_photos(photos)
-    with tempfile.TemporaryDirectory() as folder:
-        many = as_many(some, Path(folder), at_least)
-        plan = Plan(many, 5, rounds, torch.device("cpu"), precision, few=min(len(some), FEW))
-        figures = measure(plan).figures(plan.texts)
-    about = {"photos": len(many), "different": len(some), "texts": plan.texts, "rounds": rounds}
-    return {"precision": precision, **about, "figures": figures}
+def _throughput(plan: Plan, different: int, more: dict[str, Any]) -> dict[str, Any]:
+    about = {"photos": len(plan.photos), "different": different, **more, "texts": plan.texts}
+    figures = measure(plan).figures(plan.texts)
+    return {"precision": plan.precision, **about, "rounds": plan.rounds, "figures": figures}
 
 
 def _precision(device: torch.device, given: dict[str, Any]) -> dict[str, Any]:
-    from descscore.eval.precision import compare_precisions, made_material, published_material
-    from descscore.models import load_model
-    from descscore.tables.open import load_pairs
-
     data = given["data"]
-    material = published_material(load_pairs(data).split("test"), 1000) if data else made_material(1000)
-    rows = compare_precisions(load_model("default", str(device)), material)
+    sample = published_sample(load_pairs(data).split("test"), 1000) if data else made_sample(1000)
+    rows = compare_precisions(load_model("default", str(device)), sample)
     return {"model": "default", "rows": [asdict(row) | {"close": row.close} for row in rows]}
 
 

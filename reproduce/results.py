@@ -26,9 +26,9 @@ import click
 import numpy as np
 
 from descscore.errors import UsageError
+from descscore.eval.features import ImageMemory, RememberingEncoder, image_owner
 from descscore.eval.preference import (
     PairScores,
-    image_owner,
     length_pair_scores,
     model_pair_scores,
     ngram_pair_scores,
@@ -36,7 +36,6 @@ from descscore.eval.preference import (
     probability_row,
 )
 from descscore.eval.quality import measure
-from descscore.eval.report.bench import ImageMemory, RememberingEncoder
 from descscore.eval.statistics.proportions import cluster_mean
 from descscore.models import LoadedModel
 from descscore.scorer import DescScorer

@@ -8,8 +8,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from descscore.eval.formatting import markdown_table, plain, signed, signed_interval
 from descscore.eval.report import plots
-from descscore.eval.report.page import plain, signed, signed_interval, table
 from descscore.eval.report.page_human import forest_alt
 from descscore.eval.report.page_pairs import preference_alt
 from descscore.training.config import FinetuneConfig
@@ -118,7 +118,7 @@ def readme_table(results: Record) -> str:
             rows.append([label, *(over_seeds(runs, read) for read in reads)])
     for metric, values in _baselines(results).items():
         rows.append([metric, values["concadia"], values.get("openstax", ""), ""])
-    return table(["model", "Concadia", "OpenStax test", "grounding, Concadia"], rows)
+    return markdown_table(["model", "Concadia", "OpenStax test", "grounding, Concadia"], rows)
 
 
 def _baselines(results: Record) -> dict[str, dict[str, str]]:
@@ -142,7 +142,7 @@ def _goals_table(results: Record) -> str:
     for name, read in _TRANSFER.items():
         measured.append((f"{name} less the base's", -2.0, 100 * ((read(shipped) or 0) - (read(base) or 0))))
     rows = [[n, f"{goal:g}", f"{value:.2f}", "yes" if value >= goal else "no"] for n, goal, value in measured]
-    return table(["the shipped model", "at least", "measured", "met"], rows)
+    return markdown_table(["the shipped model", "at least", "measured", "met"], rows)
 
 
 def _preference_table(results: Record) -> str:
@@ -152,7 +152,7 @@ def _preference_table(results: Record) -> str:
         rows.append([name, str(len(runs)), *cells, _difference(runs[0]["grounding_difference"])])
     for metric, values in _baselines(results).items():
         rows.append([metric, "", values["concadia"], values.get("openstax", ""), "", "", "", ""])
-    return table(["model", "seeds", *_COLUMNS, "grounding less the base's (95 %)"], rows)
+    return markdown_table(["model", "seeds", *_COLUMNS, "grounding less the base's (95 %)"], rows)
 
 
 def _difference(estimate: Record) -> str:
@@ -164,7 +164,7 @@ def _difference(estimate: Record) -> str:
 def _transfer_table(results: Record) -> str:
     models = {"base": [results["base"]], **_models(results)}
     rows = [[name, *(over_seeds(runs, read) for read in _TRANSFER.values())] for name, runs in models.items()]
-    return table(["model", *_TRANSFER], rows)
+    return markdown_table(["model", *_TRANSFER], rows)
 
 
 def _interchange_text(run: Record) -> str:
@@ -177,7 +177,7 @@ def _interchange_text(run: Record) -> str:
         "a source of the other kind from another image: how often the base's logit moves the right way. "
         f"The shipped model was trained at block {run['config']['block']}, k = {run['config']['k']}. "
         "`complement` swaps all coordinates but the first k.\n\n"
-        + table(["k", *kinds], [[str(k), *(value[kind, k] for kind in kinds)] for k in sizes])
+        + markdown_table(["k", *kinds], [[str(k), *(value[kind, k] for kind in kinds)] for k in sizes])
         + f"\nSwapping the whole state: {100 * full['value']:.1f} %.\n"
     )
 
@@ -193,7 +193,7 @@ def _probability_text(run: Record) -> str:
     words = f"Reliability: per cent predicted → per cent that are descriptions. {'; '.join(alt)}"
     head = ["data", "log-loss (nats)", "95 % interval", "Brier score", "texts"]
     guessing = f"Always saying one half has a log-loss of {run['openstax_probability']['guessing']:.3f}.\n"
-    return "\n".join([f"![{words}]({RELIABILITY})\n", table(head, rows), guessing])
+    return "\n".join([f"![{words}]({RELIABILITY})\n", markdown_table(head, rows), guessing])
 
 
 _SETTINGS = (
@@ -212,7 +212,7 @@ def _settings_table(results: Record) -> str:
         cost = [f"{runs[0]['trained_values']:,}", f"{runs[0]['seconds'] / 60:.1f}"]
         rows.append([name, config["loss"], config["tuning"], *cells, *cost])
     names = [name.replace("_", " ") for name in _SETTINGS]
-    return table(["model", "loss", "tuning", *names, "trained values", "minutes"], rows)
+    return markdown_table(["model", "loss", "tuning", *names, "trained values", "minutes"], rows)
 
 
 def write_figures(report: Record, folder: Path) -> None:
@@ -242,7 +242,7 @@ def readers_markdown(report: Record) -> str:
         for row in _blv_rows(report)
         if row["question"] in ("overall", "imaginability")
     ]
-    return table(("question", "metric", "r", "95 % interval", "r given length", "ceiling"), cells)
+    return markdown_table(("question", "metric", "r", "95 % interval", "r given length", "ceiling"), cells)
 
 
 def _blv_rows(report: Record) -> list[Record]:
@@ -258,7 +258,7 @@ def _captions_table(report: Record) -> str:
     cells = [[name, *(f"{taus[name, of]:.1f}" for of in ("expert", "crowdflower"))] for name in models]
     for row in ratings["published"]:
         cells.append([f"{row['metric']} (published)", f"{row['expert']:.1f}", f"{row['crowdflower']:.1f}"])
-    return table(("metric", "expert", "crowd"), cells)
+    return markdown_table(("metric", "expert", "crowd"), cells)
 
 
 def _sanity_table(report: Record) -> str:
@@ -271,7 +271,7 @@ def _sanity_table(report: Record) -> str:
     }
     attacks = dict.fromkeys(row["attack"] for row in rows)
     cells = [[attack, *(values[attack, metric] for metric in metrics)] for attack in attacks]
-    return table(("hostile text", *metrics), cells)
+    return markdown_table(("hostile text", *metrics), cells)
 
 
 _INTRO = """# Results

@@ -25,7 +25,7 @@ PHASES = (".preimg", ".postimg")
 
 
 def make_data(root: Path) -> Path:
-    """Write the folder; every file that :data:`descscore.eval.report.parts.PARTS` names is there."""
+    """Write the folder; every file that :data:`descscore.eval.report.measure.PARTS` names is there."""
     root.mkdir(parents=True, exist_ok=True)
     make_kreiss(root / "kreiss2022")
     make_concadia(root)
@@ -131,11 +131,12 @@ def make_kreiss(folder: Path) -> None:
         write_csv(folder / f"{name}.csv", rows)
 
 
-def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
+def write_csv(path: Path, rows: list[dict[str, Any]]) -> Path:
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
+    return path
 
 
 def make_adapter(base: Path, folder: Path) -> Path:

@@ -1,107 +1,21 @@
-"""Reduced precision against float32, on crops of real photos; and what stays in float32."""
+"""Towers in reduced precision: close to float32, and what stays in float32."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import open_clip
 import pytest
 import torch
-from click.testing import CliRunner
 from torch.nn.functional import normalize
 from tower_models import OTHER_IMAGE_TOWERS, model
 
 from conftest import TINY, save_model
 from descscore import DescScorer
-from descscore.cli import main
-from descscore.demo import PHOTOS
 from descscore.encoder import with_precision
-from descscore.errors import DataError, UsageError
-from descscore.eval.precision import (
-    Material,
-    closeness,
-    compare_precisions,
-    made_material,
-    published_material,
-)
-from descscore.images import load_image
+from descscore.errors import UsageError
 from descscore.models import load_model
-from descscore.tables.rows import PreferencePair
-
-
-def crops() -> Material:
-    """Sixteen crops of each of the demo's photos, with its texts and those of the photo after it."""
-    images: dict[str, Any] = {}
-    texts = {
-        f"{i} {kind}": getattr(p, kind) for i, p in enumerate(PHOTOS) for kind in ("description", "caption")
-    }
-    pairs = []
-    for i, photo in enumerate(PHOTOS):
-        whole = load_image(photo.find())
-        wide, high = whole.width // 2, whole.height // 2
-        for j in range(16):
-            left, top = (whole.width - wide) * (j % 4) // 3, (whole.height - high) * (j // 4) // 3
-            images[f"{i} {j}"] = whole.crop((left, top, left + wide, top + high))
-            for other in (i, (i + 1) % len(PHOTOS)):
-                pairs += [(f"{i} {j}", f"{other} {kind}") for kind in ("description", "caption")]
-    return Material(images, texts, pairs)
-
-
-@pytest.fixture(scope="module")
-def material() -> Material:
-    return crops()
-
-
-@pytest.mark.parametrize("name", ["base", "default"])
-def test_the_bundled_models_keep_their_cosines_and_their_order(name: str, material: Material) -> None:
-    bf16, fp16 = compare_precisions(load_model(name, "cpu"), material)
-    assert bf16.pairs == len(material.pairs) == 256
-    assert bf16.close
-    assert fp16.close
-    assert 0 < fp16.mean < bf16.mean
-
-
-def test_closeness_by_hand() -> None:
-    found = closeness("bf16", np.array([0.1, 0.2, 0.3, 0.4]), np.array([0.1, 0.202, 0.299, 0.4]))
-    assert found.mean == pytest.approx(0.003 / 4)
-    assert found.largest == pytest.approx(0.002)
-    assert found.spearman == 1
-    assert found.close
-    swapped = closeness("bf16", np.array([0.1, 0.2, 0.3, 0.4]), np.array([0.1, 0.2, 0.4, 0.3]))
-    assert swapped.spearman == pytest.approx(0.8)
-    assert not swapped.close
-
-
-def test_published_pairs_are_own_texts_first_then_those_of_the_next_image() -> None:
-    class Photo:
-        def read(self) -> bytes:
-            return PHOTOS[0].find().read_bytes()
-
-    pairs = [
-        PreferencePair(Photo(), f"description {i}", f"caption {i}", "test", str(i), None, "", "here", i)
-        for i in range(2)
-    ]
-    found = published_material(pairs, 7)
-    texts = [(image, found.texts[text]) for image, text in found.pairs]
-    own = [("0", "description 0"), ("0", "caption 0"), ("1", "description 1"), ("1", "caption 1")]
-    assert texts == [*own, ("0", "description 1"), ("0", "caption 1"), ("1", "description 0")]
-    with pytest.raises(DataError, match="8 pairs, not 9"):
-        published_material(pairs, 9)
-
-
-def test_the_command_prints_what_it_measured(tmp_path: Path) -> None:
-    folder = save_model(tmp_path / "m", TINY)
-    arguments = ["eval", "precision", "--pairs", "10", "--model", str(folder), "--precision", "bf16"]
-    shown = CliRunner().invoke(main, [*arguments, "--json"])
-    assert shown.exit_code == 0, shown.output
-    (row,) = json.loads(shown.stdout)["rows"]
-    (expected,) = compare_precisions(load_model(folder, "cpu"), made_material(10), ["bf16"])
-    assert (row["pairs"], row["mean"]) == (10, pytest.approx(expected.mean))
-    assert f"{expected.mean:.2e}" in CliRunner().invoke(main, arguments).stdout
 
 
 @pytest.mark.parametrize("name", ["plain", *OTHER_IMAGE_TOWERS])

@@ -17,7 +17,7 @@ _DATABASE = click.option(
 )
 
 
-@click.group(cls=LazyGroup, lazy={"summary": "descscore.eval.human_cli:summary"})
+@click.group(cls=LazyGroup, lazy={"summary": "descscore.eval.cli:summary"})
 def judgments() -> None:
     """Export, summarise or delete the judgments of a study."""
 

@@ -1,4 +1,4 @@
-"""A page as Markdown; plots are told in words, with their numbers in tables."""
+"""A page before it is HTML or Markdown, and how it becomes either; both escape all text."""
 
 from __future__ import annotations
 
@@ -6,95 +6,15 @@ import base64
 import html
 import io
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
+from descscore.eval.formatting import markdown_table
 from descscore.eval.report.plots import Target
 
-# Numbers and lists as a reader of the report sees them.
-
-
-MINUS = "\N{MINUS SIGN}"
-PERCENT = "\N{NO-BREAK SPACE}%"
-UNDEFINED = "not defined"
-
-
-def percent(value: float | None, digits: int = 1) -> str:
-    """A share, 0..1, in per cent."""
-    return UNDEFINED if value is None else f"{100 * value:.{digits}f}{PERCENT}"
-
-
-def percent_interval(low: float | None, high: float | None) -> str:
-    """``52.3 to 63.4 %``."""
-    if low is None or high is None:
-        return UNDEFINED
-    return f"{100 * low:.1f} to {100 * high:.1f}{PERCENT}"
-
-
-def signed(value: float | None, digits: int = 2) -> str:
-    """A correlation or difference with its sign; what rounds to zero has none."""
-    if value is None:
-        return UNDEFINED
-    shown = f"{value:+.{digits}f}"
-    return f"{0:.{digits}f}" if float(shown) == 0 else shown.replace("-", MINUS)
-
-
-def signed_interval(low: float | None, high: float | None, digits: int = 2) -> str:
-    """``-0.32 to +0.09``, with a true minus sign."""
-    return UNDEFINED if low is None or high is None else f"{signed(low, digits)} to {signed(high, digits)}"
-
-
-def plain(value: float | None, digits: int = 2) -> str:
-    """A number without a forced sign."""
-    return UNDEFINED if value is None else f"{value:.{digits}f}".replace("-", MINUS)
-
-
-def p_value(value: float | None) -> str:
-    """To three digits; what would round to zero is a bound."""
-    if value is None:
-        return UNDEFINED
-    return "under 0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def listing(words: Sequence[str]) -> str:
-    """``a, b and c``."""
-    *first, last = words or ("none",)
-    return f"{', '.join(first)} and {last}" if first else last
-
-
-def counted(count: int, singular: str, plural: str | None = None) -> str:
-    """``1 image``, ``2 images``."""
-    return f"{count:,} {singular if count == 1 else plural or singular + 's'}"
-
-
-def sentence(text: str) -> str:
-    """``text`` with a capital first letter, unless that is a symbol such as r or p, and a full stop."""
-    symbol = len(text) > 1 and not text[1].isalpha()
-    return stop(text if symbol else text[:1].upper() + text[1:])
-
-
-def stop(text: str) -> str:
-    """``text``, which may begin with a name, with a full stop."""
-    return text if text.endswith((".", "!", "?")) else text + "."
-
-
-def slug(text: str) -> str:
-    """``text`` in lower case letters, digits and dashes, for keys."""
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
-
-
-# A plain Markdown table.
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """head and rows of as many cells each; the cells are taken as they are."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
-
-
-# What a report says, before it is Markdown or HTML.
+Json: TypeAlias = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -111,33 +31,47 @@ class Bullets:
     items: tuple[str, ...]
 
 
+Column: TypeAlias = "str | Callable[[Json], str]"
+
+
 @dataclass(frozen=True)
 class Table:
-    """key: unique on the page, letters and dashes. names: how many leading columns name the row.
-
-    folded: whether it is shown only when asked for (long lists of a plot's points).
-    """
+    """A table with a caption."""
 
     key: str
+    """Unique on the page; letters and dashes."""
     caption: str
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     names: int = 1
+    """How many leading columns name the row."""
     folded: bool = False
+    """Whether it is shown only when asked for (long lists of a plot's points)."""
+
+    @classmethod
+    def of(
+        cls, key: str, caption: str, rows: Sequence[Json], columns: Mapping[str, Column], **options: Any
+    ) -> Table:
+        """A table of JSON rows. columns: by heading, a key of the row or a function of the whole row."""
+        cells = (
+            tuple(column(row) if callable(column) else str(row[column]) for column in columns.values())
+            for row in rows
+        )
+        return cls(key, caption, tuple(columns), tuple(cells), **options)
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A plot. alt: what it shows, with numbers. table: the key of the table that holds its data.
-
-    draw: writes it to a stream as SVG.
-    """
+    """A plot."""
 
     key: str
     caption: str
     alt: str
+    """What it shows, with numbers."""
     table: str
+    """Key of the table that holds its data."""
     draw: Callable[[Target], None]
+    """Writes it to a stream as SVG."""
 
 
 Block: TypeAlias = Paragraph | Bullets | Table | Figure
@@ -180,9 +114,6 @@ def _numbers(keys: Iterator[str]) -> dict[str, int]:
     return {key: i for i, key in enumerate(keys, 1)}
 
 
-# A page as one self-contained HTML file: no script, no request, pictures inside as SVG.
-
-
 TEMPLATES = Path(__file__).parent / "templates"
 
 _NUMBER = re.compile(r"[+\N{MINUS SIGN}]?\d[\d.,]*(\s%)?( to [+\N{MINUS SIGN}]?\d[\d.,]*(\s%)?)?")
@@ -190,7 +121,10 @@ _NO_NUMBER = frozenset({"not defined", "none", "under 0.001"})
 
 
 def to_html(page: Page) -> str:
-    """The page; everything in it is escaped, and the same page gives the same text."""
+    """The page as one self-contained file: no script, no request, plots inside as SVG.
+
+    The same page gives the same text.
+    """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -245,7 +179,7 @@ def to_markdown(page: Page) -> str:
 def escape(text: str) -> str:
     """``text`` as one line of Markdown that shows it as it is."""
     flat = re.sub(r"\s+", " ", text)
-    return html.escape(_SPECIAL.sub(lambda found: "\\" + found[0], flat), quote=False)
+    return html.escape(_SPECIAL.sub(lambda match: "\\" + match[0], flat), quote=False)
 
 
 def _section(section: Section, page: Page, level: str) -> list[str]:
@@ -269,7 +203,6 @@ def _figure(figure: Figure, page: Page) -> str:
 
 
 def _table(table: Table, number: int) -> str:
-    rule = "|".join("---" for _ in table.head)
-    rows = [" | ".join(map(escape, row)) for row in (table.head, *table.rows)]
-    head, *body = (f"| {row} |" for row in rows)
-    return "\n".join([f"**Table {number}. {escape(table.caption)}**", "", head, f"|{rule}|", *body])
+    rows = [list(map(escape, row)) for row in table.rows]
+    title = f"**Table {number}. {escape(table.caption)}**"
+    return f"{title}\n\n{markdown_table(list(map(escape, table.head)), rows).rstrip()}"

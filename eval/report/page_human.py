@@ -6,14 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, TypeAlias
 
-from descscore.eval.report import plots
-from descscore.eval.report.page import (
-    Block,
-    Bullets,
-    Figure,
-    Paragraph,
-    Section,
-    Table,
+from descscore.eval.formatting import (
     counted,
     listing,
     p_value,
@@ -24,45 +17,56 @@ from descscore.eval.report.page import (
     slug,
     stop,
 )
+from descscore.eval.report import plots
+from descscore.eval.report.page import Block, Bullets, Column, Figure, Paragraph, Section, Table
 
 Json: TypeAlias = dict[str, Any]
 
-HEAD = (
-    "question",
-    "metric",
-    "n",
-    "r",
-    "95 % interval",
-    "p",
-    "Spearman",
-    "Kendall",
-    "r given length",
-    "95 % interval given length",
-    "r given log length",
-    "ceiling",
+TERMS = (
+    "Metrics: each model's score is its cosine of image and description. Length is the number of characters "
+    "of the description. CLIPScore is the published score under OpenAI's CLIP; SPURTS rates the text alone.",
+    "n is the number of descriptions. r is Pearson's correlation of a metric with the mean ratings, from "
+    "\N{MINUS SIGN}1 to +1, and p its p-value against 0.",
+    "Spearman is the correlation of the ranks. Kendall (tau) compares pairs of descriptions: +1 where scores "
+    "and ratings put every pair in the same order.",
+    "Reliability is how far two random halves of the raters agree.",
 )
+"""What the columns mean."""
+
+COLUMNS: dict[str, Column] = {
+    "question": "question",
+    "metric": "metric",
+    "n": "n",
+    "r": lambda row: signed(row["r"]),
+    "95 % interval": lambda row: signed_interval(row["low"], row["high"]),
+    "p": lambda row: p_value(row["p"]),
+    "Spearman": lambda row: signed(row["spearman"]),
+    "Kendall": lambda row: signed(row["kendall"]),
+    "r given length": lambda row: signed(row["partial_r"]),
+    "95 % interval given length": lambda row: signed_interval(row["partial_low"], row["partial_high"]),
+    "r given log length": lambda row: signed(row["partial_r_log_length"]),
+    "ceiling": lambda row: plain(row["ceiling"]),
+}
 
 
-def human_section(found: Json) -> Section:
-    """found: one entry of the report's ``human``."""
-    groups = list(dict.fromkeys((row["raters"], row["phase"]) for row in found["rows"]))
-    parts = [_raters_part(found, *group) for group in groups]
-    parts += [_scatter_part(found, i) for i in range(len(found["scatter"]))]
-    if found["differences"]:
-        parts.append(_difference_part(found))
-    dropped = [f"{drop['what']}: {drop['count']}" for drop in found["drops"]]
+def human_section(entry: Json) -> Section:
+    """entry: one entry of the report's ``human``."""
+    groups = list(dict.fromkeys((row["raters"], row["phase"]) for row in entry["rows"]))
+    parts = [_raters_part(entry, *group) for group in groups]
+    parts += [_scatter_part(entry, i) for i in range(len(entry["scatter"]))]
+    if entry["differences"]:
+        parts.append(_difference_part(entry))
+    dropped = [f"{drop['what']}: {drop['count']}" for drop in entry["drops"]]
     blocks: list[Block] = [
         Paragraph(
-            f"{counted(found['joined'], 'rated description')} of {counted(found['images'], 'image')} "
-            f"({found['data']}). Left out: {listing(dropped)}."
+            f"{counted(entry['joined'], 'rated description')} of {counted(entry['images'], 'image')} "
+            f"({entry['data']}). Left out: {listing(dropped)}."
         )
     ]
-    if found["published"]:
-        names = listing(found["published"])
-        blocks.append(
-            Paragraph(f"Published scores of the same descriptions stand beside the models: {names}.")
-        )
-    blocks += [Bullets(tuple(map(sentence, found["notes"]))), _reliability_table(found["rows"])]
+    if entry["published"]:
+        names = listing(entry["published"])
+        blocks.append(Paragraph(f"The tables also show published scores of the same descriptions: {names}."))
+    blocks += [Bullets((*TERMS, *map(sentence, entry["notes"]))), _reliability_table(entry["rows"])]
     return Section("human", "Agreement with people's ratings", tuple(blocks), tuple(parts))
 
 
@@ -71,13 +75,12 @@ def who(raters: str, phase: str | None) -> str:
     return f"{raters} readers" + ("" if phase is None else f", {phase} seeing the image")
 
 
-def _raters_part(found: Json, raters: str, phase: str | None) -> Section:
-    rows = [row for row in found["rows"] if (row["raters"], row["phase"]) == (raters, phase)]
+def _raters_part(entry: Json, raters: str, phase: str | None) -> Section:
+    rows = [row for row in entry["rows"] if (row["raters"], row["phase"]) == (raters, phase)]
     name = who(raters, phase)
     key = f"human-{slug(raters)}-{slug(phase or 'all')}"
-    table = Table(
-        f"{key}-table", f"Correlations with the mean ratings of {name}", HEAD, _cells(rows), names=2
-    )
+    caption = f"Correlations with the mean ratings of {name}"
+    table = Table.of(f"{key}-table", caption, rows, COLUMNS, names=2)
     figure = Figure(
         f"{key}-forest",
         f"Correlation with {name}: estimates, 95 % intervals and ceilings",
@@ -103,46 +106,19 @@ def forest_alt(rows: Sequence[Json], name: str) -> str:
     )
 
 
-def _cells(rows: Sequence[Json]) -> tuple[tuple[str, ...], ...]:
-    return tuple(
-        (
-            row["question"],
-            row["metric"],
-            str(row["n"]),
-            signed(row["r"]),
-            signed_interval(row["low"], row["high"]),
-            p_value(row["p"]),
-            signed(row["spearman"]),
-            signed(row["kendall"]),
-            signed(row["partial_r"]),
-            signed_interval(row["partial_low"], row["partial_high"]),
-            signed(row["partial_r_log_length"]),
-            plain(row["ceiling"]),
-        )
-        for row in rows
-    )
-
-
 def _reliability_table(rows: Sequence[Json]) -> Table:
     """One row a group of raters and question: they are the same for every metric."""
     panels = {(row["raters"], row["phase"], row["question"]): row for row in rows}
-    return Table(
-        "human-reliability-table",
-        "How far raters agree: split-half reliability, and the ceiling that it sets",
-        ("readers", "question", "descriptions", "reliability", "ceiling", "remark"),
-        tuple(
-            (
-                who(raters, phase),
-                question,
-                str(row["n"]),
-                plain(row["reliability"]),
-                plain(row["ceiling"]),
-                row["reliability_reason"] or "none",
-            )
-            for (raters, phase, question), row in panels.items()
-        ),
-        names=2,
-    )
+    columns: dict[str, Column] = {
+        "readers": lambda row: who(row["raters"], row["phase"]),
+        "question": "question",
+        "descriptions": "n",
+        "reliability": lambda row: plain(row["reliability"]),
+        "ceiling": lambda row: plain(row["ceiling"]),
+        "remark": lambda row: row["reliability_reason"] or "none",
+    }
+    caption = "How far raters agree: split-half reliability, and the ceiling that it sets"
+    return Table.of("human-reliability-table", caption, list(panels.values()), columns, names=2)
 
 
 def _reasons(rows: Sequence[Json]) -> tuple[str, ...]:
@@ -157,30 +133,23 @@ def _reasons(rows: Sequence[Json]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(map(stop, said)))
 
 
-def _scatter_part(found: Json, index: int) -> Section:
-    of = found["scatter"][index]
+def _scatter_part(entry: Json, index: int) -> Section:
+    of = entry["scatter"][index]
     name, questions = of["model"], of["questions"]
     key = f"scatter-{index + 1}"
-    table = Table(
-        f"{key}-table",
-        f"The points of these plots: cosine under {name} and mean rating by BLV readers",
-        ("description", "image", "cosine", *questions),
-        tuple(
-            (
-                str(point["item"]),
-                point["image"],
-                signed(point["cosine"], 3),
-                *(plain(point[question]) for question in questions),
-            )
-            for point in of["points"]
-        ),
-        folded=True,
-    )
+    columns: dict[str, Column] = {
+        "description": "item",
+        "image": "image",
+        "cosine": lambda point: signed(point["cosine"], 3),
+    }
+    columns |= {question: partial(_rating, question) for question in questions}
+    caption = f"The points of these plots: cosine under {name} and mean rating by BLV readers"
+    table = Table.of(f"{key}-table", caption, of["points"], columns, folded=True)
     figures = tuple(
         Figure(
             f"{key}-{slug(question)}",
             f"{name} against {question}, rated by BLV readers",
-            scatter_alt(of, question, _row_of(found["rows"], name, question)),
+            scatter_alt(of, question, _row_of(entry["rows"], name, question)),
             table.key,
             partial(plots.scatter, of, question),
         )
@@ -188,6 +157,10 @@ def _scatter_part(found: Json, index: int) -> Section:
         if any(point[question] is not None for point in of["points"])
     )
     return Section(key, f"Scores of {name} and ratings by BLV readers", (*figures, table))
+
+
+def _rating(question: str, point: Json) -> str:
+    return plain(point[question])
 
 
 def _row_of(rows: Sequence[Json], metric: str, question: str) -> Json:
@@ -214,27 +187,20 @@ def scatter_alt(of: Json, question: str, row: Json) -> str:
     return text + f"The fitted line {way} from {plain(start)} to {plain(stop)}; {r}."
 
 
-def _difference_part(found: Json) -> Section:
-    models = {of["model"] for of in found["scatter"]}
-    rows = [row for row in found["differences"] if row["raters"] == "BLV" and row["first"] in models]
-    table = Table(
-        "human-differences-table",
-        "Correlation of the first metric minus that of the second, BLV readers",
-        ("question", "first", "second", "n", "difference of r", "95 % interval", "p"),
-        tuple(
-            (
-                row["question"],
-                row["first"],
-                row["second"],
-                str(row["n"]),
-                signed(row["difference"]),
-                signed_interval(row["low"], row["high"]),
-                p_value(row["p"]),
-            )
-            for row in rows
-        ),
-        names=3,
-    )
+def _difference_part(entry: Json) -> Section:
+    models = {of["model"] for of in entry["scatter"]}
+    rows = [row for row in entry["differences"] if row["raters"] == "BLV" and row["first"] in models]
+    columns: dict[str, Column] = {
+        "question": "question",
+        "first": "first",
+        "second": "second",
+        "n": "n",
+        "difference of r": lambda row: signed(row["difference"]),
+        "95 % interval": lambda row: signed_interval(row["low"], row["high"]),
+        "p": lambda row: p_value(row["p"]),
+    }
+    caption = "Correlation of the first metric minus that of the second, BLV readers"
+    table = Table.of("human-differences-table", caption, rows, columns, names=3)
     said = tuple(
         stop(f"{row['first']} and {row['second']} ({row['question']}): {row['reason']}")
         for row in rows

@@ -6,11 +6,7 @@ import statistics
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
 
-from descscore.eval.report.page import (
-    Bullets,
-    Paragraph,
-    Section,
-    Table,
+from descscore.eval.formatting import (
     counted,
     listing,
     percent,
@@ -20,9 +16,7 @@ from descscore.eval.report.page import (
     signed,
     signed_interval,
 )
-
-# The report's first and last sections: main results, what they can show, what is missing, how to repeat.
-
+from descscore.eval.report.page import Bullets, Column, Paragraph, Section, Table
 
 Json: TypeAlias = dict[str, Any]
 
@@ -33,22 +27,19 @@ CLIP_B32 = 151_277_313
 def results_section(report: Json) -> Section:
     """The main numbers of each model in sentences, then what the models are."""
     said = tuple(line for model in report["models"] for line in _main_results(report, model["name"]))
-    table = Table(
-        "models-table",
-        "The models",
-        ("model", "parameters", "text tower tuned", "purpose read-out", "signature"),
-        tuple(
-            (
-                model["name"],
-                f"{model['parameters']:,}",
-                "yes" if model["tuned"] else "no",
-                "yes" if model["readout"] else "no",
-                model["signature"],
-            )
-            for model in report["models"]
-        ),
+    columns: dict[str, Column] = {
+        "model": "name",
+        "parameters": lambda model: f"{model['parameters']:,}",
+        "text tower tuned": lambda model: "yes" if model["tuned"] else "no",
+        "purpose read-out": lambda model: "yes" if model["readout"] else "no",
+        "signature": "signature",
+    }
+    table = Table.of("models-table", "The models", report["models"], columns)
+    names = Paragraph(
+        "A model is tuned where training changed its text tower. A purpose read-out gives the probability "
+        "that a text is a description. A signature names all that decides a score."
     )
-    return Section("results", "Main results", (Bullets(said), table) if said else (table,))
+    return Section("results", "Main results", (*([Bullets(said)] if said else []), table, names))
 
 
 def _main_results(report: Json, name: str) -> Iterator[str]:
@@ -60,8 +51,9 @@ def _main_results(report: Json, name: str) -> Iterator[str]:
         }
         if name in rows:
             yield (
-                f"{name}: correlation {_r(rows[name])} with BLV readers' overall ratings of "
-                f"{counted(rows[name]['n'], 'description')}; text length alone reaches {_r(rows['length'])}."
+                f"{name}: its scores correlate {_r(rows[name])} with the overall ratings that blind and "
+                f"low-vision (BLV) readers gave {counted(rows[name]['n'], 'description')}; text length alone "
+                f"reaches {_r(rows['length'])}. +1 is full agreement, 0 is none."
             )
     for part in report["preference"]:
         own = {
@@ -107,9 +99,9 @@ def _human_limits(part: Json) -> Iterator[str]:
     reach = _reach(part["differences"])
     if reach is not None:
         yield (
-            "How far two metrics' correlations with BLV readers' overall ratings lie apart is known to "
-            f"within {plain(reach)} (the intervals' median half-width). These ratings can tell a metric that "
-            "follows readers closely from one that does not; they cannot rank metrics that lie closer."
+            "The difference between two metrics' correlations with BLV readers' overall ratings is known to "
+            f"within {plain(reach)} (half of the intervals' median width). These ratings can tell a metric "
+            "that follows readers closely from one that does not; they cannot rank metrics closer than that."
         )
     yield (
         "These are few images and few readers: the ratings say little about other kinds of images, texts or "
@@ -133,13 +125,13 @@ def _model_limits(models: Sequence[Json]) -> Iterator[str]:
         sizes = listing([f"{model['name']} has {model['parameters'] / 1e6:.1f}" for model in small])
         yield (
             f"Small models: {sizes} million parameters; OpenAI's CLIP ViT-B/32, on which published "
-            f"CLIPScores rest, has {CLIP_B32 / 1e6:.0f} million. What a small model shows is how it behaves "
-            "itself; it is no estimate of what the same method reaches with a larger model."
+            f"CLIPScores rest, has {CLIP_B32 / 1e6:.0f} million. A small model's figures are its own; they "
+            "are no estimate of what the same method reaches with a larger model."
         )
 
 
 def missing_section(report: Json) -> Section:
-    """What was not measured, and for want of which files."""
+    """What was not measured, and which files it needs."""
     said = tuple(
         f"{entry['section']} on {entry['data']}"
         + ("" if entry["what"] == "all" else f", {entry['what']}")
@@ -169,93 +161,80 @@ def repeat_section(report: Json) -> Section:
     drawn = report["resampling"]
     text = Paragraph(
         f"descscore {report['descscore']}. Bootstrap of the correlations: {drawn['resamples']} resamples, "
-        f"seed {drawn['seed']}. The models' signatures stand under main results; all numbers with all their "
-        "digits are in report.json, from which this text is made."
+        f"seed {drawn['seed']}. The models' signatures are under main results. report.json has all numbers "
+        "with all their digits; this text is made from it."
     )
     signatures = [sentence(f"ratings and metrics: {part['signature']}") for part in report["human"]]
     return Section("repeat", "How to repeat it", (text, *map(Paragraph, signatures), table))
 
 
-def quality_section(found: Sequence[Json]) -> Section:
-    """found: the report's ``quality``."""
+def quality_section(entries: Sequence[Json]) -> Section:
+    """entries: the report's ``quality``."""
     text = (
-        "Whether a score has a hold on the image at all. Recall is a rank statistic of one gallery and "
-        "has no interval. Grounding: how often a description scores higher with its own photo than "
-        "with another."
+        "Whether a score depends on the image at all. Recall@k is the share of images (texts) with a right "
+        "text (image) among the k with the highest cosine; it ranks within one gallery and has no interval. "
+        "Grounding is how often a description scores higher with its own photo than with another."
     )
-    table = Table(
-        "quality-table",
-        "Retrieval and grounding",
-        ("model", "measure", "value", "95 % interval", "n", "chance"),
-        tuple(
-            (
-                row["model"],
-                row["name"],
-                percent(row["value"]),
-                percent_interval(row["low"], row["high"]) if row["low"] is not None else "none",
-                f"{row['n']} {row['unit']}s",
-                percent(row["chance"]),
-            )
-            for part in found
-            for row in part["rows"]
+    columns: dict[str, Column] = {
+        "model": "model",
+        "measure": "name",
+        "value": lambda row: percent(row["value"]),
+        "95 % interval": lambda row: (
+            "none" if row["low"] is None else percent_interval(row["low"], row["high"])
         ),
-        names=2,
-    )
+        "n": lambda row: f"{row['n']} {row['unit']}s",
+        "chance": lambda row: percent(row["chance"]),
+    }
+    rows = [row for part in entries for row in part["rows"]]
+    table = Table.of("quality-table", "Retrieval and grounding", rows, columns, names=2)
     return Section("quality", "Retrieval and grounding", (Paragraph(text), table))
 
 
-def captions_section(found: Json) -> Section:
-    """found: one entry of the report's ``captions``."""
-    models = dict.fromkeys(row["model"] for row in found["rows"])
-    cells = []
-    for model in models:
-        own = {row["set"]: row for row in found["rows"] if row["model"] == model}
-        cells.append(
-            (model, *(_tau(own[name]["tau"]) for name in ("expert", "crowdflower")), "measured here")
-        )
-    for row in found["published"]:
-        cells.append((row["metric"], *(signed(row[k], 1) for k in ("expert", "crowdflower")), "published"))
-    table = Table(
-        "captions-table",
-        "Kendall's tau with the ratings of Flickr8k captions, times 100",
-        ("metric", "expert (tau-c)", "CrowdFlower (tau-b)", "source"),
-        tuple(cells),
-    )
+def captions_section(entry: Json) -> Section:
+    """entry: one entry of the report's ``captions``."""
+    rows = [
+        {"metric": model, "source": "measured here"}
+        | {row["set"]: row["tau"] and 100 * row["tau"] for row in entry["rows"] if row["model"] == model}
+        for model in dict.fromkeys(row["model"] for row in entry["rows"])
+    ]
+    rows += [row | {"source": "published"} for row in entry["published"]]
+    columns: dict[str, Column] = {
+        "metric": "metric",
+        "expert (tau-c)": lambda row: signed(row["expert"], 1),
+        "CrowdFlower (tau-b)": lambda row: signed(row["crowdflower"], 1),
+        "source": "source",
+    }
+    caption = "Kendall's tau with the ratings of Flickr8k captions, times 100"
+    table = Table.of("captions-table", caption, rows, columns)
     counts = [
         f"{row['set']}: {row['pairs']} pairs, {row['ratings']} ratings, "
         f"{row['left_out']} own captions left out"
         + (f"; not defined: {row['reason']}" if row["reason"] else "")
-        for row in found["rows"]
+        for row in entry["rows"]
     ]
-    notes = Bullets(tuple(map(sentence, (*found["notes"], *dict.fromkeys(counts)))))
+    meaning = "Kendall's tau says how far two orders agree: 1 where they are the same, 0 by chance."
+    notes = Bullets((meaning, *map(sentence, (*entry["notes"], *dict.fromkeys(counts)))))
     return Section("captions", "Ratings of Flickr8k captions", (notes, table))
 
 
-def _tau(value: float | None) -> str:
-    return signed(None if value is None else 100 * value, 1)
-
-
-def zero_shot_section(found: Sequence[Json]) -> Section:
-    """found: the report's ``zeroshot``."""
-    table = Table(
-        "zeroshot-table",
-        "Zero-shot classification: the class whose prompt has the highest cosine",
-        ("model", "data", "accuracy", "95 % interval", "macro-F1", "images", "classes", "chance", "prompt"),
-        tuple(
-            (
-                row["model"],
-                part["data"],
-                percent(row["accuracy"]),
-                percent_interval(row["low"], row["high"]),
-                percent(row["macro_f1"]),
-                str(row["n"]),
-                str(row["classes"]),
-                percent(1 / row["classes"]),
-                row["prompt"],
-            )
-            for part in found
-            for row in part["rows"]
-        ),
-        names=2,
+def zero_shot_section(entries: Sequence[Json]) -> Section:
+    """entries: the report's ``zeroshot``."""
+    columns: dict[str, Column] = {
+        "model": "model",
+        "data": "data",
+        "accuracy": lambda row: percent(row["accuracy"]),
+        "95 % interval": lambda row: percent_interval(row["low"], row["high"]),
+        "macro-F1": lambda row: percent(row["macro_f1"]),
+        "images": "n",
+        "classes": "classes",
+        "chance": lambda row: percent(1 / row["classes"]),
+        "prompt": "prompt",
+    }
+    rows = [row | {"data": part["data"]} for part in entries for row in part["rows"]]
+    caption = "Zero-shot classification: the class whose prompt has the highest cosine"
+    table = Table.of("zeroshot-table", caption, rows, columns, names=2)
+    text = Paragraph(
+        "Accuracy is the share of images whose own class wins. Macro-F1 is the mean of the classes' F1, the "
+        "harmonic mean of precision and recall: each class counts alike."
     )
-    return Section("zeroshot", "Zero-shot classification", (table,))
+    return Section("zeroshot", "Zero-shot classification", (text, table))

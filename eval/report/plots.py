@@ -114,9 +114,9 @@ def preference_bars(rows: Sequence[Row], target: Target) -> None:
     with drawing(WIDTH, 3.6, target) as figure:
         axes = figure.add_subplot()
         for i, name in enumerate(names):
-            found = {row["subset"]: row for row in own if row["metric"] == name}
-            places = [subsets.index(subset) + wide * (i + 0.5) - 0.4 for subset in found]
-            _bars(axes, places, list(found.values()), wide, looks[name], _short(name))
+            by_subset = {row["subset"]: row for row in own if row["metric"] == name}
+            places = [subsets.index(subset) + wide * (i + 0.5) - 0.4 for subset in by_subset]
+            _bars(axes, places, list(by_subset.values()), wide, looks[name], _short(name))
         axes.axhline(50, color="#333333", linewidth=1, linestyle="--", label="chance")
         axes.set_xticks(range(len(subsets)), [_lengths(subset) for subset in subsets])
         axes.set(xlabel="description's length in characters", ylabel="description wins, %", ylim=(0, 100))
@@ -145,7 +145,7 @@ def attack_shares(rows: Sequence[Row], target: Target) -> None:
 
 
 def reliability(curves: Sequence[Row], target: Target) -> None:
-    """Predicted probability against the observed share, a line a model, beside the diagonal.
+    """Predicted probability against the observed share, a line a model, with the diagonal.
 
     curves: with ``model`` and ``bins`` of ``predicted, observed, low, high``.
     """

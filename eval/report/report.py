@@ -1,18 +1,17 @@
-"""A report's JSON as a page: a pure function, so that a saved report gives the same page again."""
+"""A report's files: its JSON, and the pages that are made from the JSON alone."""
 
 from __future__ import annotations
 
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from descscore.errors import DataError, UsageError
-from descscore.eval.ratings import digest
-from descscore.eval.report.bench import Bench, Subject, load_subjects
-from descscore.eval.report.page import Page, Section, listing, to_html, to_markdown
+from descscore.eval.formatting import listing
+from descscore.eval.report.page import Page, Section, to_html, to_markdown
 from descscore.eval.report.page_human import human_section
 from descscore.eval.report.page_models import (
     captions_section,
@@ -24,14 +23,11 @@ from descscore.eval.report.page_models import (
     zero_shot_section,
 )
 from descscore.eval.report.page_pairs import preference_section, probability_section, sanity_section
-from descscore.eval.report.parts import PARTS, Part
-from descscore.eval.statistics.bootstrap import Resampling
-from descscore.version import __version__
-
-# A report's three files.
-
 
 Json: TypeAlias = dict[str, Any]
+
+FORMAT = 1
+"""Of the JSON; raised whenever its readers have to change."""
 
 NAMES = ("report.json", "report.md", "report.html")
 
@@ -63,10 +59,10 @@ def write_report(report: Json, folder: Path) -> list[Path]:
 def read_report(path: Path) -> Json:
     """A saved report's JSON; :class:`DataError` where it cannot be read."""
     try:
-        found: Json = json.loads(path.read_text(encoding="utf-8"))
+        report: Json = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: not a report ({error})") from None
-    return found
+    return report
 
 
 def _replace(path: Path, text: str) -> None:
@@ -80,78 +76,6 @@ def _replace(path: Path, text: str) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
-
-
-# All evaluations of one or several models, side by side, as one JSON object.
-
-
-def measure_report(
-    data: Path,
-    models: Sequence[str],
-    device: str | None = None,
-    resampling: Resampling | None = None,
-    progress: Callable[[str], None] = lambda _: None,
-) -> Json:
-    """Measure all models on all that the data folder holds.
-
-    Each section is a list with one object a data set; ``not_measured`` names the files that
-    are missing. Raises :class:`DataError` for a folder that holds nothing to measure on
-    and for damaged files, :class:`descscore.errors.ModelError` and
-    :class:`descscore.errors.UsageError` for models.
-    """
-    check_data(data)
-    bench = Bench(data, load_subjects(models, device), resampling or Resampling())
-    report = _head(bench.subjects, bench.resampling)
-    report |= {part.section: [] for part in PARTS}
-    for part in PARTS:
-        if missing(data, part.files):
-            continue
-        progress(f"{part.section} on {part.data}")
-        measured = {"data": part.data, "files": _digests(data, part.files)} | part.measure(bench)
-        report[part.section].append(measured)
-    return report | {"not_measured": [entry for part in PARTS for entry in _left_out(data, part)]}
-
-
-def check_data(data: Path) -> None:
-    """Raise :class:`DataError` unless ``data`` holds what at least one part needs."""
-    if not data.is_dir():
-        raise DataError(f"{data}: no such folder; --data or DESCSCORE_DATA must name the data folder")
-    if all(missing(data, part.files) for part in PARTS):
-        wanted = ", ".join(dict.fromkeys(part.files[0] for part in PARTS))
-        raise DataError(f"{data}: holds nothing to measure on (looked for {wanted})")
-
-
-def missing(data: Path, files: Sequence[str]) -> list[str]:
-    """Those of ``files`` that are not below ``data``."""
-    return [file for file in files if not (data / file).exists()]
-
-
-def _head(subjects: Sequence[Subject], resampling: Resampling) -> Json:
-    return {
-        "format": FORMAT,
-        "descscore": __version__,
-        "models": [subject.to_dict() for subject in subjects],
-        "resampling": {"resamples": resampling.resamples, "seed": resampling.seed},
-    }
-
-
-def _left_out(data: Path, part: Part) -> list[Json]:
-    """One entry for the whole part, or for each thing it had to do without."""
-    whole = missing(data, part.files)
-    place = {"section": part.section, "data": part.data}
-    if whole:
-        return [place | {"what": "all", "missing": whole}]
-    lacking = [(what, missing(data, files)) for what, files in part.optional]
-    return [place | {"what": what, "missing": files} for what, files in lacking if files]
-
-
-def _digests(data: Path, files: Sequence[str]) -> dict[str, str]:
-    """First eight hex digits of the SHA-256 of each file; folders are left out."""
-    return {file: digest(data / file) for file in files if (data / file).is_file()}
-
-
-FORMAT = 1
-"""Of the JSON; raised whenever its readers have to change."""
 
 
 def report_page(report: Json) -> Page:

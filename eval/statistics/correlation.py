@@ -1,9 +1,15 @@
-"""How far raters agree, and so how high any metric's correlation with their means can be."""
+"""Correlations with p-values, and how high the raters' agreement lets a correlation be.
+
+The p-values here are the textbook ones, which take every item to be independent of the others.
+Where several items share an image they are too small; :mod:`descscore.eval.statistics.bootstrap`
+resamples whole images instead.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -11,18 +17,11 @@ from scipy import stats
 
 from descscore.errors import DataError
 
-# Correlations of two lists of numbers, each with its p-value or the reason why there is none.
-#
-# The p-values here are the textbook ones, which take every item to be
-# independent of the others. Where several items share an image they are too
-# small; :mod:`descscore.eval.intervals` resamples whole images instead.
-
-
 Array: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
 Numbers: TypeAlias = Sequence[float] | np.ndarray[Any, Any]
 
 MIN_ITEMS = 4
-"""Fewest items of which a correlation is reported: with three, any line fits well."""
+"""Fewest items for which a correlation is reported: with three, any line fits well."""
 
 
 @dataclass(frozen=True)
@@ -40,16 +39,12 @@ class Correlation:
 
 def pearson(x: Numbers, y: Numbers) -> Correlation:
     """Pearson's r of ``(n,)`` and ``(n,)``; raises :class:`DataError` on NaN or unequal lengths."""
-    first, second = paired(x=x, y=y)
-    reason = undefined_reason(x=first, y=second)
-    return _not_defined(first, reason) if reason else _result(stats.pearsonr(first, second), len(first))
+    return _correlation(stats.pearsonr, x, y)
 
 
 def spearman(x: Numbers, y: Numbers) -> Correlation:
     """Spearman's rho of ``(n,)`` and ``(n,)``, ties at their middle rank; raises as :func:`pearson`."""
-    first, second = paired(x=x, y=y)
-    reason = undefined_reason(x=first, y=second)
-    return _not_defined(first, reason) if reason else _result(stats.spearmanr(first, second), len(first))
+    return _correlation(stats.spearmanr, x, y)
 
 
 def kendall(x: Numbers, y: Numbers, variant: Literal["b", "c"] = "b") -> Correlation:
@@ -58,36 +53,22 @@ def kendall(x: Numbers, y: Numbers, variant: Literal["b", "c"] = "b") -> Correla
     tau-c (Stuart) is meant for scales of different lengths, such as cosines against
     four grades.
     """
+    return _correlation(partial(stats.kendalltau, variant=variant), x, y)
+
+
+def _correlation(function: Callable[..., Any], x: Numbers, y: Numbers) -> Correlation:
     first, second = paired(x=x, y=y)
     reason = undefined_reason(x=first, y=second)
     if reason:
-        return _not_defined(first, reason)
-    return _result(stats.kendalltau(first, second, variant=variant), len(first))
-
-
-def partial_correlation(x: Numbers, y: Numbers, control: Numbers) -> Correlation:
-    """Pearson's r of what a straight line on ``control`` leaves of ``x`` and of ``y``, ``(n,)`` each.
-
-    The p-value is that of Student's t with n - 3 degrees of freedom.
-    """
-    first, second, third = paired(x=x, y=y, control=control)
-    reason = undefined_reason(x=first, y=second, control=third)
-    if reason:
-        return _not_defined(first, reason)
-    n = len(first)
-    value = float(partial(*_three(np.corrcoef([first, second, third]))))
-    if not np.isfinite(value):
-        return _not_defined(first, COLLINEAR)
-    freedom = n - 3
-    with np.errstate(divide="ignore"):
-        t = value * np.sqrt(freedom / max(1 - value**2, 0.0))
-    return Correlation(value, float(2 * stats.t.sf(abs(t), freedom)), n)
+        return Correlation(None, None, len(first), reason)
+    result = function(first, second)
+    return Correlation(float(result.statistic), float(result.pvalue), len(first))
 
 
 COLLINEAR = "one of the two is a straight line of the control"
 
 
-def partial(xy: Any, xz: Any, yz: Any) -> Any:
+def partial_r(xy: Any, xz: Any, yz: Any) -> Any:
     """Partial correlation of x and y given z from their plain ones; NaN where z explains one of them.
 
     Works on numbers and on arrays of one shape.
@@ -135,18 +116,6 @@ def undefined_reason(**columns: Array) -> str | None:
 def is_constant(values: Array) -> bool:
     """Whether ``values`` differ by no more than rounding does."""
     return bool(np.ptp(values) <= 1e-12 * np.abs(values).max())
-
-
-def _three(matrix: Any) -> tuple[float, float, float]:
-    return matrix[0, 1], matrix[0, 2], matrix[1, 2]
-
-
-def _result(result: Any, n: int) -> Correlation:
-    return Correlation(float(result.statistic), float(result.pvalue), n)
-
-
-def _not_defined(values: Array, reason: str) -> Correlation:
-    return Correlation(None, None, len(values), reason)
 
 
 _CELLS_AT_ONCE = 500_000

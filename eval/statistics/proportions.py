@@ -1,4 +1,4 @@
-"""Do probabilities mean what they say? Log-loss and the reliability curve, as pure functions."""
+"""Shares of hits with intervals, over items or whole clusters; and how far probabilities can be trusted."""
 
 from __future__ import annotations
 
@@ -23,9 +23,6 @@ from descscore.eval.statistics.bootstrap import (
     undefined,
 )
 from descscore.eval.statistics.correlation import Array, Numbers, numbers, paired
-
-# Means and proportions (shares of hits) with intervals, over items or over whole clusters.
-
 
 BOOTSTRAP = "bootstrap-t over clusters"
 WILSON = "Wilson"
@@ -178,7 +175,7 @@ def reliability_curve(
     edges = np.linspace(0, 1, bins + 1)
     place = np.searchsorted(edges[1:-1], chance)
     owners = None if clusters is None else np.asarray(clusters)
-    found = []
+    curve = []
     for i in np.unique(place):
         keep = place == i
         share = proportion(truth[keep], None if owners is None else owners[keep])
@@ -187,8 +184,8 @@ def reliability_curve(
         mean = float(np.clip(inside.mean(), inside.min(), inside.max()))
         observed = float(truth[keep].mean())
         start, stop = float(edges[i]), float(edges[i + 1])
-        found.append(Bin(start, stop, int(keep.sum()), mean, observed, share.low, share.high))
-    return found
+        curve.append(Bin(start, stop, int(keep.sum()), mean, observed, share.low, share.high))
+    return curve
 
 
 def log_losses(labels: Numbers, probabilities: Numbers) -> Array:

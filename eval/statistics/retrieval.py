@@ -1,4 +1,4 @@
-"""Cross-modal retrieval: recall at k, both ways."""
+"""Retrieval (recall at k, both ways) and grounding: does a text score higher with its own photo?"""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ import torch
 from torch import Tensor
 
 from descscore.errors import DataError
-
-# Grounding: does a description score higher with its own photo than with other photos?
 
 
 def pick_others(n: int, count: int, seed: int) -> np.ndarray:

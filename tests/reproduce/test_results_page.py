@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from descscore.errors import UsageError
-from descscore.eval.report.page import table
+from descscore.eval.formatting import markdown_table
 from reproduce.results import SEEDS, SHIPPED, kept_records, runs
 from reproduce.results_page import (
     figures_markdown,
@@ -108,7 +108,7 @@ def test_the_plot_has_its_numbers_in_words(found: dict[str, Any], tmp_path: Path
 
 
 def test_tables_have_as_many_cells_in_every_row() -> None:
-    assert table(["a", "b"], [["1", "2"]]) == "| a | b |\n| --- | --- |\n| 1 | 2 |\n"
+    assert markdown_table(["a", "b"], [["1", "2"]]) == "| a | b |\n| --- | --- |\n| 1 | 2 |\n"
 
 
 def test_the_runs_are_those_that_are_promised() -> None:

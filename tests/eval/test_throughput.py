@@ -15,17 +15,15 @@ from conftest import TINY, save_model
 from descscore import DescScorer
 from descscore.cli import main
 from descscore.errors import DataError
-from descscore.eval.material import (
+from descscore.eval.sample_inputs import (
     CAPTION_TOKENS,
     DECODE,
-    Rates,
-    Work,
     as_many,
     caption,
     find_photos,
     make_photos,
 )
-from descscore.eval.throughput import measure_work
+from descscore.eval.throughput import Rates, Work, measure_work
 from descscore.eval.torchmetrics_clip import transformers_clip, transformers_processor
 from descscore.images import load_image
 from descscore.stream.pairs import StreamOptions

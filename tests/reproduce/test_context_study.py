@@ -17,17 +17,17 @@ from descscore import DescScorer
 from descscore.cli import Group
 from descscore.errors import DataError
 from descscore.eval.captions import expert_tau, own_captions, read_caption_judgments
-from descscore.eval.human_cli import captions, human
-from descscore.eval.model_scores import PREFIX, VARIANTS, context_metrics
+from descscore.eval.cli import captions, human
+from descscore.eval.metric_scores import PREFIX, VARIANTS, context_metrics
 from descscore.eval.ratings import read_kreiss, read_ratings
 from descscore.eval.statistics.bootstrap import Resampling
 from descscore.models import load_model
 from descscore.texts import DEFAULT_POLICY
 from report_data import IMAGES, TEXTS, make_flickr, make_kreiss, write_csv
-from reproduce.context_study import DATA_FILE, MARKS, PAGE_FILE, PUBLISHED, measured, put_in, study
+from reproduce.context_study import DATA_FILE, PAGE_FILE, PUBLISHED, measured, put_in, study
 from reproduce.context_study import main as study_command
 
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 QUICK = Resampling(resamples=99)
 
 
@@ -213,14 +213,14 @@ def test_the_command_writes_file_and_page(
     module = "reproduce.context_study"
     monkeypatch.setattr(f"{module}.study", lambda *given: asked.append(given) or found)
     page = tmp_path / PAGE_FILE
-    page.write_text(f"Before\n{MARKS[0]}\nold\n{MARKS[1]}\nAfter\n", encoding="utf-8")
+    page.write_text("Before\n<!-- measured -->\nold\n<!-- /measured -->\nAfter\n", encoding="utf-8")
     given = ("--data", data, "--model", "a", "--model", "b", "--output", tmp_path, "--resamples", 99)
     result = CliRunner().invoke(study_command, [str(value) for value in given], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     assert asked == [(data, ("a", "b"), QUICK)]
     numbers = json.loads((tmp_path / DATA_FILE).read_text(encoding="utf-8"))
     written = page.read_text(encoding="utf-8")
-    assert written == f"Before\n{MARKS[0]}\n{measured(numbers)}{MARKS[1]}\nAfter\n"
+    assert written == f"Before\n<!-- measured -->\n{measured(numbers)}<!-- /measured -->\nAfter\n"
     with pytest.raises(DataError, match="lacks the lines"):
         put_in("no marks", numbers)
 

@@ -19,7 +19,7 @@ from descscore import DescScorer
 from descscore.cli import main
 from descscore.eval.quality import Figure, to_markdown
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CLASSES = ("anchor", "bee", "chair")
 
 

@@ -16,11 +16,13 @@ from scipy import stats
 from conftest import make_photo
 from descscore import DescScorer
 from descscore.cli import Group
-from descscore.errors import DataError, UsageError
-from descscore.eval.human import HumanResult, HumanRow, human_result, join, read_scores, table_lines
-from descscore.eval.human_cli import human
-from descscore.eval.ratings import read_kreiss, read_ratings
+from descscore.errors import DataError
+from descscore.eval.cli import human
+from descscore.eval.human import HumanResult, HumanRow, human_result, table_lines
+from descscore.eval.metric_scores import join, read_scores
+from descscore.eval.ratings import read_kreiss
 from descscore.eval.statistics.bootstrap import Resampling
+from report_data import write_csv
 
 QUICK = Resampling(resamples=199)
 IMAGES = 8
@@ -50,14 +52,6 @@ PUBLISHED_PARTIAL = {
 }
 PUBLISHED_RELIABILITY = ((0.62, 0.79), (0.54, 0.73), (0.50, 0.71), (0.12, 0.34))
 QUESTIONS = ("overall", "imaginability", "relevance", "irrelevance")
-
-
-def write(path: Path, rows: list[dict[str, Any]]) -> Path:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    return path
 
 
 def description(image: int, text: int) -> str:
@@ -107,10 +101,10 @@ def kreiss(tmp_path: Path) -> Path:
     sighted.append(check)
     clip.append({"imgstem_version": "guitar", "texts": "A guitar.", "text_controls": "", "clipscore": 9})
     spurts.append({"texts": "A guitar.", "text_controls": "", "SPURTS_score": 9, "MIMA_score": 9})
-    write(folder / "blv_ratings.csv", blv)
-    write(folder / "sighted_ratings.csv", sighted)
-    write(folder / "published_clipscore_cosid.csv", clip)
-    write(folder / "published_spurts_cosid.csv", spurts)
+    write_csv(folder / "blv_ratings.csv", blv)
+    write_csv(folder / "sighted_ratings.csv", sighted)
+    write_csv(folder / "published_clipscore_cosid.csv", clip)
+    write_csv(folder / "published_spurts_cosid.csv", spurts)
     return folder
 
 
@@ -140,7 +134,7 @@ def edit(path: Path, change: Any) -> None:
     """Rewrite a CSV file with ``change(rows)``."""
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    write(path, change(rows) or rows)
+    write_csv(path, change(rows) or rows)
 
 
 # The published numbers
@@ -289,14 +283,14 @@ def test_columns_are_found_or_asked_for(kreiss: Path, tmp_path: Path) -> None:
     assert read_scores(spurts).metric == "SPURTS"
     mima = read_scores(spurts, score_column="MIMA_score")
     assert mima.metric == "published_spurts_cosid:MIMA_score"
-    own = write(tmp_path / "own.csv", [{"words": "a", "text": "b", "score": 1, "cosine": 2}])
+    own = write_csv(tmp_path / "own.csv", [{"words": "a", "text": "b", "score": 1, "cosine": 2}])
     with pytest.raises(DataError, match="more than one of score, cosine; name the column"):
         read_scores(own)
     assert read_scores(own, "words", "cosine").values == {"a": 2.0}
     with pytest.raises(DataError, match="lacks column nothing"):
         read_scores(own, score_column="nothing")
     with pytest.raises(DataError, match="none of texts, text"):
-        read_scores(write(tmp_path / "bare.csv", [{"words": "a", "score": 1}]))
+        read_scores(write_csv(tmp_path / "bare.csv", [{"words": "a", "score": 1}]))
 
 
 def test_join_does_not_depend_on_how_text_is_encoded(kreiss: Path) -> None:
@@ -305,7 +299,7 @@ def test_join_does_not_depend_on_how_text_is_encoded(kreiss: Path) -> None:
     rows = _rows(path)
     for row in rows:
         row["texts"] = unicodedata.normalize("NFD", row["texts"]) + "\n"
-    write(path, rows[::-1])
+    write_csv(path, rows[::-1])
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     assert join(items, read_scores(path)).values.tolist() == plain.tolist()
 
@@ -372,96 +366,6 @@ def test_two_metrics_of_one_name_are_refused(kreiss: Path) -> None:
         result_of(kreiss, "published_clipscore_cosid.csv", "published_clipscore_cosid.csv")
 
 
-# Ratings gathered elsewhere
-
-
-def long_form(groups: str = "raters") -> list[dict[str, Any]]:
-    rng = np.random.default_rng(0)
-    rows = []
-    for item in range(20):
-        for rater in range(6):
-            group = ("blind", "sighted")[rater % 2] if groups == "raters" else f"photo {item // 2}"
-            value = round(float(item % 7 + rng.standard_normal()), 3)
-            common = {"rater": f"r{rater}", "question": "useful", "value": value, "group": group}
-            rows.append({"item": f"Text {'x' * item}", **common})
-    return rows
-
-
-def test_groups_of_raters_are_reported_apart(tmp_path: Path) -> None:
-    judgments = read_ratings(write(tmp_path / "own.csv", long_form()))
-    assert [(p.raters, p.phase, p.question) for p in judgments.panels] == [
-        ("blind", None, "useful"),
-        ("sighted", None, "useful"),
-    ]
-    assert all(len(ratings) == 3 for panel in judgments.panels for ratings in panel.ratings)
-    scores = [{"text": item.key, "score": i % 7} for i, item in enumerate(judgments.items)]
-    joined = join(judgments.items, read_scores(write(tmp_path / "scores.csv", scores)))
-    result = human_result(judgments, [joined], QUICK)
-    row = row_of(result, "scores:score", "blind", None, "useful")
-    assert (row.n, row.clusters) == (20, 20)
-    assert row.r > 0.9
-    assert row.low > 0.8
-    assert "own.csv is taken to group raters" in " ".join(result.notes)
-
-
-def test_groups_of_items_are_resampled_together(tmp_path: Path) -> None:
-    judgments = read_ratings(write(tmp_path / "own.csv", long_form("items")))
-    assert [panel.raters for panel in judgments.panels] == ["all"]
-    assert len({item.cluster for item in judgments.items}) == 10
-    rows = [{**row, "image": row["group"], "group": "blind"} for row in long_form("items")]
-    with_image = read_ratings(write(tmp_path / "image.csv", rows))
-    assert [panel.raters for panel in with_image.panels] == ["blind"]
-    assert len({item.cluster for item in with_image.items}) == 10
-
-
-def test_groups_that_could_be_either_are_asked_for(tmp_path: Path) -> None:
-    rows = [{**row, "rater": row["rater"] + row["group"]} for row in long_form("items")]
-    path = write(tmp_path / "own.csv", rows)
-    with pytest.raises(DataError, match="say whether groups are of raters or of items"):
-        read_ratings(path)
-    assert len(read_ratings(path, "raters").panels) == 10
-    assert len(read_ratings(path, "items").panels) == 1
-    with pytest.raises(UsageError, match="groups 'both'"):
-        read_ratings(path, "both")  # type: ignore[arg-type]
-
-
-def test_an_item_few_rated_is_left_out_of_that_row_only(tmp_path: Path) -> None:
-    rows = long_form()
-    extra = [{**row, "question": "clear"} for row in rows if row["item"] != rows[0]["item"]]
-    rows[0]["value"] = ""
-    judgments = read_ratings(write(tmp_path / "own.csv", rows + extra))
-    result = human_result(judgments, [], QUICK)
-    assert row_of(result, "length", "blind", None, "useful").n == 20
-    assert row_of(result, "length", "blind", None, "clear").n == 19
-    assert [drop.count for drop in result.drops] == [1]
-
-
-def test_lengths_are_those_of_the_text_column(tmp_path: Path) -> None:
-    rows = [{**row, "text": "word " * len(row["item"]) + "end"} for row in long_form()]
-    judgments = read_ratings(write(tmp_path / "own.csv", rows))
-    assert [len(item.text) for item in judgments.items][:3] == [28, 33, 38]
-    assert not any("no column text" in note for note in judgments.notes)
-    rows[1]["text"] = "another"
-    with pytest.raises(DataError, match="another text, image, group or context than before"):
-        read_ratings(write(tmp_path / "own.csv", rows))
-
-
-def test_bad_ratings_are_named(tmp_path: Path) -> None:
-    rows = long_form()
-    with pytest.raises(DataError, match="lacks column group"):
-        read_ratings(write(tmp_path / "own.csv", [{k: r[k] for k in list(r)[:4]} for r in rows]))
-    with pytest.raises(DataError, match=r"line 122: rater 'r5' rates 'Text x+' a second time"):
-        read_ratings(write(tmp_path / "own.csv", [*rows, rows[-1]]))
-    with pytest.raises(DataError, match="line 2: item is blank"):
-        read_ratings(write(tmp_path / "own.csv", [{**rows[0], "item": " "}, *rows[1:]]))
-
-
-def test_few_items_are_not_defined(tmp_path: Path) -> None:
-    rows = [row for row in long_form() if len(row["item"]) < 8]
-    result = human_result(read_ratings(write(tmp_path / "own.csv", rows)), [], QUICK)
-    assert {row.reason for row in result.rows} == {"too few items (3, at least 4 are needed)"}
-
-
 # The command
 
 
@@ -509,18 +413,6 @@ def test_command_scores_with_a_model(kreiss: Path, tiny_folder: Path) -> None:
     )
     metrics = {row["metric"] for row in json.loads(both.output)["rows"]}
     assert metrics == {"SPURTS", str(tiny_folder), "length", "log length"}
-
-
-def test_command_takes_other_ratings(tmp_path: Path) -> None:
-    ratings = write(tmp_path / "own.csv", long_form("items"))
-    items = read_ratings(ratings).items
-    scores = write(tmp_path / "s.csv", [{"item": x.key, "score": len(x.key) % 5} for x in items])
-    found = run("--ratings", ratings, "--scores", scores, "--resamples", 199, "--json")
-    assert found.exit_code == 0, found.output
-    assert {row["clusters"] for row in json.loads(found.output)["rows"]} == {10}
-    alone = run("--ratings", ratings)
-    assert alone.exit_code == 1
-    assert "a model needs images, and there is none for 20 of 20 rated texts ('Text'" in alone.output
 
 
 def test_command_errors_are_one_line(kreiss: Path, tmp_path: Path) -> None:

@@ -17,11 +17,11 @@ from scipy import stats
 
 from descscore import DescScorer
 from descscore.cli import main
+from descscore.eval.formatting import MINUS, sentence, signed
+from descscore.eval.report import measure as measuring
 from descscore.eval.report import page as page_html
-from descscore.eval.report import report as measuring
-from descscore.eval.report.bench import load_subjects
-from descscore.eval.report.page import MINUS, escape, is_numeric, sentence, signed, to_html, to_markdown
-from descscore.eval.report.parts import PARTS, critical_r
+from descscore.eval.report.measure import PARTS, critical_r, load_subjects
+from descscore.eval.report.page import escape, is_numeric, to_html, to_markdown
 from descscore.eval.report.report import report_page
 from report_data import IMAGES, PAIRS, TEXTS, description, make_adapter, make_data
 

@@ -1,0 +1,114 @@
+"""Numbers, lists and tables as text, for pages and for what commands print."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from tabulate import DataRow, TableFormat, tabulate  # type: ignore[import-untyped, unused-ignore]
+
+MINUS = "\N{MINUS SIGN}"
+PERCENT = "\N{NO-BREAK SPACE}%"
+UNDEFINED = "not defined"
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """A share, 0..1, in per cent."""
+    return UNDEFINED if value is None else f"{100 * value:.{digits}f}{PERCENT}"
+
+
+def percent_interval(low: float | None, high: float | None) -> str:
+    """``52.3 to 63.4 %``."""
+    if low is None or high is None:
+        return UNDEFINED
+    return f"{100 * low:.1f} to {100 * high:.1f}{PERCENT}"
+
+
+def signed(value: float | None, digits: int = 2) -> str:
+    """A correlation or difference with its sign; what rounds to zero has none."""
+    if value is None:
+        return UNDEFINED
+    shown = f"{value:+.{digits}f}"
+    return f"{0:.{digits}f}" if float(shown) == 0 else shown.replace("-", MINUS)
+
+
+def signed_interval(low: float | None, high: float | None, digits: int = 2) -> str:
+    """``-0.32 to +0.09``, with a true minus sign."""
+    return UNDEFINED if low is None or high is None else f"{signed(low, digits)} to {signed(high, digits)}"
+
+
+def plain(value: float | None, digits: int = 2) -> str:
+    """A number without a forced sign."""
+    return UNDEFINED if value is None else f"{value:.{digits}f}".replace("-", MINUS)
+
+
+def p_value(value: float | None) -> str:
+    """To three digits; what would round to zero is a bound."""
+    if value is None:
+        return UNDEFINED
+    return "under 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def listing(words: Sequence[str]) -> str:
+    """``a, b and c``."""
+    *first, last = words or ("none",)
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def counted(count: int, singular: str, plural: str | None = None) -> str:
+    """``1 image``, ``2 images``."""
+    return f"{count:,} {singular if count == 1 else plural or singular + 's'}"
+
+
+def sentence(text: str) -> str:
+    """``text`` with a capital first letter, unless that is a symbol such as r or p, and a full stop."""
+    symbol = len(text) > 1 and not text[1].isalpha()
+    return stop(text if symbol else text[:1].upper() + text[1:])
+
+
+def stop(text: str) -> str:
+    """``text``, which may begin with a name, with a full stop."""
+    return text if text.endswith((".", "!", "?")) else text + "."
+
+
+def slug(text: str) -> str:
+    """``text`` in lower case letters, digits and dashes, for keys."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+
+
+def share(value: float | None) -> str:
+    """A share, 0..1, in per cent for a terminal: ``52.3%``, ``-`` where it is not defined."""
+    return "-" if value is None else f"{100 * value:.1f}%"
+
+
+def share_interval(low: float | None, high: float | None) -> str:
+    """``46.7 to 57.9`` per cent for a terminal, ``-`` where it is not defined."""
+    return "-" if low is None or high is None else f"{100 * low:.1f} to {100 * high:.1f}"
+
+
+_COMPACT = TableFormat(
+    lineabove=None,
+    linebelowheader=lambda widths, _: f"| {' | '.join('---' for _ in widths)} |",
+    linebetweenrows=None,
+    linebelow=None,
+    headerrow=DataRow("| ", " | ", " |"),
+    datarow=DataRow("| ", " | ", " |"),
+    padding=0,
+    with_header_hide=None,
+)
+"""Markdown without padding: a cell that changes changes one line of a page, and no version of
+tabulate writes it otherwise."""
+
+
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table with a line break at its end; the cells are Markdown already."""
+    text: str = tabulate(rows, head, tablefmt=_COMPACT, stralign=None, disable_numparse=True)
+    return text + "\n"
+
+
+def text_table(head: Sequence[str], rows: Sequence[Sequence[object]], names: int = 1) -> str:
+    """A table for a terminal. names: how many leading columns are aligned left; the rest is aligned right."""
+    sides = ["left"] * names + ["right"] * (len(head) - names)
+    cells = [[str(cell) for cell in row] for row in rows]
+    text: str = tabulate(cells, head, tablefmt="simple", colalign=sides, disable_numparse=True)
+    return text

@@ -1,0 +1,166 @@
+"""One score for each rated text: read from anybody's CSV file, or given by a model."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from descscore.errors import DataError
+from descscore.eval.ratings import (
+    ATTENTION_CHECKS,
+    Drop,
+    Item,
+    check_columns,
+    digest,
+    named,
+    read_rows,
+    text_key,
+)
+from descscore.eval.statistics.correlation import Array, numbers
+from descscore.records import Score
+from descscore.scorer import DescScorer
+
+TEXT_COLUMNS = ("texts", "text", "description", "item")
+SCORE_COLUMNS = {"clipscore": "CLIPScore", "SPURTS_score": "SPURTS", "score": "", "cosine": ""}
+"""Columns looked for where none is named; the first two are the published files', with their metric."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """A metric's score by text. checks: texts of attention checks. source: file and digest."""
+
+    metric: str
+    values: dict[str, float]
+    checks: frozenset[str]
+    source: str
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Scores in the items' order, ``(n,)``, with what was left out and where they come from."""
+
+    metric: str
+    values: Array
+    drops: tuple[Drop, ...]
+    source: str
+
+
+def read_scores(path: Path, text_column: str | None = None, score_column: str | None = None) -> Scores:
+    """Scores from a CSV file; columns not named are found by :data:`TEXT_COLUMNS`, :data:`SCORE_COLUMNS`.
+
+    Raises :class:`DataError` where a column is missing or not clear, a score is not
+    a number, or a text occurs twice.
+    """
+    rows = read_rows(path)
+    columns = list(rows[0].cells)
+    text = _column(path, columns, text_column, list(TEXT_COLUMNS))
+    score = _column(path, columns, score_column, list(SCORE_COLUMNS))
+    repeated = [key for key, times in Counter(text_key(row[text]) for row in rows).items() if times > 1]
+    if repeated:
+        raise DataError(f"{path}: more than one row for {named(repeated)}")
+    values: dict[str, float] = {}
+    for row in rows:
+        value = row.number(score)
+        if value is None:
+            raise DataError(f"{row.place}: {score} is blank for {named([row[text]])}")
+        values[text_key(row[text])] = value
+    checks = frozenset(
+        text_key(row[text]) for row in rows if row.cells.get("imgstem_version") in ATTENTION_CHECKS
+    )
+    metric = SCORE_COLUMNS.get(score) or f"{path.stem}:{score}"
+    return Scores(metric, values, checks, f"{path.name}#{digest(path)}")
+
+
+def join(items: tuple[Item, ...], scores: Scores) -> Joined:
+    """The score of each item; :class:`DataError` names items without one, surplus scores are counted."""
+    missing = [item.key for item in items if item.key not in scores.values]
+    if missing:
+        raise DataError(
+            f"{scores.source}: no {scores.metric} for {len(missing)} of {len(items)} rated texts: "
+            f"{named(missing)}"
+        )
+    surplus = set(scores.values) - {item.key for item in items}
+    checks = len(surplus & scores.checks)
+    drops = (
+        Drop(f"{scores.metric} scores of attention checks", checks),
+        Drop(f"{scores.metric} scores of texts without ratings", len(surplus) - checks),
+    )
+    values = numbers(scores.metric, [scores.values[item.key] for item in items])
+    return Joined(scores.metric, values, drops, scores.source)
+
+
+def _column(path: Path, columns: list[str], asked: str | None, known: list[str]) -> str:
+    if asked is not None:
+        check_columns(path, columns, [asked])
+        return asked
+    known_here = [column for column in known if column in columns]
+    if len(known_here) != 1:
+        what = f"more than one of {', '.join(known_here)}" if known_here else f"none of {', '.join(known)}"
+        raise DataError(f"{path}: has {what}; name the column (there are {', '.join(columns)})")
+    return known_here[0]
+
+
+def model_metrics(items: tuple[Item, ...], model: str, context: bool = False) -> list[Joined]:
+    """The raw cosine of each item's text with its image, under the model of that name.
+
+    context: whether to give the four metrics of :func:`context_metrics` instead.
+    Raises :class:`DataError` that names the items whose image is not there.
+    """
+    item_images(items)  # before a model is loaded
+    scorer = DescScorer.from_pretrained(model)
+    return context_metrics(items, scorer, model) if context else [scorer_scores(items, scorer, model)]
+
+
+def scorer_scores(items: tuple[Item, ...], scorer: DescScorer, name: str) -> Joined:
+    """The raw cosine of each item's text with its image, by a model already loaded."""
+    results = scorer.score_batch(item_images(items), [item.text for item in items])
+    return Joined(name, numbers(name, [result.cosine for result in results]), (), scorer.signature)
+
+
+def item_images(items: tuple[Item, ...]) -> list[Path]:
+    """The image of each item; :class:`DataError` where one is not known or missing."""
+    missing = [item.key for item in items if item.image is None]
+    if missing:
+        raise DataError(
+            f"a model needs images, and there is none for {len(missing)} of {len(items)} rated texts "
+            f"({named(missing)}); score them elsewhere and give the scores as a CSV file"
+        )
+    return [item.image for item in items if item.image is not None]
+
+
+PREFIX = "A photo depicts "
+"""What Kreiss et al. 2022 put before a description, and Hessel et al. 2021 before every text."""
+
+VARIANTS = ("", " (context)", " (prefix)", " (prefix, context)")
+"""What the four metrics' names have after the model's."""
+
+
+def context_metrics(items: tuple[Item, ...], scorer: DescScorer, name: str) -> list[Joined]:
+    """Four metrics: the cosine and the contextual score, each without and with the prefix.
+
+    Raises :class:`DataError` that names the items without image or context.
+    """
+    metrics: list[Joined] = []
+    for prefix in ("", PREFIX):
+        results = contextual_results(items, scorer, prefix)
+        cosines, contextual = zip(*((r.cosine, r.contextual_score) for r in results), strict=True)
+        for values, signature in ((cosines, scorer.signature), (contextual, results[0].signature)):
+            called = name + VARIANTS[len(metrics)]
+            metrics.append(Joined(called, numbers(called, values), (), f"{signature}{_shown(prefix)}"))
+    return metrics
+
+
+def contextual_results(items: tuple[Item, ...], scorer: DescScorer, prefix: str = "") -> list[Score]:
+    """Results of the items' texts, with ``prefix`` before each, in their contexts."""
+    texts, contexts = [prefix + item.text for item in items], [item.context for item in items]
+    results = scorer.score_batch(item_images(items), texts, contexts=contexts)
+    pairs = zip(items, results, strict=True)
+    missing = [item.key for item, result in pairs if result.contextual_score is None]
+    if missing:
+        raise DataError(f"no context for {len(missing)} of {len(items)} rated texts ({named(missing)})")
+    return results
+
+
+def _shown(prefix: str) -> str:
+    return f"|prefix:{prefix.strip()}" if prefix else ""
