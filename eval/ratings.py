@@ -1,4 +1,10 @@
-"""Ratings gathered elsewhere: a CSV file with one rating a row."""
+"""People's ratings of descriptions: those of Kreiss et al. 2022, and a user's own CSV file.
+
+The folder ``kreiss2022`` holds ratings, 1 to 5, of 68 descriptions of 18 images by blind and
+low-vision (BLV) readers, and by sighted readers before and after they saw the image (Kreiss et al.,
+Context Matters for Image Descriptions for Accessibility, EMNLP 2022). A user's file has one rating a
+row (:func:`read_ratings`).
+"""
 
 from __future__ import annotations
 
@@ -14,9 +20,6 @@ from descscore.errors import DataError, UsageError
 from descscore.tables.reader import named as named
 from descscore.tables.text_tables import check_columns as check_columns
 from descscore.tables.text_tables import read_csv
-
-# Read CSV files into rows, with errors that name file and line.
-
 
 _BLANK = frozenset({"", "na", "nan", "null", "none"})
 
@@ -68,14 +71,6 @@ def digest(*paths: Path) -> str:
     for path in paths:
         total.update(path.read_bytes())
     return total.hexdigest()[:8]
-
-
-# People's ratings of descriptions, and the reader of those of Kreiss et al. 2022.
-#
-# The folder ``kreiss2022`` holds ratings, 1 to 5, of 68 descriptions of 18 images by
-# blind and low-vision (BLV) readers, and by sighted readers before and after they
-# saw the image (Kreiss et al., Context Matters for Image Descriptions for
-# Accessibility, EMNLP 2022).
 
 
 ATTENTION_CHECKS = frozenset({"guitar", "640px-parc_agen"})
