@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import click
 
 from descscore.errors import DataError, UsageError
-from descscore.eval.report.page import table
+from descscore.eval.formatting import markdown_table
 from descscore.eval.statistics.proportions import proportion
 from descscore.eval.word_kinds import kinds_of
 from descscore.eval.words import Explained, WordOptions, WordRow, explain_pairs, occurrences, report
@@ -228,7 +228,7 @@ def to_markdown(cases: Json) -> str:
     """The measured part of the page."""
     parts = [
         f"Model: `{cases['signature']}`. {cases['pairs']} pairs, {2 * cases['pairs']} texts.\n",
-        table(["how often", "share", "95 % interval"], list(_share_rows(cases))),
+        markdown_table(["how often", "share", "95 % interval"], list(_share_rows(cases))),
     ]
     for number, case in enumerate(cases["works"], start=1):
         parts += [f"### Works, {number}: `{case['id']}`\n", _case_table(case)]
@@ -257,7 +257,7 @@ def _case_table(case: Json) -> str:
         ["strongest word for the purpose", *(_strongest_word(text) for text in both)],
         ["with a description's purpose", "", f"cosine changes by {case['change']:+.3f}"],
     ]
-    return table(["what", "description", "caption"], rows)
+    return markdown_table(["what", "description", "caption"], rows)
 
 
 def _strongest_word(text: Json) -> str:
@@ -277,7 +277,7 @@ def _mark_lines(marks: Json) -> Iterator[str]:
         [row["kind"], str(row["n"]), _signed(row["difference"]), _between(row["low"], row["high"])]
         for row in marks["kinds"]
     ]
-    yield table(["kind of word", "occurrences", "difference", "95 % interval"], rows)
+    yield markdown_table(["kind of word", "occurrences", "difference", "95 % interval"], rows)
     for name in ("description", "caption"):
         listed = _word_list(marks[name])
         yield f"Single words taken for marks of a {name} (mean part, q < 0.05): {listed}.\n"
