@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +22,7 @@ from descscore.eval.report.page_models import (
     zero_shot_section,
 )
 from descscore.eval.report.page_pairs import preference_section, probability_section, sanity_section
+from descscore.files import atomic_write
 
 Json: TypeAlias = dict[str, Any]
 
@@ -66,16 +66,8 @@ def read_report(path: Path) -> Json:
 
 
 def _replace(path: Path, text: str) -> None:
-    """Put ``text`` in place of the file at once, so that nobody reads half of it."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".tmp-")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    with atomic_write(path) as part:
+        part.write_text(text, encoding="utf-8", newline="\n")
 
 
 def report_page(report: Json) -> Page:
