@@ -69,7 +69,7 @@ def test_closeness_by_hand() -> None:
     found = closeness("bf16", np.array([0.1, 0.2, 0.3, 0.4]), np.array([0.1, 0.202, 0.299, 0.4]))
     assert found.mean == pytest.approx(0.003 / 4)
     assert found.largest == pytest.approx(0.002)
-    assert found.spearman == 1
+    assert found.spearman == pytest.approx(1)
     assert found.close
     swapped = closeness("bf16", np.array([0.1, 0.2, 0.3, 0.4]), np.array([0.1, 0.2, 0.4, 0.3]))
     assert swapped.spearman == pytest.approx(0.8)

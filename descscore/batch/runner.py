@@ -18,7 +18,6 @@ from tqdm import tqdm
 
 from descscore.batch.manifest import MANIFEST_FILE, Identity, Manifest, read_manifest, write_manifest
 from descscore.batch.shards import ShardFolder, ShardInfo, write_result_file
-from descscore.context import signed
 from descscore.encoder import find_batch_size
 from descscore.errors import DataError, UsageError
 from descscore.files import locked, remove_unfinished
