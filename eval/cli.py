@@ -9,10 +9,10 @@ from typing import Any
 
 import click
 
-from descscore.cli import LazyGroup
 from descscore.eval.options import pairs_options
 from descscore.eval.precision import Closeness, Material
 from descscore.eval.throughput import Plan
+from descscore.options import LazyGroup
 
 # ``descscore eval preference``. Heavy imports stand inside the command.
 

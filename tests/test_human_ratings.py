@@ -15,12 +15,12 @@ from scipy import stats
 
 from conftest import make_photo
 from descscore import DescScorer
-from descscore.cli import Group
 from descscore.errors import DataError, UsageError
 from descscore.eval.human import HumanResult, HumanRow, human_result, join, read_scores, table_lines
 from descscore.eval.human_cli import human
 from descscore.eval.ratings import read_kreiss, read_ratings
 from descscore.eval.statistics.bootstrap import Resampling
+from descscore.options import Group
 
 QUICK = Resampling(resamples=199)
 IMAGES = 8

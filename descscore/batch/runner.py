@@ -210,7 +210,7 @@ def _manifest(scorer: DescScorer, source: Reader, rows: int, output: Path, optio
         input=source.source,
         fingerprint=source.fingerprint(),
         rows=rows,
-        signature=signed(scorer.signature, options.contexts, options.references),
+        signature=extend_signature(scorer.signature, options.contexts, options.references),
         batch_size=scorer.encoder.batch_size,
         shard_size=options.shard_size,
         format=options.format,
