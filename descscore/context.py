@@ -237,7 +237,7 @@ def _contextual(pairs: ScoredPairs, rows: Tensor, contexts: Tensor, norms: Tenso
 def _referenced(pairs: ScoredPairs, rows: Tensor, references: Tensor) -> dict[int, float]:
     """Reference scores by row: references ``(r, embed_dim)`` with the row ``(r,)`` of each."""
     cosines = row_cosines(references, pairs.encoded.features[rows])
-    own = rows.unique()
+    own = torch.unique(rows)
     best = largest_by_row(cosines, rows, len(pairs.scores))[own]
     return dict(zip(own.tolist(), reference_scores(pairs.scores[own], best).tolist(), strict=True))
 
