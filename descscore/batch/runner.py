@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from descscore.batch.manifest import MANIFEST_FILE, Identity, Manifest, read_manifest, write_manifest
 from descscore.batch.shards import ShardFolder, ShardInfo, write_result_file
+from descscore.context import extend_signature
 from descscore.encoder import find_batch_size
 from descscore.errors import DataError, UsageError
 from descscore.files import locked, remove_unfinished
