@@ -4,8 +4,8 @@
 >>> scorer = DescScorer.from_pretrained()
 >>> result = scorer.score("photo.jpg", "A brown dog runs over wet sand towards the sea.")
 
-Names are imported when first used: the command line asks for help and version
-far more often than for a score, and torch alone takes seconds to import.
+A name is imported when it is first used. The command line often shows only help or a
+version, and torch alone takes seconds to import.
 """
 
 from __future__ import annotations
@@ -40,19 +40,7 @@ _HOME = {
     "score": "descscore.shared_scorers",
 }
 
-__all__ = [
-    "Comparison",
-    "DescScorer",
-    "DescscoreError",
-    "Explanation",
-    "Pair",
-    "RecordMetric",
-    "Score",
-    "__version__",
-    "explain",
-    "load_model",
-    "score",
-]
+__all__ = ["__version__", *_HOME]
 
 
 def __getattr__(name: str) -> Any:

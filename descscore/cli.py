@@ -1,96 +1,20 @@
-"""The ``descscore`` command.
+"""The ``descscore`` command, with its commands ``score`` and ``compare``.
 
 Exit codes: 0 done, 1 the work failed, 2 the call was wrong, 3 done but for some rows
-(``batch``). Errors are one line on standard error unless ``--debug`` asks for the
-traceback. Heavy imports stand inside the commands, so that help and usage errors come at once.
+(``batch``). An error is one line on standard error; ``--debug`` shows the traceback.
+Commands import what is slow to import inside, so that help and usage errors come at once.
 """
 
 from __future__ import annotations
 
-import importlib
 import json
 import sys
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
-from descscore.errors import DescscoreError
-from descscore.records import Score
-from descscore.scorer import DescScorer
+from descscore.options import Group, context_option, model_options
 from descscore.version import __version__
-
-# A click group whose subcommands are imported when they are looked up.
-
-
-class LazyGroup(click.Group):
-    """lazy: command name -> ``package.module:object``."""
-
-    def __init__(self, *args: Any, lazy: dict[str, str] | None = None, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._lazy = lazy or {}
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted({*super().list_commands(ctx), *self._lazy})
-
-    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        if name not in self._lazy:
-            return super().get_command(ctx, name)
-        module, _, attribute = self._lazy[name].partition(":")
-        command: click.Command = getattr(importlib.import_module(module), attribute)
-        return command
-
-
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-class Group(LazyGroup):
-    """A group that turns descscore's errors into one line and an exit code."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except DescscoreError as error:
-            if ctx.params.get("debug"):
-                raise
-            click.echo(f"Error: {error}", err=True)
-            ctx.exit(error.exit_code)
-        except OSError as error:
-            if ctx.params.get("debug"):
-                raise
-            click.echo(f"Error: {error}", err=True)
-            ctx.exit(1)
-
-
-text_policy_option = click.option(
-    "--text-policy",
-    type=click.Choice(["truncate", "error", "windows", "weighted-windows"]),
-    default="weighted-windows",
-    show_default=True,
-    help="What happens to a text over the model's context length.",
-)
-context_option = click.option(
-    "--context", help="Text around the image, such as the article it stands in; adds contextual_score."
-)
-device_option = click.option("--device", help="Torch device; by default a GPU where there is one.")
-
-
-def model_options(command: F) -> F:
-    """``--model``, ``--device``, ``--text-policy`` and ``--json``, the same for every scoring command."""
-    options = (
-        click.option(
-            "--model",
-            default="default",
-            show_default=True,
-            help="Bundled name (base, default), folder, or open_clip model with its tag (ViT-B-32/openai).",
-        ),
-        device_option,
-        text_policy_option,
-        click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table."),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
 
 
 @click.group(
@@ -179,13 +103,14 @@ def compare(
     click.echo(result.signature)
 
 
-def _scorer(model: str, device: str | None, text_policy: str) -> DescScorer:
+def _scorer(model: str, device: str | None, text_policy: str) -> Any:
     from descscore.scorer import DescScorer
 
     return DescScorer.from_pretrained(model, device=device, text_policy=text_policy)  # type: ignore[arg-type]
 
 
-def _line(result: Score) -> str:
+def _line(result: Any) -> str:
+    """A :class:`descscore.Score` in one line."""
     length = f"{result.tokens} tokens"
     length += f", in {result.windows} windows" if result.windows > 1 else ""
     length += ", cut" if result.truncated else ""

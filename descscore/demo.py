@@ -1,8 +1,8 @@
 """Score real photos that ordinary packages carry: ``python -m descscore.demo``.
 
-The photos are sample data of matplotlib and scikit-image and are read from where
-those packages are installed. Each meets a description, a caption, and another
-photo's description; all texts were written for this demonstration.
+The photos are sample data of matplotlib and scikit-image, read from where those packages
+are installed. Each photo is scored with a description, a caption, and another photo's
+description; all texts were written for this demonstration.
 """
 
 from __future__ import annotations
@@ -18,12 +18,16 @@ from descscore.scorer import DescScorer
 
 @dataclass(frozen=True)
 class Photo:
-    """A sample photo: the package that carries it, its path there, and two texts for it."""
+    """A sample photo and two texts for it."""
 
     package: str
+    """The package that carries the photo."""
     path: str
+    """Where the photo is in the package."""
     description: str
+    """A text that stands in for the photo."""
     caption: str
+    """A text that adds to it."""
 
     @property
     def name(self) -> str:

@@ -1,4 +1,14 @@
-"""Images and texts to unit features, in whatever order is quickest."""
+"""Images and texts to unit features, in the order that is quickest.
+
+:class:`Encoder` runs one model. Its results depend neither on the order nor on what else is in a
+batch. :class:`BatchSize` halves a batch that does not fit into memory.
+
+:func:`with_precision` makes a model faster and a little less exact. Matrix products and
+convolutions, which take the time, then run in bfloat16 or float16. What would lose most and
+takes little time stays in float32: the residual stream, norms, embeddings and the last
+projections; and outside the towers the normalising of pixels and features, the cosines, the
+purpose read-out and the logit scale.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +21,15 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any, Literal, TypeAlias, TypeVar, get_args
 
-import open_clip
+import numpy as np
 import torch
 import torch.nn.functional as F
-from open_clip import CLIP
 from PIL import Image
 from torch import Tensor, nn
 
+from descscore.clip import CLIP, get_model_preprocess_cfg
 from descscore.errors import ModelError, UsageError
-from descscore.images import pixel_spec
+from descscore.images import picture_pixels, pixel_spec
 from descscore.models import LoadedModel
 from descscore.purpose import Purpose
 from descscore.texts import EncodedTexts, TextPolicy, TextWindows, TokenizedText, pad
@@ -27,16 +37,167 @@ from descscore.towers.blocks import knows
 from descscore.towers.image import compiled, encode_images, is_plain
 from descscore.towers.text import run_texts
 
-# How many images or texts go through the model at a time: found by itself, halved when memory runs out.
-
-
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+Precision: TypeAlias = Literal["float32", "bf16", "fp16"]
+DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
 CPU_BATCH = 32
+"""Batch size on a CPU, whose rate hardly depends on it."""
+
 _FIRST, _LAST, _GAIN = 64, 1024, 1.05
+"""Batch sizes that are tried on a GPU, and the gain in rate that makes a larger one worth it."""
+
 _TRIALS = 3
+
+_EXAMPLE = 8
+"""Pictures that the image tower is compiled with, for batches of any size."""
+
+
+class Encoder:
+    """Encodes with one model.
+
+    Args:
+        model: The model.
+        batch_size: Images per pass, and texts of full length.
+    """
+
+    def __init__(self, model: LoadedModel, batch_size: int) -> None:
+        self.model, self.batches = model, BatchSize(batch_size)
+        self._dtype = DTYPES[model.precision]
+        config = get_model_preprocess_cfg(model.clip)
+        self.spec = pixel_spec(config)
+        self._mean, self._std = (
+            torch.tensor(config[name], device=model.device).view(1, 3, 1, 1) for name in ("mean", "std")
+        )
+        self._picture_features: Callable[[Tensor], Tensor] = self._of_pictures
+        self._pads = model.device.type == "cuda"
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model runs."""
+        return self.model.device
+
+    @property
+    def batch_size(self) -> int:
+        """Images per pass; smaller than asked for once memory has run out."""
+        return self.batches.value
+
+    @torch.inference_mode()
+    def compile(self) -> None:
+        """Speed up :meth:`pixels` with ``torch.compile``, which takes up to some minutes.
+
+        Raises :class:`ModelError` where torch cannot compile, as without a C++ compiler.
+        """
+        self._picture_features = compiled(self._of_pictures, self._blank(_EXAMPLE))
+
+    @torch.inference_mode()
+    def try_batch(self, size: int) -> None:
+        """Run ``size`` blank pictures through the image tower and wait for it."""
+        self.batches.value = size
+        self.pixels(self._blank(size))[:1].cpu()
+
+    def images(self, images: Sequence[Image.Image]) -> Tensor:
+        """RGB images -> ``(n, embed_dim)`` unit features, float32."""
+        return self.pixels(torch.from_numpy(np.stack([picture_pixels(image, self.spec) for image in images])))
+
+    @torch.inference_mode()
+    def pixels(self, pixels: Tensor) -> Tensor:
+        """Prepared pictures -> unit features: ``(n, height, width, 3)`` uint8 -> ``(n, embed_dim)`` float32.
+
+        :func:`descscore.images.picture_pixels` prepares pictures.
+        """
+
+        def encode(part: slice) -> Tensor:
+            pictures = pixels[part].to(self.model.device, non_blocking=True)
+            return self._picture_features(self._padded(pictures))[: len(pictures)]
+
+        return torch.cat(self.batches.run(len(pixels), encode))
+
+    def _padded(self, pictures: Tensor) -> Tensor:
+        """On a GPU, pictures with blank ones added, so that batches have one of few sizes.
+
+        There torch prepares attention anew for each new size, which takes longer than a full batch.
+        """
+        missing = self.batches.next_size(len(pictures)) - len(pictures) if self._pads else 0
+        return F.pad(pictures, (*[0] * 6, 0, missing)) if missing else pictures
+
+    def _of_pictures(self, pictures: Tensor) -> Tensor:
+        """Pictures ``(n, height, width, 3)`` uint8 on the device -> unit features ``(n, embed_dim)``."""
+        scaled = pictures.permute(0, 3, 1, 2).float().div(255)
+        return self._encode(scaled.sub_(self._mean).div_(self._std))
+
+    def _encode(self, pixels: Tensor) -> Tensor:
+        """Normalised pixels ``(n, 3, height, width)`` -> unit features ``(n, embed_dim)`` float32."""
+        # With the colours of a pixel together in memory, convolutions are up to 1.4 times faster.
+        ready = pixels.to(self.model.device, self._dtype, memory_format=torch.channels_last)
+        return F.normalize(encode_images(self.model.clip, ready).float(), dim=-1)
+
+    def texts(self, texts: Sequence[str], policy: TextPolicy = "truncate") -> EncodedTexts:
+        """Texts -> unit features; a text that occurs again runs once."""
+        return self.tokenized([self.model.tokenizer.tokenize(text, policy) for text in texts])
+
+    @torch.inference_mode()
+    def tokenized(self, texts: Sequence[TokenizedText]) -> EncodedTexts:
+        """Tokenised texts -> unit features."""
+        windows = TextWindows.of(texts)
+        tuned, norms, probabilities = self._rows(self.model.clip, windows.rows, self.model.purpose)
+        features = windows.features(tuned)
+        base = features
+        if self.model.tuned:
+            base = windows.features(self._rows(self.model.base, windows.rows, None)[0])
+        if probabilities is not None:
+            probabilities = windows.means(probabilities)
+        return EncodedTexts(features, base, windows.means(norms), tuple(texts), probabilities)
+
+    @torch.inference_mode()
+    def embeddings(self, texts: Sequence[TokenizedText]) -> tuple[Tensor, Tensor]:
+        """Tokenised texts under the scoring model alone: unit features ``(n, embed_dim)`` and norms ``(n,)``.
+
+        Equal to ``features`` and ``norms`` of :meth:`tokenized`, without base and read-out.
+        """
+        windows = TextWindows.of(texts)
+        features, norms, _ = self._rows(self.model.clip, windows.rows, None)
+        return windows.features(features), windows.means(norms)
+
+    def _rows(
+        self, clip: CLIP, rows: list[tuple[int, ...]], purpose: Purpose | None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Token rows -> unit features, norms, and probabilities where there is a read-out.
+
+        Rows of similar length run together, and among these rows with the same beginning. A pass
+        needs no more memory than ``batch_size`` texts of full length.
+        """
+        order = sorted(range(len(rows)), key=lambda i: (len(rows[i]), rows[i]))
+
+        def encode(part: slice) -> tuple[Tensor, Tensor, Tensor | None]:
+            raw, probability = self._run(clip, pad([rows[i] for i in order[part]]), purpose)
+            raw = raw.float()
+            return F.normalize(raw, dim=-1), raw.norm(dim=-1), probability
+
+        lengths = [len(rows[i]) for i in order]
+        parts = self.batches.run_lengths(lengths, self.model.tokenizer.context_length, encode)
+        features, norms, probabilities = zip(*parts, strict=True)
+        back = torch.empty(len(order), dtype=torch.int64)
+        back[order] = torch.arange(len(order))
+        back = back.to(self.model.device)
+        probability = None if probabilities[0] is None else torch.cat(probabilities)[back]
+        return torch.cat(features)[back], torch.cat(norms)[back], probability
+
+    def _run(self, clip: CLIP, tokens: Tensor, purpose: Purpose | None) -> tuple[Tensor, Tensor | None]:
+        """Raw features of token rows, and probabilities read from the state at the purpose's site."""
+        block = None if purpose is None else purpose.site.block
+        run = run_texts(clip, tokens, self.model.device, block)
+        if purpose is None or run.state is None:
+            return run.raw, None
+        return run.raw, purpose.probability(run.state.float())
+
+    def _blank(self, count: int) -> Tensor:
+        """Black pictures on the device: ``(count, height, width, 3)`` uint8."""
+        shape = (count, self.spec.height, self.spec.width, 3)
+        return torch.zeros(shape, dtype=torch.uint8, device=self.model.device)
 
 
 class BatchSize:
@@ -46,23 +207,26 @@ class BatchSize:
         self.value = value
 
     def next_size(self, count: int) -> int:
-        """The smallest of few sizes that holds ``count`` rows: a full batch, half of one, a quarter ..."""
+        """The smallest of a few sizes that holds ``count`` rows: a full batch, half of it, a quarter ..."""
         size = self.value
         while size > 1 and (size + 1) // 2 >= count:
             size = (size + 1) // 2
         return max(size, count)
 
     def run(self, count: int, function: Callable[[slice], T]) -> list[T]:
-        """``function`` of slices that cover ``range(count)`` in order.
+        """Call ``function`` with slices that cover ``range(count)`` in order.
 
         A slice that does not fit into memory is halved, and so are all that follow.
-        Raises :class:`ModelError` where even one row does not fit.
+
+        Raises:
+            ModelError: Not even one row fits.
         """
         return self._run(count, lambda start: start + self.value, function)
 
     def run_lengths(self, lengths: Sequence[int], full: int, function: Callable[[slice], T]) -> list[T]:
-        """As :meth:`run`, for rows of rising ``lengths``: as many at a time as take, padded to
-        the longest of them, no more room than a batch of rows of length ``full``.
+        """As :meth:`run`, for rows of rising ``lengths`` that are padded to the longest in their slice.
+
+        A slice takes no more room than a batch of rows of length ``full``.
         """
 
         def stop_after(start: int) -> int:
@@ -108,7 +272,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def release_memory() -> None:
-    """Give back what failed batches left behind."""
+    """Free the memory that failed batches still hold."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -119,24 +283,28 @@ def find_batch_size(
     device: torch.device,
     clock: Callable[[], float] = time.perf_counter,
 ) -> int:
-    """The batch size from which on a larger one gains less than 5 % of rate.
+    """The smallest batch size that a doubling makes less than 5 % faster.
 
-    run: passes a batch of that size through the model and waits for it. On a CPU no
-    trial is made: its rate hardly depends on the batch, and a trial takes seconds.
+    On a CPU it tries nothing and returns :data:`CPU_BATCH`.
+
+    Args:
+        run: Passes a batch of that size through the model and waits for it.
+        device: Where the model runs.
+        clock: Seconds, rising.
     """
     if device.type == "cpu":
         return CPU_BATCH
     best, size, rate = _FIRST, _FIRST, 0.0
     while size <= _LAST:
-        found = _rate(run, size, clock)
-        if found < rate * _GAIN:
+        larger = _rate(run, size, clock)
+        if larger < rate * _GAIN:
             break
-        best, rate, size = size, found, size * 2
+        best, rate, size = size, larger, size * 2
     return best
 
 
 def _rate(run: Callable[[int], None], size: int, clock: Callable[[], float]) -> float:
-    """Rows a second, the best of some passes after one to warm up; 0 where the batch does not fit."""
+    """Rows a second, the best of a few passes after a first one; 0 where the batch does not fit."""
     try:
         run(size)
         times = [clock()]
@@ -151,18 +319,6 @@ def _rate(run: Callable[[int], None], size: int, clock: Callable[[], float]) -> 
     return 0.0
 
 
-# Run a model in bfloat16 or float16: faster, a little less exact, and said in the signature.
-#
-# What takes the time is in reduced precision: the matrix products and convolutions. What
-# would lose most by it and takes little time stays in float32: the residual stream, norms,
-# embeddings, the last projections; and outside the towers normalising of pixels and
-# features, cosines, the purpose read-out and the logit scale.
-
-
-Precision: TypeAlias = Literal["float32", "bf16", "fp16"]
-DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
 def check_precision(precision: str) -> Precision:
     """``precision`` itself, or a :class:`UsageError` that lists the known ones."""
     if precision not in get_args(Precision):
@@ -171,10 +327,13 @@ def check_precision(precision: str) -> Precision:
 
 
 def with_precision(model: LoadedModel, precision: str) -> LoadedModel:
-    """``model`` with its towers in ``precision``; a copy unless it is so already.
+    """``model`` with its towers in ``precision``: a copy, or itself where it has that precision.
 
-    The copy is for :class:`descscore.encoder.Encoder` alone: its towers mix number formats,
-    which their own modules cannot run.
+    Only :class:`Encoder` can run the copy. Its towers mix number formats, which open_clip's own
+    modules do not.
+
+    Raises:
+        UsageError: The precision is unknown, or the model is in another reduced precision.
     """
     if check_precision(precision) == model.precision:
         return model
@@ -206,7 +365,7 @@ def _reduce_images(visual: Any, dtype: torch.dtype) -> None:
         visual.conv1.to(dtype)
         _reduce_blocks(visual.transformer, dtype)
         return
-    # torch normalises a batch in half precision by float32 statistics.
+    # torch normalises a half-precision batch with float32 statistics.
     _reduce((part for part in visual.modules() if not isinstance(part, nn.BatchNorm2d)), dtype)
 
 
@@ -217,156 +376,8 @@ def _reduce_blocks(transformer: Any, dtype: torch.dtype) -> None:
 
 
 def _reduce(modules: Iterable[nn.Module], dtype: torch.dtype) -> None:
-    """The weights of ``modules`` themselves, without those of their parts."""
+    """Convert the weights of ``modules`` themselves, not those of their parts."""
     for module in modules:
         for weight in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
             if weight.is_floating_point():
                 weight.data = weight.data.to(dtype)
-
-
-_EXAMPLE = 8
-"""Pictures that the image tower is compiled with, for batches of any size."""
-
-
-class Encoder:
-    """Encodes with one model; results do not depend on order or on what else is in the batch."""
-
-    def __init__(self, model: LoadedModel, batch_size: int) -> None:
-        self.model, self.batches = model, BatchSize(batch_size)
-        self._dtype = DTYPES[model.precision]
-        config = open_clip.get_model_preprocess_cfg(model.clip)
-        self.spec = pixel_spec(config)
-        self._mean, self._std = (
-            torch.tensor(config[name], device=model.device).view(1, 3, 1, 1) for name in ("mean", "std")
-        )
-        self._picture_features: Callable[[Tensor], Tensor] = self._of_pictures
-        self._fills_up = model.device.type == "cuda"
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model runs."""
-        return self.model.device
-
-    @property
-    def batch_size(self) -> int:
-        """Rows per pass; smaller than asked for once memory has run out."""
-        return self.batches.value
-
-    @torch.inference_mode()
-    def compile(self) -> None:
-        """Let ``torch.compile`` speed up :meth:`pixels`, which takes up to some minutes at first.
-
-        Raises :class:`ModelError` where it cannot, as on a machine without a C++ compiler.
-        """
-        self._picture_features = compiled(self._of_pictures, self._blank(_EXAMPLE))
-
-    @torch.inference_mode()
-    def try_batch(self, size: int) -> None:
-        """Run ``size`` blank pictures through the image tower and wait for it."""
-        self.batches.value = size
-        self.pixels(self._blank(size))[:1].cpu()
-
-    @torch.inference_mode()
-    def images(self, images: Sequence[Image.Image]) -> Tensor:
-        """RGB images -> ``(n, embed_dim)`` unit features, float32."""
-
-        def encode(part: slice) -> Tensor:
-            return self._encode(torch.stack([self.model.preprocess(image) for image in images[part]]))
-
-        return torch.cat(self.batches.run(len(images), encode))
-
-    @torch.inference_mode()
-    def pixels(self, pixels: Tensor) -> Tensor:
-        """Prepared pictures -> unit features: ``(n, height, width, 3)`` uint8 -> ``(n, embed_dim)`` float32.
-
-        Prepared as by :func:`descscore.images.picture_pixels`; equal to :meth:`images` of the pictures.
-        """
-
-        def encode(part: slice) -> Tensor:
-            pictures = pixels[part].to(self.model.device, non_blocking=True)
-            return self._picture_features(self._filled_up(pictures))[: len(pictures)]
-
-        return torch.cat(self.batches.run(len(pixels), encode))
-
-    def _filled_up(self, pictures: Tensor) -> Tensor:
-        """On a GPU with blank pictures behind, so that batches have one of few sizes.
-
-        For each new size torch prepares attention anew there, which takes longer than a full batch.
-        """
-        missing = self.batches.next_size(len(pictures)) - len(pictures) if self._fills_up else 0
-        return F.pad(pictures, (*[0] * 6, 0, missing)) if missing else pictures
-
-    def _of_pictures(self, pictures: Tensor) -> Tensor:
-        """Pictures ``(n, height, width, 3)`` uint8 on the device -> unit features ``(n, embed_dim)``."""
-        scaled = pictures.permute(0, 3, 1, 2).float().div(255)
-        return self._encode(scaled.sub_(self._mean).div_(self._std))
-
-    def _encode(self, pixels: Tensor) -> Tensor:
-        """Normalised pixels ``(n, 3, height, width)`` -> unit features ``(n, embed_dim)`` float32."""
-        # Colours side by side, as they come: convolutions are then up to 1.4 times faster.
-        ready = pixels.to(self.model.device, self._dtype, memory_format=torch.channels_last)
-        return F.normalize(encode_images(self.model.clip, ready).float(), dim=-1)
-
-    def texts(self, texts: Sequence[str], policy: TextPolicy = "truncate") -> EncodedTexts:
-        """Texts -> unit features, each text once however often it occurs."""
-        return self.tokenized([self.model.tokenizer.tokenize(text, policy) for text in texts])
-
-    @torch.inference_mode()
-    def tokenized(self, texts: Sequence[TokenizedText]) -> EncodedTexts:
-        """Tokenised texts -> unit features."""
-        windows = TextWindows.of(texts)
-        tuned, norms, probabilities = self._rows(self.model.clip, windows.rows, self.model.purpose)
-        features = windows.features(tuned)
-        base = features
-        if self.model.tuned:
-            base = windows.features(self._rows(self.model.base, windows.rows, None)[0])
-        if probabilities is not None:
-            probabilities = windows.means(probabilities)
-        return EncodedTexts(features, base, windows.means(norms), tuple(texts), probabilities)
-
-    @torch.inference_mode()
-    def embeddings(self, texts: Sequence[TokenizedText]) -> tuple[Tensor, Tensor]:
-        """Tokenised texts under the scoring model alone: unit features ``(n, embed_dim)`` and norms ``(n,)``.
-
-        Equal to ``features`` and ``norms`` of :meth:`tokenized`, without base and read-out.
-        """
-        windows = TextWindows.of(texts)
-        features, norms, _ = self._rows(self.model.clip, windows.rows, None)
-        return windows.features(features), windows.means(norms)
-
-    def _rows(
-        self, clip: CLIP, rows: list[tuple[int, ...]], purpose: Purpose | None
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Token rows -> unit features, norms, and probabilities where there is a read-out.
-
-        Rows of like length run together, in as few passes as the memory for ``batch_size``
-        texts of full length allows, and among them those that begin alike.
-        """
-        order = sorted(range(len(rows)), key=lambda i: (len(rows[i]), rows[i]))
-
-        def encode(part: slice) -> tuple[Tensor, Tensor, Tensor | None]:
-            raw, found = self._run(clip, pad([rows[i] for i in order[part]]), purpose)
-            raw = raw.float()
-            return F.normalize(raw, dim=-1), raw.norm(dim=-1), found
-
-        lengths = [len(rows[i]) for i in order]
-        parts = self.batches.run_lengths(lengths, self.model.tokenizer.context_length, encode)
-        features, norms, probabilities = zip(*parts, strict=True)
-        back = torch.empty(len(order), dtype=torch.int64)
-        back[order] = torch.arange(len(order))
-        back = back.to(self.model.device)
-        found = None if probabilities[0] is None else torch.cat(probabilities)[back]
-        return torch.cat(features)[back], torch.cat(norms)[back], found
-
-    def _run(self, clip: CLIP, tokens: Tensor, purpose: Purpose | None) -> tuple[Tensor, Tensor | None]:
-        """Raw features of token rows, and what the read-out says of the state on their way."""
-        block = None if purpose is None else purpose.site.block
-        run = run_texts(clip, tokens, self.model.device, block)
-        if purpose is None or run.state is None:
-            return run.raw, None
-        return run.raw, purpose.probability(run.state.float())
-
-    def _blank(self, count: int) -> Tensor:
-        """Black pictures on the device: ``(count, height, width, 3)`` uint8."""
-        shape = (count, self.spec.height, self.spec.width, 3)
-        return torch.zeros(shape, dtype=torch.uint8, device=self.model.device)

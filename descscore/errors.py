@@ -1,8 +1,8 @@
-"""Errors that descscore raises, each with the exit code the command line gives it.
+"""Errors that descscore raises, each with the exit code that the command line gives it.
 
-Every message names the file, row or value that caused it, so that a caller who
-scores many inputs can tell which one to look at. ``kind`` is a short,
-stable word for tables and logs.
+Every message names the file, row or value that caused it, so that a caller who scores
+many inputs can tell which one to look at. An error's ``kind`` is a short, stable word for
+tables and logs, such as ``missing_image``.
 """
 
 from __future__ import annotations
@@ -25,15 +25,18 @@ class UsageError(DescscoreError):
 
 
 class ModelError(DescscoreError):
-    """A model cannot be found, read, or used."""
+    """A model is not there, or cannot be read or used."""
 
     kind = "model"
 
 
 class InputError(DescscoreError):
-    """One image or text cannot be scored; ``kind`` says why.
+    """One image or text cannot be scored.
 
-    rows: where a list was scored, what is wrong with each row that cannot be; else empty.
+    Args:
+        kind: Why not, in one word (see :class:`ImageError`, :class:`TextError`).
+        message: The same for people, with the file or value.
+        rows: Where a list was scored, the error of each row that cannot be scored; else empty.
     """
 
     def __init__(self, kind: str, message: str, rows: Mapping[int, InputError] | None = None) -> None:
@@ -42,8 +45,7 @@ class InputError(DescscoreError):
         self.rows = dict(rows or {})
 
     def __reduce__(self) -> tuple[type, tuple[str, str, dict[int, InputError]]]:
-        # Exceptions are rebuilt from ``args``, which here lacks ``kind``; worker
-        # processes hand these errors back by pickle.
+        # Worker processes pickle these errors. Exceptions are rebuilt from ``args``, which lacks ``kind``.
         return (type(self), (self.kind, str(self), self.rows))
 
 
@@ -52,7 +54,7 @@ class ImageError(InputError):
 
 
 class TextError(InputError):
-    """A text cannot be scored (empty, blank, not text, too long under ``error``)."""
+    """A text cannot be scored (empty, blank, not text, too long under the text policy ``error``)."""
 
 
 class DataError(DescscoreError):

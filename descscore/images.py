@@ -1,9 +1,14 @@
-"""The part of a model's preprocessing that works on pictures: resize, then crop or pad.
+"""Read an image from anywhere as the pixels that a model takes.
 
-It equals what open_clip's evaluation transform does before it makes a tensor, to the
-bit, but needs Pillow alone: a worker that decodes images starts in a fraction of the
-time and memory that importing torch takes. The rest (scaling and normalising numbers)
-is done on whole batches, on the model's device (:class:`descscore.encoder.Encoder`).
+:func:`load_image` turns any source into an 8-bit RGB picture, as a person would see it: EXIF
+orientation applied, transparency on white, palettes and CMYK resolved, 16-bit and float
+greys scaled, the first frame of an animation. It never fetches anything.
+:func:`picture_pixels` resizes a picture, then crops or pads it. It equals the first part of
+open_clip's evaluation transform to the bit.
+
+All of it needs Pillow and NumPy alone: a worker that decodes images starts in a fraction of the
+time and memory that importing torch takes. :class:`descscore.encoder.Encoder` does the rest,
+scaling and normalising, for whole batches on the model's device.
 """
 
 from __future__ import annotations
@@ -21,13 +26,6 @@ from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from descscore.errors import ImageError, ModelError
 
-# Read an image from wherever it comes and turn it into what a person would see.
-#
-# Everything ends as an 8-bit RGB PIL image: EXIF orientation applied,
-# transparency laid on white, palettes and CMYK resolved, 16-bit and float
-# greys scaled, the first frame of an animation. Nothing is ever fetched.
-
-
 ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | np.ndarray[Any, Any]"
 
 MAX_PIXELS = 178_956_970
@@ -39,13 +37,15 @@ _TRANSPARENT_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
 def load_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Read ``source`` as an RGB image.
 
-    source: a path, the bytes of an image file, a PIL image, or an array
-    ``(height, width)`` or ``(height, width, 1, 3 or 4)`` of uint8 or bool, uint16
-    (full range), or float in 0..1.
+    Args:
+        source: A path, the bytes of an image file, a PIL image, or an array ``(height, width)`` or
+            ``(height, width, 1, 3 or 4)`` of uint8 or bool, uint16 (full range), or float in 0..1.
+        max_pixels: The largest image that is decoded.
 
-    Raises :class:`ImageError` with kind ``url_not_supported``, ``missing_image``,
-    ``unreadable_image``, ``empty_image``, ``not_an_image``, ``damaged_image``,
-    ``image_too_large`` or ``bad_array``.
+    Raises:
+        ImageError: The image cannot be scored. Its ``kind`` is ``url_not_supported``,
+            ``missing_image``, ``unreadable_image``, ``empty_image``, ``not_an_image``,
+            ``damaged_image``, ``image_too_large``, ``bad_array`` or ``bad_image_type``.
     """
     if isinstance(source, Image.Image):
         image = _open_checked(lambda: source, "image", max_pixels)
@@ -130,7 +130,7 @@ def _to_uint8(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 
 def _open_checked(opener: Any, name: str, max_pixels: int) -> Image.Image:
-    """Open and decode; whatever a broken file makes Pillow raise becomes an :class:`ImageError`."""
+    """Open and decode; any error that a broken file causes in Pillow becomes an :class:`ImageError`."""
     try:
         image = opener()
         if 0 in image.size:
@@ -153,8 +153,9 @@ def _open_checked(opener: Any, name: str, max_pixels: int) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """The first frame of ``image`` as a person would see it, as 8-bit RGB; ``image`` is left as it is,
-    and may be the result.
+    """The first frame of ``image`` as a person would see it, as 8-bit RGB.
+
+    ``image`` stays unchanged, and may be the result itself.
     """
     frame = image.tell()
     if not frame:
@@ -180,11 +181,11 @@ def _first_frame_to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Turned as its EXIF data say; damaged EXIF data are passed over, as every browser does."""
+    """Turned as its EXIF data say; like every browser, it ignores damaged EXIF data."""
     try:
         turned = image.getexif().get(ExifTags.Base.Orientation) in range(2, 9)
         return ImageOps.exif_transpose(image) if turned else image
-    except Exception:  # noqa: BLE001 - the pixels are fine, whatever the tags hold
+    except Exception:  # noqa: BLE001 - the pixels are fine even where the tags are not
         return image
 
 
@@ -195,7 +196,7 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 
 def _scale_deep_grey(image: Image.Image) -> Image.Image:
-    """16-bit greys by their full range; 32-bit and float ones, which have none, by what they hold."""
+    """Scale 16-bit greys by their full range; 32-bit and float greys, which have none, by their values."""
     values = np.asarray(image).astype(np.float64)
     low, high = 0.0, 65535.0
     if image.mode == "F" or values.min() < 0 or values.max() > 65535:
@@ -219,16 +220,19 @@ _MODES = ("shortest", "longest", "squash")
 
 @dataclass(frozen=True)
 class PixelSpec:
-    """What pictures become. height, width: in pixels. mode: ``shortest`` (the shorter side
-    fits, the rest is cut), ``longest`` (the longer side fits, the rest is ``fill``) or
-    ``squash`` (both fit). interpolation: ``bicubic`` or ``bilinear``.
-    """
+    """The size of the pictures that a model takes, and how to bring them to it."""
 
     height: int
+    """In pixels."""
     width: int
+    """In pixels."""
     mode: str = "shortest"
+    """``shortest``: the shorter side fits, the rest is cut. ``longest``: the longer side fits, the rest is
+    ``fill``. ``squash``: both sides fit."""
     interpolation: str = "bicubic"
+    """``bicubic`` or ``bilinear``."""
     fill: int = 0
+    """Grey level, 0..255, of padding."""
 
     @property
     def nbytes(self) -> int:
@@ -242,8 +246,7 @@ def pixel_spec(config: Mapping[str, Any]) -> PixelSpec:
     height, width = (size, size) if isinstance(size, int) else tuple(size)
     if mode not in _MODES:
         raise ModelError(f"resize mode {mode!r} is not one of {', '.join(_MODES)}")
-    # open_clip's 'random' means bicubic outside training, and so does anything for a
-    # 'shortest' that is not square.
+    # Outside training, open_clip takes bicubic for 'random', and for every 'shortest' that is not square.
     odd = mode == "shortest" and height != width
     interpolation = "bilinear" if config["interpolation"] == "bilinear" and not odd else "bicubic"
     return PixelSpec(int(height), int(width), str(mode), interpolation, int(config.get("fill_color") or 0))

@@ -1,9 +1,8 @@
 """Load a model: one function, three kinds of source.
 
-* a bundled name: ``base`` (untuned) or ``default`` (the base with the shipped
-  adapter, or the base itself while none ships);
-* a local folder: a base in open_clip's own form (``open_clip_config.json`` beside
-  weights) or an adapter (``descscore_adapter.json``), which names its base;
+* a bundled name: ``base`` (untuned) or ``default`` (the base with the shipped adapter);
+* a local folder: a base in open_clip's own form (``open_clip_config.json`` and weights) or
+  an adapter (``descscore_adapter.json``), which names its base;
 * an open_clip model and its pretrained tag, written ``ViT-B-32/openai``.
 
 Preprocessing, tokenizer, context length and activation come from the model's own
@@ -20,14 +19,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import open_clip
 import torch
-from open_clip import CLIP
-from open_clip.pretrained import download_pretrained, get_pretrained_cfg
 from PIL import Image
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
-from descscore.adapters import ADAPTER_FILE, weights_hash
+from descscore.adapters import ADAPTER_FILE, merge_adapter, read_adapter, weights_hash
+from descscore.clip import (
+    CLIP,
+    OPENAI_DATASET_MEAN,
+    OPENAI_DATASET_STD,
+    create_model_and_transforms,
+    get_model_preprocess_cfg,
+    get_tokenizer,
+    list_models,
+    pretrained,
+)
 from descscore.errors import DescscoreError, ModelError, UsageError
 from descscore.purpose import Purpose, Site, load_purpose
 from descscore.texts import Tokenizer
@@ -38,32 +45,33 @@ ASSETS = Path(__file__).parent / "assets"
 CONFIG_FILE = "open_clip_config.json"
 
 _PREPROCESSING = {key: f"image_{key}" for key in ("mean", "std", "interpolation", "resize_mode")}
-"""What a tag of open_clip says of preprocessing, and the option that takes it."""
+"""Preprocessing settings of an open_clip tag, and the options of its factory that take them."""
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model ready to score, on its device and in evaluation mode.
-
-    clip: the scoring model. base: the untuned model it was made from, the same
-    object where no adapter is loaded (the image tower is always the base's).
-    preprocess: RGB image -> ``(3, height, width)`` float32, from the configuration.
-    weights_hash: first 12 hex digits of the SHA-256 of all scoring weights.
-    preprocessing: what ``preprocess`` does, in one line, for the signature.
-    purpose: where the model keeps a text's purpose, None for a model without it.
-    precision: number format of the towers' weights (:mod:`descscore.encoder`).
-    """
+    """A model ready to score, on its device and in evaluation mode."""
 
     name: str
+    """The source as asked for; of a folder, its last part."""
     clip: CLIP
+    """The scoring model."""
     base: CLIP
+    """The untuned model, with the same image tower; it is ``clip`` itself where no adapter is loaded."""
     preprocess: Callable[[Image.Image], Tensor]
+    """RGB image -> ``(3, height, width)`` float32, normalised as the configuration says."""
     tokenizer: Tokenizer
+    """Texts to tokens, with the model's context length."""
     weights_hash: str
+    """First 12 hex digits of the SHA-256 of all weights of ``clip``."""
     preprocessing: str
+    """What ``preprocess`` does, in one word, for the signature."""
     device: torch.device
+    """Where both towers are."""
     purpose: Purpose | None = None
+    """Where the model keeps a text's purpose; None for a model without it."""
     precision: str = "float32"
+    """Number format of the towers' weights (:mod:`descscore.encoder`)."""
 
     @property
     def tuned(self) -> bool:
@@ -74,12 +82,16 @@ class LoadedModel:
 def load_model(
     source: str | Path = "default", device: str | None = None, cache_dir: str | Path | None = None
 ) -> LoadedModel:
-    """Load ``source`` (see the module's text) in float32.
+    """Load a model in float32.
 
-    device: a torch device such as ``cpu`` or ``cuda:1``; by default a GPU where there is one.
-    cache_dir: where downloaded weights are kept; by default the hub client's own folder.
+    Args:
+        source: A bundled name, a folder, or an open_clip model with its tag (``ViT-B-32/openai``).
+        device: A torch device such as ``cpu`` or ``cuda:1``; by default a GPU where there is one.
+        cache_dir: Where downloaded weights are kept; by default the hub client's own folder.
 
-    Raises :class:`ModelError` that names what was asked for and what is available.
+    Raises:
+        ModelError: The model cannot be loaded. The message names the source and what is available.
+        UsageError: There is no such device. The message lists the devices.
     """
     target = check_device(device)
     try:
@@ -126,16 +138,16 @@ def _folder_of(source: str) -> Path | None:
     if path.exists():
         raise ModelError(f"model {source!r}: is a file; give the folder that holds {CONFIG_FILE}")
     name = source.rpartition("/")[0]
-    if name in open_clip.list_models():
+    if name in list_models():
         return None
     raise _unknown(source, name or source)
 
 
 def _unknown(source: str, name: str) -> ModelError:
-    close = difflib.get_close_matches(name, open_clip.list_models(), n=5, cutoff=0.5)
+    close = difflib.get_close_matches(name, list_models(), n=5, cutoff=0.5)
     hint = f"; similar open_clip models: {', '.join(close)}" if close else ""
-    if name == source and source in open_clip.list_models():
-        tags = ", ".join(f"{source}/{tag}" for tag in open_clip.list_pretrained_tags_by_model(source))
+    if name == source and source in list_models():
+        tags = ", ".join(f"{source}/{tag}" for tag in pretrained.list_pretrained_tags_by_model(source))
         hint = f"; an open_clip model needs its pretrained tag: {tags or 'none is known for it'}"
     return ModelError(
         f"model {source!r} is not known and no such folder exists. Available: bundled "
@@ -160,7 +172,7 @@ def _load_base(
     if not any(path.suffix in (".safetensors", ".bin", ".pt", ".pth") for path in folder.iterdir()):
         raise ModelError(f"model folder {folder}: holds no weights (open_clip_model.safetensors)")
     clip, _, preprocess = _create(name, source, None)
-    return clip, preprocess, open_clip.get_tokenizer(name)
+    return clip, preprocess, get_tokenizer(name)
 
 
 def _load_tagged(
@@ -168,33 +180,43 @@ def _load_tagged(
 ) -> tuple[CLIP, Callable[[Image.Image], Tensor], Any]:
     """An open_clip model by name and pretrained tag, from the cache or the network."""
     name, _, tag = source.rpartition("/")
-    config = get_pretrained_cfg(name, tag)
+    config = pretrained.get_pretrained_cfg(name, tag)
     if not config:
-        tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
+        tags = ", ".join(pretrained.list_pretrained_tags_by_model(name)) or "none"
         raise ModelError(f"model {source!r}: unknown pretrained tag {tag!r} for {name}; available: {tags}")
     cache = str(cache_dir) if cache_dir is not None else None
     try:
-        weights = download_pretrained(config, cache_dir=cache)
+        weights = pretrained.download_pretrained(config, cache_dir=cache)
     except Exception as error:
         where = cache or "the hub client's cache folder (HF_HOME)"
         raise ModelError(
             f"model {source!r}: not in {where} and cannot be downloaded ({_one_line(error)}). Available "
             f"without a network: {' and '.join(BUNDLED)}, or a local folder with {CONFIG_FILE}"
         ) from error
-    # A tag says which activation its weights were trained with; the plain name's
-    # configuration may say another, and open_clip then only warns (open_clip #771).
+    # A tag names the activation that its weights were trained with. The configuration of the
+    # plain name may name another, and open_clip then only warns (open_clip #771).
     options = {option: config.get(key) for key, option in _PREPROCESSING.items()}
     options["force_quick_gelu"] = bool(config.get("quick_gelu"))
-    # The file in place of the tag, for which open_clip would ask the hub once more.
+    # Given the tag, open_clip would ask the hub once more; so it gets the file.
     clip, _, preprocess = _create(name, source, weights, **options)
-    return clip, preprocess, open_clip.get_tokenizer(name)
+    return clip, preprocess, get_tokenizer(name)
 
 
-def _create(name: str, source: str, pretrained: str | None, **options: Any) -> Any:
+class _NoRandomWeights(TorchFunctionMode):
+    """Leaves out random initial weights: loading replaces every one of them."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(function, "__name__", "") in ("normal_", "uniform_", "trunc_normal_"):
+            return args[0] if args else kwargs["tensor"]
+        return function(*args, **(kwargs or {}))
+
+
+def _create(name: str, source: str, weights: str | None, **options: Any) -> Any:
     try:
-        return open_clip.create_model_and_transforms(
-            name, pretrained=pretrained, precision="fp32", require_pretrained=True, **options
-        )
+        with _NoRandomWeights():
+            return create_model_and_transforms(
+                name, pretrained=weights, precision="fp32", require_pretrained=True, **options
+            )
     except Exception as error:
         raise ModelError(
             f"model {source!r}: its weights or configuration are damaged or do not fit together "
@@ -205,8 +227,6 @@ def _create(name: str, source: str, pretrained: str | None, **options: Any) -> A
 def _load_adapted(
     source: str, folder: Path, device: torch.device, cache_dir: str | Path | None
 ) -> LoadedModel:
-    from descscore.adapters import merge_adapter, read_adapter
-
     adapter = read_adapter(folder)
     base_source = adapter.base_source(folder)
     base, preprocess, tokenizer = _load_base(base_source, _folder_of(base_source), cache_dir)
@@ -214,8 +234,8 @@ def _load_adapted(
     model = _finish(source, clip, base, preprocess, tokenizer, device)
     if adapter.block is None or adapter.k is None:
         return model
-    found = load_purpose(folder, Site(adapter.block, adapter.k), clip)
-    return replace(model, purpose=found and found.to(device))
+    purpose = load_purpose(folder, Site(adapter.block, adapter.k), clip)
+    return replace(model, purpose=purpose and purpose.to(device))
 
 
 def _finish(
@@ -247,13 +267,13 @@ def describe_preprocessing(model: CLIP) -> str:
     Size, resize mode, interpolation, and the normalisation: ``clip`` for the mean
     and deviation of OpenAI's models, otherwise the numbers themselves.
     """
-    config = open_clip.get_model_preprocess_cfg(model)
+    config = get_model_preprocess_cfg(model)
     size = config["size"]
     pixels = "x".join(map(str, size)) if isinstance(size, (tuple, list)) else str(size)
     if isinstance(size, (tuple, list)) and len(set(size)) == 1:
         pixels = str(size[0])
     numbers = (*config["mean"], *config["std"])
-    usual = (*open_clip.OPENAI_DATASET_MEAN, *open_clip.OPENAI_DATASET_STD)
+    usual = (*OPENAI_DATASET_MEAN, *OPENAI_DATASET_STD)
     norm = "clip" if numbers == usual else "/".join(f"{x:.4g}" for x in numbers)
     return f"{pixels}px-{config['resize_mode']}-{config['interpolation']}-{norm}"
 

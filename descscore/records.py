@@ -1,4 +1,4 @@
-"""What scoring returns."""
+"""What scoring takes and returns: pairs, scores, outcomes and comparisons."""
 
 from __future__ import annotations
 
@@ -8,52 +8,58 @@ from typing import Any
 
 from descscore.images import ImageSource
 
+OK = "ok"
+DECORATIVE = "decorative"
+
 
 @dataclass(frozen=True)
 class Pair:
-    """An image and a text of a stream, with what may stand beside them (see ``DescScorer.score``)."""
+    """An image and a text of a stream, with their context and references."""
 
     image: ImageSource
+    """A path, the bytes of an image file, a PIL image or an array."""
     text: str
+    """The text that would replace the image."""
     context: str | None = None
+    """The text around the image; None or blank for none."""
     references: Sequence[str] = ()
+    """Good descriptions of the image."""
 
 
 @dataclass(frozen=True)
 class Score:
-    """How well one text would replace one image; ``float(result)`` is ``score``.
-
-    score: ``2.5 * max(cosine, 0)`` under the description-tuned model, 0..2.5.
-    cosine: the raw cosine of image and text, -1..1; use it to compare and rank.
-    clip_score: ``2.5 * max(cosine, 0)`` under the untuned base model.
-    description_probability: probability, 0..1, that the text is a description, read
-    from the model's purpose subspace; None where the model has no such read-out.
-    percentile: share of reference descriptions with a lower score, 0..100, ties half;
-    None where the model keeps no reference.
-    tokens: length of the text with start and end token. truncated: whether some of
-    them were cut off. windows: in how many parts the text was encoded.
-    signature: model, weights, preprocessing, precision, text policy and version.
-    contextual_score: how well the text serves in its context (:mod:`descscore.context`),
-    on the scale of the model's embeddings: compare it for one model, image and context.
-    context_truncated: whether the context was cut. Both None without a context.
-    reference_score: the harmonic mean of score and likeness to a reference
-    (:mod:`descscore.context`), 0..10/7. references_truncated: whether any of them was
-    cut. Both None without references.
-    """
+    """How well one text would replace one image; ``float(result)`` is ``score``."""
 
     score: float
+    """``2.5 * max(cosine, 0)`` under the description-tuned model: 0..2.5."""
     cosine: float
+    """Cosine of image and text, -1..1. Use it to compare and rank."""
     clip_score: float
+    """``2.5 * max(cosine, 0)`` under the untuned base model: 0..2.5."""
     description_probability: float | None
+    """Probability, 0..1, that the text is a description, read from the model's purpose subspace; None for
+    a model without such a read-out."""
     percentile: float | None
+    """Share of reference descriptions with a lower score, 0..100, ties half; None for a model without
+    reference descriptions."""
     tokens: int
+    """Length of the text in tokens, with start and end token."""
     truncated: bool
+    """Whether tokens were cut off."""
     windows: int
+    """Number of parts in which the text was encoded."""
     signature: str
+    """Version, model, weights, preprocessing, precision and text policy, in one line."""
     contextual_score: float | None = None
+    """How well the text serves in its context (:mod:`descscore.context`), on the scale of the model's
+    embeddings: compare it only for the same model, image and context. None without a context."""
     context_truncated: bool | None = None
+    """Whether the context was cut; None without a context."""
     reference_score: float | None = None
+    """Harmonic mean, 0..10/7, of score and likeness to a reference (:mod:`descscore.context`); None without
+    references."""
     references_truncated: bool | None = None
+    """Whether any reference was cut; None without references."""
 
     def __float__(self) -> float:
         return self.score
@@ -63,21 +69,17 @@ class Score:
         return asdict(self)
 
 
-OK = "ok"
-DECORATIVE = "decorative"
-
-
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one pair of a stream.
-
-    status: ``ok``; ``decorative`` for an empty text where that was asked for; otherwise
-    the kind of error, and ``error`` says more. score: None unless ``ok``.
-    """
+    """The result of one pair of a stream."""
 
     status: str
+    """``ok``; ``decorative`` for an empty text, where the options allow it; otherwise the error's ``kind``
+    (:class:`descscore.errors.InputError`)."""
     error: str | None = None
+    """What is wrong with the pair; None where nothing is."""
     score: Score | None = None
+    """None unless the status is ``ok``."""
 
     @property
     def failed(self) -> bool:
@@ -87,23 +89,23 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A description and a caption of one image, side by side.
-
-    margin: cosine of the description minus that of the caption, -2..2.
-    preferred: which text has the higher cosine: ``description``, ``caption`` or ``tie``.
-    probability: that the description is preferred, 0..1: the softmax of the two
-    cosines times the model's logit scale, as in training.
-    contextual_margin: contextual score of the description minus that of the caption; None
-    without a context.
-    """
+    """A description and a caption of one image, compared."""
 
     description: Score
+    """The description's score."""
     caption: Score
+    """The caption's score."""
     margin: float
+    """Cosine of the description minus that of the caption: -2..2."""
     preferred: str
+    """The text with the higher cosine: ``description``, ``caption`` or ``tie``."""
     probability: float
+    """Probability, 0..1, that the description is preferred: the softmax of the two cosines times the
+    model's logit scale, as in training."""
     signature: str
+    """The signature of both scores."""
     contextual_margin: float | None = None
+    """Contextual score of the description minus that of the caption; None without a context."""
 
     @property
     def description_preferred(self) -> bool:

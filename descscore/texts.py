@@ -1,9 +1,20 @@
-"""Texts in several windows: each distinct window runs once, and windows become whole texts again."""
+"""Texts to tokens, under an explicit policy for texts over the model's context length.
+
+A text enters as a string and leaves as :class:`TokenizedText`: one or more windows of token
+ids. :class:`TextWindows` then finds the distinct windows of many texts, so that each runs
+once, and makes whole texts of their features again.
+
+open_clip's tokenizer cuts a text into tokens, but word by word: none of its tokens spans a
+blank, so a text's tokens are those of its words, one after the other. :class:`WordTokens`
+looks known words up, which is several times faster, and its memory is bounded. open_clip's own
+dictionary keeps every word for good; in a stream of millions of texts it would grow with every
+name and misspelling. (The caches are ``functools.lru_cache``: it looks a word up in C.)
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
@@ -14,114 +25,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from descscore.clip import SimpleTokenizer
 from descscore.errors import ModelError, TextError, UsageError
-
-# Keep open_clip's tokenizer from remembering every word that it has ever seen.
-#
-# Its ``bpe`` puts each word's merged pieces into a dict for good, which in a stream of
-# millions of texts grows by every name and misspelling.
-
-
-REMEMBERED_WORDS = 16_384
-"""Words whose pieces are remembered, those used last: most of any running text, in some megabytes."""
-
-
-class _Closed(dict[str, str]):
-    """Takes nothing more in."""
-
-    def __setitem__(self, word: str, pieces: str) -> None:
-        pass
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # Unpickling would otherwise put the words back in one by one, and lose them.
-        return (_Closed, (dict(self),))
-
-
-class _Remembered:
-    """``bpe`` with its last results; pickles, which ``lru_cache`` around a method does not."""
-
-    def __init__(self, bpe: Callable[[str], str], words: int) -> None:
-        self._bpe, self._words = bpe, words
-        self._known = lru_cache(words)(bpe)
-        self.cache_info = self._known.cache_info
-
-    def __call__(self, word: str) -> str:
-        return self._known(word)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (_Remembered, (self._bpe, self._words))
-
-
-def bound_word_cache(tokenizer: Any, words: int = REMEMBERED_WORDS) -> None:
-    """Let ``tokenizer`` remember at most ``words`` words; its results stay the same.
-
-    Safe with threads. A tokenizer without such a dict is left as it is.
-    """
-    if hasattr(tokenizer, "bpe") and isinstance(getattr(tokenizer, "cache", None), dict):
-        tokenizer.cache = _Closed(tokenizer.cache)
-        tokenizer.bpe = _Remembered(tokenizer.bpe, words)
-
-
-# open_clip's byte-pair tokens of a text, several times faster: word by word, each known word looked up.
-#
-# No token of open_clip's tokenizer spans a blank, so the tokens of a cleaned text are those of its
-# words, one after the other.
-
-
-LONGEST = 32
-"""Letters of a word that is remembered; longer ones are rare, and could be of any length."""
-
-_LOWER = "_clean_lower"
-
-
-class WordTokens:
-    """Encodes as ``tokenizer.encode`` does, for a tokenizer that :func:`knows` says yes to. Safe with
-    threads; remembers a bounded number of words and pickles without them.
-    """
-
-    def __init__(self, tokenizer: Any, words: int = REMEMBERED_WORDS) -> None:
-        self._tokenizer, self._words = tokenizer, words
-        self._plain = getattr(tokenizer.clean_fn, "__name__", "") == _LOWER
-        self._known = lru_cache(words)(self._split)
-        self.cache_info = self._known.cache_info
-
-    def __call__(self, text: str) -> list[int]:
-        ids: list[int] = []
-        known = self._known
-        for word in self._clean(text).split(" "):
-            ids += known(word) if len(word) <= LONGEST else self._split(word)
-        return ids
-
-    def _clean(self, text: str) -> str:
-        """As open_clip's. Of printable ASCII its mending changes nothing but character references
-        (``&amp;``), which leaves blanks and capitals.
-        """
-        if self._plain and text.isascii() and text.isprintable() and "&" not in text:
-            return " ".join(text.split()).lower()
-        cleaned: str = self._tokenizer.clean_fn(text)
-        return cleaned
-
-    def _split(self, word: str) -> tuple[int, ...]:
-        tokenizer = self._tokenizer
-        ids: list[int] = []
-        for piece in tokenizer.pat.findall(word):
-            letters = "".join(tokenizer.byte_encoder[byte] for byte in piece.encode("utf-8"))
-            ids += (tokenizer.encoder[part] for part in tokenizer.bpe(letters).split(" "))
-        return tuple(ids)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (WordTokens, (self._tokenizer, self._words))
-
-
-def knows(tokenizer: Any) -> bool:
-    """Whether ``tokenizer`` is open_clip's own, whose way of cutting :class:`WordTokens` follows."""
-    from open_clip.tokenizer import SimpleTokenizer
-
-    return type(tokenizer) is SimpleTokenizer
-
-
-# Check texts and turn them into tokens, under an explicit policy for those that are too long.
-
 
 TextPolicy: TypeAlias = Literal["truncate", "error", "windows", "weighted-windows"]
 """What happens to a text over the context length.
@@ -133,27 +38,26 @@ mean is weighted by the windows' tokens, so that a short rest counts for less.
 """
 
 DEFAULT_POLICY: TextPolicy = "weighted-windows"
-"""The best of those that lose nothing of a text, by cross-validation; cutting is not a point better
-(``docs/long_texts.json``)."""
+"""By cross-validation the best of the policies that keep the whole text. Cutting is less than a point
+better (``docs/long_texts.json``)."""
 
 WINDOWS = ("windows", "weighted-windows")
-"""The policies that lose nothing of a long text."""
+"""The policies that keep the whole of a long text."""
 
 
 @dataclass(frozen=True)
 class TokenizedText:
-    """One text as rows of tokens.
-
-    rows: one list of token ids per window (one but for the policies with windows), each
-    with start and end token and no padding. tokens: how many the whole text has,
-    start and end token included. truncated: whether any of them is missing in ``rows``.
-    weighted: whether windows count by their tokens, not alike.
-    """
+    """One text as windows of tokens."""
 
     rows: tuple[tuple[int, ...], ...]
+    """Token ids of each window, with start and end token and no padding; one window but for the policies
+    with windows."""
     tokens: int
+    """Length of the whole text, with start and end token."""
     truncated: bool
+    """Whether ``rows`` lacks any of the text's tokens."""
     weighted: bool = False
+    """Whether a window counts by its number of tokens; otherwise all count alike."""
 
     @property
     def weights(self) -> tuple[float, ...]:
@@ -194,16 +98,15 @@ class Tokenizer:
                 f"{source}: its tokenizer ({type(tokenizer).__name__}) is not supported; "
                 "descscore needs open_clip's standard CLIP tokenizer"
             )
-        bound_word_cache(tokenizer)
         self._tokenizer = tokenizer
-        self._encode = WordTokens(tokenizer) if knows(tokenizer) else tokenizer.encode
+        self._encode = WordTokens(tokenizer) if type(tokenizer) is SimpleTokenizer else tokenizer.encode
         self.context_length = context_length
 
     def encode(self, text: str) -> list[int]:
         """Token ids of ``text`` alone, without start and end token.
 
-        A text may spell out ``<end_of_text>``; taken as the token it would end the
-        text there and everything after it would be lost unseen, so such ids go.
+        A text may spell out ``<end_of_text>``. As a token it would end the text there, and the
+        rest would be lost unseen; so such ids are left out.
         """
         marks = (self._tokenizer.sot_token_id, self._tokenizer.eot_token_id)
         return [i for i in self._encode(text) if i not in marks]
@@ -215,16 +118,16 @@ class Tokenizer:
 
     @property
     def vocabulary_size(self) -> int:
-        """How many tokens there are; a model may have rows for more."""
+        """Number of tokens; a model may have embeddings for more."""
         return len(self._tokenizer.decoder)
 
     def token_bytes(self, token: int) -> bytes:
-        """The UTF-8 bytes that a token stands for; of one character it may hold a part only."""
+        """The UTF-8 bytes that a token stands for; they may be only a part of a character."""
         symbols = self._tokenizer.decoder[token].removesuffix("</w>")
         return bytes(self._tokenizer.byte_decoder[symbol] for symbol in symbols)
 
     def ends_word(self, token: int) -> bool:
-        """Whether a word ends with this token; other tokens go on in the next one."""
+        """Whether a word ends with this token, or goes on in the next."""
         symbols: str = self._tokenizer.decoder[token]
         return symbols.endswith("</w>")
 
@@ -234,8 +137,11 @@ class Tokenizer:
         return (self._tokenizer.sot_token_id, *kept, self._tokenizer.eot_token_id)
 
     def tokenize(self, text: str, policy: TextPolicy = "truncate") -> TokenizedText:
-        """Tokens of one text. Raises :class:`TextError` for what :func:`check_text` refuses,
-        for a text of which nothing is left after cleaning, and for one too long under ``error``.
+        """Tokens of one text.
+
+        Raises:
+            TextError: :func:`check_text` refuses it, nothing of it is left after cleaning, or it is
+                too long under the policy ``error``.
         """
         ids = self.encode(check_text(text))
         if not ids:
@@ -257,8 +163,9 @@ class Tokenizer:
         return TokenizedText(rows, count, cut, weighted=policy == "weighted-windows")
 
     def windows(self, text: str) -> list[list[int]]:
-        """Token ids of ``text`` in windows of whole sentences; only what has no
-        break at all (a word longer than the context) can still be too long.
+        """Token ids of ``text`` in windows of whole sentences.
+
+        A long sentence is split at blanks. Only a word longer than the context is still too long.
         """
         room = self.context_length - 2
         pieces: list[list[int]] = []
@@ -275,7 +182,7 @@ class Tokenizer:
 
 
 def pad(rows: Sequence[Sequence[int]]) -> Tensor:
-    """Rows of token ids, padded with 0 to the longest: ``(len(rows), longest)`` int64."""
+    """Rows of token ids, padded with 0 to the longest: ``(n, longest)`` int64."""
     lengths = np.fromiter(map(len, rows), np.int64, len(rows))
     out = np.zeros((len(rows), int(lengths.max())), np.int64)
     out[np.arange(out.shape[1]) < lengths[:, None]] = np.fromiter(chain.from_iterable(rows), np.int64)
@@ -283,22 +190,22 @@ def pad(rows: Sequence[Sequence[int]]) -> Tensor:
 
 
 def token_rows(tokenizer: Tokenizer, texts: Sequence[str]) -> Tensor:
-    """The texts' tokens, cut to the context length with the end token kept: ``(len(texts), longest)``."""
+    """Padded tokens of texts, cut to the context length with the end token kept: ``(n, longest)`` int64."""
     return pad([tokenizer.tokenize(text).rows[0] for text in texts])
 
 
 @dataclass(frozen=True)
 class TextWindows:
-    """n texts made of w windows over r distinct token rows.
-
-    rows: the r distinct rows. row, owner: ``(w,)`` each window's row and text. weight:
-    ``(w,)`` what it counts; a text's weights add up to 1.
-    """
+    """n texts made of w windows; r distinct token rows among the windows."""
 
     rows: list[tuple[int, ...]]
+    """The r distinct rows."""
     row: Tensor
+    """Each window's row: ``(w,)`` int64."""
     owner: Tensor
+    """Each window's text: ``(w,)`` int64."""
     weight: Tensor
+    """What each window counts: ``(w,)`` float64; a text's weights add up to 1."""
 
     @classmethod
     def of(cls, texts: Sequence[TokenizedText]) -> TextWindows:
@@ -314,15 +221,15 @@ class TextWindows:
 
     def means(self, values: Tensor) -> Tensor:
         """Weighted means over each text's windows: ``(r, ...)`` -> ``(n, ...)``, in the values' type."""
-        found = values[self.row.to(values.device)]
+        each = values[self.row.to(values.device)]
         n = int(self.owner[-1]) + 1
         if n == len(self.owner):
-            return found
-        weight = self.weight.to(found).view(-1, *[1] * (found.ndim - 1))
-        return found.new_zeros(n, *found.shape[1:]).index_add(0, self.owner.to(found.device), found * weight)
+            return each
+        weight = self.weight.to(each).view(-1, *[1] * (each.ndim - 1))
+        return each.new_zeros(n, *each.shape[1:]).index_add(0, self.owner.to(each.device), each * weight)
 
     def features(self, unit: Tensor) -> Tensor:
-        """Unit features of whole texts: the unit mean of their windows' ones, ``(r, d)`` -> ``(n, d)``."""
+        """Unit features of whole texts, the unit mean of their windows': ``(r, d)`` -> ``(n, d)``."""
         if len(self.owner) == int(self.owner[-1]) + 1:
             return unit[self.row.to(unit.device)]
         return F.normalize(self.means(unit), dim=-1)
@@ -330,17 +237,72 @@ class TextWindows:
 
 @dataclass(frozen=True)
 class EncodedTexts:
-    """Texts under the scoring model and under its base.
-
-    features, base_features: ``(n, embed_dim)`` unit vectors (the same tensor
-    where the model is its own base). norms: ``(n,)`` lengths that the scoring model's
-    features had before they became unit vectors, a text's the mean of its windows'. texts:
-    what was tokenised, in the same order. probabilities: ``(n,)``, that each is a
-    description, the mean over its windows; None where the model has no read-out.
-    """
+    """n texts under the scoring model and under its base."""
 
     features: Tensor
+    """Unit features under the scoring model: ``(n, embed_dim)``."""
     base_features: Tensor
+    """Unit features under the base; the same tensor where the model is its own base."""
     norms: Tensor
+    """Lengths of the scoring model's features before normalisation, ``(n,)``; means over windows."""
     texts: tuple[TokenizedText, ...]
+    """The texts' tokens."""
     probabilities: Tensor | None = None
+    """Probability that each text is a description, ``(n,)``, means over windows; None without a read-out."""
+
+
+REMEMBERED_WORDS = 16_384
+"""Words whose tokens are remembered, the last used: most words of running text, in some megabytes."""
+
+LONGEST_WORD = 32
+"""Letters of a remembered word. Longer words are rare, and could be of any length."""
+
+
+class WordTokens:
+    """Encodes as open_clip's ``SimpleTokenizer.encode``, and remembers the last words and pieces of words.
+
+    Safe with threads. Pickles without what it remembers.
+
+    Args:
+        tokenizer: open_clip's tokenizer.
+        words: Words, and pieces of words, that are remembered.
+    """
+
+    def __init__(self, tokenizer: Any, words: int = REMEMBERED_WORDS) -> None:
+        self._tokenizer, self._words = tokenizer, words
+        self._plain = getattr(tokenizer.clean_fn, "__name__", "") == "_clean_lower"
+        self._known_word = lru_cache(words)(self._word)
+        self._known_piece = lru_cache(words)(self._piece)
+        self.cache_info = self._known_word.cache_info
+
+    def __call__(self, text: str) -> list[int]:
+        ids: list[int] = []
+        known = self._known_word
+        for word in self._clean(text).split(" "):
+            ids += known(word) if len(word) <= LONGEST_WORD else self._word(word)
+        return ids
+
+    def _clean(self, text: str) -> str:
+        """As open_clip does; of printable ASCII it changes only blanks, capitals and ``&...;``."""
+        if self._plain and text.isascii() and text.isprintable() and "&" not in text:
+            return " ".join(text.split()).lower()
+        cleaned: str = self._tokenizer.clean_fn(text)
+        return cleaned
+
+    def _word(self, word: str) -> tuple[int, ...]:
+        ids: list[int] = []
+        for piece in self._tokenizer.pat.findall(word):
+            ids += self._known_piece(piece) if len(piece) <= LONGEST_WORD else self._piece(piece)
+        return tuple(ids)
+
+    def _piece(self, piece: str) -> tuple[int, ...]:
+        tokenizer = self._tokenizer
+        letters = "".join(tokenizer.byte_encoder[byte] for byte in piece.encode("utf-8"))
+        special = letters in tokenizer.cache
+        ids = tuple(tokenizer.encoder[part] for part in tokenizer.bpe(letters).split(" "))
+        if not special:  # open_clip's dictionary would keep the piece for good
+            tokenizer.cache.pop(letters, None)
+        return ids
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (WordTokens, (self._tokenizer, self._words))

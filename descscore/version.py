@@ -1,4 +1,4 @@
-"""The package's version, the only place where it is written."""
+"""The package's version; no other file holds it."""
 
 from __future__ import annotations
 

@@ -34,7 +34,8 @@ from torch import Tensor
 from descscore.errors import DescscoreError, UsageError
 from descscore.eval.formatting import counted, markdown_table
 from descscore.eval.throughput import flops, machine
-from descscore.purpose import Exchange, Interchanged, Site, interchange_run
+from descscore.interchange import Exchange, Interchanged, interchange_run
+from descscore.purpose import Site
 from descscore.towers.text import begin, end_positions
 from descscore.training.config import Precision, Tower, preset
 from descscore.training.data import Examples
@@ -286,7 +287,7 @@ def full_encode(clip: CLIP, tokens: Tensor) -> Tensor:
 
 
 def full_exchange(clip: CLIP, tokens: Tensor, exchange: Exchange, matrix: Tensor, site: Site) -> Interchanged:
-    """As :func:`descscore.purpose.interchange_texts`, padding and all.
+    """As :func:`descscore.interchange.interchange_texts`, padding and all.
 
     Interchanged texts share the blocks up to the site with the texts as such; the rest runs for each.
     """

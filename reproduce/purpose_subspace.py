@@ -19,8 +19,9 @@ from open_clip import CLIP
 from torch import Tensor
 
 from descscore.errors import UsageError
+from descscore.interchange import Rotation, interchange
 from descscore.models import LoadedModel, load_model
-from descscore.purpose import Rotation, interchange, save_purpose
+from descscore.purpose import save_purpose
 from descscore.tables.open import load_pairs
 from descscore.tables.rows import PreferencePair
 from descscore.texts import pad

@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 
 from descscore.adapters import AdapterInfo, save_full, weights_hash
+from descscore.interchange import Rotation
 from descscore.models import load_model
-from descscore.purpose import Purpose, Readout, Rotation, Site, save_purpose
+from descscore.purpose import Purpose, Readout, Site, save_purpose
 
 TEXTS = ("A red car stands at a gate.", "Ada Lovelace, London & 1843 👩\u200d💻", "A dog. " * 40)
 PLACES = torch.stack([torch.linspace(-1, 3, 101), torch.linspace(-3, 1, 101)])

@@ -13,8 +13,9 @@ import pyarrow.parquet as pq
 import torch
 
 from descscore.adapters import AdapterInfo, save_full, weights_hash
+from descscore.interchange import Rotation
 from descscore.models import load_model
-from descscore.purpose import Purpose, Readout, Rotation, Site, save_purpose
+from descscore.purpose import Purpose, Readout, Site, save_purpose
 from pictures import make_photo
 
 IMAGES, TEXTS = 8, 3

@@ -24,7 +24,8 @@ def test_every_photo_meets_three_texts(printed: str) -> None:
     for photo in PHOTOS:
         lines = [line for line in printed.splitlines() if line.startswith(photo.name)]
         assert len(lines) == 3
-        assert [kind in line for kind, line in zip(("description", "caption", "other's"), lines, strict=True)]
+        kinds = ("description", "caption", "other's")
+        assert all(kind in line for kind, line in zip(kinds, lines, strict=True))
 
 
 def test_counts_are_those_of_the_table(printed: str) -> None:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
-from descscore.errors import ImageError
-from descscore.images import load_image
+from descscore.errors import ImageError, ModelError
+from descscore.images import load_image, picture_pixels, pixel_spec
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 128, 0), (0, 0, 255), (255, 255, 255)
 
@@ -264,3 +270,42 @@ def test_bad_arrays(array: np.ndarray, mention: str) -> None:
 def test_wrong_types() -> None:
     fails(None, "bad_image_type", "NoneType")
     fails(7, "bad_image_type", "int")
+
+
+def noise(width: int, height: int, seed: int = 0) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    width=st.integers(1, 300),
+    height=st.integers(1, 300),
+    size=st.sampled_from([32, 33, (32, 48), (47, 31), (32, 32)]),
+    mode=st.sampled_from(["shortest", "longest", "squash"]),
+    interpolation=st.sampled_from(["bicubic", "bilinear"]),
+)
+def test_pixels_equal_open_clips_transform_to_the_bit(
+    width: int, height: int, size: Any, mode: str, interpolation: str
+) -> None:
+    if mode == "longest" and max(width, height) > 30 * min(width, height):
+        return  # a side would round to nothing, which open_clip cannot do either
+    config = {"size": size, "resize_mode": mode, "interpolation": interpolation, "fill_color": 7}
+    image = noise(width, height)
+    original = image_transform_v2(PreprocessCfg(**config), is_train=False)
+    cut = [step for step in original.transforms if type(step).__name__ not in ("MaybeToTensor", "Normalize")]
+    expected = image
+    for step in cut:
+        expected = step(expected)
+    found = picture_pixels(image, pixel_spec(config))
+    assert np.array_equal(found, np.asarray(expected))
+
+
+def test_an_unknown_resize_mode_is_refused() -> None:
+    with pytest.raises(ModelError, match="'stretch'"):
+        pixel_spec({"size": 32, "resize_mode": "stretch", "interpolation": "bicubic"})
+
+
+def test_a_decoding_worker_imports_no_torch() -> None:
+    code = "import sys, descscore.stream.worker; print(sorted({'torch', 'open_clip'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

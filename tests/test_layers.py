@@ -14,10 +14,10 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("version", "errors"),
+    ("version", "errors", "clip"),
     ("files", "options", "texts", "images"),
     ("towers",),
-    ("context", "purpose", "adapters", "records"),
+    ("context", "purpose", "interchange", "adapters", "lora", "records"),
     ("tables", "models"),
     ("cache", "encoder", "stream"),
     ("scorer",),

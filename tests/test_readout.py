@@ -15,8 +15,9 @@ from conftest import make_photo
 from descscore import DescScorer
 from descscore.adapters import AdapterInfo, save_full, weights_hash
 from descscore.errors import ModelError
+from descscore.interchange import Rotation
 from descscore.models import load_model
-from descscore.purpose import Purpose, Readout, Rotation, Site, save_purpose
+from descscore.purpose import Purpose, Readout, Site, save_purpose
 from descscore.towers.text import run_to_block
 
 TEXTS = ("A red car stands at a gate.", "Ada, 1902")

@@ -1,16 +1,19 @@
-"""Word by word gives open_clip's own tokens, in bounded memory."""
+"""The tokenizer cuts texts word by word into open_clip's own tokens, in bounded memory."""
 
 from __future__ import annotations
 
+import copy
 import pickle
 import string
+from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 
 import open_clip
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from descscore.texts import LONGEST, Tokenizer, WordTokens, knows, pad
+from descscore.texts import LONGEST_WORD, Tokenizer, WordTokens, pad
 
 ORIGINAL = open_clip.get_tokenizer("ViT-B-32")
 FAST = WordTokens(open_clip.get_tokenizer("ViT-B-32"), words=50)
@@ -30,7 +33,7 @@ FAST = WordTokens(open_clip.get_tokenizer("ViT-B-32"), words=50)
 @example("\x1b[36;44mterminal\x1b[0m codes")
 @example("â€œmojibakeâ€\x9d schÃ¶n ﬁne \uff26\uff35\uff2c\uff2c")
 @example("I'LL 'RE'VE don't''s  1984-05")
-@example("a" * (LONGEST + 1) + " " + "一二三" * LONGEST)
+@example("a" * (LONGEST_WORD + 1) + " " + "一二三" * LONGEST_WORD)
 @example("")
 @example(" ")
 def test_tokens_are_open_clips(text: str) -> None:
@@ -63,9 +66,41 @@ def test_a_tokenizer_of_another_kind_encodes_by_itself() -> None:
         def encode(self, text: str) -> list[int]:
             return [7, *super().encode(text)]
 
-    assert not knows(Own())
     assert Tokenizer(Own(), 77, "here").encode("a dog")[0] == 7
 
 
 def test_padding() -> None:
     assert pad([(5, 6, 7), (8,), (9, 1)]).tolist() == [[5, 6, 7], [8, 0, 0], [9, 1, 0]]
+
+
+SYLLABLES = ["ba", "dre", "fi", "gno", "hu", "ki", "lo", "mer", "nu", "pol", "qua", "ri", "so", "tu", "ve"]
+
+
+def many_words(count: int) -> list[str]:
+    """That many different words."""
+    return ["".join(parts) for parts, _ in zip(product(SYLLABLES, repeat=5), range(count), strict=False)]
+
+
+def test_what_is_kept_does_not_grow_with_distinct_words() -> None:
+    """Through the package's own tokenizer, as a stream of names and misspellings would fill it."""
+    original = open_clip.get_tokenizer("ViT-B-32")
+    tokenizer = Tokenizer(original, 77, "here")
+    tokenizer.encode("a cat <end_of_text>")
+    before = len(pickle.dumps(original))
+    for word in many_words(3000):
+        tokenizer.encode(word)
+    assert len(pickle.dumps(original)) == before
+
+
+def test_tokens_are_right_where_words_are_forgotten_and_come_again() -> None:
+    """Also in several threads at once, and after pickling."""
+    plain, bounded = open_clip.get_tokenizer("ViT-B-32"), WordTokens(open_clip.get_tokenizer("ViT-B-32"), 3)
+    texts = ["A cat's tail, <end_of_text> twice!", *many_words(40), "Zwölf Boxkämpfer 🐈", "1984"] * 3
+    expected = [plain.encode(text) for text in texts]
+    assert [bounded(text) for text in texts] == expected
+    assert bounded.cache_info().currsize == 3
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(bounded, texts)) == expected
+    for twin in (pickle.loads(pickle.dumps(bounded)), copy.deepcopy(bounded)):
+        assert [twin(text) for text in texts] == expected
+        assert twin.cache_info().currsize == 3

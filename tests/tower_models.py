@@ -1,4 +1,4 @@
-"""Small models with towers of many forms."""
+"""Small models with towers of many forms, and texts for them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,20 @@ from typing import Any
 import open_clip
 import torch
 from open_clip import CLIP
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from conftest import TINY
+
+TEXTS = [
+    "cat",
+    "A man in a red coat walks a dog.",
+    "A man in a red coat",
+    "A man in a red coat walks a dog.",
+    "! ! !",  # of tokens with low numbers, 0 among them
+    "Zwölf Boxkämpfer jagen Viktor quer über den großen Sylter Deich 🐈",
+    "word " * 200,
+]
 
 
 def model(text: dict[str, Any] | None = None, vision: dict[str, Any] | None = None, **more: Any) -> CLIP:
@@ -55,3 +67,24 @@ OTHER_IMAGE_TOWERS: dict[str, dict[str, Any]] = {
     "other blocks": {"vision": {"qk_norm": True}},
     "convolutional": {"vision": {"layers": (1, 1, 1, 1), "width": 8, "head_width": 64}},
 }
+
+
+class _Doubled(nn.Module):
+    def forward(self, weight: Tensor) -> Tensor:
+        return 2 * weight
+
+
+def other_blocks(clip: CLIP) -> None:
+    clip.transformer = model(text={"qk_norm": True}).transformer
+
+
+def parametrised(clip: CLIP) -> None:
+    parametrize.register_parametrization(clip.transformer.resblocks[1].attn, "in_proj_weight", _Doubled())
+
+
+def own_block(clip: CLIP) -> None:
+    class Block(open_clip.transformer.ResidualAttentionBlock):  # type: ignore[name-defined, misc]
+        def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+            return -super().forward(*args, **kwargs)
+
+    clip.transformer.resblocks[0].__class__ = Block

@@ -13,10 +13,10 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from open_clip import CLIP
 from torch import Tensor
 
 from descscore.adapters import AdapterInfo, save_full, save_lora
+from descscore.clip import CLIP
 from descscore.errors import UsageError
 from descscore.models import LoadedModel, load_model
 from descscore.purpose import Purpose, save_purpose

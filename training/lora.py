@@ -16,12 +16,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from open_clip import CLIP
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 
-from descscore.adapters import use_exact_attention
+from descscore.clip import CLIP
 from descscore.errors import ModelError, UsageError
+from descscore.lora import use_exact_attention
 
 TARGETS = {
     "attention": r"transformer\.resblocks\.\d+\.attn",

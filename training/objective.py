@@ -13,11 +13,12 @@ from dataclasses import dataclass
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather
-from open_clip import CLIP
 from torch import Tensor
 
+from descscore.clip import CLIP
 from descscore.eval.statistics.retrieval import grounding_over_texts, grounding_sampled
-from descscore.purpose import Exchange, Interchanged, Rotation, Site
+from descscore.interchange import Exchange, Interchanged, Rotation
+from descscore.purpose import Site
 from descscore.training.config import FinetuneConfig
 from descscore.training.data import Examples
 from descscore.training.losses import (

@@ -12,9 +12,9 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from open_clip import CLIP
 from torch import Tensor
 
+from descscore.clip import CLIP
 from descscore.errors import DataError
 from descscore.purpose import Purpose, Readout, Site
 from descscore.towers.text import encode_tokens, run_to_block

@@ -13,13 +13,13 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from open_clip import CLIP
-from open_clip.transformer import Transformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from descscore.adapters import ExactAttention
-from descscore.purpose import Exchange, Interchanged, Site, check_site, interchange, interchange_texts
+from descscore.clip import CLIP, Transformer
+from descscore.interchange import Exchange, Interchanged, interchange, interchange_texts
+from descscore.lora import ExactAttention
+from descscore.purpose import Site, check_site
 from descscore.towers.blocks import Parts, is_plain_attention, is_plain_but_for_attention
 from descscore.towers.text import (
     Prefixes,
@@ -55,7 +55,7 @@ def unit_features(clip: CLIP, tokens: Tensor, batch_size: int = 128) -> Tensor:
 def encode_exchange(
     clip: CLIP, tokens: Tensor, exchange: Exchange, matrix: Tensor, site: Site
 ) -> Interchanged:
-    """As :func:`descscore.purpose.interchange_texts`, for less work.
+    """As :func:`descscore.interchange.interchange_texts`, for less work.
 
     Raises :class:`UsageError` for a site that the text tower lacks.
     """

@@ -18,11 +18,12 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from open_clip import CLIP
 from torch import Tensor, nn
 
+from descscore.clip import CLIP
 from descscore.errors import DataError, DescscoreError, UsageError
-from descscore.purpose import Rotation, check_site
+from descscore.interchange import Rotation
+from descscore.purpose import check_site
 from descscore.training.checkpoint import (
     Checkpoint,
     latest,

@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from descscore.cli import device_option, text_policy_option
 from descscore.errors import UsageError
+from descscore.options import device_option, text_policy_option
 
 SOME_FAILED = 3
 """Exit code of a run that is complete, but with rows that could not be scored."""

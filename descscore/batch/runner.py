@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from descscore.batch.manifest import MANIFEST_FILE, Identity, Manifest, read_manifest, write_manifest
 from descscore.batch.shards import ShardFolder, ShardInfo, write_result_file
-from descscore.context import signed
+from descscore.context import extend_signature
 from descscore.encoder import find_batch_size
 from descscore.errors import DataError, UsageError
 from descscore.files import locked, remove_unfinished
@@ -211,7 +211,7 @@ def _manifest(scorer: DescScorer, source: Reader, rows: int, output: Path, optio
         input=source.source,
         fingerprint=source.fingerprint(),
         rows=rows,
-        signature=signed(scorer.signature, options.contexts, options.references),
+        signature=extend_signature(scorer.signature, options.contexts, options.references),
         batch_size=scorer.encoder.batch_size,
         shard_size=options.shard_size,
         format=options.format,

@@ -18,9 +18,9 @@ from typing import TypeAlias
 import numpy as np
 import torch
 import torch.nn.functional as F
-from open_clip import CLIP
 from torch import Tensor
 
+from descscore.clip import CLIP
 from descscore.purpose import Purpose
 from descscore.texts import TokenizedText, pad
 from descscore.towers.text import HalfRun, carry_on, embed_tokens, end_positions, run_from_block, trim

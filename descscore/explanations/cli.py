@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from descscore.cli import model_options
 from descscore.errors import UsageError
+from descscore.options import model_options
 
 
 @click.command()

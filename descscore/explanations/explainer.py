@@ -28,8 +28,9 @@ from descscore.explanations.explanation import (
 from descscore.explanations.occlusion import occlusion_maps
 from descscore.explanations.words import Word, split_words, without_word
 from descscore.images import ImageSource
+from descscore.interchange import Exchange, interchange_texts
 from descscore.models import LoadedModel
-from descscore.purpose import Exchange, Purpose, interchange_texts
+from descscore.purpose import Purpose
 from descscore.records import Score
 from descscore.scorer import SCALE, DescScorer
 from descscore.texts import TokenizedText, pad

@@ -11,12 +11,12 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-import open_clip
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from descscore.clip import get_model_preprocess_cfg
 from descscore.explanations.explanation import OcclusionMap
 from descscore.images import ImageSource, load_image
 from descscore.models import LoadedModel
@@ -72,7 +72,7 @@ def visible_box(model: LoadedModel, size: tuple[int, int]) -> tuple[float, float
     Returns left, top, right and bottom in fractions of width and height; they reach beyond
     0..1 where the model pads.
     """
-    config = open_clip.get_model_preprocess_cfg(model.clip)
+    config = get_model_preprocess_cfg(model.clip)
     target = config["size"]
     high, wide = target if isinstance(target, (tuple, list)) else (target, target)
     width, height = size

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from descscore.context import ContextEncoder, ContextTexts, tokenize_sides
+from descscore.context import ContextEncoder, ContextTexts, tokenize_context_texts
 from descscore.errors import ImageError, InputError, TextError, UsageError
 from descscore.images import ImageSource
 from descscore.records import DECORATIVE, OK, Outcome, Pair, Score
@@ -238,7 +238,7 @@ def _begin(scoring: Scoring, stage: ImageStage, row: StreamRow, options: StreamO
         if row.fault is not None and not isinstance(row.fault, ImageError):
             raise row.fault
         text = tokenize(row.text)
-        sides = tokenize_sides(tokenize, row.context, row.references)
+        sides = tokenize_context_texts(tokenize, row.context, row.references)
         if row.fault is not None:
             raise row.fault
         if row.image is None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from descscore.cli import LazyGroup
 from descscore.errors import UsageError
+from descscore.options import LazyGroup
 
 _DATABASE = click.option(
     "--database",

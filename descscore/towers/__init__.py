@@ -1,1 +1,1 @@
-"""The towers of an open_clip ``CLIP`` run for features alone: the same results, less work, no gradients."""
+"""The towers of an open_clip ``CLIP``, run for features alone: same results, less work, no gradients."""

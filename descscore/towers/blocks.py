@@ -1,8 +1,7 @@
-"""open_clip's plain transformer block in parts, so that a tower can leave out what no feature needs.
+"""open_clip's plain transformer block in parts, so that a tower can skip work that no feature needs.
 
-Norms, activations and projections are the block's own modules; only the way that
-attention is called differs. A block of any other form is not known, and a tower
-that has one runs as open_clip wrote it.
+Norms, activations and projections are the block's own modules; only attention is
+called differently. A tower with a block of any other form runs as open_clip wrote it.
 """
 
 from __future__ import annotations
@@ -11,12 +10,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from open_clip.transformer import ResidualAttentionBlock, Transformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from descscore.clip import ResidualAttentionBlock, Transformer
+from descscore.errors import UsageError
+
 QUERIES_KEYS_VALUES, QUERIES, KEYS_VALUES = (0, 3), (0, 1), (1, 3)
-"""Parts of a packed input projection, from and to."""
+"""Parts of a packed input projection: first, and one after the last."""
 
 
 def knows(transformer: Any) -> bool:
@@ -48,8 +49,8 @@ def is_plain_attention(attention: Any) -> bool:
 def project(block: Any, states: Tensor, parts: tuple[int, int]) -> Tensor:
     """Queries, keys and values of states: ``(..., width)`` -> ``(..., parts, heads, width / heads)``.
 
-    The states are normalised first. parts: which of the three, from and to. The result has
-    the number format of the block's weights, whatever the states have.
+    The states are normalised first. ``parts`` says which of the three. The result has
+    the number format of the block's weights.
     """
     attention, width = block.attn, states.shape[-1]
     rows = slice(parts[0] * width, parts[1] * width)
@@ -59,7 +60,7 @@ def project(block: Any, states: Tensor, parts: tuple[int, int]) -> Tensor:
 
 
 def finish(block: Any, states: Tensor, mixed: Tensor) -> Tensor:
-    """A block's output from its input and what attention mixed, heads side by side: ``(..., width)`` each."""
+    """A block's output from its input and attention's output, heads concatenated: ``(..., width)`` each."""
     output = block.attn.out_proj
     states = states + block.ls_1(F.linear(mixed, output.weight, output.bias))
     normed = block.ln_2(states).to(output.weight.dtype)
@@ -76,3 +77,15 @@ class Parts:
 
 
 PLAIN = Parts(project, finish)
+
+
+def text_blocks(clip: Any) -> Any:
+    """The residual blocks of the text tower, in their order."""
+    return clip.transformer.resblocks
+
+
+def check_block(clip: nn.Module, block: int) -> None:
+    """Raise :class:`UsageError` where the text tower has no block of that number (0-based)."""
+    blocks = len(text_blocks(clip))
+    if not 0 <= block < blocks:
+        raise UsageError(f"block {block}: the text tower has blocks 0 to {blocks - 1}")

@@ -1,7 +1,7 @@
-"""Image features of a vision transformer; its last block runs for the class token alone.
+"""Image features of an open_clip ``CLIP``, equal to ``clip.encode_image`` to rounding.
 
-Equal to ``clip.encode_image`` to rounding. The other positions provide keys and values
-in the last block and nothing else, which saves nearly one block of work.
+The last block of a vision transformer runs for the class token alone. The other positions
+only supply keys and values there. This saves nearly one block of work.
 """
 
 from __future__ import annotations
@@ -10,40 +10,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from open_clip import CLIP
-from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from descscore.clip import CLIP, VisionTransformer
 from descscore.errors import ModelError
 from descscore.towers.blocks import KEYS_VALUES, QUERIES, QUERIES_KEYS_VALUES, finish, knows, project
-
-# ``torch.compile`` with its faults found at once, and said in one line.
-
-
-def compiled(tower: Callable[[Tensor], Tensor], example: Tensor) -> Callable[[Tensor], Tensor]:
-    """``tower``, compiled for inputs of any length; ``example``, of at least two rows, is run through
-    it once, for which torch compiles what it needs.
-
-    Raises :class:`ModelError` where that fails: mostly there is no C++ compiler.
-    """
-    run: Callable[[Tensor], Tensor] = torch.compile(tower)
-    # Said beforehand: a second length would otherwise compile everything anew.
-    torch._dynamo.mark_dynamic(example, 0)
-    try:
-        run(example)
-    except Exception as error:  # whatever a compiler's absence or fault makes torch raise
-        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise ModelError(
-            f"the image tower cannot be compiled ({reason}); torch.compile needs a C++ compiler "
-            "such as g++, or run without --compile"
-        ) from error
-
-    def run_rows(rows: Tensor) -> Tensor:
-        # Torch makes a program of its own for a single row, at the cost of compiling again.
-        return run(rows) if len(rows) > 1 else run(torch.cat([rows, rows]))[:1]
-
-    return run_rows
 
 
 def encode_images(clip: CLIP, pixels: Tensor) -> Tensor:
@@ -65,7 +37,7 @@ def encode_images(clip: CLIP, pixels: Tensor) -> Tensor:
 
 
 def is_plain(visual: nn.Module) -> bool:
-    """Whether this module runs ``visual`` by itself: open_clip's vision transformer with a class token."""
+    """Whether ``visual`` is open_clip's vision transformer with a class token, which this module runs."""
     return (
         type(visual) is VisionTransformer
         and visual.attn_pool is None
@@ -87,22 +59,22 @@ def _embed(visual: Any, pixels: Tensor) -> Tensor:
 def _patches(conv: Any, pixels: Tensor) -> Tensor:
     """Embedded patches: ``(n, 3, height, width)`` -> ``(n, patches, width)``.
 
-    Where they lie side by side, one matrix product, which a GPU does many times faster than
-    a convolution over three colours.
+    Patches that neither overlap nor leave gaps take one matrix product, which a GPU does many
+    times faster than a convolution over three colours.
     """
-    if not _side_by_side(conv, pixels):
+    if not _tiles(conv, pixels):
         embedded: Tensor = conv(pixels).flatten(2).transpose(1, 2)
         return embedded
     high, wide = conv.kernel_size
     rows, columns = pixels.shape[2] // high, pixels.shape[3] // wide
-    # Colours last within a patch: so pixels come, and of a row of a patch they are one piece.
+    # Colours last within a patch, as pixels arrive: each row of a patch is then one piece of memory.
     cut = pixels.permute(0, 2, 3, 1).reshape(-1, rows, high, columns, wide * pixels.shape[1])
     flat = cut.transpose(2, 3).flatten(3).flatten(1, 2)
     return F.linear(flat, conv.weight.permute(0, 2, 3, 1).flatten(1), conv.bias)
 
 
-def _side_by_side(conv: Any, pixels: Tensor) -> bool:
-    """Whether the patches neither overlap nor leave anything out."""
+def _tiles(conv: Any, pixels: Tensor) -> bool:
+    """Whether the patches neither overlap nor leave gaps."""
     return (
         type(conv) is nn.Conv2d
         and (conv.stride, conv.padding, conv.dilation, conv.groups) == (conv.kernel_size, (0, 0), (1, 1), 1)
@@ -124,3 +96,32 @@ def _run_class_token(block: Any, states: Tensor) -> Tensor:
     keys, values = project(block, states, KEYS_VALUES).permute(2, 0, 3, 1, 4)
     mixed = F.scaled_dot_product_attention(queries, keys, values)
     return finish(block, token, mixed.flatten(1))
+
+
+def compiled(tower: Callable[[Tensor], Tensor], example: Tensor) -> Callable[[Tensor], Tensor]:
+    """``tower``, compiled by torch for inputs of any length.
+
+    Args:
+        tower: From ``(n, ...)`` to ``(n, ...)``.
+        example: Input of at least two rows. It runs once, so that faults show at once.
+
+    Raises:
+        ModelError: torch cannot compile it; mostly there is no C++ compiler.
+    """
+    run: Callable[[Tensor], Tensor] = torch.compile(tower)
+    # Without this mark a second length would compile everything anew.
+    torch._dynamo.mark_dynamic(example, 0)
+    try:
+        run(example)
+    except Exception as error:  # whatever a compiler's absence or fault makes torch raise
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise ModelError(
+            f"the image tower cannot be compiled ({reason}); torch.compile needs a C++ compiler "
+            "such as g++, or run without --compile"
+        ) from error
+
+    def run_rows(rows: Tensor) -> Tensor:
+        # For a single row torch would compile a program of its own.
+        return run(rows) if len(rows) > 1 else run(torch.cat([rows, rows]))[:1]
+
+    return run_rows

@@ -1,8 +1,16 @@
-"""Text features of a causal tower, each distinct beginning of the texts run once.
+"""Run the causal text tower of an open_clip ``CLIP``: only as far as needed, or as far as one block.
 
-Equal to ``clip.encode_text`` to rounding. Three things are left out: padding, beginnings
-that another text has too (:mod:`descscore.towers.text`), and, in the last block,
-all positions but the end-of-text token, of which the others only provide keys and values.
+open_clip's ``encode_text`` always runs the full context length, but most alt texts are several
+times shorter. Its transformer is causal: a state depends on the tokens up to its position and on
+nothing else. So :func:`run_texts`, which scoring uses, skips three things and equals
+``encode_text`` to rounding:
+
+* padding;
+* a beginning that another text has too: each distinct prefix runs once (all texts share the
+  start token, many captions "A man in");
+* in the last block all positions but the end-of-text token; the others supply keys and values.
+
+Training and explanations run the tower in two halves, with gradients (:class:`HalfRun`).
 """
 
 from __future__ import annotations
@@ -13,38 +21,148 @@ from typing import Any
 
 import numpy as np
 import torch
-from open_clip import CLIP
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from descscore.errors import ModelError, UsageError
-from descscore.towers.blocks import KEYS_VALUES, PLAIN, QUERIES, QUERIES_KEYS_VALUES, Parts, knows
+from descscore.clip import CLIP
+from descscore.errors import ModelError
+from descscore.towers.blocks import (
+    KEYS_VALUES,
+    PLAIN,
+    QUERIES,
+    QUERIES_KEYS_VALUES,
+    Parts,
+    check_block,
+    knows,
+    text_blocks,
+)
 
-# Run the causal text tower of an open_clip ``CLIP`` only as far as its texts reach.
-#
-# open_clip's own ``encode_text`` always runs the full context length. Its text
-# transformer is causal: the state at the end-of-text token depends on nothing
-# after it, so columns that hold only padding can be cut without changing a
-# result, and most alt texts are several times shorter than the context.
+
+@dataclass(frozen=True)
+class TextRun:
+    """Texts that went through the whole tower."""
+
+    raw: Tensor
+    """Features before they are normalised: ``(n, embed_dim)``."""
+    state: Tensor | None = None
+    """States at the end-of-text tokens after the block asked for: ``(n, width)``; None without one."""
 
 
-def check_text_tower(model: CLIP, source: str) -> None:
-    """Raise :class:`ModelError` unless ``model`` has the text tower this package needs.
+def run_texts(clip: CLIP, tokens: Tensor, device: torch.device, block: int | None = None) -> TextRun:
+    """Run texts through the whole tower; not differentiable.
 
-    Needed are open_clip's ``CLIP`` class (text weights at the top level of the
-    module), a causal mask, and pooling at the end-of-text token.
+    A tower of a form that :func:`descscore.towers.blocks.knows` does not know runs as open_clip wrote it.
+
+    Args:
+        clip: The model.
+        tokens: ``(n, length)`` on the CPU.
+        device: The model's device.
+        block: Text block (0-based) after which to take the state.
     """
-    missing = [n for n in ("transformer", "token_embedding", "ln_final") if not hasattr(model, n)]
-    if missing:
-        raise ModelError(
-            f"{source}: this model keeps its text tower elsewhere ({type(model).__name__}); "
-            "descscore needs an open_clip 'CLIP' with a causal text transformer, such as ViT-B-32"
-        )
-    if model.attn_mask is None or model.text_pool_type not in ("argmax", "eos"):
-        raise ModelError(
-            f"{source}: the text tower must be causal and pooled at the end-of-text token "
-            f"(mask: {model.attn_mask is not None}, pooling: {model.text_pool_type!r})"
-        )
+    if not knows(clip.transformer):
+        return _as_written(clip, tokens.to(device), block)
+    prefixes = find_prefixes(tokens, end_positions(clip, tokens) + 1).to(device)
+    states, state = embed_prefixes(clip, prefixes), None
+    blocks: Any = clip.transformer.resblocks
+    for number, each in enumerate(blocks[:-1]):
+        states = run_block(each, states, prefixes)
+        if number == block:
+            state = states[prefixes.ends]
+    ends = run_ends(blocks[-1], states, prefixes)
+    if block == len(blocks) - 1:
+        state = ends
+    return TextRun(project_end(clip, ends)[prefixes.back], None if state is None else state[prefixes.back])
+
+
+def _as_written(clip: CLIP, tokens: Tensor, block: int | None) -> TextRun:
+    if block is None:
+        return TextRun(encode_tokens(clip, tokens))
+    half = run_to_block(clip, tokens, block)
+    return TextRun(run_from_block(clip, half), half.state)
+
+
+def embed_prefixes(clip: CLIP, prefixes: Prefixes) -> Tensor:
+    """Token plus position embeddings of each prefix's last token: ``(m, width)``."""
+    embedded: Tensor = clip.token_embedding(prefixes.tokens) + clip.positional_embedding[prefixes.positions]
+    return embedded
+
+
+def run_block(block: Any, states: Tensor, prefixes: Prefixes, parts: Parts = PLAIN) -> Tensor:
+    """One block: ``(m, width)`` -> ``(m, width)``. Only attention sees whole rows."""
+    packed = parts.project(block, states, QUERIES_KEYS_VALUES)
+    queries, keys, values = _spread(packed, prefixes)
+    mixed = F.scaled_dot_product_attention(queries, keys, values, is_causal=True)
+    rows = mixed.transpose(1, 2).reshape(prefixes.places.numel(), -1)  # (n * longest, width)
+    return parts.finish(block, states, rows.index_select(0, prefixes.first))
+
+
+def run_ends(block: Any, states: Tensor, prefixes: Prefixes, parts: Parts = PLAIN) -> Tensor:
+    """The last block, for the ends of the rows alone: ``(m, width)`` -> ``(n, width)``."""
+    ends = states[prefixes.ends]
+    queries = parts.project(block, ends, QUERIES).transpose(1, 2)  # (n, heads, 1, head width)
+    keys, values = _spread(parts.project(block, states, KEYS_VALUES), prefixes)
+    columns = torch.arange(prefixes.places.shape[1], device=states.device)
+    seen = (columns < prefixes.lengths[:, None])[:, None, None]  # (n, 1, 1, longest)
+    mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=seen)
+    return parts.finish(block, ends, mixed.flatten(1))
+
+
+def _spread(packed: Tensor, prefixes: Prefixes) -> Tensor:
+    """From prefixes to places in rows: ``(m, parts, heads, d)`` -> ``(parts, n, heads, longest, d)``."""
+    rows = packed.index_select(0, prefixes.places.flatten())
+    return rows.view(*prefixes.places.shape, *packed.shape[1:]).permute(2, 0, 3, 1, 4)
+
+
+@dataclass(frozen=True)
+class Prefixes:
+    """The m distinct prefixes of n token rows, all int64. The rows are sorted."""
+
+    tokens: Tensor
+    """Each prefix's last token: ``(m,)``."""
+    positions: Tensor
+    """The position of that token: ``(m,)``."""
+    places: Tensor
+    """The prefix that ends at each place of each row, ``(n, longest)``; any number after a row's end."""
+    first: Tensor
+    """Where each prefix comes first in ``places`` flattened: ``(m,)``."""
+    ends: Tensor
+    """The prefixes that are whole rows: ``(n,)``."""
+    lengths: Tensor
+    """Tokens of each row: ``(n,)``."""
+    back: Tensor
+    """The place of each row of the input among the sorted ones: ``(n,)``."""
+
+    def to(self, device: torch.device) -> Prefixes:
+        """The same on another device."""
+        return Prefixes(**{name: tensor.to(device) for name, tensor in vars(self).items()})
+
+
+def find_prefixes(tokens: Tensor, lengths: Tensor) -> Prefixes:
+    """The prefixes of rows on the CPU: tokens ``(n, columns)``, the first ``lengths`` ``(n,)`` of each row.
+
+    Sorted rows that share a prefix are neighbours. A prefix is new where a row differs from the
+    row before it.
+    """
+    longest = int(lengths.max())
+    inside = np.arange(longest) < lengths.numpy()[:, None]
+    rows = np.where(inside, tokens.numpy()[:, :longest], -1)
+    order = np.lexsort(rows.T[::-1])
+    rows, inside = rows[order], inside[order]
+    differs = np.ones_like(inside)
+    differs[1:] = np.logical_or.accumulate(rows[1:] != rows[:-1], axis=1)
+    new = differs & inside
+    numbers = np.where(new, np.cumsum(new).reshape(new.shape) - 1, 0)
+    # Numbers grow from row to row, so the largest so far is the number in the row above.
+    places = np.maximum.accumulate(numbers, axis=0)
+    return _as_tensors(rows, places, np.flatnonzero(new), order, inside.sum(axis=1))
+
+
+def _as_tensors(rows: Any, places: Any, first: Any, order: Any, lengths: Any) -> Prefixes:
+    back = np.empty_like(order)
+    back[order] = np.arange(len(order))
+    ends = places[np.arange(len(places)), lengths - 1]
+    arrays = (rows.reshape(-1)[first], first % rows.shape[1], places, first, ends, lengths, back)
+    return Prefixes(*(torch.from_numpy(np.ascontiguousarray(array, np.int64)) for array in arrays))
 
 
 def end_positions(model: CLIP, tokens: Tensor) -> Tensor:
@@ -102,161 +220,18 @@ def project_end(model: CLIP, ends: Tensor) -> Tensor:
     return projection(pooled) if isinstance(projection, nn.Linear) else pooled @ projection
 
 
-# The distinct prefixes of a batch of token rows.
-#
-# In a causal tower the state at a position depends on the tokens up to it and on nothing
-# else, so rows that begin alike have the same states as far as they are alike: all share
-# the start token, many captions "A man in". Each distinct prefix is run once, and padding,
-# which is in no prefix of a row, never.
-
-
-@dataclass(frozen=True)
-class Prefixes:
-    """m distinct prefixes of n rows, the longest of which has ``longest`` tokens; all int64.
-
-    tokens, positions: ``(m,)``, a prefix's last token and where it stands. places: ``(n,
-    longest)``, the prefix that ends at each place of each row (after a row's end, any number
-    below m). first: ``(m,)``, where in ``places`` flattened each prefix comes first. ends:
-    ``(n,)``, the prefixes that are whole rows. lengths: ``(n,)``, tokens of each row. The rows
-    stand in an order of their own; ``back``: ``(n,)``, where each row of the input is in it.
-    """
-
-    tokens: Tensor
-    positions: Tensor
-    places: Tensor
-    first: Tensor
-    ends: Tensor
-    lengths: Tensor
-    back: Tensor
-
-    def to(self, device: torch.device) -> Prefixes:
-        """The same on another device."""
-        return Prefixes(**{name: tensor.to(device) for name, tensor in vars(self).items()})
-
-
-def find_prefixes(tokens: Tensor, lengths: Tensor) -> Prefixes:
-    """The prefixes of rows on the CPU: tokens ``(n, columns)``, of which ``lengths`` ``(n,)`` count.
-
-    Rows are sorted, so that those that share a prefix stand together: a prefix is new
-    where a row differs from the one before it.
-    """
-    longest = int(lengths.max())
-    inside = np.arange(longest) < lengths.numpy()[:, None]
-    rows = np.where(inside, tokens.numpy()[:, :longest], -1)
-    order = np.lexsort(rows.T[::-1])
-    rows, inside = rows[order], inside[order]
-    differs = np.ones_like(inside)
-    differs[1:] = np.logical_or.accumulate(rows[1:] != rows[:-1], axis=1)
-    new = differs & inside
-    numbers = np.where(new, np.cumsum(new).reshape(new.shape) - 1, 0)
-    # Numbers grow from row to row, so the largest so far is the one that the row above has.
-    places = np.maximum.accumulate(numbers, axis=0)
-    return _as_tensors(rows, places, np.flatnonzero(new), order, inside.sum(axis=1))
-
-
-def _as_tensors(rows: Any, places: Any, first: Any, order: Any, lengths: Any) -> Prefixes:
-    back = np.empty_like(order)
-    back[order] = np.arange(len(order))
-    ends = places[np.arange(len(places)), lengths - 1]
-    arrays = (rows.reshape(-1)[first], first % rows.shape[1], places, first, ends, lengths, back)
-    return Prefixes(*(torch.from_numpy(np.ascontiguousarray(array, np.int64)) for array in arrays))
-
-
-@dataclass(frozen=True)
-class TextRun:
-    """raw: ``(n, embed_dim)``, features before they are normalised. state: ``(n, width)``, at the
-    end-of-text tokens after the block asked for, None where none was.
-    """
-
-    raw: Tensor
-    state: Tensor | None = None
-
-
-def run_texts(clip: CLIP, tokens: Tensor, device: torch.device, block: int | None = None) -> TextRun:
-    """Run token rows ``(n, length)``, which are on the CPU, on the model's device.
-
-    block: after which text block (0-based) to take the state. Not differentiable. A tower
-    of a form that :func:`descscore.towers.blocks.knows` does not know runs as open_clip wrote it.
-    """
-    if not knows(clip.transformer):
-        return _as_written(clip, tokens.to(device), block)
-    prefixes = find_prefixes(tokens, end_positions(clip, tokens) + 1).to(device)
-    states, state = embed_prefixes(clip, prefixes), None
-    blocks: Any = clip.transformer.resblocks
-    for number, each in enumerate(blocks[:-1]):
-        states = run_block(each, states, prefixes)
-        if number == block:
-            state = states[prefixes.ends]
-    ends = run_ends(blocks[-1], states, prefixes)
-    if block == len(blocks) - 1:
-        state = ends
-    return TextRun(project_end(clip, ends)[prefixes.back], None if state is None else state[prefixes.back])
-
-
-def _as_written(clip: CLIP, tokens: Tensor, block: int | None) -> TextRun:
-    if block is None:
-        return TextRun(encode_tokens(clip, tokens))
-    half = run_to_block(clip, tokens, block)
-    return TextRun(run_from_block(clip, half), half.state)
-
-
-def embed_prefixes(clip: CLIP, prefixes: Prefixes) -> Tensor:
-    """Token plus position embeddings of each prefix's last token: ``(m, width)``."""
-    embedded: Tensor = clip.token_embedding(prefixes.tokens) + clip.positional_embedding[prefixes.positions]
-    return embedded
-
-
-def run_block(block: Any, states: Tensor, prefixes: Prefixes, parts: Parts = PLAIN) -> Tensor:
-    """One block: ``(m, width)`` -> ``(m, width)``. Attention alone sees whole rows."""
-    packed = parts.project(block, states, QUERIES_KEYS_VALUES)
-    queries, keys, values = _spread(packed, prefixes)
-    mixed = F.scaled_dot_product_attention(queries, keys, values, is_causal=True)
-    rows = mixed.transpose(1, 2).reshape(prefixes.places.numel(), -1)  # (n * longest, width)
-    return parts.finish(block, states, rows.index_select(0, prefixes.first))
-
-
-def run_ends(block: Any, states: Tensor, prefixes: Prefixes, parts: Parts = PLAIN) -> Tensor:
-    """The last block, for the ends of the rows alone: ``(m, width)`` -> ``(n, width)``."""
-    ends = states[prefixes.ends]
-    queries = parts.project(block, ends, QUERIES).transpose(1, 2)  # (n, heads, 1, head width)
-    keys, values = _spread(parts.project(block, states, KEYS_VALUES), prefixes)
-    columns = torch.arange(prefixes.places.shape[1], device=states.device)
-    seen = (columns < prefixes.lengths[:, None])[:, None, None]  # (n, 1, 1, longest)
-    mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=seen)
-    return parts.finish(block, ends, mixed.flatten(1))
-
-
-def _spread(packed: Tensor, prefixes: Prefixes) -> Tensor:
-    """Of prefixes to places of rows: ``(m, parts, heads, d)`` -> ``(parts, n, heads, longest, d)``."""
-    rows = packed.index_select(0, prefixes.places.flatten())
-    return rows.view(*prefixes.places.shape, *packed.shape[1:]).permute(2, 0, 3, 1, 4)
-
-
-def text_blocks(clip: Any) -> Any:
-    """The residual blocks of the text tower, in their order."""
-    return clip.transformer.resblocks
-
-
-def check_block(clip: nn.Module, block: int) -> None:
-    """Raise :class:`UsageError` where the text tower has no block of that number (0-based)."""
-    blocks = len(text_blocks(clip))
-    if not 0 <= block < blocks:
-        raise UsageError(f"block {block}: the text tower has blocks 0 to {blocks - 1}")
-
-
 @dataclass(frozen=True)
 class HalfRun:
-    """Texts run through the text tower as far as one block.
-
-    tokens: ``(n, length)``, cut to the longest text. end: ``(n,)`` positions of
-    the end-of-text tokens. hidden: ``(n, length, width)`` residual stream after
-    ``block`` (0-based).
-    """
+    """Texts that went through the text tower as far as one block."""
 
     tokens: Tensor
+    """``(n, length)``, cut to the longest text."""
     end: Tensor
+    """Positions of the end-of-text tokens: ``(n,)``."""
     hidden: Tensor
+    """Residual stream after ``block``: ``(n, length, width)``."""
     block: int
+    """The last block that ran (0-based); -1 before the first."""
 
     @property
     def state(self) -> Tensor:
@@ -265,7 +240,7 @@ class HalfRun:
         return self.hidden[rows, self.end]
 
     def replaced(self, rows: Tensor, state: Tensor) -> HalfRun:
-        """The texts ``rows`` ``(m,)`` with ``state`` ``(m, width)`` put in at their end-of-text tokens."""
+        """The texts ``rows`` ``(m,)``, with ``state`` ``(m, width)`` at their end-of-text tokens."""
         end = self.end[rows]
         places = (torch.arange(len(rows), device=rows.device), end)
         hidden = self.hidden[rows].index_put(places, state.to(self.hidden.dtype))
@@ -291,22 +266,19 @@ def run_to_block(clip: nn.Module, tokens: Tensor, block: int) -> HalfRun:
 
 
 def begin(clip: Any, tokens: Tensor) -> HalfRun:
-    """Embeddings of token rows ``(n, length)``, padding included: a run that has passed no block yet."""
+    """Embeddings of token rows ``(n, length)``, padding included: a run before the first block."""
     return HalfRun(tokens, end_positions(clip, tokens), embed_tokens(clip, tokens), -1)
 
 
 def carry_on(clip: nn.Module, run: HalfRun, block: int) -> HalfRun:
-    """``run`` through the blocks after its own, up to and including ``block``.
-
-    A run of embeddings, which has passed no block yet, has ``block`` -1.
-    """
+    """``run`` through the blocks after its own, up to and including ``block``."""
     return replace(run, hidden=_run_blocks(clip, run.hidden, run.block + 1, block + 1), block=block)
 
 
 def run_from_block(clip: nn.Module, run: HalfRun) -> Tensor:
     """Finish a run: the blocks after ``run.block``, final norm and projection -> ``(n, embed_dim)``.
 
-    For a run as :func:`run_to_block` gives it, the result equals ``clip.encode_text``.
+    After :func:`run_to_block` alone, the result equals ``clip.encode_text``.
     """
     last = len(text_blocks(clip))
     hidden = _run_blocks(clip, run.hidden, run.block + 1, last)
@@ -326,3 +298,22 @@ def join_tokens(parts: Sequence[Tensor]) -> Tensor:
     """Token rows of any lengths in one batch, padded with 0: ``(n, length)`` each -> ``(sum, longest)``."""
     longest = max(part.shape[1] for part in parts)
     return torch.cat([nn.functional.pad(part, (0, longest - part.shape[1])) for part in parts])
+
+
+def check_text_tower(model: CLIP, source: str) -> None:
+    """Raise :class:`ModelError` unless ``model`` has the text tower that this package needs.
+
+    It needs open_clip's ``CLIP`` class (text weights at the top level of the module), a
+    causal mask, and pooling at the end-of-text token.
+    """
+    missing = [n for n in ("transformer", "token_embedding", "ln_final") if not hasattr(model, n)]
+    if missing:
+        raise ModelError(
+            f"{source}: this model keeps its text tower elsewhere ({type(model).__name__}); "
+            "descscore needs an open_clip 'CLIP' with a causal text transformer, such as ViT-B-32"
+        )
+    if model.attn_mask is None or model.text_pool_type not in ("argmax", "eos"):
+        raise ModelError(
+            f"{source}: the text tower must be causal and pooled at the end-of-text token "
+            f"(mask: {model.attn_mask is not None}, pooling: {model.text_pool_type!r})"
+        )

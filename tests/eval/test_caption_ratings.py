@@ -15,11 +15,11 @@ from scipy import stats
 
 from conftest import make_photo
 from descscore import DescScorer
-from descscore.cli import Group
 from descscore.errors import DataError, ImageError
 from descscore.eval.captions import crowd_tau, expert_tau, read_crowd, read_expert, read_photos
 from descscore.eval.cli import captions
 from descscore.eval.features import pair_cosines
+from descscore.options import Group
 
 PHOTOS = [f"photo{i}.jpg" for i in range(5)]
 

@@ -29,8 +29,9 @@ from descscore.eval.words import (
     report,
 )
 from descscore.explanations.explanation import WordParts
+from descscore.interchange import Rotation
 from descscore.models import load_model
-from descscore.purpose import Purpose, Readout, Rotation, Site, save_purpose
+from descscore.purpose import Purpose, Readout, Site, save_purpose
 from descscore.tables.open import load_pairs
 from pictures import make_photo
 

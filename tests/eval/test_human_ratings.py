@@ -15,13 +15,13 @@ from scipy import stats
 
 from conftest import make_photo
 from descscore import DescScorer
-from descscore.cli import Group
 from descscore.errors import DataError
 from descscore.eval.cli import human
 from descscore.eval.human import HumanResult, HumanRow, human_result, table_lines
 from descscore.eval.metric_scores import join, read_scores
 from descscore.eval.ratings import read_kreiss
 from descscore.eval.statistics.bootstrap import Resampling
+from descscore.options import Group
 from report_data import write_csv
 
 QUICK = Resampling(resamples=199)

@@ -23,7 +23,8 @@ from descscore.explanations.attribution import (
     nodes,
     without_words,
 )
-from descscore.purpose import Purpose, Readout, Rotation, Site
+from descscore.interchange import Rotation
+from descscore.purpose import Purpose, Readout, Site
 
 EOT, WIDTH = 999, 32
 SMALL = {**TINY["model_cfg"], "text_cfg": {**TINY["model_cfg"]["text_cfg"], "vocab_size": EOT + 1}}

@@ -14,7 +14,6 @@ from planted import plain_texts
 from scipy import stats
 
 from descscore import DescScorer
-from descscore.cli import Group
 from descscore.errors import DataError
 from descscore.eval.captions import expert_tau, own_captions, read_caption_judgments
 from descscore.eval.cli import captions, human
@@ -22,6 +21,7 @@ from descscore.eval.metric_scores import PREFIX, VARIANTS, context_metrics
 from descscore.eval.ratings import read_kreiss, read_ratings
 from descscore.eval.statistics.bootstrap import Resampling
 from descscore.models import load_model
+from descscore.options import Group
 from descscore.texts import DEFAULT_POLICY
 from report_data import IMAGES, TEXTS, make_flickr, make_kreiss, write_csv
 from reproduce.context_study import DATA_FILE, PAGE_FILE, PUBLISHED, measured, put_in, study

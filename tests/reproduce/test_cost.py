@@ -14,7 +14,8 @@ import torch
 from click.testing import CliRunner
 
 from descscore.errors import DescscoreError, UsageError
-from descscore.purpose import Exchange, Site
+from descscore.interchange import Exchange
+from descscore.purpose import Site
 from descscore.towers.text import end_positions
 from descscore.training.plan import EpochPlan
 from descscore.training.trainer import Trainer

@@ -8,8 +8,8 @@ import pytest
 import torch
 from toy_examples import examples
 
+from descscore.interchange import Rotation
 from descscore.models import load_model
-from descscore.purpose import Rotation
 from descscore.training.data import Examples
 from descscore.training.plan import draw_sources
 from reproduce.purpose_subspace import interchange_table, sizes

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from toy_examples import examples
 
 from descscore.errors import DataError
+from descscore.interchange import Rotation, interchange
 from descscore.models import load_model
-from descscore.purpose import Purpose, Rotation, Site, interchange
+from descscore.purpose import Purpose, Site
 from descscore.towers.text import encode_tokens
 from descscore.training import finetune
 from descscore.training.config import Tower, preset

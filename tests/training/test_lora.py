@@ -13,10 +13,11 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
 from conftest import TINY, save_model
-from descscore.adapters import ExactAttention, use_exact_attention
 from descscore.errors import ModelError, UsageError
+from descscore.interchange import Exchange, Rotation, interchange_texts
+from descscore.lora import ExactAttention, use_exact_attention
 from descscore.models import load_model
-from descscore.purpose import Exchange, Rotation, Site, interchange_texts
+from descscore.purpose import Site
 from descscore.training.config import Tower, preset
 from descscore.training.lora import (
     TARGETS,

@@ -12,11 +12,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from open_clip import CLIP
-from test_towers import TEXTS, other_blocks, own_block, parametrised
 from torch import Tensor, nn
-from tower_models import TEXT_TOWERS, model
+from tower_models import TEXT_TOWERS, TEXTS, model, other_blocks, own_block, parametrised
 
-from descscore.purpose import Exchange, Interchanged, Rotation, Site, interchange_texts
+from descscore.interchange import Exchange, Interchanged, Rotation, interchange_texts
+from descscore.purpose import Site
 from descscore.texts import pad
 from descscore.training.lora import attach_lora, select_full, trained_parameters
 from descscore.training.text_tower import encode, encode_exchange, knows
@@ -90,7 +90,7 @@ def exchange(clip: CLIP, run: Any, tokens: Tensor, block: int, rotation: Rotatio
 @pytest.mark.parametrize("tuning", TUNINGS)
 @pytest.mark.parametrize("part", ["plain", "swapped", "state"])
 def test_an_interchange_equals_whole_runs(block: int, tuning: str, part: str, tokens: Tensor) -> None:
-    """The whole runs are compared with plain hooks on open_clip in ``test_interventions.py``."""
+    """The whole runs are compared with plain hooks on open_clip in ``test_interchange.py``."""
     clip = tuned(tuning).double()
     clip.register_module("rotation", Rotation(32, seed=1).double())  # its gradient is compared too
     rotation: Any = clip.rotation

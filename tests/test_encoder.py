@@ -1,11 +1,18 @@
-"""Slices of rows as they go through a model, and what happens when they do not fit."""
+"""Rows as they go through a model in batches, and what happens when a batch does not fit into memory."""
 
 from __future__ import annotations
 
-import pytest
+from pathlib import Path
 
-from descscore.encoder import BatchSize
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from descscore import DescScorer
+from descscore.encoder import BatchSize, find_batch_size
 from descscore.errors import ModelError
+from descscore.images import picture_pixels
 
 
 def sizes(parts: list[slice]) -> list[int]:
@@ -67,3 +74,32 @@ def test_one_row_that_does_not_fit_is_an_error() -> None:
 
     with pytest.raises(ModelError, match="single row"):
         BatchSize(4).run_lengths([5, 5], 10, run)
+
+
+def test_prepared_pixels_give_open_clips_features(tiny_folder: Path) -> None:
+    encoder = DescScorer.from_pretrained(tiny_folder, device="cpu", batch_size=3).encoder
+    noise = np.random.default_rng(0).integers(0, 256, (7, 60, 47, 3), dtype=np.uint8)
+    images = [Image.fromarray(pixels[:, : 40 + i]) for i, pixels in enumerate(noise)]
+    pixels = torch.from_numpy(np.stack([picture_pixels(image, encoder.spec) for image in images]))
+    torch.testing.assert_close(encoder.pixels(pixels), encoder.images(images), rtol=0, atol=1e-6)
+    with torch.inference_mode():
+        ready = torch.stack([encoder.model.preprocess(image) for image in images])
+        expected = encoder.model.clip.encode_image(ready, normalize=True)
+    torch.testing.assert_close(encoder.pixels(pixels), expected, rtol=0, atol=1e-6)
+
+
+def test_the_batch_size_stops_growing_where_the_rate_does() -> None:
+    """Rates of 1, 2, 4, 4.1 at 64, 128, 256, 512: 256; where 256 does not fit: 128."""
+    now = 0.0
+    limit = 10**9
+
+    def run(size: int) -> None:
+        nonlocal now
+        if size > limit:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        now += size / {64: 1, 128: 2, 256: 4, 512: 4.1}[size]
+
+    assert find_batch_size(run, torch.device("cuda"), lambda: now) == 256
+    limit = 200
+    assert find_batch_size(run, torch.device("cuda"), lambda: now) == 128
+    assert find_batch_size(run, torch.device("cpu"), lambda: now) == 32

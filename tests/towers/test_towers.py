@@ -14,8 +14,16 @@ from hypothesis import strategies as st
 from open_clip import CLIP
 from torch import Tensor, nn
 from torch.nn.functional import normalize
-from torch.nn.utils import parametrize
-from tower_models import IMAGE_TOWERS, OTHER_IMAGE_TOWERS, TEXT_TOWERS, model
+from tower_models import (
+    IMAGE_TOWERS,
+    OTHER_IMAGE_TOWERS,
+    TEXT_TOWERS,
+    TEXTS,
+    model,
+    other_blocks,
+    own_block,
+    parametrised,
+)
 
 from descscore.texts import pad
 from descscore.towers.blocks import knows
@@ -24,15 +32,6 @@ from descscore.towers.text import find_prefixes, run_texts, run_to_block
 
 CPU = torch.device("cpu")
 START, END = 49406, 49407
-TEXTS = [
-    "cat",
-    "A man in a red coat walks a dog.",
-    "A man in a red coat",
-    "A man in a red coat walks a dog.",
-    "! ! !",  # of tokens with low numbers, 0 among them
-    "Zwölf Boxkämpfer jagen Viktor quer über den großen Sylter Deich 🐈",
-    "word " * 200,
-]
 
 
 @pytest.fixture(scope="module")
@@ -115,34 +114,13 @@ def test_images_equal_open_clip(name: str, layout: torch.memory_format, pixels: 
     assert float((theirs[0] - theirs[1]).abs().max()) > 1e-3
 
 
-class _Doubled(nn.Module):
-    def forward(self, weight: Tensor) -> Tensor:
-        return 2 * weight
-
-
-def other_blocks(clip: CLIP) -> None:
-    clip.transformer = model(text={"qk_norm": True}).transformer
-
-
-def parametrised(clip: CLIP) -> None:
-    parametrize.register_parametrization(clip.transformer.resblocks[1].attn, "in_proj_weight", _Doubled())
-
-
 def unmerged_lora(clip: CLIP) -> None:
     from peft import LoraConfig, inject_adapter_in_model
 
-    from descscore.adapters import use_exact_attention
+    from descscore.lora import use_exact_attention
 
     config = LoraConfig(r=2, target_modules=["resblocks.2.attn"], init_lora_weights=False)
     inject_adapter_in_model(use_exact_attention(config), clip.transformer)
-
-
-def own_block(clip: CLIP) -> None:
-    class Block(open_clip.transformer.ResidualAttentionBlock):  # type: ignore[name-defined, misc]
-        def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-            return -super().forward(*args, **kwargs)
-
-    clip.transformer.resblocks[0].__class__ = Block
 
 
 @torch.inference_mode()

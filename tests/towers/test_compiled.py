@@ -31,6 +31,7 @@ def has_compiler() -> bool:
     return True
 
 
+@pytest.mark.long
 @torch.inference_mode()
 def test_features_are_equal_or_the_missing_compiler_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -59,6 +60,7 @@ def test_an_encoder_takes_batches_of_any_size_once_it_is_compiled(
         torch.testing.assert_close(scorer.encoder.pixels(pixels[:count]), plain[:count], rtol=0, atol=1e-6)
 
 
+@pytest.mark.long
 def test_without_a_compiler_the_command_says_so(tiny_folder: Path, tmp_path: Path) -> None:
     source = write_csv(tmp_path / "in.csv", make_pairs(tmp_path / "p", 2))
     arguments = ["batch", str(source), "--output", str(tmp_path / "out"), "--model", str(tiny_folder)]

@@ -1,0 +1,165 @@
+"""open_clip's models, imported without the packages that only other models need.
+
+``import open_clip`` imports all of transformers, timm, torchvision and torch's compiler: four
+seconds, for code that scoring never runs. Here the modules in :data:`_DEFERRED` are set up, but
+their own code waits until somebody asks one of them for a name that it does not have yet. The
+order of imports changes nothing in what they define, so a later ``import open_clip`` or
+``import torchvision`` finds everything that it would have found.
+
+Import open_clip's names from this module, not from open_clip.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from importlib.util import find_spec, module_from_spec
+from threading import RLock
+from types import ModuleType
+from typing import Any
+
+_DEFERRED = (
+    "ftfy",  # mends texts that are not plain ASCII
+    "torchvision",
+    "torchvision.models",
+    "torchvision.ops",  # imports torch's compiler
+    "timm",
+    "timm.data",
+    "timm.models",  # imports over a hundred kinds of model
+    "timm.models._hub",
+    "open_clip",
+    "open_clip.coca_model",  # imports transformers, as the next does
+    "open_clip.hf_model",
+    "open_clip.loss",
+    "open_clip.pretrained",
+)
+_STAND_INS = (
+    "timm.models._hub",
+    "open_clip.coca_model",
+    "open_clip.hf_model",
+    "open_clip.loss",
+    "open_clip.pretrained",
+)
+"""Modules whose functions and classes open_clip and timm import by name, and call only for other models."""
+
+_pending: set[str] = set()
+_lock = RLock()
+
+
+class _Deferred(ModuleType):
+    """A module whose code runs when it is first asked for a name that it does not have."""
+
+    def __getattr__(self, name: str) -> Any:
+        # Others of these names are asked of every module by whoever inspects modules.
+        telling = not name.startswith("__") or name in ("__version__", "__path__")
+        with _lock:
+            if self.__name__ in _pending and telling:
+                if _importing and self.__name__ in _STAND_INS:
+                    return _StandIn(self.__name__, name)
+                _run(self.__name__)
+                return getattr(self, name)
+            if name in vars(self):  # another thread has run the code meanwhile
+                return vars(self)[name]
+        raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+
+
+class _StandIn:
+    """A function or class of a deferred module; a call runs the module and calls the real one."""
+
+    def __init__(self, module: str, name: str) -> None:
+        self.module, self.name = module, name
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return getattr(sys.modules[self.module], self.name)(*args, **kwargs)
+
+
+def _defer(name: str) -> None:
+    spec = find_spec(name)
+    if spec is None:  # not installed, or of another version
+        return
+    module = sys.modules[name] = module_from_spec(spec)
+    module.__class__ = _Deferred
+    parent, _, child = name.rpartition(".")
+    if parent:
+        setattr(sys.modules[parent], child, module)
+    _pending.add(name)
+
+
+def _run(name: str) -> None:
+    """Run a deferred module's code, after its package's and before that of the package's other modules."""
+    parent = name.rpartition(".")[0]
+    if parent in _pending:
+        _run(parent)
+    if name not in _pending:
+        return
+    module, spec = sys.modules[name], vars(sys.modules[name])["__spec__"]
+    _pending.remove(name)
+    try:
+        if spec.submodule_search_locations is not None:
+            module.__path__ = spec.submodule_search_locations
+        spec.loader.exec_module(module)
+    except BaseException:
+        _pending.add(name)
+        raise
+    module.__class__ = ModuleType
+    _replace_stand_ins(module)
+    for child in sorted(_pending):
+        if child.startswith(f"{name}."):
+            _run(child)
+
+
+def _replace_stand_ins(module: ModuleType) -> None:
+    """Give the real functions and classes of ``module`` to the modules that imported stand-ins."""
+    family = module.__name__.partition(".")[0]
+    for user in [user for name, user in sys.modules.items() if name.partition(".")[0] == family]:
+        for name, value in list(vars(user).items()):
+            if isinstance(value, _StandIn) and value.module == module.__name__:
+                setattr(user, name, getattr(module, value.name))
+
+
+def _create_timm_model(name: str, *args: Any, **kwargs: Any) -> Any:
+    """``timm.create_model``; for the bundled model's image tower without importing all other kinds."""
+    known = importlib.import_module("timm.models._registry").is_model(name)
+    module = importlib.import_module("timm.models._factory" if known else "timm.models")
+    return module.create_model(name, *args, **kwargs)
+
+
+def _import_open_clip() -> None:
+    """Import open_clip's models and factory; a package that somebody has imported already stays as it is."""
+    loaded = {name.partition(".")[0] for name in sys.modules}
+    for name in _DEFERRED:
+        if name.partition(".")[0] not in loaded:
+            _defer(name)
+    if "timm" in _pending:
+        timm: Any = sys.modules["timm"]
+        timm.__version__ = importlib.import_module("timm.version").__version__
+        timm.create_model = _create_timm_model
+        constants = vars(importlib.import_module("timm.data.constants"))
+        vars(timm.data).update({name: value for name, value in constants.items() if name.isupper()})
+        importlib.import_module("timm.models._factory")
+        importlib.import_module("timm.models.regnet")  # the image tower of the bundled model
+    importlib.import_module("open_clip.factory")
+    for name in _pending:
+        # Whoever imports another module of a package asks for its path, and so runs the package first.
+        vars(sys.modules[name]).pop("__path__", None)
+
+
+_importing = True
+_import_open_clip()
+_importing = False
+
+# ruff: noqa: E402
+from open_clip.constants import OPENAI_DATASET_MEAN as OPENAI_DATASET_MEAN
+from open_clip.constants import OPENAI_DATASET_STD as OPENAI_DATASET_STD
+from open_clip.factory import create_model_and_transforms as create_model_and_transforms
+from open_clip.factory import get_tokenizer as get_tokenizer
+from open_clip.factory import list_models as list_models
+from open_clip.model import CLIP as CLIP
+from open_clip.model import get_model_preprocess_cfg as get_model_preprocess_cfg
+from open_clip.tokenizer import SimpleTokenizer as SimpleTokenizer
+from open_clip.transformer import ResidualAttentionBlock as ResidualAttentionBlock
+from open_clip.transformer import Transformer as Transformer
+from open_clip.transformer import VisionTransformer as VisionTransformer
+
+pretrained: Any = importlib.import_module("open_clip.pretrained")
+"""Downloads and names of pretrained weights; the first use imports all of open_clip."""

@@ -1,0 +1,79 @@
+"""Command groups that load their commands late, and options that several commands share."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from descscore.errors import DescscoreError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class LazyGroup(click.Group):
+    """A click group that imports a subcommand when it is looked up.
+
+    Args:
+        lazy: Name of each such command -> ``package.module:object``.
+    """
+
+    def __init__(self, *args: Any, lazy: dict[str, str] | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._lazy = lazy or {}
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*super().list_commands(ctx), *self._lazy})
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in self._lazy:
+            return super().get_command(ctx, name)
+        module, _, attribute = self._lazy[name].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+
+class Group(LazyGroup):
+    """A group that turns descscore's errors into one line and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (DescscoreError, OSError) as error:
+            if ctx.params.get("debug"):
+                raise
+            click.echo(f"Error: {error}", err=True)
+            ctx.exit(error.exit_code if isinstance(error, DescscoreError) else 1)
+
+
+text_policy_option = click.option(
+    "--text-policy",
+    type=click.Choice(["truncate", "error", "windows", "weighted-windows"]),
+    default="weighted-windows",
+    show_default=True,
+    help="What happens to a text over the model's context length.",
+)
+context_option = click.option(
+    "--context", help="Text around the image, such as its article; adds contextual_score."
+)
+device_option = click.option("--device", help="Torch device; by default a GPU where there is one.")
+
+
+def model_options(command: F) -> F:
+    """Add ``--model``, ``--device``, ``--text-policy`` and ``--json``, the same for every scoring command."""
+    options = (
+        click.option(
+            "--model",
+            default="default",
+            show_default=True,
+            help="Bundled name (base, default), folder, or open_clip model with its tag (ViT-B-32/openai).",
+        ),
+        device_option,
+        text_policy_option,
+        click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
