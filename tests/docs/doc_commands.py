@@ -40,7 +40,6 @@ _SMALL_RUN = "--epochs 1 --batch-size 4 --validation-pairs 4"
 
 INSTEAD = (
     _make("README.md", "demo"),
-    _make("README.md", "test"),
     _make("CONTRIBUTING.md", "lint test"),
     Instead(
         "CONTRIBUTING.md",

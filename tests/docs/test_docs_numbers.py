@@ -23,7 +23,8 @@ from reproduce.results_page import write_figures, write_page
 
 DOCS = ROOT / "docs"
 GENERATED = {
-    "README.md": {"demo", "results", "readers"},
+    "CONTRIBUTING.md": {"tree"},
+    "README.md": {"demo", "results"},
     "docs/explanations.md": {"cases", "cost"},
     "docs/context_and_references.md": {"measured"},
     "docs/performance.md": {"measured", "gpu"},

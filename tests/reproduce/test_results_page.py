@@ -14,10 +14,8 @@ from descscore.errors import UsageError
 from descscore.eval.formatting import markdown_table
 from reproduce.results import SEEDS, SHIPPED, kept_records, runs
 from reproduce.results_page import (
-    figures_markdown,
     over_seeds,
     page,
-    readers_markdown,
     readme_table,
     write_page,
 )
@@ -142,10 +140,8 @@ def test_the_committed_page_is_that_of_the_committed_file() -> None:
 
 
 def test_the_readme_shows_the_committed_results() -> None:
-    readme, report = (ROOT / "README.md").read_text(encoding="utf-8"), committed("report.json")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert f"<!-- results -->\n{readme_table(committed('results.json'))}<!-- /results -->" in readme
-    shown = f"{figures_markdown(report, 'docs/')}\n{readers_markdown(report)}"
-    assert f"<!-- readers -->\n{shown}<!-- /readers -->" in readme
 
 
 REPLACED = "words swapped 0.5, descriptions held 0.1, spread 0.025, contrastive 0.125"
