@@ -13,6 +13,8 @@ Import this module only where LoRA is used: it imports peft, which takes over a 
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -33,6 +35,13 @@ _SETTINGS = ("r", "lora_alpha", "target_modules", "bias", "lora_dropout", "rank_
 """The settings that shape the low-rank matrices; others in peft's file could name a model to fetch."""
 
 
+TARGETS = {
+    "attention": r"transformer\.resblocks\.\d+\.attn",
+    "tower": r"transformer\.resblocks\.\d+\.(attn|mlp\.c_fc|mlp\.c_proj)|token_embedding",
+}
+"""Names of the modules that get LoRA; peft matches whole names, so ``visual.transformer...`` stays out."""
+
+
 def merge_lora(clip: CLIP, folder: Path) -> CLIP:
     """Merge the LoRA weights in ``folder`` into ``clip``, which is changed.
 
@@ -46,7 +55,7 @@ def merge_lora(clip: CLIP, folder: Path) -> CLIP:
         settings = json.loads((folder / LORA_CONFIG).read_text(encoding="utf-8"))
         if settings.get("peft_type") != "LORA":
             raise ValueError(f"peft_type {settings.get('peft_type')!r} is not LORA")
-        config = LoraConfig(**{key: settings[key] for key in _SETTINGS if key in settings})
+        config = LoraConfig(**_plain_settings(settings))
         wrapped = get_peft_model(clip, use_exact_attention(config))
         result: Any = set_peft_model_state_dict(wrapped, load_file(folder / LORA_WEIGHTS))
     except Exception as error:
@@ -58,6 +67,25 @@ def merge_lora(clip: CLIP, folder: Path) -> CLIP:
             f"({len(result.unexpected_keys)} unknown, {len(lost)} missing)"
         )
     return wrapped.merge_and_unload()
+
+
+def _plain_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that shape the low-rank matrices.
+
+    Raises:
+        ValueError: Layers are named neither by one of :data:`TARGETS` nor by plain names. peft takes any
+            other name for a regular expression, and a stranger's can run for hours.
+    """
+    kept = {key: settings[key] for key in _SETTINGS if key in settings}
+    for key in ("target_modules", "rank_pattern", "alpha_pattern"):
+        names = kept.get(key) or []
+        if isinstance(names, str) and names in TARGETS.values():
+            continue
+        if isinstance(names, str) or not all(re.fullmatch(r"[\w.]+", str(name)) for name in names):
+            raise ValueError(f"{key} {str(names)[:100]!r}: expected the plain names of layers")
+    if not isinstance(kept.get("r", 1), int):
+        raise ValueError(f"r {str(kept['r'])[:100]!r}: expected a whole number")
+    return kept
 
 
 def use_exact_attention(config: LoraConfig) -> LoraConfig:

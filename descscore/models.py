@@ -13,7 +13,6 @@ alone, so that no code can run from them.
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -36,6 +35,7 @@ from descscore.clip import (
     pretrained,
 )
 from descscore.errors import DescscoreError, ModelError, UsageError
+from descscore.model_config import check_config
 from descscore.purpose import Purpose, Site, load_purpose
 from descscore.texts import Tokenizer
 from descscore.towers.text import check_text_tower
@@ -165,10 +165,7 @@ def _load_base(
     if not (folder / CONFIG_FILE).is_file():
         raise ModelError(f"model folder {folder}: holds neither {CONFIG_FILE} nor {ADAPTER_FILE}")
     name = f"local-dir:{folder}"
-    try:
-        json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))["model_cfg"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{folder / CONFIG_FILE}: not an open_clip configuration ({error!r})") from None
+    check_config(folder / CONFIG_FILE)
     if not any(path.suffix in (".safetensors", ".bin", ".pt", ".pth") for path in folder.iterdir()):
         raise ModelError(f"model folder {folder}: holds no weights (open_clip_model.safetensors)")
     clip, _, preprocess = _create(name, source, None)

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("version", "errors", "clip"),
-    ("files", "options", "texts", "images"),
+    ("files", "options", "texts", "images", "model_config"),
     ("towers",),
     ("context", "purpose", "interchange", "adapters", "lora", "records"),
     ("tables", "models"),

@@ -20,6 +20,7 @@ from conftest import TINY, make_photo, save_model
 from descscore import DescScorer
 from descscore.adapters import AdapterInfo, save_lora, weights_hash
 from descscore.errors import ModelError, UsageError
+from descscore.lora import TARGETS
 from descscore.models import _PREPROCESSING, load_model
 
 
@@ -241,8 +242,7 @@ def wrapped(folder: Path) -> torch.nn.Module:
     from peft import LoraConfig, get_peft_model
 
     clip = open_clip.create_model(f"local-dir:{folder}").eval()
-    target = r"transformer\.resblocks\.\d+\.(attn|mlp\.c_fc)"
-    out = get_peft_model(clip, LoraConfig(r=4, lora_alpha=4, target_modules=target))
+    out = get_peft_model(clip, LoraConfig(r=4, lora_alpha=4, target_modules=TARGETS["tower"]))
     torch.manual_seed(0)
     with torch.no_grad():
         for name, parameter in out.named_parameters():
@@ -263,9 +263,12 @@ def test_adapter_adds_each_update_once(adapter: Path, tiny_folder: Path, tmp_pat
                 ("attn", block.attn.in_proj_weight),
                 ("attn.base_layer.out_proj", block.attn.out_proj.weight),
                 ("mlp.c_fc", block.mlp.c_fc.weight),
+                ("mlp.c_proj", block.mlp.c_proj.weight),
             ):
                 stem = f"base_model.model.transformer.resblocks.{number}.{name}"
                 weight += lora.pop(f"{stem}.lora_B.weight") @ lora.pop(f"{stem}.lora_A.weight")
+        words = "base_model.model.token_embedding.lora_embedding"
+        plain.token_embedding.weight += (lora.pop(f"{words}_B") @ lora.pop(f"{words}_A")).T
         expected = plain.encode_text(tokens, normalize=True)
     assert not lora
     scorer = DescScorer.from_pretrained(adapter, device="cpu")

@@ -21,13 +21,7 @@ from torch import Tensor, nn
 
 from descscore.clip import CLIP
 from descscore.errors import ModelError, UsageError
-from descscore.lora import use_exact_attention
-
-TARGETS = {
-    "attention": r"transformer\.resblocks\.\d+\.attn",
-    "tower": r"transformer\.resblocks\.\d+\.(attn|mlp\.c_fc|mlp\.c_proj)|token_embedding",
-}
-"""Names of the modules that get LoRA; peft matches whole names, so ``visual.transformer...`` stays out."""
+from descscore.lora import TARGETS, use_exact_attention
 
 
 def attach_lora(
@@ -41,7 +35,7 @@ def attach_lora(
         alpha: The updates are scaled by ``alpha / rank``; by default the rank, which is a scale of 1.
         seed: One matrix of each pair starts random from this seed alone, the other at zero, so that
             the model starts as its base.
-        targets: A key of :data:`TARGETS`.
+        targets: A key of :data:`descscore.lora.TARGETS`.
 
     Returns:
         A wrapper of ``clip`` that saves peft's files. It has no dropout and no bias.

@@ -1,0 +1,176 @@
+"""Check a model folder's configuration before open_clip reads it: known keys, with the types they need.
+
+A model folder may come from a stranger. open_clip hands some of its keys to other libraries, which may then
+run code from the folder (``tokenizer_kwargs`` with ``trust_remote_code``) or fetch files (``hf_model_name``,
+``timm_model_name`` with ``hf-hub:``). So a key that is not listed here is refused, by its name.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from descscore.errors import ModelError
+
+LARGEST = 1 << 20
+"""The largest whole number that a configuration may hold, such as a width or a number of tokens."""
+
+Check: TypeAlias = Callable[[object], bool]
+
+
+def is_flag(value: object) -> bool:
+    return isinstance(value, bool)
+
+
+def is_count(value: object) -> bool:
+    """A whole number from 0 to :data:`LARGEST`."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= LARGEST
+
+
+def is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def is_word(value: object) -> bool:
+    """Letters, digits, dots, dashes and underscores: no path, no address, no ``hf-hub:``."""
+    return isinstance(value, str) and re.fullmatch(r"[\w.-]{0,100}", value) is not None
+
+
+def optional(check: Check) -> Check:
+    return lambda value: value is None or check(value)
+
+
+def listed(check: Check) -> Check:
+    """One value, or a list of up to four."""
+    return lambda value: (
+        check(value)
+        or (isinstance(value, list) and 0 < len(value) <= 4 and all(check(part) for part in value))
+    )
+
+
+def is_plain_mapping(value: object) -> bool:
+    """Settings of a layer: words with numbers, flags or words."""
+    return isinstance(value, dict) and all(
+        is_word(key) and (is_flag(part) or is_number(part) or is_word(part)) for key, part in value.items()
+    )
+
+
+def is_tokenizer_setting(value: object) -> bool:
+    """Settings of open_clip's own tokenizer that only choose how it cleans a text."""
+    return isinstance(value, dict) and all(key == "clean" and is_word(part) for key, part in value.items())
+
+
+def is_false(value: object) -> bool:
+    return value is False
+
+
+_TRANSFORMER: dict[str, Check] = {
+    "width": is_count,
+    "layers": listed(is_count),
+    "mlp_ratio": is_number,
+    "ls_init_value": optional(is_number),
+    "pool_type": is_word,
+    "output_tokens": is_flag,
+    "act_kwargs": optional(is_plain_mapping),
+    "norm_kwargs": optional(is_plain_mapping),
+    "block_type": optional(is_word),
+    **dict.fromkeys(
+        ("qk_norm", "scaled_cosine_attn", "scale_heads", "scale_attn_inner", "scale_attn", "scale_fc"),
+        is_flag,
+    ),
+    "final_ln_after_pool": is_flag,
+}
+
+VISION: dict[str, Check] = {
+    **_TRANSFORMER,
+    "head_width": is_count,
+    "patch_size": listed(is_count),
+    "image_size": listed(is_count),
+    "patch_dropout": is_number,
+    "attentional_pool": lambda value: is_flag(value) or is_word(value),
+    "attn_pooler_queries": is_count,
+    "attn_pooler_heads": is_count,
+    "no_ln_pre": is_flag,
+    "pos_embed_type": is_word,
+    "timm_model_name": optional(is_word),
+    "timm_model_pretrained": is_false,
+    "timm_pool": is_word,
+    "timm_proj": optional(is_word),
+    "timm_proj_bias": is_flag,
+    "timm_drop": is_number,
+    "timm_drop_path": optional(is_number),
+}
+
+TEXT: dict[str, Check] = {
+    **_TRANSFORMER,
+    "context_length": is_count,
+    "vocab_size": is_count,
+    "heads": is_count,
+    "embed_cls": is_flag,
+    "pad_id": is_count,
+    "eos_id": is_count,
+    "no_causal_mask": is_flag,
+    "proj_bias": is_flag,
+    "proj_type": optional(is_word),
+    "tokenizer_kwargs": optional(is_tokenizer_setting),
+}
+
+MODEL: dict[str, Check] = {
+    "embed_dim": is_count,
+    "quick_gelu": is_flag,
+    "custom_text": is_flag,
+    "init_logit_scale": is_number,
+    "init_logit_bias": optional(is_number),
+    "nonscalar_logit_scale": is_flag,
+    "cast_dtype": optional(is_word),
+    "output_dict": is_flag,
+    "vision_cfg": lambda value: isinstance(value, dict),
+    "text_cfg": lambda value: isinstance(value, dict),
+}
+
+PREPROCESSING: dict[str, Check] = {
+    "size": listed(is_count),
+    "mode": is_word,
+    "mean": listed(is_number),
+    "std": listed(is_number),
+    "interpolation": is_word,
+    "resize_mode": is_word,
+    "fill_color": is_count,
+}
+
+
+def check_config(path: Path) -> None:
+    """Read ``open_clip_config.json`` and check every key and value.
+
+    Raises:
+        ModelError: The file cannot be read, lacks a part, or holds a key or a value that is not allowed.
+            The message names the file, the key and the value.
+    """
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        model = config["model_cfg"]
+        vision, text = model["vision_cfg"], model["text_cfg"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ModelError(f"{path}: not an open_clip configuration ({error!r})") from None
+    _check_part(path, "model_cfg", model, MODEL)
+    _check_part(path, "vision_cfg", vision, VISION)
+    _check_part(path, "text_cfg", text, TEXT)
+    _check_part(path, "preprocess_cfg", config.get("preprocess_cfg", {}), PREPROCESSING)
+
+
+def _check_part(path: Path, part: str, values: object, allowed: Mapping[str, Check]) -> None:
+    if not isinstance(values, dict):
+        raise ModelError(f"{path}: {part} is not a JSON object")
+    for key, value in values.items():
+        # An empty setting of a Hugging Face tower means that there is none.
+        if key.startswith("hf_") and value in (None, "", False):
+            continue
+        check: Any = allowed.get(key)
+        if check is None:
+            raise ModelError(f"{path}: {part} has the key {key[:100]!r}, which descscore does not allow")
+        if not check(value):
+            shown = json.dumps(value)[:100]
+            raise ModelError(f"{path}: {part} has {key} = {shown}, which descscore does not allow")
