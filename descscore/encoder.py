@@ -62,9 +62,10 @@ class Encoder:
     Args:
         model: The model.
         batch_size: Images per pass, and texts of full length.
+        pad: Whether to fill up batches of images, so that they have one of few sizes; by default on a GPU.
     """
 
-    def __init__(self, model: LoadedModel, batch_size: int) -> None:
+    def __init__(self, model: LoadedModel, batch_size: int, pad: bool | None = None) -> None:
         self.model, self.batches = model, BatchSize(batch_size)
         self._dtype = DTYPES[model.precision]
         config = get_model_preprocess_cfg(model.clip)
@@ -73,7 +74,7 @@ class Encoder:
             torch.tensor(config[name], device=model.device).view(1, 3, 1, 1) for name in ("mean", "std")
         )
         self._picture_features: Callable[[Tensor], Tensor] = self._of_pictures
-        self._pads = model.device.type == "cuda"
+        self._pads = model.device.type == "cuda" if pad is None else pad
 
     @property
     def device(self) -> torch.device:
@@ -117,9 +118,9 @@ class Encoder:
         return torch.cat(self.batches.run(len(pixels), encode))
 
     def _padded(self, pictures: Tensor) -> Tensor:
-        """On a GPU, pictures with blank ones added, so that batches have one of few sizes.
+        """Pictures with blank ones added, so that batches have one of few sizes.
 
-        There torch prepares attention anew for each new size, which takes longer than a full batch.
+        On a GPU torch prepares attention anew for each new size, which takes longer than a full batch.
         """
         missing = self.batches.next_size(len(pictures)) - len(pictures) if self._pads else 0
         return F.pad(pictures, (*[0] * 6, 0, missing)) if missing else pictures

@@ -11,7 +11,9 @@ from batch_inputs import TEXTS, make_pairs
 from model_passes import at_most, image_batches, seen
 
 from descscore import DescScorer
+from descscore.encoder import Encoder
 from descscore.errors import UsageError
+from descscore.models import load_model
 
 
 @pytest.fixture(scope="module")
@@ -25,14 +27,13 @@ def full_gpu() -> Exception:
 
 def test_batches_filled_up_for_a_gpu_give_the_same_features(tiny_folder: Path) -> None:
     """Filled up on the CPU here; also where a batch is halved because even a full one does not fit."""
-    filled = DescScorer.from_pretrained(tiny_folder, device="cpu", batch_size=8)
-    plain = DescScorer.from_pretrained(tiny_folder, device="cpu", batch_size=8)
-    filled.encoder._fills_up = True  # as on a GPU
+    model = load_model(tiny_folder, "cpu")
+    filled, plain = Encoder(model, 8, pad=True), Encoder(model, 8)
     pictures = torch.randint(0, 256, (11, 32, 32, 3), dtype=torch.uint8)
-    tower = filled.model.clip.visual.ln_pre
-    with at_most(tower, 6, full_gpu()), image_batches(filled.model.clip) as ran:
-        features = filled.encoder.pixels(pictures)
-    torch.testing.assert_close(features, plain.encoder.pixels(pictures), rtol=0, atol=1e-6)
+    tower = model.clip.visual.ln_pre
+    with at_most(tower, 6, full_gpu()), image_batches(model.clip) as ran:
+        features = filled.pixels(pictures)
+    torch.testing.assert_close(features, plain.pixels(pictures), rtol=0, atol=1e-6)
     assert ran == [4, 4, 4]  # the last batch holds three pictures
 
 

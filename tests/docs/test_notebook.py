@@ -39,7 +39,7 @@ def test_every_code_cell_is_introduced(committed: NotebookNode) -> None:
 
 def printed(notebook: NotebookNode) -> list[str]:
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    return ["".join(o.text for o in cell.outputs if o.output_type == "stream") for cell in cells]
+    return ["".join(o.text for o in cell.outputs if o.get("name") == "stdout") for cell in cells]
 
 
 def test_it_scores_compares_explains_and_measures(ran: NotebookNode) -> None:
