@@ -1,4 +1,4 @@
-"""Cross-references of docstrings (``:class:`x```) as plain code on the site."""
+"""Show the cross-references of docstrings (``:class:`x```) as plain code on the site."""
 
 from __future__ import annotations
 
@@ -14,6 +14,6 @@ class Roles(griffe.Extension):
     """Runs over every object that the site shows."""
 
     def on_object(self, *, obj: Any, **_: Any) -> None:
-        """Change the docstring of one object."""
+        """Replace the cross-references in the docstring of one object."""
         if not obj.is_alias and obj.docstring is not None:
             obj.docstring.value = _ROLE.sub(r"`\1`", obj.docstring.value)

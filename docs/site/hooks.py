@@ -1,7 +1,7 @@
-"""What MkDocs cannot do by itself: pages from the repository's root, and the notebook as a page.
+"""Add pages to the site that MkDocs does not find: those in the repository's root, and the notebook.
 
-``README.md`` and its neighbours stay where people look for them; the site shows them with
-their links turned to its own pages, so that no text exists twice.
+``README.md`` and other pages of the root stay where people look for them. The site shows them
+too, with links to its own pages. So every text exists only once.
 """
 
 from __future__ import annotations
@@ -21,30 +21,30 @@ PAGES = {
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
 }
-"""Files of the root, and what they are called on the site."""
+"""Pages of the root, and their names on the site."""
 NOTEBOOK = "notebooks/tour"
 
 
 def on_config(config: Any) -> None:
-    """Look every command up: mkdocs-click shows those that a group holds, and ours come when asked for."""
+    """Load every command: mkdocs-click shows only loaded commands, and ours load when they are used."""
     from descscore.cli import main
 
-    hold_commands(main)
+    load_commands(main)
 
 
-def hold_commands(command: click.Command) -> None:
-    """Put into a group, and the groups below, the commands that it would look up."""
+def load_commands(command: click.Command) -> None:
+    """Load the commands of a group, and of the groups below it."""
     if isinstance(command, click.Group):
         context = click.Context(command)
         for name in command.list_commands(context):
-            found = command.get_command(context, name)
-            assert found is not None
-            command.commands[name] = found
-            hold_commands(found)
+            subcommand = command.get_command(context, name)
+            assert subcommand is not None
+            command.commands[name] = subcommand
+            load_commands(subcommand)
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add the pages that are not in ``docs``."""
+    """Add the pages of the root, and the notebook as a page."""
     for source, target in PAGES.items():
         text = (ROOT / source).read_text(encoding="utf-8")
         files.append(File.generated(config, target, content=from_root(text)))
@@ -53,18 +53,18 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Turn links that leave ``docs`` to the site's pages."""
-    return re.sub(r"\]\(\.\./([A-Z_]+\.md)", lambda found: f"]({PAGES.get(found[1], found[1])}", markdown)
+    """Change links that leave ``docs`` into links to the site's pages."""
+    return re.sub(r"\]\(\.\./([A-Z_]+\.md)", lambda match: f"]({PAGES.get(match[1], match[1])}", markdown)
 
 
 def from_root(text: str) -> str:
-    """A text of the root with its links as seen from ``docs``."""
+    """Change the links in a page of the root so that they hold from ``docs``."""
     text = re.sub(r"\]\(docs/", "](", text).replace(f"({NOTEBOOK}.ipynb", f"({NOTEBOOK}.md")
-    return re.sub(r"\]\(([A-Z_]+\.md)", lambda found: f"]({PAGES.get(found[1], found[1])}", text)
+    return re.sub(r"\]\(([A-Z_]+\.md)", lambda match: f"]({PAGES.get(match[1], match[1])}", text)
 
 
 def notebook_page(name: str) -> str:
-    """The notebook's text and code as Markdown."""
+    """Return the notebook's text and code as Markdown."""
     notebook = nbformat.read(ROOT / "docs" / name, as_version=4)
     parts = [
         cell.source if cell.cell_type == "markdown" else f"```python\n{cell.source}\n```"
