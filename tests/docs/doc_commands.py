@@ -99,7 +99,7 @@ INSTEAD = (
         "docs/scaling.md",
         "descscore batch pairs.parquet --output scores --engine ray",
         "descscore batch pairs.parquet --output scores --engine local",
-        "tests/test_ray_engine.py runs it on Ray, which takes long to start",
+        "tests/batch/test_ray_engine.py runs it on Ray, which takes long to start",
     ),
     Instead(
         "docs/annotating.md",
@@ -118,11 +118,11 @@ INSTEAD = (
         "python -m lmms_eval --model MODEL --tasks my_descriptions --include_path FOLDER --batch_size 1 "
         "--output_path OUT",
         "true",
-        "lmms-eval is no dependency; tests/test_metrics_docs.py calls the recipe as it does",
+        "lmms-eval is no dependency; tests/metrics/test_metrics_docs.py calls the recipe as it does",
     ),
 )
 
-ELSEWHERE = {"docs/metrics.md": "tests/test_metrics_docs.py runs its Python, and checks what it prints"}
+ELSEWHERE = {"docs/metrics.md": "tests/metrics/test_metrics_docs.py runs its Python, and checks what it prints"}
 """Pages whose Python blocks another test runs."""
 
 
