@@ -122,7 +122,7 @@ INSTEAD = (
     ),
 )
 
-ELSEWHERE = {"docs/metrics.md": "tests/metrics/test_metrics_docs.py runs its Python, and checks what it prints"}
+ELSEWHERE = {"docs/metrics.md": "tests/metrics/test_metrics_docs.py runs its Python and checks the output"}
 """Pages whose Python blocks another test runs."""
 
 
