@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from descscore.errors import DataError, UsageError
+from descscore.errors import DataError, UsageError, first_ten
 from descscore.records import Score
-from descscore.shared_scorers import ModelSource, first_ten, score_named, shared_scorer
+from descscore.shared_scorers import ModelSource, score_named, shared_scorer
 
 
 class RecordMetric:
