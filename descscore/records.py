@@ -1,4 +1,4 @@
-"""What scoring takes and returns: pairs, scores, outcomes and comparisons."""
+"""The data classes that scoring takes and returns: pairs, scores, outcomes and comparisons."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Pair:
     text: str
     """The text that would replace the image."""
     context: str | None = None
-    """The text around the image; None or blank for none."""
+    """The text around the image; None or blank without a context."""
     references: Sequence[str] = ()
     """Good descriptions of the image."""
 

@@ -1,4 +1,4 @@
-"""An explanation as lines of text, readable by eye and by ear: signed numbers, no frames, no colour."""
+"""An explanation as lines of text for eye and ear: numbers with plus or minus, no frames, no colour."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _WORD, _BAR, _SCALE = 20, 12, 48
 
 
 def to_text(explanation: Explanation) -> str:
-    """The whole explanation, one line a word in the order of the text."""
+    """The whole explanation, with one line per word in the order of the text."""
     blocks = [
         _scores(explanation),
         *([_purpose(explanation.purpose)] if explanation.purpose else []),
@@ -39,7 +39,7 @@ def printable(text: str) -> str:
 
 
 def strongest(words: Sequence[WordParts], key: str = "value", count: int = 3) -> tuple[str, str]:
-    """The words that raise ``key`` most, and those that lower it most, each with its signed number."""
+    """The words that raise ``key`` most, and those that lower it most, each with its number."""
     seen = [(getattr(word, key), word.text) for word in words if word.tokens]
     up = sorted((item for item in seen if item[0] > 0), key=lambda item: -item[0])
     down = sorted((item for item in seen if item[0] < 0), key=lambda item: item[0])
@@ -59,7 +59,7 @@ def convergence_sentence(name: str, convergence: Convergence) -> str:
 
 
 def place_sentence(place: PurposePlace) -> str:
-    """The read-out, and where it lies among the reference texts, in a sentence."""
+    """The read-out compared with the reference texts, in a sentence."""
     text = f"probability {place.probability:.3f} of being a description (log-odds {place.log_odds:+.2f})"
     if place.above_descriptions is None or place.above_captions is None:
         return text
@@ -102,7 +102,7 @@ def _purpose(place: PurposePlace) -> list[str]:
 
 
 def _spread(quantiles: Sequence[float], at: Callable[[float], int]) -> str:
-    """A line of marks from the lowest to the highest of the reference texts."""
+    """A line of marks from the lowest to the highest reference text."""
     line = [" "] * _SCALE
     for mark, outer in ((".", 0.0), ("-", 0.05), ("=", 0.25)):
         first, last = (quantiles[round(q * (len(quantiles) - 1))] for q in (outer, 1 - outer))
@@ -163,7 +163,7 @@ def _map(where: OcclusionMap) -> list[str]:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int]) -> list[str]:
-    """Aligned columns, those numbered in ``left`` to the left and all others to the right."""
-    sides = ["left" if column in left else "right" for column in range(len(head))]
-    text = tabulate(rows, head, tablefmt="plain", disable_numparse=True, colalign=sides)
+    """A table with aligned columns: the columns numbered in ``left`` to the left, all others to the right."""
+    alignment = ["left" if column in left else "right" for column in range(len(head))]
+    text = tabulate(rows, head, tablefmt="plain", disable_numparse=True, colalign=alignment)
     return [line.rstrip() for line in text.splitlines()]
