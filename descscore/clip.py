@@ -27,7 +27,7 @@ _DEFERRED = (
     "timm.models",  # imports over a hundred kinds of model
     "timm.models._hub",
     "open_clip",
-    "open_clip.coca_model",  # imports transformers, as the next does
+    "open_clip.coca_model",  # imports transformers, like the next one
     "open_clip.hf_model",
     "open_clip.loss",
     "open_clip.pretrained",
@@ -119,8 +119,8 @@ def _replace_stand_ins(module: ModuleType) -> None:
 
 def _create_timm_model(name: str, *args: Any, **kwargs: Any) -> Any:
     """``timm.create_model`` that imports all kinds of model only for a kind that is not registered yet."""
-    known = importlib.import_module("timm.models._registry").is_model(name)
-    module = importlib.import_module("timm.models._factory" if known else "timm.models")
+    registered = importlib.import_module("timm.models._registry").is_model(name)
+    module = importlib.import_module("timm.models._factory" if registered else "timm.models")
     return module.create_model(name, *args, **kwargs)
 
 

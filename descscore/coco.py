@@ -68,10 +68,10 @@ class DescScore:
     def _check_images(self, ids: Sequence[Any]) -> None:
         missing = [image_id for image_id in ids if image_id not in self._images]
         if missing:
-            known = next(iter(self._images), None)
+            example = next(iter(self._images), None)
             hint = ""
-            if known is not None and type(known) is not type(missing[0]):
-                hint = f"; the ids of the images are {type(known).__name__}, such as {known!r}"
+            if example is not None and type(example) is not type(missing[0]):
+                hint = f"; the ids of the images are {type(example).__name__}, such as {example!r}"
             raise DataError(f"no image for {_listed(missing)}{hint}")
 
 

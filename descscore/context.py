@@ -216,12 +216,12 @@ class ContextEncoder:
     def _embeddings(self, texts: Sequence[TokenizedText]) -> tuple[Tensor, Tensor]:
         """Unit features ``(m, embed_dim)`` and norms ``(m,)``."""
         vectors = {text.rows: self._known[text.rows] for text in texts if text.rows in self._known}
-        fresh = {text.rows: text for text in texts if text.rows not in vectors}
-        if fresh:
-            features, norms = self._embed(list(fresh.values()))
+        missing = {text.rows: text for text in texts if text.rows not in vectors}
+        if missing:
+            features, norms = self._embed(list(missing.values()))
             # Copies, because a view would keep the features of the whole call in memory.
             copies = [(feature.clone(), norm.clone()) for feature, norm in zip(features, norms, strict=True)]
-            vectors |= zip(fresh, copies, strict=True)
+            vectors |= zip(missing, copies, strict=True)
         if self._known.maxsize:
             self._known.update(vectors)
         chosen = [vectors[text.rows] for text in texts]

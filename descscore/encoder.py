@@ -341,9 +341,9 @@ def with_precision(model: LoadedModel, precision: str) -> LoadedModel:
     if model.precision != "float32":
         raise UsageError(f"model {model.name}: is in {model.precision} already; load it again")
     clip, base = copy.deepcopy((model.clip, model.base))
-    for each in {id(tower): tower for tower in (clip, base)}.values():
-        _reduce_texts(each, DTYPES[precision])
-        _reduce_images(each.visual, DTYPES[precision])
+    for distinct in {id(part): part for part in (clip, base)}.values():
+        _reduce_texts(distinct, DTYPES[precision])
+        _reduce_images(distinct.visual, DTYPES[precision])
     return replace(model, clip=clip, base=base, precision=precision)
 
 

@@ -50,7 +50,7 @@ def atomic_write(path: Path, mode: int | None = None) -> Iterator[Path]:
         yield temporary
         for part in [temporary, *temporary.rglob("*")]:
             _flush(part)
-        if path.is_dir():
+        if path.is_dir() and temporary.is_dir():
             shutil.rmtree(path)
         os.replace(temporary, path)
         with contextlib.suppress(OSError):  # not every file system can flush a folder

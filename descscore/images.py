@@ -190,7 +190,7 @@ def _upright(image: Image.Image) -> Image.Image:
     try:
         turned = image.getexif().get(ExifTags.Base.Orientation) in range(2, 9)
         return ImageOps.exif_transpose(image) if turned else image
-    except Exception:  # noqa: BLE001 - the pixels are fine even where the tags are not
+    except Exception:  # noqa: BLE001 - the pixels can be used even if the tags are damaged
         return image
 
 

@@ -74,7 +74,7 @@ class Outcome:
     """The result of one pair of a stream."""
 
     status: str
-    """``ok``; ``decorative`` for an empty text, where the options allow it; otherwise the error's ``kind``
+    """``ok``; ``decorative`` for an empty text, if the options allow it; otherwise the error's ``kind``
     (:class:`descscore.errors.InputError`)."""
     error: str | None = None
     """What is wrong with the pair; None where nothing is."""

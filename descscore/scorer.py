@@ -74,10 +74,10 @@ class DescScorer:
 
         Args:
             name: A bundled name, a folder, or an open_clip model with its tag (``ViT-B-32/openai``).
-            device: A torch device; by default a GPU where there is one.
+            device: A torch device; by default a GPU if there is one.
             text_policy: As for :class:`DescScorer`.
             batch_size: As for :class:`DescScorer`.
-            cache_dir: Where downloaded weights are kept; by default the hub client's own folder.
+            cache_dir: Folder for downloaded weights; by default the hub client's own folder.
             precision: As for :class:`DescScorer`.
 
         Raises:
@@ -351,7 +351,7 @@ def _check_column(name: str, values: Sequence[Any] | None, count: int) -> list[A
         return [None] * count
     column = _as_list(name, values)
     if len(column) != count:
-        raise UsageError(f"{len(column)} {name} but {count} pairs: give one a pair, None where there is none")
+        raise UsageError(f"{len(column)} {name} but {count} pairs: give one per pair, or None")
     return column
 
 

@@ -221,12 +221,13 @@ class TextWindows:
 
     def means(self, values: Tensor) -> Tensor:
         """Weighted means over each text's windows: ``(r, ...)`` -> ``(n, ...)``, of the same type."""
-        each = values[self.row.to(values.device)]
+        by_window = values[self.row.to(values.device)]
         n = int(self.owner[-1]) + 1
         if n == len(self.owner):
-            return each
-        weight = self.weight.to(each).view(-1, *[1] * (each.ndim - 1))
-        return each.new_zeros(n, *each.shape[1:]).index_add(0, self.owner.to(each.device), each * weight)
+            return by_window
+        weight = self.weight.to(by_window).view(-1, *[1] * (by_window.ndim - 1))
+        sums = by_window.new_zeros(n, *by_window.shape[1:])
+        return sums.index_add(0, self.owner.to(by_window.device), by_window * weight)
 
     def features(self, unit: Tensor) -> Tensor:
         """Unit features of whole texts, from those of their windows: ``(r, d)`` -> ``(n, d)``."""

@@ -100,8 +100,8 @@ def _stored(image: Any) -> Any:
 
 def _restored(images: list[dict[str, Any]]) -> list[Any]:
     """Paths and bytes; equal bytes become one object, so that they are encoded once."""
-    seen: dict[bytes, bytes] = {}
+    first: dict[bytes, bytes] = {}
     return [
-        seen.setdefault(image["bytes"], image["bytes"]) if image["bytes"] else image["path"]
+        image["path"] if image["bytes"] is None else first.setdefault(image["bytes"], image["bytes"])
         for image in images
     ]

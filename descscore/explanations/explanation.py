@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -152,3 +153,9 @@ class Explanation:
         """The explanation as plain JSON types: the text, the fields of the score, then all other fields."""
         fields = asdict(self)
         return {"text": fields.pop("text")} | fields.pop("score") | fields
+
+
+def effect_levels(words: Sequence[WordParts], most: int) -> list[int]:
+    """The strength of each word's effect on the cosine, from 0 to ``most`` for the strongest one."""
+    largest = max((abs(word.value) for word in words), default=0.0) or 1.0
+    return [round(abs(word.value) / largest * most) for word in words]

@@ -12,8 +12,20 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
-from descscore.explanations.explanation import Explanation, OcclusionMap, PurposePlace, WordParts
-from descscore.explanations.terminal import convergence_sentence, place_sentence, printable, strongest
+from descscore.explanations.explanation import (
+    Explanation,
+    OcclusionMap,
+    PurposePlace,
+    WordParts,
+    effect_levels,
+)
+from descscore.explanations.terminal import (
+    columns_of,
+    convergence_sentence,
+    place_sentence,
+    printable,
+    strongest,
+)
 
 _LONGEST_SIDE = 480
 """Longer edge of the image in the page, in pixels."""
@@ -31,7 +43,6 @@ def to_html(explanation: Explanation, image: Image.Image, name: str) -> str:
         name: Name of the image, such as its file name.
     """
     words = explanation.words
-    largest = max((abs(word.value) for word in words), default=0.0) or 1.0
     raised, lowered = strongest(words)
     sentences = [convergence_sentence("Cosine", explanation.convergence)]
     if explanation.purpose_convergence:
@@ -43,11 +54,11 @@ def to_html(explanation: Explanation, image: Image.Image, name: str) -> str:
         photo=_data_address(image),
         name=name,
         words=words,
-        look=lambda word: _look(word, largest),
+        looks=[_look(word, level) for word, level in zip(words, effect_levels(words, _LEVELS), strict=True)],
         raised=raised,
         lowered=lowered,
         ranks=_ranks(words),
-        columns=[c for c in _COLUMNS if any(getattr(word, c.key) is not None for word in words)],
+        columns=columns_of(words),
         convergence=sentences,
         purpose=place,
         purpose_sentence=place and place_sentence(place),
@@ -71,35 +82,10 @@ def _template() -> Any:
     return environment.get_template("page.html.jinja")
 
 
-@dataclass(frozen=True)
-class _Column:
-    """A column of the table of words."""
-
-    key: str
-    """The field of :class:`WordParts`."""
-    name: str
-    form: str
-    """Format of the numbers."""
-
-    def show(self, word: WordParts) -> str:
-        return format(getattr(word, self.key), self.form)
-
-
-_COLUMNS = (
-    _Column("value", "Cosine", "+.4f"),
-    _Column("leave_one_out", "Cosine, word left out", "+.4f"),
-    _Column("through", "Through purpose", "+.4f"),
-    _Column("around", "Around purpose", "+.4f"),
-    _Column("purpose", "Purpose", "+.3f"),
-    _Column("leave_one_out_purpose", "Purpose, word left out", "+.3f"),
-)
-
-
-def _look(word: WordParts, largest: float) -> str:
-    """The CSS class of a word: the direction and the level, 1 to 4, of its effect on the cosine."""
+def _look(word: WordParts, level: int) -> str:
+    """The CSS classes of a word: the direction and the level of its effect on the cosine."""
     if not word.tokens:
         return "unseen"
-    level = round(abs(word.value) / largest * _LEVELS)
     return f"{'up' if word.value > 0 else 'down'} level{level}" if level else "still"
 
 

@@ -58,8 +58,8 @@ def occlude(model: LoadedModel, image: Image.Image, texts: Tensor, batch_size: i
     for start in range(0, len(covers), batch_size):
         covered = torch.where(covers[start : start + batch_size, None], mean, pixels).to(model.device)
         cosines.append(F.normalize(model.clip.encode_image(covered), dim=-1) @ texts.T)
-    whole = F.normalize(model.clip.encode_image(pixels[None].to(model.device)), dim=-1) @ texts.T
-    losses = (whole - torch.cat(cosines)).T.cpu().double()  # (n, covers)
+    uncovered = F.normalize(model.clip.encode_image(pixels[None].to(model.device)), dim=-1) @ texts.T
+    losses = (uncovered - torch.cat(cosines)).T.cpu().double()  # (n, covers)
     return _by_cell(losses)
 
 
@@ -69,7 +69,7 @@ def visible_box(model: LoadedModel, size: tuple[int, int]) -> tuple[float, float
     size: width and height of the image in pixels.
 
     Returns left, top, right and bottom in fractions of width and height; they reach beyond
-    0..1 where the model pads.
+    0..1 if the model pads.
     """
     config = get_model_preprocess_cfg(model.clip)
     target = config["size"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from tabulate import tabulate
 
@@ -13,6 +14,7 @@ from descscore.explanations.explanation import (
     OcclusionMap,
     PurposePlace,
     WordParts,
+    effect_levels,
 )
 
 _WORD, _BAR, _SCALE = 20, 12, 48
@@ -40,9 +42,9 @@ def printable(text: str) -> str:
 
 def strongest(words: Sequence[WordParts], key: str = "value", count: int = 3) -> tuple[str, str]:
     """The words that raise ``key`` most, and those that lower it most, each with its number."""
-    seen = [(getattr(word, key), word.text) for word in words if word.tokens]
-    up = sorted((item for item in seen if item[0] > 0), key=lambda item: -item[0])
-    down = sorted((item for item in seen if item[0] < 0), key=lambda item: item[0])
+    effects = [(getattr(word, key), word.text) for word in words if word.tokens]
+    up = sorted((effect for effect in effects if effect[0] > 0), key=lambda effect: -effect[0])
+    down = sorted((effect for effect in effects if effect[0] < 0), key=lambda effect: effect[0])
     raised, lowered = (
         ", ".join(f"{text} ({value:+.3f})" for value, text in part[:count]) or "none" for part in (up, down)
     )
@@ -111,28 +113,48 @@ def _spread(quantiles: Sequence[float], at: Callable[[float], int]) -> str:
     return "".join(line).rstrip()
 
 
+@dataclass(frozen=True)
+class Column:
+    """A column of the table of words."""
+
+    key: str
+    """The field of :class:`descscore.explanations.explanation.WordParts`."""
+    name: str
+    short_name: str
+    form: str
+    """Format of the numbers."""
+
+    def show(self, word: WordParts) -> str:
+        """The word's number."""
+        return format(getattr(word, self.key), self.form)
+
+
 _COLUMNS = (
-    ("value", "cosine", "+.4f"),
-    ("leave_one_out", "left out", "+.4f"),
-    ("through", "through", "+.4f"),
-    ("around", "around", "+.4f"),
-    ("purpose", "purpose", "+.3f"),
-    ("leave_one_out_purpose", "left out", "+.3f"),
+    Column("value", "Cosine", "cosine", "+.4f"),
+    Column("leave_one_out", "Cosine, word left out", "left out", "+.4f"),
+    Column("through", "Through purpose", "through", "+.4f"),
+    Column("around", "Around purpose", "around", "+.4f"),
+    Column("purpose", "Purpose", "purpose", "+.3f"),
+    Column("leave_one_out_purpose", "Purpose, word left out", "left out", "+.3f"),
 )
 
 
+def columns_of(words: Sequence[WordParts]) -> list[Column]:
+    """The columns for which the words have numbers."""
+    return [c for c in _COLUMNS if any(getattr(word, c.key) is not None for word in words)]
+
+
 def _words(words: Sequence[WordParts]) -> list[str]:
-    largest = max((abs(word.value) for word in words), default=0.0) or 1.0
-    columns = [c for c in _COLUMNS if any(getattr(word, c[0]) is not None for word in words)]
+    columns = columns_of(words)
     rows = []
-    for word in words:
+    for word, level in zip(words, effect_levels(words, _BAR), strict=True):
         name, numbers, bar = printable(word.text), [""] * len(columns), "(not seen by the model)"
         if word.tokens:
-            numbers = [format(getattr(word, key), form) for key, _, form in columns]
-            bar = ("+" if word.value > 0 else "-") * round(abs(word.value) / largest * _BAR)
+            numbers = [column.show(word) for column in columns]
+            bar = ("+" if word.value > 0 else "-") * level
         short = name if len(name) <= _WORD else name[: _WORD - 3] + "..."
         rows.append([short, numbers[0], bar, *numbers[1:]])
-    first, *others = (name for _, name, _ in columns)
+    first, *others = (column.short_name for column in columns)
     return _table(["word", first, "bar", *others], rows, left=(0, 2))
 
 
@@ -148,9 +170,9 @@ def _sums(explanation: Explanation) -> list[str]:
 
 
 def _counterfactual(other: Counterfactual) -> list[str]:
-    known = "" if other.source_probability is None else f" (probability {other.source_probability:.3f})"
+    probability = "" if other.source_probability is None else f" (probability {other.source_probability:.3f})"
     return [
-        f"with the purpose of: {printable(other.source)}{known}",
+        f"with the purpose of: {printable(other.source)}{probability}",
         f"it would score {other.score:.4f}, cosine {other.cosine:+.4f} (change {other.change:+.4f})",
     ]
 

@@ -183,16 +183,12 @@ def _align_block(clean: Clean, text: str, chunks: Sequence[tuple[int, str]], blo
     letters = [text[place] for place in places]
     if "".join(letters).lower() == block and len(letters) == len(block):
         return [(place, place + 1) for place in places]
-    each = [_clean_letter(clean, letter) for letter in letters]
-    if "".join(each) == block:
-        return [(p, p + 1) for p, part in zip(places, each, strict=True) for _ in part]
+    cleaned = ["".join(clean(letter).split()) for letter in letters]
+    if "".join(cleaned) == block:
+        return [(p, p + 1) for p, part in zip(places, cleaned, strict=True) for _ in part]
     if len(letters) * len(block) > _COARSE:  # only in texts made to break this
         return [(places[0], places[-1] + 1)] * len(block)
-    return _align_letters(places, [part[:1] or "\0" for part in each], block)
-
-
-def _clean_letter(clean: Clean, letter: str) -> str:
-    return "".join(clean(letter).split())
+    return _align_letters(places, [part[:1] or "\0" for part in cleaned], block)
 
 
 def _align_letters(places: Sequence[int], letters: Sequence[str], block: str) -> list[Span]:

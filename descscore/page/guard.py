@@ -274,9 +274,9 @@ def read_upload(address: str) -> Image.Image:
 
 def _check_format(data: bytes) -> None:
     Image.init()
-    known = [name for name in _FORMATS if name in Image.OPEN]
+    readable = [name for name in _FORMATS if name in Image.OPEN]
     try:
-        Image.open(io.BytesIO(data), formats=known).close()
+        Image.open(io.BytesIO(data), formats=readable).close()
     except UnidentifiedImageError:
         raise ImageError("not_an_image" if data else "empty_image", "image bytes") from None
     except Exception:  # noqa: BLE001 - load_image then raises the exact error

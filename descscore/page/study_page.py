@@ -192,16 +192,16 @@ class StudyPage:
         judged = self.store.ratings(annotator).keys()
         return Progress.of(annotator.vision, self.store.order(annotator), judged)
 
-    def _current(self, annotator: Annotator, news: str = "") -> Reply:
-        """The first unanswered step, or the last page. news: text to announce first."""
+    def _current(self, annotator: Annotator, announcement: str = "") -> Reply:
+        """The first unanswered step, or the last page. announcement: text to announce first."""
         progress = self._progress(annotator)
         if progress.next is not None:
-            return self._step(annotator, progress, progress.next, news)
+            return self._step(annotator, progress, progress.next, announcement)
         count, steps = len(self._items), len(progress.steps)
         page = render("done.html", annotator=annotator, codes=self.codes, count=count, steps=steps)
-        return Reply(page, status=f"{news} You have judged all descriptions.".strip())
+        return Reply(page, status=f"{announcement} You have judged all descriptions.".strip())
 
-    def _step(self, annotator: Annotator, progress: Progress, number: int, news: str = "") -> Reply:
+    def _step(self, annotator: Annotator, progress: Progress, number: int, announcement: str = "") -> Reply:
         """The form of a step, with earlier answers. Raises :class:`ImageError`."""
         step, total = progress.steps[number], len(self._items)
         item = self._items[step.item]
@@ -224,7 +224,7 @@ class StudyPage:
             before=step.phase == BEFORE,
         )
         phase = {NO_IMAGE: "", BEFORE: ", before the image", AFTER: ", with the image"}[step.phase]
-        return Reply(page, status=f"{news} Description {step.place} of {total}{phase}.".strip())
+        return Reply(page, status=f"{announcement} Description {step.place} of {total}{phase}.".strip())
 
     def _save(self, annotator: Annotator, fields: Fields) -> Reply:
         progress, number = self._progress(annotator), _step_number(fields)

@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw
 from descscore.context import tokenize_context
 from descscore.errors import DescscoreError, InputError, TextError
 from descscore.explanations.explainer import explain_batch
+from descscore.explanations.explanation import effect_levels
 from descscore.page.guard import MAX_BYTES, read_upload
 from descscore.page.reply import FieldError, Reply, render
 from descscore.records import Comparison, Score
@@ -192,11 +193,9 @@ def _marked_words(scorer: DescScorer, image: Image.Image, text: str) -> tuple[_M
     if scorer.model.precision != "float32":
         return ()
     words = explain_batch([image], [text], scorer)[0].words
-    largest = max((abs(word.value) for word in words), default=0.0) or 1.0
-    levels = [round(abs(word.value) / largest * _LEVELS) for word in words]
     return tuple(
         _MarkedWord(word.text, word.value, word.purpose, word.tokens > 0, level)
-        for word, level in zip(words, levels, strict=True)
+        for word, level in zip(words, effect_levels(words, _LEVELS), strict=True)
     )
 
 

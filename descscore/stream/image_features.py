@@ -118,8 +118,9 @@ class ImageStage:
         source = os.fsdecode(image) if isinstance(image, (str, os.PathLike)) else bytes(image)
         key: Key = source if isinstance(source, str) else content_digest(source)
         if self._want(key):
-            self._submitted[self._number()] = key
-            self.decoder.submit(self._next_number - 1, source)
+            number = self._number()
+            self._submitted[number] = key
+            self.decoder.submit(number, source)
         return key
 
     def _request_picture(self, image: ImageSource) -> Key:
