@@ -48,7 +48,7 @@ def test_a_file_never_replaces_a_folder(tmp_path: Path) -> None:
     folder = tmp_path / "scores.csv"
     folder.mkdir()
     (folder / "mine.txt").write_text("old")
-    with pytest.raises(DataError, match="scores.csv"), atomic_write(folder) as temporary:
+    with pytest.raises(DataError, match=r"scores\.csv"), atomic_write(folder) as temporary:
         temporary.write_text("new")
     assert names(folder) == ["mine.txt"]
     assert names(tmp_path) == ["scores.csv"]
