@@ -78,7 +78,7 @@ class Encoder:
 
     @property
     def device(self) -> torch.device:
-        """Where the model runs."""
+        """The model's device."""
         return self.model.device
 
     @property

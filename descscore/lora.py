@@ -73,19 +73,19 @@ def _plain_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that shape the low-rank matrices.
 
     Raises:
-        ValueError: Layers are named neither by one of :data:`TARGETS` nor by plain names. peft takes any
-            other name for a regular expression, and a stranger's can run for hours.
+        ValueError: The layers are neither one of :data:`TARGETS` nor plain names. peft would read other
+            names as regular expressions, and a stranger's expression may run for hours.
     """
-    kept = {key: settings[key] for key in _SETTINGS if key in settings}
+    plain = {key: settings[key] for key in _SETTINGS if key in settings}
     for key in ("target_modules", "rank_pattern", "alpha_pattern"):
-        names = kept.get(key) or []
+        names = plain.get(key) or []
         if isinstance(names, str) and names in TARGETS.values():
             continue
         if isinstance(names, str) or not all(re.fullmatch(r"[\w.]+", str(name)) for name in names):
             raise ValueError(f"{key} {str(names)[:100]!r}: expected the plain names of layers")
-    if not isinstance(kept.get("r", 1), int):
-        raise ValueError(f"r {str(kept['r'])[:100]!r}: expected a whole number")
-    return kept
+    if not isinstance(plain.get("r", 1), int):
+        raise ValueError(f"r {str(plain['r'])[:100]!r}: expected a whole number")
+    return plain
 
 
 def use_exact_attention(config: LoraConfig) -> LoraConfig:

@@ -196,7 +196,7 @@ def _load_tagged(
     # name another one, and open_clip then only warns (open_clip #771).
     options = {option: config.get(key) for key, option in _PREPROCESSING.items()}
     options["force_quick_gelu"] = bool(config.get("quick_gelu"))
-    # With the tag, open_clip would ask the hub a second time; so it gets the file.
+    # With the tag, open_clip would ask the hub a second time; so open_clip gets the file.
     clip, _, preprocess = _create(name, source, weights, **options)
     return clip, preprocess, get_tokenizer(name)
 

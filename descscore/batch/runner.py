@@ -132,7 +132,7 @@ class Work:
     signature: str
 
     def rows_in(self, number: int) -> int:
-        """How many rows shard ``number`` holds."""
+        """Number of rows in shard ``number``."""
         return min(self.folder.size, self.scan.rows - number * self.folder.size)
 
     def read(self, number: int) -> Iterator[Row]:

@@ -41,7 +41,7 @@ _TEXTS_AT_ONCE = 64
 
 @dataclass(frozen=True)
 class ExplainOptions:
-    """What to explain.
+    """Settings of explanations.
 
     Attributes:
         source: a text whose purpose the counterfactual gives to the explained texts; None for no
@@ -276,7 +276,7 @@ def _counterfactuals(
     purpose = model.purpose
     if purpose is None:
         raise UsageError(
-            f"model {model.name}: has no purpose subspace, so no text can take on another's purpose"
+            f"model {model.name}: has no purpose subspace, so texts cannot exchange their purposes"
         )
     first = pad(source_rows[:1]).to(model.device)
     counterfactuals = []

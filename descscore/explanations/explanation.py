@@ -9,14 +9,14 @@ from typing import Any
 from descscore.records import Score
 
 OCCLUSION_NOTE = (
-    "an aid for the eye, not evidence: it shows what covering a part of the image does to the cosine, "
-    "and a cover is itself something new to see"
+    "an aid for the eye, not evidence: it shows how covers change the cosine, and a cover is itself a new "
+    "thing in the image"
 )
 
 
 @dataclass(frozen=True)
 class WordParts:
-    """How much one word moved its text's values.
+    """The effects of one word on its text's values.
 
     Attributes:
         text: the word.

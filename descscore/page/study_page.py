@@ -98,7 +98,7 @@ class StudyPage:
             return _problem(f"{error} Please tell the people who run the study. What you saved is kept.")
         except DescscoreError as error:
             _log.error("%s", error)
-            return _problem("This could not be done. Load the page again, and go on from there.")
+            return _problem("This could not be done. Load the page again to continue.")
 
     def _do(self, action: str, fields: Fields, account: str | None) -> Reply:
         match action:
