@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from descscore.scorer import DescScorer as DescScorer
     from descscore.shared_scorers import score as score
 
-_HOME = {
+_MODULES = {
     "DescScorer": "descscore.scorer",
     "Score": "descscore.records",
     "Comparison": "descscore.records",
@@ -40,14 +40,14 @@ _HOME = {
     "score": "descscore.shared_scorers",
 }
 
-__all__ = ["__version__", *_HOME]
+__all__ = ["__version__", *_MODULES]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(importlib.import_module(_HOME[name]), name)
+    if name in _MODULES:
+        return getattr(importlib.import_module(_MODULES[name]), name)
     raise AttributeError(f"module 'descscore' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME})
+    return sorted({*globals(), *_MODULES})

@@ -1,10 +1,10 @@
-"""Adapters: a folder that turns a base model into a description-tuned one.
+"""Read, merge and write adapters: folders that turn a base model into a description-tuned one.
 
-It holds the tuned weights (peft's own LoRA files, or ``text_tower.safetensors`` after
-full tuning), the rotation in ``purpose.safetensors`` where one was learned, and
+An adapter's folder holds the tuned weights (peft's own LoRA files, or ``text_tower.safetensors``
+after full tuning), ``purpose.safetensors`` if a purpose subspace was learned, and
 ``descscore_adapter.json``, which people can read. That file names the base, its pretrained
-tag and the hash of its weights. An adapter on another base would give plausible but
-meaningless scores, so the hash decides.
+tag and the hash of its weights. The hash must match: on another base, an adapter would give
+plausible but meaningless scores.
 """
 
 from __future__ import annotations
@@ -26,15 +26,16 @@ ADAPTER_FILE = "descscore_adapter.json"
 TEXT_WEIGHTS = "text_tower.safetensors"
 FORMAT = 1
 _ROWS, _CHANGED = "token_embedding.rows", "token_embedding.changed"
-"""Token numbers ``(m,)`` and their embeddings ``(m, width)``, where only some words' have changed."""
+"""Names of two tensors: numbers ``(m,)`` of the tokens that training changed, and their embeddings
+``(m, width)``."""
 
 
 @dataclass(frozen=True)
 class AdapterInfo:
-    """What ``descscore_adapter.json`` says."""
+    """The content of ``descscore_adapter.json``."""
 
     base: str
-    """Bundled name, folder (absolute, or relative to the adapter's) or open_clip model."""
+    """Bundled name, folder (absolute, or relative to the adapter's folder) or open_clip model."""
     base_weights: str
     """Hash of the base's weights, from :func:`weights_hash`."""
     pretrained: str | None = None
@@ -42,7 +43,7 @@ class AdapterInfo:
     tuning: str = "lora"
     """``lora`` or ``full``."""
     block: int | None = None
-    """Text block (0-based) after which the model keeps purpose; None without a purpose subspace."""
+    """Text block (0-based) after which the purpose is read; None without a purpose subspace."""
     k: int | None = None
     """Dimensions of the purpose subspace; None without one."""
     format: int = FORMAT
@@ -57,7 +58,7 @@ class AdapterInfo:
 
 
 def read_adapter(folder: Path) -> AdapterInfo:
-    """Read ``descscore_adapter.json``; raises :class:`ModelError` naming the file and what is wrong."""
+    """Read ``descscore_adapter.json``; raises :class:`ModelError` with the file and the fault."""
     path = folder / ADAPTER_FILE
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
@@ -77,7 +78,7 @@ def read_adapter(folder: Path) -> AdapterInfo:
 
 
 def weights_hash(model: CLIP) -> str:
-    """First 12 hex digits of the SHA-256 over names, shapes and float32 values of all weights."""
+    """First 12 hex digits of the SHA-256 over the names, shapes and float32 values of all weights."""
     digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
         array = value.detach().cpu()
@@ -107,7 +108,7 @@ def merge_adapter(base: CLIP, info: AdapterInfo, folder: Path) -> CLIP:
 
 
 def _load_full(base: CLIP, folder: Path) -> CLIP:
-    # The copy starts with the base's own weights, in the same memory, and then gets new ones.
+    # The copy shares the base's weights; load_state_dict then assigns the new ones, so none is copied.
     shared: list[Any] = [base.visual, *base.parameters()]
     clip = copy.deepcopy(base, {id(value): value for value in shared})
     try:
@@ -142,16 +143,16 @@ def save_full(
 ) -> None:
     """Write the weights of a CLIP's text tower and the adapter's description.
 
-    Of the token embedding it keeps only the rows that differ from ``base``'s. Words that
-    training never saw have not moved, and most of a small tower's weights are words.
+    Only the token embeddings that differ from ``base``'s are written. Training leaves the embeddings
+    of unseen words unchanged, and most of a small tower's weights are such embeddings.
     """
     folder.mkdir(parents=True, exist_ok=True)
     state = {k: v.cpu() for k, v in clip.state_dict().items() if not k.startswith("visual.")}
     table, before = state.pop("token_embedding.weight"), base.token_embedding.weight.detach().cpu()
     rows = (table != before).any(1).nonzero()[:, 0]
     state |= {_ROWS: rows.int(), _CHANGED: table[rows]}
-    kept = {k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items()}
-    save_file(kept, folder / TEXT_WEIGHTS)
+    weights = {k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items()}
+    save_file(weights, folder / TEXT_WEIGHTS)
     _write_info(info, folder)
 
 

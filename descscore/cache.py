@@ -1,23 +1,20 @@
-"""Image features on disk, so that an image is encoded once per image tower.
+"""Store image features on disk, so that an image tower encodes each image only once.
 
-Each image tower with its preprocessing has a folder of its own. In it, the SHA-256 of an
-image file's bytes identifies the features, whatever the file's name. They lie in
-safetensors shards. A shard is written in one step and never changes, so writers need no
-lock (two that encode the same images write the same features twice), and a process killed
-at any moment leaves whole shards behind. Every shard has a checksum; a shard that does not
-match is deleted, and its images are encoded again.
+Each combination of image tower and preprocessing has its own folder. In the folder, safetensors
+shards hold the features. The SHA-256 of an image file's bytes identifies its features, so the
+file's name does not matter. A shard is written in one step and never changes. So writers need no
+lock (two writers of the same images store the same features twice), and a killed process leaves
+only whole shards. Every shard has a checksum. If it does not match, the shard is deleted and its
+images are encoded again.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import logging
 import os
-import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -30,6 +27,7 @@ from torch import Tensor
 
 from descscore.adapters import weights_hash
 from descscore.errors import DataError, ImageError, ModelError
+from descscore.files import atomic_write, remove_unfinished
 from descscore.images import load_image
 from descscore.models import LoadedModel
 from descscore.tables.rows import FileImage, StoredImage
@@ -42,16 +40,17 @@ Encode: TypeAlias = Callable[[Sequence[Image.Image]], Tensor]
 
 KEY_FILE = "key.json"
 _STALE_SECONDS = 3600.0
+"""Age from which an unfinished file belongs to a killed process, not to another writer."""
 
 
 @dataclass(frozen=True)
 class ImageKey:
-    """What image features depend on, apart from the image.
+    """Everything that image features depend on, except the image.
 
     Attributes:
         weights: hash of the image tower's weights.
-        structure: hash of its modules, since an activation function (QuickGELU or GELU) has no
-            weights.
+        structure: hash of its modules; the weights do not show the activation function (QuickGELU
+            or GELU).
         preprocessing: :func:`descscore.models.describe_preprocessing`.
     """
 
@@ -76,7 +75,7 @@ class FeatureCache:
     """Features of one image tower.
 
     Args:
-        folder: The cache; the features lie in a folder of their own inside it.
+        folder: The cache's folder; this tower's features get a folder inside it.
         key: The image tower and its preprocessing.
         batch_size: Images decoded and encoded at a time.
         shard_size: Features kept in memory before they are written; a killed process loses at
@@ -92,16 +91,17 @@ class FeatureCache:
     def get_many(self, sources: Sequence[CachedSource], encode: Encode) -> Tensor:
         """Features of all sources, in order: ``(n, embed_dim)`` float32 on the CPU.
 
-        Only images that no shard holds are decoded and encoded, each once however often it occurs.
+        Images without stored features are decoded and encoded, a repeated image once.
 
         Args:
             sources: Paths, bytes of image files, or images of a data set.
-            encode: Encodes the images that are missing.
+            encode: Encodes the images without stored features.
 
         Raises:
-            ImageError: For the first image that cannot be decoded, after all others have been kept.
-            DataError: For no sources, or where the cache cannot be written.
-            ModelError: For features that are not finite, or not one per image.
+            ImageError: An image cannot be decoded. The error is the first image's; the features of all
+                other images are stored before it is raised.
+            DataError: There are no sources, or the cache cannot be written.
+            ModelError: The features are not finite, or not one per image.
         """
         if not sources:
             raise DataError("no images to encode")
@@ -152,13 +152,13 @@ class FeatureCache:
                     features |= fresh
                     self._write(fresh)
                     fresh = {}
-        finally:  # an error in the model must not cost what was encoded before it
+        finally:  # features from before an error of the model must not be lost
             features |= fresh
             self._write(fresh)
         return failures
 
     def _write(self, fresh: dict[bytes, Tensor]) -> None:
-        """Put ``fresh`` into a new shard, named after its contents' hashes."""
+        """Write ``fresh`` as a new shard; its images' digests determine its name."""
         if not fresh:
             return
         name = hashlib.sha256(b"".join(sorted(fresh))).hexdigest()[:16]
@@ -166,15 +166,15 @@ class FeatureCache:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._describe()
             _write_shard(self.folder / f"{name}.safetensors", fresh)
-            _remove_stale(self.folder)
+            remove_unfinished(self.folder, _STALE_SECONDS)
         except (OSError, SafetensorError) as error:
             raise DataError(f"{self.folder}: image features cannot be written ({error})") from error
 
     def _describe(self) -> None:
-        """Write into the folder what its features were computed with."""
+        """Write the key into the folder, for people who look at it."""
         path = self.folder / KEY_FILE
         if not path.exists():
-            with _replacing(path) as temporary:
+            with atomic_write(path) as temporary:
                 temporary.write_text(json.dumps(vars(self.key), indent=2) + "\n", encoding="utf-8")
 
 
@@ -200,7 +200,7 @@ def _decode(
         try:
             data = _read(source)
             if _digest(data) != digest:
-                # Under the old hash, the new content's features would be kept for good.
+                # The new content's features must not be stored under the old content's hash.
                 raise ImageError("changed_image", "changed while it was read")
             images[digest] = load_image(data)
         except ImageError as error:
@@ -224,7 +224,7 @@ def _checksum(digests: Tensor, features: Tensor) -> str:
 
 
 def _read_shard(path: Path) -> tuple[list[bytes], Tensor] | None:
-    """Digests and features ``(m, embed_dim)`` of a shard; None where it is damaged."""
+    """Digests and features ``(m, embed_dim)`` of a shard; None if it is damaged."""
     try:
         with safe_open(str(path), framework="pt") as file:
             digests, features = file.get_tensor("digests"), file.get_tensor("features")
@@ -240,29 +240,5 @@ def _write_shard(path: Path, fresh: dict[bytes, Tensor]) -> None:
     digests = torch.tensor([list(digest) for digest in fresh], dtype=torch.uint8)
     features = torch.stack(list(fresh.values())).contiguous()
     metadata = {"format": "pt", "sha256": _checksum(digests, features)}
-    with _replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         save_file({"digests": digests, "features": features}, temporary, metadata=metadata)
-
-
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside ``path`` that takes its place, whole and on disk, when the block ends well."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".tmp-")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def _remove_stale(folder: Path) -> None:
-    """Delete temporary files that a killed process left; young ones may belong to a running one."""
-    for path in folder.glob(".tmp-*"):
-        with contextlib.suppress(OSError):
-            if time.time() - path.stat().st_mtime > _STALE_SECONDS:
-                path.unlink()

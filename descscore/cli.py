@@ -1,8 +1,8 @@
 """The ``descscore`` command, with its commands ``score`` and ``compare``.
 
-Exit codes: 0 done, 1 the work failed, 2 the call was wrong, 3 done but for some rows
-(``batch``). An error is one line on standard error; ``--debug`` shows the traceback.
-Commands import what is slow to import inside, so that help and usage errors come at once.
+Exit codes: 0 success, 1 failure, 2 wrong usage, 3 success except for some rows (``batch``).
+An error is one line on standard error; ``--debug`` shows the traceback. Each command imports
+slow modules when it runs, so that help and usage errors come at once.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def score(
     text_policy: str,
     as_json: bool,
 ) -> None:
-    """Score each TEXT as a replacement of IMAGE."""
+    """Score each TEXT as a replacement for IMAGE."""
     scorer, count = _scorer(model, device, text_policy), len(texts)
     results = scorer.score_batch(
         [image] * count, texts, contexts=[context] * count, references=[references] * count
@@ -73,7 +73,7 @@ def score(
 
 @main.command()
 @click.argument("image")
-@click.option("--description", required=True, help="The text meant to stand in for the image.")
+@click.option("--description", required=True, help="The text meant to replace the image.")
 @click.option("--caption", required=True, help="The text meant to add to the image.")
 @context_option
 @model_options

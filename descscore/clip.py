@@ -1,10 +1,9 @@
 """open_clip's models, imported without the packages that only other models need.
 
-``import open_clip`` imports all of transformers, timm, torchvision and torch's compiler: four
-seconds, for code that scoring never runs. Here the modules in :data:`_DEFERRED` are set up, but
-their own code waits until somebody asks one of them for a name that it does not have yet. The
-order of imports changes nothing in what they define, so a later ``import open_clip`` or
-``import torchvision`` finds everything that it would have found.
+``import open_clip`` imports all of transformers, timm, torchvision and torch's compiler. This takes
+four seconds, for code that scoring never runs. This module defers the modules in :data:`_DEFERRED`:
+they exist in ``sys.modules``, but their code runs only when a program asks one of them for a name
+that it lacks. A later ``import open_clip`` or ``import torchvision`` still works as usual.
 
 Import open_clip's names from this module, not from open_clip.
 """
@@ -28,7 +27,7 @@ _DEFERRED = (
     "timm.models",  # imports over a hundred kinds of model
     "timm.models._hub",
     "open_clip",
-    "open_clip.coca_model",  # imports transformers, as the next does
+    "open_clip.coca_model",  # imports transformers, like the next one
     "open_clip.hf_model",
     "open_clip.loss",
     "open_clip.pretrained",
@@ -40,31 +39,32 @@ _STAND_INS = (
     "open_clip.loss",
     "open_clip.pretrained",
 )
-"""Modules whose functions and classes open_clip and timm import by name, and call only for other models."""
+"""Deferred modules from which open_clip and timm import functions and classes by name. They call these only
+for models of other kinds."""
 
 _pending: set[str] = set()
 _lock = RLock()
 
 
 class _Deferred(ModuleType):
-    """A module whose code runs when it is first asked for a name that it does not have."""
+    """A module whose code runs when a program first asks for a name that the module lacks."""
 
     def __getattr__(self, name: str) -> Any:
-        # Others of these names are asked of every module by whoever inspects modules.
-        telling = not name.startswith("__") or name in ("__version__", "__path__")
+        # Programs that inspect all modules ask for other dunder names; these must not run the code.
+        needs_code = not name.startswith("__") or name in ("__version__", "__path__")
         with _lock:
-            if self.__name__ in _pending and telling:
+            if self.__name__ in _pending and needs_code:
                 if _importing and self.__name__ in _STAND_INS:
                     return _StandIn(self.__name__, name)
                 _run(self.__name__)
                 return getattr(self, name)
-            if name in vars(self):  # another thread has run the code meanwhile
+            if name in vars(self):  # another thread has run the code in the meantime
                 return vars(self)[name]
         raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
 
 
 class _StandIn:
-    """A function or class of a deferred module; a call runs the module and calls the real one."""
+    """Replaces a function or class of a deferred module; a call runs the module's code and the original."""
 
     def __init__(self, module: str, name: str) -> None:
         self.module, self.name = module, name
@@ -86,7 +86,7 @@ def _defer(name: str) -> None:
 
 
 def _run(name: str) -> None:
-    """Run a deferred module's code, after its package's and before that of the package's other modules."""
+    """Run a deferred module's code: after its package's code, and before its submodules' code."""
     parent = name.rpartition(".")[0]
     if parent in _pending:
         _run(parent)
@@ -109,7 +109,7 @@ def _run(name: str) -> None:
 
 
 def _replace_stand_ins(module: ModuleType) -> None:
-    """Give the real functions and classes of ``module`` to the modules that imported stand-ins."""
+    """Replace the stand-ins that modules imported from ``module`` by its real functions and classes."""
     family = module.__name__.partition(".")[0]
     for user in [user for name, user in sys.modules.items() if name.partition(".")[0] == family]:
         for name, value in list(vars(user).items()):
@@ -118,14 +118,14 @@ def _replace_stand_ins(module: ModuleType) -> None:
 
 
 def _create_timm_model(name: str, *args: Any, **kwargs: Any) -> Any:
-    """``timm.create_model``; for the bundled model's image tower without importing all other kinds."""
-    known = importlib.import_module("timm.models._registry").is_model(name)
-    module = importlib.import_module("timm.models._factory" if known else "timm.models")
+    """``timm.create_model`` that imports all kinds of model only for a kind that is not registered yet."""
+    registered = importlib.import_module("timm.models._registry").is_model(name)
+    module = importlib.import_module("timm.models._factory" if registered else "timm.models")
     return module.create_model(name, *args, **kwargs)
 
 
 def _import_open_clip() -> None:
-    """Import open_clip's models and factory; a package that somebody has imported already stays as it is."""
+    """Import open_clip's models and factory; does not defer packages that are already imported."""
     loaded = {name.partition(".")[0] for name in sys.modules}
     for name in _DEFERRED:
         if name.partition(".")[0] not in loaded:
@@ -140,7 +140,7 @@ def _import_open_clip() -> None:
         importlib.import_module("timm.models.regnet")  # the image tower of the bundled model
     importlib.import_module("open_clip.factory")
     for name in _pending:
-        # Whoever imports another module of a package asks for its path, and so runs the package first.
+        # An import of a submodule asks for the package's path, which then runs the package's code first.
         vars(sys.modules[name]).pop("__path__", None)
 
 

@@ -1,4 +1,4 @@
-"""A scorer for pycocoevalcap: runs in one loop with CIDEr and the others, without Java."""
+"""descscore as a scorer of pycocoevalcap, for one loop with CIDEr; needs no Java."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from typing import Any
 
 import numpy as np
 
-from descscore.errors import DataError, UsageError
+from descscore.errors import DataError, UsageError, first_ten
 from descscore.images import ImageSource
-from descscore.shared_scorers import ModelSource, first_ten, score_named, shared_scorer
+from descscore.shared_scorers import ModelSource, score_named, shared_scorer
 
 
 class DescScore:
     """descscore's score as a pycocoevalcap scorer.
 
-    The model is loaded once for the process. pycocoevalcap's own loop hands its scorers texts
-    that Stanford's tokenizer has put in lower case and stripped of punctuation. The model
-    reads punctuation too: where you can, give it the texts as they were written.
+    The model is loaded once for the process. pycocoevalcap's own loop passes texts that
+    Stanford's tokenizer has lower-cased and stripped of punctuation. The model reads
+    punctuation too, so give it the original texts if you can.
 
     Args:
         images: Image by image id, each a path or anything else that
-            :class:`descscore.DescScorer` takes. Images that are not scored do no harm.
+            :class:`descscore.DescScorer` takes. Images that are not scored are ignored.
         model: A name, a folder, or a ready scorer.
 
     Attributes:
-        signature: All that the scores depend on, in one line.
+        signature: Everything that the scores depend on, in one line.
     """
 
     def __init__(self, images: Mapping[Any, ImageSource], model: ModelSource = "default") -> None:
@@ -42,13 +42,13 @@ class DescScore:
 
         Args:
             gts: References by image id; only the ids are used.
-            res: By image id, a list of one text: a string, or a dict with the text under
-                ``caption``.
+            res: A list of one text for each image id; a text is a string, or a dict with the text
+                under ``caption``.
 
         Raises:
-            DataError: Names the image ids where the two differ, an image is missing, or there
-                is not exactly one text.
-            InputError: Names the image ids that cannot be scored.
+            DataError: ``gts`` and ``res`` have different image ids, an image is missing, or an id does
+                not have exactly one text. The message names the image ids.
+            InputError: Some pairs cannot be scored. The message names their image ids.
         """
         _same_ids(gts, res)
         ids = list(gts)
@@ -68,10 +68,10 @@ class DescScore:
     def _check_images(self, ids: Sequence[Any]) -> None:
         missing = [image_id for image_id in ids if image_id not in self._images]
         if missing:
-            known = next(iter(self._images), None)
+            example = next(iter(self._images), None)
             hint = ""
-            if known is not None and type(known) is not type(missing[0]):
-                hint = f"; the ids of the images are {type(known).__name__}, such as {known!r}"
+            if example is not None and type(example) is not type(missing[0]):
+                hint = f"; the ids of the images are {type(example).__name__}, such as {example!r}"
             raise DataError(f"no image for {_listed(missing)}{hint}")
 
 
@@ -85,9 +85,8 @@ def _same_ids(gts: Mapping[Any, Any], res: Mapping[Any, Any]) -> None:
 
 
 def _single_texts(ids: Iterable[Any], res: Mapping[Any, Sequence[Any]]) -> list[str]:
-    """The one text of each id; all ids without exactly one are named."""
-    problems = []
-    texts = []
+    """The text of each id; :class:`DataError` names the ids without exactly one."""
+    problems, texts = [], []
     for image_id in ids:
         results = res[image_id]
         if not isinstance(results, (list, tuple)):

@@ -1,21 +1,22 @@
-"""Scores of a text with the context of its image, and with references: good descriptions of it.
+"""The contextual score and the reference score of a text.
 
 **Contextual score** (Kreiss et al., Context Matters for Image Descriptions for Accessibility,
 EMNLP 2022, and the code published with it). With c and d the raw embeddings of the surrounding
 text and of the description, i that of the image, and ^ for unit vectors, it is
-``c·d̂ + d·(î - ĉ)``, which equals ``‖d‖·cos(i, d) + (‖c‖ - ‖d‖)·cos(c, d)``: what the description
-shares with the image, plus what it shares with the context where the context's embedding is
-the longer one.
+``c·d̂ + d·(î - ĉ)``, which equals ``‖d‖·cos(i, d) + (‖c‖ - ‖d‖)·cos(c, d)``: the
+similarity of description and image, plus that of description and context, weighted by how much
+longer the context's embedding is.
 
-**Reference score** (Hessel et al., CLIPScore: A Reference-free Evaluation Metric for Image
-Captioning, EMNLP 2021; there RefCLIPScore). For a text c, an image v and references R it is
+**Reference score** (RefCLIPScore in Hessel et al., CLIPScore: A Reference-free Evaluation Metric
+for Image Captioning, EMNLP 2021). References are good descriptions of the image. For a text c, an
+image v and references R it is
 ``H-mean(2.5·max(cos(c, v), 0), max(max_r cos(c, r), 0))``: the harmonic mean of the score and of
-the text's largest cosine with a reference. As in the published code only the score has the
-factor 2.5. Where either is 0, so is the mean.
+the text's largest cosine with a reference. As in the published code, only the score has the
+factor 2.5. If one of the two is 0, the mean is 0.
 
-Both papers put the prefix "A photo depicts " before a text. Here no text has a prefix. So the
-contextual score contains the very cosine that is reported with it, of a model tuned on
-descriptions without a prefix; and the prefix takes no room from texts that are cut.
+Both papers put the prefix "A photo depicts " before a text. Here no text has a prefix, for three
+reasons: the model was tuned on descriptions without a prefix, the contextual score then contains
+the same cosine that is reported with it, and a prefix would take tokens from long texts.
 """
 
 from __future__ import annotations
@@ -32,16 +33,16 @@ from descscore.errors import TextError
 from descscore.texts import EncodedTexts, TokenizedText
 
 CONTEXT_SIGNATURE = "context:kreiss2022-no-prefix"
-"""The part of a signature that stands for a contextual score."""
+"""Added to the signature of a score that has a contextual score."""
 
 REFERENCES_SIGNATURE = "references:refclipscore-no-prefix"
-"""The part of a signature that stands for a reference score."""
+"""Added to the signature of a score that has a reference score."""
 
 MAX_REFERENCES = 1000
-"""References that one pair may have."""
+"""Largest number of references of a pair."""
 
 Embed: TypeAlias = Callable[[Sequence[TokenizedText]], tuple[Tensor, Tensor]]
-"""Tokenised texts -> unit features ``(n, embed_dim)`` and the norms ``(n,)`` they had before."""
+"""Tokenised texts -> unit features ``(n, embed_dim)`` and their norms ``(n,)`` before normalisation."""
 
 
 @dataclass(frozen=True)
@@ -49,17 +50,17 @@ class ContextTexts:
     """Tokens of one pair's context and references."""
 
     context: TokenizedText | None = None
-    """None where the pair has no context."""
+    """None for a pair without a context."""
     references: tuple[TokenizedText, ...] = ()
-    """Empty where the pair has none."""
+    """Empty for a pair without references."""
 
     def extend(self, signature: str) -> str:
-        """``signature`` with a part for each of the two that is there."""
+        """``signature`` with a part for the context and one for the references, if the pair has them."""
         return extend_signature(signature, self.context is not None, bool(self.references))
 
 
 def extend_signature(signature: str, with_context: bool, with_references: bool) -> str:
-    """``signature`` with a part for the contextual score and one for the reference score."""
+    """``signature`` with a part for a contextual score and one for a reference score, if wanted."""
     parts = [CONTEXT_SIGNATURE] * with_context + [REFERENCES_SIGNATURE] * with_references
     return "|".join((signature, *parts))
 
@@ -76,10 +77,10 @@ def tokenize_context_texts(
 
 
 def tokenize_context(tokenize: Callable[[str], TokenizedText], context: object) -> TokenizedText | None:
-    """Tokens of a context; None for None, a blank text and one that holds nothing to read.
+    """Tokens of a context; None for None, a blank text, and a text without any token.
 
     Raises:
-        TextError: It is not a text, or too long under the text policy ``error``
+        TextError: The context is not a text, or it is too long under the text policy ``error``
             (kind ``bad_context``).
     """
     if context is None:
@@ -98,7 +99,7 @@ def tokenize_references(
     """Tokens of each reference; empty for None and an empty list.
 
     Raises:
-        TextError: As :func:`check_references`, and for a reference that cannot be tokenised.
+        TextError: As :func:`check_references`, or a reference cannot be tokenised.
     """
     tokenized = []
     for number, text in enumerate(check_references(references), start=1):
@@ -113,8 +114,8 @@ def check_references(references: object) -> tuple[object, ...]:
     """The references of one pair.
 
     Raises:
-        TextError: They are too many, or no list: one text would be taken letter by letter
-            (kind ``bad_references``).
+        TextError: There are too many, or they are not a list: a single text would be split into
+            letters (kind ``bad_references``).
     """
     if references is None:
         return ()
@@ -134,18 +135,22 @@ def contextual_scores(
     They have no fixed range: their scale is that of the model's embeddings.
 
     Args:
-        cosines: Of image and description, ``(n,)``.
+        cosines: Cosines of image and description, ``(n,)``.
         norms: Lengths ‖d‖ of the descriptions' raw embeddings, ``(n,)``.
-        context_cosines: Of context and description, ``(n,)``.
+        context_cosines: Cosines of context and description, ``(n,)``.
         context_norms: Lengths ‖c‖ of the contexts' raw embeddings, ``(n,)``.
     """
     return norms * cosines + (context_norms - norms) * context_cosines
 
 
 def reference_scores(scores: Tensor, best: Tensor) -> Tensor:
-    """Harmonic means ``(n,)``, 0..10/7, of scores, 0..2.5, and largest cosines with a reference, -1..1.
+    """Harmonic means ``(n,)``, 0..10/7, of scores and largest cosines with a reference.
 
-    A negative cosine counts as 0; the mean of two zeros is 0.
+    A negative cosine counts as 0. The mean of two zeros is 0.
+
+    Args:
+        scores: ``(n,)``, 0..2.5.
+        best: Each text's largest cosine with a reference, ``(n,)``, -1..1.
     """
     likeness = best.clamp(min=0)
     total = scores + likeness
@@ -159,13 +164,13 @@ def largest_by_row(values: Tensor, rows: Tensor, count: int) -> Tensor:
 
 
 def row_cosines(first: Tensor, second: Tensor) -> Tensor:
-    """Cosines of unit features row by row, within -1..1: ``(n, embed_dim)`` twice -> ``(n,)`` float64."""
+    """Cosines, -1..1, of rows of unit features: ``(n, embed_dim)`` twice -> ``(n,)`` float64."""
     return (first.double() * second.double()).sum(-1).clamp(-1, 1)
 
 
 @dataclass(frozen=True)
 class ScoredPairs:
-    """n pairs whose image and text have been compared."""
+    """n pairs with the cosines of their images and texts."""
 
     encoded: EncodedTexts
     """The texts."""
@@ -176,11 +181,11 @@ class ScoredPairs:
 
 
 class ContextEncoder:
-    """Encodes contexts and references under the scoring model, each distinct text once.
+    """Encodes contexts and references with the scoring model, each distinct text once.
 
     Args:
         embed: Encodes tokenised texts.
-        remembered: Number of distinct texts kept for the next call, the last used.
+        remembered: Number of distinct texts whose features are kept for the next call.
     """
 
     def __init__(self, embed: Embed, remembered: int = 0) -> None:
@@ -188,7 +193,7 @@ class ContextEncoder:
         self._known: LRUCache[tuple[tuple[int, ...], ...], tuple[Tensor, Tensor]] = LRUCache(remembered)
 
     def scores(self, pairs: ScoredPairs, texts: Sequence[ContextTexts]) -> list[dict[str, Any]]:
-        """The fields of each pair's :class:`descscore.Score` that come from its context and references."""
+        """Each pair's fields of :class:`descscore.Score` for its context and references."""
         contexts = [(row, text.context) for row, text in enumerate(texts) if text.context is not None]
         references = [(row, reference) for row, text in enumerate(texts) for reference in text.references]
         if not contexts and not references:
@@ -211,12 +216,12 @@ class ContextEncoder:
     def _embeddings(self, texts: Sequence[TokenizedText]) -> tuple[Tensor, Tensor]:
         """Unit features ``(m, embed_dim)`` and norms ``(m,)``."""
         vectors = {text.rows: self._known[text.rows] for text in texts if text.rows in self._known}
-        fresh = {text.rows: text for text in texts if text.rows not in vectors}
-        if fresh:
-            features, norms = self._embed(list(fresh.values()))
-            # Copies: a view would keep the features of the whole call in memory.
+        missing = {text.rows: text for text in texts if text.rows not in vectors}
+        if missing:
+            features, norms = self._embed(list(missing.values()))
+            # Copies, because a view would keep the features of the whole call in memory.
             copies = [(feature.clone(), norm.clone()) for feature, norm in zip(features, norms, strict=True)]
-            vectors |= zip(fresh, copies, strict=True)
+            vectors |= zip(missing, copies, strict=True)
         if self._known.maxsize:
             self._known.update(vectors)
         chosen = [vectors[text.rows] for text in texts]
@@ -224,7 +229,7 @@ class ContextEncoder:
 
 
 def _contextual(pairs: ScoredPairs, rows: Tensor, contexts: Tensor, norms: Tensor) -> dict[int, float]:
-    """Contextual scores by row: rows ``(m,)`` with contexts ``(m, embed_dim)`` of ``norms`` ``(m,)``."""
+    """Contextual scores by row: of the rows ``(m,)`` with contexts ``(m, embed_dim)`` and norms ``(m,)``."""
     scores = contextual_scores(
         pairs.cosines[rows],
         pairs.encoded.norms[rows].double(),
@@ -237,9 +242,9 @@ def _contextual(pairs: ScoredPairs, rows: Tensor, contexts: Tensor, norms: Tenso
 def _referenced(pairs: ScoredPairs, rows: Tensor, references: Tensor) -> dict[int, float]:
     """Reference scores by row: references ``(r, embed_dim)`` with the row ``(r,)`` of each."""
     cosines = row_cosines(references, pairs.encoded.features[rows])
-    own = torch.unique(rows)
-    best = largest_by_row(cosines, rows, len(pairs.scores))[own]
-    return dict(zip(own.tolist(), reference_scores(pairs.scores[own], best).tolist(), strict=True))
+    unique = torch.unique(rows)
+    best = largest_by_row(cosines, rows, len(pairs.scores))[unique]
+    return dict(zip(unique.tolist(), reference_scores(pairs.scores[unique], best).tolist(), strict=True))
 
 
 def _any_truncated(texts: Sequence[TokenizedText]) -> bool | None:

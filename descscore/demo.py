@@ -1,8 +1,8 @@
-"""Score real photos that ordinary packages carry: ``python -m descscore.demo``.
+"""Score sample photos of installed packages: ``python -m descscore.demo``.
 
-The photos are sample data of matplotlib and scikit-image, read from where those packages
-are installed. Each photo is scored with a description, a caption, and another photo's
-description; all texts were written for this demonstration.
+The photos are sample data of matplotlib and scikit-image, read from the installed packages.
+Each photo is scored with a description, a caption, and another photo's description. All texts
+were written for this demonstration.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ class Photo:
     """A sample photo and two texts for it."""
 
     package: str
-    """The package that carries the photo."""
+    """The package that contains the photo."""
     path: str
-    """Where the photo is in the package."""
+    """The photo's path in the package."""
     description: str
-    """A text that stands in for the photo."""
+    """A text that can replace the photo."""
     caption: str
     """A text that adds to it."""
 
@@ -34,7 +34,7 @@ class Photo:
         return Path(self.path).name
 
     def find(self) -> Path:
-        """The photo's place on this machine. Raises :class:`DataError` where the package lacks it."""
+        """The photo's file. Raises :class:`DataError` if the package or the photo is missing."""
         spec = find_spec(self.package)
         if spec is None or spec.origin is None:
             raise DataError(f"{self.package} is not installed; run: pip install 'descscore[demo]'")
@@ -73,7 +73,7 @@ PHOTOS = (
 
 
 def table(scorer: DescScorer, photos: tuple[Photo, ...] = PHOTOS) -> str:
-    """One line per photo and text, with score and cosine, and how often the description wins."""
+    """A line with score and cosine for each photo and text, and the number of descriptions that win."""
     lines = [f"{'photo':<17} {'text':<20} {'score':>6} {'cosine':>8}  wording", "-" * 100]
     won_caption = won_other = 0
     for i, photo in enumerate(photos):

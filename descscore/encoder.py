@@ -1,13 +1,13 @@
-"""Images and texts to unit features, in the order that is quickest.
+"""Encode images and texts as unit features, in batches that fit into memory.
 
-:class:`Encoder` runs one model. Its results depend neither on the order nor on what else is in a
-batch. :class:`BatchSize` halves a batch that does not fit into memory.
+:class:`Encoder` runs one model. Its results depend neither on the order of the inputs nor on the
+batches. :class:`BatchSize` halves a batch that does not fit into memory.
 
 :func:`with_precision` makes a model faster and a little less exact. Matrix products and
-convolutions, which take the time, then run in bfloat16 or float16. What would lose most and
-takes little time stays in float32: the residual stream, norms, embeddings and the last
-projections; and outside the towers the normalising of pixels and features, the cosines, the
-purpose read-out and the logit scale.
+convolutions, which take most of the time, then run in bfloat16 or float16. The steps that need
+precision and take little time stay in float32: in the towers the residual stream, norms, embeddings
+and the last projections; outside the towers the normalisation of pixels and features, the cosines,
+the purpose read-out and the logit scale.
 """
 
 from __future__ import annotations
@@ -45,15 +45,15 @@ Precision: TypeAlias = Literal["float32", "bf16", "fp16"]
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 CPU_BATCH = 32
-"""Batch size on a CPU, whose rate hardly depends on it."""
+"""Batch size on a CPU; larger ones are hardly faster."""
 
 _FIRST, _LAST, _GAIN = 64, 1024, 1.05
-"""Batch sizes that are tried on a GPU, and the gain in rate that makes a larger one worth it."""
+"""Smallest and largest batch size tried on a GPU, and the gain in rate that a doubling must bring."""
 
 _TRIALS = 3
 
 _EXAMPLE = 8
-"""Pictures that the image tower is compiled with, for batches of any size."""
+"""Size of the batch with which the image tower is compiled; it then takes batches of any size."""
 
 
 class Encoder:
@@ -73,30 +73,30 @@ class Encoder:
         self._mean, self._std = (
             torch.tensor(config[name], device=model.device).view(1, 3, 1, 1) for name in ("mean", "std")
         )
-        self._picture_features: Callable[[Tensor], Tensor] = self._of_pictures
+        self._picture_features: Callable[[Tensor], Tensor] = self._encode_pictures
         self._pads = model.device.type == "cuda" if pad is None else pad
 
     @property
     def device(self) -> torch.device:
-        """Where the model runs."""
+        """The model's device."""
         return self.model.device
 
     @property
     def batch_size(self) -> int:
-        """Images per pass; smaller than asked for once memory has run out."""
+        """Images per pass; it shrinks when memory runs out."""
         return self.batches.value
 
     @torch.inference_mode()
     def compile(self) -> None:
-        """Speed up :meth:`pixels` with ``torch.compile``, which takes up to some minutes.
+        """Speed up :meth:`pixels` with ``torch.compile``, which may take minutes.
 
-        Raises :class:`ModelError` where torch cannot compile, as without a C++ compiler.
+        Raises :class:`ModelError` if torch cannot compile, for example without a C++ compiler.
         """
-        self._picture_features = compiled(self._of_pictures, self._blank(_EXAMPLE))
+        self._picture_features = compiled(self._encode_pictures, self._blank(_EXAMPLE))
 
     @torch.inference_mode()
     def try_batch(self, size: int) -> None:
-        """Run ``size`` blank pictures through the image tower and wait for it."""
+        """Run ``size`` blank pictures through the image tower and wait for the result."""
         self.batches.value = size
         self.pixels(self._blank(size))[:1].cpu()
 
@@ -118,26 +118,26 @@ class Encoder:
         return torch.cat(self.batches.run(len(pixels), encode))
 
     def _padded(self, pictures: Tensor) -> Tensor:
-        """Pictures with blank ones added, so that batches have one of few sizes.
+        """Add blank pictures, so that only a few batch sizes occur.
 
-        On a GPU torch prepares attention anew for each new size, which takes longer than a full batch.
+        On a GPU, torch prepares attention for each new size, which takes longer than a full batch.
         """
         missing = self.batches.next_size(len(pictures)) - len(pictures) if self._pads else 0
         return F.pad(pictures, (*[0] * 6, 0, missing)) if missing else pictures
 
-    def _of_pictures(self, pictures: Tensor) -> Tensor:
+    def _encode_pictures(self, pictures: Tensor) -> Tensor:
         """Pictures ``(n, height, width, 3)`` uint8 on the device -> unit features ``(n, embed_dim)``."""
         scaled = pictures.permute(0, 3, 1, 2).float().div(255)
         return self._encode(scaled.sub_(self._mean).div_(self._std))
 
     def _encode(self, pixels: Tensor) -> Tensor:
         """Normalised pixels ``(n, 3, height, width)`` -> unit features ``(n, embed_dim)`` float32."""
-        # With the colours of a pixel together in memory, convolutions are up to 1.4 times faster.
+        # With a pixel's colours next to each other in memory, convolutions are up to 1.4 times faster.
         ready = pixels.to(self.model.device, self._dtype, memory_format=torch.channels_last)
         return F.normalize(encode_images(self.model.clip, ready).float(), dim=-1)
 
     def texts(self, texts: Sequence[str], policy: TextPolicy = "truncate") -> EncodedTexts:
-        """Texts -> unit features; a text that occurs again runs once."""
+        """Texts -> unit features; a repeated text runs once."""
         return self.tokenized([self.model.tokenizer.tokenize(text, policy) for text in texts])
 
     @torch.inference_mode()
@@ -155,9 +155,9 @@ class Encoder:
 
     @torch.inference_mode()
     def embeddings(self, texts: Sequence[TokenizedText]) -> tuple[Tensor, Tensor]:
-        """Tokenised texts under the scoring model alone: unit features ``(n, embed_dim)`` and norms ``(n,)``.
+        """Tokenised texts -> unit features ``(n, embed_dim)`` and norms ``(n,)`` under the scoring model.
 
-        Equal to ``features`` and ``norms`` of :meth:`tokenized`, without base and read-out.
+        Equal to ``features`` and ``norms`` of :meth:`tokenized`, but without the base and the read-out.
         """
         windows = TextWindows.of(texts)
         features, norms, _ = self._rows(self.model.clip, windows.rows, None)
@@ -166,10 +166,10 @@ class Encoder:
     def _rows(
         self, clip: CLIP, rows: list[tuple[int, ...]], purpose: Purpose | None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Token rows -> unit features, norms, and probabilities where there is a read-out.
+        """Token rows -> unit features, norms, and probabilities if there is a read-out.
 
-        Rows of similar length run together, and among these rows with the same beginning. A pass
-        needs no more memory than ``batch_size`` texts of full length.
+        Rows run in order of their length and then of their tokens, so that rows of a pass have similar
+        lengths and common beginnings. A pass needs no more memory than ``batch_size`` texts of full length.
         """
         order = sorted(range(len(rows)), key=lambda i: (len(rows[i]), rows[i]))
 
@@ -181,14 +181,14 @@ class Encoder:
         lengths = [len(rows[i]) for i in order]
         parts = self.batches.run_lengths(lengths, self.model.tokenizer.context_length, encode)
         features, norms, probabilities = zip(*parts, strict=True)
-        back = torch.empty(len(order), dtype=torch.int64)
-        back[order] = torch.arange(len(order))
-        back = back.to(self.model.device)
-        probability = None if probabilities[0] is None else torch.cat(probabilities)[back]
-        return torch.cat(features)[back], torch.cat(norms)[back], probability
+        positions = torch.empty(len(order), dtype=torch.int64)
+        positions[order] = torch.arange(len(order))
+        positions = positions.to(self.model.device)
+        probability = None if probabilities[0] is None else torch.cat(probabilities)[positions]
+        return torch.cat(features)[positions], torch.cat(norms)[positions], probability
 
     def _run(self, clip: CLIP, tokens: Tensor, purpose: Purpose | None) -> tuple[Tensor, Tensor | None]:
-        """Raw features of token rows, and probabilities read from the state at the purpose's site."""
+        """Raw features of token rows, and probabilities that the purpose read-out gives."""
         block = None if purpose is None else purpose.site.block
         run = run_texts(clip, tokens, self.model.device, block)
         if purpose is None or run.state is None:
@@ -208,7 +208,7 @@ class BatchSize:
         self.value = value
 
     def next_size(self, count: int) -> int:
-        """The smallest of a few sizes that holds ``count`` rows: a full batch, half of it, a quarter ..."""
+        """The smallest size for ``count`` rows among a full batch, half of it, a quarter of it and so on."""
         size = self.value
         while size > 1 and (size + 1) // 2 >= count:
             size = (size + 1) // 2
@@ -217,10 +217,10 @@ class BatchSize:
     def run(self, count: int, function: Callable[[slice], T]) -> list[T]:
         """Call ``function`` with slices that cover ``range(count)`` in order.
 
-        A slice that does not fit into memory is halved, and so are all that follow.
+        If a slice does not fit into memory, it and all later slices are halved.
 
         Raises:
-            ModelError: Not even one row fits.
+            ModelError: A single row does not fit into memory.
         """
         return self._run(count, lambda start: start + self.value, function)
 
@@ -253,7 +253,7 @@ class BatchSize:
                 if not is_out_of_memory(error):
                     raise
                 self._halve(part.stop - part.start, error)
-            # Outside the handler, where the traceback no longer holds the failed batch.
+            # Outside the handler, because inside it the traceback still holds the failed batch.
             release_memory()
         return parts
 
@@ -261,11 +261,11 @@ class BatchSize:
         if tried == 1:
             raise ModelError(f"out of memory with a single row: {error}") from error
         self.value = max(1, min(tried, self.value) // 2)
-        log.warning("out of memory with a batch of %d; going on with a batch size of %d", tried, self.value)
+        log.warning("out of memory with a batch of %d; continuing with a batch size of %d", tried, self.value)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether ``error`` says that memory ran out, on a device or on the host."""
+    """Whether ``error`` means that memory ran out, on a device or on the host."""
     if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
         return True
     text = str(error).lower()
@@ -289,9 +289,9 @@ def find_batch_size(
     On a CPU it tries nothing and returns :data:`CPU_BATCH`.
 
     Args:
-        run: Passes a batch of that size through the model and waits for it.
-        device: Where the model runs.
-        clock: Seconds, rising.
+        run: Function that runs a batch of a given size through the model and waits for it.
+        device: The model's device.
+        clock: Function that returns the time in seconds.
     """
     if device.type == "cpu":
         return CPU_BATCH
@@ -305,7 +305,7 @@ def find_batch_size(
 
 
 def _rate(run: Callable[[int], None], size: int, clock: Callable[[], float]) -> float:
-    """Rows a second, the best of a few passes after a first one; 0 where the batch does not fit."""
+    """Rows per second, the best of a few passes after a warm-up; 0 if the batch does not fit."""
     try:
         run(size)
         times = [clock()]
@@ -321,17 +321,17 @@ def _rate(run: Callable[[int], None], size: int, clock: Callable[[], float]) -> 
 
 
 def check_precision(precision: str) -> Precision:
-    """``precision`` itself, or a :class:`UsageError` that lists the known ones."""
+    """Return ``precision``; raises :class:`UsageError` with the choices for an unknown one."""
     if precision not in get_args(Precision):
         raise UsageError(f"precision {precision!r}: choose one of {', '.join(get_args(Precision))}")
     return precision  # type: ignore[return-value]
 
 
 def with_precision(model: LoadedModel, precision: str) -> LoadedModel:
-    """``model`` with its towers in ``precision``: a copy, or itself where it has that precision.
+    """A copy of ``model`` with its towers in ``precision``; ``model`` itself if it has that precision.
 
-    Only :class:`Encoder` can run the copy. Its towers mix number formats, which open_clip's own
-    modules do not.
+    Only :class:`Encoder` can run the copy, because open_clip's own code does not expect the mixed
+    number formats of its towers.
 
     Raises:
         UsageError: The precision is unknown, or the model is in another reduced precision.
@@ -339,11 +339,11 @@ def with_precision(model: LoadedModel, precision: str) -> LoadedModel:
     if check_precision(precision) == model.precision:
         return model
     if model.precision != "float32":
-        raise UsageError(f"model {model.name}: is in {model.precision} already; load it anew")
+        raise UsageError(f"model {model.name}: is in {model.precision} already; load it again")
     clip, base = copy.deepcopy((model.clip, model.base))
-    for each in {id(tower): tower for tower in (clip, base)}.values():
-        _reduce_texts(each, DTYPES[precision])
-        _reduce_images(each.visual, DTYPES[precision])
+    for distinct in {id(part): part for part in (clip, base)}.values():
+        _reduce_texts(distinct, DTYPES[precision])
+        _reduce_images(distinct.visual, DTYPES[precision])
     return replace(model, clip=clip, base=base, precision=precision)
 
 
@@ -377,7 +377,7 @@ def _reduce_blocks(transformer: Any, dtype: torch.dtype) -> None:
 
 
 def _reduce(modules: Iterable[nn.Module], dtype: torch.dtype) -> None:
-    """Convert the weights of ``modules`` themselves, not those of their parts."""
+    """Convert the weights of ``modules``, but not those of their submodules."""
     for module in modules:
         for weight in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
             if weight.is_floating_point():

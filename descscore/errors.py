@@ -1,13 +1,13 @@
-"""Errors that descscore raises, each with the exit code that the command line gives it.
+"""The errors that descscore raises, with their exit codes on the command line.
 
-Every message names the file, row or value that caused it, so that a caller who scores
-many inputs can tell which one to look at. An error's ``kind`` is a short, stable word for
-tables and logs, such as ``missing_image``.
+Every message names the file, row or value that caused it, because callers score many inputs
+at once. An error's ``kind`` is a short, stable word for tables and logs, such as
+``missing_image``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 
 class DescscoreError(Exception):
@@ -25,7 +25,7 @@ class UsageError(DescscoreError):
 
 
 class ModelError(DescscoreError):
-    """A model is not there, or cannot be read or used."""
+    """A model is missing, or cannot be read or used."""
 
     kind = "model"
 
@@ -34,9 +34,9 @@ class InputError(DescscoreError):
     """One image or text cannot be scored.
 
     Args:
-        kind: Why not, in one word (see :class:`ImageError`, :class:`TextError`).
-        message: The same for people, with the file or value.
-        rows: Where a list was scored, the error of each row that cannot be scored; else empty.
+        kind: The reason in one word (see :class:`ImageError`, :class:`TextError`).
+        message: The reason in a sentence, with the file or value.
+        rows: The error of each row that cannot be scored; empty unless a list was scored.
     """
 
     def __init__(self, kind: str, message: str, rows: Mapping[int, InputError] | None = None) -> None:
@@ -67,3 +67,24 @@ class StorageError(DescscoreError):
     """A database cannot be read or written: missing, read-only, full, locked, or not one of ours."""
 
     kind = "storage"
+
+
+def rows_error(
+    problems: Mapping[int, InputError], name: Callable[[int], str] = "row {}".format
+) -> InputError:
+    """One error for all rows that cannot be scored, with the class and kind of the first row's error.
+
+    Args:
+        problems: The error of each such row; at least one.
+        name: The name of a row in the message.
+    """
+    ordered = sorted(problems.items())
+    first = ordered[0][1]
+    message = first_ten([f"{name(row)}: {error}" for row, error in ordered])
+    return type(first)(first.kind, message, problems)
+
+
+def first_ten(problems: Sequence[str], separator: str = "; ") -> str:
+    """Problems on one line: the first ten, and the number of the others."""
+    more = [f"and {len(problems) - 10} more"] if len(problems) > 10 else []
+    return separator.join([*problems[:10], *more])

@@ -1,7 +1,7 @@
-"""Files that are whole at any moment, and folders that one process writes at a time.
+"""Write files in one step, and let only one process write to a folder.
 
-What a killed process leaves half written has a name that starts with :data:`UNFINISHED` and ends in
-``.part``, so no search for results finds it.
+Unfinished files of a killed process have names that start with :data:`UNFINISHED` and end in ``.part``, so
+no search for results finds them.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ LOCK_FILE = ".lock"
 def atomic_write(path: Path, mode: int | None = None) -> Iterator[Path]:
     """Replace a file or a folder in one step.
 
-    The block writes a temporary file, or makes a temporary folder, beside ``path``. If the block ends
-    well, that is flushed to the disk and takes the place of ``path``. Otherwise it is removed, and what
-    was at ``path`` stays. Another process finds the old content or the new, never a part, and so does a
-    run that starts after a kill. (An old folder, unlike an old file, is gone for a moment.)
+    The block writes a temporary file, or a temporary folder, next to ``path``. If the block ends without
+    an error, the temporary file is flushed to the disk and replaces ``path``. Otherwise it is removed, and
+    ``path`` does not change. So other processes, and runs after a kill, see the old or the new content and
+    never a part. (An old folder, unlike an old file, is missing for a moment.)
 
     Args:
         path: what to replace; its folder must exist.
-        mode: permissions of the file from the start, such as 0o600; by default those that every new
-            file gets.
+        mode: permissions that the file has from the start, such as 0o600; by default those of any new
+            file.
 
     Yields:
         The temporary path to write.
 
     Raises:
-        DataError: if the file system refuses, with the path and the reason. Other errors of the block
-            come through.
+        DataError: if the path cannot be written; with the path and the reason. Other errors of the block
+            are not changed.
     """
     temporary = path.parent / f"{UNFINISHED}{secrets.token_hex(8)}.part"
     try:
@@ -50,7 +50,7 @@ def atomic_write(path: Path, mode: int | None = None) -> Iterator[Path]:
         yield temporary
         for part in [temporary, *temporary.rglob("*")]:
             _flush(part)
-        if path.is_dir():
+        if path.is_dir() and temporary.is_dir():
             shutil.rmtree(path)
         os.replace(temporary, path)
         with contextlib.suppress(OSError):  # not every file system can flush a folder
@@ -64,11 +64,11 @@ def atomic_write(path: Path, mode: int | None = None) -> Iterator[Path]:
 
 
 def remove_unfinished(folder: Path, older_than: float = 0.0) -> None:
-    """Delete what killed processes left half written in ``folder``.
+    """Delete unfinished files of killed processes in ``folder``, but not in its subfolders.
 
     Args:
-        folder: the folder to look in, not below.
-        older_than: age in seconds, for a folder where other processes may be writing.
+        folder: the folder.
+        older_than: smallest age in seconds, for a folder to which other processes may be writing.
     """
     for path in folder.glob(f"{UNFINISHED}*"):
         with contextlib.suppress(OSError):
@@ -82,7 +82,7 @@ def locked(folder: Path, advice: str = "wait for it") -> Iterator[None]:
 
     Args:
         folder: a folder that exists.
-        advice: what the user can do if another process is there.
+        advice: advice to the user if another process has the lock.
 
     Raises:
         DataError: if another process holds the lock, or the folder cannot be locked.
@@ -101,7 +101,7 @@ def locked(folder: Path, advice: str = "wait for it") -> Iterator[None]:
 
 
 def _flush(path: Path) -> None:
-    """Bring a file or the names in a folder to the disk."""
+    """Flush a file, or the names in a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,14 +1,14 @@
-"""Read an image from anywhere as the pixels that a model takes.
+"""Read an image from any source, and prepare the pixels that a model takes.
 
-:func:`load_image` turns any source into an 8-bit RGB picture, as a person would see it: EXIF
-orientation applied, transparency on white, palettes and CMYK resolved, 16-bit and float
-greys scaled, the first frame of an animation. It never fetches anything.
-:func:`picture_pixels` resizes a picture, then crops or pads it. It equals the first part of
+:func:`load_image` turns any source into an 8-bit RGB picture, as a person would see it. It applies
+the EXIF orientation, puts transparent images on white, converts palettes and CMYK, scales 16-bit and
+float greys, and takes the first frame of an animation. It never fetches anything.
+:func:`picture_pixels` resizes a picture, then crops or pads it. Its result equals the first part of
 open_clip's evaluation transform to the bit.
 
-All of it needs Pillow and NumPy alone: a worker that decodes images starts in a fraction of the
-time and memory that importing torch takes. :class:`descscore.encoder.Encoder` does the rest,
-scaling and normalising, for whole batches on the model's device.
+This module needs only Pillow and NumPy. So a worker process that decodes images starts quickly and
+uses little memory, as it does not import torch. :class:`descscore.encoder.Encoder` then scales and
+normalises whole batches on the model's device.
 """
 
 from __future__ import annotations
@@ -64,6 +64,11 @@ def load_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Image.Image
         "bad_image_type",
         f"image: expected a path, bytes, a PIL image or an array, got {type(source).__name__}",
     )
+
+
+def image_identity(image: ImageSource) -> object:
+    """Equal for two arguments that are the same image: the path, or the identity of the object."""
+    return os.fspath(image) if isinstance(image, (str, os.PathLike)) else id(image)
 
 
 def check_path(source: str | os.PathLike[str]) -> Path:
@@ -130,7 +135,7 @@ def _to_uint8(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 
 def _open_checked(opener: Any, name: str, max_pixels: int) -> Image.Image:
-    """Open and decode; any error that a broken file causes in Pillow becomes an :class:`ImageError`."""
+    """Open and decode an image; every error of Pillow becomes an :class:`ImageError`."""
     try:
         image = opener()
         if 0 in image.size:
@@ -181,11 +186,11 @@ def _first_frame_to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Turned as its EXIF data say; like every browser, it ignores damaged EXIF data."""
+    """Turn the image as its EXIF data say. As in browsers, damaged EXIF data are ignored."""
     try:
         turned = image.getexif().get(ExifTags.Base.Orientation) in range(2, 9)
         return ImageOps.exif_transpose(image) if turned else image
-    except Exception:  # noqa: BLE001 - the pixels are fine even where the tags are not
+    except Exception:  # noqa: BLE001 - the pixels can be used even if the tags are damaged
         return image
 
 
@@ -196,7 +201,7 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 
 def _scale_deep_grey(image: Image.Image) -> Image.Image:
-    """Scale 16-bit greys by their full range; 32-bit and float greys, which have none, by their values."""
+    """Scale 16-bit greys by their full range. 32-bit and float greys have none, so their values set it."""
     values = np.asarray(image).astype(np.float64)
     low, high = 0.0, 65535.0
     if image.mode == "F" or values.min() < 0 or values.max() > 65535:
@@ -220,15 +225,15 @@ _MODES = ("shortest", "longest", "squash")
 
 @dataclass(frozen=True)
 class PixelSpec:
-    """The size of the pictures that a model takes, and how to bring them to it."""
+    """The size of the pictures that a model takes, and how to resize pictures to it."""
 
     height: int
     """In pixels."""
     width: int
     """In pixels."""
     mode: str = "shortest"
-    """``shortest``: the shorter side fits, the rest is cut. ``longest``: the longer side fits, the rest is
-    ``fill``. ``squash``: both sides fit."""
+    """``shortest`` fits the shorter edge and crops the rest. ``longest`` fits the longer edge and pads with
+    ``fill``. ``squash`` fits both edges, and may distort the picture."""
     interpolation: str = "bicubic"
     """``bicubic`` or ``bilinear``."""
     fill: int = 0
@@ -246,9 +251,10 @@ def pixel_spec(config: Mapping[str, Any]) -> PixelSpec:
     height, width = (size, size) if isinstance(size, int) else tuple(size)
     if mode not in _MODES:
         raise ModelError(f"resize mode {mode!r} is not one of {', '.join(_MODES)}")
-    # Outside training, open_clip takes bicubic for 'random', and for every 'shortest' that is not square.
-    odd = mode == "shortest" and height != width
-    interpolation = "bilinear" if config["interpolation"] == "bilinear" and not odd else "bicubic"
+    # Outside training, open_clip uses bicubic for 'random', and for 'shortest' unless the size is square.
+    always_bicubic = mode == "shortest" and height != width
+    bilinear = config["interpolation"] == "bilinear" and not always_bicubic
+    interpolation = "bilinear" if bilinear else "bicubic"
     return PixelSpec(int(height), int(width), str(mode), interpolation, int(config.get("fill_color") or 0))
 
 
@@ -261,7 +267,7 @@ def picture_pixels(image: Image.Image, spec: PixelSpec) -> np.ndarray[Any, Any]:
 
 
 def _target_size(width: int, height: int, spec: PixelSpec) -> tuple[int, int]:
-    """Width and height to resize to. The three cases round as the original transforms do."""
+    """Width and height to resize to. Each mode rounds as open_clip's transform does."""
     if spec.mode == "squash":
         return spec.width, spec.height
     if spec.mode == "shortest" and spec.width == spec.height:

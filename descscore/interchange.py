@@ -1,20 +1,20 @@
-"""Learn where a text's purpose is kept, and interchange the purposes of two texts.
+"""Learn the purpose subspace of a text tower, and interchange the purposes of two texts.
 
 Distributed alignment search learns an orthogonal matrix R, the :class:`Rotation`. An
 interchange gives a text another text's purpose: it replaces the first k rotated coordinates
-of the state at :class:`descscore.purpose.Site` and runs the rest of the text tower.
+of the state at :class:`descscore.purpose.Site`, and then runs the rest of the text tower.
 Source: Zur et al. 2024 (arXiv 2406.09458); Geiger et al. 2024 (arXiv 2303.02536).
 
-R is the exponential of a skew-symmetric matrix S, which is always orthogonal. torch
-differentiates ``matrix_exp`` by the exponential of a matrix twice as wide.
-:func:`skew_exponential` costs a tenth of that. For skew-symmetric S the derivative's adjoint
-is an average over rotations, which a series of commutators gives. With K the skew part of
-(dL/dE) E^T and E = exp(S)::
+R is the exponential of a skew-symmetric matrix S. Such an exponential is always orthogonal.
+torch differentiates ``matrix_exp`` by the exponential of a matrix twice as wide.
+:func:`skew_exponential` costs a tenth of that. For skew-symmetric S, the adjoint of the derivative
+is an average over rotations, and a series of commutators computes it. With E = exp(S), and K the
+skew part of (dL/dE) E^T::
 
     dL/dS = integral over s in 0..1 of exp(-sS) K exp(sS) = K - [S, K] / 2! + [S, [S, K]] / 3! - ...
 
-A commutator of skew matrices is P - P^T with P = S K: one product a term. Where S is large, the
-average over 0..1 is built from the one over 0..2^-j by j doublings. Source: Najfeld and Havel
+The commutator of skew matrices S and K is P - P^T with P = S K: one product per term. For large S,
+j doublings turn the average over 0..2^-j into the average over 0..1. Source: Najfeld and Havel
 1995, Derivatives of the matrix exponential and their computation, Adv. Appl. Math. 16.
 """
 
@@ -39,11 +39,11 @@ _MOST_TERMS = 60
 def skew_exponential(skew: Tensor) -> Tensor:
     """exp(S) of a skew-symmetric matrix: ``(n, n)`` -> ``(n, n)``, orthogonal; once differentiable.
 
-    The gradient is the skew part of the true one, which is all that reaches L where S = L - L^T.
-    Autocast must be off.
+    The result's gradient is only the skew part of the true gradient. This is enough if S is computed as
+    L - L^T, because the other part then cancels. Autocast must be off.
     """
-    out: Tensor = _Exponential.apply(skew)
-    return out
+    exponential: Tensor = _Exponential.apply(skew)
+    return exponential
 
 
 class _Exponential(torch.autograd.Function):
@@ -79,7 +79,7 @@ def _average(skew: Tensor, moved: Tensor) -> Tensor:
 
 
 def _size(skew: Tensor) -> float:
-    """A bound on the largest singular value: these come in pairs, hence the root of 2."""
+    """A bound on the largest singular value. Each occurs twice, hence the division by sqrt(2)."""
     return min(float(skew.norm()) / math.sqrt(2), float(skew.abs().sum(0).max()))
 
 
@@ -98,9 +98,9 @@ def _series(skew: Tensor, moved: Tensor) -> Tensor:
 class Rotation(nn.Module):
     """A learned orthogonal matrix R ``(width, width)``, in float32 (or float64 after ``.double()``).
 
-    Starts as a random orthogonal matrix drawn from ``seed`` alone. It stays orthogonal
-    whatever the optimiser does, since training changes the skew matrix, and R is its
-    exponential. Call :meth:`matrix` once a step and share the result.
+    It starts as a random orthogonal matrix that depends only on ``seed``. R stays orthogonal during
+    training: the optimiser changes the skew matrix, and R is its exponential. Call :meth:`matrix`
+    once per step and share the result.
     """
 
     def __init__(self, width: int, seed: int = 0) -> None:
@@ -117,20 +117,20 @@ class Rotation(nn.Module):
 
     @property
     def _trained(self) -> Tensor:
-        held: Any = self.parametrizations
-        original: Tensor = held.weight.original
+        parametrized: Any = self.parametrizations
+        original: Tensor = parametrized.weight.original
         return original
 
     def matrix(self) -> Tensor:
         """R ``(width, width)``, differentiable.
 
-        Autocast is off here. It would multiply in half precision and leave R orthogonal to 1e-2 only.
+        Autocast is off here: with products in half precision, R would be orthogonal only to 1e-2.
         """
-        held: Any = self.parametrizations
+        parametrized: Any = self.parametrizations
         lower = self._trained.tril()
         with torch.autocast(lower.device.type, enabled=False):
             # ``self.weight`` computes the same, with a gradient that costs ten times as much.
-            matrix: Tensor = held.weight[0].base @ skew_exponential(lower - lower.T)
+            matrix: Tensor = parametrized.weight[0].base @ skew_exponential(lower - lower.T)
             return matrix
 
     def forward(self, state: Tensor) -> Tensor:
@@ -142,8 +142,8 @@ def interchange(base: Tensor, source: Tensor, matrix: Tensor, k: int) -> Tensor:
     """Base states with the source's purpose: ``(n, width)`` twice, R ``(width, width)`` -> ``(n, width)``.
 
     z' = R^T [(R z_s)_1..k ; (R z_b)_k+1..width], written as z_b + R_k^T R_k (z_s - z_b)
-    with R_k the first k rows of R. The two are equal for orthogonal R; this form
-    costs less and leaves a state that meets itself untouched to the last bit.
+    with R_k the first k rows of R. The two forms are equal for orthogonal R. The second
+    form costs less, and leaves a state bit for bit unchanged if base and source are equal.
     Differentiable in all three tensors; the result has the dtype of ``base``.
     """
     dtype = torch.promote_types(base.dtype, matrix.dtype)
@@ -154,12 +154,12 @@ def interchange(base: Tensor, source: Tensor, matrix: Tensor, k: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Exchange:
-    """Which texts of a batch meet: row numbers, ``(m,)`` int64 each."""
+    """The pairs of texts in a batch that are interchanged, as row numbers: ``(m,)`` int64 each."""
 
     base: Tensor
-    """The texts that receive another purpose."""
+    """The texts that receive another text's purpose."""
     source: Tensor
-    """The texts that give it."""
+    """The texts whose purpose they receive."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ class Interchanged:
     """Raw text features from one pass with interchanges."""
 
     plain: Tensor
-    """Every text as it is: ``(n, embed_dim)``."""
+    """Every text with its own purpose: ``(n, embed_dim)``."""
     swapped: Tensor
     """The base text of each interchange with its source's purpose: ``(m, embed_dim)``."""
     state: Tensor
@@ -186,12 +186,12 @@ def interchange_texts(
         clip: The model.
         tokens: ``(n, length)``, each distinct text once (see :func:`descscore.towers.text.join_tokens`).
             Lengths may differ between base and source.
-        exchange: Which texts meet.
+        exchange: The pairs of texts to interchange.
         matrix: R ``(width, width)``.
-        site: Where purpose is kept.
+        site: Block and size of the purpose subspace.
 
     Raises:
-        UsageError: The text tower lacks that site.
+        UsageError: The text tower has no such site.
     """
     check_site(clip, site)
     return interchange_run(clip, begin(clip, trim(clip, tokens)), exchange, matrix, site)

@@ -1,11 +1,11 @@
-"""Read a LoRA adapter as peft writes it, with attention updates that are added exactly once.
+"""Read LoRA adapters in peft's format, and replace peft's attention layer, which has two faults.
 
-peft's own layer for ``nn.MultiheadAttention`` has two faults. It adds the output
-projection's update twice, both to the weights it merges and in its forward pass (peft pull
-request 3774). And its forward pass adds the updates to the frozen weights and subtracts them
-afterwards. In floating point that does not restore the weights: they drift with every pass,
-and a resumed training run could not equal an uninterrupted one. :class:`ExactAttention`
-replaces that layer. peft's files stay as they are.
+peft's layer for ``nn.MultiheadAttention`` adds the output projection's update twice, both when
+it merges weights and in its forward pass (peft pull request 3774). Also, its forward pass adds
+the updates to the frozen weights and subtracts them afterwards. In floating point this does not
+restore the weights: they drift with every pass, and a resumed training run would differ from an
+uninterrupted one. :class:`ExactAttention` replaces that layer. The format of peft's files stays
+the same.
 
 Import this module only where LoRA is used: it imports peft, which takes over a second.
 """
@@ -32,7 +32,7 @@ from descscore.errors import ModelError
 LORA_CONFIG = "adapter_config.json"
 LORA_WEIGHTS = "adapter_model.safetensors"
 _SETTINGS = ("r", "lora_alpha", "target_modules", "bias", "lora_dropout", "rank_pattern", "alpha_pattern")
-"""The settings that shape the low-rank matrices; others in peft's file could name a model to fetch."""
+"""The settings that are read, which shape the low-rank matrices. Others could name a model to fetch."""
 
 
 TARGETS = {
@@ -43,7 +43,7 @@ TARGETS = {
 
 
 def merge_lora(clip: CLIP, folder: Path) -> CLIP:
-    """Merge the LoRA weights in ``folder`` into ``clip``, which is changed.
+    """Merge the LoRA weights in ``folder`` into ``clip``, in place.
 
     Raises:
         ModelError: A file is missing, damaged or made for another model.
@@ -73,31 +73,31 @@ def _plain_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that shape the low-rank matrices.
 
     Raises:
-        ValueError: Layers are named neither by one of :data:`TARGETS` nor by plain names. peft takes any
-            other name for a regular expression, and a stranger's can run for hours.
+        ValueError: The layers are neither one of :data:`TARGETS` nor plain names. peft would read other
+            names as regular expressions, and a stranger's expression may run for hours.
     """
-    kept = {key: settings[key] for key in _SETTINGS if key in settings}
+    plain = {key: settings[key] for key in _SETTINGS if key in settings}
     for key in ("target_modules", "rank_pattern", "alpha_pattern"):
-        names = kept.get(key) or []
+        names = plain.get(key) or []
         if isinstance(names, str) and names in TARGETS.values():
             continue
         if isinstance(names, str) or not all(re.fullmatch(r"[\w.]+", str(name)) for name in names):
             raise ValueError(f"{key} {str(names)[:100]!r}: expected the plain names of layers")
-    if not isinstance(kept.get("r", 1), int):
-        raise ValueError(f"r {str(kept['r'])[:100]!r}: expected a whole number")
-    return kept
+    if not isinstance(plain.get("r", 1), int):
+        raise ValueError(f"r {str(plain['r'])[:100]!r}: expected a whole number")
+    return plain
 
 
 def use_exact_attention(config: LoraConfig) -> LoraConfig:
-    """Make ``config`` put :class:`ExactAttention` on every attention layer it targets; returns it."""
+    """Return ``config``, changed to use :class:`ExactAttention` for the attention layers that it targets."""
     config._register_custom_module({nn.MultiheadAttention: ExactAttention})
     return config
 
 
 class ExactAttention(MultiheadAttention):  # type: ignore[misc, unused-ignore]
-    """Attention with W + B A * alpha / r for its packed input and its output projection.
+    """Attention whose two projections, packed input and output, use the weights W + B A * alpha / r.
 
-    A forward pass leaves the frozen weights alone. It adds into fresh tensors, so a layer may
+    A forward pass does not change the frozen weights. It adds into new tensors, so a layer may
     run any number of times in one graph.
     """
 
@@ -141,7 +141,7 @@ class ExactAttention(MultiheadAttention):  # type: ignore[misc, unused-ignore]
         self.merged_adapters.extend(names)
 
     def unmerge(self) -> None:
-        """Subtract the merged updates; exact only to rounding, as every subtraction is."""
+        """Subtract the merged updates; exact only up to rounding."""
         attention: Any = self.get_base_layer()
         weight = attention.in_proj_weight.detach()
         while self.merged_adapters:
@@ -150,7 +150,7 @@ class ExactAttention(MultiheadAttention):  # type: ignore[misc, unused-ignore]
         attention.out_proj.unmerge()
 
     def _active(self) -> list[str]:
-        """Adapters whose updates a pass must add to the weights."""
+        """Names of the adapters whose updates a pass must add to the weights."""
         if self.disable_adapters and self.merged:
             self.unmerge()
         return [] if self.disable_adapters or self.merged else self._known(self.active_adapters)
@@ -172,14 +172,14 @@ def _updated(
 ) -> Tensor:
     """Some rows of a linear layer with its updates: ``(m, width)`` -> ``(m, rows)``.
 
-    With gradients it computes B (A x) by two thin products. The sum W + B A and its gradient would
-    cost more for up to 6 times as many states as the layer is wide at a rank of a quarter of the
-    width, and always at smaller ranks. Without gradients the sum soon costs less.
+    With gradients it computes B (A x) by two thin products, which cost less than the sum W + B A and
+    its gradient (at a rank of a quarter of the width: for up to 6 times as many states as the layer is
+    wide; at smaller ranks: always). Without gradients the sum costs less, except for few states.
     """
     if not torch.is_grad_enabled():
         return F.linear(states, _summed(layer, weight, names)[rows], bias)
-    out = F.linear(states, weight[rows], bias)
+    output = F.linear(states, weight[rows], bias)
     for name in names:
         thin = F.linear(states, layer.lora_A[name].weight)
-        out = torch.addmm(out, thin, layer.lora_B[name].weight[rows].T, alpha=layer.scaling[name])
-    return out
+        output = torch.addmm(output, thin, layer.lora_B[name].weight[rows].T, alpha=layer.scaling[name])
+    return output

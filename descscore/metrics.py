@@ -1,4 +1,4 @@
-"""descscore as torchmetrics metrics.
+"""descscore as metrics of torchmetrics.
 
 >>> from descscore.metrics import DescriptionScore
 >>> metric = DescriptionScore()
@@ -28,8 +28,8 @@ __all__ = ["DescriptionScore", "PreferenceAccuracy"]
 ImageBatch: TypeAlias = "Sequence[ImageSource | Tensor] | ImageSource | Tensor"
 """A list of images, one image, or a tensor ``(n, channels, height, width)``.
 
-A tensor is uint8, or float in 0..1, with 1 channel (grey), 3 (red, green, blue) or 4 (opacity as
-well). Other images are as :func:`descscore.images.load_image` takes them.
+A tensor is uint8, or float in 0..1, with 1 channel (grey), 3 (red, green, blue) or 4 (red, green,
+blue, opacity). An image of another type is anything that :func:`descscore.images.load_image` takes.
 """
 
 
@@ -38,13 +38,13 @@ class DescriptionScore(ScorerMetric):
 
     Args:
         model: A name or folder (see :func:`descscore.load_model`), loaded once for the process
-            on the metric's device; or a ready :class:`descscore.DescScorer`, such as one with
+            on the metric's device; or a ready :class:`descscore.DescScorer`, for example one with
             another text policy or precision.
         per_item: Whether to keep every item's value for :meth:`scores` and :meth:`cosines`.
         kwargs: Arguments of ``torchmetrics.Metric``.
 
     Raises:
-        ModelError: At once, where the model cannot be loaded.
+        ModelError: The model cannot be loaded.
     """
 
     plot_upper_bound = SCALE
@@ -55,17 +55,18 @@ class DescriptionScore(ScorerMetric):
     def update(self, images: ImageBatch, texts: Sequence[str] | str) -> None:
         """Score image ``i`` with text ``i``; each distinct image is encoded once.
 
-        Raises as :meth:`descscore.DescScorer.score_batch`; then nothing is added.
+        Raises as :meth:`descscore.DescScorer.score_batch`. After an error nothing is added.
 
         Args:
             images: A list of paths, bytes, PIL images, arrays or tensors (see
                 :data:`descscore.metrics.ImageBatch`), or one tensor
                 ``(n, channels, height, width)``, uint8 or float in 0..1.
-            texts: As many texts; or a single text for a single image.
+            texts: One text per image; or a single text for a single image.
         """
         single = isinstance(texts, str)
-        rows = [texts] if isinstance(texts, str) else list(texts)
-        results = self.scorer.score_batch(image_list(images, None if single else len(rows)), rows)
+        text_list = [texts] if isinstance(texts, str) else list(texts)
+        image_sources = image_list(images, None if single else len(text_list))
+        results = self.scorer.score_batch(image_sources, text_list)
         self._add(sum(result.score for result in results), [result.cosine for result in results])
 
     def compute(self) -> Tensor:
@@ -75,8 +76,8 @@ class DescriptionScore(ScorerMetric):
     def scores(self) -> Tensor:
         """Each item's score ``(n,)``, float64; needs ``per_item=True``.
 
-        In the order of the updates; with several processes, those of the first process come
-        first. All processes must call this, as they must call ``compute``.
+        The scores are in the order of the updates. With several processes, those of the first process
+        come first, and all processes must call this method, as they must call ``compute``.
         """
         return SCALE * self._gathered().clamp(min=0)
 
@@ -114,22 +115,23 @@ class PreferenceAccuracy(ScorerMetric):
             captions: A caption of each image; or a single one for a single image.
 
         Raises:
-            UsageError: Where the lengths differ.
-            InputError: Names every text or image that cannot be scored.
+            UsageError: The lengths differ.
+            InputError: Some texts or images cannot be scored. The message names them.
         """
         single = isinstance(descriptions, str)
         if single != isinstance(captions, str):
             raise UsageError("descriptions and captions: one text and a list of texts; give two of a kind")
-        better = [descriptions] if isinstance(descriptions, str) else list(descriptions)
-        worse = [captions] if isinstance(captions, str) else list(captions)
-        sources = image_list(images, None if single else len(better))
-        if not len(sources) == len(better) == len(worse):
-            counts = f"{len(sources)} images, {len(better)} descriptions and {len(worse)} captions"
+        description_list = [descriptions] if isinstance(descriptions, str) else list(descriptions)
+        caption_list = [captions] if isinstance(captions, str) else list(captions)
+        count = len(description_list)
+        sources = image_list(images, None if single else count)
+        if not len(sources) == count == len(caption_list):
+            counts = f"{len(sources)} images, {count} descriptions and {len(caption_list)} captions"
             raise UsageError(f"{counts}: an item needs one of each")
-        names = [f"row {i}{kind}" for kind in ("", ", caption") for i in range(len(better))]
-        results = score_named(self.scorer, names, sources * 2, better + worse)
-        pairs = zip(results[: len(better)], results[len(better) :], strict=True)
-        margins = [first.cosine - second.cosine for first, second in pairs]
+        names = [f"row {i}{kind}" for kind in ("", ", caption") for i in range(count)]
+        results = score_named(self.scorer, names, sources * 2, description_list + caption_list)
+        pairs = zip(results[:count], results[count:], strict=True)
+        margins = [description.cosine - caption.cosine for description, caption in pairs]
         self._add(sum(margin > 0 for margin in margins), margins)
 
     def compute(self) -> Tensor:
@@ -137,10 +139,9 @@ class PreferenceAccuracy(ScorerMetric):
         return self._mean()
 
     def margins(self) -> Tensor:
-        """Each item's cosine of the description minus that of the caption ``(n,)``, float64, -2..2.
+        """Each item's margin ``(n,)``, float64, -2..2: cosine of the description minus that of the caption.
 
-        Needs ``per_item=True``; order and processes as for
-        :meth:`descscore.metrics.DescriptionScore.scores`.
+        Needs ``per_item=True``. Order and processes: see :meth:`descscore.metrics.DescriptionScore.scores`.
         """
         return self._gathered()
 
@@ -148,15 +149,15 @@ class PreferenceAccuracy(ScorerMetric):
 def image_list(images: ImageBatch, count: int | None) -> list[ImageSource]:
     """The images of ``count`` texts, as a list that a scorer takes.
 
-    An image that occurs again in a list stays one object, so that it is encoded once.
+    A repeated image stays one object, so that it is encoded once.
 
     Args:
         images: The images.
         count: Number of texts; None for a single text outside a list.
 
     Raises:
-        ImageError: For a tensor of another shape.
-        UsageError: For one array or path where a list belongs.
+        ImageError: A tensor has a wrong shape.
+        UsageError: There is one array or path instead of a list.
     """
     if isinstance(images, Tensor):
         images = _tensors(images, count)

@@ -1,8 +1,9 @@
-"""Check a model folder's configuration before open_clip reads it: known keys, with the types they need.
+"""Check the configuration in a model's folder before open_clip reads it.
 
-A model folder may come from a stranger. open_clip hands some of its keys to other libraries, which may then
+A model's folder may come from a stranger. open_clip passes some settings to other libraries. These may then
 run code from the folder (``tokenizer_kwargs`` with ``trust_remote_code``) or fetch files (``hf_model_name``,
-``timm_model_name`` with ``hf-hub:``). So a key that is not listed here is refused, by its name.
+``timm_model_name`` with ``hf-hub:``). So this module refuses all keys that are not listed here, and values of
+a wrong type.
 """
 
 from __future__ import annotations
@@ -165,12 +166,12 @@ def _check_part(path: Path, part: str, values: object, allowed: Mapping[str, Che
     if not isinstance(values, dict):
         raise ModelError(f"{path}: {part} is not a JSON object")
     for key, value in values.items():
-        # An empty setting of a Hugging Face tower means that there is none.
+        # An empty setting of a Hugging Face tower means that the model has no such tower.
         if key.startswith("hf_") and value in (None, "", False):
             continue
         check: Any = allowed.get(key)
         if check is None:
             raise ModelError(f"{path}: {part} has the key {key[:100]!r}, which descscore does not allow")
         if not check(value):
-            shown = json.dumps(value)[:100]
-            raise ModelError(f"{path}: {part} has {key} = {shown}, which descscore does not allow")
+            text = json.dumps(value)[:100]
+            raise ModelError(f"{path}: {part} has {key} = {text}, which descscore does not allow")

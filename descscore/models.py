@@ -1,13 +1,15 @@
-"""Load a model: one function, three kinds of source.
+"""Load a model from the package, a folder or open_clip.
 
-* a bundled name: ``base`` (untuned) or ``default`` (the base with the shipped adapter);
-* a local folder: a base in open_clip's own form (``open_clip_config.json`` and weights) or
+:func:`load_model` takes three kinds of source:
+
+* a bundled name: ``base`` (untuned) or ``default`` (the base with the bundled adapter);
+* a local folder with a base in open_clip's format (``open_clip_config.json`` and weights), or with
   an adapter (``descscore_adapter.json``), which names its base;
 * an open_clip model and its pretrained tag, written ``ViT-B-32/openai``.
 
-Preprocessing, tokenizer, context length and activation come from the model's own
-configuration. Weights are safetensors, or read by torch's loader for tensors
-alone, so that no code can run from them.
+Preprocessing, tokenizer, context length and activation come from the model's own configuration.
+Weights are safetensors, or torch files read by torch's loader for tensors only. So no code in a
+weights file can run.
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ ASSETS = Path(__file__).parent / "assets"
 CONFIG_FILE = "open_clip_config.json"
 
 _PREPROCESSING = {key: f"image_{key}" for key in ("mean", "std", "interpolation", "resize_mode")}
-"""Preprocessing settings of an open_clip tag, and the options of its factory that take them."""
+"""Preprocessing settings of an open_clip tag, each with the option of open_clip's factory that takes it."""
 
 
 @dataclass(frozen=True)
@@ -53,11 +55,11 @@ class LoadedModel:
     """A model ready to score, on its device and in evaluation mode."""
 
     name: str
-    """The source as asked for; of a folder, its last part."""
+    """The source as the caller wrote it; for a folder, only its last part."""
     clip: CLIP
     """The scoring model."""
     base: CLIP
-    """The untuned model, with the same image tower; it is ``clip`` itself where no adapter is loaded."""
+    """The untuned model, with the same image tower; ``clip`` itself if no adapter is loaded."""
     preprocess: Callable[[Image.Image], Tensor]
     """RGB image -> ``(3, height, width)`` float32, normalised as the configuration says."""
     tokenizer: Tokenizer
@@ -65,13 +67,13 @@ class LoadedModel:
     weights_hash: str
     """First 12 hex digits of the SHA-256 of all weights of ``clip``."""
     preprocessing: str
-    """What ``preprocess`` does, in one word, for the signature."""
+    """Short name of the preprocessing, for the signature (:func:`describe_preprocessing`)."""
     device: torch.device
-    """Where both towers are."""
+    """Device of both towers."""
     purpose: Purpose | None = None
-    """Where the model keeps a text's purpose; None for a model without it."""
+    """The model's purpose subspace; None for a model without one."""
     precision: str = "float32"
-    """Number format of the towers' weights (:mod:`descscore.encoder`)."""
+    """Number format of the towers' weights (:func:`descscore.encoder.with_precision`)."""
 
     @property
     def tuned(self) -> bool:
@@ -86,11 +88,11 @@ def load_model(
 
     Args:
         source: A bundled name, a folder, or an open_clip model with its tag (``ViT-B-32/openai``).
-        device: A torch device such as ``cpu`` or ``cuda:1``; by default a GPU where there is one.
-        cache_dir: Where downloaded weights are kept; by default the hub client's own folder.
+        device: A torch device such as ``cpu`` or ``cuda:1``; by default a GPU if there is one.
+        cache_dir: Folder for downloaded weights; by default the hub client's own folder.
 
     Raises:
-        ModelError: The model cannot be loaded. The message names the source and what is available.
+        ModelError: The model cannot be loaded. The message names the source and the alternatives.
         UsageError: There is no such device. The message lists the devices.
     """
     target = check_device(device)
@@ -103,7 +105,7 @@ def load_model(
 
 
 def check_device(device: str | None) -> torch.device:
-    """The torch device of that name, or a :class:`UsageError` that lists what there is."""
+    """The torch device of that name; raises :class:`UsageError` with the available ones."""
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     available = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
@@ -128,7 +130,7 @@ def _load(source: str, device: torch.device, cache_dir: str | Path | None) -> Lo
 
 
 def _folder_of(source: str) -> Path | None:
-    """The folder that ``source`` stands for, or None for an open_clip name with its tag."""
+    """The folder of the model ``source``, or None for an open_clip name with its tag."""
     if source in BUNDLED:
         folder = ASSETS / source
         return folder if source == "base" or folder.is_dir() else ASSETS / "base"
@@ -175,7 +177,7 @@ def _load_base(
 def _load_tagged(
     source: str, cache_dir: str | Path | None
 ) -> tuple[CLIP, Callable[[Image.Image], Tensor], Any]:
-    """An open_clip model by name and pretrained tag, from the cache or the network."""
+    """Load an open_clip model by name and pretrained tag, from the cache or the network."""
     name, _, tag = source.rpartition("/")
     config = pretrained.get_pretrained_cfg(name, tag)
     if not config:
@@ -190,17 +192,17 @@ def _load_tagged(
             f"model {source!r}: not in {where} and cannot be downloaded ({_one_line(error)}). Available "
             f"without a network: {' and '.join(BUNDLED)}, or a local folder with {CONFIG_FILE}"
         ) from error
-    # A tag names the activation that its weights were trained with. The configuration of the
-    # plain name may name another, and open_clip then only warns (open_clip #771).
+    # The tag's configuration names the activation that the weights were trained with. The model's may
+    # name another one, and open_clip then only warns (open_clip #771).
     options = {option: config.get(key) for key, option in _PREPROCESSING.items()}
     options["force_quick_gelu"] = bool(config.get("quick_gelu"))
-    # Given the tag, open_clip would ask the hub once more; so it gets the file.
+    # With the tag, open_clip would ask the hub a second time; so open_clip gets the file.
     clip, _, preprocess = _create(name, source, weights, **options)
     return clip, preprocess, get_tokenizer(name)
 
 
 class _NoRandomWeights(TorchFunctionMode):
-    """Leaves out random initial weights: loading replaces every one of them."""
+    """Skips random initialisation: loading replaces all weights."""
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if getattr(function, "__name__", "") in ("normal_", "uniform_", "trunc_normal_"):
@@ -259,10 +261,10 @@ def _finish(
 
 
 def describe_preprocessing(model: CLIP) -> str:
-    """A model's preprocessing in one word, such as ``128px-squash-bicubic-clip``.
+    """A short name of a model's preprocessing, such as ``128px-squash-bicubic-clip``.
 
-    Size, resize mode, interpolation, and the normalisation: ``clip`` for the mean
-    and deviation of OpenAI's models, otherwise the numbers themselves.
+    Its parts are size, resize mode, interpolation and normalisation: ``clip`` for the mean and
+    standard deviation of OpenAI's models, otherwise the numbers themselves.
     """
     config = get_model_preprocess_cfg(model)
     size = config["size"]

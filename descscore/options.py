@@ -1,4 +1,4 @@
-"""Command groups that load their commands late, and options that several commands share."""
+"""Options that several commands share, and command groups that import commands when needed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class LazyGroup(click.Group):
     """A click group that imports a subcommand when it is looked up.
 
     Args:
-        lazy: Name of each such command -> ``package.module:object``.
+        lazy: ``package.module:object`` of each such command, by its name.
     """
 
     def __init__(self, *args: Any, lazy: dict[str, str] | None = None, **kwargs: Any) -> None:
@@ -53,12 +53,12 @@ text_policy_option = click.option(
     type=click.Choice(["truncate", "error", "windows", "weighted-windows"]),
     default="weighted-windows",
     show_default=True,
-    help="What happens to a text over the model's context length.",
+    help="How to score a text over the model's context length.",
 )
 context_option = click.option(
     "--context", help="Text around the image, such as its article; adds contextual_score."
 )
-device_option = click.option("--device", help="Torch device; by default a GPU where there is one.")
+device_option = click.option("--device", help="Torch device; by default a GPU if there is one.")
 
 
 def model_options(command: F) -> F:

@@ -1,10 +1,10 @@
-"""Where a model keeps a text's purpose, and the probability that a text is a description.
+"""The purpose subspace of a text tower, and the probability that a text is a description.
 
 A model keeps a text's purpose (to describe, or to caption) in a ``k``-dimensional
 subspace of one hidden state z: the residual stream at the end-of-text token after
 one text block. The first ``k`` rows of an orthogonal matrix R span the subspace.
 :mod:`descscore.interchange` learns R. The probability is a calibrated linear read-out of
-(R z)_1..k, fitted on training data (``descscore.training.readout``); it travels with the
+(R z)_1..k. It is fitted on training data (``descscore.training.readout``) and stored with the
 adapter. Source: Zur et al. 2024 (arXiv 2406.09458); Geiger et al. 2024 (arXiv 2303.02536).
 """
 
@@ -27,7 +27,7 @@ FILE = "purpose.safetensors"
 
 @dataclass(frozen=True)
 class Site:
-    """Where purpose is kept."""
+    """Block and size of a purpose subspace."""
 
     block: int
     """Text block (0-based) after which the state is taken."""
@@ -36,7 +36,7 @@ class Site:
 
 
 def check_site(clip: Any, site: Site) -> Site:
-    """``site`` itself, or a :class:`UsageError` that says what this text tower allows."""
+    """Return ``site``; raises :class:`UsageError` with the allowed range if the text tower lacks it."""
     check_block(clip, site.block)
     width = clip.transformer.width
     if not 1 <= site.k <= width:
@@ -53,7 +53,7 @@ def purpose_coordinates(state: Tensor, matrix: Tensor, k: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Readout:
-    """Reads a probability off purpose coordinates: sigmoid(weight . (R z)_1..k + bias)."""
+    """Computes a probability from purpose coordinates: sigmoid(weight . (R z)_1..k + bias)."""
 
     weight: Tensor
     """``(k,)`` float32."""
@@ -70,13 +70,13 @@ class Purpose:
     rotation: Tensor
     """R ``(width, width)``."""
     readout: Readout | None = None
-    """None where none was fitted."""
+    """None if none was fitted."""
     reference: Tensor | None = None
     """Cosines of reference descriptions with their own images under the scoring model, ascending ``(m,)``;
-    None where none were kept."""
+    None if the adapter holds none."""
     places: Tensor | None = None
-    """Read-out log-odds of reference descriptions and of reference captions, ascending quantiles each:
-    ``(2, p)``; None where none were kept."""
+    """Ascending quantiles of read-out log-odds, first of reference descriptions, then of reference
+    captions: ``(2, p)``; None if the adapter holds none."""
 
     def coordinates(self, state: Tensor) -> Tensor:
         """Purpose coordinates of states at the site: ``(n, width)`` -> ``(n, k)``."""
@@ -93,7 +93,7 @@ class Purpose:
         return None if self.readout is None else torch.sigmoid(self.log_odds(state))
 
     def percentile(self, cosines: Tensor) -> Tensor | None:
-        """Share of reference descriptions that score lower, ties half: ``(n,)`` -> ``(n,)`` in 0..100."""
+        """Per cent of reference descriptions with a lower cosine, 0..100, ties half: ``(n,)`` -> same."""
         if self.reference is None:
             return None
         cosines = cosines.to(self.reference)
@@ -102,7 +102,7 @@ class Purpose:
         return 50 * (below + through).double() / len(self.reference)
 
     def to(self, device: torch.device) -> Purpose:
-        """The same on another device."""
+        """A copy on another device."""
         readout = self.readout and Readout(self.readout.weight.to(device), self.readout.bias.to(device))
         reference, places = (None if t is None else t.to(device) for t in (self.reference, self.places))
         return Purpose(self.site, self.rotation.to(device), readout, reference, places)
@@ -121,9 +121,9 @@ def save_purpose(purpose: Purpose, folder: Path) -> None:
 
 
 def load_purpose(folder: Path, site: Site, clip: CLIP) -> Purpose | None:
-    """The purpose subspace in an adapter folder, None where it has none.
+    """Read the purpose subspace in an adapter's folder; None if there is none.
 
-    Raises :class:`ModelError` naming the file where it is damaged or of another model.
+    Raises :class:`ModelError` with the file's name if it is damaged or belongs to another model.
     """
     path = folder / FILE
     if not path.is_file():

@@ -1,13 +1,13 @@
-"""A metric over records: a callable from a list of dicts to a list of scores."""
+"""descscore as a metric over records: a callable from a list of dicts to a list of scores."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from descscore.errors import DataError, UsageError
+from descscore.errors import DataError, UsageError, first_ten
 from descscore.records import Score
-from descscore.shared_scorers import ModelSource, first_ten, score_named, shared_scorer
+from descscore.shared_scorers import ModelSource, score_named, shared_scorer
 
 
 class RecordMetric:
@@ -19,7 +19,7 @@ class RecordMetric:
         text: The key of a record's text.
 
     Attributes:
-        signature: All that the scores depend on, in one line.
+        signature: Everything that the scores depend on, in one line.
 
     >>> metric = RecordMetric(image="img", text="cand")
     >>> metric([{"img": "photo.jpg", "cand": "A brown dog runs over wet sand.", "refs": []}])
@@ -31,7 +31,7 @@ class RecordMetric:
         self.signature = self._scorer.signature
 
     def __call__(self, records: Iterable[Mapping[str, Any]]) -> list[float]:
-        """The score of each record, 0..2.5, in their order; raises as :meth:`scores`."""
+        """The score of each record, 0..2.5, in order; raises as :meth:`scores`."""
         return [result.score for result in self.scores(records)]
 
     def dicts(self, records: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -42,28 +42,30 @@ class RecordMetric:
         """The whole result of each record; the first one is record 0.
 
         Raises:
-            DataError: Names the records without an image or text.
-            InputError: Names the records that cannot be scored.
+            DataError: Some records have no image or text. The message names them.
+            InputError: Some records cannot be scored. The message names them.
         """
-        rows = self._checked(records)
-        names = [f"record {number}" for number in range(len(rows))]
-        images, texts = [row[self._image] for row in rows], [row[self._text] for row in rows]
+        checked = self._checked(records)
+        names = [f"record {number}" for number in range(len(checked))]
+        images = [record[self._image] for record in checked]
+        texts = [record[self._text] for record in checked]
         return score_named(self._scorer, names, images, texts)
 
     def _checked(self, records: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
         if isinstance(records, (Mapping, str, bytes)):
             raise UsageError(f"records: expected a list of dicts, got one {type(records).__name__}")
-        rows = list(records)
-        problems = [f"record {i}: {fault}" for i, row in enumerate(rows) if (fault := self._problem(row))]
+        checked = list(records)
+        faults = [(number, self._fault(record)) for number, record in enumerate(checked)]
+        problems = [f"record {number}: {fault}" for number, fault in faults if fault]
         if problems:
             raise DataError(first_ten(problems))
-        return rows
+        return checked
 
-    def _problem(self, row: object) -> str | None:
-        """What a record lacks, None where it lacks nothing."""
-        if not isinstance(row, Mapping):
-            return f"expected a dict, got {type(row).__name__}"
-        missing = [repr(key) for key in (self._image, self._text) if key not in row]
+    def _fault(self, record: object) -> str | None:
+        """The keys that a record lacks, in words; None for a complete record."""
+        if not isinstance(record, Mapping):
+            return f"expected a dict, got {type(record).__name__}"
+        missing = [repr(key) for key in (self._image, self._text) if key not in record]
         if not missing:
             return None
-        return f"no {' and no '.join(missing)}; it has {', '.join(map(repr, row)) or 'nothing'}"
+        return f"no {' and no '.join(missing)}; it has {', '.join(map(repr, record)) or 'nothing'}"

@@ -1,4 +1,4 @@
-"""What scoring takes and returns: pairs, scores, outcomes and comparisons."""
+"""The data classes that scoring takes and returns: pairs, scores, outcomes and comparisons."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Pair:
     text: str
     """The text that would replace the image."""
     context: str | None = None
-    """The text around the image; None or blank for none."""
+    """The text around the image; None or blank without a context."""
     references: Sequence[str] = ()
     """Good descriptions of the image."""
 
@@ -51,8 +51,8 @@ class Score:
     signature: str
     """Version, model, weights, preprocessing, precision and text policy, in one line."""
     contextual_score: float | None = None
-    """How well the text serves in its context (:mod:`descscore.context`), on the scale of the model's
-    embeddings: compare it only for the same model, image and context. None without a context."""
+    """How well the text fits image and context (:mod:`descscore.context`), on the scale of the model's
+    embeddings. Compare it only for the same model, image and context. None without a context."""
     context_truncated: bool | None = None
     """Whether the context was cut; None without a context."""
     reference_score: float | None = None
@@ -74,16 +74,16 @@ class Outcome:
     """The result of one pair of a stream."""
 
     status: str
-    """``ok``; ``decorative`` for an empty text, where the options allow it; otherwise the error's ``kind``
+    """``ok``; ``decorative`` for an empty text, if the options allow it; otherwise the error's ``kind``
     (:class:`descscore.errors.InputError`)."""
     error: str | None = None
-    """What is wrong with the pair; None where nothing is."""
+    """The reason why the pair cannot be scored; None without one."""
     score: Score | None = None
     """None unless the status is ``ok``."""
 
     @property
     def failed(self) -> bool:
-        """Whether the pair should have been scored and could not be."""
+        """Whether the pair could not be scored; a decorative one has not failed."""
         return self.status not in (OK, DECORATIVE)
 
 

@@ -1,14 +1,14 @@
 """Score how well texts would replace images.
 
-:class:`DescScorer` takes a picture and a text through four steps. :mod:`descscore.images`
-reads the image, :mod:`descscore.texts` tokenises the text, :mod:`descscore.encoder` turns both
-into unit features, and :func:`pair_scores` turns those into a :class:`descscore.Score`.
+:class:`DescScorer` scores a pair in four steps. :mod:`descscore.images` reads the image,
+:mod:`descscore.texts` tokenises the text, :mod:`descscore.encoder` turns both into unit
+features, and :func:`pair_scores` turns the features into a :class:`descscore.Score`.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,8 @@ from torch import Tensor
 
 from descscore.context import ContextEncoder, ContextTexts, ScoredPairs, row_cosines, tokenize_context_texts
 from descscore.encoder import Encoder, with_precision
-from descscore.errors import InputError, UsageError
-from descscore.images import ImageSource, load_image
+from descscore.errors import InputError, UsageError, rows_error
+from descscore.images import ImageSource, image_identity, load_image
 from descscore.models import LoadedModel, load_model
 from descscore.purpose import Purpose
 from descscore.records import Comparison, Outcome, Pair, Score
@@ -74,10 +74,10 @@ class DescScorer:
 
         Args:
             name: A bundled name, a folder, or an open_clip model with its tag (``ViT-B-32/openai``).
-            device: A torch device; by default a GPU where there is one.
+            device: A torch device; by default a GPU if there is one.
             text_policy: As for :class:`DescScorer`.
             batch_size: As for :class:`DescScorer`.
-            cache_dir: Where downloaded weights are kept; by default the hub client's own folder.
+            cache_dir: Folder for downloaded weights; by default the hub client's own folder.
             precision: As for :class:`DescScorer`.
 
         Raises:
@@ -96,12 +96,12 @@ class DescScorer:
     ) -> Score:
         """How well ``text`` would replace ``image``.
 
-        Context and references change none of the other numbers.
+        Context and references only add scores; they change none of the others.
 
         Args:
             image: A path, the bytes of an image file, a PIL image or an array.
-            text: The text, under the scorer's text policy, as context and references are.
-            context: The text around the image, for ``contextual_score``; a blank one is none.
+            text: The text. The scorer's text policy applies to it, to the context and to references.
+            context: The text around the image, for ``contextual_score``; a blank one counts as None.
             references: Good descriptions of the image, for ``reference_score``.
 
         Raises:
@@ -121,20 +121,20 @@ class DescScorer:
         contexts: Sequence[str | None] | None = None,
         references: Sequence[Sequence[str] | None] | None = None,
     ) -> list[Score]:
-        """Score pairs: image ``i`` with text ``i``, one result a pair, in the order given.
+        """Score pairs: image ``i`` with text ``i``, one result per pair, in order.
 
-        An image that occurs again (the same path or object) is read once. A text, context or
-        reference that occurs again is encoded once.
+        A repeated image (the same path or object) is read once. A repeated text, context or
+        reference is encoded once.
 
         Args:
-            images: As for :meth:`score`, one a pair.
-            texts: As for :meth:`score`, one a pair.
-            contexts: As for :meth:`score`, one a pair, None where a pair has none.
-            references: As for :meth:`score`, one list a pair, None where a pair has none.
+            images: As for :meth:`score`, one per pair.
+            texts: As for :meth:`score`, one per pair.
+            contexts: As for :meth:`score`, one per pair; None for a pair without a context.
+            references: As for :meth:`score`, one list per pair; None for a pair without references.
 
         Raises:
             UsageError: The lengths differ.
-            InputError: Some rows cannot be scored; the message names each.
+            InputError: Some rows cannot be scored; the message names them.
         """
         count = len(_check_pairs(images, texts))
         columns = (
@@ -154,11 +154,11 @@ class DescScorer:
     def score_stream(
         self, pairs: Iterable[tuple[ImageSource, str] | Pair], options: StreamOptions | None = None
     ) -> Iterator[Outcome]:
-        """Score pairs without end: one outcome a pair, in the order given, in bounded memory.
+        """Score a stream of any length: one outcome per pair, in order, in bounded memory.
 
-        A pair that cannot be scored has an outcome with its error; the others go on. Worker
-        processes decode images while the model runs. Images of the same content are encoded
-        once (see :mod:`descscore.stream.pairs`). Results equal those of :meth:`score`.
+        A pair that cannot be scored has an outcome with its error, and the stream continues.
+        Worker processes decode images while the model runs. Images with the same content are
+        encoded once (see :mod:`descscore.stream.pairs`). Results equal those of :meth:`score`.
 
         Args:
             pairs: Image and text, or a :class:`descscore.Pair` with context or references.
@@ -171,8 +171,8 @@ class DescScorer:
     ) -> Comparison:
         """Whether ``description`` or ``caption`` would replace ``image`` better.
 
-        The cosines decide; a tie is not a win. The context, as for :meth:`score`, adds
-        ``contextual_margin`` and decides nothing.
+        The text with the higher cosine wins; a tie is not a win. A context, as for :meth:`score`,
+        adds ``contextual_margin`` and does not change the winner.
 
         Raises:
             ImageError: The image cannot be scored.
@@ -207,7 +207,8 @@ class DescScorer:
             images: Unit image features ``(n, embed_dim)``.
             encoded: The n texts.
             contexts: Context and references of each pair; by default none.
-            context_encoder: An encoder that remembers contexts and references, where more calls follow.
+            context_encoder: An encoder that keeps features of contexts and references between calls;
+                by default a new one.
         """
         contexts = contexts or [ContextTexts()] * len(encoded.texts)
         encoder = context_encoder or ContextEncoder(self.encoder.embeddings)
@@ -215,13 +216,13 @@ class DescScorer:
 
     @property
     def scoring(self) -> Scoring:
-        """What a stream scores with."""
+        """The parts of this scorer that a stream needs."""
         return Scoring(self.encoder, self.tokenize, self.scores)
 
     def _encode_pairs(
         self, images: Sequence[ImageSource], texts: Sequence[str], problems: dict[int, InputError]
     ) -> tuple[Tensor, EncodedTexts]:
-        """As :meth:`encode_pairs`; ``problems`` holds the errors known so far, by row."""
+        """As :meth:`encode_pairs`. ``problems`` holds earlier errors, by row; errors here are added."""
         pairs = _check_pairs(images, texts)
         tokenized = _each([text for _, text in pairs], self.tokenize, problems)
         features = self._encode_images([image for image, _ in pairs], problems)
@@ -230,8 +231,11 @@ class DescScorer:
         return features, self.encoder.tokenized(tokenized)
 
     def _encode_images(self, images: list[ImageSource], problems: dict[int, InputError]) -> Tensor:
-        """Features ``(n, embed_dim)``, decoded a batch at a time; after a problem it only decodes."""
-        keys = [_image_identity(image) for image in images]
+        """Features ``(n, embed_dim)``, one batch at a time.
+
+        After a problem it encodes nothing more, and only decodes to find the other bad images.
+        """
+        keys = [image_identity(image) for image in images]
         first = {key: row for row, key in reversed(list(enumerate(keys)))}
         unique = list(dict.fromkeys(keys))
         parts: list[Tensor] = []
@@ -248,7 +252,7 @@ class DescScorer:
 
 
 def signature(model: LoadedModel, text_policy: TextPolicy) -> str:
-    """All that a score depends on, in one line, so that it can be reproduced."""
+    """Everything that a score depends on, in one line, so that the score can be reproduced."""
     return "|".join(
         (
             f"descscore:{__version__}",
@@ -301,7 +305,7 @@ def pair_scores(
 
 
 def comparison(description: Score, caption: Score, logit_scale: float) -> Comparison:
-    """Compare two texts of one image by their cosines; a tie is not a win."""
+    """Compare two texts for one image by their cosines; a tie is not a win."""
     margin = description.cosine - caption.cosine
     return Comparison(
         description=description,
@@ -312,22 +316,6 @@ def comparison(description: Score, caption: Score, logit_scale: float) -> Compar
         signature=description.signature,
         contextual_margin=_difference(description.contextual_score, caption.contextual_score),
     )
-
-
-def rows_error(
-    problems: Mapping[int, InputError], name: Callable[[int], str] = "row {}".format
-) -> InputError:
-    """One error for all rows that cannot be scored, of the first row's class and kind.
-
-    Args:
-        problems: The error of each such row.
-        name: What to call a row in the message.
-    """
-    first_ten = sorted(problems.items())[:10]
-    lines = "; ".join(f"{name(row)}: {error}" for row, error in first_ten)
-    more = f"; and {len(problems) - 10} more" if len(problems) > 10 else ""
-    first = first_ten[0][1]
-    return type(first)(first.kind, lines + more, problems)
 
 
 def _scaled(cosines: Tensor) -> Tensor:
@@ -343,14 +331,14 @@ def _difference(first: float | None, second: float | None) -> float | None:
 
 
 def _as_list(name: str, values: Sequence[Any]) -> list[Any]:
-    """A list of the rows; one path or text in place of a list would be taken letter by letter."""
+    """The values as a list; refuses a single path or text, which would be split into letters."""
     if isinstance(values, (str, bytes, os.PathLike, Image.Image)):
         raise UsageError(f"{name}: expected a list, got one {type(values).__name__}")
     return list(values)
 
 
 def _check_pairs(images: Sequence[ImageSource], texts: Sequence[str]) -> list[tuple[ImageSource, str]]:
-    """Pairs of image and text, row by row; :class:`UsageError` where there is not one of each."""
+    """Pairs of image and text; :class:`UsageError` unless the lists have equal lengths."""
     images, texts = _as_list("images", images), _as_list("texts", texts)
     if len(images) != len(texts):
         raise UsageError(f"{len(images)} images but {len(texts)} texts: a pair needs one of each")
@@ -358,20 +346,13 @@ def _check_pairs(images: Sequence[ImageSource], texts: Sequence[str]) -> list[tu
 
 
 def _check_column(name: str, values: Sequence[Any] | None, count: int) -> list[Any]:
-    """One value a pair, None for all where none are given; :class:`UsageError` for another number."""
+    """One value per pair, all None by default; :class:`UsageError` for a list of another length."""
     if values is None:
         return [None] * count
     column = _as_list(name, values)
     if len(column) != count:
-        raise UsageError(f"{len(column)} {name} but {count} pairs: give one a pair, None where there is none")
+        raise UsageError(f"{len(column)} {name} but {count} pairs: give one per pair, or None")
     return column
-
-
-def _image_identity(image: ImageSource) -> object:
-    """What makes two image arguments the same image: the path, or the object itself."""
-    if isinstance(image, (str, os.PathLike)):
-        return os.fspath(image)
-    return id(image)
 
 
 def _each(
@@ -380,11 +361,11 @@ def _each(
     problems: dict[int, InputError],
     rows: Sequence[int] | None = None,
 ) -> list[Any]:
-    """``function`` of each value; the error of an unusable value goes into ``problems`` by its row."""
-    out = []
+    """``function`` of each value; errors go into ``problems``, by row."""
+    results = []
     for row, value in zip(rows or range(len(values)), values, strict=True):
         try:
-            out.append(function(value))
+            results.append(function(value))
         except InputError as error:
             problems.setdefault(row, error)
-    return out
+    return results

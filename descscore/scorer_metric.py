@@ -1,4 +1,4 @@
-"""A torchmetrics metric around a scorer: shared by copies, moved with the metric, its sums exact.
+"""The base class of descscore's torchmetrics metrics, whose copies share one scorer.
 
 :mod:`descscore.metrics` holds the metrics themselves.
 """
@@ -31,14 +31,14 @@ except ImportError as error:
 
 
 class ScorerMetric(Metric):
-    """A mean over items that one scorer scores.
+    """The mean of a value over items, computed by one scorer.
 
-    The states keep their types whatever the metric is cast to. The scorer is not part of
-    ``state_dict``; copies of the metric share it, and it moves with the metric.
+    If the metric is cast to another type, its states keep their types. The scorer is not part of
+    ``state_dict``. Copies of the metric share it, and it moves with the metric to another device.
 
     Attributes:
         scored_by: ``(8,)`` int64 digest of class and signature.
-        total: scalar, float64 or int64 as the metric chooses; sum over the items.
+        total: scalar, float64 or int64 as the subclass chooses; sum over the items.
         count: scalar int64; number of items.
         items: with ``per_item``, float64 tensors of the items' values.
         per_item: whether ``items`` are kept.
@@ -58,7 +58,7 @@ class ScorerMetric(Metric):
         super().__init__(**kwargs)
         self._handle = ScorerHandle.of(model, self.device)
         self.per_item = per_item
-        # The first state, so that another model is noticed before anything of it is added.
+        # The first state: torchmetrics synchronises states in order, so a wrong model is noticed first.
         self.add_state(
             "scored_by", _digest(f"{type(self).__name__}|{self.signature}"), dist_reduce_fx=_same_model
         )
@@ -75,18 +75,18 @@ class ScorerMetric(Metric):
 
     @property
     def signature(self) -> str:
-        """All that the value depends on, in one line."""
+        """Everything that the value depends on, in one line."""
         return self.scorer.signature
 
     @property
     def dtype(self) -> torch.dtype:
-        """Type of the items; torchmetrics uses it for what a process without items sends to the others."""
+        """Type of the items; torchmetrics uses it for the empty tensor of a process without items."""
         return torch.float64
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The value of this batch alone; the batch is added to the earlier ones.
+        """Add a batch to the earlier ones, and return the value of this batch alone.
 
-        Where the batch cannot be scored, nothing is added.
+        If the batch cannot be scored, nothing is added.
         """
         before = {
             name: list(value) if isinstance(value, list) else value for name, value in vars(self).items()
@@ -98,46 +98,46 @@ class ScorerMetric(Metric):
             raise
 
     def merge_state(self, incoming_state: dict[str, Any] | Metric) -> None:
-        """Add what another metric of the same class and model has seen; its items come after this one's.
+        """Add the items of another metric of the same class and model; they come after this metric's items.
 
         Raises:
-            ValueError: For another class, or a state that lacks something.
-            UsageError: For another model, precision or text policy.
+            ValueError: The other metric has another class, or its state is incomplete.
+            UsageError: The other metric has another model, precision or text policy.
         """
         if isinstance(incoming_state, Metric) and not isinstance(incoming_state, type(self)):
             raise ValueError(
                 f"expected the state of a {type(self).__name__}, got a {type(incoming_state).__name__}"
             )
-        # torchmetrics types any state as a tensor or a list.
-        theirs: dict[str, Any] = (
+        # torchmetrics declares each state as a tensor or a list.
+        incoming: dict[str, Any] = (
             incoming_state.metric_state if isinstance(incoming_state, Metric) else incoming_state
         )
-        missing = [name for name in self._defaults if name not in theirs]
+        missing = [name for name in self._defaults if name not in incoming]
         if missing:
             raise ValueError(f"the state to be merged has no {', '.join(missing)}")
-        _same_model(torch.stack([self.scored_by, theirs["scored_by"].to(self.scored_by.device)]))
-        self.total = self.total + theirs["total"].to(self.total.device)
-        self.count = self.count + theirs["count"].to(self.count.device)
+        _same_model(torch.stack([self.scored_by, incoming["scored_by"].to(self.scored_by.device)]))
+        self.total = self.total + incoming["total"].to(self.total.device)
+        self.count = self.count + incoming["count"].to(self.count.device)
         if self.per_item:
-            self.items = [*self.items, *(part.to(self.total.device) for part in theirs["items"])]
+            self.items = [*self.items, *(part.to(self.total.device) for part in incoming["items"])]
         self._update_count += 1
         self._computed = None
 
     def plot(self, val: Any = None, ax: Any = None) -> Any:
-        """torchmetrics' plot, with matplotlib, of one or more values; by default of :meth:`compute`."""
+        """Plot one or more values with matplotlib; by default the value of :meth:`compute`."""
         return self._plot(val, ax)
 
     def _add(self, total: float, items: Sequence[float]) -> None:
-        # A state that was loaded may be another model's.
+        # A state that was loaded from a file may belong to another model.
         _same_model(torch.stack([self.scored_by, cast(Tensor, self._defaults["scored_by"])]))
-        # Not in place: a snapshot of the states must not change.
+        # Not in place, because torchmetrics keeps the old tensors as a snapshot.
         self.total = self.total + total
         self.count = self.count + len(items)
         if self.per_item and items:
             self.items.append(torch.tensor(items, dtype=torch.float64, device=self.total.device))
 
     def _mean(self) -> Tensor:
-        """``total / count``, a float32 scalar; :class:`UsageError` where nothing was counted."""
+        """``total / count``, a float32 scalar; :class:`UsageError` without items."""
         if not int(self.count):
             self.unsync(should_unsync=self._is_synced)
             raise UsageError(
@@ -163,10 +163,10 @@ class ScorerMetric(Metric):
 
 
 def device_only(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """``fn`` reduced to its change of device; tensors keep their type.
+    """A function that moves tensors to the same device as ``fn``, but keeps their types.
 
-    A model cast to half precision casts its metrics too, and a sum in half precision is
-    useless. Apple's devices have no float64; such a tensor stays where it is.
+    A model cast to half precision also casts its metrics, and a sum in half precision is useless.
+    Apple's devices have no float64, so float64 tensors are not moved there.
     """
 
     def move(tensor: Tensor) -> Tensor:
@@ -178,16 +178,16 @@ def device_only(fn: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
 
 
 def _digest(name: str) -> Tensor:
-    """A metric's class and signature as 8 numbers in 0..255.
+    """A digest of a metric's class and signature: 8 numbers in 0..255.
 
-    As a state it keeps ``MetricCollection`` from merging two metrics whose other states happen
-    to be equal, and keeps values of different models from being added up.
+    It is a state of the metric for two reasons. ``MetricCollection`` would merge two metrics whose
+    other states happen to be equal, and values of different models must not be added up.
     """
     return torch.tensor(list(hashlib.sha256(name.encode()).digest()[:8]), dtype=torch.int64)
 
 
 def _same_model(digests: Tensor) -> Tensor:
-    """The digest that all processes or metrics share: ``(n, 8)`` -> ``(8,)``."""
+    """The common digest of n metrics, ``(n, 8)`` -> ``(8,)``; :class:`UsageError` if they differ."""
     if not bool((digests == digests[0]).all()):
         raise UsageError("metrics of different models, precisions or text policies cannot be added up")
     return digests[0]
@@ -196,12 +196,11 @@ def _same_model(digests: Tensor) -> Tensor:
 class ScorerHandle:
     """Holds the scorer of a metric, and pickles it by the name of its model.
 
-    A deep copy is the handle itself, since scoring changes nothing in a scorer.
+    A deep copy returns the handle itself, because scoring does not change a scorer.
 
     Attributes:
         scorer: the scorer.
-        name: the model's name or folder; None for a scorer that was given ready, which is
-            pickled whole.
+        name: the model's name or folder; None for a ready scorer, which is pickled whole.
     """
 
     def __init__(self, scorer: DescScorer, name: str | None) -> None:
@@ -209,18 +208,18 @@ class ScorerHandle:
 
     @classmethod
     def of(cls, model: ModelSource, device: torch.device) -> ScorerHandle:
-        """A ready scorer on its own device; a model by name, loaded on ``device``."""
+        """The handle of a ready scorer, or of a scorer by name on ``device``."""
         if isinstance(model, DescScorer):
             return cls(model, None)
         return cls(shared_scorer(model, ScorerOptions(device=str(device))), os.fspath(model))
 
     @property
     def device(self) -> torch.device:
-        """The device of the scorer's weights, its number included."""
+        """The device of the scorer's weights, with its number."""
         return _numbered(self.scorer.model.device)
 
     def on(self, device: torch.device) -> ScorerHandle:
-        """The same scorer on ``device``; this handle if it is there already."""
+        """A handle of the scorer on ``device``; this handle if the scorer is already there."""
         if _numbered(device) == self.device:
             return self
         return ScorerHandle(scorer_on(self.scorer, device), self.name)
@@ -236,20 +235,20 @@ class ScorerHandle:
 
 def _reloaded(name: str, device: str, signature: str) -> ScorerHandle:
     handle = ScorerHandle.of(name, torch.device(device))
-    now = handle.scorer.signature
-    if now != signature:
-        raise ModelError(f"the metric was saved with {signature!r}, but the model {name!r} now is {now!r}")
+    current = handle.scorer.signature
+    if current != signature:
+        raise ModelError(f"the metric was saved with {signature!r}, but model {name!r} is now {current!r}")
     return handle
 
 
 _COPIES: WeakKeyDictionary[DescScorer, WeakValueDictionary[torch.device, DescScorer]] = WeakKeyDictionary()
-"""Of a scorer, its copies on other devices; of a copy, also its original. Kept while anything uses them."""
+"""A scorer's copies on other devices, and a copy's original, while anything uses them."""
 
 
 def scorer_on(scorer: DescScorer, device: torch.device) -> DescScorer:
     """A copy of ``scorer`` on ``device``; an earlier copy if it is still in use.
 
-    ``scorer`` itself stays on its device, since others may use it.
+    ``scorer`` itself stays on its device, because other objects may use it.
     """
     copies = _COPIES.setdefault(scorer, WeakValueDictionary())
     device = _numbered(device)
@@ -262,7 +261,7 @@ def scorer_on(scorer: DescScorer, device: torch.device) -> DescScorer:
 
 def _copied(scorer: DescScorer, device: torch.device) -> DescScorer:
     model = scorer.model
-    # Together, so that a model that is its own base stays so.
+    # In one call, so that an untuned model stays its own base.
     clip, base = copy.deepcopy((model.clip, model.base))
     moved = replace(
         model,

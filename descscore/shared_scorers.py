@@ -1,7 +1,7 @@
-"""Scorers by name, loaded once for the whole process and shared by everything that asks for them.
+"""Load scorers by name, once for the whole process.
 
-Other evaluation libraries have names for their items: image ids, record numbers. So pairs can
-be scored under such names, and errors give the names in place of row numbers.
+:func:`score_named` serves metrics of other libraries, which name their items by image id or record
+number: its errors give these names instead of row numbers.
 """
 
 from __future__ import annotations
@@ -15,28 +15,28 @@ from typing import TypeAlias
 
 from cachetools import LRUCache, cached
 
-from descscore.errors import InputError
+from descscore.errors import InputError, rows_error
 from descscore.images import ImageSource
 from descscore.models import BUNDLED
 from descscore.records import Score
-from descscore.scorer import DescScorer, rows_error
+from descscore.scorer import DescScorer
 from descscore.texts import DEFAULT_POLICY, TextPolicy
 
 ModelSource: TypeAlias = "str | os.PathLike[str] | DescScorer"
 """A model's name or folder (see :func:`descscore.models.load_model`), or a ready scorer."""
 
 CACHE_SIZE = 4
-"""How many scorers are kept; the least recently used goes first."""
+"""Number of scorers kept in memory; the least recently used one is dropped first."""
 
 
 @dataclass(frozen=True)
 class ScorerOptions:
-    """How a shared scorer is made; the arguments of :meth:`DescScorer.from_pretrained`.
+    """Settings of a shared scorer; the arguments of :meth:`DescScorer.from_pretrained`.
 
     Attributes:
-        device: torch device; None for a GPU where there is one.
+        device: torch device; None for a GPU if there is one.
         text_policy: how texts over the context length are scored.
-        precision: ``float32``, or a faster one.
+        precision: number format of the model.
         cache_dir: folder for downloaded models; None for the libraries' own.
     """
 
@@ -74,19 +74,19 @@ def score(
 
     Raises:
         InputError: As :meth:`DescScorer.score`.
-        ModelError: Where the model cannot be loaded.
+        ModelError: The model cannot be loaded.
     """
     options = ScorerOptions(device, text_policy, precision)
     return shared_scorer(model, options).score(image, text, context=context, references=references)
 
 
 def shared_scorer(model: ModelSource = "default", options: ScorerOptions | None = None) -> DescScorer:
-    """The scorer of that model and these options, loaded by the first call that asks for it.
+    """The scorer of a model with these options, loaded by the first call.
 
-    Up to :data:`CACHE_SIZE` scorers are kept. A folder whose files have changed since is
-    loaded again. A ready scorer is returned as it is. Safe to call from several threads: one
-    thread loads a model, others that ask for the same model wait, and a loaded model is there
-    at once. Raises :class:`descscore.errors.ModelError`.
+    Up to :data:`CACHE_SIZE` scorers stay loaded. If a file in the model's folder has changed, the
+    model is loaded again. A ready scorer is returned unchanged. Several threads may call this
+    function: one thread loads a model, and others that need the same model wait for it. Raises
+    :class:`descscore.errors.ModelError`.
     """
     if isinstance(model, DescScorer):
         return model
@@ -95,7 +95,7 @@ def shared_scorer(model: ModelSource = "default", options: ScorerOptions | None 
 
 
 def forget_scorers() -> None:
-    """Let all shared scorers go, and their memory with them."""
+    """Drop all shared scorers and free their memory."""
     with _CHANGED:
         _SCORERS.clear()
 
@@ -103,9 +103,9 @@ def forget_scorers() -> None:
 def score_named(
     scorer: DescScorer, names: Sequence[str], images: Sequence[ImageSource], texts: Sequence[str]
 ) -> list[Score]:
-    """:meth:`DescScorer.score_batch` of pairs that each have a name.
+    """:meth:`DescScorer.score_batch` for pairs with names.
 
-    Raises the same errors, with the names of the pairs that cannot be scored in place of row numbers.
+    Raises the same errors, but they give names of pairs instead of row numbers.
     """
     try:
         return scorer.score_batch(images, texts)
@@ -115,18 +115,12 @@ def score_named(
         raise rows_error(error.rows, lambda row: names[row]) from None
 
 
-def first_ten(problems: Sequence[str], separator: str = "; ") -> str:
-    """Problems on one line: the first ten, and how many more there are."""
-    more = [f"and {len(problems) - 10} more"] if len(problems) > 10 else []
-    return separator.join([*problems[:10], *more])
-
-
 _SCORERS: LRUCache[Hashable, DescScorer] = LRUCache(CACHE_SIZE)
 _CHANGED = Condition()
 
 
 def _load(name: str, folder: Hashable, options: ScorerOptions) -> DescScorer:
-    """folder: its state, which only tells scorers of a changed folder apart."""
+    """Load a scorer. ``folder`` is only a part of the cache's key: see :func:`_folder_state`."""
     return DescScorer.from_pretrained(name, **asdict(options))
 
 
@@ -134,7 +128,7 @@ _loaded: Callable[[str, Hashable, ScorerOptions], DescScorer] = cached(_SCORERS,
 
 
 def _folder_state(name: str) -> Hashable:
-    """Where a model's folder is, and what tells that one of its files has changed; None for other names."""
+    """A model folder's path with each file's name, time and size; None for a model that is no folder."""
     folder = Path(name)
     if name in BUNDLED or not folder.is_dir():
         return None

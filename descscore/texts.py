@@ -1,14 +1,14 @@
-"""Texts to tokens, under an explicit policy for texts over the model's context length.
+"""Tokenise texts, under an explicit policy for texts over the model's context length.
 
-A text enters as a string and leaves as :class:`TokenizedText`: one or more windows of token
-ids. :class:`TextWindows` then finds the distinct windows of many texts, so that each runs
-once, and makes whole texts of their features again.
+:class:`Tokenizer` turns a string into a :class:`TokenizedText`: one or more windows of token ids.
+:class:`TextWindows` finds the distinct windows of many texts, so that each runs once through the
+model. Then it computes the features of whole texts from those of their windows.
 
-open_clip's tokenizer cuts a text into tokens, but word by word: none of its tokens spans a
-blank, so a text's tokens are those of its words, one after the other. :class:`WordTokens`
-looks known words up, which is several times faster, and its memory is bounded. open_clip's own
-dictionary keeps every word for good; in a stream of millions of texts it would grow with every
-name and misspelling. (The caches are ``functools.lru_cache``: it looks a word up in C.)
+No token of open_clip's tokenizer spans a blank. So the tokens of a text are the tokens of its words,
+one word after another. :class:`WordTokens` looks up known words, which is several times faster, and
+its memory is bounded. open_clip's own dictionary keeps every word: in a stream of millions of texts
+it would grow with every name and misspelling. (The caches are ``functools.lru_cache``, because it
+looks up a word in C.)
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ from descscore.errors import ModelError, TextError, UsageError
 TextPolicy: TypeAlias = Literal["truncate", "error", "windows", "weighted-windows"]
 """What happens to a text over the context length.
 
-``truncate``: cut, its end-of-text token kept. ``error``: a :class:`TextError`.
-``windows``: whole sentences are grouped into windows that fit; the text's
-feature is the unit mean of its windows' unit features. ``weighted-windows``: the
-mean is weighted by the windows' tokens, so that a short rest counts for less.
+``truncate`` cuts the text and keeps its end-of-text token. ``error`` raises a :class:`TextError`.
+``windows`` groups whole sentences into windows that fit. The text's feature is the mean of its
+windows' unit features, normalised to length 1. ``weighted-windows`` weights this mean by the number
+of tokens, so that a short last window counts less.
 """
 
 DEFAULT_POLICY: TextPolicy = "weighted-windows"
-"""By cross-validation the best of the policies that keep the whole text. Cutting is less than a point
+"""In cross-validation, the best of the policies that keep the whole text. ``truncate`` is less than a point
 better (``docs/long_texts.json``)."""
 
 WINDOWS = ("windows", "weighted-windows")
-"""The policies that keep the whole of a long text."""
+"""The policies that keep the whole text."""
 
 
 @dataclass(frozen=True)
@@ -50,31 +50,31 @@ class TokenizedText:
     """One text as windows of tokens."""
 
     rows: tuple[tuple[int, ...], ...]
-    """Token ids of each window, with start and end token and no padding; one window but for the policies
-    with windows."""
+    """Token ids of each window, with start and end token and without padding. Only the window policies give
+    more than one window."""
     tokens: int
     """Length of the whole text, with start and end token."""
     truncated: bool
-    """Whether ``rows`` lacks any of the text's tokens."""
+    """Whether ``rows`` lacks any token of the text."""
     weighted: bool = False
-    """Whether a window counts by its number of tokens; otherwise all count alike."""
+    """Whether a window's weight is its number of tokens; otherwise all windows have equal weights."""
 
     @property
     def weights(self) -> tuple[float, ...]:
-        """What each window counts, adding up to 1."""
+        """The weight of each window; the weights add up to 1."""
         parts = [len(row) - 2 if self.weighted else 1 for row in self.rows]
         return tuple(part / sum(parts) for part in parts)
 
 
 def check_policy(policy: str) -> TextPolicy:
-    """``policy`` itself, or a :class:`UsageError` that lists the known ones."""
+    """Return ``policy``; raises :class:`UsageError` with the choices for an unknown one."""
     if policy not in get_args(TextPolicy):
         raise UsageError(f"text policy {policy!r}: choose one of {', '.join(get_args(TextPolicy))}")
     return policy  # type: ignore[return-value]
 
 
 def check_text(text: object) -> str:
-    """``text`` itself, or a :class:`TextError`: ``not_text``, or ``empty_text`` when nothing is in it."""
+    """Return ``text``; raises :class:`TextError` of kind ``not_text``, or ``empty_text`` for a blank one."""
     if not isinstance(text, str):
         raise TextError(
             "not_text", f"text: expected a string, got {type(text).__name__} ({str(text)[:40]!r})"
@@ -105,14 +105,14 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         """Token ids of ``text`` alone, without start and end token.
 
-        A text may spell out ``<end_of_text>``. As a token it would end the text there, and the
-        rest would be lost unseen; so such ids are left out.
+        A text may spell out ``<end_of_text>``. As a token it would end the text there, and the rest
+        would be lost without notice. So start and end tokens inside a text are dropped.
         """
         marks = (self._tokenizer.sot_token_id, self._tokenizer.eot_token_id)
         return [i for i in self._encode(text) if i not in marks]
 
     def clean(self, text: str) -> str:
-        """``text`` as it is cut into tokens: mended, unescaped, usually in lower case."""
+        """``text`` as the tokenizer reads it: repaired, unescaped and usually in lower case."""
         cleaned: str = self._tokenizer.clean_fn(text)
         return cleaned
 
@@ -122,26 +122,26 @@ class Tokenizer:
         return len(self._tokenizer.decoder)
 
     def token_bytes(self, token: int) -> bytes:
-        """The UTF-8 bytes that a token stands for; they may be only a part of a character."""
+        """The UTF-8 bytes of a token; they may be only a part of a character."""
         symbols = self._tokenizer.decoder[token].removesuffix("</w>")
         return bytes(self._tokenizer.byte_decoder[symbol] for symbol in symbols)
 
     def ends_word(self, token: int) -> bool:
-        """Whether a word ends with this token, or goes on in the next."""
+        """Whether this token is the last of its word."""
         symbols: str = self._tokenizer.decoder[token]
         return symbols.endswith("</w>")
 
     def wrap(self, ids: Sequence[int]) -> tuple[int, ...]:
-        """Add start and end token and cut to the context length; the end token always stays."""
-        kept = ids[: self.context_length - 2]
-        return (self._tokenizer.sot_token_id, *kept, self._tokenizer.eot_token_id)
+        """Add start and end token, and cut to the context length; the end token is always kept."""
+        fitting = ids[: self.context_length - 2]
+        return (self._tokenizer.sot_token_id, *fitting, self._tokenizer.eot_token_id)
 
     def tokenize(self, text: str, policy: TextPolicy = "truncate") -> TokenizedText:
         """Tokens of one text.
 
         Raises:
-            TextError: :func:`check_text` refuses it, nothing of it is left after cleaning, or it is
-                too long under the policy ``error``.
+            TextError: :func:`check_text` refuses the text, it has no token, or it is too long under the
+                policy ``error``.
         """
         ids = self.encode(check_text(text))
         if not ids:
@@ -165,7 +165,7 @@ class Tokenizer:
     def windows(self, text: str) -> list[list[int]]:
         """Token ids of ``text`` in windows of whole sentences.
 
-        A long sentence is split at blanks. Only a word longer than the context is still too long.
+        A sentence that does not fit is split at blanks. Only a single word may make a window too long.
         """
         room = self.context_length - 2
         pieces: list[list[int]] = []
@@ -184,9 +184,9 @@ class Tokenizer:
 def pad(rows: Sequence[Sequence[int]]) -> Tensor:
     """Rows of token ids, padded with 0 to the longest: ``(n, longest)`` int64."""
     lengths = np.fromiter(map(len, rows), np.int64, len(rows))
-    out = np.zeros((len(rows), int(lengths.max())), np.int64)
-    out[np.arange(out.shape[1]) < lengths[:, None]] = np.fromiter(chain.from_iterable(rows), np.int64)
-    return torch.from_numpy(out)
+    padded = np.zeros((len(rows), int(lengths.max())), np.int64)
+    padded[np.arange(padded.shape[1]) < lengths[:, None]] = np.fromiter(chain.from_iterable(rows), np.int64)
+    return torch.from_numpy(padded)
 
 
 def token_rows(tokenizer: Tokenizer, texts: Sequence[str]) -> Tensor:
@@ -196,7 +196,7 @@ def token_rows(tokenizer: Tokenizer, texts: Sequence[str]) -> Tensor:
 
 @dataclass(frozen=True)
 class TextWindows:
-    """n texts made of w windows; r distinct token rows among the windows."""
+    """The w windows of n texts, among which r token rows are distinct."""
 
     rows: list[tuple[int, ...]]
     """The r distinct rows."""
@@ -205,7 +205,7 @@ class TextWindows:
     owner: Tensor
     """Each window's text: ``(w,)`` int64."""
     weight: Tensor
-    """What each window counts: ``(w,)`` float64; a text's weights add up to 1."""
+    """Each window's weight: ``(w,)`` float64; the weights of a text add up to 1."""
 
     @classmethod
     def of(cls, texts: Sequence[TokenizedText]) -> TextWindows:
@@ -220,16 +220,17 @@ class TextWindows:
         )
 
     def means(self, values: Tensor) -> Tensor:
-        """Weighted means over each text's windows: ``(r, ...)`` -> ``(n, ...)``, in the values' type."""
-        each = values[self.row.to(values.device)]
+        """Weighted means over each text's windows: ``(r, ...)`` -> ``(n, ...)``, of the same type."""
+        by_window = values[self.row.to(values.device)]
         n = int(self.owner[-1]) + 1
         if n == len(self.owner):
-            return each
-        weight = self.weight.to(each).view(-1, *[1] * (each.ndim - 1))
-        return each.new_zeros(n, *each.shape[1:]).index_add(0, self.owner.to(each.device), each * weight)
+            return by_window
+        weight = self.weight.to(by_window).view(-1, *[1] * (by_window.ndim - 1))
+        sums = by_window.new_zeros(n, *by_window.shape[1:])
+        return sums.index_add(0, self.owner.to(by_window.device), by_window * weight)
 
     def features(self, unit: Tensor) -> Tensor:
-        """Unit features of whole texts, the unit mean of their windows': ``(r, d)`` -> ``(n, d)``."""
+        """Unit features of whole texts, from those of their windows: ``(r, d)`` -> ``(n, d)``."""
         if len(self.owner) == int(self.owner[-1]) + 1:
             return unit[self.row.to(unit.device)]
         return F.normalize(self.means(unit), dim=-1)
@@ -242,7 +243,7 @@ class EncodedTexts:
     features: Tensor
     """Unit features under the scoring model: ``(n, embed_dim)``."""
     base_features: Tensor
-    """Unit features under the base; the same tensor where the model is its own base."""
+    """Unit features under the base; the same tensor if the model is its own base."""
     norms: Tensor
     """Lengths of the scoring model's features before normalisation, ``(n,)``; means over windows."""
     texts: tuple[TokenizedText, ...]
@@ -252,20 +253,20 @@ class EncodedTexts:
 
 
 REMEMBERED_WORDS = 16_384
-"""Words whose tokens are remembered, the last used: most words of running text, in some megabytes."""
+"""Number of words whose tokens are cached: most words of ordinary text, in a few megabytes."""
 
 LONGEST_WORD = 32
-"""Letters of a remembered word. Longer words are rare, and could be of any length."""
+"""Longest word that is cached, in letters. Longer words are rare, and could have any length."""
 
 
 class WordTokens:
-    """Encodes as open_clip's ``SimpleTokenizer.encode``, and remembers the last words and pieces of words.
+    """Encodes like open_clip's ``SimpleTokenizer.encode``, with a cache of words and pieces of words.
 
-    Safe with threads. Pickles without what it remembers.
+    Safe to use from several threads. Pickled without the cache.
 
     Args:
         tokenizer: open_clip's tokenizer.
-        words: Words, and pieces of words, that are remembered.
+        words: Number of words, and of pieces of words, in the cache.
     """
 
     def __init__(self, tokenizer: Any, words: int = REMEMBERED_WORDS) -> None:
@@ -283,7 +284,7 @@ class WordTokens:
         return ids
 
     def _clean(self, text: str) -> str:
-        """As open_clip does; of printable ASCII it changes only blanks, capitals and ``&...;``."""
+        """Clean as open_clip does; in printable ASCII this changes only blanks, capitals and ``&...;``."""
         if self._plain and text.isascii() and text.isprintable() and "&" not in text:
             return " ".join(text.split()).lower()
         cleaned: str = self._tokenizer.clean_fn(text)
@@ -300,7 +301,7 @@ class WordTokens:
         letters = "".join(tokenizer.byte_encoder[byte] for byte in piece.encode("utf-8"))
         special = letters in tokenizer.cache
         ids = tuple(tokenizer.encoder[part] for part in tokenizer.bpe(letters).split(" "))
-        if not special:  # open_clip's dictionary would keep the piece for good
+        if not special:  # otherwise open_clip's dictionary would keep the piece forever
             tokenizer.cache.pop(letters, None)
         return ids
 

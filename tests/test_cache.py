@@ -242,7 +242,7 @@ def test_a_full_disk_leaves_no_broken_file(
 def test_old_temporary_files_go_and_young_ones_stay(folder: Path, photos: list[Path]) -> None:
     space = folder / KEY.folder
     space.mkdir(parents=True)
-    old, young = space / ".tmp-old", space / ".tmp-young"
+    old, young = space / ".unfinished-old.part", space / ".unfinished-young.part"
     old.touch()
     young.touch()
     os.utime(old, (time.time() - 7200,) * 2)

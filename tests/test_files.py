@@ -44,6 +44,16 @@ def test_an_error_in_the_block_leaves_the_old_file(tmp_path: Path) -> None:
     assert names(tmp_path) == ["a.csv"]
 
 
+def test_a_file_never_replaces_a_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "scores.csv"
+    folder.mkdir()
+    (folder / "mine.txt").write_text("old")
+    with pytest.raises(DataError, match=r"scores\.csv"), atomic_write(folder) as temporary:
+        temporary.write_text("new")
+    assert names(folder) == ["mine.txt"]
+    assert names(tmp_path) == ["scores.csv"]
+
+
 KILLED = """
 import os, signal, sys
 from pathlib import Path

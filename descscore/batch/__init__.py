@@ -1,1 +1,1 @@
-"""Score tables, folders, shards and hub data sets of any size, and never lose work."""
+"""Score tables, folders, shards and hub data sets of any size, and continue stopped runs."""

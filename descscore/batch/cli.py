@@ -1,4 +1,4 @@
-"""``descscore batch`` and ``descscore merge``."""
+"""The commands ``descscore batch`` and ``descscore merge``."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from descscore.errors import UsageError
 from descscore.options import device_option, text_policy_option
 
 SOME_FAILED = 3
-"""Exit code of a run that is complete, but with rows that could not be scored."""
+"""Exit code of a complete run in which some rows could not be scored."""
 
 
 @click.command()
 @click.argument("source", metavar="INPUT")
 @click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder for the results.")
-@click.option("--id-column", help="Column of ids; by default 'id', or row numbers where there is none.")
+@click.option("--id-column", help="Column of ids; by default 'id', or row numbers without such a column.")
 @click.option("--image-column", default="image", show_default=True, help="Column of paths or image bytes.")
 @click.option("--text-column", default="text", show_default=True, help="Column of texts.")
 @click.option("--context-column", help="Column of the texts around the images, for contextual_score.")
@@ -29,7 +29,7 @@ SOME_FAILED = 3
 @click.option(
     "--image-root",
     type=click.Path(path_type=Path),
-    help="Folder that relative image paths begin at and may not leave; by default the table's own.",
+    help="Folder that relative image paths start from and must stay in; by default the table's folder.",
 )
 @click.option("--split", default="train", show_default=True, help="Split of a hub data set.")
 @click.option("--subset", help="Configuration of a hub data set.")
@@ -43,7 +43,7 @@ SOME_FAILED = 3
     show_default=True,
     help="Number format of the model; part of the signature.",
 )
-@click.option("--batch-size", type=click.IntRange(1), help="Rows per pass; by default found by itself.")
+@click.option("--batch-size", type=click.IntRange(1), help="Rows per pass; by default chosen automatically.")
 @click.option("--compile", "compiled", is_flag=True, help="Use torch.compile for the image tower.")
 @click.option(
     "--format",
@@ -56,14 +56,14 @@ SOME_FAILED = 3
 @click.option(
     "--shard-size", type=click.IntRange(1), default=10_000, show_default=True, help="Rows of a shard."
 )
-@click.option("--shard", "job", metavar="I/N", help="Do the I-th of N parts; see 'descscore merge'.")
-@click.option("--workers", type=click.IntRange(0), help="Decoding processes; by default one a core.")
+@click.option("--shard", "job", metavar="I/N", help="Score the I-th of N parts; see 'descscore merge'.")
+@click.option("--workers", type=click.IntRange(0), help="Decoding processes; by default one per core.")
 @click.option(
     "--time-limit",
     type=click.FloatRange(0, min_open=True),
     default=60.0,
     show_default=True,
-    help="Seconds after which an image that is still being decoded is given up.",
+    help="Seconds that decoding an image may take; then its row fails.",
 )
 @click.option("--decorative-empty", is_flag=True, help='Count the empty text as alt="": decorative.')
 @click.option("--strict", is_flag=True, help="Stop at the first row that cannot be scored.")
@@ -74,19 +74,19 @@ SOME_FAILED = 3
     show_default=True,
     help="Where to run: in this process, or on a Ray cluster.",
 )
-@click.option("--actors", type=click.IntRange(1), help="Ray: scoring processes; by default one a GPU.")
+@click.option("--actors", type=click.IntRange(1), help="Ray: scoring processes; by default one per GPU.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 @click.pass_context
-def batch(ctx: click.Context, /, source: str, output: Path, as_json: bool, **given: Any) -> None:
+def batch(ctx: click.Context, /, source: str, output: Path, as_json: bool, **arguments: Any) -> None:
     """Score all pairs of INPUT into the folder --output.
 
     INPUT is a table (.csv, .jsonl, .parquet) with the columns image and text, a folder
-    of images with a .txt file beside each, WebDataset shards (.tar), or a hub data set
-    (hub:NAME). Started again with the same command, a stopped run goes on.
+    of images, each with a .txt file of the same name, WebDataset shards (.tar), or a hub
+    data set (hub:NAME). To continue a stopped run, start the same command again.
 
     Exit code 3: done, but some rows could not be scored; their status says why.
     """
-    # Imported here, because help must come at once.
+    # Imported here, so that help comes at once.
     from descscore.batch.ray_engine import RayOptions, ray_engine
     from descscore.batch.runner import BatchOptions, load_scorer, run_batch
     from descscore.stream.pairs import StreamOptions
@@ -94,26 +94,28 @@ def batch(ctx: click.Context, /, source: str, output: Path, as_json: bool, **giv
     from descscore.tables.reader import Columns
 
     options = BatchOptions(
-        shard_size=given["shard_size"],
-        format=given["form"],
-        batch_size=given["batch_size"],
-        job=_job(given["job"]),
-        strict=given["strict"],
+        shard_size=arguments["shard_size"],
+        format=arguments["form"],
+        batch_size=arguments["batch_size"],
+        job=_job(arguments["job"]),
+        strict=arguments["strict"],
         stream=StreamOptions(
-            workers=given["workers"],
-            time_limit=given["time_limit"],
-            decorative_empty=given["decorative_empty"],
+            workers=arguments["workers"],
+            time_limit=arguments["time_limit"],
+            decorative_empty=arguments["decorative_empty"],
         ),
-        input_options=tuple(_input_options(given).items()),
-        contexts=bool(given["context_column"]),
-        references=bool(given["references_column"]),
+        input_options=tuple(_input_options(arguments).items()),
+        contexts=bool(arguments["context_column"]),
+        references=bool(arguments["references_column"]),
     )
-    columns = Columns(**{name: given[f"{name}_column"] for name in _COLUMNS})
-    opened = open_input(source, InputOptions(columns, given["image_root"], given["split"], given["subset"]))
-    model = {name: given[name] for name in ("model", "device", "text_policy", "precision")}
-    scorer = load_scorer(model, given["compiled"])
-    ray = RayOptions(model, given["actors"], given["compiled"])
-    engine = ray_engine(ray) if given["engine"] == "ray" else None
+    columns = Columns(**{name: arguments[f"{name}_column"] for name in _COLUMNS})
+    opened = open_input(
+        source, InputOptions(columns, arguments["image_root"], arguments["split"], arguments["subset"])
+    )
+    model = {name: arguments[name] for name in ("model", "device", "text_policy", "precision")}
+    scorer = load_scorer(model, arguments["compiled"])
+    ray = RayOptions(model, arguments["actors"], arguments["compiled"])
+    engine = ray_engine(ray) if arguments["engine"] == "ray" else None
     summary = run_batch(scorer, opened, output, options, engine=engine, show_progress=True)
     click.echo(summary.to_json() if as_json else summary.to_text())
     if summary.failed:
@@ -123,13 +125,13 @@ def batch(ctx: click.Context, /, source: str, output: Path, as_json: bool, **giv
 _COLUMNS = ("id", "image", "text", "context", "references")
 
 
-def _input_options(given: dict[str, Any]) -> dict[str, Any]:
-    """The options of reading the input that decide results."""
+def _input_options(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The input options on which results depend, by name."""
     names = ("id_column", "image_column", "text_column", "split", "subset")
-    root = given["image_root"]
-    options = {name: given[name] for name in names} | {"image_root": root and os.path.abspath(root)}
+    root = arguments["image_root"]
+    options = {name: arguments[name] for name in names} | {"image_root": root and os.path.abspath(root)}
     optional = ("context_column", "references_column")
-    return options | {name: given[name] for name in optional if given[name]}
+    return options | {name: arguments[name] for name in optional if arguments[name]}
 
 
 def _job(text: str | None) -> tuple[int, int] | None:
@@ -143,11 +145,11 @@ def _job(text: str | None) -> tuple[int, int] | None:
 
 @click.command()
 @click.argument("jobs", metavar="FOLDER...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder for the whole.")
+@click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder for all results.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 @click.pass_context
 def merge(ctx: click.Context, jobs: tuple[Path, ...], output: Path, as_json: bool) -> None:
-    """Put the FOLDERs of all N jobs of 'descscore batch --shard I/N' together."""
+    """Join the FOLDERs of all N jobs of 'descscore batch --shard I/N'."""
     from descscore.batch.merge import merge as merge_jobs
 
     summary = merge_jobs(jobs, output)

@@ -1,6 +1,6 @@
-"""``manifest.json`` in a run's output: what the run was started with, and what came of it.
+"""``manifest.json``, the record of a run: its input, its settings and its results.
 
-A run that is started again compares itself with the manifest, and goes on only if nothing differs.
+A run that is started again continues only if its input and settings equal those in the manifest.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ _PARTS = "parts"
 
 @dataclass(frozen=True)
 class Identity:
-    """All that a run's results depend on; fixed when it is first started.
+    """Everything that a run's results depend on; fixed at the first start.
 
     Attributes:
         input: name of the input.
-        fingerprint: what changes when the input does.
+        fingerprint: values that change when the input changes.
         rows: number of rows of the whole input.
         signature: the scorer's signature.
-        batch_size: rows per pass through the model; no result depends on it.
+        batch_size: rows per pass through the model; results do not depend on it.
         shard_size: rows of a shard.
         format: ``parquet``, ``csv`` or ``jsonl``.
-        options: other options that decide results, by name.
+        options: other options on which results depend, by name.
         job: ``[I, N]`` for the I-th of N jobs (``--shard I/N``), else None.
     """
 
@@ -55,14 +55,14 @@ class Identity:
 
     @property
     def shards(self) -> range:
-        """The shards that this run makes: all, or the I-th of N parts of them."""
+        """Numbers of the shards that this run writes: all, or the I-th of N parts."""
         if self.job is None:
             return range(self.shard_count)
         part, parts = self.job
         return range((part - 1) * self.shard_count // parts, part * self.shard_count // parts)
 
     def differences(self, other: Identity) -> list[str]:
-        """``field: there, now`` for each field in which two runs differ, this one being there."""
+        """One text for each field in which ``other``, the run now, differs from this earlier run."""
         return [
             f"{f.name}: {_short(getattr(self, f.name))} there, {_short(getattr(other, f.name))} now"
             for f in fields(self)
@@ -71,12 +71,12 @@ class Identity:
 
     @property
     def run(self) -> str:
-        """32 hex digits that every shard bears: equal for runs whose shards are interchangeable.
+        """An id of 32 hex digits in every shard; runs with equal ids may share shards.
 
-        They do not depend on the name of the input, on the job, and on the batch size.
+        It does not depend on the input's name, the job or the batch size.
         """
-        deciding = {k: v for k, v in asdict(self).items() if k not in ("input", "job", "batch_size")}
-        return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:32]
+        content = {k: v for k, v in asdict(self).items() if k not in ("input", "job", "batch_size")}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 
 
 @dataclass(frozen=True)
@@ -84,11 +84,11 @@ class Manifest:
     """The content of a manifest.
 
     Attributes:
-        identity: what the run was started with.
-        complete: whether all shards are there.
-        statuses: once complete, all rows counted by status.
-        shards: once complete, the files in order, with their rows.
-        format: version of the manifest's own form.
+        identity: the run's input and settings.
+        complete: whether all shards are written.
+        statuses: number of rows by status; empty until the run is complete.
+        shards: the result files in order, with their rows; empty until the run is complete.
+        format: version of the manifest's format.
     """
 
     identity: Identity
@@ -98,28 +98,28 @@ class Manifest:
     format: int = _FORMAT
 
     def finished(self, shards: Iterable[ShardInfo]) -> Manifest:
-        """This manifest once all shards are there."""
+        """This manifest, completed with all shards."""
         ordered = sorted(shards, key=lambda shard: shard.number)
         size = self.identity.shard_size
-        listed = [{"file": s.file, "first_row": s.number * size, "rows": s.rows} for s in ordered]
+        files = [{"file": s.file, "first_row": s.number * size, "rows": s.rows} for s in ordered]
         if self.identity.format != "parquet":
-            listed = [{"file": result_file(self.identity.format), "rows": sum(s.rows for s in ordered)}]
+            files = [{"file": result_file(self.identity.format), "rows": sum(s.rows for s in ordered)}]
         statuses = count_statuses(shard.statuses for shard in ordered)
-        return replace(self, complete=True, statuses=statuses, shards=listed)
+        return replace(self, complete=True, statuses=statuses, shards=files)
 
     def folder(self, output: Path) -> ShardFolder:
-        """Where this run's shards lie."""
+        """The folder of this run's shards."""
         if self.identity.format == "parquet":
             return ShardFolder(output, self.identity.run, self.identity.shard_size)
         return ShardFolder(output / _PARTS, self.identity.run, self.identity.shard_size, ".arrow")
 
     def is_whole(self, output: Path) -> bool:
-        """Whether the run is complete and its files are still there."""
+        """Whether the run is complete and its files still exist."""
         return self.complete and all((output / str(shard["file"])).is_file() for shard in self.shards)
 
 
 def read_manifest(output: Path) -> Manifest | None:
-    """The manifest in ``output``; None if there is none. Raises :class:`DataError` for a damaged one."""
+    """The manifest in ``output``, or None. Raises :class:`DataError` if it is damaged."""
     path = output / MANIFEST_FILE
     try:
         data = json.loads(path.read_text(encoding="utf-8"))

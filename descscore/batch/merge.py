@@ -1,4 +1,4 @@
-"""Put the results of several jobs of one run (``--shard I/N``) together."""
+"""Join the results of all jobs of one run (``--shard I/N``)."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from descscore.files import atomic_write, locked
 
 
 def merge(jobs: Sequence[Path], output: Path) -> Summary:
-    """Make of the folders of all N jobs what one run would have made.
+    """Join the folders of all N jobs into the folder that one run would have written.
 
     Files are linked if possible, else copied.
 
     Raises:
-        DataError: for a job that is missing, doubled, incomplete or of another run.
+        DataError: if a job is missing, occurs twice, is incomplete or belongs to another run.
     """
     manifests = _in_order({path: _complete(path) for path in jobs})
     output.mkdir(parents=True, exist_ok=True)
@@ -49,7 +49,7 @@ def _complete(path: Path) -> Manifest:
 
 
 def _in_order(manifests: dict[Path, Manifest]) -> dict[Path, Manifest]:
-    """Jobs by number, after checking that they are all there and belong together."""
+    """The jobs in order of their numbers; checks that all exist and belong to one run."""
     if not manifests:
         raise UsageError("no folders to merge")
     first_path, first = next(iter(manifests.items()))
@@ -91,7 +91,7 @@ def _merge_shards(manifests: dict[Path, Manifest], output: Path, whole: Manifest
 
 
 def _merge_files(manifests: dict[Path, Manifest], output: Path, whole: Manifest) -> Manifest:
-    """Jobs are consecutive ranges of rows: join their files, and keep one header."""
+    """Join the files of the jobs, which are consecutive ranges of rows, and keep one header."""
     name = result_file(whole.identity.format)
     with atomic_write(output / name) as temporary, temporary.open("wb") as file:
         for i, path in enumerate(manifests):
@@ -100,5 +100,5 @@ def _merge_files(manifests: dict[Path, Manifest], output: Path, whole: Manifest)
                     part.readline()
                 shutil.copyfileobj(part, file)
     statuses = count_statuses(manifest.statuses for manifest in manifests.values())
-    listed = [{"file": name, "rows": sum(statuses.values())}]
-    return replace(whole, complete=True, statuses=statuses, shards=listed)
+    files = [{"file": name, "rows": sum(statuses.values())}]
+    return replace(whole, complete=True, statuses=statuses, shards=files)

@@ -1,8 +1,8 @@
-"""Score on a Ray cluster: the same shards, made by actors of a Ray Data pipeline.
+"""Score the shards of a run on a Ray cluster, with a pool of Ray Data actors.
 
-Each actor loads the model once, reads the rows of its shards itself and writes the shards itself, so only
-shard numbers travel. All nodes must see input and output under the same path. A shard is written whole or
-not at all, so Ray may make one again when an actor dies.
+Each actor loads the model once, and reads and writes its shards itself. So only shard numbers travel
+between nodes. All nodes must see input and output under the same path. A shard is written in one step, so
+Ray may score it again when an actor dies.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class RayOptions:
 
     Attributes:
         model: as for :func:`descscore.batch.runner.load_scorer`.
-        actors: number of actors; by default one for each GPU of the cluster, or one for each two cores
-            of a cluster without GPUs.
+        actors: number of actors; by default one for each GPU of the cluster, or, without GPUs, one for
+            every two cores.
         compiled: whether to use ``torch.compile`` for the image tower.
         address: address of the cluster; by default the one in RAY_ADDRESS, or a local cluster.
     """
@@ -37,7 +37,7 @@ class RayOptions:
 
 
 def ray_engine(options: RayOptions) -> Engine:
-    """An engine for :func:`descscore.batch.runner.run_batch` that works on a Ray cluster."""
+    """An engine for :func:`descscore.batch.runner.run_batch` that scores on a Ray cluster."""
 
     def run(work: Work, advance: Advance) -> Iterator[ShardInfo]:
         if not work.todo:
@@ -53,7 +53,7 @@ def ray_engine(options: RayOptions) -> Engine:
 
 
 class ShardActor:
-    """Makes one shard at a time with a model of its own."""
+    """Scores one shard at a time with its own copy of the model."""
 
     def __init__(self, work: Work, options: RayOptions) -> None:
         self.scorer = load_scorer(options.model, options.compiled, work.batch_size)
@@ -67,7 +67,7 @@ class ShardActor:
         try:
             (info,) = local_engine(self.scorer)(work, lambda rows: None)
             answer = asdict(info)
-        except DescscoreError as error:  # as an answer: Ray would repeat a task that raises
+        except DescscoreError as error:  # returned, because Ray would repeat a task that raises
             answer = {"failure": str(error)}
         return {"answer": [json.dumps(answer)]}
 
@@ -81,16 +81,16 @@ def _pipeline(work: Work, options: RayOptions) -> Any:
     if not ray.is_initialized():
         ray.init(address=options.address, log_to_driver=False, logging_level=logging.ERROR)
     ray.data.DataContext.get_current().enable_progress_bars = False
-    there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    gpus = int(there.get("GPU", 0))
-    actors = options.actors or gpus or max(1, int(there.get("CPU", 2)) // 2)
-    todo = [{"number": number} for number in work.todo]
-    numbers = ray.data.from_items(todo, override_num_blocks=len(todo))
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    gpus = int(resources.get("GPU", 0))
+    actors = options.actors or gpus or max(1, int(resources.get("CPU", 2)) // 2)
+    items = [{"number": number} for number in work.todo]
+    numbers = ray.data.from_items(items, override_num_blocks=len(items))
     return numbers.map_batches(
         ShardActor,
         fn_constructor_args=(work, options),
         batch_size=1,
-        concurrency=min(actors, len(todo)),
+        concurrency=min(actors, len(items)),
         num_gpus=1 if gpus else 0,
         num_cpus=0 if gpus else 1,
     )

@@ -1,6 +1,6 @@
-"""Score a whole input into a folder of shards, and go on where a stopped run left off.
+"""Score a whole input into a folder of shards, and continue a stopped run.
 
-A row's way: :func:`local_engine` reads it, :func:`descscore.stream.pairs.stream_rows` scores it, a
+The path of a row: :func:`local_engine` reads it, :func:`descscore.stream.pairs.stream_rows` scores it, a
 :class:`descscore.batch.shards.ShardFolder` writes it, and the manifest counts it.
 """
 
@@ -35,16 +35,16 @@ _DEFAULT_STREAM = StreamOptions()
 
 @dataclass(frozen=True)
 class BatchOptions:
-    """How a run works and writes its results.
+    """Settings of a run.
 
     Attributes:
         shard_size: rows of a shard.
         format: ``parquet`` for shards, ``csv`` or ``jsonl`` for one file.
-        batch_size: rows per pass through the model; None to find one at the first start.
-        job: ``(I, N)`` to do the I-th of N parts.
+        batch_size: rows per pass through the model; None to choose one at the first start.
+        job: ``(I, N)`` to score the I-th of N parts.
         strict: stop at the first row that cannot be scored.
         stream: how rows are decoded and scored.
-        input_options: options of reading the input that decide results, such as columns, by name.
+        input_options: input options on which results depend, such as columns, by name.
         contexts: whether the rows have contexts.
         references: whether the rows have references.
     """
@@ -70,15 +70,15 @@ class BatchOptions:
 
 @dataclass(frozen=True)
 class Summary:
-    """What came of a run.
+    """The result of a run, for people.
 
     Attributes:
         output: the folder of the results.
-        rows: rows of this run, done now or before.
-        statuses: rows by status.
-        scored: rows done now.
-        seconds: time taken now.
-        signature: what the scores depend on.
+        rows: rows of this run, scored by this start or an earlier one.
+        statuses: number of rows by status.
+        scored: rows that this start scored.
+        seconds: time that this start took.
+        signature: everything that the scores depend on.
     """
 
     output: str
@@ -90,7 +90,7 @@ class Summary:
 
     @property
     def failed(self) -> int:
-        """Rows that should have been scored and could not be."""
+        """Number of rows that could not be scored."""
         return sum(count for status, count in self.statuses.items() if status not in (OK, DECORATIVE))
 
     def to_json(self) -> str:
@@ -98,7 +98,7 @@ class Summary:
         return json.dumps({**asdict(self), "failed": self.failed}, indent=2)
 
     def to_text(self) -> str:
-        """Rows by status, and what was done now; the signature last."""
+        """Rows by status, the rows that this start scored, and the signature."""
         statuses = sorted(self.statuses.items(), key=lambda item: (item[0] != OK, item[0]))
         lines = [f"{name:<20} {count:>12,}" for name, count in [*statuses, ("rows", self.rows)]]
         if self.scored:
@@ -109,13 +109,13 @@ class Summary:
 
 @dataclass(frozen=True)
 class Work:
-    """The shards that an engine makes.
+    """The shards that an engine must write.
 
     Attributes:
         source: the input.
         scan: the input's layout.
-        folder: where the shards go.
-        todo: numbers of the shards to make.
+        folder: the folder for the shards.
+        todo: numbers of the shards to write.
         strict: stop at the first row that cannot be scored.
         stream: how rows are decoded and scored.
         batch_size: rows per pass through the model.
@@ -132,7 +132,7 @@ class Work:
     signature: str
 
     def rows_in(self, number: int) -> int:
-        """How many rows shard ``number`` holds."""
+        """Number of rows in shard ``number``."""
         return min(self.folder.size, self.scan.rows - number * self.folder.size)
 
     def read(self, number: int) -> Iterator[Row]:
@@ -147,10 +147,10 @@ class Work:
 
 
 Advance: TypeAlias = Callable[[int], object]
-"""Is told how many more rows are done."""
+"""A function that receives the number of rows done since its last call."""
 
 Engine: TypeAlias = Callable[[Work, Advance], Iterator[ShardInfo]]
-"""Does the work; yields each shard when it is on disk, in any order."""
+"""A function that writes the shards and yields each one when it is on disk, in any order."""
 
 
 def run_batch(
@@ -162,19 +162,19 @@ def run_batch(
     engine: Engine | None = None,
     show_progress: bool = False,
 ) -> Summary:
-    """Score ``source`` into ``output``; shards that are there already are not made again.
+    """Score ``source`` into ``output``; existing shards of the same run are kept.
 
     Args:
         scorer: the scorer.
         source: the input.
         output: the folder for the results.
-        options: how to work and write.
-        engine: what does the work; by default :func:`local_engine`.
+        options: settings of the run.
+        engine: function that scores the shards; by default :func:`local_engine`.
         show_progress: whether to show a progress bar, if standard error is a terminal.
 
     Raises:
-        DataError: if another run writes to ``output``, if it holds results of something else, if it
-            cannot be written, and under ``strict`` at the first row that fails.
+        DataError: if another process writes to ``output``, if it holds results of another run, if it
+            cannot be written, or, under ``strict``, if a row cannot be scored.
     """
     started = time.perf_counter()
     try:
@@ -204,9 +204,9 @@ def run_batch(
 
 
 def _manifest(scorer: DescScorer, source: Reader, rows: int, output: Path, options: BatchOptions) -> Manifest:
-    """The manifest to go on with, or a new one. Refuses a folder that holds something else."""
-    there = read_manifest(output)
-    scorer.encoder.batches.value = _batch_size(scorer, options, there)
+    """The manifest of the run to continue, or a new one. Refuses a folder with other content."""
+    earlier = read_manifest(output)
+    scorer.encoder.batches.value = _batch_size(scorer, options, earlier)
     identity = Identity(
         input=source.source,
         fingerprint=source.fingerprint(),
@@ -218,7 +218,7 @@ def _manifest(scorer: DescScorer, source: Reader, rows: int, output: Path, optio
         options={**dict(options.input_options), "decorative_empty": options.stream.decorative_empty},
         job=list(options.job) if options.job else None,
     )
-    if there is None:
+    if earlier is None:
         foreign = sorted(path.name for path in output.glob("*.parquet"))
         if foreign:
             raise DataError(
@@ -226,34 +226,34 @@ def _manifest(scorer: DescScorer, source: Reader, rows: int, output: Path, optio
             )
         write_manifest(output, Manifest(identity))
         return Manifest(identity)
-    differences = there.identity.differences(identity)
+    differences = earlier.identity.differences(identity)
     if differences:
         raise DataError(
-            f"{output}: holds a run that was started otherwise ({'; '.join(differences)}); "
+            f"{output}: holds a run with another input or other settings ({'; '.join(differences)}); "
             "start it with the same input, model and options, or give another --output"
         )
-    return there
+    return earlier
 
 
-def _batch_size(scorer: DescScorer, options: BatchOptions, there: Manifest | None) -> int:
+def _batch_size(scorer: DescScorer, options: BatchOptions, earlier: Manifest | None) -> int:
     if options.batch_size is not None:
         return options.batch_size
-    if there is not None:
-        return there.identity.batch_size
+    if earlier is not None:
+        return earlier.identity.batch_size
     return find_batch_size(scorer.encoder.try_batch, scorer.model.device)
 
 
 def _make_shards(work: Work, engine: Engine, before: int, show_progress: bool) -> dict[int, ShardInfo]:
-    """Let the engine do its work. before: rows that were done before."""
+    """Run the engine with a progress bar. before: rows that an earlier start has scored."""
     total = before + sum(map(work.rows_in, work.todo))
-    # disable=None: no bar if standard error is no terminal, as when it goes to a log.
+    # disable=None shows no bar unless standard error is a terminal.
     disable = None if show_progress else True
     with tqdm(total=total, initial=before, unit=" pairs", disable=disable, smoothing=0.1) as bar:
         return {shard.number: shard for shard in engine(work, bar.update)}
 
 
 def _finish(manifest: Manifest, folder: ShardFolder, done: dict[int, ShardInfo], output: Path) -> Manifest:
-    """Write the complete manifest and, unless the format is ``parquet``, the one file of results."""
+    """Write the complete manifest and, for ``csv`` and ``jsonl``, the single file of results."""
     manifest, form = manifest.finished(done.values()), manifest.identity.format
     if form != "parquet":
         write_result_file(folder, sorted(done), output, form)
@@ -266,7 +266,7 @@ def _finish(manifest: Manifest, folder: ShardFolder, done: dict[int, ShardInfo],
 
 
 def load_scorer(model: dict[str, Any], compiled: bool, batch_size: int = 64) -> DescScorer:
-    """A scorer from the arguments of :meth:`DescScorer.from_pretrained`, the name as ``model``."""
+    """A scorer from the arguments of :meth:`DescScorer.from_pretrained`, with its name under ``model``."""
     arguments = {name: value for name, value in model.items() if name != "model"}
     scorer = DescScorer.from_pretrained(model["model"], batch_size=batch_size, **arguments)
     if compiled:
@@ -275,7 +275,7 @@ def load_scorer(model: dict[str, Any], compiled: bool, batch_size: int = 64) -> 
 
 
 def local_engine(scorer: DescScorer) -> Engine:
-    """An engine that scores in this process, shard after shard; decoding goes on across their borders."""
+    """An engine that scores in this process, shard after shard; decoding runs ahead into the next shard."""
 
     def run(work: Work, advance: Advance) -> Iterator[ShardInfo]:
         rows = (row for number in work.todo for row in work.read(number))

@@ -1,8 +1,8 @@
-"""Results on disk: shards of fixed row ranges, each there as a whole or not at all.
+"""Write and read the shards of a run: files that each hold a fixed range of rows.
 
-Shard ``i`` holds the rows ``[i * size, (i + 1) * size)`` and says in its own metadata which run it belongs
-to. What a run has done is therefore what lies in its folder, at any moment. A run with format ``csv`` or
-``jsonl`` makes one file of its shards at the end.
+Shard ``i`` holds the rows ``[i * size, (i + 1) * size)``, and its metadata name the run that it belongs to.
+A shard is written in one step. So the files in the folder show at any moment which rows are done. A run
+with format ``csv`` or ``jsonl`` joins its shards into one file at the end.
 """
 
 from __future__ import annotations
@@ -41,31 +41,32 @@ SCHEMA = pa.schema(
         pa.field("error", pa.string()),
     ]
 )
-"""Columns of a result. All but id, status and error are null unless the status is ``ok``; those of context
-and references are null too if the row has none."""
+"""Columns of a result. The scores are null unless the status is ``ok``; those of context and references are
+also null if the row has no context or references."""
 
-_OWN = ("id", "status", "error")
+_NOT_SCORES = ("id", "status", "error")
 _FLOATS = tuple(field.name for field in SCHEMA if pa.types.is_floating(field.type))
 _RUN, _FIRST = b"descscore.run", b"descscore.first_row"
 
 
 @dataclass(frozen=True)
 class ShardInfo:
-    """A shard that is there as a whole. statuses: its rows counted by status."""
+    """A whole shard on disk."""
 
     number: int
     file: str
     rows: int
     statuses: dict[str, int]
+    """Number of rows by status."""
 
 
 @dataclass(frozen=True)
 class ShardFolder:
-    """Where a run's shards lie.
+    """The folder of a run's shards.
 
     Attributes:
         folder: the folder.
-        run: the run that the shards belong to (:attr:`descscore.batch.manifest.Identity.run`).
+        run: id of the run that the shards belong to (:attr:`descscore.batch.manifest.Identity.run`).
         size: rows of a shard.
         suffix: ``.parquet``, or ``.arrow`` for parts that will become one file.
     """
@@ -92,7 +93,7 @@ class ShardFolder:
         return _info(number, path, table)
 
     def read(self, number: int, columns: Sequence[str] | None = None) -> pa.Table:
-        """A shard of this run. Raises :class:`DataError` if it is damaged or of another run."""
+        """Read a shard. Raises :class:`DataError` if it is damaged or belongs to another run."""
         path = self.path(number)
         try:
             table = _read(path, columns)
@@ -106,7 +107,7 @@ class ShardFolder:
         return table
 
     def done(self, numbers: Iterable[int], rows: int) -> dict[int, ShardInfo]:
-        """The shards among ``numbers`` that are whole, of a run over ``rows`` rows."""
+        """The shards among ``numbers`` that exist and are whole. rows: rows of the whole input."""
         whole = {}
         for number in numbers:
             if self.path(number).is_file():
@@ -145,7 +146,7 @@ def _result_table(rows: Sequence[tuple[str, Outcome]]) -> pa.Table:
     columns: dict[str, list[Any]] = {
         name: [None if score is None else getattr(score, name) for score in scores]
         for name in SCHEMA.names
-        if name not in _OWN
+        if name not in _NOT_SCORES
     }
     columns["id"] = [row_id for row_id, _ in rows]
     columns["status"] = [outcome.status for _, outcome in rows]
@@ -154,17 +155,17 @@ def _result_table(rows: Sequence[tuple[str, Outcome]]) -> pa.Table:
 
 
 def _printable(text: str | None) -> str | None:
-    """A message quotes file names and texts, which may hold characters that no table can."""
+    """Escape characters that UTF-8 cannot encode: messages may quote such file names and texts."""
     return text and text.encode("utf-8", "backslashreplace").decode()
 
 
 def result_file(form: str) -> str:
-    """Name of the one file of a run with format ``csv`` or ``jsonl``."""
+    """Name of the single result file of a run with format ``csv`` or ``jsonl``."""
     return f"scores.{form}"
 
 
 def write_result_file(folder: ShardFolder, numbers: Sequence[int], output: Path, form: str) -> None:
-    """Write ``scores.csv`` or ``scores.jsonl`` from shards ``numbers``, one of them in memory at a time."""
+    """Write ``scores.csv`` or ``scores.jsonl`` from the shards ``numbers``, with one in memory at a time."""
     tables = (folder.read(number).replace_schema_metadata(None) for number in numbers)
     with atomic_write(output / result_file(form)) as temporary, temporary.open("wb") as file:
         _write_csv(tables, file) if form == "csv" else _write_jsonl(tables, file)
@@ -183,6 +184,6 @@ def _write_jsonl(tables: Iterable[pa.Table], file: BinaryIO) -> None:
 
 
 def _short_floats(row: dict[str, Any]) -> dict[str, Any]:
-    """float32 values with the digits they have, not with those of the nearest float64."""
+    """Round float32 values to their own digits, so that JSON does not show those of a float64."""
     short = {name: float(str(np.float32(row[name]))) for name in _FLOATS if row[name] is not None}
     return {**row, **short}

@@ -1,3 +1,3 @@
-"""``StreamOptions`` under the path that the documentation names; streams live in :mod:`descscore.stream`."""
+"""Another import path of ``StreamOptions``, which the documentation names."""
 
 from descscore.stream.pairs import StreamOptions as StreamOptions

@@ -1,4 +1,4 @@
-"""descscore as a metric that Hugging Face's ``evaluate`` loads.
+"""descscore as a metric for Hugging Face's ``evaluate``.
 
 >>> import evaluate
 >>> from descscore.evaluate_module import module_path
@@ -11,5 +11,5 @@ from pathlib import Path
 
 
 def module_path() -> str:
-    """The path that ``evaluate.load`` takes; nothing is fetched."""
+    """The path to pass to ``evaluate.load``, which then fetches nothing."""
     return str(Path(__file__).with_name("description_score.py"))

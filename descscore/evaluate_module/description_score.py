@@ -1,7 +1,7 @@
-"""The mean score of pairs of image and text, as a metric of Hugging Face's ``evaluate``.
+"""The mean score of image-text pairs, as a metric of Hugging Face's ``evaluate``.
 
-``evaluate`` copies this file to its own folder and imports the copy, so the file needs nothing
-but the installed package.
+``evaluate`` copies this file to its own folder and imports the copy. So the file may use only the
+installed package.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ Args:
     predictions (list of str): the texts, one for each image.
     images (list): their images: paths, bytes of image files, PIL images or arrays.
     model (str or DescScorer): a model's name or folder, "default" by default, or a ready scorer.
-    device, text_policy, precision: how a model by name is loaded, as for DescScorer.from_pretrained.
+    device, text_policy, precision: as for DescScorer.from_pretrained; not used for a ready scorer.
 
 Returns:
     description_score (float): the mean score, 0 to 2.5.
     scores (list of float): each item's score, 2.5 times its cosine, 0 for a negative one.
     cosines (list of float): each item's raw cosine, -1 to 1.
-    signature (str): all that the numbers depend on, in one line.
+    signature (str): everything that the numbers depend on, in one line.
 """
 
 
@@ -54,7 +54,7 @@ class DescriptionScore(evaluate.Metric):  # type: ignore[misc]  # evaluate has n
     def add(self, *, prediction: str | None = None, images: Any = None, **kwargs: Any) -> None:
         """Add one text and its image; ``evaluate.combine`` names the text ``predictions`` here too."""
         text = kwargs.pop("predictions", prediction)
-        # As a batch: older releases of datasets put what was added one by one behind later batches.
+        # As a batch, because older releases of datasets put single items after later batches.
         super().add_batch(predictions=[text], images=[_stored(images)], **{k: [v] for k, v in kwargs.items()})
 
     def add_batch(self, *, predictions: Any = None, images: Any = None, **kwargs: Any) -> None:
@@ -86,7 +86,7 @@ class DescriptionScore(evaluate.Metric):  # type: ignore[misc]  # evaluate has n
 
 
 def _stored(image: Any) -> Any:
-    """A path as a string, bytes unchanged, and pictures as PNG: ``datasets`` would store some with losses."""
+    """A path as a string, bytes unchanged, and pictures as PNG, which loses nothing."""
     if isinstance(image, (bytes, bytearray)):
         return {"bytes": bytes(image), "path": None}
     if isinstance(image, os.PathLike):
@@ -99,9 +99,9 @@ def _stored(image: Any) -> Any:
 
 
 def _restored(images: list[dict[str, Any]]) -> list[Any]:
-    """Paths and bytes; equal bytes are one object, so that they are encoded once."""
-    seen: dict[bytes, bytes] = {}
+    """Paths and bytes; equal bytes become one object, so that they are encoded once."""
+    first: dict[bytes, bytes] = {}
     return [
-        seen.setdefault(image["bytes"], image["bytes"]) if image["bytes"] else image["path"]
+        image["path"] if image["bytes"] is None else first.setdefault(image["bytes"], image["bytes"])
         for image in images
     ]

@@ -1,1 +1,1 @@
-"""Why a text scored as it did: word by word, through the purpose subspace, and on the image."""
+"""Explain a score: word by word, through the purpose subspace, and on the image."""

@@ -1,10 +1,10 @@
-"""Integrated gradients through a text tower: how much each token moved the cosine and the purpose read-out.
+"""Integrated gradients: how much each token moved the cosine and the purpose read-out.
 
-A path runs from a text without words (start token, padding, and the end token in the
-text's own place) to the text. It runs in token plus position embeddings, and the state is
-always read at the text's end token. The integral over the path is taken at Gauss-Legendre
-nodes; their number grows until the parts add up. Start and end token are the same at both
-ends of the path, so the words carry the whole difference. Sources: Sundararajan et al.
+A path leads from a text without words (start token, padding, and the end token at its usual
+position) to the text. It runs through the space of token plus position embeddings, and the state
+is always read at the text's end token. Gauss-Legendre quadrature approximates the integral along
+the path; the number of nodes grows until the parts add up. Start and end token are the same at
+both ends of the path, so the whole difference comes from the words. Sources: Sundararajan et al.
 2017 (arXiv 1703.01365); for the part through a subspace, Zur et al. 2024 (arXiv 2406.09458).
 """
 
@@ -26,14 +26,14 @@ from descscore.texts import TokenizedText, pad
 from descscore.towers.text import HalfRun, carry_on, embed_tokens, end_positions, run_from_block, trim
 
 STEPS = (50, 100, 200, 400, 800, 1024)
-"""Numbers of nodes, tried in turn."""
+"""Numbers of nodes, tried one after another."""
 
 RELATIVE, ABSOLUTE = 0.01, 1e-3
-"""Parts have converged when they miss the difference by at most max(1 % of it, 1e-3)."""
+"""Parts have converged if their sum misses the difference by at most max(1 % of the difference, 1e-3)."""
 
 _NUMBERS_AT_ONCE = {"cpu": 4_000_000}
 _NUMBERS_ELSEWHERE = 100_000_000
-"""Tokens x width x layers in one pass: the fastest size on two CPU cores; elsewhere about 6 GB."""
+"""Tokens x width x layers in one pass: the fastest size on two CPU cores; on other devices about 6 GB."""
 
 _ROWS_AT_ONCE = 32_768
 """CUDA's attention kernels take at most 65,535 rows in a pass."""
@@ -72,12 +72,12 @@ class TextRows:
 
 @dataclass(frozen=True)
 class Values:
-    """What the model says of n texts, float64 on the CPU.
+    """The model's values for n texts, float64 on the CPU.
 
     Attributes:
         cosine: ``(n, ...)`` cosines with their images.
-        log_odds: ``(n, ...)`` log-odds of being a description, for a text in windows the mean
-            over them; None without a read-out.
+        log_odds: ``(n, ...)`` log-odds of being a description, means over a text's windows; None
+            without a read-out.
     """
 
     cosine: Tensor
@@ -86,7 +86,7 @@ class Values:
 
 @dataclass(frozen=True)
 class PathEnds:
-    """The ends of n texts' paths, and how far the parts miss them; float64 on the CPU.
+    """The ends of n texts' paths, and the error of the parts; float64 on the CPU.
 
     Attributes:
         value: ``(n,)`` the value of the text.
@@ -100,13 +100,13 @@ class PathEnds:
 
     @property
     def converged(self) -> Tensor:
-        """Whether the parts add up, to max(1 % of the difference, 1e-3): ``(n,)`` bool."""
+        """Whether the parts add up, to within max(1 % of the difference, 1e-3): ``(n,)`` bool."""
         return self.delta.abs() <= (RELATIVE * self.difference.abs()).clamp(min=ABSOLUTE)
 
 
 @dataclass(frozen=True)
 class Attribution:
-    """Parts of n texts' values by token, float64 on the CPU.
+    """Each token's parts of n texts' values, float64 on the CPU.
 
     Attributes:
         cosine: ``(r, length)`` parts of the cosine.
@@ -137,13 +137,13 @@ def attribute(
 ) -> Attribution:
     """Integrated gradients of each text's cosine, and of its read-out's log-odds, by token.
 
-    Texts share passes; a text's parts depend on the other texts by rounding alone.
+    Texts share passes; other texts affect a text's parts only through rounding.
 
     Args:
         clip: The model whose text tower is explained.
         texts: The texts and their images.
-        purpose: The model's purpose subspace, None for a model without one.
-        steps: Numbers of nodes; a larger one is tried for the texts whose parts do not add up yet.
+        purpose: The model's purpose subspace; None for a model without one.
+        steps: Numbers of nodes. The next number is tried for texts whose parts do not add up yet.
     """
     paths = _Paths(clip, texts, purpose)
     ends = paths.values([(0.0, 0.0), (1.0, 0.0)])
@@ -168,7 +168,7 @@ def attribute(
 
 @lru_cache(maxsize=16)
 def nodes(steps: int) -> Nodes:
-    """Gauss-Legendre nodes on 0..1 with their weights, which add up to 1."""
+    """Gauss-Legendre nodes on 0..1 with their weights; the weights add up to 1."""
     places, weights = np.polynomial.legendre.leggauss(steps)
     return tuple(zip(((1 + places) / 2).tolist(), (weights / 2).tolist(), strict=True))
 
@@ -176,24 +176,24 @@ def nodes(steps: int) -> Nodes:
 def without_words(clip: CLIP, tokens: Tensor) -> Tensor:
     """Token rows ``(r, length)`` with all but their start and end tokens replaced by padding."""
     end = end_positions(clip, tokens)[:, None]
-    kept = torch.zeros_like(tokens)
-    kept[:, 0] = tokens[:, 0]
-    return kept.scatter(1, end, tokens.gather(1, end))
+    empty = torch.zeros_like(tokens)
+    empty[:, 0] = tokens[:, 0]
+    return empty.scatter(1, end, tokens.gather(1, end))
 
 
 @dataclass(frozen=True)
 class _Points:
-    """p points on texts' paths, as m token rows; a text in windows has several rows a point.
+    """p points on texts' paths, as m token rows; a text in windows has several rows per point.
 
     Attributes:
-        text: ``(p,)`` the text on whose path each point lies.
+        text: ``(p,)`` each point's text.
         tokens: ``(m, longest)`` token rows.
-        end: ``(m,)`` places of their end tokens.
-        row: ``(m,)`` the texts' rows that they are.
-        point: ``(m,)`` the point that each row belongs to.
-        place: ``(m,)`` how far along the path each lies, 0..1.
-        weight: ``(m,)`` weight of the point in the integral, float64 on the CPU.
-        share: ``(m,)`` weight of the row in its text.
+        end: ``(m,)`` positions of the rows' end tokens.
+        row: ``(m,)`` each row's number in :class:`TextRows`.
+        point: ``(m,)`` each row's point.
+        place: ``(m,)`` each row's place on the path, 0..1.
+        weight: ``(m,)`` weight of each row's point in the integral, float64 on the CPU.
+        share: ``(m,)`` weight of each row in its text.
     """
 
     text: Tensor
@@ -212,7 +212,7 @@ class _Points:
 
 
 class _Paths:
-    """The paths of n texts, and what the model says along them."""
+    """The paths of n texts, and the model's values along them."""
 
     def __init__(self, clip: CLIP, texts: TextRows, purpose: Purpose | None) -> None:
         self.clip, self.texts, self.purpose = clip, texts, purpose
@@ -231,13 +231,13 @@ class _Paths:
 
     @property
     def part_names(self) -> list[str]:
-        """What the model's parts are: of the cosine, through the purpose, and of the log-odds."""
-        has = {"cosine": True, "through": self.purpose is not None, "log_odds": self.reads_out}
-        return [name for name, present in has.items() if present]
+        """Names of the parts that this model has, as in :class:`Attribution`."""
+        present = {"cosine": True, "through": self.purpose is not None, "log_odds": self.reads_out}
+        return [name for name, exists in present.items() if exists]
 
     @torch.no_grad()
     def values(self, places: Nodes) -> Values:
-        """What the model says at places of all paths: ``(n, places)`` each."""
+        """The model's values at places of all paths: ``(n, places)`` each."""
         cosines: list[Tensor] = []
         log_odds: list[Tensor] = []
         order: list[Tensor] = []
@@ -247,15 +247,15 @@ class _Paths:
             if self.reads_out:
                 log_odds.append(self.log_odds(points, run))
             order.append(points.text)
-        back = torch.cat(order).argsort(stable=True)
+        positions = torch.cat(order).argsort(stable=True)
 
         def in_order(parts: list[Tensor]) -> Tensor:
-            return torch.cat(parts)[back].cpu().double().view(len(self.rows), len(places))
+            return torch.cat(parts)[positions].cpu().double().view(len(self.rows), len(places))
 
         return Values(in_order(cosines), in_order(log_odds) if self.reads_out else None)
 
     def points(self, texts: Sequence[int], places: Nodes) -> Iterator[_Points]:
-        """All places of all texts, texts of like length together, as many at once as memory allows."""
+        """All places of all texts, in batches of texts of similar length that fit into memory."""
         batch: list[tuple[int, float, float]] = []
         rows = 0
         for text in sorted(texts, key=lambda text: self.length[text]):
@@ -269,12 +269,12 @@ class _Paths:
             yield self._gather(batch)
 
     def _gather(self, batch: list[tuple[int, float, float]]) -> _Points:
-        lines = [
+        entries = [
             (row, point, place, weight)
             for point, (text, place, weight) in enumerate(batch)
             for row in self.rows[text]
         ]
-        row, point, place, weight = zip(*lines, strict=True)
+        row, point, place, weight = zip(*entries, strict=True)
         device = self.tokens.device
         rows = torch.tensor(row, device=device)
         return _Points(
@@ -290,13 +290,13 @@ class _Paths:
 
     @torch.no_grad()
     def embeddings(self, points: _Points) -> tuple[Tensor, Tensor]:
-        """Embeddings at the points, and from their paths' starts to ends: ``(m, longest, width)`` each."""
+        """Embeddings at the points, and their paths from start to end: ``(m, longest, width)`` each."""
         start = embed_tokens(self.clip, without_words(self.clip, points.tokens))
         step = embed_tokens(self.clip, points.tokens) - start
         return start + points.place[:, None, None].to(step) * step, step
 
     def run(self, points: _Points, embeddings: Tensor) -> HalfRun:
-        """Up to the purpose's site, or through the last block where there is none."""
+        """Run the text tower up to the purpose's site, or through the last block for a model without one."""
         return carry_on(self.clip, HalfRun(points.tokens, points.end, embeddings, -1), self.block)
 
     def cosines(self, points: _Points, run: HalfRun) -> Tensor:
@@ -311,7 +311,7 @@ class _Paths:
         return points.mean(self.purpose.log_odds(run.state))
 
     def gradients(self, points: _Points, run: HalfRun) -> dict[str, Tensor]:
-        """Gradients at the site, by the name of their part: ``(m, longest, width)`` each."""
+        """Gradients at the site, by name of the part: ``(m, longest, width)`` each."""
         gradients = {"cosine": _gradient(self.cosines(points, run), run.hidden)}
         if self.purpose is not None:
             gradients["through"] = _in_subspace(run, gradients["cosine"], self.purpose)
@@ -321,7 +321,7 @@ class _Paths:
 
 
 def _integrate(paths: _Paths, texts: Sequence[int], places: Nodes, parts: dict[str, Tensor]) -> None:
-    """Replace the parts of ``texts`` by the sums over these nodes."""
+    """Replace the parts of ``texts`` by their integrals with the nodes ``places``."""
     rows = [row for text in texts for row in paths.rows[text]]
     for part in parts.values():
         part[rows] = 0
@@ -330,8 +330,9 @@ def _integrate(paths: _Paths, texts: Sequence[int], places: Nodes, parts: dict[s
         embeddings.requires_grad_()
         run = paths.run(points, embeddings)
         gradients = paths.gradients(points, run)
-        for left, (name, gradient) in zip(reversed(range(len(gradients))), gradients.items(), strict=True):
-            (slope,) = torch.autograd.grad(run.hidden, embeddings, gradient, retain_graph=left > 0)
+        for number, (name, gradient) in enumerate(gradients.items(), start=1):
+            more = number < len(gradients)
+            (slope,) = torch.autograd.grad(run.hidden, embeddings, gradient, retain_graph=more)
             part = (slope * step).sum(-1).cpu().double() * points.weight[:, None]
             parts[name][:, : part.shape[1]].index_add_(0, points.row.cpu(), part)
 
@@ -341,15 +342,21 @@ def _gradient(values: Tensor, hidden: Tensor) -> Tensor:
 
 
 def _in_subspace(run: HalfRun, gradient: Tensor, purpose: Purpose) -> Tensor:
-    """A gradient at the site, reduced to the purpose subspace of the end token's state."""
+    """A gradient at the site, projected on the purpose subspace of the end token's state."""
     basis = purpose.rotation[: purpose.site.k].to(gradient)
     rows = torch.arange(len(gradient), device=gradient.device)
-    kept = gradient[rows, run.end] @ basis.T @ basis
-    return torch.zeros_like(gradient).index_put((rows, run.end), kept)
+    projected = gradient[rows, run.end] @ basis.T @ basis
+    return torch.zeros_like(gradient).index_put((rows, run.end), projected)
 
 
 def _path_ends(ends: Tensor, parts: Tensor, owner: Tensor) -> PathEnds:
-    """ends: ``(n, 2)`` values at start and end. parts: ``(r, length)`` by token. owner: ``(r,)``."""
+    """The ends of n paths and the error of their parts.
+
+    Args:
+        ends: Values at the start and the end of each path, ``(n, 2)``.
+        parts: Parts by token, ``(r, length)``.
+        owner: Text of each row, ``(r,)``.
+    """
     difference = ends[:, 1] - ends[:, 0]
     total = torch.zeros(len(ends), dtype=torch.float64).index_add(0, owner.cpu(), parts.sum(1))
     return PathEnds(ends[:, 1], difference, total - difference)

@@ -1,4 +1,4 @@
-"""``descscore explain``. Heavy imports stand inside the command."""
+"""The command ``descscore explain``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from descscore.options import model_options
 @click.option(
     "--source",
     metavar="TEXT",
-    help="Also show what TEXT would score with the purpose of this other text.",
+    help="Another text; also show the score of TEXT with the purpose of that text.",
 )
 @click.option("--where", is_flag=True, help="Also map the image by occlusion: an aid, not evidence.")
 @click.option(
@@ -43,6 +43,7 @@ def explain(
     page = _page_file(html)
     if html is not None and page is None and as_json:
         raise UsageError("--html without a file and --json both print; give --html a file")
+    # Imported here, so that help comes at once.
     from descscore.explanations.explainer import explain as run
     from descscore.explanations.terminal import to_text
     from descscore.scorer import DescScorer
@@ -53,11 +54,11 @@ def explain(
         from descscore.explanations.html_page import to_html
         from descscore.images import load_image
 
-        written = to_html(explanation, load_image(image), Path(image).name)
+        content = to_html(explanation, load_image(image), Path(image).name)
         if page is None:
-            click.echo(written, nl=False)
+            click.echo(content, nl=False)
             return
-        page.write_text(written, encoding="utf-8")
+        page.write_text(content, encoding="utf-8")
         click.echo(f"page: {page}", err=True)
     if as_json:
         click.echo(json.dumps({"image": image} | explanation.to_dict(), ensure_ascii=False, indent=2))
@@ -66,7 +67,7 @@ def explain(
 
 
 def _page_file(html: str | None) -> Path | None:
-    """Where the page goes; None for standard output. Any other ending is refused: it could be a photo's."""
+    """The page's file; None for standard output. Refuses other endings, which could be those of a photo."""
     if html is None or html == "-":
         return None
     path = Path(html)

@@ -41,14 +41,14 @@ _TEXTS_AT_ONCE = 64
 
 @dataclass(frozen=True)
 class ExplainOptions:
-    """What to explain.
+    """Settings of explanations.
 
     Attributes:
-        source: a text; the counterfactual gives its purpose to the explained texts. None for no
+        source: a text whose purpose the counterfactual gives to the explained texts; None for no
             counterfactual.
         where: whether to map the image by occlusion, which takes 82 passes of the image tower
-            an image.
-        steps: numbers of path points, tried in turn until the parts add up.
+            for each image.
+        steps: numbers of path points, tried one after another until the parts add up.
     """
 
     source: str | None = None
@@ -69,15 +69,15 @@ def explain(
     Args:
         image: The image, as :meth:`DescScorer.score` takes it.
         text: The text.
-        scorer: By default one of the model ``default``, loaded for this call; give one to
+        scorer: By default a scorer of the model ``default``, loaded for this call. Pass a scorer to
             explain more than one text.
-        source: A text; the counterfactual gives its purpose to ``text``.
+        source: A text whose purpose the counterfactual gives to ``text``.
         where: Whether to map the image by occlusion.
 
     Raises:
         InputError: As :meth:`DescScorer.score`.
-        UsageError: For a model in another precision than float32, or a ``source`` where there
-            is no purpose subspace.
+        UsageError: The model's precision is not float32, or there is a ``source`` but the model has no
+            purpose subspace.
     """
     options = ExplainOptions(source, where)
     return explain_batch([image], [text], scorer or DescScorer.from_pretrained(), options)[0]
@@ -89,7 +89,7 @@ def explain_batch(
     scorer: DescScorer,
     options: ExplainOptions | None = None,
 ) -> list[Explanation]:
-    """Explain pairs: image ``i`` with text ``i``, one result a pair, in the order given.
+    """Explain pairs: image ``i`` with text ``i``, one result per pair, in order.
 
     Raises as :func:`explain`, and for rows that cannot be scored as :meth:`DescScorer.score_batch`.
     """
@@ -100,15 +100,15 @@ def explain_batch(
         return []
     features, encoded = scorer.encode_pairs(images, texts)
     scores = scorer.scores(features, encoded)
-    features = features.clone()  # no longer a tensor of inference mode, which gradients refuse
+    features = features.clone()  # gradients refuse tensors of inference mode; a copy is none
     words = [split_words(model.tokenizer, text, scorer.text_policy) for text in texts]
     reasons: list[_Reasons] = []
     for start in range(0, len(texts), _TEXTS_AT_ONCE):
         part = slice(start, start + _TEXTS_AT_ONCE)
         reasons += _reasons(model, encoded.texts[part], words[part], features[part], options.steps)
-    swapped: Sequence[Counterfactual | None] = [None] * len(texts)
+    counterfactuals: Sequence[Counterfactual | None] = [None] * len(texts)
     if options.source is not None:
-        swapped = _counterfactuals(scorer, encoded.texts, scores, features, options.source)
+        counterfactuals = _counterfactuals(scorer, encoded.texts, scores, features, options.source)
     maps = occlusion_maps(model, images, encoded.features) if options.where else [None] * len(texts)
     return [
         Explanation(
@@ -122,19 +122,20 @@ def explain_batch(
             occlusion=occlusion,
         )
         for text, score, reason, counterfactual, occlusion in zip(
-            texts, scores, reasons, swapped, maps, strict=True
+            texts, scores, reasons, counterfactuals, maps, strict=True
         )
     ]
 
 
 @dataclass(frozen=True)
 class _Reasons:
-    """What explains one text. log_odds: of being a description, None without a read-out."""
+    """The explanation of one text by its words."""
 
     words: tuple[WordParts, ...]
     convergence: Convergence
     purpose_convergence: Convergence | None
     log_odds: float | None
+    """Log-odds of being a description; None without a read-out."""
 
 
 def _reasons(
@@ -147,8 +148,8 @@ def _reasons(
     """Reasons of n texts with their words and unit image features ``(n, embed_dim)``."""
     shortened = {
         (i, j): without_word(text, word)
-        for i, (text, its_words) in enumerate(zip(texts, words, strict=True))
-        for j, word in enumerate(its_words)
+        for i, (text, text_words) in enumerate(zip(texts, words, strict=True))
+        for j, word in enumerate(text_words)
         if word.tokens
     }
     images = images.to(model.device)
@@ -158,17 +159,17 @@ def _reasons(
     owners = rows.owner.tolist()
     cosine_path, log_odds_path = attribution.cosine_path, attribution.log_odds_path
     reasons = []
-    for i, its_words in enumerate(words):
-        first, taken = owners.index(i), int(attribution.steps[i])
+    for i, text_words in enumerate(words):
+        first, steps_used = owners.index(i), int(attribution.steps[i])
         parts = [
             _word_parts(word, attribution, first, losses.get((i, j), (0.0, 0.0)))
-            for j, word in enumerate(its_words)
+            for j, word in enumerate(text_words)
         ]
         reasons.append(
             _Reasons(
                 tuple(parts),
-                _convergence(cosine_path, i, taken),
-                _convergence(log_odds_path, i, taken) if log_odds_path else None,
+                _convergence(cosine_path, i, steps_used),
+                _convergence(log_odds_path, i, steps_used) if log_odds_path else None,
                 float(log_odds_path.value[i]) if log_odds_path else None,
             )
         )
@@ -181,9 +182,15 @@ def _losses(
     images: Tensor,
     attribution: Attribution,
 ) -> Mapping[tuple[int, int], tuple[float, float]]:
-    """What cosine and log-odds lose without a word; without a read-out the log-odds lose 0.
+    """Losses of cosine and log-odds without a word, by numbers of text and word.
 
-    shortened: the texts without one word, by the numbers of text and word.
+    Without a read-out the loss of log-odds is 0.
+
+    Args:
+        model: The model.
+        shortened: Texts without one word, by numbers of text and word.
+        images: Unit image features of the texts.
+        attribution: The attribution of the whole texts.
     """
     owner = [i for i, _ in shortened]
     rows = TextRows.of(list(shortened.values()), images[owner])
@@ -196,7 +203,14 @@ def _losses(
 
 
 def _word_parts(word: Word, attribution: Attribution, first: int, losses: tuple[float, float]) -> WordParts:
-    """first: the first token row of the word's text. losses: of cosine and log-odds without the word."""
+    """The parts of one word.
+
+    Args:
+        word: The word.
+        attribution: The attribution of all texts.
+        first: The first token row of the word's text.
+        losses: Losses of cosine and log-odds without the word.
+    """
 
     def total(parts: Tensor) -> float:
         return sum(float(parts[first + row, column]) for row, column in word.tokens)
@@ -253,16 +267,16 @@ def _counterfactuals(
     images: Tensor,
     source: str,
 ) -> list[Counterfactual]:
-    """What n texts would score with the purpose of ``source``; images: ``(n, embed_dim)`` unit features.
+    """The scores of n texts with the purpose of ``source``; images: ``(n, embed_dim)`` unit features.
 
-    Every window of a text takes on the purpose of the source's first window. Raises
+    Every window of a text gets the purpose of the source's first window. Raises
     :class:`UsageError` for a model without a purpose subspace.
     """
     model, source_rows = scorer.model, scorer.tokenize(source).rows
     purpose = model.purpose
     if purpose is None:
         raise UsageError(
-            f"model {model.name}: has no purpose subspace, so no text can take on another's purpose"
+            f"model {model.name}: has no purpose subspace, so texts cannot exchange their purposes"
         )
     first = pad(source_rows[:1]).to(model.device)
     counterfactuals = []

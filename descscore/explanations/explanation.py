@@ -1,35 +1,36 @@
-"""What an explanation of a score holds."""
+"""The data classes of an explanation."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from descscore.records import Score
 
 OCCLUSION_NOTE = (
-    "an aid for the eye, not evidence: it shows what covering a part of the image does to the cosine, "
-    "and a cover is itself something new to see"
+    "an aid for the eye, not evidence: it shows how covers change the cosine, and a cover is itself a new "
+    "thing in the image"
 )
 
 
 @dataclass(frozen=True)
 class WordParts:
-    """How much one word moved its text's values.
+    """The effects of one word on its text's values.
 
     Attributes:
         text: the word.
-        start: place of its first character in the explained text.
-        end: place after its last character.
-        tokens: how many of the model's tokens it has; 0 for a word that the model does not see
-            (cut off, or dropped in cleaning), whose numbers are then all 0.
+        start: position of its first character in the explained text.
+        end: position after its last character.
+        tokens: number of its tokens. 0 for a word that the model does not see (cut off, or dropped in
+            cleaning); all its numbers are then 0.
         value: its part of the cosine.
         through: the share of ``value`` that flows through the purpose subspace; None for a model
             without one.
         around: the rest of ``value``; None for a model without a purpose subspace.
         purpose: its part of the log-odds of being a description; None without a read-out.
-        leave_one_out: what the cosine loses when the word's tokens are left out.
-        leave_one_out_purpose: what the log-odds lose then; None without a read-out.
+        leave_one_out: loss of cosine without the word's tokens.
+        leave_one_out_purpose: loss of log-odds without them; None without a read-out.
     """
 
     text: str
@@ -51,7 +52,7 @@ class Convergence:
     Attributes:
         difference: value of the text minus that of the text without words.
         delta: sum of the parts minus the difference.
-        steps: nodes of the integral.
+        steps: number of nodes of the integral.
         converged: whether ``|delta|`` is at most max(1 % of ``|difference|``, 1e-3).
     """
 
@@ -63,18 +64,18 @@ class Convergence:
 
 @dataclass(frozen=True)
 class PurposePlace:
-    """Where a text lies in the purpose subspace, along the read-out.
+    """The purpose read-out of a text, compared with reference texts.
 
     Attributes:
-        log_odds: of being a description.
-        probability: the same as 0..1; for a text in windows, the mean over them.
-        block: the text block after which the model keeps the purpose, 0-based.
+        log_odds: log-odds of being a description.
+        probability: probability of being a description, 0..1; the mean over a text's windows.
+        block: the text block (0-based) after which the purpose is read.
         k: dimensions of the subspace.
         above_descriptions: per cent of reference descriptions with lower log-odds, ties half;
-            None where the model keeps no reference.
+            None for a model without reference texts.
         above_captions: the same for reference captions.
-        descriptions: ascending quantiles of the log-odds of reference descriptions; None where
-            the model keeps no reference.
+        descriptions: ascending quantiles of the log-odds of reference descriptions; None for a model
+            without reference texts.
         captions: the same for reference captions.
     """
 
@@ -90,14 +91,15 @@ class PurposePlace:
 
 @dataclass(frozen=True)
 class Counterfactual:
-    """The text with the purpose of another text, by interchange in the subspace.
+    """The explained text with the purpose of another text, by interchange in the subspace.
 
     Attributes:
         source: the other text.
-        source_probability: that the other text is a description, 0..1; None without a read-out.
-        score: score of the explained text with that purpose, 0..2.5.
-        cosine: its cosine, -1..1.
-        change: its cosine minus the cosine with its own purpose.
+        source_probability: probability that the other text is a description, 0..1; None without a
+            read-out.
+        score: score of the explained text with the other purpose, 0..2.5.
+        cosine: its cosine with the other purpose, -1..1.
+        change: this cosine minus the cosine with its own purpose.
     """
 
     source: str
@@ -109,13 +111,13 @@ class Counterfactual:
 
 @dataclass(frozen=True)
 class OcclusionMap:
-    """What the cosine loses when a part of the image is covered, by cell of a grid.
+    """The loss of cosine when a part of the image is covered, by cell of a grid.
 
     Attributes:
-        values: rows from top to bottom, of cells from left to right.
+        values: rows of cells; rows from top to bottom, cells from left to right.
         box: the part of the image that the model sees: left, top, right and bottom in fractions
-            of its width and height. It reaches beyond 0..1 where the model pads.
-        note: what the map is good for.
+            of the image's width and height. It reaches beyond 0..1 if the model pads.
+        note: a warning about the use of the map.
     """
 
     values: tuple[tuple[float, ...], ...]
@@ -132,10 +134,10 @@ class Explanation:
         score: the score, as :class:`descscore.DescScorer` gives it.
         words: every word of the text in order.
         convergence: whether the words' parts of the cosine add up.
-        purpose_convergence: whether their parts of the log-odds add up; None without a read-out.
-        purpose: where the text lies along the read-out; None without one.
-        counterfactual: the text with another purpose; None where no ``source`` was given.
-        occlusion: a map of the image; None where it was not asked for.
+        purpose_convergence: whether the words' parts of the log-odds add up; None without a read-out.
+        purpose: the text's purpose read-out; None without one.
+        counterfactual: the text with another purpose; None without a ``source``.
+        occlusion: the occlusion map of the image; None unless it was wanted.
     """
 
     text: str
@@ -148,6 +150,12 @@ class Explanation:
     occlusion: OcclusionMap | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types: the fields of the score, then what explains it."""
+        """The explanation as plain JSON types: the text, the fields of the score, then all other fields."""
         fields = asdict(self)
         return {"text": fields.pop("text")} | fields.pop("score") | fields
+
+
+def effect_levels(words: Sequence[WordParts], most: int) -> list[int]:
+    """The strength of each word's effect on the cosine, from 0 to ``most`` for the strongest one."""
+    largest = max((abs(word.value) for word in words), default=0.0) or 1.0
+    return [round(abs(word.value) / largest * most) for word in words]

@@ -1,4 +1,4 @@
-"""An explanation as one self-contained web page: no script, nothing fetched, readable without colour."""
+"""An explanation as one self-contained web page, without scripts, and readable without colour."""
 
 from __future__ import annotations
 
@@ -12,26 +12,37 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
-from descscore.explanations.explanation import Explanation, OcclusionMap, PurposePlace, WordParts
-from descscore.explanations.terminal import convergence_sentence, place_sentence, printable, strongest
+from descscore.explanations.explanation import (
+    Explanation,
+    OcclusionMap,
+    PurposePlace,
+    WordParts,
+    effect_levels,
+)
+from descscore.explanations.terminal import (
+    columns_of,
+    convergence_sentence,
+    place_sentence,
+    printable,
+    strongest,
+)
 
 _LONGEST_SIDE = 480
-"""Of the image in the page, in pixels."""
+"""Longer edge of the image in the page, in pixels."""
 
 _LEVELS = 4
-"""How many thicknesses the lines under words have."""
+"""Number of thicknesses of the lines under words."""
 
 
 def to_html(explanation: Explanation, image: Image.Image, name: str) -> str:
-    """The page.
+    """The page as HTML.
 
     Args:
-        explanation: What to show.
+        explanation: The explanation to show.
         image: The explained RGB image; the page holds a small copy of it.
-        name: What the image is called, such as its file name.
+        name: Name of the image, such as its file name.
     """
     words = explanation.words
-    largest = max((abs(word.value) for word in words), default=0.0) or 1.0
     raised, lowered = strongest(words)
     sentences = [convergence_sentence("Cosine", explanation.convergence)]
     if explanation.purpose_convergence:
@@ -43,11 +54,11 @@ def to_html(explanation: Explanation, image: Image.Image, name: str) -> str:
         photo=_data_address(image),
         name=name,
         words=words,
-        look=lambda word: _look(word, largest),
+        looks=[_look(word, level) for word, level in zip(words, effect_levels(words, _LEVELS), strict=True)],
         raised=raised,
         lowered=lowered,
         ranks=_ranks(words),
-        columns=[c for c in _COLUMNS if any(getattr(word, c.key) is not None for word in words)],
+        columns=columns_of(words),
         convergence=sentences,
         purpose=place,
         purpose_sentence=place and place_sentence(place),
@@ -59,7 +70,7 @@ def to_html(explanation: Explanation, image: Image.Image, name: str) -> str:
 
 @cache
 def _template() -> Any:
-    """The page's template. Whatever it shows is printable and escaped."""
+    """The page's template. It makes all values printable and escapes them."""
     environment = Environment(
         loader=PackageLoader("descscore", "assets/explanations"),
         autoescape=True,
@@ -71,38 +82,15 @@ def _template() -> Any:
     return environment.get_template("page.html.jinja")
 
 
-@dataclass(frozen=True)
-class _Column:
-    """A column of the table of words. key: the field of :class:`WordParts`; form: how it is shown."""
-
-    key: str
-    name: str
-    form: str
-
-    def show(self, word: WordParts) -> str:
-        return format(getattr(word, self.key), self.form)
-
-
-_COLUMNS = (
-    _Column("value", "Cosine", "+.4f"),
-    _Column("leave_one_out", "Cosine, word left out", "+.4f"),
-    _Column("through", "Through purpose", "+.4f"),
-    _Column("around", "Around purpose", "+.4f"),
-    _Column("purpose", "Purpose", "+.3f"),
-    _Column("leave_one_out_purpose", "Purpose, word left out", "+.3f"),
-)
-
-
-def _look(word: WordParts, largest: float) -> str:
-    """The class of a word: which way it moved the cosine, and how much in four levels."""
+def _look(word: WordParts, level: int) -> str:
+    """The CSS classes of a word: the direction and the level of its effect on the cosine."""
     if not word.tokens:
         return "unseen"
-    level = round(abs(word.value) / largest * _LEVELS)
     return f"{'up' if word.value > 0 else 'down'} level{level}" if level else "still"
 
 
 def _ranks(words: Sequence[WordParts]) -> list[int]:
-    """1 for the word that raises the cosine most, and so on; 0 for words that the model does not see."""
+    """Each word's rank: 1 raises the cosine most; 0 is for words that the model does not see."""
     order = sorted((i for i, word in enumerate(words) if word.tokens), key=lambda i: -words[i].value)
     ranks = {i: rank for rank, i in enumerate(order, start=1)}
     return [ranks.get(i, 0) for i in range(len(words))]
@@ -126,12 +114,15 @@ class _Group:
 
 @dataclass(frozen=True)
 class _Scale:
-    """The drawing of a text's log-odds among those of reference texts. low, high: ends of the axis."""
+    """The drawing of a text's log-odds among those of reference texts."""
 
     groups: tuple[_Group, ...]
     low: float
+    """Lower end of the axis."""
     high: float
+    """Upper end of the axis."""
     in_words: str
+    """The drawing in words, for screen readers."""
     width: int = 640
 
     @classmethod
@@ -155,7 +146,7 @@ class _Scale:
         return 40 * (len(self.groups) + 1) + 34
 
     def at(self, value: float) -> float:
-        """The horizontal place of a value; names of groups stand to the left of the axis."""
+        """The horizontal position of a value. The names of groups are to the left of the axis."""
         left, right = 120, 24
         return left + (value - self.low) / max(self.high - self.low, 1e-9) * (self.width - left - right)
 
@@ -166,8 +157,8 @@ class _Map:
 
     Attributes:
         where: the map.
-        width, height: of the drawn image.
-        left, top: corner of the grid, which reaches beyond the image where the model pads.
+        width, height: size of the drawn image.
+        left, top: corner of the grid, which reaches beyond the image if the model pads.
         wide, high: size of a cell.
     """
 
@@ -196,18 +187,18 @@ class _Map:
 
     @property
     def frame(self) -> str:
-        """The picture's view box: where the model pads, it reaches beyond the image on both sides alike."""
+        """The SVG's view box. If the model pads, it extends beyond opposite edges of the image alike."""
         x, y = min(self.left, 0), min(self.top, 0)
         return f"{x:.0f} {y:.0f} {self.width - 2 * x:.0f} {self.height - 2 * y:.0f}"
 
     @property
     def head(self) -> list[str]:
-        """Names of the table's columns."""
+        """Names of the columns of the map's table."""
         return ["Part", *(f"Column {c + 1}" for c in range(len(self.where.values[0])))]
 
     @property
     def largest(self) -> float:
-        """The largest loss or gain; 1 where nothing is lost or gained."""
+        """The largest loss or gain; 1 if all are 0."""
         return max(abs(value) for row in self.where.values for value in row) or 1.0
 
     @property
@@ -223,6 +214,6 @@ class _Map:
 def _data_address(image: Image.Image) -> str:
     small = image.copy()
     small.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE))
-    stored = io.BytesIO()
-    small.save(stored, format="JPEG", quality=85)
-    return "data:image/jpeg;base64," + base64.b64encode(stored.getvalue()).decode("ascii")
+    buffer = io.BytesIO()
+    small.save(buffer, format="JPEG", quality=85)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -1,14 +1,12 @@
-"""Which part of the image the cosine depends on: cover one part after another and see what is lost.
+"""Map which parts of an image the cosine depends on, by covering one part after another.
 
-Works for any image tower, since it only looks at what goes in and what comes out. A
-square of the image's mean colour slides over the picture as the model sees it; each cell
-of the map is the mean loss over the squares that covered it. Source: Zeiler and Fergus
-2014 (arXiv 1311.2901).
+This works for any image tower, because it uses only the tower's input and output. A square of
+the image's mean colour slides over the picture that the model gets. Each cell of the map is the
+mean loss over the squares that covered it. Source: Zeiler and Fergus 2014 (arXiv 1311.2901).
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
 import torch
@@ -18,7 +16,7 @@ from torch import Tensor
 
 from descscore.clip import get_model_preprocess_cfg
 from descscore.explanations.explanation import OcclusionMap
-from descscore.images import ImageSource, load_image
+from descscore.images import ImageSource, image_identity, load_image
 from descscore.models import LoadedModel
 
 GRID = 8
@@ -29,26 +27,27 @@ COVER = 2
 
 
 def occlusion_maps(model: LoadedModel, images: Sequence[ImageSource], texts: Tensor) -> list[OcclusionMap]:
-    """A map for each of n pairs; an image that occurs again is covered once for all its texts.
+    """A map for each of n pairs; a repeated image is encoded once for all its texts.
 
     texts: ``(n, embed_dim)`` unit text features.
     """
     pairs: dict[object, list[int]] = {}
     for i, image in enumerate(images):
-        same = os.fspath(image) if isinstance(image, (str, os.PathLike)) else id(image)
-        pairs.setdefault(same, []).append(i)
+        pairs.setdefault(image_identity(image), []).append(i)
     maps: dict[int, OcclusionMap] = {}
-    for its in pairs.values():
-        image = load_image(images[its[0]])
+    for same in pairs.values():
+        image = load_image(images[same[0]])
         box = visible_box(model, image.size)
-        losses = occlude(model, image, texts[its]).tolist()
-        maps |= {i: OcclusionMap(tuple(map(tuple, cells)), box) for i, cells in zip(its, losses, strict=True)}
+        losses = occlude(model, image, texts[same]).tolist()
+        maps |= {
+            i: OcclusionMap(tuple(map(tuple, cells)), box) for i, cells in zip(same, losses, strict=True)
+        }
     return [maps[i] for i in range(len(images))]
 
 
 @torch.inference_mode()
 def occlude(model: LoadedModel, image: Image.Image, texts: Tensor, batch_size: int = 32) -> Tensor:
-    """What the cosines of n texts with an RGB image lose, by cell: ``(n, GRID, GRID)`` float64 on the CPU.
+    """Loss of cosine between n texts and an RGB image, by cell: ``(n, GRID, GRID)`` float64 on the CPU.
 
     texts: ``(n, embed_dim)`` unit text features.
     """
@@ -59,8 +58,8 @@ def occlude(model: LoadedModel, image: Image.Image, texts: Tensor, batch_size: i
     for start in range(0, len(covers), batch_size):
         covered = torch.where(covers[start : start + batch_size, None], mean, pixels).to(model.device)
         cosines.append(F.normalize(model.clip.encode_image(covered), dim=-1) @ texts.T)
-    whole = F.normalize(model.clip.encode_image(pixels[None].to(model.device)), dim=-1) @ texts.T
-    losses = (whole - torch.cat(cosines)).T.cpu().double()  # (n, covers)
+    uncovered = F.normalize(model.clip.encode_image(pixels[None].to(model.device)), dim=-1) @ texts.T
+    losses = (uncovered - torch.cat(cosines)).T.cpu().double()  # (n, covers)
     return _by_cell(losses)
 
 
@@ -70,7 +69,7 @@ def visible_box(model: LoadedModel, size: tuple[int, int]) -> tuple[float, float
     size: width and height of the image in pixels.
 
     Returns left, top, right and bottom in fractions of width and height; they reach beyond
-    0..1 where the model pads.
+    0..1 if the model pads.
     """
     config = get_model_preprocess_cfg(model.clip)
     target = config["size"]
@@ -78,7 +77,7 @@ def visible_box(model: LoadedModel, size: tuple[int, int]) -> tuple[float, float
     width, height = size
     across, down = 1.0, 1.0
     if config["resize_mode"] != "squash":
-        # One scale for both sides: the image's shortest side fits the target, or its longest.
+        # One scale for width and height: either the shorter or the longer edge fits the target.
         choose = max if config["resize_mode"] == "shortest" else min
         scale = choose(wide / width, high / height)
         across, down = wide / (width * scale), high / (height * scale)
@@ -86,9 +85,9 @@ def visible_box(model: LoadedModel, size: tuple[int, int]) -> tuple[float, float
 
 
 def _corners() -> Sequence[tuple[int, int]]:
-    """Top left cells of the squares, which reach over the edges: each cell is covered equally often."""
-    places = range(1 - COVER, GRID)
-    return [(row, column) for row in places for column in places]
+    """Top left cells of the squares. Squares reach over the edges, so all cells are covered equally often."""
+    starts = range(1 - COVER, GRID)
+    return [(row, column) for row in starts for column in starts]
 
 
 def _covers(size: Sequence[int]) -> Tensor:

@@ -1,8 +1,9 @@
-"""An explanation as lines of text, readable by eye and by ear: signed numbers, no frames, no colour."""
+"""An explanation as lines of text for eye and ear: numbers with plus or minus, no frames, no colour."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from tabulate import tabulate
 
@@ -13,6 +14,7 @@ from descscore.explanations.explanation import (
     OcclusionMap,
     PurposePlace,
     WordParts,
+    effect_levels,
 )
 
 _WORD, _BAR, _SCALE = 20, 12, 48
@@ -20,7 +22,7 @@ _WORD, _BAR, _SCALE = 20, 12, 48
 
 
 def to_text(explanation: Explanation) -> str:
-    """The whole explanation, one line a word in the order of the text."""
+    """The whole explanation, with one line per word in the order of the text."""
     blocks = [
         _scores(explanation),
         *([_purpose(explanation.purpose)] if explanation.purpose else []),
@@ -39,10 +41,10 @@ def printable(text: str) -> str:
 
 
 def strongest(words: Sequence[WordParts], key: str = "value", count: int = 3) -> tuple[str, str]:
-    """The words that raise ``key`` most, and those that lower it most, each with its signed number."""
-    seen = [(getattr(word, key), word.text) for word in words if word.tokens]
-    up = sorted((item for item in seen if item[0] > 0), key=lambda item: -item[0])
-    down = sorted((item for item in seen if item[0] < 0), key=lambda item: item[0])
+    """The words that raise ``key`` most, and those that lower it most, each with its number."""
+    effects = [(getattr(word, key), word.text) for word in words if word.tokens]
+    up = sorted((effect for effect in effects if effect[0] > 0), key=lambda effect: -effect[0])
+    down = sorted((effect for effect in effects if effect[0] < 0), key=lambda effect: effect[0])
     raised, lowered = (
         ", ".join(f"{text} ({value:+.3f})" for value, text in part[:count]) or "none" for part in (up, down)
     )
@@ -59,7 +61,7 @@ def convergence_sentence(name: str, convergence: Convergence) -> str:
 
 
 def place_sentence(place: PurposePlace) -> str:
-    """The read-out, and where it lies among the reference texts, in a sentence."""
+    """The read-out compared with the reference texts, in a sentence."""
     text = f"probability {place.probability:.3f} of being a description (log-odds {place.log_odds:+.2f})"
     if place.above_descriptions is None or place.above_captions is None:
         return text
@@ -102,7 +104,7 @@ def _purpose(place: PurposePlace) -> list[str]:
 
 
 def _spread(quantiles: Sequence[float], at: Callable[[float], int]) -> str:
-    """A line of marks from the lowest to the highest of the reference texts."""
+    """A line of marks from the lowest to the highest reference text."""
     line = [" "] * _SCALE
     for mark, outer in ((".", 0.0), ("-", 0.05), ("=", 0.25)):
         first, last = (quantiles[round(q * (len(quantiles) - 1))] for q in (outer, 1 - outer))
@@ -111,28 +113,48 @@ def _spread(quantiles: Sequence[float], at: Callable[[float], int]) -> str:
     return "".join(line).rstrip()
 
 
+@dataclass(frozen=True)
+class Column:
+    """A column of the table of words."""
+
+    key: str
+    """The field of :class:`descscore.explanations.explanation.WordParts`."""
+    name: str
+    short_name: str
+    form: str
+    """Format of the numbers."""
+
+    def show(self, word: WordParts) -> str:
+        """The word's number."""
+        return format(getattr(word, self.key), self.form)
+
+
 _COLUMNS = (
-    ("value", "cosine", "+.4f"),
-    ("leave_one_out", "left out", "+.4f"),
-    ("through", "through", "+.4f"),
-    ("around", "around", "+.4f"),
-    ("purpose", "purpose", "+.3f"),
-    ("leave_one_out_purpose", "left out", "+.3f"),
+    Column("value", "Cosine", "cosine", "+.4f"),
+    Column("leave_one_out", "Cosine, word left out", "left out", "+.4f"),
+    Column("through", "Through purpose", "through", "+.4f"),
+    Column("around", "Around purpose", "around", "+.4f"),
+    Column("purpose", "Purpose", "purpose", "+.3f"),
+    Column("leave_one_out_purpose", "Purpose, word left out", "left out", "+.3f"),
 )
 
 
+def columns_of(words: Sequence[WordParts]) -> list[Column]:
+    """The columns for which the words have numbers."""
+    return [c for c in _COLUMNS if any(getattr(word, c.key) is not None for word in words)]
+
+
 def _words(words: Sequence[WordParts]) -> list[str]:
-    largest = max((abs(word.value) for word in words), default=0.0) or 1.0
-    columns = [c for c in _COLUMNS if any(getattr(word, c[0]) is not None for word in words)]
+    columns = columns_of(words)
     rows = []
-    for word in words:
+    for word, level in zip(words, effect_levels(words, _BAR), strict=True):
         name, numbers, bar = printable(word.text), [""] * len(columns), "(not seen by the model)"
         if word.tokens:
-            numbers = [format(getattr(word, key), form) for key, _, form in columns]
-            bar = ("+" if word.value > 0 else "-") * round(abs(word.value) / largest * _BAR)
+            numbers = [column.show(word) for column in columns]
+            bar = ("+" if word.value > 0 else "-") * level
         short = name if len(name) <= _WORD else name[: _WORD - 3] + "..."
         rows.append([short, numbers[0], bar, *numbers[1:]])
-    first, *others = (name for _, name, _ in columns)
+    first, *others = (column.short_name for column in columns)
     return _table(["word", first, "bar", *others], rows, left=(0, 2))
 
 
@@ -148,9 +170,9 @@ def _sums(explanation: Explanation) -> list[str]:
 
 
 def _counterfactual(other: Counterfactual) -> list[str]:
-    known = "" if other.source_probability is None else f" (probability {other.source_probability:.3f})"
+    probability = "" if other.source_probability is None else f" (probability {other.source_probability:.3f})"
     return [
-        f"with the purpose of: {printable(other.source)}{known}",
+        f"with the purpose of: {printable(other.source)}{probability}",
         f"it would score {other.score:.4f}, cosine {other.cosine:+.4f} (change {other.change:+.4f})",
     ]
 
@@ -163,7 +185,7 @@ def _map(where: OcclusionMap) -> list[str]:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int]) -> list[str]:
-    """Aligned columns, those numbered in ``left`` to the left and all others to the right."""
-    sides = ["left" if column in left else "right" for column in range(len(head))]
-    text = tabulate(rows, head, tablefmt="plain", disable_numparse=True, colalign=sides)
+    """A table with aligned columns: the columns numbered in ``left`` to the left, all others to the right."""
+    alignment = ["left" if column in left else "right" for column in range(len(head))]
+    text = tabulate(rows, head, tablefmt="plain", disable_numparse=True, colalign=alignment)
     return [line.rstrip() for line in text.splitlines()]

@@ -1,8 +1,8 @@
-"""The words of a text, each with its place in the text as given and with its tokens.
+"""Split a text into words, and find the tokens of each word.
 
-The tokenizer reads a cleaned text (mended by ftfy, HTML unescaped, in lower case), so a
-token's place there is not its place in the original. This module traces every character
-of the cleaned text back to the original, and cuts words in the original.
+The tokenizer reads a cleaned text: repaired by ftfy, HTML unescaped, in lower case. So positions of
+tokens in the cleaned text are not positions in the original. This module aligns every character
+of the cleaned text with the original, and splits the original into words.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ _UNIT = regex.compile(
     regex.VERBOSE,
 )
 _ANCHOR = 3
-"""Chunks that must agree before a cleaned text counts as found again."""
+"""Number of consecutive chunks that must agree before the alignment continues after a mismatch."""
 
 _COARSE = 1_000_000
-"""Letters x letters; a block that is larger is not aligned letter by letter."""
+"""Letters x letters of the largest block that is aligned letter by letter."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,10 @@ class Word:
 
     Attributes:
         text: the word.
-        start: place of its first character.
-        end: place after its last character.
-        tokens: places (row, column) of the model's tokens for it, columns counted from the
-            start token; empty where the model reads none of it (cut off, or dropped in cleaning).
+        start: position of its first character.
+        end: position after its last character.
+        tokens: positions (row, column) of its tokens; the start token has column 0. Empty for a
+            word that the model does not see (cut off, or dropped in cleaning).
     """
 
     text: str
@@ -60,10 +60,10 @@ class Word:
 
 
 def split_words(tokenizer: Tokenizer, text: str, policy: TextPolicy = "truncate") -> tuple[Word, ...]:
-    """The words of ``text`` in order, with the tokens that the model reads of each.
+    """The words of ``text`` in order, each with the tokens that the model reads.
 
-    The words hold every character that is not white space, each once; no token is split
-    between words. ``text`` must be one that ``tokenizer.tokenize`` takes.
+    Every character except white space belongs to exactly one word, and every token to at most one.
+    ``text`` must be one that ``tokenizer.tokenize`` accepts.
     """
     rows = _token_rows(tokenizer, text, policy)
     room = tokenizer.context_length - 2
@@ -78,15 +78,16 @@ def split_words(tokenizer: Tokenizer, text: str, policy: TextPolicy = "truncate"
         if place is not None:
             tokens[_unit_at(units, span[0])].append(place)
     return tuple(
-        Word(text[start:end], start, end, tuple(its)) for (start, end), its in zip(units, tokens, strict=True)
+        Word(text[start:end], start, end, tuple(word_tokens))
+        for (start, end), word_tokens in zip(units, tokens, strict=True)
     )
 
 
 def without_word(text: TokenizedText, word: Word) -> TokenizedText:
     """``text`` without the tokens of ``word``, in the same windows.
 
-    Tokens are taken out, not letters: what was cut off stays cut off, and no neighbours
-    grow together.
+    Tokens are removed, not letters. So tokens that were cut off do not move into the context, and
+    neighbouring words do not merge.
     """
     left_out = set(word.tokens)
     rows = tuple(
@@ -97,7 +98,7 @@ def without_word(text: TokenizedText, word: Word) -> TokenizedText:
 
 
 def _token_rows(tokenizer: Tokenizer, text: str, policy: TextPolicy) -> list[list[int]]:
-    """Token ids by row, before any are cut off."""
+    """Token ids by row, before the rows are cut to the context length."""
     ids = tokenizer.encode(text)
     if policy in WINDOWS and len(ids) + 2 > tokenizer.context_length:
         return tokenizer.windows(text)
@@ -105,7 +106,7 @@ def _token_rows(tokenizer: Tokenizer, text: str, policy: TextPolicy) -> list[lis
 
 
 def _char_spans(pieces: Sequence[bytes]) -> Iterator[Span]:
-    """The characters of the joined text that each piece holds at least one byte of."""
+    """For each piece, the characters of the joined text of which it holds at least one byte."""
     chars = 0
     for piece in pieces:
         begun = sum(byte & 0xC0 != 0x80 for byte in piece)
@@ -115,7 +116,7 @@ def _char_spans(pieces: Sequence[bytes]) -> Iterator[Span]:
 
 
 def _units(text: str) -> list[Span]:
-    """The words of a text as a reader would cut it, before tokens are looked at."""
+    """The words of a text as a reader would split it, without regard to tokens."""
     return [
         (chunk.start() + unit.start(), chunk.start() + unit.end())
         for chunk in re.finditer(r"\S+", text)
@@ -124,14 +125,14 @@ def _units(text: str) -> list[Span]:
 
 
 def _merge(units: list[Span], tokens: Sequence[Span]) -> list[Span]:
-    """Units joined wherever one token reaches over several."""
-    joined = [True] * len(units)  # whether a new word begins at the unit
+    """Units, merged where a token extends over several of them."""
+    begins_word = [True] * len(units)
     for start, end in tokens:
         first, last = _unit_at(units, start), _unit_at(units, max(start, end - 1))
         for unit in range(first + 1, last + 1):
-            joined[unit] = False
+            begins_word[unit] = False
     words: list[Span] = []
-    for (start, end), begins in zip(units, joined, strict=True):
+    for (start, end), begins in zip(units, begins_word, strict=True):
         if begins:
             words.append((start, end))
         else:
@@ -144,11 +145,11 @@ def _unit_at(units: Sequence[Span], place: int) -> int:
 
 
 def _align(clean: Clean, text: str, squeezed: str) -> list[Span]:
-    """For each character of ``squeezed``, the cleaned text without white space, its span in ``text``.
+    """The span in ``text`` of each character of ``squeezed``, the cleaned text without white space.
 
-    The text is cleaned chunk by chunk between white space. Where that differs from the text
-    cleaned as a whole (repairs can reach over white space), chunks are gathered until the
-    two agree again.
+    The text is cleaned chunk by chunk between white space. This may differ from the text cleaned as a
+    whole, because repairs can extend over white space. Then chunks are collected until the two agree
+    again.
     """
     chunks = [(match.start(), match.group()) for match in re.finditer(r"\S+", text)]
     expected = ["".join(clean(chunk).split()) for _, chunk in chunks]
@@ -166,7 +167,7 @@ def _align(clean: Clean, text: str, squeezed: str) -> list[Span]:
 
 
 def _agrees(squeezed: str, start: int, expected: Sequence[str], waiting: int) -> int | None:
-    """The place, ``start`` or later, of the first of these chunks; None where it is not certain."""
+    """The position, at ``start`` or later, of the first of these chunks; None if it is uncertain."""
     if not waiting:
         return start if squeezed.startswith(expected[0], start) else None
     anchor = "".join(expected)
@@ -182,20 +183,16 @@ def _align_block(clean: Clean, text: str, chunks: Sequence[tuple[int, str]], blo
     letters = [text[place] for place in places]
     if "".join(letters).lower() == block and len(letters) == len(block):
         return [(place, place + 1) for place in places]
-    each = [_clean_letter(clean, letter) for letter in letters]
-    if "".join(each) == block:
-        return [(p, p + 1) for p, part in zip(places, each, strict=True) for _ in part]
-    if len(letters) * len(block) > _COARSE:  # only in texts made to be hard
+    cleaned = ["".join(clean(letter).split()) for letter in letters]
+    if "".join(cleaned) == block:
+        return [(p, p + 1) for p, part in zip(places, cleaned, strict=True) for _ in part]
+    if len(letters) * len(block) > _COARSE:  # only in texts made to break this
         return [(places[0], places[-1] + 1)] * len(block)
-    return _align_letters(places, [part[:1] or "\0" for part in each], block)
-
-
-def _clean_letter(clean: Clean, letter: str) -> str:
-    return "".join(clean(letter).split())
+    return _align_letters(places, [part[:1] or "\0" for part in cleaned], block)
 
 
 def _align_letters(places: Sequence[int], letters: Sequence[str], block: str) -> list[Span]:
-    """Spans by the longest common runs; dropped letters go with the letter before them."""
+    """Spans by the longest common runs; a dropped letter joins the span of the letter before it."""
     spans: list[Span] = []
     matcher = SequenceMatcher(None, "".join(letters), block, autojunk=False)
     for kind, a, b, c, d in matcher.get_opcodes():

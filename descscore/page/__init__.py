@@ -1,6 +1,6 @@
-"""The annotators' page, served by ``descscore serve``.
+"""The web pages for annotators and writers, served by ``descscore serve``.
 
-A request comes through ``guard``, which refuses what no page needs. ``site`` reads its event
-and hands it to ``study_page`` or ``try_page``. These call ``descscore.study`` or the scorer, and
-answer with a ``reply`` that the page's script shows.
+A request first passes ``guard``, which refuses requests that no page sends. ``site`` reads the event
+in the request and passes it to ``study_page`` or ``try_page``. These call ``descscore.study`` or the
+scorer, and answer with a ``reply`` that the page's script shows.
 """

@@ -1,4 +1,4 @@
-"""``descscore serve``. The command imports what it needs, so that its help comes at once."""
+"""The command ``descscore serve``; it imports slow modules when it runs, so that help comes at once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 
 @dataclass(frozen=True)
 class ServeOptions:
-    """What to serve, and where."""
+    """The pages to serve and their address."""
 
     host: str = "127.0.0.1"
     """Address to listen on."""
@@ -26,19 +26,19 @@ class ServeOptions:
     model: str = "default"
     """Model of the page to try texts."""
     device: str | None = None
-    """Torch device of the model; None takes a GPU where there is one."""
+    """Torch device of the model; None takes a GPU if there is one."""
     study: Path | None = None
     """CSV file of the items to judge; None serves no study."""
     database: Path | None = None
     """SQLite file for the study's judgments."""
     consent: Path | None = None
-    """Text that annotators agree to; None takes a general one."""
+    """File with the text that annotators agree to; None takes a general text."""
     accounts: Path | None = None
     """File of accounts; None admits everybody."""
     without_try: bool = False
     """Whether to leave out the page to try texts."""
     names: tuple[str, ...] = ()
-    """Host names that another server on this machine passes requests on for."""
+    """Host names for which another server on this machine passes requests on."""
     framed: bool = False
     """Whether other sites may show the pages in a frame."""
 
@@ -59,14 +59,16 @@ class ServeOptions:
     show_default=True,
     help="Model of the page to try texts: bundled name, folder, or open_clip model.",
 )
-@click.option("--device", help="Torch device. The default is a GPU where there is one.")
+@click.option("--device", help="Torch device. The default is a GPU if there is one.")
 @click.option(
     "--study",
     type=_FILE,
     help="CSV of items to judge: item, image, description, article title, article text.",
 )
 @click.option("--database", type=_FILE, help="SQLite file for the judgments. It is created if missing.")
-@click.option("--consent", type=_FILE, help="Text that annotators agree to, instead of a general one.")
+@click.option(
+    "--consent", type=_FILE, help="File with the text that annotators agree to; by default a general text."
+)
 @click.option(
     "--accounts", type=_FILE, help="File of accounts that may log in. See 'descscore judgments account'."
 )
@@ -88,7 +90,12 @@ def serve(**options: Any) -> None:
 
 
 def run(options: ServeOptions) -> None:
-    """Serve until stopped. Raises :class:`UsageError`, or an error that names the file, row or address."""
+    """Serve until stopped.
+
+    Raises:
+        UsageError: The options do not fit together.
+        DescscoreError: A file cannot be used, or the address cannot be served. The message names it.
+    """
     _check(options)
     sock = _listen(options.host, options.port)
     import uvicorn
@@ -103,7 +110,7 @@ def run(options: ServeOptions) -> None:
 
 
 def make_app(options: ServeOptions) -> Any:
-    """The ASGI application that these options ask for."""
+    """The ASGI application for these options."""
     study = _study(options)
     from descscore.page.site import build_app
     from descscore.study.accounts import Accounts
@@ -143,7 +150,7 @@ def _is_local(host: str) -> bool:
 
 
 def _study(options: ServeOptions) -> Any:
-    """The page of the study; None where there is no study."""
+    """The page of the study; None without a study."""
     if options.study is None or options.database is None:
         return None
     from descscore.page.study_page import StudyPage
@@ -153,8 +160,8 @@ def _study(options: ServeOptions) -> Any:
     items = read_items(options.study)
     if len({item.image_hash for item in items}) < len(items):
         click.echo(
-            f"{options.study}: several descriptions of one image; sighted annotators will have seen it "
-            "before they judge the second",
+            f"{options.study}: several descriptions of one image; sighted annotators will have seen the "
+            "image before they judge the second description",
             err=True,
         )
     store = JudgmentStore.for_study(options.database, items)

@@ -1,9 +1,9 @@
-"""What a stranger may send: which routes, how large a request, from which site, with which account.
+"""Check every web request: its route, size, origin and account; and check uploaded images.
 
 Every request passes :class:`Guard` before Gradio sees it. Gradio's server has many more routes (files,
-uploads, proxies, its API) than these pages use; a route that is not listed here does not exist. A page
-gets only requests that have arrived whole and are small enough. :func:`read_upload` then checks an
-image in a request.
+uploads, proxies, its API) than these pages use. All routes that are not listed here are refused. A page
+gets a request only after the whole of it has arrived, and only if it is small enough. :func:`read_upload`
+then checks an image in a request.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ MAX_FORM = 2**16
 """Largest request to any other page, in bytes."""
 
 MAX_SECONDS = 120
-"""How long a request may take to arrive. The page's script gives up after the same time."""
+"""Seconds that a request may take to arrive. The page's script waits equally long."""
 
 LARGE_AT_ONCE = 8
-"""How many requests of more than :data:`MAX_FORM` bytes may be in progress at once."""
+"""Number of requests of more than :data:`MAX_FORM` bytes that may be in progress at once."""
 
 ACCOUNT_HEADER = b"x-descscore-account"
-"""The guard sets this header for the pages. It drops one that a client sends."""
+"""Header with the account's name, which the guard sets for the pages. It drops one from a client."""
 
 _READ = re.compile(
     r"/try|/(try/)?("
@@ -76,7 +76,7 @@ Scope: TypeAlias = "dict[str, Any]"
 
 
 class RefusedError(Exception):
-    """A request is refused with an HTTP ``status``."""
+    """Raised to refuse a request with an HTTP ``status``."""
 
     def __init__(self, status: int) -> None:
         super().__init__(status)
@@ -89,11 +89,11 @@ class Guard:
 
     app: Any
     accounts: Accounts | None = None
-    """Who may come in; None admits everybody."""
+    """The accounts that may log in; None admits everybody."""
     framed: bool = False
     """Whether other sites may show the page in a frame."""
     images_at: str | None = None
-    """Path of the page that takes images; None where there is none."""
+    """Path of the page that takes images; None without such a page."""
     large: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(LARGE_AT_ONCE))
     """Room for large requests."""
 
@@ -119,16 +119,16 @@ class Guard:
         return MAX_BODY if takes_images else MAX_FORM
 
     async def _with_account(self, scope: Scope) -> Scope:
-        """The request with the account's name in :data:`ACCOUNT_HEADER`, where accounts are needed."""
-        kept = [(name, value) for name, value in scope["headers"] if name != ACCOUNT_HEADER]
+        """The request with the account's name in :data:`ACCOUNT_HEADER`, if the site has accounts."""
+        headers = [(name, value) for name, value in scope["headers"] if name != ACCOUNT_HEADER]
         if self.accounts:
-            given = dict(scope["headers"]).get(b"authorization", b"").decode("latin-1")
-            # Checking a password is slow on purpose; other requests must not wait for it.
-            user = await asyncio.to_thread(self.accounts.user, given)
+            authorization = dict(scope["headers"]).get(b"authorization", b"").decode("latin-1")
+            # In a thread, because checking a password is slow on purpose and must not block other requests.
+            user = await asyncio.to_thread(self.accounts.user, authorization)
             if user is None:
                 raise RefusedError(401)
-            kept.append((ACCOUNT_HEADER, user.encode()))
-        return scope | {"headers": kept}
+            headers.append((ACCOUNT_HEADER, user.encode()))
+        return scope | {"headers": headers}
 
     async def _pass_on(self, scope: Scope, largest: int, receive: Any, send: Any) -> None:
         answer = self._with_headers(send)
@@ -137,7 +137,7 @@ class Guard:
             return
         large = _is_large(scope)
         if large and self.large.locked():
-            # Many clients read an answer only after they have sent everything.
+            # Read the body first, because many clients read an answer only after they have sent everything.
             await _read_body(receive, largest, keep=False)
             raise RefusedError(503)
         async with self.large if large else nullcontext():
@@ -145,7 +145,7 @@ class Guard:
             await self.app(scope, _replay(body, receive), answer)
 
     def _with_headers(self, send: Any) -> Any:
-        """ASGI's ``send``, which adds the headers that protect the page."""
+        """ASGI's ``send``, extended to add the headers that protect the page."""
         policy = _POLICY if self.framed else _POLICY + "; frame-ancestors 'none'"
         added = [*_HEADERS, (b"content-security-policy", policy.encode())]
 
@@ -161,7 +161,7 @@ def _check(scope: Scope, largest: int) -> None:
     """Raise :class:`RefusedError` for a route, size or origin that is not allowed.
 
     Args:
-        scope: the request; only its head is read.
+        scope: the request without its body.
         largest: largest allowed body, in bytes.
     """
     if scope["method"] in ("GET", "HEAD"):
@@ -181,21 +181,27 @@ def _check(scope: Scope, largest: int) -> None:
 
 
 def _query(scope: Scope) -> bytes:
-    """The query of the one route that needs it. In other queries Gradio would read names of files."""
+    """The query for the only route that needs one. Gradio would read file names from other queries."""
     query: bytes = scope.get("query_string", b"")
     return query if scope["path"].endswith("/queue/data") else b""
 
 
 def _is_large(scope: Scope) -> bool:
-    """Whether a request may be larger than a form; one that does not tell its length may be."""
+    """Whether a request may be larger than a form, as is any request without a length."""
     length = dict(scope["headers"]).get(b"content-length", b"")
     return not (length.isdigit() and int(length) <= MAX_FORM)
 
 
 async def _read_body(receive: Any, largest: int, keep: bool = True) -> bytes:
-    """The body of a request, or nothing of it unless ``keep``.
+    """Read the body of a request.
 
-    Raises :class:`RefusedError` for more than ``largest`` bytes, or where it does not arrive in time.
+    Args:
+        receive: ASGI's ``receive``.
+        largest: Largest allowed body, in bytes.
+        keep: Whether to return the body; otherwise it is read and dropped.
+
+    Raises:
+        RefusedError: The body is too large, or does not arrive in time.
     """
 
     async def read() -> bytes:
@@ -218,7 +224,7 @@ async def _read_body(receive: Any, largest: int, keep: bool = True) -> bytes:
 
 
 def _replay(body: bytes, receive: Any) -> Any:
-    """ASGI's ``receive`` of a request that has arrived: first its body, then what the client does later."""
+    """ASGI's ``receive`` of a request that has arrived: first its body, then the client's later messages."""
     messages = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def replay() -> dict[str, Any]:
@@ -237,7 +243,7 @@ async def _refuse(send: Any, status: int) -> None:
 
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "BMP")
-"""Formats that browsers show too. Pillow can read more, one of them by running another program."""
+"""Formats that browsers can show. Pillow can read others, one of them by running another program."""
 
 _DATA_ADDRESS = re.compile(r"data:[\w.+/-]*;base64,")
 
@@ -245,13 +251,12 @@ _DATA_ADDRESS = re.compile(r"data:[\w.+/-]*;base64,")
 def read_upload(address: str) -> Image.Image:
     """The RGB image in a base64 ``data:`` address.
 
-    No path and no other address is ever opened. Raises :class:`ImageError`, which tells the user what to
-    do.
+    Paths and other addresses are never opened. Raises :class:`ImageError` with advice for the user.
     """
     head = _DATA_ADDRESS.match(address)
     if head is None:
         raise ImageError("bad_upload", "The image did not arrive. Choose it again.")
-    # Checked before decoding: base64 has four letters for three bytes.
+    # Checked before decoding. Base64 has four letters for three bytes.
     if (len(address) - head.end()) * 3 // 4 > MAX_BYTES + 2:
         raise ImageError(
             "image_too_large", f"The file is larger than {MAX_BYTES // 2**20} MB. Choose a smaller one."
@@ -269,12 +274,12 @@ def read_upload(address: str) -> Image.Image:
 
 def _check_format(data: bytes) -> None:
     Image.init()
-    known = [name for name in _FORMATS if name in Image.OPEN]
+    readable = [name for name in _FORMATS if name in Image.OPEN]
     try:
-        Image.open(io.BytesIO(data), formats=known).close()
+        Image.open(io.BytesIO(data), formats=readable).close()
     except UnidentifiedImageError:
         raise ImageError("not_an_image" if data else "empty_image", "image bytes") from None
-    except Exception:  # noqa: BLE001 - load_image says what is wrong
+    except Exception:  # noqa: BLE001 - load_image then raises the exact error
         return
 
 

@@ -1,7 +1,7 @@
-"""What the server answers to a page: content to show, errors by field, and what to announce.
+"""The server's reply to a page: content to show, errors by field, and announcements.
 
-The page's script (``assets/page/annotator.js``) puts a reply in place. Errors travel as plain text and
-never replace the form, so what was filled in stays.
+The page's script (``assets/page/annotator.js``) shows a reply. Errors are plain text and never replace
+the form, so the form keeps its values.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 @dataclass(frozen=True)
 class FieldError:
-    """What is wrong with one field of a form."""
+    """An error in one field of a form."""
 
     field: str
     """The field's name in the form; blank for an error of the whole page."""
@@ -26,7 +26,7 @@ class FieldError:
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer. A part that is None or empty stays on the page as it is."""
+    """A reply. A part that is None or empty does not change on the page."""
 
     page: str | None = None
     """HTML of the whole page."""
@@ -38,11 +38,11 @@ class Reply:
     preview: tuple[str, str] | None = None
     """Address and alternative text of the image next to the form."""
     status: str = ""
-    """What the live region announces."""
+    """Text that the live region announces."""
     code: str | None = None
-    """Resume code that the browser is to keep."""
+    """Resume code that the browser should keep."""
     forget: bool = False
-    """Whether the browser is to forget the code."""
+    """Whether the browser should forget the code."""
 
     def to_dict(self) -> dict[str, Any]:
         """The reply as plain JSON types."""
@@ -52,7 +52,7 @@ class Reply:
 def render(name: str, **values: Any) -> str:
     """The HTML of template ``name`` in ``assets/page``.
 
-    All values are escaped. A value that the template needs and does not get is an error, not a blank.
+    All values are escaped. A missing value is an error, not a blank.
     """
     return _environment().get_template(name).render(**values)
 

@@ -1,9 +1,9 @@
-"""The site that ``descscore serve`` serves: each page is a Gradio app with one component and one event.
+"""Build the site that ``descscore serve`` serves, with one Gradio app per page.
 
-The component holds plain HTML forms (``assets/page``) instead of Gradio's inputs, because browsers and
-screen readers know plain forms best. Gradio serves the page, carries the events, and bounds the load by
-its queue. A request passes the :class:`Guard`, reaches its page's ``act`` as an event, and the page's
-script shows the :class:`Reply`.
+Each app has one component and one event. The component holds plain HTML forms (``assets/page``) instead
+of Gradio's inputs, because browsers and screen readers support plain forms best. Gradio serves the page,
+transports the events, and limits the load by its queue. A request passes the :class:`Guard` and reaches
+its page's ``act`` as an event. Then the page's script shows the :class:`Reply`.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from descscore.page.reply import FieldError, Reply, asset, render
 from descscore.page.study_page import StudyPage
 from descscore.study.accounts import Accounts
 
-# Gradio reads these when it makes a page and its queue: it reports to nobody, and does not
-# sum up all earlier events after each one.
+# Gradio reads these when it creates a page and its queue. They stop it from reporting usage, and from
+# summing up all earlier events after each event.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ["GRADIO_ANALYTICS_CACHE_FREQUENCY"] = str(10**9)
 
@@ -39,10 +39,10 @@ _log = logging.getLogger(__name__)
 
 
 class Page(Protocol):
-    """What answers the events of one page."""
+    """A page: it answers events."""
 
     def act(self, action: str, fields: Mapping[str, str], account: str | None) -> Reply:
-        """Do ``action`` with the form's ``fields`` for the logged-in ``account``, if there are accounts."""
+        """Do ``action`` with the form's ``fields``; ``account`` is logged in, if the site has accounts."""
 
 
 def build_app(
@@ -58,9 +58,9 @@ def build_app(
     Args:
         study: the study's page, served at ``/``.
         trial: the page to try texts, served at ``/try`` if there is a study, else at ``/``.
-        accounts: who may come in; None admits everybody.
-        local: whether only this machine may ask.
-        names: further host names to answer to, because a server on this machine passes requests on.
+        accounts: the accounts that may log in; None admits everybody.
+        local: whether to refuse requests from other machines.
+        names: host names to accept as well, for which another server on this machine passes requests on.
         framed: whether other sites may show the pages in a frame.
     """
     app: Any = FastAPI(openapi_url=None)
@@ -83,18 +83,18 @@ def _blocks(page: Page, mark: str, both: bool, waiting: int, at_once: int) -> gr
     """The Gradio app of a page.
 
     Args:
-        page: what answers the events.
-        mark: the study's mark, blank for the page to try texts.
-        both: whether the site has both pages, and so needs links between them.
-        waiting: how many events may wait.
-        at_once: how many events are answered at once.
+        page: the page that answers the events.
+        mark: the study's mark; blank for the page to try texts.
+        both: whether the site has both pages, with links between them.
+        waiting: number of events that may wait.
+        at_once: number of events that are answered at once.
     """
     serial = count(1)
 
     def answer(event: gr.EventData, request: gr.Request) -> dict[str, Any]:
         action, fields, ticket = _checked(event._data)
         reply = _reply(page, action, fields, request)
-        # Without a serial number, Gradio would not show the same answer twice.
+        # The serial number makes replies differ; Gradio does not show the same value twice.
         return reply.to_dict() | {"ticket": ticket, "serial": next(serial)}
 
     with gr.Blocks(title="descscore", analytics_enabled=False) as blocks:
@@ -117,7 +117,7 @@ def _blocks(page: Page, mark: str, both: bool, waiting: int, at_once: int) -> gr
 
 
 def _checked(data: Any) -> tuple[str, dict[str, str], int]:
-    """Action, text fields and ticket number of an event; everything else in it is dropped."""
+    """Action, text fields and ticket number of an event; drops everything else."""
     data = data if isinstance(data, dict) else {}
     action, fields, ticket = data.get("action"), data.get("fields"), data.get("ticket")
     pairs = fields.items() if isinstance(fields, dict) else ()
@@ -155,6 +155,6 @@ def _mount(app: FastAPI, blocks: gr.Blocks, path: str) -> None:
 
 
 def _without_history() -> dict[str, bool]:
-    """Stop the browser from keeping earlier runs, which Gradio makes it do since 6.24."""
-    known = inspect.signature(gr.mount_gradio_app).parameters
-    return {"run_history": False} if "run_history" in known else {}
+    """Option that stops browsers from keeping earlier runs, which Gradio has made them do since 6.24."""
+    parameters = inspect.signature(gr.mount_gradio_app).parameters
+    return {"run_history": False} if "run_history" in parameters else {}

@@ -1,9 +1,8 @@
-"""The pages of a study: takes what an annotator did, saves it, and answers with the next page.
+"""The pages of a study: save an annotator's answers, and reply with the next page.
 
-Between two requests only the database remembers anything. Each request carries the annotator's resume
-code (or they have logged in), the number of the annotator whose page it is, and the number of the step
-that the page shows. So a page survives a restart of the server, and two open pages, of one annotator or
-of two, cannot be confused.
+Between two requests, only the database remembers anything. Each request identifies the annotator by
+their resume code or their account. It also carries the page's annotator number and step number. So a page
+survives a restart of the server, and two open pages, of one annotator or of two, cannot be confused.
 """
 
 from __future__ import annotations
@@ -61,9 +60,9 @@ class StudyPage:
     """A study's pages.
 
     Attributes:
-        store: where the judgments are kept.
+        store: the store of the judgments.
         consent: the text that annotators agree to.
-        codes: whether annotators come back with a code; False where accounts say who they are.
+        codes: whether annotators resume with a code; False if they log in to accounts.
         mark: a name of the study, under which browsers keep the code.
     """
 
@@ -81,15 +80,14 @@ class StudyPage:
         self._items = {item.item: item for item in items}
 
     def act(self, action: str, fields: Fields, account: str | None = None) -> Reply:
-        """Do what a page asks for.
+        """Do an action of a page.
 
-        The reply also says what went wrong; the page then keeps its form. No message names a file or an
-        item.
+        The reply also reports errors; the page then keeps its form. No message names a file or an item.
 
         Args:
             action: the name of the pressed button.
             fields: the text fields of its form.
-            account: who has logged in, where there are accounts.
+            account: the account that is logged in; None without accounts.
         """
         try:
             return self._do(action, fields, account)
@@ -100,7 +98,7 @@ class StudyPage:
             return _problem(f"{error} Please tell the people who run the study. What you saved is kept.")
         except DescscoreError as error:
             _log.error("%s", error)
-            return _problem("This could not be done. Load the page again, and go on from there.")
+            return _problem("This could not be done. Load the page again to continue.")
 
     def _do(self, action: str, fields: Fields, account: str | None) -> Reply:
         match action:
@@ -140,7 +138,7 @@ class StudyPage:
         return self.store.by_code(code) if code.strip() else None
 
     def _first_page(self) -> str:
-        """Consent, and the way back for an annotator with a code."""
+        """The page with the consent and, with codes, the form to resume."""
         return render("consent.html", paragraphs=_paragraphs(self.consent), codes=self.codes)
 
     def _open(self, fields: Fields, account: str | None) -> Reply:
@@ -154,7 +152,7 @@ class StudyPage:
     def _agree(self, fields: Fields) -> Reply:
         if fields.get("consent") != "yes":
             return Reply(errors=(FieldError("consent", "To take part, agree by ticking the box."),))
-        # The form has its code from the start, so that sending it twice makes one annotator.
+        # The form holds the code, so that a form sent twice registers one annotator.
         code = new_code() if self.codes else ""
         return Reply(render("profile.html", vision=VISION_GROUPS, screen_reader=SCREEN_READER_USE, code=code))
 
@@ -180,7 +178,7 @@ class StudyPage:
         return replace(self._current(annotator), code=code)
 
     def _welcome(self, annotator: Annotator, code: str | None) -> Reply:
-        """How the study works, and the annotator's code, if there is one."""
+        """The page that explains the study and shows the annotator's code, if there is one."""
         page = render(
             "welcome.html",
             annotator=annotator,
@@ -194,20 +192,20 @@ class StudyPage:
         judged = self.store.ratings(annotator).keys()
         return Progress.of(annotator.vision, self.store.order(annotator), judged)
 
-    def _current(self, annotator: Annotator, news: str = "") -> Reply:
-        """The first open step, or the end. news: what else to announce."""
+    def _current(self, annotator: Annotator, announcement: str = "") -> Reply:
+        """The first unanswered step, or the last page. announcement: text to announce first."""
         progress = self._progress(annotator)
         if progress.next is not None:
-            return self._step(annotator, progress, progress.next, news)
+            return self._step(annotator, progress, progress.next, announcement)
         count, steps = len(self._items), len(progress.steps)
         page = render("done.html", annotator=annotator, codes=self.codes, count=count, steps=steps)
-        return Reply(page, status=f"{news} You have judged all descriptions.".strip())
+        return Reply(page, status=f"{announcement} You have judged all descriptions.".strip())
 
-    def _step(self, annotator: Annotator, progress: Progress, number: int, news: str = "") -> Reply:
-        """The form of a step, with the answers given before. Raises :class:`ImageError`."""
+    def _step(self, annotator: Annotator, progress: Progress, number: int, announcement: str = "") -> Reply:
+        """The form of a step, with earlier answers. Raises :class:`ImageError`."""
         step, total = progress.steps[number], len(self._items)
         item = self._items[step.item]
-        given = self.store.ratings(annotator).get((step.item, step.phase))
+        earlier = self.store.ratings(annotator).get((step.item, step.phase))
         page = render(
             "rate.html",
             annotator=annotator,
@@ -218,7 +216,7 @@ class StudyPage:
             description=item.description,
             image=image_address(item) if step.phase == AFTER else None,
             questions=questions_of(step.phase),
-            given={q.name: getattr(given, q.name) for q in QUESTIONS} if given else {},
+            answers={q.name: getattr(earlier, q.name) for q in QUESTIONS} if earlier else {},
             total=total,
             finished=progress.finished_items,
             back=progress.previous(number) is not None,
@@ -226,7 +224,7 @@ class StudyPage:
             before=step.phase == BEFORE,
         )
         phase = {NO_IMAGE: "", BEFORE: ", before the image", AFTER: ", with the image"}[step.phase]
-        return Reply(page, status=f"{news} Description {step.place} of {total}{phase}.".strip())
+        return Reply(page, status=f"{announcement} Description {step.place} of {total}{phase}.".strip())
 
     def _save(self, annotator: Annotator, fields: Fields) -> Reply:
         progress, number = self._progress(annotator), _step_number(fields)
@@ -252,7 +250,7 @@ class StudyPage:
 
 
 def _profile_errors(fields: Fields) -> tuple[FieldError, ...]:
-    """What is wrong with the form in which annotators describe themselves."""
+    """The errors in the form in which annotators describe themselves."""
     errors = []
     if fields.get("consent") != "yes":
         errors.append(FieldError("", "You have not agreed to take part. Start again from the first page."))
@@ -270,7 +268,7 @@ def _profile_errors(fields: Fields) -> tuple[FieldError, ...]:
 
 
 def _answer_errors(phase: str, fields: Fields) -> tuple[FieldError, ...]:
-    """Which questions of a phase lack an answer."""
+    """An error for each question of a phase without an answer."""
     allowed = {str(value) for value in SCALE}
     return tuple(
         FieldError(question.name, f"Choose an answer from 1 to 5: {question.text}")
@@ -291,7 +289,7 @@ def _ratings(phase: str, fields: Fields) -> Ratings:
 
 
 def _step_number(fields: Fields) -> int:
-    """The number of the step that a form belongs to; -1 where it has none."""
+    """The number of the step that a form belongs to; -1 without one."""
     text = fields.get("step", "")
     return int(text) if re.fullmatch(r"[0-9]{1,6}", text) else -1
 
@@ -305,15 +303,15 @@ def _problem(message: str) -> Reply:
 
 
 def _not_stored(error: StorageError, action: str) -> Reply:
-    why = "the study's database cannot be read or written"
+    reason = "the study's database cannot be read or written"
     if isinstance(error, DiskFullError):
-        why = "the disk is full"
+        reason = "the disk is full"
     if isinstance(error, ReadOnlyError):
-        why = "the study's database is read-only"
+        reason = "the study's database is read-only"
     if action not in _SAVING:
-        return _problem(f"The study cannot be opened: {why}. Please tell the people who run it.")
+        return _problem(f"The study cannot be opened: {reason}. Please tell the people who run it.")
     return _problem(
-        f"This was not saved: {why}. What you filled in is still in the form. "
+        f"This was not saved: {reason}. What you filled in is still in the form. "
         "Please tell the people who run the study, and try again later."
     )
 
@@ -321,8 +319,9 @@ def _not_stored(error: StorageError, action: str) -> Reply:
 def image_address(item: StudyItem) -> str:
     """The item's image as a data address: at most 1200 pixels wide and high, without file name or metadata.
 
-    Raises :class:`ImageError`, which does not name the file, where the image cannot be read or has changed
-    since the study began. The log names the file.
+    Raises:
+        ImageError: The image cannot be read, or has changed since the study began. The message does not
+            name the file; the log does.
     """
     try:
         image = load_image(_unchanged_bytes(item), MAX_PIXELS)

@@ -1,4 +1,4 @@
-"""The page to try texts: scores of a description, of a caption and of drafts, and what each word does."""
+"""The page to try texts: scores of a description, a caption and drafts, and the effect of each word."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw
 from descscore.context import tokenize_context
 from descscore.errors import DescscoreError, InputError, TextError
 from descscore.explanations.explainer import explain_batch
+from descscore.explanations.explanation import effect_levels
 from descscore.page.guard import MAX_BYTES, read_upload
 from descscore.page.reply import FieldError, Reply, render
 from descscore.records import Comparison, Score
@@ -25,18 +26,18 @@ _LEVELS = 4
 
 
 class TryPage:
-    """Scores what a page sends with ``scorer``, and remembers nothing."""
+    """Scores the texts of the page with ``scorer``, and stores nothing."""
 
     def __init__(self, scorer: DescScorer) -> None:
         self.scorer = scorer
 
     def act(self, action: str, fields: Mapping[str, str], account: str | None = None) -> Reply:
-        """Do what the page asks for; the reply also says what is wrong.
+        """Do an action of the page; the reply also reports errors.
 
         Args:
             action: ``open``, ``score`` or ``example:NAME``.
             fields: the text fields of the form by name; ``image`` is a data address.
-            account: not used; everybody gets the same.
+            account: not used; the page is the same for everybody.
         """
         kind, _, name = action.partition(":")
         try:
@@ -135,7 +136,7 @@ class _Form:
         return drafts
 
     def _problem(self, text: str) -> str | None:
-        """Why a text cannot be scored; None where it can."""
+        """The reason why a text cannot be scored, or None."""
         if not text:
             return "Write a description."
         if len(text) > MAX_LETTERS:
@@ -153,7 +154,7 @@ def _too_long(text: str, limit: int) -> str:
 
 @dataclass(frozen=True)
 class _Result:
-    """Everything that the result shows."""
+    """All values in the result."""
 
     description: str
     score: Score
@@ -162,12 +163,12 @@ class _Result:
     ranked: tuple[tuple[str, Score], ...]
     """Description and drafts with their scores, best first; empty without drafts."""
     words: tuple[_MarkedWord, ...]
-    """The description's words; empty where the model cannot be explained."""
+    """The description's words; empty for a model that cannot be explained."""
 
 
 @dataclass(frozen=True)
 class _MarkedWord:
-    """A word of the description, and how strongly the page marks it."""
+    """A word of the description, with its effects."""
 
     text: str
     value: float
@@ -175,28 +176,26 @@ class _MarkedWord:
     purpose: float | None
     """Part of the log-odds of being a description; None without a read-out."""
     is_read: bool
-    """Whether the model reads the word; it does not where the text is cut."""
+    """Whether the model reads the word; it does not read words that are cut off."""
     level: int
     """0 to 4: the word's effect on the cosine compared with the other words' effects."""
 
     @property
     def direction(self) -> str:
-        """What the word does to the cosine, in words."""
+        """The direction of the word's effect on the cosine, in words."""
         if not self.is_read:
             return "not read"
         return "none" if not self.level else "raises" if self.value > 0 else "lowers"
 
 
 def _marked_words(scorer: DescScorer, image: Image.Image, text: str) -> tuple[_MarkedWord, ...]:
-    """What each word of ``text`` does to its cosine with ``image``."""
+    """The effect of each word of ``text`` on its cosine with ``image``."""
     if scorer.model.precision != "float32":
         return ()
     words = explain_batch([image], [text], scorer)[0].words
-    largest = max((abs(word.value) for word in words), default=0.0) or 1.0
-    levels = [round(abs(word.value) / largest * _LEVELS) for word in words]
     return tuple(
         _MarkedWord(word.text, word.value, word.purpose, word.tokens > 0, level)
-        for word, level in zip(words, levels, strict=True)
+        for word, level in zip(words, effect_levels(words, _LEVELS), strict=True)
     )
 
 

@@ -1,7 +1,8 @@
-"""The process that hands images to the workers, and replaces workers that die or hang.
+"""The dispatcher process: hands images to the workers, and replaces workers that die or hang.
 
-With many workers there are thousands of messages a second. In the scoring process they would take the
-interpreter's lock from the model. Here each message to and from the scoring process carries many images.
+With many workers there are thousands of messages per second. If the scoring process handled them, the
+model would wait for the interpreter's lock. So the dispatcher handles them, and exchanges messages with
+the scoring process that each carry many images.
 """
 
 from __future__ import annotations
@@ -26,16 +27,16 @@ _MOST_ANSWERS = 256
 """Largest number of answers in one message."""
 
 _GATHER_SECONDS = 0.001
-"""How long a message waits for more answers."""
+"""Seconds that a message waits for more answers."""
 
 _CHUNK = 8
-"""Largest number of images that a worker is given at a time."""
+"""Largest number of images that a worker gets at a time."""
 
 _TRIES = 2
-"""Workers that an image may bring down before it gets the blame."""
+"""Number of workers that die of an image before it counts as damaged."""
 
 _START_SECONDS = 120.0
-"""How long a worker may take to start."""
+"""Seconds that a worker may take to start."""
 
 _STARTS = 3
 """Attempts to start a worker."""
@@ -44,9 +45,9 @@ _STARTS = 3
 def main(connection_fd: int, memory_fd: int, parent: int) -> None:
     """Run the dispatcher until the parent closes the connection.
 
-    The first message is ``(PixelSpec, PoolOptions)``. Each later one is ``(jobs, slots)``: jobs
-    ``(number, source)`` to do, and slots of the shared memory that are free again. The answers are lists
-    of the fields of :class:`descscore.stream.worker.Decoded`, or of one error that ends the pool.
+    The first message is ``(PixelSpec, PoolOptions)``. Each later one is ``(jobs, slots)``: new jobs
+    ``(number, source)``, and slots of the shared memory that are free again. An answer is a list; its
+    items are the fields of :class:`descscore.stream.worker.Decoded`, or an error that ends the pool.
     """
     end_with(parent)
     connection: Connection[Any, Any] = Connection(connection_fd)
@@ -73,11 +74,12 @@ def main(connection_fd: int, memory_fd: int, parent: int) -> None:
 
 @dataclass
 class Job:
-    """One image to decode. tries: how many workers have died of it."""
+    """One image to decode."""
 
     number: int
     source: str | bytes
     tries: int = 0
+    """Number of workers that have died of it."""
 
 
 class JobQueue:
@@ -99,7 +101,7 @@ class JobQueue:
             self._changed.notify_all()
 
     def take(self, share: int) -> list[Job]:
-        """Wait for jobs and take up to a ``share``-th of them, at least one; none if the queue is closed."""
+        """Wait for jobs and take one or more, up to ``1 / share`` of them; none if the queue is closed."""
         with self._changed:
             while not self._jobs and not self._closed:
                 self._changed.wait()
@@ -119,14 +121,14 @@ class JobQueue:
 
 @dataclass(frozen=True)
 class Shared:
-    """What the threads of a dispatcher share.
+    """The state that the threads of a dispatcher share.
 
     Attributes:
         spec: size of the prepared pictures.
         options: settings of the pool.
         memory_fd: file descriptor of the memory for prepared pictures.
         jobs: images that wait to be decoded.
-        free: free slots of the memory; None tells a thread to stop.
+        free: free slots of the memory; None makes a thread stop.
         answers: fields of :class:`descscore.stream.worker.Decoded`, or an error that ends the pool.
     """
 
@@ -150,8 +152,8 @@ def _send_answers(connection: Connection[Any, Any], shared: Shared) -> None:
 
 
 @dataclass
-class _Lot:
-    """Jobs that a worker has been given and has not answered, and a slot for each."""
+class _Assignment:
+    """A worker's unanswered jobs, and a slot for each."""
 
     jobs: list[Job]
     slots: list[int]
@@ -169,8 +171,8 @@ class WorkerHandler(threading.Thread):
         shared = self.shared
         try:
             while jobs := shared.jobs.take(4 * shared.options.workers):
-                lot = self._with_slots(jobs)
-                if lot is None or not self._serve(lot):
+                assignment = self._with_slots(jobs)
+                if assignment is None or not self._serve(assignment):
                     break
         except WorkerError as error:
             shared.answers.put(error)
@@ -179,8 +181,8 @@ class WorkerHandler(threading.Thread):
         finally:
             self.worker.end()
 
-    def _with_slots(self, jobs: list[Job]) -> _Lot | None:
-        """A slot for each job; jobs without a free slot go back to the queue. None when stopping."""
+    def _with_slots(self, jobs: list[Job]) -> _Assignment | None:
+        """Assign a free slot to each job; jobs without one go back to the queue. None when stopping."""
         first = self.shared.free.get()
         if first is None:
             return None
@@ -194,44 +196,49 @@ class WorkerHandler(threading.Thread):
                 return None
             slots.append(slot)
         self.shared.jobs.put_back(jobs[len(slots) :])
-        return _Lot(jobs[: len(slots)], slots)
+        return _Assignment(jobs[: len(slots)], slots)
 
-    def _serve(self, lot: _Lot) -> bool:
-        """Have the lot decoded; what a dead or hung worker leaves goes back. False when stopping."""
+    def _serve(self, assignment: _Assignment) -> bool:
+        """Let the worker decode its jobs; those of a failed worker go back. False when stopping."""
         try:
-            self._exchange(lot)
+            self._exchange(assignment)
         except (EOFError, OSError):
             self.worker.end()
-            if not self.worker.stopping and lot.jobs:
-                lot.jobs[0].tries += 1  # it may have killed the worker
-                if lot.jobs[0].tries >= _TRIES:
-                    self._blame(lot, "decoder_died", "the process that decoded it died, twice")
-        for slot in lot.slots:
+            if not self.worker.stopping and assignment.jobs:
+                assignment.jobs[0].tries += 1  # it may have killed the worker
+                if assignment.jobs[0].tries >= _TRIES:
+                    self._blame(assignment, "decoder_died", "the process that decoded it died, twice")
+        for slot in assignment.slots:
             self.shared.free.put(slot)
-        if lot.jobs:
-            self.shared.jobs.put_back(lot.jobs)
+        if assignment.jobs:
+            self.shared.jobs.put_back(assignment.jobs)
         return not self.worker.stopping
 
-    def _exchange(self, lot: _Lot) -> None:
-        """Send the lot and take its answers, until all are there or one takes too long."""
+    def _exchange(self, assignment: _Assignment) -> None:
+        """Send the jobs and take the answers, until all have arrived or one takes too long."""
         connection, limit = self.worker.connection(), self.shared.options.time_limit
-        message = [(job.number, slot, job.source) for job, slot in zip(lot.jobs, lot.slots, strict=True)]
+        message = [
+            (job.number, slot, job.source)
+            for job, slot in zip(assignment.jobs, assignment.slots, strict=True)
+        ]
         connection.send_bytes(pickle.dumps(message))
-        while lot.jobs:
+        while assignment.jobs:
             if not connection.poll(limit):
                 self.worker.end()
-                self._blame(lot, "image_timeout", f"not decoded in {limit:g} seconds")
+                self._blame(assignment, "image_timeout", f"not decoded in {limit:g} seconds")
                 break
-            self._answer(lot, *pickle.loads(connection.recv_bytes()))
+            self._answer(assignment, *pickle.loads(connection.recv_bytes()))
 
-    def _blame(self, lot: _Lot, kind: str, reason: str) -> None:
-        job = lot.jobs[0]
-        self._answer(lot, job.number, None, ImageError(kind, f"{image_name(job.source)}: {reason}"))
+    def _blame(self, assignment: _Assignment, kind: str, reason: str) -> None:
+        job = assignment.jobs[0]
+        self._answer(assignment, job.number, None, ImageError(kind, f"{image_name(job.source)}: {reason}"))
 
-    def _answer(self, lot: _Lot, number: int, digest: bytes | None, error: ImageError | None) -> None:
-        """Pass on the answer for the first job of the lot."""
-        del lot.jobs[0]
-        slot = lot.slots.pop(0)
+    def _answer(
+        self, assignment: _Assignment, number: int, digest: bytes | None, error: ImageError | None
+    ) -> None:
+        """Pass on the answer for the first of the jobs."""
+        del assignment.jobs[0]
+        slot = assignment.slots.pop(0)
         if error is not None:
             self.shared.free.put(slot)
         self.shared.answers.put((number, None if error else slot, digest, error))
@@ -263,7 +270,7 @@ class WorkerProcess:
         raise WorkerError(f"a decoding process could not be started in {_STARTS} attempts")
 
     def stop(self) -> None:
-        """Kill the worker and start no other; another thread may call this."""
+        """Kill the worker for good; another thread may call this."""
         self.stopping = True
         process = self.process
         if process is not None:
@@ -281,15 +288,15 @@ class WorkerProcess:
 
     def _start(self) -> Connection[Any, Any] | None:
         """Start a worker and wait until it is ready; None if it does not get ready."""
-        here, there = Pipe()
-        with there:
-            self.process = start_child("descscore.stream.worker", there, self.shared.memory_fd)
+        own_end, worker_end = Pipe()
+        with worker_end:
+            self.process = start_child("descscore.stream.worker", worker_end, self.shared.memory_fd)
         try:
-            here.send_bytes(pickle.dumps((self.shared.spec, self.shared.options)))
-            if not self.stopping and here.poll(_START_SECONDS) and here.recv_bytes() == b"ready":
-                return here
+            own_end.send_bytes(pickle.dumps((self.shared.spec, self.shared.options)))
+            if not self.stopping and own_end.poll(_START_SECONDS) and own_end.recv_bytes() == b"ready":
+                return own_end
         except (EOFError, OSError):
             pass
-        here.close()
+        own_end.close()
         self.end()
         return None

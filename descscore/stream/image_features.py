@@ -1,8 +1,8 @@
-"""Image features for a stream: images are decoded ahead of the model, and each content is encoded once.
+"""Encode the images of a stream in batches, each distinct image once.
 
-A key stands for an image: its path, or the digest of its bytes. While a pair waits for a key, its feature
-is held. After that a bounded number of features is remembered by content, so an image that occurs again
-costs no second pass through the model.
+A key identifies an image: its path, or the digest of its bytes. A feature is held while pairs wait for its
+key. Afterwards a bounded number of features is kept by content, so a repeated image needs no second pass
+through the model.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ Feature: TypeAlias = "np.ndarray[Any, Any]"
 """Unit feature of one image, ``(embed_dim,)`` float32."""
 
 REMEMBERED = 4096
-"""Number of features kept after use, of paths whose content is known, and of errors."""
+"""Number of features kept after use, and also of known digests of paths, and of errors."""
 
 _TRIM_EVERY = 2
-"""Batches on a CPU between two calls of :func:`return_freed_memory`. With more, memory grows by what lies
-between blocks in use; with fewer, a small model takes a tenth more time."""
+"""Batches on a CPU between two calls of :func:`return_freed_memory`. More let memory grow, as free space
+between blocks in use is not returned; fewer slow a small model down by a tenth."""
 
 
 class ImageEncoder(Protocol):
@@ -54,13 +54,13 @@ class Decoder(Protocol):
     """Turns image files into prepared pictures (see :mod:`descscore.stream.pool`)."""
 
     def submit(self, number: int, source: str | bytes) -> None:
-        """Ask for an image; its answer will bear ``number``."""
+        """Ask for an image; its answer will have the number ``number``."""
 
     def flush(self) -> None:
-        """Start on every image asked for; until then some may wait for more."""
+        """Send all submitted images to the workers; until then some may wait for others."""
 
     def get(self) -> Decoded:
-        """Wait for the next answer; answers come in any order. Call it only while images are open."""
+        """Wait for the next answer; answers come in any order. Call it only while answers are missing."""
 
     def pixels(self, slots: Sequence[int], out: Pixels) -> None:
         """Copy the pictures in ``slots`` to ``out``, ``(len(slots), height, width, 3)`` uint8."""
@@ -69,7 +69,7 @@ class Decoder(Protocol):
         """Free a slot whose pixels are no longer needed."""
 
     def close(self) -> None:
-        """Stop all workers and drop open images."""
+        """Stop all workers and drop unanswered images."""
 
 
 @dataclass
@@ -90,9 +90,9 @@ class _Wanted:
 class ImageStage:
     """Turns the images of a stream into features.
 
-    :meth:`request` asks for an image, :meth:`collect` waits for its feature, and :meth:`release` lets it
-    go. In between an image is submitted to the decoder, lies decoded on the pile until a batch is full,
-    is launched (sent to the model), and is fetched from the device.
+    :meth:`request` asks for an image, :meth:`collect` waits for its feature, and :meth:`release` drops it.
+    Meanwhile an image passes four states: submitted to the decoder; decoded, on the pile, until a batch is
+    full; launched, that is, sent to the model; and fetched from the device.
     """
 
     def __init__(self, encoder: ImageEncoder, decoder: Decoder) -> None:
@@ -100,12 +100,12 @@ class ImageStage:
         self._wanted: dict[Key, _Wanted] = {}
         self._submitted: dict[int, Key] = {}
         self._next_number = 0
-        # Decoded pictures that wait for the model, by content: the decoder's slot, or the pixels.
+        # Decoded pictures that wait for the model, by digest: the decoder's slot, or the pixels.
         self._pile: dict[bytes, int | Pixels] = {}
         # Features on the device; fetching them waits for the device.
         self._launched: list[tuple[list[bytes], Tensor]] = []
         self._batches = 0
-        # The keys that wait for each content on the pile or launched.
+        # The keys that wait for each picture on the pile or launched, by digest.
         self._keys_of: dict[bytes, list[Key]] = {}
         self._features: LRUCache[bytes, Feature] = LRUCache(REMEMBERED)
         self._errors: LRUCache[Key, ImageError] = LRUCache(REMEMBERED)
@@ -118,12 +118,13 @@ class ImageStage:
         source = os.fsdecode(image) if isinstance(image, (str, os.PathLike)) else bytes(image)
         key: Key = source if isinstance(source, str) else content_digest(source)
         if self._want(key):
-            self._submitted[self._number()] = key
-            self.decoder.submit(self._next_number - 1, source)
+            number = self._number()
+            self._submitted[number] = key
+            self.decoder.submit(number, source)
         return key
 
     def _request_picture(self, image: ImageSource) -> Key:
-        """An image that is in memory already needs no worker."""
+        """As :meth:`request`, for a picture in memory, which needs no worker."""
         try:
             pixels = picture_pixels(load_image(image), self.encoder.spec)
         except ImageError as error:
@@ -152,7 +153,7 @@ class ImageStage:
         return wanted.pending
 
     def collect(self, keys: Sequence[Key]) -> list[Feature | ImageError]:
-        """The feature or error of each key; runs decoder and model until all are there."""
+        """The feature or error of each key; runs decoder and model until all are known."""
         undecoded = {key for key in keys if self._wanted[key].pending}
         while undecoded:
             undecoded.discard(self._accept(self.decoder.get()))
@@ -162,7 +163,7 @@ class ImageStage:
                 self._fill_and_launch()
             self._fetch()
         results = [self._wanted[key].result for key in keys]
-        return [result for result in results if result is not None]  # none is: all have been fetched
+        return [result for result in results if result is not None]  # all are known; mypy does not see it
 
     def release(self, key: Key) -> None:
         """One pair no longer needs this key."""
@@ -172,7 +173,7 @@ class ImageStage:
             del self._wanted[key]
 
     def _accept(self, answer: Decoded) -> Key:
-        """Take a decoder's answer; the key that it answers."""
+        """Take an answer of the decoder; returns its key."""
         key = self._submitted.pop(answer.number)
         if answer.slot is None or answer.digest is None:
             error = answer.error or ImageError("damaged_image", "no answer")
@@ -184,7 +185,7 @@ class ImageStage:
         return key
 
     def _decoded(self, key: Key, digest: bytes, picture: int | Pixels) -> None:
-        """Put a picture on the pile unless its content is known or on its way."""
+        """Put a picture on the pile, unless its feature is known or being computed."""
         self._wanted[key].pending = False
         feature = self._features.get(digest)
         if feature is None and digest not in self._keys_of:
@@ -200,7 +201,7 @@ class ImageStage:
             self.decoder.release(picture)
 
     def _fill_and_launch(self) -> None:
-        """Launch the pile once it is a full batch, as long as the decoder keeps a batch to go on with.
+        """Wait for a full batch and launch it; launch a smaller one if few images are left to decode.
 
         A GPU may fill a smaller batch up with blank pictures (:meth:`descscore.encoder.Encoder.pixels`).
         """
@@ -226,7 +227,7 @@ class ImageStage:
             return_freed_memory()
 
     def _pixels(self, pictures: Sequence[int | Pixels]) -> Tensor:
-        """A copy of the pictures; if there is a GPU, in memory that it can read by itself."""
+        """A copy of the pictures; for a GPU in pinned memory, from which it can copy by itself."""
         spec, pinned = self.encoder.spec, self.encoder.device.type == "cuda"
         pixels = torch.empty(len(pictures), spec.height, spec.width, 3, dtype=torch.uint8, pin_memory=pinned)
         out = pixels.numpy()

@@ -1,7 +1,7 @@
-"""Score pairs in a stream: workers decode ahead, the model follows, results come in order.
+"""Score pairs in a stream, and return the results in order.
 
-Pairs are taken in windows. While the model is busy with one window, the images of the next two are being
-decoded. Memory does not grow with the length of the stream.
+Pairs are processed in windows. While the model scores one window, workers decode the images of the next
+two. Memory does not grow with the length of the stream.
 """
 
 from __future__ import annotations
@@ -30,29 +30,29 @@ from descscore.texts import EncodedTexts, TokenizedText
 Tokenize: TypeAlias = Callable[[str], TokenizedText]
 
 MAX_TEXT = 100_000
-"""Longest text that is tokenised, in characters; the tokenizer's time grows faster than the text."""
+"""Longest text that is tokenised, in characters. The tokenizer's time grows faster than the text."""
 
 MAX_WORD = 1000
-"""Longest run of letters that is tokenised: byte-pair merging takes time quadratic in it."""
+"""Longest run of letters that is tokenised. The time of byte-pair merging is quadratic in its length."""
 
-REMEMBERED_SIDES = 4096
+REMEMBERED_CONTEXT_TEXTS = 4096
 """Number of contexts and references whose features are kept for the pairs that follow."""
 
 _WINDOWS_AHEAD = 2
-"""Windows being decoded while one is scored. With one, workers would have nothing to do while the next is
+"""Windows that are decoded while another one is scored. With only one, workers would wait while the next is
 read."""
 
 
 @dataclass(frozen=True)
 class StreamOptions:
-    """How a stream runs. Only ``decorative_empty`` changes results.
+    """Settings of a stream. Only ``decorative_empty`` changes results.
 
     Attributes:
-        workers: number of decoding processes, by default one for each core. With 0 this process
-            decodes, and an image that hangs holds the stream up.
+        workers: number of decoding processes, by default one per core. With 0 this process decodes,
+            and an image that hangs stops the stream.
         time_limit: seconds that decoding one image may take.
         window: number of pairs that are encoded together.
-        window_bytes: image bytes that a window may hold; a window that holds more is closed early.
+        window_bytes: image bytes that a window may hold; a window that reaches them is closed early.
         decorative_empty: whether an empty text counts as HTML's ``alt=""`` (status ``decorative``)
             instead of an error.
         decode: ``module:name`` of the function that a worker runs on an image.
@@ -86,12 +86,12 @@ def cores() -> int:
 
 
 class StreamRow(Protocol):
-    """One pair on its way in, such as a :class:`descscore.tables.rows.Row`.
+    """One pair of the input, such as a :class:`descscore.tables.rows.Row`.
 
     Attributes:
         id: the pair's name; the stream returns it with the outcome.
-        image: None only if there is a fault.
-        fault: why the pair cannot be scored.
+        image: the image; None only if there is a fault.
+        fault: the reason why the pair cannot be scored; None without one.
         context, references: as for :meth:`descscore.DescScorer.score`.
     """
 
@@ -147,18 +147,18 @@ class Scoring:
     scores: ScoreFeatures
 
 
-_NO_SIDES = ContextTexts()
+_NO_CONTEXT_TEXTS = ContextTexts()
 
 
 @dataclass
 class _Pending:
-    """A pair in a window: its outcome, or the key and the tokens that are to be scored."""
+    """A pair in a window: its outcome, or the image's key and the tokens to be scored."""
 
     id: str
     outcome: Outcome | None = None
     key: Key = ""
     text: TokenizedText | None = None
-    sides: ContextTexts = _NO_SIDES
+    context_texts: ContextTexts = _NO_CONTEXT_TEXTS
 
 
 def stream_pairs(
@@ -185,16 +185,16 @@ def stream_rows(
     """Id and outcome of each row, in order. Closing the iterator ends its workers."""
     with closing(start_decoder(scoring, options)) as decoder:
         stage = ImageStage(scoring.encoder, decoder)
-        side_encoder = ContextEncoder(scoring.encoder.embeddings, REMEMBERED_SIDES)
+        context_encoder = ContextEncoder(scoring.encoder.embeddings, REMEMBERED_CONTEXT_TEXTS)
         ahead: deque[list[_Pending]] = deque()
         for window in _windows(rows, options):
             ahead.append([_begin(scoring, stage, row, options) for row in window])
             decoder.flush()
             if len(ahead) > _WINDOWS_AHEAD:
-                yield from _finish(scoring, stage, side_encoder, ahead.popleft())
+                yield from _finish(scoring, stage, context_encoder, ahead.popleft())
                 return_freed_memory()
         while ahead:
-            yield from _finish(scoring, stage, side_encoder, ahead.popleft())
+            yield from _finish(scoring, stage, context_encoder, ahead.popleft())
 
 
 def start_decoder(scoring: Scoring, options: StreamOptions) -> Decoder:
@@ -202,8 +202,8 @@ def start_decoder(scoring: Scoring, options: StreamOptions) -> Decoder:
     spec = scoring.encoder.spec
     if options.processes == 0:
         return InlineDecoder(spec)
-    # Two batches, and what workers hold: decoding can always go on until a batch is full. A GPU is so
-    # quick that decoding should also go on while this process reads and scores a window.
+    # Room for two batches and for the workers' pictures, so that workers never wait before a batch is full.
+    # With a fast GPU, workers should also not wait while this process reads and scores a window.
     pictures = 2 * scoring.encoder.batch_size
     if scoring.encoder.device.type == "cuda":
         pictures = max(pictures, 2 * options.window)
@@ -212,15 +212,15 @@ def start_decoder(scoring: Scoring, options: StreamOptions) -> Decoder:
 
 
 def _windows(rows: Iterable[StreamRow], options: StreamOptions) -> Iterator[list[StreamRow]]:
-    """Rows in windows, bounded by their number and by the image bytes that they hold."""
+    """Rows in windows with a bounded number of rows and of image bytes."""
     window: list[StreamRow] = []
-    held = 0
+    image_bytes = 0
     for row in rows:
         window.append(row)
-        held += len(row.image) if isinstance(row.image, (bytes, bytearray, memoryview)) else 0
-        if len(window) >= options.window or held >= options.window_bytes:
+        image_bytes += len(row.image) if isinstance(row.image, (bytes, bytearray, memoryview)) else 0
+        if len(window) >= options.window or image_bytes >= options.window_bytes:
             yield window
-            window, held = [], 0
+            window, image_bytes = [], 0
     if window:
         yield window
 
@@ -234,22 +234,22 @@ def _begin(scoring: Scoring, stage: ImageStage, row: StreamRow, options: StreamO
         return tokenize_text(scoring.tokenize, text)
 
     try:
-        # A fault of the whole row comes first, one of the image only after those of the texts.
+        # A fault of the whole row is reported before faults of the texts, and those before one of the image.
         if row.fault is not None and not isinstance(row.fault, ImageError):
             raise row.fault
         text = tokenize(row.text)
-        sides = tokenize_context_texts(tokenize, row.context, row.references)
+        context_texts = tokenize_context_texts(tokenize, row.context, row.references)
         if row.fault is not None:
             raise row.fault
         if row.image is None:
             raise ImageError("missing_image", "has no image")
-        return _Pending(row.id, key=stage.request(row.image), text=text, sides=sides)
+        return _Pending(row.id, key=stage.request(row.image), text=text, context_texts=context_texts)
     except InputError as error:
         return _Pending(row.id, Outcome(error.kind, str(error)))
 
 
 def tokenize_text(tokenize: Tokenize, text: object) -> TokenizedText:
-    """As ``tokenize``, but also raises :class:`TextError` for None and for a text that is far too long."""
+    """As ``tokenize``, but raises :class:`TextError` also for None and for a text that is far too long."""
     if text is None:
         raise TextError("empty_text", "text: there is none")
     if isinstance(text, str):
@@ -266,28 +266,31 @@ _LONG_WORD = re.compile(rf"[^\W\d_]{{{MAX_WORD + 1}}}")
 
 
 def _finish(
-    scoring: Scoring, stage: ImageStage, side_encoder: ContextEncoder, window: list[_Pending]
+    scoring: Scoring, stage: ImageStage, context_encoder: ContextEncoder, window: list[_Pending]
 ) -> Iterator[tuple[str, Outcome]]:
     """Id and outcome of each pair of a window, in its order."""
     pending = [pair for pair in window if pair.outcome is None]
     if pending:
-        _score(scoring, stage, side_encoder, pending)
+        _score(scoring, stage, context_encoder, pending)
     for pair in window:
         assert pair.outcome is not None
         yield pair.id, pair.outcome
 
 
-def _score(scoring: Scoring, stage: ImageStage, side_encoder: ContextEncoder, pairs: list[_Pending]) -> None:
+def _score(
+    scoring: Scoring, stage: ImageStage, context_encoder: ContextEncoder, pairs: list[_Pending]
+) -> None:
     """Give each pair its outcome."""
-    # Texts first: on a GPU they run while the last images are still being decoded.
+    # Texts first, because on a GPU they run while workers still decode the last images.
     texts = scoring.encoder.tokenized([pair.text for pair in pairs if pair.text is not None])
     images = stage.collect([pair.key for pair in pairs])
-    table = np.zeros((len(pairs), texts.features.shape[1]), np.float32)  # zeros for an image with an error
-    for place, image in enumerate(images):
+    array = np.zeros((len(pairs), texts.features.shape[1]), np.float32)  # zeros for an image with an error
+    for index, image in enumerate(images):
         if not isinstance(image, ImageError):
-            table[place] = image
-    features = torch.from_numpy(table).to(texts.features.device)
-    scores = scoring.scores(features, texts, [pair.sides for pair in pairs], side_encoder)
+            array[index] = image
+    features = torch.from_numpy(array).to(texts.features.device)
+    context_texts = [pair.context_texts for pair in pairs]
+    scores = scoring.scores(features, texts, context_texts, context_encoder)
     for pair, image, score in zip(pairs, images, scores, strict=True):
         if isinstance(image, ImageError):
             pair.outcome = Outcome(image.kind, str(image))

@@ -1,7 +1,7 @@
-"""What one worker does with an image: read the file, decode it, and put its pixels into shared memory.
+"""A worker process: reads and decodes images, and writes their pixels into shared memory.
 
-A worker is a process that imports no torch, so it starts quickly and takes little memory. It takes jobs
-from :mod:`descscore.stream.dispatcher`, which replaces it when it dies or hangs, and ends with it.
+A worker does not import torch, so it starts quickly and uses little memory. It gets its jobs from
+:mod:`descscore.stream.dispatcher`, which replaces a worker that dies or hangs. Workers end with it.
 """
 
 from __future__ import annotations
@@ -69,10 +69,10 @@ class Decoded:
     """The answer for one image.
 
     Attributes:
-        number: the number that the image was submitted with.
-        slot: the place of its pixels in the decoder; None if there is an error.
+        number: the number under which the image was submitted.
+        slot: slot of its pixels in the decoder; None if there is an error.
         digest: SHA-256 of the image file; None if there is an error.
-        error: why the image cannot be decoded.
+        error: the reason why the image cannot be decoded; None without one.
     """
 
     number: int
@@ -117,7 +117,7 @@ def read_image_file(name: str) -> bytes:
     path = check_path(name)
     try:
         with path.open("rb") as file:
-            # read() reserves as much memory as it is asked for, so ask for no more than the file has.
+            # read() reserves all the memory that it is asked for, so ask only for the file's size.
             size = os.fstat(file.fileno()).st_size
             data = file.read(min(size, MAX_FILE_BYTES) + 1)
     except OSError as error:
@@ -152,7 +152,7 @@ def main(connection_fd: int, memory_fd: int, parent: int) -> None:
 def _decode(
     function: Any, source: str | bytes, spec: PixelSpec, memory: mmap.mmap, slot: int
 ) -> tuple[bytes | None, ImageError | None]:
-    """Put the image's pixels into ``slot``; its digest, or the error."""
+    """Put the image's pixels into ``slot``; returns the image's digest, or the error."""
     try:
         pixels, digest = function(source, spec)
     except ImageError as error:
@@ -165,7 +165,7 @@ def _decode(
 
 
 def _be_quiet() -> None:
-    """Hide the warnings that decoding libraries print; an error is reported in the image's row."""
+    """Hide the warnings of decoding libraries; errors are reported in the images' rows."""
     warnings.simplefilter("ignore")
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 2)
@@ -192,7 +192,7 @@ def start_child(module: str, connection: Connection[Any, Any], memory_fd: int) -
 
 
 def end_with(parent: int) -> None:
-    """Make this process end within seconds of its parent, and leave Ctrl-C to the parent."""
+    """Make this process end within seconds after its parent, and let only the parent handle Ctrl-C."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if os.getppid() != parent:  # the parent has died while this process started
         os._exit(1)
@@ -206,7 +206,7 @@ def _watch(parent: int) -> None:
 
 
 def _die_with_parent() -> None:
-    """Let Linux kill this process with its parent: a hung decoder notices no closed connection."""
+    """Let Linux kill this process with its parent, because a hung decoder cannot see a closed connection."""
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

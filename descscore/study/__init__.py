@@ -1,1 +1,1 @@
-"""A study of what readers think of descriptions: items, questions, accounts, and judgments kept in SQLite."""
+"""A study in which people judge image descriptions: items, questions, accounts and judgments."""

@@ -10,12 +10,12 @@ import base64
 import binascii
 import hashlib
 import hmac
-import os
 import re
 import secrets
 from pathlib import Path
 
 from descscore.errors import DataError, UsageError
+from descscore.files import atomic_write
 
 _NAME = re.compile(r"[\w.@-]{1,64}")
 _COST = {"n": 2**14, "r": 8, "p": 1, "maxmem": 2**26, "dklen": 32}
@@ -27,31 +27,31 @@ class Accounts:
 
     def __init__(self, entries: dict[str, tuple[bytes, bytes]]) -> None:
         self._entries = entries
-        # scrypt is slow on purpose, and a page makes many requests with the same header. Only right
-        # passwords are remembered, so this stays small.
+        # scrypt is slow on purpose, and a page sends many requests with the same header. Only headers
+        # with a right password are remembered, so this stays small.
         self._known: dict[bytes, str] = {}
 
     @classmethod
     def read(cls, path: Path) -> Accounts:
-        """The accounts of a file. Raises :class:`DataError` for a wrong file or line."""
+        """Read the accounts of a file. Raises :class:`DataError` for an unreadable file or a wrong line."""
         entries = _read(path)
         if not entries:
             raise DataError(f"{path}: holds no accounts; 'descscore judgments account' makes them")
         return cls(entries)
 
     def user(self, header: str) -> str | None:
-        """The account with the name and password of a Basic ``Authorization`` header (RFC 7617)."""
-        mark = hashlib.sha256(header.encode()).digest()
-        if mark in self._known:
-            return self._known[mark]
+        """The account's name if a Basic ``Authorization`` header (RFC 7617) is right, else None."""
+        digest = hashlib.sha256(header.encode()).digest()
+        if digest in self._known:
+            return self._known[digest]
         name, password = _basic(header)
         if not self._matches(name, password):
             return None
-        self._known[mark] = name
+        self._known[digest] = name
         return name
 
     def _matches(self, name: str, password: str) -> bool:
-        # An unknown name takes as long as a wrong password, so nobody can probe for names.
+        # An unknown name takes as long as a wrong password, so nobody can find out which names exist.
         salt, expected = self._entries.get(name, (b"-", b"-"))
         return hmac.compare_digest(_scrypt(password, salt), expected)
 
@@ -66,12 +66,8 @@ def write_account(path: Path, name: str, password: str) -> None:
     salt = secrets.token_bytes(16)
     entries[name] = (salt, _scrypt(password, salt))
     lines = [f"{key}:{first.hex()}:{second.hex()}\n" for key, (first, second) in entries.items()]
-    part = path.with_name(path.name + ".part")
-    with os.fdopen(
-        os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8"
-    ) as file:
-        file.writelines(lines)
-    os.replace(part, path)
+    with atomic_write(path, mode=0o600) as temporary:
+        temporary.write_text("".join(lines), encoding="utf-8")
 
 
 def _read(path: Path) -> dict[str, tuple[bytes, bytes]]:

@@ -1,4 +1,4 @@
-"""``descscore judgments``. Each command imports what it needs, so that its help comes at once."""
+"""The commands of ``descscore judgments``; each imports slow modules when it runs."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def delete(database: Path, pseudonym: str) -> None:
 @judgments.command()
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @click.argument("name")
-@click.password_option(help="The password. Others may see it here; leave the option out to type it unseen.")
+@click.password_option(help="The password. Others may see it here. Without this option, you type it hidden.")
 def account(file: Path, name: str, password: str) -> None:
     """Add the account NAME to FILE, or change its password. 'descscore serve --accounts FILE' reads FILE."""
     from descscore.study.accounts import write_account

@@ -1,4 +1,4 @@
-"""A study's SQLite database: its tables and their versions, connections to it, and errors in plain words."""
+"""The SQLite database of a study: tables, versions, connections, and errors in plain words."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pathlib import Path
 from descscore.errors import StorageError
 
 APPLICATION_ID = 0x44534A4D
-"""Marks the file as a study's database, so that another program's database is refused."""
+"""Number in the file's header that identifies a study's database; others are refused."""
 
 BUSY_SECONDS = 30.0
-"""How long a writer waits for other writers."""
+"""Seconds that a writer waits for other writers."""
 
 _VERSION_1 = """
 CREATE TABLE items (
@@ -69,7 +69,7 @@ MIGRATIONS = (_VERSION_1,)
 def connection(path: Path) -> Iterator[sqlite3.Connection]:
     """A connection to an existing database of this version, closed at the end.
 
-    Raises :class:`StorageError` where the file is missing, not a study's database, or of another version.
+    Raises :class:`StorageError` if the file is missing, not a study's database, or of another version.
     """
     with storage_errors(path), _connect(path, "rw") as database:
         _check_version(path, database)
@@ -78,7 +78,7 @@ def connection(path: Path) -> Iterator[sqlite3.Connection]:
 
 @contextmanager
 def transaction(path: Path) -> Iterator[sqlite3.Connection]:
-    """A connection inside a write transaction: the database keeps everything the block writes, or nothing.
+    """A connection inside a write transaction: everything that the block writes is kept, or nothing.
 
     After a block without an error, the data is on the disk.
     """
@@ -101,7 +101,7 @@ def create(path: Path) -> None:
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("BEGIN IMMEDIATE")
         for version in range(_version(path, database), len(MIGRATIONS)):
-            # executescript would commit first.
+            # Not executescript, which would commit the transaction first.
             for statement in MIGRATIONS[version].split(";"):
                 database.execute(statement)
             database.execute(f"PRAGMA user_version = {version + 1}")
@@ -156,7 +156,7 @@ class ReadOnlyError(StorageError):
 
 @contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Turn SQLite's errors, except violated constraints, into a :class:`StorageError` in plain words."""
+    """Turn SQLite's errors, except violated constraints, into :class:`StorageError` in plain words."""
     try:
         yield
     except sqlite3.IntegrityError:
@@ -174,7 +174,7 @@ def _explained(path: Path, message: str) -> StorageError:
 
 
 def _is_full(folder: Path) -> bool:
-    """Whether the disk lacks room for SQLite's own files, which SQLite reports as an I/O error."""
+    """Whether the disk has no room for SQLite's own files, which SQLite reports as an I/O error."""
     try:
         return shutil.disk_usage(folder).free < _ROOM
     except OSError:

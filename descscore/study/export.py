@@ -1,15 +1,14 @@
-"""Judgments as files, in the format in which Kreiss et al. (2022) published theirs.
+"""Export a study's judgments as files in the format of Kreiss et al. (2022).
 
-``blv_ratings.csv`` holds the judgments of blind and low-vision people, ``sighted_ratings.csv`` those of
-sighted people before and after they saw the image, and ``images`` the photos. ``descscore eval human
---data`` reads the folder as it is.
+``blv_ratings.csv`` holds the judgments of blind and low-vision people. ``sighted_ratings.csv`` holds
+those of sighted people, before and after they saw the image. The folder ``images`` holds the photos.
+``descscore eval human --data`` reads this folder.
 """
 
 from __future__ import annotations
 
 import csv
 import hashlib
-import os
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from descscore.errors import DataError
+from descscore.files import atomic_write
 from descscore.study.items import StudyItem
 from descscore.study.judgments import Judgment, JudgmentStore
 from descscore.study.questions import AFTER, BEFORE, NO_IMAGE, QUESTIONS
@@ -31,15 +31,15 @@ SIGHTED_COLUMNS = (
     *("q_relevance.preimg", "q_relevance.postimg", "q_irrelevance.preimg", "q_irrelevance.postimg"),
     *("q_imgfit.preimg", "q_imgfit.postimg", "article_text"),
 )
-"""The published columns in their order. ``q_imgfit`` (does the image fit?) is not asked and stays blank."""
+"""The published columns, in order. The study does not ask ``q_imgfit`` (does the image fit?): it is blank."""
 
 _RESERVED = frozenset({"guitar", "640px-parc_agen"})
-"""Images of the published study's attention checks. Readers of its files skip images of these names."""
+"""Images of the published study's attention checks. Programs that read its files skip these names."""
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What an export wrote into ``folder``: rows of each table, and images."""
+    """An export's folder, the rows of its two tables, and the number of its images."""
 
     folder: Path
     blv: int
@@ -50,8 +50,10 @@ class Exported:
 def export_judgments(store: JudgmentStore, folder: Path) -> Exported:
     """Write both tables and the images into ``folder``, which is created if it is missing.
 
-    A table is replaced in one step, so no reader ever sees half of it. Raises :class:`DataError` where
-    there are no judgments, or an image is gone.
+    Each table is replaced in one step, so no reader sees half a table.
+
+    Raises:
+        DataError: There are no judgments, an image is gone, or a table cannot be written.
     """
     judgments, items = store.judgments(), store.items()
     if not judgments:
@@ -60,7 +62,7 @@ def export_judgments(store: JudgmentStore, folder: Path) -> Exported:
     by_item = {item.item: item for item in items}
     blv: dict[tuple[str, str], dict[str, object]] = {}
     sighted: dict[tuple[str, str], dict[str, object]] = {}
-    for judgment in judgments:  # a sighted annotator's two phases are one row
+    for judgment in judgments:  # a sighted annotator's judgments before and after share a row
         table = blv if judgment.phase == NO_IMAGE else sighted
         key = (judgment.pseudonym, judgment.item)
         row = table.setdefault(key, _about(judgment, by_item[judgment.item], names))
@@ -75,14 +77,14 @@ def export_judgments(store: JudgmentStore, folder: Path) -> Exported:
 
 
 def image_names(items: Iterable[StudyItem]) -> dict[Path, str]:
-    """A file name for each image: its own, unless another image has it too or it is reserved."""
+    """A file name for each image: its own, unless that name is reserved or two images share it."""
     images = dict.fromkeys(item.image for item in items)
     stems = Counter(image.stem.casefold() for image in images)
     names = {}
     for image in images:
-        own = stems[image.stem.casefold()] == 1 and image.stem.casefold() not in _RESERVED
-        mark = hashlib.sha256(str(image).encode()).hexdigest()[:8]
-        names[image] = image.name if own else f"{image.stem}-{mark}{image.suffix}"
+        usable = stems[image.stem.casefold()] == 1 and image.stem.casefold() not in _RESERVED
+        digest = hashlib.sha256(str(image).encode()).hexdigest()[:8]
+        names[image] = image.name if usable else f"{image.stem}-{digest}{image.suffix}"
     return names
 
 
@@ -107,12 +109,10 @@ def _answers(judgment: Judgment) -> dict[str, object]:
 
 
 def _write(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> None:
-    part = path.with_name(path.name + ".part")
-    with part.open("w", encoding="utf-8", newline="") as file:
+    with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, columns, restval="", extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)
-    os.replace(part, path)
 
 
 def _copy(item: StudyItem, target: Path) -> None:

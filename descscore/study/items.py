@@ -1,7 +1,7 @@
-"""The items of a study: images with a description each, and the article around them.
+"""The items of a study: an image, a description of it, and the article around it.
 
-They are read from a table and entered into the study's database. There they never change, except for the
-places of the image files.
+Items are read from a table and stored in the study's database. There they never change, except for the
+paths of the image files.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class StudyItem:
     """One description to judge."""
 
     item: str
-    """Its name in the table, which annotators never see."""
+    """The item's name in the table, which annotators never see."""
     image: Path
     image_hash: str
     """SHA-256 of the image's file, in hex."""
@@ -42,12 +42,15 @@ class StudyItem:
 
 
 def read_items(path: Path) -> tuple[StudyItem, ...]:
-    """The items of a UTF-8 CSV file with the columns of :data:`COLUMNS`, in its order.
+    """Read the items of a UTF-8 CSV file with the columns :data:`COLUMNS`, in the file's order.
 
-    Image paths are relative to the file's folder. Every image is read once, so that a
-    damaged one is found before the study and not in it. Raises :class:`DataError`, with
-    the row, for missing, repeated or extra columns or cells, images that cannot be read, and
-    items or descriptions that occur twice (ratings are joined by the description's text).
+    Image paths are relative to the file's folder. Every image is decoded once, so that a damaged one is
+    found before the study starts.
+
+    Raises:
+        DataError: Columns or cells are missing, repeated or extra, an image cannot be read, or an item or
+            description occurs twice (ratings are joined by the description's text). The message names the
+            row.
     """
     items = tuple(_item(path, row.number + 1, row) for row in read_csv(path, COLUMNS))
     if not items:
@@ -59,7 +62,7 @@ def read_items(path: Path) -> tuple[StudyItem, ...]:
 
 
 def study_mark(items: Iterable[StudyItem]) -> str:
-    """A short name of a study. The same items give the same name, which reveals nothing about them."""
+    """A short name of a study. It is the same for the same items, and reveals nothing about them."""
     texts = "\0".join(f"{item.item}\0{item.image_hash}\0{item.description}" for item in items)
     return hashlib.sha256(texts.encode()).hexdigest()[:12]
 
@@ -72,12 +75,12 @@ def _item(path: Path, number: int, row: Row) -> StudyItem:
     item, image, description, title, text = values
     try:
         file = check_path(ImageRoot(str(path.parent)).find(image))
-        hashed = hashlib.sha256(file.read_bytes()).hexdigest()
+        image_hash = hashlib.sha256(file.read_bytes()).hexdigest()
     except ImageError as error:
         raise DataError(f"{path} row {number}: {error}") from None
     except OSError as error:
         raise DataError(f"{path} row {number}: {path.parent / image}: {error.strerror or error}") from None
-    return StudyItem(item, file, hashed, description, title, text)
+    return StudyItem(item, file, image_hash, description, title, text)
 
 
 def _check_unique(path: Path, values: list[str], column: str) -> None:
@@ -99,36 +102,34 @@ _COLUMNS = "position, item, image, image_hash, description, title, text"
 
 
 def enter_items(database: sqlite3.Connection, items: Sequence[StudyItem], path: Path) -> None:
-    """Enter a study's items; where they are entered already, note the present places of their images.
+    """Store a study's items; if they are stored already, update the paths of their images.
 
-    Raises :class:`StorageError`, which names the database's ``path``, where it holds other items.
+    Raises :class:`StorageError`, with the database's ``path``, if it holds other items.
     """
     rows = [
-        (at, one.item, str(one.image.absolute()), one.image_hash, one.description, one.title, one.text)
-        for at, one in enumerate(items)
+        (position, it.item, str(it.image.absolute()), it.image_hash, it.description, it.title, it.text)
+        for position, it in enumerate(items)
     ]
-    entered = database.execute(f"SELECT {_COLUMNS} FROM items ORDER BY position").fetchall()
-    if not entered:
+    stored = database.execute(f"SELECT {_COLUMNS} FROM items ORDER BY position").fetchall()
+    if not stored:
         database.executemany(f"INSERT INTO items ({_COLUMNS}) VALUES (?,?,?,?,?,?,?)", rows)
         return
-    _check_same(path, entered, rows)
-    places = [(row[2], row[1]) for row in rows]
-    database.executemany("UPDATE items SET image = ? WHERE item = ?", places)
+    _check_same(path, stored, rows)
+    images = [(row[2], row[1]) for row in rows]
+    database.executemany("UPDATE items SET image = ? WHERE item = ?", images)
 
 
 def entered_items(database: sqlite3.Connection) -> tuple[StudyItem, ...]:
-    """The entered items in the order of the study's table."""
+    """The stored items in the order of the study's table."""
     rows = database.execute(f"SELECT {_COLUMNS} FROM items ORDER BY position").fetchall()
     return tuple(StudyItem(row[1], Path(row[2]), *row[3:]) for row in rows)
 
 
-def _check_same(
-    path: Path, entered: Sequence[tuple[object, ...]], rows: Sequence[tuple[object, ...]]
-) -> None:
+def _check_same(path: Path, stored: Sequence[tuple[object, ...]], rows: Sequence[tuple[object, ...]]) -> None:
     """Raise :class:`StorageError` unless items and contents are the same; image files may have moved."""
-    contents = [[row[:2] + row[3:] for row in table] for table in (entered, rows)]
+    contents = [[row[:2] + row[3:] for row in table] for table in (stored, rows)]
     for before, now in zip(*contents, strict=False):
         if before != now:
             raise StorageError(f"{path}: made for other items: {before[1]!r} then, {now[1]!r} now, differ")
-    if len(entered) != len(rows):
-        raise StorageError(f"{path}: made for {len(entered)} items, but there are {len(rows)} now")
+    if len(stored) != len(rows):
+        raise StorageError(f"{path}: made for {len(stored)} items, but there are {len(rows)} now")

@@ -1,7 +1,7 @@
-"""Annotators and their judgments, kept in SQLite.
+"""Store annotators and their judgments in SQLite.
 
-Every write is one transaction, and a method that returns has its result on the disk. Each call opens its
-own connection, so a store may be used from any thread or process.
+Every write is one transaction. When a method returns, its result is on the disk. Each call opens its own
+connection, so a store may be used from any thread or process.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class PseudonymTaken(UsageError):
 
 @dataclass(frozen=True)
 class Profile:
-    """What annotators tell about themselves at the start. Raises :class:`UsageError` for a wrong value."""
+    """An annotator's answers about themselves. Raises :class:`UsageError` for a wrong value."""
 
     pseudonym: str
     vision: str
@@ -58,7 +58,7 @@ class Annotator:
     """A person who judges descriptions."""
 
     number: int
-    """Never used again for another annotator, not even after deletion."""
+    """Never used for another annotator, not even after deletion."""
     pseudonym: str
     vision: str
 
@@ -69,7 +69,7 @@ class Ratings:
 
     overall: int
     imaginability: int | None
-    """None after the image, when it is not asked."""
+    """None after the image, when this question is not asked."""
     relevance: int
     irrelevance: int
 
@@ -82,7 +82,7 @@ class Judgment:
     vision: str
     item: str
     phase: str
-    """``none``, ``before`` or ``after``: when the item was judged."""
+    """``none``, ``before`` or ``after`` (see :mod:`descscore.study.questions`)."""
     position: int
     """The item's place in the annotator's order, from 1."""
     ratings: Ratings
@@ -98,8 +98,8 @@ class JudgmentStore:
     def for_study(cls, path: Path, items: Sequence[StudyItem]) -> JudgmentStore:
         """The store of a study with these items, created if it is missing.
 
-        Image files may have moved. Raises :class:`StorageError` where the store was created for other
-        items: judgments of a description that has changed since would be useless.
+        Image files may have moved. Raises :class:`StorageError` if the store was created for other
+        items, because judgments of a changed description would be useless.
         """
         if not path.parent.is_dir():
             raise StorageError(f"{path}: there is no folder {path.parent}")
@@ -116,34 +116,34 @@ class JudgmentStore:
     def register(
         self, profile: Profile, account: str | None = None, code: str | None = None
     ) -> tuple[Annotator, str | None]:
-        """Enter an annotator, with a random order of all items.
+        """Add an annotator, with a random order of all items.
 
-        A form that is sent twice makes one annotator: the annotator who has already registered with this
-        account or code is returned unchanged.
+        If an annotator has already registered with this account or code, that annotator is returned
+        unchanged. So a form that is sent twice adds one annotator.
 
         Args:
             profile: the annotator's answers about themselves.
-            account: who has logged in; None without accounts.
-            code: a resume code of :func:`new_code`; None makes a new one. The store keeps only its hash,
-                so the code is the only way back to the judgments.
+            account: the account that is logged in; None without accounts.
+            code: a resume code of :func:`new_code`; None creates a new one. The store keeps only its hash,
+                so nobody can recover a lost code.
 
         Returns:
             The annotator, and their resume code (None with an account).
 
         Raises:
-            PseudonymTaken: another annotator has the pseudonym.
+            PseudonymTaken: another annotator has this pseudonym.
         """
         code = None if account else code if code and is_code(code) else new_code()
         name = profile.pseudonym.strip()
-        hashed = code_hash(code) if code else None
+        hashed_code = code_hash(code) if code else None
         values = (
             *(name, pseudonym_key(name), profile.vision, profile.screen_reader),
-            *(account, hashed, profile.consent, _now()),
+            *(account, hashed_code, profile.consent, _now()),
         )
         with transaction(self.path) as database:
-            known = _find(database, "account", account) or _find(database, "code_hash", hashed)
-            if known:
-                return known, code
+            registered = _find(database, "account", account) or _find(database, "code_hash", hashed_code)
+            if registered:
+                return registered, code
             try:
                 number = database.execute(_INSERT_ANNOTATOR, values).lastrowid
             except sqlite3.IntegrityError:
@@ -178,8 +178,8 @@ class JudgmentStore:
         """Save the answers to one item in one phase, replacing earlier ones.
 
         Returns:
-            False where there are already answers from before the image. They stay, because the annotator
-            has seen the image since.
+            Whether the answers were saved. Earlier answers from before the image are never replaced,
+            because the annotator has seen the image since.
 
         Raises:
             UsageError: the annotator is deleted, the item is not theirs, or an answer is not allowed.
@@ -205,11 +205,11 @@ class JudgmentStore:
     def delete(self, annotator: Annotator) -> int:
         """Delete an annotator with their order and all judgments.
 
-        Deleted rows are overwritten in the file, and the write-ahead log is emptied unless somebody is
-        reading, so that no data stays behind.
+        Deleted rows are overwritten in the file. The write-ahead log is emptied too, unless another
+        process is reading. So no deleted data remains.
 
         Returns:
-            How many judgments were deleted.
+            The number of deleted judgments.
         """
         with transaction(self.path) as database:
             (count,) = database.execute(
@@ -224,7 +224,7 @@ class JudgmentStore:
         return int(count)
 
     def judgments(self) -> list[Judgment]:
-        """All judgments, annotators in order of registration, each one's judgments in their own order."""
+        """All judgments: annotators in order of registration, their judgments in their own order."""
         with connection(self.path) as database:
             rows = database.execute(_ALL_JUDGMENTS).fetchall()
         return [
@@ -284,26 +284,27 @@ _LONGEST_PSEUDONYM = 40
 
 
 def tidy_pseudonym(text: str) -> str | None:
-    """``text`` as a pseudonym, each run of blanks made one blank; None where it cannot be one.
+    """``text`` as a pseudonym, with single blanks; None if it cannot be one.
 
-    A pseudonym has 1 to 40 letters (with the marks of their script), digits, blanks, full stops, hyphens
-    and underscores. It starts with a letter or a digit, as no formula in a spreadsheet does.
+    A pseudonym has 1 to 40 characters: letters (with the marks of their script), digits, blanks, full
+    stops, hyphens and underscores. It starts with a letter or digit, because a spreadsheet would take
+    other beginnings for a formula.
     """
     name = unicodedata.normalize("NFC", " ".join(text.split()))
     kinds = [unicodedata.category(letter)[0] for letter in name]
     if not name or len(name) > _LONGEST_PSEUDONYM or kinds[0] not in "LN":
         return None
-    fine = all(kind in "LMN" or letter in " .-_" for kind, letter in zip(kinds, name, strict=True))
-    return name if fine else None
+    allowed = all(kind in "LMN" or letter in " .-_" for kind, letter in zip(kinds, name, strict=True))
+    return name if allowed else None
 
 
 def pseudonym_key(pseudonym: str) -> str:
-    """A key that two pseudonyms share if they differ only in capitals, widths or blanks."""
+    """A key that is equal for pseudonyms that differ only in capitals, widths or blanks."""
     return " ".join(unicodedata.normalize("NFKC", pseudonym).casefold().split())
 
 
 def new_code() -> str:
-    """A random resume code of 79 bits, in four groups so that it can be written down."""
+    """A random resume code of 79 bits, in four groups that are easy to write down."""
     letters = "".join(secrets.choice(_CODE_LETTERS) for _ in range(_CODE_LENGTH))
     return "-".join(letters[at : at + 4] for at in range(0, _CODE_LENGTH, 4))
 

@@ -1,7 +1,7 @@
-"""The questions of a study, and which step comes when.
+"""The questions of a study, and the order of an annotator's steps.
 
-Wording and ends of the scales are those of Kreiss et al., Context Matters for Image Descriptions for
-Accessibility (EMNLP 2022), so that answers can be compared with theirs.
+The questions and the ends of their scales have the wording of Kreiss et al., Context Matters for Image
+Descriptions for Accessibility (EMNLP 2022), so that answers can be compared with theirs.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ SCALE = (1, 2, 3, 4, 5)
 """All questions are answered on this scale; 5 is the good end of each."""
 
 NO_IMAGE, BEFORE, AFTER = "none", "before", "after"
-"""When an item is judged: never with its image, or before and then after the image is shown."""
+"""Phases, in which an item is judged: without ever showing its image, before showing it, and after."""
 
 BLIND, LOW_VISION, SIGHTED = "blind", "low_vision", "sighted"
 VISION_GROUPS = {
@@ -33,16 +33,16 @@ SCREEN_READER_USE = {
 
 @dataclass(frozen=True)
 class Question:
-    """One question."""
+    """A question of the study."""
 
     name: str
     text: str
     low: str
-    """The wording of 1."""
+    """Meaning of the answer 1."""
     high: str
-    """The wording of 5."""
+    """Meaning of the answer 5."""
     column: str
-    """Its name in the published files."""
+    """The question's column in the published files."""
 
 
 QUESTIONS = (
@@ -75,7 +75,7 @@ QUESTIONS = (
         "q_overall",
     ),
 )
-"""In the order in which they are asked, the overall judgment last."""
+"""The questions in the order in which they are asked, the overall judgment last."""
 
 
 def phases_of(vision: str) -> tuple[str, ...]:
@@ -84,7 +84,7 @@ def phases_of(vision: str) -> tuple[str, ...]:
 
 
 def questions_of(phase: str) -> tuple[Question, ...]:
-    """The questions of a phase: imagining an image is not asked once it has been seen."""
+    """The questions of a phase; after the image, imagining it is not asked."""
     return tuple(q for q in QUESTIONS if phase != AFTER or q.name != "imaginability")
 
 
@@ -100,10 +100,10 @@ class Step:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far an annotator has come: a state machine without pages, database or clock."""
+    """An annotator's progress: a state machine without pages, database or clock."""
 
     steps: tuple[Step, ...]
-    """The annotator's steps in their order."""
+    """The annotator's steps in order."""
     done: frozenset[int]
     """Numbers, from 0, of the steps that have answers."""
 
@@ -114,7 +114,7 @@ class Progress:
         Args:
             vision: the annotator's vision group.
             order: the items in the annotator's order.
-            judged: each (item, phase) that has answers.
+            judged: all (item, phase) with answers.
         """
         steps = tuple(
             Step(item, phase, place)
@@ -126,28 +126,28 @@ class Progress:
 
     @property
     def next(self) -> int | None:
-        """The first step without answers; None where all have answers."""
+        """The first step without answers; None if all have answers."""
         return next((number for number in range(len(self.steps)) if number not in self.done), None)
 
     @property
     def finished_items(self) -> int:
-        """How many items have answers in all their phases."""
+        """Number of items with answers in all their phases."""
         open_items = {step.item for number, step in enumerate(self.steps) if number not in self.done}
         return len({step.item for step in self.steps}) - len(open_items)
 
     def is_fixed(self, number: int) -> bool:
         """Whether a step's answers can no longer change.
 
-        Answers from before the image are fixed once they are saved, because the image is shown then.
+        Answers from before the image are fixed when they are saved, because then the image is shown.
         """
         return self.steps[number].phase == BEFORE and number in self.done
 
     def may_answer(self, number: int) -> bool:
-        """Whether a step may be answered, or answered again: no step is skipped, and no fixed one changed."""
+        """Whether a step may be answered now: it is the next one, or its answers may still change."""
         if not 0 <= number < len(self.steps):
             return False
         return number == self.next or (number in self.done and not self.is_fixed(number))
 
     def previous(self, number: int) -> int | None:
-        """The nearest earlier step whose answers may change, None where there is none."""
+        """The nearest earlier step whose answers may change, or None."""
         return next((n for n in reversed(range(number)) if n in self.done and self.may_answer(n)), None)

@@ -1,1 +1,1 @@
-"""The towers of an open_clip ``CLIP``, run for features alone: same results, less work, no gradients."""
+"""Run the towers of an open_clip model with less work and the same features."""

@@ -1,14 +1,14 @@
-"""Run the causal text tower of an open_clip ``CLIP``: only as far as needed, or as far as one block.
+"""Run the causal text tower of an open_clip model with less work, or up to one block.
 
 open_clip's ``encode_text`` always runs the full context length, but most alt texts are several
-times shorter. Its transformer is causal: a state depends on the tokens up to its position and on
-nothing else. So :func:`run_texts`, which scoring uses, skips three things and equals
-``encode_text`` to rounding:
+times shorter. The transformer is causal: a state depends only on the tokens up to its position. So
+:func:`run_texts`, which scoring uses, can skip three things. Its results equal those of
+``encode_text`` up to rounding. It skips:
 
 * padding;
-* a beginning that another text has too: each distinct prefix runs once (all texts share the
-  start token, many captions "A man in");
-* in the last block all positions but the end-of-text token; the others supply keys and values.
+* repeated prefixes: each distinct prefix runs once (all texts share the start token, and many
+  captions begin with "A man in");
+* in the last block, all positions except the end-of-text token; the others supply keys and values.
 
 Training and explanations run the tower in two halves, with gradients (:class:`HalfRun`).
 """
@@ -40,32 +40,32 @@ from descscore.towers.blocks import (
 
 @dataclass(frozen=True)
 class TextRun:
-    """Texts that went through the whole tower."""
+    """The results of texts that ran through the whole tower."""
 
     raw: Tensor
     """Features before they are normalised: ``(n, embed_dim)``."""
     state: Tensor | None = None
-    """States at the end-of-text tokens after the block asked for: ``(n, width)``; None without one."""
+    """States at the end-of-text tokens after the chosen block: ``(n, width)``; None without a block."""
 
 
 def run_texts(clip: CLIP, tokens: Tensor, device: torch.device, block: int | None = None) -> TextRun:
     """Run texts through the whole tower; not differentiable.
 
-    A tower of a form that :func:`descscore.towers.blocks.knows` does not know runs as open_clip wrote it.
+    A tower that :func:`descscore.towers.blocks.knows` does not know runs open_clip's own code.
 
     Args:
         clip: The model.
         tokens: ``(n, length)`` on the CPU.
         device: The model's device.
-        block: Text block (0-based) after which to take the state.
+        block: Text block (0-based) after which to take the state; None for no state.
     """
     if not knows(clip.transformer):
         return _as_written(clip, tokens.to(device), block)
     prefixes = find_prefixes(tokens, end_positions(clip, tokens) + 1).to(device)
     states, state = embed_prefixes(clip, prefixes), None
     blocks: Any = clip.transformer.resblocks
-    for number, each in enumerate(blocks[:-1]):
-        states = run_block(each, states, prefixes)
+    for number, residual_block in enumerate(blocks[:-1]):
+        states = run_block(residual_block, states, prefixes)
         if number == block:
             state = states[prefixes.ends]
     ends = run_ends(blocks[-1], states, prefixes)
@@ -88,7 +88,7 @@ def embed_prefixes(clip: CLIP, prefixes: Prefixes) -> Tensor:
 
 
 def run_block(block: Any, states: Tensor, prefixes: Prefixes, parts: Parts = PLAIN) -> Tensor:
-    """One block: ``(m, width)`` -> ``(m, width)``. Only attention sees whole rows."""
+    """One block: ``(m, width)`` -> ``(m, width)``. Only attention needs whole rows."""
     packed = parts.project(block, states, QUERIES_KEYS_VALUES)
     queries, keys, values = _spread(packed, prefixes)
     mixed = F.scaled_dot_product_attention(queries, keys, values, is_causal=True)
@@ -97,7 +97,7 @@ def run_block(block: Any, states: Tensor, prefixes: Prefixes, parts: Parts = PLA
 
 
 def run_ends(block: Any, states: Tensor, prefixes: Prefixes, parts: Parts = PLAIN) -> Tensor:
-    """The last block, for the ends of the rows alone: ``(m, width)`` -> ``(n, width)``."""
+    """The last block, only for the ends of the rows: ``(m, width)`` -> ``(n, width)``."""
     ends = states[prefixes.ends]
     queries = parts.project(block, ends, QUERIES).transpose(1, 2)  # (n, heads, 1, head width)
     keys, values = _spread(parts.project(block, states, KEYS_VALUES), prefixes)
@@ -115,33 +115,38 @@ def _spread(packed: Tensor, prefixes: Prefixes) -> Tensor:
 
 @dataclass(frozen=True)
 class Prefixes:
-    """The m distinct prefixes of n token rows, all int64. The rows are sorted."""
+    """The m distinct prefixes of n token rows, which are sorted; all tensors are int64."""
 
     tokens: Tensor
     """Each prefix's last token: ``(m,)``."""
     positions: Tensor
     """The position of that token: ``(m,)``."""
     places: Tensor
-    """The prefix that ends at each place of each row, ``(n, longest)``; any number after a row's end."""
+    """The number of the prefix that ends at each place of each row: ``(n, longest)``. After a row's end, the
+    numbers mean nothing."""
     first: Tensor
-    """Where each prefix comes first in ``places`` flattened: ``(m,)``."""
+    """Index of each prefix's first occurrence in ``places.flatten()``: ``(m,)``."""
     ends: Tensor
-    """The prefixes that are whole rows: ``(n,)``."""
+    """The number of the prefix that is the whole row, for each row: ``(n,)``."""
     lengths: Tensor
-    """Tokens of each row: ``(n,)``."""
+    """Number of tokens of each row: ``(n,)``."""
     back: Tensor
-    """The place of each row of the input among the sorted ones: ``(n,)``."""
+    """The position of each input row among the sorted rows: ``(n,)``."""
 
     def to(self, device: torch.device) -> Prefixes:
-        """The same on another device."""
+        """A copy on another device."""
         return Prefixes(**{name: tensor.to(device) for name, tensor in vars(self).items()})
 
 
 def find_prefixes(tokens: Tensor, lengths: Tensor) -> Prefixes:
-    """The prefixes of rows on the CPU: tokens ``(n, columns)``, the first ``lengths`` ``(n,)`` of each row.
+    """The distinct prefixes of token rows on the CPU.
 
-    Sorted rows that share a prefix are neighbours. A prefix is new where a row differs from the
-    row before it.
+    After sorting, rows with a common prefix are neighbours. So a prefix is new if its row differs in it
+    from the row before.
+
+    Args:
+        tokens: ``(n, columns)``.
+        lengths: Number of tokens of each row, ``(n,)``.
     """
     longest = int(lengths.max())
     inside = np.arange(longest) < lengths.numpy()[:, None]
@@ -152,7 +157,7 @@ def find_prefixes(tokens: Tensor, lengths: Tensor) -> Prefixes:
     differs[1:] = np.logical_or.accumulate(rows[1:] != rows[:-1], axis=1)
     new = differs & inside
     numbers = np.where(new, np.cumsum(new).reshape(new.shape) - 1, 0)
-    # Numbers grow from row to row, so the largest so far is the number in the row above.
+    # Numbers grow from row to row. So a repeated prefix has the largest number so far in its column.
     places = np.maximum.accumulate(numbers, axis=0)
     return _as_tensors(rows, places, np.flatnonzero(new), order, inside.sum(axis=1))
 
@@ -168,8 +173,8 @@ def _as_tensors(rows: Any, places: Any, first: Any, order: Any, lengths: Any) ->
 def end_positions(model: CLIP, tokens: Tensor) -> Tensor:
     """Position of each row's end-of-text token: ``(batch, length)`` ints -> ``(batch,)``.
 
-    With ``argmax`` pooling the end-of-text token is the one with the highest
-    number (OpenAI's convention); with ``eos`` pooling its id is in the model.
+    With ``argmax`` pooling, the end-of-text token has the highest token id (OpenAI's convention). With
+    ``eos`` pooling, the model stores its id.
     """
     if model.text_pool_type == "eos":
         return (tokens == model.text_eos_id).int().argmax(dim=-1)
@@ -177,7 +182,7 @@ def end_positions(model: CLIP, tokens: Tensor) -> Tensor:
 
 
 def trim(model: CLIP, tokens: Tensor) -> Tensor:
-    """Drop the columns in which every row holds only padding."""
+    """Drop the columns in which all rows have only padding."""
     return tokens[:, : int(end_positions(model, tokens).max()) + 1]
 
 
@@ -204,8 +209,8 @@ def encode_tokens(model: CLIP, tokens: Tensor) -> Tensor:
 def pool_state(model: CLIP, state: Tensor, tokens: Tensor) -> Tensor:
     """Final norm and projection of the end-of-text state.
 
-    ``(batch, length, width)`` -> ``(batch, embed_dim)``. Normalising only the pooled rows gives
-    the same numbers as open_clip, which normalises every position first.
+    ``(batch, length, width)`` -> ``(batch, embed_dim)``. The numbers equal those of open_clip, which
+    normalises all positions before pooling.
     """
     rows = torch.arange(tokens.shape[0], device=tokens.device)
     return project_end(model, state[rows, end_positions(model, tokens)])
@@ -222,7 +227,7 @@ def project_end(model: CLIP, ends: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class HalfRun:
-    """Texts that went through the text tower as far as one block."""
+    """The states of texts that ran through the text tower up to one block."""
 
     tokens: Tensor
     """``(n, length)``, cut to the longest text."""
@@ -240,10 +245,10 @@ class HalfRun:
         return self.hidden[rows, self.end]
 
     def replaced(self, rows: Tensor, state: Tensor) -> HalfRun:
-        """The texts ``rows`` ``(m,)``, with ``state`` ``(m, width)`` at their end-of-text tokens."""
+        """The texts ``rows``, ``(m,)``, with ``state``, ``(m, width)``, at their end-of-text tokens."""
         end = self.end[rows]
-        places = (torch.arange(len(rows), device=rows.device), end)
-        hidden = self.hidden[rows].index_put(places, state.to(self.hidden.dtype))
+        positions = (torch.arange(len(rows), device=rows.device), end)
+        hidden = self.hidden[rows].index_put(positions, state.to(self.hidden.dtype))
         return HalfRun(self.tokens[rows], end, hidden, self.block)
 
     def joined(self, other: HalfRun) -> HalfRun:
@@ -266,19 +271,19 @@ def run_to_block(clip: nn.Module, tokens: Tensor, block: int) -> HalfRun:
 
 
 def begin(clip: Any, tokens: Tensor) -> HalfRun:
-    """Embeddings of token rows ``(n, length)``, padding included: a run before the first block."""
+    """A run before its first block: embeddings of token rows ``(n, length)``, padding included."""
     return HalfRun(tokens, end_positions(clip, tokens), embed_tokens(clip, tokens), -1)
 
 
 def carry_on(clip: nn.Module, run: HalfRun, block: int) -> HalfRun:
-    """``run`` through the blocks after its own, up to and including ``block``."""
+    """Continue ``run`` through the blocks after ``run.block``, up to and including ``block``."""
     return replace(run, hidden=_run_blocks(clip, run.hidden, run.block + 1, block + 1), block=block)
 
 
 def run_from_block(clip: nn.Module, run: HalfRun) -> Tensor:
     """Finish a run: the blocks after ``run.block``, final norm and projection -> ``(n, embed_dim)``.
 
-    After :func:`run_to_block` alone, the result equals ``clip.encode_text``.
+    If no state was changed after :func:`run_to_block`, the result equals ``clip.encode_text``.
     """
     last = len(text_blocks(clip))
     hidden = _run_blocks(clip, run.hidden, run.block + 1, last)
@@ -287,23 +292,23 @@ def run_from_block(clip: nn.Module, run: HalfRun) -> Tensor:
 
 def _run_blocks(clip: nn.Module, hidden: Tensor, first: int, last: int) -> Tensor:
     length = hidden.shape[1]
-    whole: Any = clip.attn_mask
-    mask = whole[:length, :length]
+    full_mask: Any = clip.attn_mask
+    mask = full_mask[:length, :length]
     for block in text_blocks(clip)[first:last]:
         hidden = block(hidden, attn_mask=mask)
     return hidden
 
 
 def join_tokens(parts: Sequence[Tensor]) -> Tensor:
-    """Token rows of any lengths in one batch, padded with 0: ``(n, length)`` each -> ``(sum, longest)``."""
+    """Join token rows in one batch, padded with 0: ``(n, length)`` each -> ``(sum, longest)``."""
     longest = max(part.shape[1] for part in parts)
     return torch.cat([nn.functional.pad(part, (0, longest - part.shape[1])) for part in parts])
 
 
 def check_text_tower(model: CLIP, source: str) -> None:
-    """Raise :class:`ModelError` unless ``model`` has the text tower that this package needs.
+    """Raise :class:`ModelError` unless this package supports the text tower of ``model``.
 
-    It needs open_clip's ``CLIP`` class (text weights at the top level of the module), a
+    The package needs open_clip's ``CLIP`` class (text weights at the top level of the module), a
     causal mask, and pooling at the end-of-text token.
     """
     missing = [n for n in ("transformer", "token_embedding", "ln_final") if not hasattr(model, n)]

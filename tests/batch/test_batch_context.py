@@ -274,7 +274,7 @@ def test_other_columns_or_other_contexts_are_another_run(
     for named in ((), NAMED, ("--context-column", "text")):
         result = batch(*given, *named)
         assert result.exit_code == 1
-        assert "started otherwise" in result.stderr
+        assert "another input or other settings" in result.stderr
     assert batch(*given, "--context-column", "article").exit_code == 0
     as_csv(tmp_path, [row | {"article": "Another."} for row in records(pairs)])
     assert "fingerprint" in batch(*given, "--context-column", "article").stderr

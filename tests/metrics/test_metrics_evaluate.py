@@ -149,6 +149,8 @@ def test_what_cannot_be_scored_is_named_and_does_not_stay(
         metric.compute(predictions=["A cat.", " ", "a"], images=photos, model=scorer)
     with pytest.raises(ImageError, match=r"^prediction 0: .*none\.png: no such file$"):
         metric.compute(predictions=["a"], images=[tmp_path / "none.png"], model=scorer)
+    with pytest.raises(ImageError, match=r"^prediction 0: image bytes: empty$"):
+        metric.compute(predictions=["a"], images=[b""], model=scorer)
     found = metric.compute(predictions=TEXTS[:1], images=photos[:1], model=scorer)
     assert found["scores"] == pytest.approx([scorer.score(photos[0], TEXTS[0]).score], abs=1e-6)
 
