@@ -35,6 +35,9 @@ _SETTINGS = ("r", "lora_alpha", "target_modules", "bias", "lora_dropout", "rank_
 """The settings that are read, which shape the low-rank matrices. Others could name a model to fetch."""
 
 
+LARGEST_RANK = 4096
+"""Largest rank that an adapter may ask for: memory is set aside before its weights are compared with it."""
+
 TARGETS = {
     "attention": r"transformer\.resblocks\.\d+\.attn",
     "tower": r"transformer\.resblocks\.\d+\.(attn|mlp\.c_fc|mlp\.c_proj)|token_embedding",
@@ -83,8 +86,10 @@ def _plain_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
             continue
         if isinstance(names, str) or not all(re.fullmatch(r"[\w.]+", str(name)) for name in names):
             raise ValueError(f"{key} {str(names)[:100]!r}: expected the plain names of layers")
-    if not isinstance(plain.get("r", 1), int):
-        raise ValueError(f"r {str(plain['r'])[:100]!r}: expected a whole number")
+    ranks = [plain.get("r", 1), *(plain.get("rank_pattern") or {}).values()]
+    for rank in ranks:
+        if not isinstance(rank, int) or not 1 <= rank <= LARGEST_RANK:
+            raise ValueError(f"r {str(rank)[:100]}: expected a whole number from 1 to {LARGEST_RANK}")
     return plain
 
 

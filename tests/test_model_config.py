@@ -100,6 +100,7 @@ def test_the_bundled_models_and_those_of_the_tests_are_allowed(tmp_path: Path) -
         ("rank_pattern", {"(a+)+$": 4}),
         ("alpha_pattern", {".*": 4}),
         ("r", "64"),
+        ("r", 10**9),
     ],
 )
 def test_an_adapter_names_its_layers_by_plain_names(
