@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
 from descscore.errors import DataError, UsageError
-from descscore.tables.reader import named as named
+from descscore.tables.cells import named as named
 from descscore.tables.text_tables import check_columns as check_columns
 from descscore.tables.text_tables import read_csv
 

@@ -19,7 +19,7 @@ from descscore.cli import main
 from descscore.context import MAX_REFERENCES, largest_by_row, reference_scores
 from descscore.errors import InputError, TextError, UsageError
 from descscore.stream.pairs import StreamOptions
-from descscore.tables.reader import parse_references
+from descscore.tables.cells import parse_references
 
 TEXTS = ["A cat.", "Two dogs run over wet sand.", "Grace Hopper, 1984", "A red car.", "ein Hund", "A cat."]
 REFERENCES: list[list[str] | None] = [

@@ -15,8 +15,7 @@ from pathlib import Path
 
 from descscore.errors import DataError, ImageError, StorageError
 from descscore.images import check_path, load_image
-from descscore.tables.image_root import ImageRoot
-from descscore.tables.rows import Row
+from descscore.tables.rows import Row, find_image
 from descscore.tables.text_tables import read_csv
 
 COLUMNS = ("item", "image", "description", "article title", "article text")
@@ -74,7 +73,7 @@ def _item(path: Path, number: int, row: Row) -> StudyItem:
             raise DataError(f"{path} row {number}: {name} is blank")
     item, image, description, title, text = values
     try:
-        file = check_path(ImageRoot(str(path.parent)).find(image))
+        file = check_path(find_image(str(path.parent), image))
         image_hash = hashlib.sha256(file.read_bytes()).hexdigest()
     except ImageError as error:
         raise DataError(f"{path} row {number}: {error}") from None

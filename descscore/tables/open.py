@@ -8,14 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from descscore.errors import DataError, UsageError
-from descscore.tables.concadia import IMAGE_FOLDER, SPLIT_FILE, ConcadiaTable
-from descscore.tables.folder import FolderTable, is_hidden
-from descscore.tables.image_root import ImageRoot
 from descscore.tables.parquet import HubTable, ParquetTable, load_hub
 from descscore.tables.reader import PREFERENCE, SCORING, Columns, Reader, Table
 from descscore.tables.rows import PreferenceSet, normal_split, sort_rows
-from descscore.tables.text_tables import CsvTable, JsonlTable
-from descscore.tables.webdataset import WebDatasetTable
+from descscore.tables.samples import FolderTable, WebDatasetTable, is_hidden
+from descscore.tables.text_tables import ConcadiaTable, CsvTable, JsonlTable
 
 _FORMATS: dict[str, Callable[[Path], Table]] = {
     ".csv": CsvTable,
@@ -23,6 +20,7 @@ _FORMATS: dict[str, Callable[[Path], Table]] = {
     ".parquet": ParquetTable,
 }
 _SPLITS = ("train", "val", "test")
+_CONCADIA, _CONCADIA_IMAGES = "wiki_split.json", "resized"
 
 
 @dataclass(frozen=True)
@@ -64,31 +62,38 @@ def open_input(name: str, options: InputOptions = InputOptions()) -> Reader:
         DataError: It cannot be opened, or a column is missing or occurs twice.
         UsageError: The image root is no folder, or a folder of images is asked for other columns.
     """
-    path = Path(name)
     if options.image_root is not None and not options.image_root.is_dir():
         raise UsageError(f"image root {options.image_root}: no such folder")
-    folder = path.parent
-    if name.startswith("hub:"):
-        table: Table = HubTable(name.removeprefix("hub:"), options.subset, options.split)
-        folder = Path()
-    elif path.is_dir():
-        shards = _files(path, (".tar",))
-        table = WebDatasetTable(shards, name) if shards else FolderTable(path)
-        folder = path
-    elif path.is_file() and path.suffix.lower() == ".tar":
-        table = WebDatasetTable((path,), name)
-    elif path.is_file() and path.suffix.lower() not in _FORMATS:
-        raise DataError(f"{name}: unknown kind of input; known are {', '.join(_FORMATS)}, .tar and folders")
-    elif path.is_file():
-        table = _FORMATS[path.suffix.lower()](path)
-    elif path.suffix.lower() in (*_FORMATS, ".tar") or _is_path(name):
-        raise DataError(f"{name}: no such file or folder")
-    else:
-        table, folder = HubTable(name, options.subset, options.split), Path()
-    root = folder if isinstance(table, FolderTable) else options.image_root or folder
-    reader = Reader(table, options.columns, SCORING, ImageRoot(str(root)))
+    table, folder = _input_table(name, options)
+    columns, root = options.columns, options.image_root or folder
+    if isinstance(table, FolderTable):
+        other = columns.context or columns.references
+        if other:
+            raise UsageError(f"{name}: a folder of images has no column {other!r}; give a table")
+        columns, root = Columns(), folder
+    reader = Reader(table, columns, SCORING, root)
     reader.roles  # noqa: B018 - a missing column is an error at once, before a model is loaded
     return reader
+
+
+def _input_table(name: str, options: InputOptions) -> tuple[Table, Path]:
+    """The table of an input for scoring, and the folder that its image paths begin at."""
+    path = Path(name)
+    ending = path.suffix.lower()
+    if name.startswith("hub:"):
+        return HubTable(name.removeprefix("hub:"), options.subset, options.split), Path()
+    if path.is_dir():
+        shards = _files(path, (".tar",))
+        return (WebDatasetTable(shards, name) if shards else FolderTable(path)), path
+    if path.is_file() and ending == ".tar":
+        return WebDatasetTable((path,), name), path.parent
+    if path.is_file() and ending in _FORMATS:
+        return _FORMATS[ending](path), path.parent
+    if path.is_file():
+        raise DataError(f"{name}: unknown kind of input; known are {', '.join(_FORMATS)}, .tar and folders")
+    if ending in (*_FORMATS, ".tar") or _is_path(name):
+        raise DataError(f"{name}: no such file or folder")
+    return HubTable(name, options.subset, options.split), Path()
 
 
 def load_pairs(
@@ -119,14 +124,15 @@ def load_pairs(
 
 def _readers(name: str, options: DataOptions) -> Iterator[Reader]:
     """The tables that the data set ``name`` consists of, in order."""
-    path = Path(name)
-    if (path / SPLIT_FILE).is_file() or path.name == SPLIT_FILE:
-        file = path / SPLIT_FILE if path.is_dir() else path
-        yield _reader(ConcadiaTable(file), options, file.parent / IMAGE_FOLDER)
+    path, columns = Path(name), options.columns
+    if (path / _CONCADIA).is_file() or path.name == _CONCADIA:
+        file = path / _CONCADIA if path.is_dir() else path
+        root = options.image_root or file.parent / _CONCADIA_IMAGES
+        yield Reader(ConcadiaTable(file), Columns(), PREFERENCE, root)  # its columns are always the same
     elif path.is_dir():
         tables = _files(path, tuple(_FORMATS))
         if not tables:
-            raise DataError(f"{path}: holds neither {SPLIT_FILE} nor a table ({', '.join(_FORMATS)})")
+            raise DataError(f"{path}: holds neither {_CONCADIA} nor a table ({', '.join(_FORMATS)})")
         yield from (_file_reader(table, options) for table in tables)
     elif path.exists() or path.suffix.lower() in _FORMATS:
         yield _file_reader(path, options)
@@ -140,7 +146,8 @@ def _readers(name: str, options: DataOptions) -> Iterator[Reader]:
                 f"{name}: no such file or folder, and no data set of that name: {error}"
             ) from error
         for split, data in splits.items():
-            yield _reader(HubTable(name, None, str(split), data), options, Path(), normal_split(split))
+            table, root = HubTable(name, None, str(split), data), options.image_root or Path()
+            yield Reader(table, columns, PREFERENCE, root, normal_split(split))
 
 
 def _file_reader(path: Path, options: DataOptions) -> Reader:
@@ -148,13 +155,9 @@ def _file_reader(path: Path, options: DataOptions) -> Reader:
         raise DataError(f"{path}: unknown kind of table; known are {', '.join(_FORMATS)}")
     if not path.is_file():
         raise DataError(f"{path}: no such file")
-    split = normal_split(path.stem)
-    table = _FORMATS[path.suffix.lower()](path)
-    return _reader(table, options, path.parent, split if split in _SPLITS else "")
-
-
-def _reader(table: Table, options: DataOptions, folder: Path, split: str = "") -> Reader:
-    return Reader(table, options.columns, PREFERENCE, ImageRoot(str(options.image_root or folder)), split)
+    table, split = _FORMATS[path.suffix.lower()](path), normal_split(path.stem)
+    root = options.image_root or path.parent
+    return Reader(table, options.columns, PREFERENCE, root, split if split in _SPLITS else "")
 
 
 def _is_path(name: str) -> bool:

@@ -6,69 +6,43 @@ An image is a path, the bytes of an image file, or the struct of both that ``dat
 from __future__ import annotations
 
 import hashlib
+from abc import abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from descscore.errors import DataError, InputError
-from descscore.tables.reader import BATCH_ROWS, FileTable, Mark, Record, Scan, Table, unmarked
+from descscore.tables.reader import BATCH_ROWS, FileTable, Mark, Record, Table
+
+_Batch: TypeAlias = "pa.RecordBatch | pa.Table"
 
 
-@dataclass(frozen=True)
-class ParquetTable(FileTable):
-    """A Parquet file, read a few rows at a time."""
+class _ArrowTable(Table):
+    """A table that Arrow reads a few rows at a time. The mark of a row is its number."""
 
-    def names(self, wanted: Collection[str] = ()) -> list[str]:
-        with self._open() as file:
-            return list(file.schema_arrow.names)
+    def records(self, roles: Mapping[str, str], mark: Mark) -> Iterator[Record]:
+        names = sorted(set(roles.values()))
+        for batch in self._batches(names, mark[0] if mark else 0):
+            if isinstance(batch, InputError):
+                yield Record(batch)
+                continue
+            columns = [_values(batch.column(name)) for name in names]
+            for cells in zip(*columns, strict=True):
+                yield Record(dict(zip(names, cells, strict=True)))
 
-    def scan(self, step: int) -> Scan:
-        with self._open() as file:
-            return unmarked(file.metadata.num_rows, step)
-
-    def records(self, roles: Mapping[str, str], start: int, mark: Mark) -> Iterator[Record]:
-        wanted = sorted(set(roles.values()))
-        with self._open() as file:
-            first = 0
-            for group in range(file.num_row_groups):
-                count = file.metadata.row_group(group).num_rows
-                if first + count > start:
-                    yield from _group_records(file, group, wanted, max(start - first, 0), count)
-                first += count
-
-    def _open(self) -> pq.ParquetFile:
-        try:
-            return pq.ParquetFile(self.path, buffer_size=1 << 20, pre_buffer=False)
-        except (OSError, pa.ArrowException) as error:
-            raise DataError(f"{self.path}: cannot be read as Parquet ({error})") from None
+    @abstractmethod
+    def _batches(self, names: list[str], start: int) -> Iterator[_Batch | InputError]:
+        """The named columns from row ``start`` on, with an error in place of each row that is damaged."""
 
 
-def _group_records(
-    file: pq.ParquetFile, group: int, wanted: list[str], start: int, count: int
-) -> Iterator[Record]:
-    """Records of one row group from its row ``start`` on; those after a damaged page have that as fault."""
-    first = 0
-    try:
-        for batch in file.iter_batches(BATCH_ROWS, row_groups=[group], columns=wanted):
-            if first + len(batch) > start:
-                part = batch.slice(max(start - first, 0))
-                columns = [_values(part.column(name)) for name in wanted]
-                for cells in zip(*columns, strict=True):
-                    yield Record(dict(zip(wanted, cells, strict=True)))
-            first += len(batch)
-    except (OSError, pa.ArrowException) as error:
-        fault = InputError("bad_row", f"the table is damaged here ({error})")
-        yield from [Record({}, fault)] * (count - max(first, start))
-
-
-def _values(column: pa.Array) -> list[Any]:
+def _values(column: pa.Array | pa.ChunkedArray) -> list[Any]:
     """Cells as Python values; strings that are not UTF-8 with surrogates, to be reported with their row."""
     if pa.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
+        column = column.cast(column.type.value_type)
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
         wide = pa.types.is_large_string(column.type)
         raw = column.cast(pa.large_binary() if wide else pa.binary()).to_pylist()
@@ -87,6 +61,50 @@ def _value(cell: pa.Scalar) -> Any:
         return "\udcff"  # no valid text, which is then reported
 
 
+@dataclass(frozen=True)
+class ParquetTable(_ArrowTable, FileTable):
+    """A Parquet file, read a few rows at a time."""
+
+    def names(self, wanted: Collection[str] = ()) -> list[str]:
+        with self._open() as file:
+            return list(file.schema_arrow.names)
+
+    def count(self) -> int:
+        with self._open() as file:
+            rows: int = file.metadata.num_rows
+            return rows
+
+    def _batches(self, names: list[str], start: int) -> Iterator[_Batch | InputError]:
+        with self._open() as file:
+            first = 0
+            for group in range(file.num_row_groups):
+                count = file.metadata.row_group(group).num_rows
+                if first + count > start:
+                    yield from _group_batches(file, group, names, max(start - first, 0), count)
+                first += count
+
+    def _open(self) -> pq.ParquetFile:
+        try:
+            return pq.ParquetFile(self.path, buffer_size=1 << 20, pre_buffer=False)
+        except (OSError, pa.ArrowException) as error:
+            raise DataError(f"{self.path}: cannot be read as Parquet ({error})") from None
+
+
+def _group_batches(
+    file: pq.ParquetFile, group: int, names: list[str], start: int, count: int
+) -> Iterator[_Batch | InputError]:
+    """Batches of one row group from its row ``start`` on; an error for each row after a damaged page."""
+    first = 0
+    try:
+        for batch in file.iter_batches(BATCH_ROWS, row_groups=[group], columns=names):
+            if first + len(batch) > start:
+                yield batch.slice(max(start - first, 0))
+            first += len(batch)
+    except (OSError, pa.ArrowException) as error:
+        fault = InputError("bad_row", f"the table is damaged here ({error})")
+        yield from [fault] * (count - max(first, start))
+
+
 def load_hub(name: str, subset: str | None = None, split: str | None = None) -> Any:
     """A data set by ``datasets``, or a split of it. Raises :class:`DataError` where it cannot be loaded."""
     import datasets
@@ -102,16 +120,14 @@ def load_hub(name: str, subset: str | None = None, split: str | None = None) -> 
 
 
 @dataclass(frozen=True)
-class HubTable(Table):
-    """One split of a data set, which ``datasets`` keeps on disk and maps into memory.
-
-    loaded: the split, where it is loaded already.
-    """
+class HubTable(_ArrowTable):
+    """One split of a data set, which ``datasets`` keeps on disk and maps into memory."""
 
     name: str
     subset: str | None
     split: str
     loaded: Any = field(default=None, repr=False, compare=False)
+    """The split, where it is loaded already."""
 
     @property
     def source(self) -> str:
@@ -143,13 +159,10 @@ class HubTable(Table):
                 digest.update(repr(batch[name]).encode("utf-8", "surrogatepass"))
         return {"rows": len(self._data), "texts_sha256": digest.hexdigest()}
 
-    def scan(self, step: int) -> Scan:
-        return unmarked(len(self._data), step)
+    def count(self) -> int:
+        return len(self._data)
 
-    def records(self, roles: Mapping[str, str], start: int, mark: Mark) -> Iterator[Record]:
-        wanted = sorted(set(roles.values()))
-        data = self._data.select_columns(wanted)
+    def _batches(self, names: list[str], start: int) -> Iterator[_Batch | InputError]:
+        data = self._data.select_columns(names).with_format("arrow")
         for first in range(start, len(data), BATCH_ROWS):
-            columns = data[first : first + BATCH_ROWS]
-            for cells in zip(*(columns[name] for name in wanted), strict=True):
-                yield Record(dict(zip(wanted, cells, strict=True)))
+            yield data[first : first + BATCH_ROWS]

@@ -1,32 +1,25 @@
-"""What every format has in common: columns by role, checks of cells, ids, and images below a root."""
+"""What all formats have in common: columns by role, checks of cells, ids, and image paths below a root."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-import math
 import os
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, TypeAlias
+from typing import Any, BinaryIO, NamedTuple, TypeAlias
 
-from descscore.errors import DataError, ImageError, InputError, TextError
-from descscore.tables.image_root import ImageRoot
-from descscore.tables.rows import FileImage, Row, StoredImage, normal_split
-
-CELL_LIMIT = 1 << 20
-"""Longest cell of text, in characters, in every format."""
+from descscore.errors import DataError, ImageError, InputError
+from descscore.tables.cells import CELL_LIMIT, id_text, is_unicode, named, parse_references
+from descscore.tables.rows import FileImage, Row, StoredImage, find_image, normal_split
 
 BATCH_ROWS = 64
 """Rows of a table with images that are in memory together: with photos of 1 MB each, 64 MB."""
-
-Mark: TypeAlias = "list[int] | None"
-"""Where a reader can begin without reading what lies before, in the format's own terms."""
 
 
 @dataclass(frozen=True)
@@ -59,13 +52,21 @@ PREFERENCE: Usual = {
 }
 _NEEDED = frozenset({"image", "text", "description", "caption"})
 
+Mark: TypeAlias = "list[int] | None"
+"""Where a format can begin without reading what lies before, in its own terms."""
+
 
 class Record(NamedTuple):
-    """A row's cells by column name, or what is wrong with it; the line on which a text file has it."""
+    """A row as its format holds it."""
 
-    cells: Mapping[str, Any]
-    fault: InputError | None = None
+    content: Any
+    """What :meth:`Table.cells` reads (a line, a sample, the cells themselves), or an :class:`InputError`."""
+    mark: Mark = None
+    """Where the record begins; None in a format that reads only from the first record on."""
+    id: str | None = None
+    """Its name in the format, which messages contain. It is the id of a row that has no other."""
     line: int | None = None
+    """The line on which a text file has it, from 1."""
 
 
 @dataclass(frozen=True)
@@ -76,16 +77,8 @@ class Scan:
     marks: Sequence[Mark]
 
 
-def unmarked(rows: int, step: int) -> Scan:
-    """The scan of a table that finds any row by its number."""
-    return Scan(rows, [None] * -(-rows // step))
-
-
 class Table(ABC):
     """A table in one format. A copy of it can be sent to another process."""
-
-    numbered: ClassVar[bool] = True
-    """Whether messages need a row's number, since nothing else in them names the row."""
 
     @property
     @abstractmethod
@@ -103,20 +96,18 @@ class Table(ABC):
     def fingerprint(self, texts: Sequence[str]) -> dict[str, Any]:
         """What changes when the table does, in plain JSON types. texts: columns that must count."""
 
-    @abstractmethod
-    def scan(self, step: int) -> Scan:
-        """Count the rows, and mark every ``step``-th."""
+    def count(self) -> int | None:
+        """How many rows it holds, if row ``n`` has the mark ``[n]``; None where marks are other places."""
+        return None
 
     @abstractmethod
-    def records(self, roles: Mapping[str, str], start: int, mark: Mark) -> Iterator[Record]:
-        """Records from row ``start`` (0-based) on, with at least the columns that ``roles`` names."""
+    def records(self, roles: Mapping[str, str], mark: Mark) -> Iterator[Record]:
+        """Records from ``mark`` on, or all; they hold at least the columns that ``roles`` names."""
 
-    def roles(self, columns: Columns, usual: Usual) -> dict[str, str]:
-        """The column of each role. Raises :class:`DataError` for repeated and for missing columns."""
-        choices = _choices(columns, usual)
-        names = self.names({name for role in choices.values() for name in role})
-        check_unique_names(self.source, names)
-        return _resolve(self.source, names, columns, choices)
+    def cells(self, content: Any, roles: Mapping[str, str]) -> Mapping[str, Any]:
+        """The cells of a record by column name. Raises :class:`InputError` for a damaged record."""
+        cells: Mapping[str, Any] = content
+        return cells
 
 
 @dataclass(frozen=True)
@@ -133,72 +124,30 @@ class FileTable(Table):
         return file_fingerprint(self.path)
 
 
-def _choices(columns: Columns, usual: Usual) -> dict[str, tuple[str, ...]]:
-    """The names to look for, by role."""
-    given = {item.name: getattr(columns, item.name) for item in fields(Columns)}
-    choices = {role: usual.get(role, ()) if name is None else (name,) for role, name in given.items()}
-    return {role: names for role, names in choices.items() if names}
-
-
-def _resolve(
-    source: str, present: Sequence[str], columns: Columns, choices: Mapping[str, tuple[str, ...]]
-) -> dict[str, str]:
-    roles: dict[str, str] = {}
-    for role, names in choices.items():
-        name = next((name for name in names if name in present), None)
-        if name is not None:
-            roles[role] = name
-        elif role in _NEEDED or getattr(columns, role) is not None:
-            purpose = "" if names == (role,) else f" for the {role}"
-            there = named(present, 20) or "none"
-            wanted = " or ".join(map(repr, names))
-            raise DataError(f"{source}: no column {wanted}{purpose}; its columns are {there}")
-    return roles
-
-
-def check_unique_names(source: str, names: Iterable[str]) -> None:
-    """Raise :class:`DataError` where two columns have one name."""
-    for name, count in Counter(names).items():
-        if count > 1 and name:
-            raise DataError(f"{source}: has column {named([name])} {count} times")
-
-
-def named(values: Iterable[str], most: int = 3) -> str:
-    """The first few of ``values`` for an error message, each quoted and cut."""
-    whole = list(values)
-    quoted = ", ".join(repr(v if len(v) <= 60 else v[:57] + "...") for v in whole[:most])
-    return quoted + (f" and {len(whole) - most} more" if len(whole) > most else "")
-
-
 class _Images:
     """Image bytes of a table, read again a few rows at a time. Going back begins anew."""
 
-    def __init__(self, table: Table, roles: Mapping[str, str]) -> None:
-        self.table, self.roles = table, roles
+    def __init__(self) -> None:
         self._records: Iterator[Record] = iter(())
-        self._next = -BATCH_ROWS
+        self._last = -BATCH_ROWS - 1
         self._image: object = None
 
-    def get(self, index: int) -> object:
+    def get(self, reader: Reader, index: int) -> object:
         """The image of row ``index`` (0-based), as it stands in the table."""
-        if not 0 <= index - self._next < BATCH_ROWS and index != self._next - 1:
-            self._records, self._next = self.table.records(self.roles, index, None), index
-        while self._next <= index:
-            record = next(self._records)
-            self._next += 1
-            self._image = record.cells.get(self.roles["image"])
+        if index != self._last:
+            if not 0 < index - self._last <= BATCH_ROWS:
+                self._records, self._last = reader.records(index), index - 1
+            skipped = index - self._last - 1
+            record, self._last = next(islice(self._records, skipped, None)), index
+            self._image = reader.cells(record, reader.roles).get(reader.roles["image"])
         return self._image
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # An open file does not travel to another process; a fresh reader opens its own.
-        return type(self), (self.table, self.roles)
 
 
 @dataclass(frozen=True)
 class CellImage:
     """An image whose bytes stand in a table; ``index`` is 0-based."""
 
-    images: _Images
+    reader: Reader
     index: int
 
     def check(self) -> None:
@@ -207,8 +156,8 @@ class CellImage:
     def read(self) -> bytes:
         """The bytes. Raises :class:`ImageError` for a table that is no longer readable."""
         try:
-            value = self.images.get(self.index)
-        except (OSError, StopIteration, DataError) as error:
+            value = self.reader.images.get(self.reader, self.index)
+        except (OSError, StopIteration, DataError, InputError) as error:
             raise ImageError("unreadable_image", f"{self}: cannot be read ({error})") from None
         data = value.get("bytes") if isinstance(value, Mapping) else value
         if not isinstance(data, bytes):
@@ -216,7 +165,7 @@ class CellImage:
         return data
 
     def __str__(self) -> str:
-        return f"{self.images.table.source} row {self.index + 1}"
+        return f"{self.reader.source} row {self.index + 1}"
 
 
 @dataclass(frozen=True)
@@ -226,7 +175,8 @@ class Reader:
     table: Table
     columns: Columns
     usual: Usual
-    root: ImageRoot
+    root: Path
+    """The folder that relative image paths begin at."""
     split: str = ""
     """The split of rows in a table without such a column."""
 
@@ -238,80 +188,122 @@ class Reader:
     @cached_property
     def roles(self) -> dict[str, str]:
         """The column of each role. Raises :class:`DataError` for repeated and for missing columns."""
-        return self.table.roles(self.columns, self.usual)
+        choices: dict[str, tuple[str, ...]] = {}
+        for item in fields(Columns):
+            given = getattr(self.columns, item.name)
+            choices[item.name] = self.usual.get(item.name, ()) if given is None else (given,)
+        present = self.table.names({name for names in choices.values() for name in names})
+        for column, count in Counter(present).items():
+            if count > 1 and column:
+                raise DataError(f"{self.source}: has column {named([column])} {count} times")
+        roles: dict[str, str] = {}
+        for role, names in choices.items():
+            name = next((name for name in names if name in present), None)
+            if name is not None:
+                roles[role] = name
+            elif names and (role in _NEEDED or getattr(self.columns, role) is not None):
+                purpose = "" if names == (role,) else f" for the {role}"
+                wanted, there = " or ".join(map(repr, names)), named(present, 20) or "none"
+                raise DataError(f"{self.source}: no column {wanted}{purpose}; its columns are {there}")
+        return roles
 
     @cached_property
-    def _images(self) -> _Images:
-        return _Images(self.table, self.roles)
+    def _count(self) -> int | None:
+        return self.table.count()
+
+    @cached_property
+    def images(self) -> _Images:
+        """Where cell images are read from."""
+        return _Images()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # An open file does not travel to another process, which opens its own.
+        return {name: value for name, value in self.__dict__.items() if name != "images"}
 
     def fingerprint(self) -> dict[str, Any]:
         """What changes when the table does, in plain JSON types."""
-        return self.table.fingerprint(
-            [self.roles[role] for role in ("text", "context", "references") if role in self.roles]
-        )
+        roles = self.roles
+        return self.table.fingerprint([roles[r] for r in ("text", "context", "references") if r in roles])
 
     def scan(self, step: int) -> Scan:
         """Count the rows, and mark every ``step``-th. Raises :class:`DataError` as :attr:`roles`."""
-        self.roles  # noqa: B018 - checks the columns
-        return self.table.scan(step)
+        roles, count = self.roles, self._count
+        if count is not None:
+            return Scan(count, [[number] for number in range(0, count, step)])
+        marks: list[Mark] = []
+        rows = 0
+        for record in self.table.records(roles, None):
+            if rows % step == 0:
+                marks.append(record.mark)
+            rows += 1
+        return Scan(rows, marks)
+
+    def records(self, start: int = 0, mark: Mark = None) -> Iterator[Record]:
+        """Records from row ``start`` (0-based) on; without a mark, it reads what lies before, if it must."""
+        if mark is None and start and self._count is not None:
+            mark = [start]
+        return islice(self.table.records(self.roles, mark), 0 if mark else start, None)
+
+    def cells(self, record: Record, roles: Mapping[str, str]) -> Mapping[str, Any]:
+        """The cells of a record by column name. Raises :class:`InputError` for a damaged record."""
+        if isinstance(record.content, InputError):
+            raise record.content
+        return self.table.cells(record.content, roles)
 
     def rows(self, start: int = 0, mark: Mark = None) -> Iterator[Row]:
         """Rows from number ``start`` (0-based) on; ``mark`` is what :meth:`scan` gives for it."""
-        for number, record in enumerate(self.table.records(self.roles, start, mark), start + 1):
+        for number, record in enumerate(self.records(start, mark), start + 1):
             yield self._row(number, record)
 
     def _row(self, number: int, record: Record) -> Row:
-        cells = {role: record.cells.get(column) for role, column in self.roles.items()}
-        image = references = None
+        cells: Mapping[str, Any] = {}
+        image = references = fault = None
         try:
-            if record.fault is not None:
-                raise record.fault
-            self._check_cells(record.cells)
-            references = parse_references(cells.get("references"))
+            cells = self.cells(record, self.roles)
+            self._check_texts(cells)
+            references = parse_references(self._cell(cells, "references"))
             if "image" in self.roles:
-                image = self._image(cells["image"])
-            fault = None
+                image = self._image(self._cell(cells, "image"))
         except InputError as error:
             # An image's error stays one: an empty or decorative text is reported before it.
-            fault = self._placed(number, error)
-        group = cells.get("group")
+            # The row's number is added unless the message names a path or an archive's member.
+            fault, whole = error, error.kind in ("url_not_supported", "outside_image_root")
+            if record.id is None and not whole:
+                fault = type(error)(error.kind, f"row {number}: {error}")
+        group = self._cell(cells, "group")
         return Row(
             source=self.source,
             number=number,
-            id=self._id(number, cells.get("id")),
+            id=self._id(number, record, cells),
             image=image,
-            text=cells.get("text"),
-            description=cells.get("description"),
-            caption=cells.get("caption"),
-            context=cells.get("context"),
+            text=self._cell(cells, "text"),
+            description=self._cell(cells, "description"),
+            caption=self._cell(cells, "caption"),
+            context=self._cell(cells, "context"),
             references=references,
-            split=normal_split(cells.get("split")) if "split" in self.roles else self.split,
+            split=normal_split(self._cell(cells, "split")) if "split" in self.roles else self.split,
             group=None if group is None or group == "" else str(group),
             fault=fault,
             line=record.line,
-            cells=record.cells,
+            cells=cells,
             stored=self._stored(number, image),
         )
 
-    def _placed(self, number: int, error: InputError) -> InputError:
-        """The error with the row's number, unless it names a path or an archive's member."""
-        if not self.table.numbered or error.kind in ("url_not_supported", "outside_image_root"):
-            return error
-        return type(error)(error.kind, f"row {number}: {error}")
+    def _cell(self, cells: Mapping[str, Any], role: str) -> Any:
+        return cells.get(self.roles[role]) if role in self.roles else None
 
-    def _check_cells(self, cells: Mapping[str, Any]) -> None:
-        """Raise :class:`InputError` for a cell that is too long or no Unicode; where roles are
-        given, only their cells count.
+    def _check_texts(self, cells: Mapping[str, Any]) -> None:
+        """Raise :class:`InputError` for a cell that is too long or no Unicode.
+
+        Where there are roles, only their cells count.
         """
         for column in dict.fromkeys(self.roles.values()) or cells:
             value = cells.get(column)
             if not isinstance(value, str) or column == self.roles.get("image"):
                 continue
             if len(value) > CELL_LIMIT:
-                raise InputError(
-                    "bad_row",
-                    f"column {column!r} holds {len(value):,} characters, over the limit of {CELL_LIMIT:,}",
-                )
+                length = f"{len(value):,} characters, over the limit of {CELL_LIMIT:,}"
+                raise InputError("bad_row", f"column {column!r} holds {length}")
             if not is_unicode(value):
                 raise InputError("wrong_encoding", f"column {column!r} is not UTF-8 text")
 
@@ -326,18 +318,18 @@ class Reader:
             raise ImageError("missing_image", "has no image")
         if not isinstance(value, str):
             raise ImageError("bad_image_type", f"the image is {type(value).__name__}, not a path")
-        return self.root.find(value)
+        return find_image(str(self.root), value)
 
     def _stored(self, number: int, image: str | bytes | None) -> StoredImage | None:
         if isinstance(image, str):
             return FileImage(Path(image))
-        return None if image is None else CellImage(self._images, number - 1)
+        return None if image is None else CellImage(self, number - 1)
 
-    def _id(self, number: int, value: object) -> str:
-        text = id_text(value)
-        if text is not None:
-            return text.encode("utf-8", "backslashreplace").decode()
-        return f"{self._id_prefix}{number}"
+    def _id(self, number: int, record: Record, cells: Mapping[str, Any]) -> str:
+        text = id_text(self._cell(cells, "id")) or record.id
+        if text is None:
+            return f"{self._id_prefix}{number}"
+        return text.encode("utf-8", "backslashreplace").decode()
 
     @cached_property
     def _id_prefix(self) -> str:
@@ -348,10 +340,14 @@ class Reader:
         """
         if "id" not in self.roles:
             return ""
-        column = self.roles["id"]
+        roles = {"id": self.roles["id"]}
         taken: set[str] = set()
-        for record in self.table.records({"id": column}, 0, None):
-            match = _NUMBERED.fullmatch(id_text(record.cells.get(column)) or "")
+        for record in self.table.records(roles, None):
+            try:
+                cells = self.cells(record, roles)
+            except InputError:
+                continue
+            match = _NUMBERED.fullmatch(id_text(self._cell(cells, "id")) or "")
             if match:
                 taken.add(match[1])
         prefix = ""
@@ -363,52 +359,19 @@ class Reader:
 _NUMBERED = re.compile(r"((?:row-+)?)[0-9]+")
 
 
-def id_text(value: object) -> str | None:
-    """An id as a string, None for a blank one and for what is no string or number."""
-    if value is None or value == "" or isinstance(value, (Mapping, bytes)):
-        return None
-    if isinstance(value, float) and math.isnan(value):
-        return None
-    if isinstance(value, float) and value.is_integer() and abs(value) < 1 << 53:
-        return str(int(value))  # a column of whole numbers with gaps is kept as floats
-    if isinstance(value, (bool, list)):
-        return json.dumps(value, ensure_ascii=False, default=str)
-    return str(value)
-
-
-def is_unicode(value: str) -> bool:
-    """Whether a string has no surrogates, which stand for bytes that are not valid."""
+def open_file(path: Path) -> BinaryIO:
+    """The file, open for reading bytes. Raises :class:`DataError` where it cannot be read."""
     try:
-        value.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def parse_references(cell: object) -> object:
-    """The references in a table's cell: a list as it is, or a JSON list in a string; blank is none.
-
-    Raises:
-        TextError: The string holds anything else (kind ``bad_references``).
-    """
-    if not isinstance(cell, str):
-        return cell
-    if not cell.strip():
-        return None
-    try:
-        value = json.loads(cell)
-    except (ValueError, RecursionError):
-        value = None
-    if not isinstance(value, list):
-        raise TextError("bad_references", f"references {cell[:40]!r}: expected a JSON list of texts")
-    return value
+        return path.open("rb")
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}") from None
 
 
 def file_fingerprint(path: Path) -> dict[str, Any]:
     """Size and SHA-256 of a file; of one over 4 GiB, those of its ends and the time of its last change."""
     stat = path.stat()
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with open_file(path) as file:
         if stat.st_size <= _WHOLE:
             while block := file.read(_BLOCK):
                 digest.update(block)

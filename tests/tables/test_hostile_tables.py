@@ -18,8 +18,9 @@ from conftest import make_photo
 from descscore.errors import DataError
 from descscore.eval.ratings import read_rows
 from descscore.study.items import read_items
+from descscore.tables.cells import CELL_LIMIT
 from descscore.tables.open import DataOptions, InputOptions, load_pairs, open_input
-from descscore.tables.reader import CELL_LIMIT, Columns
+from descscore.tables.reader import Columns
 from descscore.tables.rows import Row
 
 HEADER = "item,image,description,article title,article text,caption"

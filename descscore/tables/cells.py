@@ -1,0 +1,119 @@
+"""Cells of tables, in whatever format: their longest text, their coding, ids, JSON, and names in messages."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from descscore.errors import InputError, TextError
+
+CELL_LIMIT = 1 << 20
+"""Longest cell of text, in characters, in every format."""
+
+
+def id_text(value: object) -> str | None:
+    """An id as a string, None for a blank one and for what is no string or number."""
+    if value is None or value == "" or isinstance(value, (Mapping, bytes)):
+        return None
+    if isinstance(value, float) and math.isnan(value):
+        return None
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1 << 53:
+        return str(int(value))  # a column of whole numbers with gaps is kept as floats
+    if isinstance(value, (bool, list)):
+        return json.dumps(value, ensure_ascii=False, default=str)
+    return str(value)
+
+
+def is_unicode(value: str) -> bool:
+    """Whether a string has no surrogates, which stand for bytes that are not valid."""
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def parse_references(cell: object) -> object:
+    """The references in a table's cell: a list as it is, or a JSON list in a string; blank is none.
+
+    Raises:
+        TextError: The string holds anything else (kind ``bad_references``).
+    """
+    if not isinstance(cell, str):
+        return cell
+    if not cell.strip():
+        return None
+    try:
+        value = json.loads(cell)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, list):
+        raise TextError("bad_references", f"references {cell[:40]!r}: expected a JSON list of texts")
+    return value
+
+
+def parse_object(text: str, id_column: str | None = None) -> dict[str, Any]:
+    """A JSON object, with the number in ``id_column`` as it is written.
+
+    Raises:
+        InputError: There is no object, or one with a key twice (kind ``bad_row``).
+    """
+    try:
+        cells = json.loads(text, object_pairs_hook=_unique)
+        value = None if not (id_column and isinstance(cells, dict)) else cells.get(id_column)
+        if isinstance(value, float) or (value == 0 and value is not False):
+            cells[id_column] = json.loads(text, parse_int=str, parse_float=str)[id_column]
+    except (ValueError, RecursionError) as error:
+        raise InputError("bad_row", f"not valid JSON ({error})") from None
+    if not isinstance(cells, dict):
+        raise InputError("bad_row", f"expected an object, got {type(cells).__name__}")
+    return cells
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    cells = dict(pairs)
+    if len(cells) < len(pairs):
+        name = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+        raise InputError("bad_row", f"the object has key {named([name])} more than once")
+    return cells
+
+
+_BYTE_ORDER_MARKS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+
+
+def text_coding(head: bytes) -> tuple[str, int]:
+    """The coding of a text that begins with ``head``, and the length of its byte order mark."""
+    mark, name = next((pair for pair in _BYTE_ORDER_MARKS if head.startswith(pair[0])), (b"", "utf-8"))
+    return name, len(mark)
+
+
+def decode_text(data: bytes, name: str) -> str:
+    """A whole text, from UTF-8 or from UTF-16 with a byte order mark, without the line end that editors add.
+
+    Raises:
+        InputError: It is something else, or longer than :data:`CELL_LIMIT`; the message begins with ``name``.
+    """
+    coding, start = text_coding(data)
+    try:
+        # A text of more bytes is too long, whatever they mean.
+        text = data[start:].decode(coding).rstrip("\r\n") if len(data) <= 4 * CELL_LIMIT else None
+    except UnicodeDecodeError:
+        raise InputError("wrong_encoding", f"{name}: is not UTF-8 text") from None
+    if text is None or len(text) > CELL_LIMIT:
+        raise InputError("bad_row", f"{name}: holds over {CELL_LIMIT:,} characters")
+    return text
+
+
+def named(values: Iterable[str], most: int = 3) -> str:
+    """The first few of ``values`` for an error message, each quoted and cut."""
+    whole = list(values)
+    quoted = ", ".join(repr(v if len(v) <= 60 else v[:57] + "...") for v in whole[:most])
+    return quoted + (f" and {len(whole) - most} more" if len(whole) > most else "")

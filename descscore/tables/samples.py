@@ -1,0 +1,278 @@
+"""Images with their texts in files beside them: in a folder, or as WebDataset samples in tar files."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tarfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+from descscore.errors import DataError, InputError
+from descscore.tables.cells import CELL_LIMIT, decode_text, named, parse_object
+from descscore.tables.reader import FileTable, Mark, Record, Table, file_fingerprint, open_file
+
+IMAGE_SUFFIXES = frozenset(
+    [
+        *(".apng", ".avif", ".bmp", ".dib", ".gif", ".icns", ".ico", ".jfif", ".jpe", ".jpeg", ".jpg"),
+        *(".j2c", ".j2k", ".jp2", ".jpc", ".jpf", ".jpx", ".mpo", ".pbm", ".pcx", ".pgm", ".png"),
+        *(".pnm", ".ppm", ".qoi", ".sgi", ".tga", ".tif", ".tiff", ".webp"),
+    ]
+)
+"""Endings of image files, in lower case."""
+
+UNREAD_SUFFIXES = frozenset(
+    [
+        *(".ai", ".arw", ".cr2", ".cr3", ".dng", ".emf", ".eps", ".heic", ".heif", ".hif", ".jxl", ".nef"),
+        *(".orf", ".pdf", ".psd", ".raf", ".raw", ".rw2", ".svg", ".svgz", ".wmf", ".xcf"),
+    ]
+)
+"""Endings of pictures whose formats are not read: such a file is a row where it has a text."""
+
+
+def is_hidden(path: str) -> bool:
+    """Whether a path below a folder or in an archive is one that systems leave behind: its name or
+    a folder's begins with a dot, or it lies in macOS's ``__MACOSX``.
+    """
+    parts = [part for part in path.split("/") if part not in ("", ".", "..")]
+    return any(part.startswith(".") or part == "__MACOSX" for part in parts)
+
+
+def _unread(name: str, suffix: str) -> InputError:
+    return InputError("not_an_image", f"{name}: images in the format {suffix} are not read")
+
+
+class _Pair(NamedTuple):
+    """Paths below the folder: of an image and its text, one of which may be missing."""
+
+    image: str | None
+    text: str | None
+
+    @property
+    def name(self) -> str:
+        """What the pair is called: the path of its image, or of a lonely text."""
+        return str(self.image or self.text).encode("utf-8", "backslashreplace").decode()
+
+
+@dataclass(frozen=True)
+class FolderTable(FileTable):
+    """Images below a folder; the text of ``a/b.jpg`` is in ``a/b.txt`` or ``a/b.jpg.txt``.
+
+    The id is the path below the folder; rows come in the order of folders and names. An image
+    without a text, and a text without an image, are rows with their fault. Hidden files are no rows.
+    """
+
+    def fingerprint(self, texts: Sequence[str]) -> dict[str, Any]:
+        """Names, sizes and times of change of all images and texts: touching one counts as a change."""
+        digest = hashlib.sha256()
+        for folder, names in self._folders():
+            for name in names:
+                if _suffix(name) in IMAGE_SUFFIXES or _suffix(name) == ".txt":
+                    below = os.path.normpath(os.path.join(folder, name))
+                    stat = os.stat(os.path.join(self.path, below))
+                    line = f"{os.fsencode(below)!r} {stat.st_size} {stat.st_mtime_ns}\n"
+                    digest.update(line.encode())
+        return {"files_sha256": digest.hexdigest()}
+
+    def records(self, roles: Mapping[str, str], mark: Mark = None) -> Iterator[Record]:
+        empty = True
+        for folder, names in self._folders():
+            for pair in _pairs_of(names):
+                empty = False
+                below = _Pair(*(name and os.path.normpath(os.path.join(folder, name)) for name in pair))
+                yield Record(below, id=below.name)
+        if empty:
+            raise DataError(f"{self.path}: holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+
+    def cells(self, content: Any, roles: Mapping[str, str]) -> Mapping[str, Any]:
+        pair: _Pair = content
+        # Plain errors, no image errors: a row without its text is not one whose text is empty.
+        if pair.text is None:
+            raise InputError("missing_text", f"{pair.name}: no text file beside it")
+        if pair.image is None:
+            raise InputError("missing_image", f"{pair.name}: no image beside this text")
+        if _suffix(pair.image) in UNREAD_SUFFIXES:
+            raise _unread(pair.name, _suffix(pair.image))
+        file = os.path.join(self.path, pair.text)
+        try:
+            with open(file, "rb") as opened:
+                data = opened.read(4 * CELL_LIMIT + 1)  # more bytes than the longest text may have
+        except OSError as error:
+            raise InputError("missing_text", f"{file}: {error.strerror or error}") from None
+        return {roles["image"]: pair.image, roles["text"]: decode_text(data, file)}
+
+    def _folders(self) -> Iterator[tuple[str, list[str]]]:
+        """Folders, relative, with the names of their files: one folder's names in memory at a time."""
+        for folder, below, names in os.walk(self.path):
+            below[:] = sorted(name for name in below if not is_hidden(name))
+            yield os.path.relpath(folder, self.path), sorted(name for name in names if not is_hidden(name))
+
+
+def _pairs_of(names: list[str]) -> Iterator[_Pair]:
+    """The pairs in one folder, in the order of their names."""
+    texts = {_without_suffix(name): name for name in reversed(names) if _suffix(name) == ".txt"}
+    texts |= {name[:-4]: name for name in names if name.endswith(".txt")}  # exactly .txt comes first
+    images = [name for name in names if _suffix(name) in IMAGE_SUFFIXES]
+    paired = {key for name in images for key in (_without_suffix(name), name)}
+    unread = [name for name in names if _suffix(name) in UNREAD_SUFFIXES]
+    images += [name for name in unread if _text_of(name, texts) and _without_suffix(name) not in paired]
+    paired |= {key for name in images for key in (_without_suffix(name), name)}
+    alone = [text for key, text in texts.items() if key not in paired]
+    for name in sorted([*images, *alone]):
+        yield _Pair(None, name) if _suffix(name) == ".txt" else _Pair(name, _text_of(name, texts))
+
+
+def _text_of(image: str, texts: Mapping[str, str]) -> str | None:
+    return texts.get(_without_suffix(image)) or texts.get(image)
+
+
+def _without_suffix(name: str) -> str:
+    return os.path.splitext(name)[0]
+
+
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
+
+
+@dataclass
+class _Sample:
+    """A WebDataset sample: members of an archive that share a key, by their extension."""
+
+    key: str
+    place: list[int]
+    archive: tarfile.TarFile
+    members: dict[str, tarfile.TarInfo] = field(default_factory=dict)
+    fault: InputError | None = None
+    """Why the members cannot be used."""
+
+    @property
+    def record(self) -> Record:
+        return Record(self.fault or self, self.place, self.key)
+
+    def add(self, extension: str, member: tarfile.TarInfo) -> None:
+        if extension in self.members:
+            self.fault = InputError("bad_row", f"{self.key}: has two members {extension!r}")
+        self.members[extension] = member
+
+    def read(self, extension: str) -> bytes:
+        """The bytes of a member. Raises :class:`EOFError` where the archive breaks off."""
+        member = self.members[extension]
+        opened = self.archive.extractfile(member)
+        data = b"" if opened is None else opened.read()
+        if len(data) != member.size:
+            raise EOFError(f"{member.name} breaks off after {len(data)} of {member.size} bytes")
+        return data
+
+    def image(self) -> str:
+        """The extension of its image. Raises :class:`InputError` where it has none, or more than one."""
+        images = [extension for extension in self.members if f".{extension}" in IMAGE_SUFFIXES]
+        if len(images) > 1:
+            raise InputError("bad_row", f"{self.key}: which member is the image? ({named(images)})")
+        if images:
+            return images[0]
+        unread = [extension for extension in self.members if f".{extension}" in UNREAD_SUFFIXES]
+        if unread:
+            raise _unread(f"{self.key}.{unread[0]}", f".{unread[0]}")
+        parts = [e for e in self.members if f".{e.rpartition('.')[2]}" in IMAGE_SUFFIXES]
+        more = f"; {named(parts)} may be another picture: an image is called {self.key}.png" if parts else ""
+        raise InputError("missing_image", f"{self.key}: has no image{more}")
+
+
+@dataclass(frozen=True)
+class WebDatasetTable(Table):
+    """Tar files ("shards") in order, of which only headers and the wanted members are read.
+
+    The image of a sample is the member whose whole extension is an image's (``a.png``, and not
+    ``a.depth.png``); the text is ``txt``, or the text column of ``json``; the id is that of ``json``
+    or the sample's key; other columns are those of ``json``. A mark is the number of a shard and a
+    byte in it.
+    """
+
+    paths: tuple[Path, ...]
+    name: str
+
+    @property
+    def source(self) -> str:
+        return self.name
+
+    def fingerprint(self, texts: Sequence[str]) -> dict[str, Any]:
+        return {"shards": {path.name: file_fingerprint(path) for path in self.paths}}
+
+    def records(self, roles: Mapping[str, str], mark: Mark = None) -> Iterator[Record]:
+        first, place = mark or (0, 0)
+        for shard in range(first, len(self.paths)):
+            with open_file(self.paths[shard]) as file:
+                yield from _shard_records(file, shard, place if shard == first else 0)
+
+    def cells(self, content: Any, roles: Mapping[str, str]) -> Mapping[str, Any]:
+        sample: _Sample = content
+        try:
+            return _sample_cells(sample, roles)
+        except (tarfile.TarError, OSError, EOFError) as error:
+            raise InputError("damaged_shard", f"{sample.key}: cannot be read ({error})") from None
+
+
+def _sample_cells(sample: _Sample, roles: Mapping[str, str]) -> dict[str, Any]:
+    cells: dict[str, Any] = {}
+    if "json" in sample.members:
+        name = f"{sample.key}: its json"
+        text = decode_text(sample.read("json"), name)
+        try:
+            cells = parse_object(text, roles["id"])
+        except InputError as error:
+            raise InputError(error.kind, f"{name}: {error}") from None
+    for role in ("context", "references"):
+        if role in roles and roles[role] not in cells:
+            raise InputError("bad_row", f"{sample.key}: its json has no {roles[role]!r}")
+    if "txt" in sample.members:
+        cells[roles["text"]] = decode_text(sample.read("txt"), f"{sample.key}: its txt")
+    cells[roles["image"]] = sample.read(sample.image())
+    return cells
+
+
+def _shard_records(file: BinaryIO, shard: int, place: int) -> Iterator[Record]:
+    """Samples of one archive. One that breaks off ends with a record that says so."""
+    sample: _Sample | None = None
+    lost: list[Record] = []
+    try:
+        file.seek(place)
+        archive = tarfile.TarFile(fileobj=file)
+        for member in archive:
+            archive.members = []  # type: ignore[attr-defined] # it keeps all headers, perhaps millions
+            key, extension = _split(member.name)
+            if not (extension and member.isfile() and member.size <= _MEMBER_LIMIT) or is_hidden(member.name):
+                continue
+            if sample is None or sample.key != key:
+                if sample is not None:
+                    yield sample.record
+                sample = _Sample(key, [shard, member.offset], archive)
+            sample.add(extension, member)
+        _check_end(file, archive.offset)
+    except (tarfile.TarError, OSError, EOFError) as error:
+        name = f"shard {file.name}"
+        fault = InputError("damaged_shard", f"{name}: damaged archive ({error})")
+        lost = [Record(fault, [shard, file.tell()], name)]
+    if sample is not None:
+        yield sample.record
+    yield from lost
+
+
+_MEMBER_LIMIT = 1 << 30
+"""Bytes of the largest member that is read."""
+
+
+def _check_end(file: BinaryIO, place: int) -> None:
+    """Raise where an archive does not end with its end mark: tarfile takes a damaged header for the end."""
+    file.seek(place)
+    block = file.read(tarfile.BLOCKSIZE)
+    if len(block) < tarfile.BLOCKSIZE or any(block):
+        raise tarfile.ReadError(f"no end mark at byte {place}; samples after it are lost")
+
+
+def _split(name: str) -> tuple[str, str]:
+    """``a/b.seg.png`` -> ``a/b``, ``seg.png``, as WebDataset does."""
+    folder, slash, base = name.rpartition("/")
+    stem, _, extension = base.partition(".")
+    return folder + slash + stem, extension.lower()
