@@ -90,7 +90,7 @@ def _parts(path: Path, number: int, line: str) -> tuple[str, bytes, bytes]:
             raise ValueError
         return name, bytes.fromhex(salt), bytes.fromhex(hashed)
     except ValueError:
-        raise DataError(f"{path} line {number}: not an account (name:salt:hash)") from None
+        raise DataError(f"{path}: line {number}: not an account (name:salt:hash)") from None
 
 
 def _scrypt(password: str, salt: bytes) -> bytes:

@@ -49,13 +49,15 @@ def read_items(path: Path) -> tuple[StudyItem, ...]:
     Raises:
         DataError: Columns or cells are missing, repeated or extra, an image cannot be read, or an item or
             description occurs twice (ratings are joined by the description's text). The message names the
-            row.
+            line.
     """
-    items = tuple(_item(path, row.number + 1, row) for row in read_csv(path, COLUMNS))
+    rows = read_csv(path, COLUMNS)
+    items = tuple(_item(f"{path}: line {row.line}", path.parent, row) for row in rows)
     if not items:
         raise DataError(f"{path}: holds no items")
-    _check_unique(path, [item.item for item in items], "item")
-    _check_unique(path, [item.description for item in items], "description")
+    lines = [row.line for row in rows]
+    _check_unique(path, lines, [item.item for item in items], "item")
+    _check_unique(path, lines, [item.description for item in items], "description")
     _check_images(path, items)
     return items
 
@@ -66,27 +68,28 @@ def study_mark(items: Iterable[StudyItem]) -> str:
     return hashlib.sha256(texts.encode()).hexdigest()[:12]
 
 
-def _item(path: Path, number: int, row: Row) -> StudyItem:
+def _item(place: str, folder: Path, row: Row) -> StudyItem:
     values = [unicodedata.normalize("NFC", row.cells[name]).strip() for name in COLUMNS]
     for name, value in zip(COLUMNS, values, strict=True):
         if not value:
-            raise DataError(f"{path} row {number}: {name} is blank")
+            raise DataError(f"{place}: {name} is blank")
     item, image, description, title, text = values
     try:
-        file = check_path(find_image(str(path.parent), image))
+        file = check_path(find_image(str(folder), image))
         image_hash = hashlib.sha256(file.read_bytes()).hexdigest()
     except ImageError as error:
-        raise DataError(f"{path} row {number}: {error}") from None
+        raise DataError(f"{place}: {error}") from None
     except OSError as error:
-        raise DataError(f"{path} row {number}: {path.parent / image}: {error.strerror or error}") from None
+        raise DataError(f"{place}: {folder / image}: {error.strerror or error}") from None
     return StudyItem(item, file, image_hash, description, title, text)
 
 
-def _check_unique(path: Path, values: list[str], column: str) -> None:
-    first: dict[str, int] = {}
-    for number, value in enumerate(values, start=2):
-        if first.setdefault(value, number) != number:
-            raise DataError(f"{path} row {number}: the same {column} as row {first[value]} ({value[:40]!r})")
+def _check_unique(path: Path, lines: Sequence[int | None], values: Sequence[str], column: str) -> None:
+    first: dict[str, int | None] = {}
+    for line, value in zip(lines, values, strict=True):
+        if first.setdefault(value, line) != line:
+            place = f"{path}: line {line}"
+            raise DataError(f"{place}: the same {column} as line {first[value]} ({value[:40]!r})")
 
 
 def _check_images(path: Path, items: tuple[StudyItem, ...]) -> None:

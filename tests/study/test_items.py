@@ -1,4 +1,4 @@
-"""The table of a study's items: what is wrong with it, by row."""
+"""The table of a study's items: what is wrong with it, by line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from descscore.study.items import COLUMNS, read_items
 from study_tools import write_items, write_table
 
 
-def test_items_errors_name_the_row(tmp_path: Path) -> None:
+def test_items_errors_name_the_line(tmp_path: Path) -> None:
     good = write_items(tmp_path, images=2, texts=1)
     rows = [
         dict(zip(COLUMNS, cells, strict=True))
@@ -24,15 +24,18 @@ def test_items_errors_name_the_row(tmp_path: Path) -> None:
     damaged = tmp_path / "damaged.jpg"
     damaged.write_bytes(b"\xff\xd8\xff\xe0 no photo")
     for change, reason in (
-        ({"image": "none.png"}, "row 3: .*none.png: no such file"),
-        ({"image": "https://example.org/a.png"}, "row 3: .*never fetched"),
+        ({"image": "none.png"}, r"bad\.csv: line 3: .*none.png: no such file"),
+        ({"image": "https://example.org/a.png"}, r"bad\.csv: line 3: .*never fetched"),
         ({"image": "damaged.jpg"}, "damaged.jpg: "),
-        ({"item": "a"}, "row 3: the same item as row 2"),
-        ({"description": " One. "}, "row 3: the same description as row 2"),
-        ({"article text": "  "}, "row 3: article text is blank"),
+        ({"item": "a"}, r"bad\.csv: line 3: the same item as line 2"),
+        ({"description": " One. "}, r"bad\.csv: line 3: the same description as line 2"),
+        ({"article text": "  "}, r"bad\.csv: line 3: article text is blank"),
     ):
         with pytest.raises(DataError, match=reason):
             read_items(write_table(tmp_path / "bad.csv", [rows[0], rows[1] | change]))
+    two_lines = [rows[0] | {"article text": "One paragraph.\n\nAnother."}, rows[1] | {"item": " "}]
+    with pytest.raises(DataError, match="line 5: item is blank"):  # where an editor shows it
+        read_items(write_table(tmp_path / "bad.csv", two_lines))
     with pytest.raises(DataError, match="lacks column article title, article text"):
         read_items(write_table(tmp_path / "bad.csv", [{"item": "a", "image": "b", "description": "c"}]))
     with pytest.raises(DataError, match="No such file"):
