@@ -126,21 +126,6 @@ def test_the_columns_of_a_batch_are_those_of_the_code() -> None:
     assert rows == [(field.name, types[str(field.type)]) for field in SCHEMA]
 
 
-def test_the_kinds_of_fault_are_those_that_a_batch_can_raise() -> None:
-    page = read("docs/formats.md")
-    part = page[page.index("Kinds of fault") : page.index("## Results in Python")]
-    named = set(re.findall(r"`(\w+_\w+)`", part))
-    sources = [
-        path for path in (ROOT / "descscore").rglob("*.py") if path.parent.name not in ("page", "study")
-    ]
-    raised = {
-        kind
-        for path in sources
-        for kind in re.findall(r'(?:ImageError|TextError|InputError)\(\s*"(\w+)"', path.read_text("utf-8"))
-    }
-    assert named == raised
-
-
 def test_the_columns_of_a_study_are_those_of_the_code() -> None:
     from descscore.study.export import BLV_COLUMNS, SIGHTED_COLUMNS
     from descscore.study.items import COLUMNS
