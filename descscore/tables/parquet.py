@@ -40,16 +40,10 @@ class _ArrowTable(Table):
 
 
 def _values(column: pa.Array | pa.ChunkedArray) -> list[Any]:
-    """Cells as Python values; strings that are not UTF-8 with surrogates, to be reported with their row."""
-    if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-        wide = pa.types.is_large_string(column.type)
-        raw = column.cast(pa.large_binary() if wide else pa.binary()).to_pylist()
-        return [None if cell is None else cell.decode("utf-8", "surrogateescape") for cell in raw]
+    """Cells as Python values. Bytes that are not UTF-8 become surrogates, to be reported with their row."""
     try:
         values: list[Any] = column.to_pylist()
-    except UnicodeDecodeError:  # deep inside a list or a struct
+    except UnicodeDecodeError:
         values = [_value(cell) for cell in column]
     return values
 
@@ -58,7 +52,9 @@ def _value(cell: pa.Scalar) -> Any:
     try:
         return cell.as_py()
     except UnicodeDecodeError:
-        return "\udcff"  # no valid text, which is then reported
+        if isinstance(cell, pa.StringScalar):  # and large strings; in paths the bytes still count
+            return cell.as_buffer().to_pybytes().decode("utf-8", "surrogateescape")
+        return "\udcff"  # deep inside a list or a struct; it stands for no valid text
 
 
 @dataclass(frozen=True)

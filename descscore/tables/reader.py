@@ -53,7 +53,7 @@ PREFERENCE: Usual = {
 _NEEDED = frozenset({"image", "text", "description", "caption"})
 
 Mark: TypeAlias = "list[int] | None"
-"""Where a format can begin without reading what lies before, in its own terms."""
+"""A place where a format can begin to read, such as a byte or a row. None: only at the first row."""
 
 
 class Record(NamedTuple):
@@ -62,9 +62,9 @@ class Record(NamedTuple):
     content: Any
     """What :meth:`Table.cells` reads (a line, a sample, the cells themselves), or an :class:`InputError`."""
     mark: Mark = None
-    """Where the record begins; None in a format that reads only from the first record on."""
+    """Where the record begins."""
     id: str | None = None
-    """Its name in the format, which messages contain. It is the id of a row that has no other."""
+    """Its name in the format, such as a file's, which its errors contain. A row without an id gets it."""
     line: int | None = None
     """The line on which a text file has it, from 1."""
 
@@ -94,15 +94,15 @@ class Table(ABC):
 
     @abstractmethod
     def fingerprint(self, texts: Sequence[str]) -> dict[str, Any]:
-        """What changes when the table does, in plain JSON types. texts: columns that must count."""
+        """A summary, in plain JSON types, that changes with the table. texts: columns that it must cover."""
 
     def count(self) -> int | None:
-        """How many rows it holds, if row ``n`` has the mark ``[n]``; None where marks are other places."""
+        """The number of rows, if row ``n`` has the mark ``[n]``; None in formats with other marks."""
         return None
 
     @abstractmethod
     def records(self, roles: Mapping[str, str], mark: Mark) -> Iterator[Record]:
-        """Records from ``mark`` on, or all; they hold at least the columns that ``roles`` names."""
+        """Records from ``mark`` on, or all. They hold at least the columns that ``roles`` names."""
 
     def cells(self, content: Any, roles: Mapping[str, str]) -> Mapping[str, Any]:
         """The cells of a record by column name. Raises :class:`InputError` for a damaged record."""
@@ -125,7 +125,7 @@ class FileTable(Table):
 
 
 class _Images:
-    """Image bytes of a table, read again a few rows at a time. Going back begins anew."""
+    """Images in the cells of a table, read again one after the other. Going back begins anew."""
 
     def __init__(self) -> None:
         self._records: Iterator[Record] = iter(())
@@ -168,7 +168,7 @@ class CellImage:
         return f"{self.reader.source} row {self.index + 1}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Reader:
     """The rows of a table. A copy of it can be sent to another process."""
 
@@ -221,7 +221,7 @@ class Reader:
         return {name: value for name, value in self.__dict__.items() if name != "images"}
 
     def fingerprint(self) -> dict[str, Any]:
-        """What changes when the table does, in plain JSON types."""
+        """A summary, in plain JSON types, that changes with the table."""
         roles = self.roles
         return self.table.fingerprint([roles[r] for r in ("text", "context", "references") if r in roles])
 
@@ -239,7 +239,7 @@ class Reader:
         return Scan(rows, marks)
 
     def records(self, start: int = 0, mark: Mark = None) -> Iterator[Record]:
-        """Records from row ``start`` (0-based) on; without a mark, it reads what lies before, if it must."""
+        """Records from row ``start`` (0-based) on. Without a mark, some formats read all rows before it."""
         if mark is None and start and self._count is not None:
             mark = [start]
         return islice(self.table.records(self.roles, mark), 0 if mark else start, None)
@@ -247,7 +247,7 @@ class Reader:
     def cells(self, record: Record, roles: Mapping[str, str]) -> Mapping[str, Any]:
         """The cells of a record by column name. Raises :class:`InputError` for a damaged record."""
         if isinstance(record.content, InputError):
-            raise record.content
+            raise record.content.with_traceback(None)  # one error may stand for many records
         return self.table.cells(record.content, roles)
 
     def rows(self, start: int = 0, mark: Mark = None) -> Iterator[Row]:
@@ -265,11 +265,14 @@ class Reader:
             if "image" in self.roles:
                 image = self._image(self._cell(cells, "image"))
         except InputError as error:
-            # An image's error stays one: an empty or decorative text is reported before it.
-            # The row's number is added unless the message names a path or an archive's member.
-            fault, whole = error, error.kind in ("url_not_supported", "outside_image_root")
-            if record.id is None and not whole:
+            fault = error
+            # Errors of paths and of named records say already what they are about.
+            if record.id is None and error.kind not in ("url_not_supported", "outside_image_root"):
+                # An image's error stays one: an empty or decorative text is reported before it.
                 fault = type(error)(error.kind, f"row {number}: {error}")
+        stored: StoredImage | None = FileImage(Path(image)) if isinstance(image, str) else None
+        if isinstance(image, bytes):
+            stored = CellImage(self, number - 1)
         group = self._cell(cells, "group")
         return Row(
             source=self.source,
@@ -286,7 +289,7 @@ class Reader:
             fault=fault,
             line=record.line,
             cells=cells,
-            stored=self._stored(number, image),
+            stored=stored,
         )
 
     def _cell(self, cells: Mapping[str, Any], role: str) -> Any:
@@ -320,11 +323,6 @@ class Reader:
             raise ImageError("bad_image_type", f"the image is {type(value).__name__}, not a path")
         return find_image(str(self.root), value)
 
-    def _stored(self, number: int, image: str | bytes | None) -> StoredImage | None:
-        if isinstance(image, str):
-            return FileImage(Path(image))
-        return None if image is None else CellImage(self, number - 1)
-
     def _id(self, number: int, record: Record, cells: Mapping[str, Any]) -> str:
         text = id_text(self._cell(cells, "id")) or record.id
         if text is None:
@@ -333,9 +331,9 @@ class Reader:
 
     @cached_property
     def _id_prefix(self) -> str:
-        """What precedes a row's number where it stands for an id, so that no row's own id is the same.
+        """The prefix of numbers that stand for missing ids, so that they never equal another row's id.
 
-        Nothing in most tables; ``row-``, ``row--`` and so on where ids look like numbered rows.
+        It is empty in most tables, and ``row-``, ``row--`` and so on where ids look like numbered rows.
         Only a table with an id column and a row without an id is read for this.
         """
         if "id" not in self.roles:

@@ -1,4 +1,8 @@
-"""Rows of tables, and preference data sets made of them: images with a description and a caption."""
+"""Rows of tables, and what is made of them.
+
+A :class:`Row` comes from any table. A :class:`PreferenceSet` holds those that have an image with a
+description and a caption. :func:`find_image` turns an image's path in a table into a file.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +23,13 @@ MAX_LISTED = 20
 
 
 class StoredImage(Protocol):
-    """An image file that is read when asked for; ``str()`` says where it lies."""
+    """An image file that is read when asked for; ``str()`` names its place."""
 
     def check(self) -> None:
-        """Raise :class:`ImageError` where there is nothing to read. Does not decode."""
+        """Raise :class:`ImageError` if there is nothing to read. Does not decode."""
 
     def read(self) -> bytes:
-        """The bytes of the image file. Raises :class:`ImageError` where there are none."""
+        """The bytes of the image file. Raises :class:`ImageError` if it cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -48,71 +52,6 @@ class FileImage:
         return str(self.path)
 
 
-def find_image(root: str, path: str) -> str:
-    """The file that a row's image path stands for; absolute paths stay as they are.
-
-    Args:
-        root: The folder where relative paths begin. They may not leave it, by ``..`` or by a link.
-        path: What the image's cell holds.
-
-    Raises:
-        ImageError: It is an address (kind ``url_not_supported``), no path at all
-            (``bad_image_type``), or leads out of the root (``outside_image_root``).
-    """
-    if re.match(r"(?i)([a-z][a-z0-9+.-]*://|data:)", path):
-        hint = "addresses are never fetched; download the image and give the file's path"
-        raise ImageError("url_not_supported", f"{path[:100]}: {hint}")
-    _check_is_path(path)
-    if os.path.isabs(path) or "\0" in path:
-        return path
-    file = os.path.join(root, path)
-    if not _is_below(root, file):
-        raise ImageError("outside_image_root", f"{path}: leads out of the image root {root}")
-    return file
-
-
-_LOOKS = {
-    "base64 data": r"(?:iVBORw0KGgo|/9j/[24]|R0lGOD[dl]h|UklGR|SUkqA|TU0AK)[\w+/=\s]*",
-    "the text of Python's bytes": r"b(['\"]).*\1",
-    "JSON": r"\{.*\}|\[.*\]",
-    "markup": r"<.*>",
-    "hexadecimal data": r"(?:89504e47|ffd8ff|47494638)[0-9a-fA-F]*",
-}
-_SHORT, _NAME_LIMIT, _PATH_LIMIT = 100, 255, 4096
-
-
-def _check_is_path(path: str) -> None:
-    """Raise :class:`ImageError` for a cell that cannot be a path, and say what it looks like."""
-    if len(path) <= _SHORT:
-        return
-    text, long_name = path.strip(), max(map(len, path.split("/"))) > _NAME_LIMIT
-    look = next((look for look, form in _LOOKS.items() if re.fullmatch(form, text, re.DOTALL)), "")
-    if not look and long_name and re.fullmatch(r"[\w+/=-]+", text, re.ASCII):
-        look = "base64 data"
-    if not (look or long_name or len(path) > _PATH_LIMIT):
-        return
-    guess = f"looks like {look}" if look else "is too long for a path"
-    raise ImageError(
-        "bad_image_type",
-        f"the image is text of {len(path):,} characters that {guess} ({path[:20]!r}...); "
-        "give a path, or bytes in a Parquet file",
-    )
-
-
-def _is_below(root: str, file: str) -> bool:
-    root, file = os.path.join(os.getcwd(), root), os.path.join(os.getcwd(), file)
-    folder, name = os.path.split(file)
-    if name in ("", "..") or os.path.islink(file):
-        folder, name = os.path.realpath(file), ""
-    return (_real_folder(folder) + name).startswith(_real_folder(root))
-
-
-@functools.lru_cache(maxsize=4096)
-def _real_folder(folder: str) -> str:
-    """The folder's path without links, with a slash at its end. Most images lie in few folders."""
-    return os.path.join(os.path.realpath(folder), "")
-
-
 @dataclass(frozen=True)
 class Row:
     """One row of a table, as a reader found it. Texts are unchecked.
@@ -125,7 +64,7 @@ class Row:
     number: int
     """1 for the first row of data."""
     id: str
-    """The id as written. A row without one gets its number, marked where another row's id looks like it."""
+    """The id as written. A row without one gets its number, or ``row-`` and its number."""
     image: str | bytes | None = None
     """A path, or the bytes of an image file. None with a fault, or where no image is read."""
     text: object = None
@@ -288,3 +227,68 @@ def _text(name: str, text: object) -> str:
     if not isinstance(text, str):
         raise InputError("not_text", f"the {name} is not text but {type(text).__name__} ({str(text)[:40]!r})")
     return text
+
+
+def find_image(root: str, path: str) -> str:
+    """The file that a row's image path stands for; absolute paths stay as they are.
+
+    Args:
+        root: The folder where relative paths begin. They may not leave it, by ``..`` or by a link.
+        path: What the image's cell holds.
+
+    Raises:
+        ImageError: It is an address (kind ``url_not_supported``), no path at all
+            (``bad_image_type``), or leads out of the root (``outside_image_root``).
+    """
+    if re.match(r"(?i)([a-z][a-z0-9+.-]*://|data:)", path):
+        hint = "addresses are never fetched; download the image and give the file's path"
+        raise ImageError("url_not_supported", f"{path[:100]}: {hint}")
+    _check_is_path(path)
+    if os.path.isabs(path) or "\0" in path:
+        return path
+    file = os.path.join(root, path)
+    if not _is_below(root, file):
+        raise ImageError("outside_image_root", f"{path}: leads out of the image root {root}")
+    return file
+
+
+_LOOKS = {
+    "base64 data": r"(?:iVBORw0KGgo|/9j/[24]|R0lGOD[dl]h|UklGR|SUkqA|TU0AK)[\w+/=\s]*",
+    "the text of Python's bytes": r"b(['\"]).*\1",
+    "JSON": r"\{.*\}|\[.*\]",
+    "markup": r"<.*>",
+    "hexadecimal data": r"(?:89504e47|ffd8ff|47494638)[0-9a-fA-F]*",
+}
+_SHORT, _NAME_LIMIT, _PATH_LIMIT = 100, 255, 4096
+
+
+def _check_is_path(path: str) -> None:
+    """Raise :class:`ImageError` for a cell that cannot be a path, and say what it looks like."""
+    if len(path) <= _SHORT:
+        return
+    text, long_name = path.strip(), max(map(len, path.split("/"))) > _NAME_LIMIT
+    look = next((look for look, form in _LOOKS.items() if re.fullmatch(form, text, re.DOTALL)), "")
+    if not look and long_name and re.fullmatch(r"[\w+/=-]+", text, re.ASCII):
+        look = "base64 data"
+    if not (look or long_name or len(path) > _PATH_LIMIT):
+        return
+    guess = f"looks like {look}" if look else "is too long for a path"
+    raise ImageError(
+        "bad_image_type",
+        f"the image is text of {len(path):,} characters that {guess} ({path[:20]!r}...); "
+        "give a path, or bytes in a Parquet file",
+    )
+
+
+def _is_below(root: str, file: str) -> bool:
+    root, file = os.path.join(os.getcwd(), root), os.path.join(os.getcwd(), file)
+    folder, name = os.path.split(file)
+    if name in ("", "..") or os.path.islink(file):
+        folder, name = os.path.realpath(file), ""
+    return (_real_folder(folder) + name).startswith(_real_folder(root))
+
+
+@functools.lru_cache(maxsize=4096)
+def _real_folder(folder: str) -> str:
+    """The folder's path without links, with a slash at its end. Most images lie in few folders."""
+    return os.path.join(os.path.realpath(folder), "")
