@@ -1,4 +1,4 @@
-"""Cells of tables, in whatever format: their longest text, their coding, ids, JSON, and names in messages."""
+"""Cells of tables in any format: their longest text, its coding, ids, JSON, and how messages quote them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CELL_LIMIT = 1 << 20
 
 
 def id_text(value: object) -> str | None:
-    """An id as a string, None for a blank one and for what is no string or number."""
+    """An id as a string; None if it is blank, or if a cell of its kind cannot be an id."""
     if value is None or value == "" or isinstance(value, (Mapping, bytes)):
         return None
     if isinstance(value, float) and math.isnan(value):

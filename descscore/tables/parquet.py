@@ -148,7 +148,7 @@ class HubTable(_ArrowTable):
         return list(self._data.column_names)
 
     def fingerprint(self, texts: Sequence[str]) -> dict[str, Any]:
-        """Number of rows and hash of all texts."""
+        """The number of rows, and a hash of all texts."""
         digest = hashlib.sha256()
         for batch in self._data.select_columns(list(dict.fromkeys(texts))).iter(1024):
             for name in texts:

@@ -29,12 +29,13 @@ UNREAD_SUFFIXES = frozenset(
         *(".orf", ".pdf", ".psd", ".raf", ".raw", ".rw2", ".svg", ".svgz", ".wmf", ".xcf"),
     ]
 )
-"""Endings of pictures whose formats are not read: such a file is a row where it has a text."""
+"""Endings of pictures in formats that are not read. Such a file is a row, with a fault, if it has a text."""
 
 
 def is_hidden(path: str) -> bool:
-    """Whether a path below a folder or in an archive is one that systems leave behind: its name or
-    a folder's begins with a dot, or it lies in macOS's ``__MACOSX``.
+    """Whether systems left a file behind: its name or a folder's begins with a dot, or is ``__MACOSX``.
+
+    path: Below a folder, or in an archive.
     """
     parts = [part for part in path.split("/") if part not in ("", ".", "..")]
     return any(part.startswith(".") or part == "__MACOSX" for part in parts)
@@ -45,7 +46,7 @@ def _unread(name: str, suffix: str) -> InputError:
 
 
 class _Pair(NamedTuple):
-    """Paths below the folder: of an image and its text, one of which may be missing."""
+    """Paths of an image and its text below the folder. One of the two may be missing."""
 
     image: str | None
     text: str | None

@@ -54,7 +54,7 @@ def _coding(path: Path, head: bytes) -> _Coding:
 
 
 class _Lines:
-    """Lines of a text file. place: the byte where the next one begins; number: of lines read so far."""
+    """Lines of a text file. place: the byte where the next line begins; number: how many were read so far."""
 
     def __init__(self, file: BinaryIO, coding: _Coding, place: int, number: int) -> None:
         file.seek(place)
