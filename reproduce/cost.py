@@ -17,13 +17,13 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TypeAlias
+from typing import Any
 
 import click
 import open_clip
@@ -32,20 +32,17 @@ from open_clip import CLIP
 from torch import Tensor
 
 from descscore.errors import DescscoreError, UsageError
-from descscore.eval.formatting import counted, markdown_table
+from descscore.eval.formatting import counted
 from descscore.eval.throughput import flops, machine
 from descscore.interchange import Exchange, Interchanged, interchange_run
 from descscore.purpose import Site
 from descscore.towers.text import begin, end_positions
 from descscore.training.config import Precision, Tower, preset
-from descscore.training.data import Examples
+from descscore.training.data import Batch, EpochPlan, Examples
 from descscore.training.objective import TextRuns, run_batch
-from descscore.training.plan import Batch, EpochPlan
 from descscore.training.trainer import RunData, Trainer
-from reproduce.performance_page import put_in
+from reproduce.pages import PATH, Json, Part, add_option, merge_runs, render
 
-Json: TypeAlias = Mapping[str, Any]
-DATA_FILE, PAGE_FILE, PART = "training_cost.json", "training.md", "cost"
 GOAL = 5.0
 """How many times faster than its comparison a pair should be, on a CPU."""
 _PRECISIONS = {"no": "float32", "fp16": "float16", "bf16": "bfloat16"}
@@ -303,6 +300,30 @@ def _full(clip: CLIP, tokens: Tensor) -> Tensor:
 FULL = TextRuns(full_encode, full_exchange)
 
 
+def setting_of(run: Json) -> tuple[str, int, str]:
+    """What a run was measured on; a new run takes the place of the known one of the same setting."""
+    return str(run["device"]), int(run["batch_size"]), str(run["precision"])
+
+
+def to_markdown(costs: Json) -> str:
+    """The marked part of the page: a table for each device, with a note where the goal is missed.
+
+    The goal is for float32 on a CPU.
+    """
+    tables: dict[str, dict[str, Any]] = {}
+    for run in costs["runs"]:
+        table = tables.setdefault(run["device"], {"runs": [], "about": {}})
+        table["runs"].append(run)
+        counts = [counted(run[f"{one}s"], one) for one in ("thread", "round", "step")]
+        about = "{}, {}; medians of {} of {}".format(run["machine"], *counts)
+        table["about"][about] = None  # once, where several runs have it
+    given = {"precisions": _PRECISIONS, "comparison": COMPARISON, "goal": GOAL}
+    return render("training_cost", tables=list(tables.values()), **given)
+
+
+PART = Part("training_cost.json", "training.md", "cost", to_markdown)
+
+
 @click.command()
 @click.option("--model", default="ViT-B-32", show_default=True, help="Name in open_clip, or a model folder.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), help="By default a GPU where there is one.")
@@ -324,10 +345,8 @@ FULL = TextRuns(full_encode, full_exchange)
 )
 @click.option("--rounds", default=9, show_default=True, type=click.IntRange(1), help="Turns of every way.")
 @click.option("--steps", default=3, show_default=True, type=click.IntRange(1), help="Steps a turn.")
-@click.option("--output", type=click.Path(path_type=Path), help="Folder of the documentation, to write into.")
-@click.option(
-    "--add", type=click.Path(exists=True, path_type=Path), help="Take the runs of this file; measure nothing."
-)
+@click.option("--output", type=PATH, help="Folder of the documentation, to write into.")
+@add_option
 def main(
     model: str,
     device: str | None,
@@ -343,13 +362,11 @@ def main(
     settings = [
         Setting(model, where, precision, size) for size in sizes or (None,) for precision in precisions
     ]
-    if add:
-        runs = json.loads(add.read_text(encoding="utf-8"))["runs"]
-    else:
-        runs = [measure(setting, rounds, steps) for setting in settings]
+    known = PART.runs(output) if output else []
+    runs = PART.read(add)["runs"] if add else [measure(setting, rounds, steps) for setting in settings]
     click.echo(json.dumps({"runs": runs}, indent=1))
     if output:
-        _keep(runs, output)
+        PART.write({"runs": merge_runs(known, runs, setting_of)}, output)
 
 
 def _device(name: str | None) -> torch.device:
@@ -363,69 +380,6 @@ def _device(name: str | None) -> torch.device:
 def _keep_to(device: torch.device) -> None:
     if device.type == "cpu":
         os.environ["ACCELERATE_USE_CPU"] = "true"  # it would take a GPU that is there
-
-
-def _keep(runs: list[Json], output: Path) -> None:
-    """Add runs to the file and the page in the folder ``output``."""
-    file = output / DATA_FILE
-    known = json.loads(file.read_text(encoding="utf-8"))["runs"] if file.is_file() else []
-    costs = {"runs": put_together(known, runs)}
-    file.write_text(json.dumps(costs, indent=1) + "\n", encoding="utf-8")
-    write_page(costs, output)
-
-
-def put_together(known: Sequence[Json], new: Sequence[Json]) -> list[Json]:
-    """All runs, in a fixed order; a new run replaces the known one of the same setting."""
-    runs = {_setting(run): run for run in (*known, *new)}
-    return [runs[key] for key in sorted(runs)]
-
-
-def _setting(run: Json) -> tuple[str, int, str]:
-    return str(run["device"]), int(run["batch_size"]), str(run["precision"])
-
-
-def write_page(costs: Json, docs: Path) -> None:
-    """Put the table into the page of the folder ``docs``."""
-    page = docs / PAGE_FILE
-    page.write_text(put_in(page.read_text(encoding="utf-8"), PART, measured(costs)), encoding="utf-8")
-
-
-def measured(costs: Json) -> str:
-    """The marked part of the page: a table for each device."""
-    devices = list(dict.fromkeys(str(run["device"]) for run in costs["runs"]))
-    return "\n".join(_device_part([run for run in costs["runs"] if run["device"] == d]) for d in devices)
-
-
-def _device_part(runs: Sequence[Json]) -> str:
-    rows = [_row(run, way) for run in runs for way in run["ways"]]
-    head = ["texts a step", "precision", "way to train", "seconds per 1,000 pairs", "times faster"]
-    head += ["GFLOP a pair", "times less", "peak"]
-    about = [
-        f"{run['machine']}, {counted(run['threads'], 'thread')}; "
-        f"medians of {counted(run['rounds'], 'round')} of {counted(run['steps'], 'step')}"
-        for run in runs
-    ]
-    return f"{markdown_table(head, rows)}\n{'; '.join(dict.fromkeys(about))}.\n"
-
-
-def _row(run: Json, way: Json) -> list[str]:
-    seconds = way["seconds_per_1000"]
-    return [
-        str(run["batch_size"]),
-        _PRECISIONS[run["precision"]],
-        way["name"],
-        f"{seconds:.1f}" if seconds < 100 else f"{seconds:.0f}",
-        "" if way["name"] not in COMPARISON else f"{way['times_faster']:.1f}{_missed(run, way)}",
-        f"{way['gflop_a_pair']:.1f}",
-        "" if way["name"] not in COMPARISON else f"{way['times_less_work']:.1f}",
-        f"{way['peak_gib']:.2f} GiB",
-    ]
-
-
-def _missed(run: Json, way: Json) -> str:
-    """A note where the goal is missed; the goal is for float32 on a CPU."""
-    aimed = run["device"] == "cpu" and run["precision"] == "no"
-    return f" (aimed at: {GOAL:g})" if aimed and way["times_faster"] < GOAL else ""
 
 
 if __name__ == "__main__":

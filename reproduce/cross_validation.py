@@ -36,13 +36,11 @@ from descscore.scorer import DescScorer
 from descscore.tables.open import load_pairs
 from descscore.texts import token_rows
 from descscore.training.config import FinetuneConfig, Tower, preset
-from descscore.training.data import Examples, make_examples
-from descscore.training.finetune import train_without
-from descscore.training.objective import validate
-from descscore.training.plan import cut_at
-from descscore.training.readout import fold_of
-from descscore.training.text_tower import unit_features
+from descscore.training.data import Examples, cut_at, make_examples
+from descscore.training.finetune import train_folds
+from descscore.training.objective import unit_features, validate
 from descscore.training.trainer import Trainer
+from reproduce.pages import PATH
 
 SHORT = 20
 """Tokens of a text's beginning, start and end token included: about the length of Concadia's texts."""
@@ -86,9 +84,9 @@ class FoldData:
     """What recipes are trained and measured on."""
 
     examples: Examples
-    """The training split."""
-    fold: Tensor
-    """``(n,)``, from :func:`fold_of`."""
+    """The training split, with its groups."""
+    folds: int
+    """Number of folds of whole groups."""
     unseen: Examples
     """Pairs that neither the base nor a recipe has seen, for grounding."""
     most: int = 600
@@ -99,17 +97,15 @@ class FoldData:
 
 def cross_validate(model: LoadedModel, data: FoldData, recipes: Sequence[Recipe]) -> Iterator[dict[str, Any]]:
     """Train and measure each recipe on each fold, one record at a time: recipe, fold, accuracies in 0..1."""
-    examples, fold = data.examples, data.fold
     for recipe in recipes:
-        for number in range(int(fold.max()) + 1):
-            held = examples.select(fold == number).sample(data.most)
-            with TemporaryDirectory() as folder:
-                settings = recipe.settings(Tower.of(model.clip))
-                trainer = train_without(model.clip, examples, fold != number, settings, Path(folder))
-            measured = measure(trainer, held, data.unseen)
-            if data.gallery is not None:
-                measured |= recall(trainer.objective.clip, data.gallery)
-            yield {"recipe": recipe.name, "fold": number} | measured
+        settings = recipe.settings(Tower.of(model.clip))
+        with TemporaryDirectory() as folder:
+            trained = train_folds(model.clip, data.examples, data.folds, settings, Path(folder))
+            for number, (held, trainer) in enumerate(trained):
+                measured = measure(trainer, data.examples.select(held).sample(data.most), data.unseen)
+                if data.gallery is not None:
+                    measured |= recall(trainer.objective.clip, data.gallery)
+                yield {"recipe": recipe.name, "fold": number} | measured
 
 
 def measure(trainer: Trainer, held: Examples, unseen: Examples) -> dict[str, Any]:
@@ -137,7 +133,7 @@ def read_folds(model: LoadedModel, data: str, folds: int, cache: Path) -> FoldDa
     """The training split of ``data`` in folds of whole groups; ``val`` holds the unseen pairs."""
     pairs = load_pairs(data)
     examples, unseen = (make_examples(model, pairs.split(name), cache) for name in ("train", "val"))
-    return FoldData(examples, fold_of(examples.groups, folds), unseen)
+    return FoldData(examples, folds, unseen)
 
 
 def remaining(recipes: Sequence[Recipe], output: Path, folds: int) -> list[Recipe]:
@@ -175,12 +171,12 @@ def recall(clip: CLIP, gallery: Gallery) -> dict[str, float]:
 
 @click.command()
 @click.option("--data", required=True, help="Pairs with splits train and val, and with groups.")
-@click.option("--recipes", required=True, type=click.Path(path_type=Path), help="JSON: name -> settings.")
-@click.option("--output", required=True, type=click.Path(path_type=Path), help="JSON lines, added to.")
+@click.option("--recipes", required=True, type=PATH, help="JSON: name -> settings.")
+@click.option("--output", required=True, type=PATH, help="JSON lines, added to.")
 @click.option("--base", default="base", show_default=True, help="The untuned model to start from.")
 @click.option("--folds", default=3, show_default=True, type=click.IntRange(2), help="Number of folds.")
-@click.option("--retrieval", type=click.Path(path_type=Path), help="Data folder with flickr8k, for recall.")
-@click.option("--cache", default=Path("runs/features"), show_default=True, type=click.Path(path_type=Path))
+@click.option("--retrieval", type=PATH, help="Data folder with flickr8k, for recall.")
+@click.option("--cache", default=Path("runs/features"), show_default=True, type=PATH)
 def main(
     data: str, recipes: Path, output: Path, base: str, folds: int, retrieval: Path | None, cache: Path
 ) -> None:

@@ -7,16 +7,14 @@ into a page. Rules choose the pairs. The texts belong to others and are not copi
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import click
 
 from descscore.errors import DataError, UsageError
-from descscore.eval.formatting import markdown_table
 from descscore.eval.statistics.proportions import proportion
 from descscore.eval.word_kinds import kinds_of
 from descscore.eval.words import Explained, WordOptions, WordRow, explain_pairs, occurrences, report
@@ -24,11 +22,7 @@ from descscore.explanations.explainer import ExplainOptions
 from descscore.explanations.explanation import Explanation
 from descscore.scorer import DescScorer
 from descscore.tables.rows import PreferencePair
-from reproduce.performance_page import put_in
-
-DATA_FILE, PAGE_FILE, PART = "explanation_cases.json", "explanations.md", "cases"
-
-Json: TypeAlias = Mapping[str, Any]
+from reproduce.pages import Json, Part, folder_argument, render
 
 SOURCE = "A brown dog runs over wet sand towards the sea, a stick in its mouth."
 """A description of our own; in the counterfactual every caption takes on its purpose."""
@@ -213,92 +207,16 @@ def _listed(rows: Sequence[WordRow]) -> list[dict[str, Any]]:
     return [{"word": row.word, "n": row.mean.n, "mean": row.mean.value, "q": row.q} for row in rows[:_LISTED]]
 
 
-def write(cases: Json, folder: Path) -> None:
-    """Write the file, and the part of the page between its marks.
-
-    Raises :class:`DataError`, and writes nothing, where the page lacks its marks.
-    """
-    page = folder / PAGE_FILE
-    text = put_in(page.read_text(encoding="utf-8"), PART, to_markdown(cases))
-    (folder / DATA_FILE).write_text(json.dumps(cases, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    page.write_text(text, encoding="utf-8")
-
-
 def to_markdown(cases: Json) -> str:
-    """The measured part of the page."""
-    parts = [
-        f"Model: `{cases['signature']}`. {cases['pairs']} pairs, {2 * cases['pairs']} texts.\n",
-        markdown_table(["how often", "share", "95 % interval"], list(_share_rows(cases))),
-    ]
-    for number, case in enumerate(cases["works"], start=1):
-        parts += [f"### Works, {number}: `{case['id']}`\n", _case_table(case)]
-    for number, case in enumerate(cases["fails"], start=1):
-        parts += [f"### Does not work, {number}: `{case['id']}`\n", f"{case['kind']}.\n", _case_table(case)]
-    return "\n".join([*parts, *_mark_lines(cases["marks"])])
+    """The measured part of the page, from the content of the file."""
+    return render("explanation_cases", **cases)
 
 
-def _share_rows(cases: Json) -> Iterator[list[str]]:
-    yield ["the parts of a text add up", f"{100 * cases['converged']:.1f} %", ""]
-    for row in cases["shares"]:
-        between = f"{100 * row['low']:.1f} to {100 * row['high']:.1f}"
-        yield [row["name"], f"{100 * row['value']:.1f} %", between]
-
-
-def _case_table(case: Json) -> str:
-    both = (case["description"], case["caption"])
-    rows = [
-        ["score", *(f"{text['score']:.3f}" for text in both)],
-        ["cosine", *(f"{text['cosine']:+.3f}" for text in both)],
-        ["score of the untuned model", *(f"{text['clip_score']:.3f}" for text in both)],
-        [
-            "log-odds (probability) of being a description",
-            *(f"{text['log_odds']:+.2f} ({text['probability']:.2f})" for text in both),
-        ],
-        ["strongest word for the purpose", *(_strongest_word(text) for text in both)],
-        ["with a description's purpose", "", f"cosine changes by {case['change']:+.3f}"],
-    ]
-    return markdown_table(["what", "description", "caption"], rows)
-
-
-def _strongest_word(text: Json) -> str:
-    """The strongest word by its number and kind, its part, and what leaving it out loses."""
-    word = text["strongest"]
-    kinds = ", ".join(word["kinds"]) or "another word"
-    return (
-        f"word {word['number']} of {text['words']} ({kinds}): "
-        f"{word['part']:+.2f}, left out {word['left_out']:+.2f}"
-    )
-
-
-def _mark_lines(marks: Json) -> Iterator[str]:
-    yield "### Marks of a description and of a caption\n"
-    yield "Mean part of a word in the log-odds of being a description, minus that of all other words:\n"
-    rows = [
-        [row["kind"], str(row["n"]), _signed(row["difference"]), _between(row["low"], row["high"])]
-        for row in marks["kinds"]
-    ]
-    yield markdown_table(["kind of word", "occurrences", "difference", "95 % interval"], rows)
-    for name in ("description", "caption"):
-        listed = _word_list(marks[name])
-        yield f"Single words taken for marks of a {name} (mean part, q < 0.05): {listed}.\n"
-    if marks["agreement"] is not None:
-        yield f"Correlation of a word's part with what leaving it out loses: r {marks['agreement']:.2f}.\n"
-
-
-def _word_list(rows: Sequence[Json]) -> str:
-    return ", ".join(f"`{row['word']}` {row['mean']:+.2f}" for row in rows) or "none"
-
-
-def _signed(value: float | None) -> str:
-    return "-" if value is None else f"{value:+.2f}"
-
-
-def _between(low: float | None, high: float | None) -> str:
-    return "" if low is None or high is None else f"{low:+.2f} to {high:+.2f}"
+PART = Part("explanation_cases.json", "explanations.md", "cases", to_markdown)
 
 
 @click.command()
-@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@folder_argument
 @click.option("--data", required=True, help="Concadia folder, or another data set of pairs.")
 @click.option("--split", default="test", show_default=True, help="Split to look at.")
 @click.option("--model", default="default", show_default=True, help="Model with a purpose read-out.")
@@ -310,7 +228,7 @@ def main(folder: Path, data: str, split: str, model: str) -> None:
     # Pairs with equal texts stay in: no description can win there, and that counts.
     pairs = load_pairs(data, DataOptions(keep_equal=True)).split(split)
     cases, explained = make_cases(scorer, pairs)
-    write(to_json(cases, explained, scorer.signature), folder)
+    PART.write(to_json(cases, explained, scorer.signature), folder)
 
 
 if __name__ == "__main__":

@@ -7,31 +7,26 @@ another machine measured.
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import click
 import torch
 
-from descscore.errors import DataError
-from descscore.eval.formatting import markdown_table
+from descscore.eval.formatting import counted
 from descscore.eval.throughput import machine
 from descscore.explanations.explainer import explain_batch
 from descscore.explanations.explanation import Explanation
 from descscore.scorer import DescScorer
 from descscore.tables.rows import PreferencePair
-from reproduce.performance_page import put_in
+from reproduce.pages import Json, Part, add_option, folder_argument, merge_runs, render
 
 TIMES_GOAL = 5.0
 """How many times cheaper an explanation should be on a GPU than on the same machine's CPU."""
-
-DATA_FILE, PAGE_FILE, PART = "explanation_cost.json", "explanations.md", "cost"
-Json: TypeAlias = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -139,104 +134,54 @@ def run_of(
     }
 
 
-def joined(old: Sequence[Json], new: Sequence[Json]) -> list[Json]:
-    """Runs of ``new``, and those of ``old`` that were on other devices or with other threads."""
-    names = [_name(run) for run in new]
-    return sorted([*(run for run in old if _name(run) not in names), *new], key=_name)
-
-
-def _name(run: Json) -> tuple[int, list[str], int]:
-    return len(run["costs"]), sorted(run["costs"]), run["threads"]
+def setting_of(run: Json) -> tuple[int, tuple[str, ...], int]:
+    """What a run was measured on; a new run takes the place of the known one of the same setting."""
+    return len(run["costs"]), tuple(sorted(run["costs"])), run["threads"]
 
 
 def to_markdown(runs: Sequence[Json]) -> str:
-    """The measured part of the page."""
-    head = ["seconds a text", "texts", "first", "alone", "longest", "together", "times cheaper together"]
-    busy = ["processor seconds a text", "alone", "together"]
-    each = [(run, device) for run in runs for device in run["costs"]]
-    abouts = "\n".join(f"- {_label(run, device)}: {run['machines'][device]}" for run, device in each)
-    gaps = [
-        f"\nWords' parts of the cosine differ between the devices by at most {run['gap']:.1e}.\n"
-        for run in runs
-        if run["gap"] is not None
-    ]
-    shown = markdown_table(head, [_row(*one) for one in each])
-    processor = markdown_table(busy, [_busy_row(*one) for one in each if one[1] == "cpu"])
-    parts = [shown, processor, *_verdicts(runs), "", abouts, *gaps, ""]
-    return "\n".join(parts).replace("\n\n\n", "\n\n")
-
-
-def _verdicts(runs: Sequence[Json]) -> list[str]:
-    """Whether the runs meet the goals, one line each; a device without figures is "not measured"."""
+    """The measured part of the page. A goal that no run was measured for is "not measured"."""
     cpu = [run["costs"]["cpu"] for run in runs if "cpu" in run["costs"]]
-    gains = [
-        run["costs"]["cpu"]["together"] / cost["together"]
+    rows = [
+        {
+            "device": device,
+            "label": _label(run, device),
+            "machine": run["machines"][device],
+            "cost": cost,
+            "gain": _gain(run, device),
+        }
         for run in runs
         for device, cost in run["costs"].items()
-        if device != "cpu" and "cpu" in run["costs"]
     ]
-    slowest = max((cost["alone"] for cost in cpu), default=None)
-    dearest = max((cost["together_busy"] / cost["alone_busy"] for cost in cpu), default=None)
-    return [
-        _verdict(
-            "one text on average in less than a second on a CPU", slowest, slowest and slowest < 1, "{:.3f} s"
-        ),
-        _verdict("many together no dearer on a CPU", dearest, dearest and dearest <= 1, "{:.2f} times"),
-        _verdict(
-            "at least 5 times cheaper on a GPU",
-            min(gains, default=None),
-            bool(gains) and min(gains) >= TIMES_GOAL,
-            "{:.1f} times",
-        ),
-    ]
+    return render(
+        "explanation_cost",
+        rows=rows,
+        slowest=max((cost["alone"] for cost in cpu), default=None),
+        dearest=max((cost["together_busy"] / cost["alone_busy"] for cost in cpu), default=None),
+        gain=min((row["gain"] for row in rows if row["gain"] is not None), default=None),
+        goal=TIMES_GOAL,
+        gaps=[run["gap"] for run in runs if run["gap"] is not None],
+    )
 
 
-def _verdict(goal: str, value: float | None, met: object, form: str) -> str:
-    if value is None:
-        return f"- {goal}: not measured"
-    return f"- {goal}: {form.format(value)}, {'met' if met else 'missed'}"
+def _gain(run: Json, device: str) -> float | None:
+    """How many times cheaper than on the same machine's CPU; None on a CPU."""
+    cpu = run["costs"].get("cpu")
+    return None if device == "cpu" or cpu is None else cpu["together"] / run["costs"][device]["together"]
 
 
 def _label(run: Json, device: str) -> str:
     if device != "cpu":
         return device
-    threads = "1 thread" if run["threads"] == 1 else f"{run['threads']} threads"
     others = " and ".join(other for other in run["costs"] if other != "cpu")
-    return f"cpu, {threads}" + (f", machine with {others}" if others else "")
+    return f"cpu, {counted(run['threads'], 'thread')}" + (f", machine with {others}" if others else "")
 
 
-def _row(run: Json, device: str) -> list[str]:
-    cost, cpu = run["costs"][device], run["costs"].get("cpu")
-    gain = "" if device == "cpu" or cpu is None else f"{cpu['together'] / cost['together']:.1f}"
-    times = [f"{cost[name]:.3f}" for name in ("first", "alone", "longest", "together")]
-    return [_label(run, device), str(cost["texts"]), *times, gain]
-
-
-def _busy_row(run: Json, device: str) -> list[str]:
-    cost = run["costs"][device]
-    return [_label(run, device), f"{cost['alone_busy']:.3f}", f"{cost['together_busy']:.3f}"]
-
-
-def write(runs: Sequence[Json], folder: Path) -> None:
-    """Write the file, and the part of the page between its marks."""
-    page = (folder / PAGE_FILE).read_text(encoding="utf-8")
-    new = put_in(page, PART, to_markdown(runs))
-    (folder / DATA_FILE).write_text(json.dumps({"runs": runs}, indent=1) + "\n", encoding="utf-8")
-    (folder / PAGE_FILE).write_text(new, encoding="utf-8")
-
-
-def read_runs(path: Path) -> list[Json]:
-    """Runs of a file that this command wrote. Raises :class:`DataError` for any other file."""
-    try:
-        runs: list[Json] = json.loads(path.read_text(encoding="utf-8"))["runs"]
-        to_markdown(runs)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path}: not a file of this command ({error!r})") from None
-    return runs
+PART = Part("explanation_cost.json", "explanations.md", "cost", lambda file: to_markdown(file["runs"]))
 
 
 @click.command()
-@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@folder_argument
 @click.option("--data", help="Concadia folder, or another data set of pairs.")
 @click.option("--split", default="test", show_default=True, help="Split whose texts are explained.")
 @click.option("--pairs", type=click.IntRange(min=1), default=32, show_default=True, help="Pairs to explain.")
@@ -244,7 +189,7 @@ def read_runs(path: Path) -> list[Json]:
 @click.option("--device", "devices", multiple=True, default=("cpu",), show_default=True)
 @click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True)
 @click.option("--threads", type=click.IntRange(min=1), help="Threads on the CPU; by default torch's choice.")
-@click.option("--add", type=click.Path(path_type=Path), help="Take over the runs of this file instead.")
+@add_option
 def main(
     folder: Path,
     data: str | None,
@@ -259,10 +204,9 @@ def main(
     """Measure what explanations cost, and write FOLDER/explanation_cost.json and a part of the page there."""
     if (data is None) == (add is None):
         raise click.UsageError("give --data to measure, or --add to take over what was measured")
-    file = folder / DATA_FILE
-    old = read_runs(file) if file.exists() else []
+    known = PART.runs(folder)
     if add is not None:
-        write(joined(old, read_runs(add)), folder)
+        PART.write({"runs": merge_runs(known, PART.read(add)["runs"], setting_of)}, folder)
         return
     from descscore.tables.open import DataOptions, load_pairs
 
@@ -271,7 +215,7 @@ def main(
         torch.set_num_threads(threads)
     material = Material.of(load_pairs(data, DataOptions(keep_equal=True)).split(split)[:pairs])
     run = run_of(model, data, {device: measure(model, device, material, rounds) for device in devices})
-    write(joined(old, [run]), folder)
+    PART.write({"runs": merge_runs(known, [run], setting_of)}, folder)
     click.echo(to_markdown([run]))
 
 

@@ -23,7 +23,6 @@ from torch import Tensor
 from descscore.encoder import Encoder
 from descscore.errors import UsageError
 from descscore.eval.features import image_features
-from descscore.eval.formatting import markdown_table
 from descscore.eval.quality import read_kreiss2022_descriptions
 from descscore.models import LoadedModel, load_model
 from descscore.scorer import DescScorer
@@ -32,8 +31,8 @@ from descscore.tables.rows import PreferencePair
 from descscore.texts import WINDOWS, TextPolicy
 from descscore.training.config import FinetuneConfig
 from descscore.training.data import Examples, make_examples
-from descscore.training.finetune import train_without
-from descscore.training.readout import fold_of
+from descscore.training.finetune import train_folds
+from reproduce.pages import Json, data_option, output_option, render, write_json
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 
@@ -129,13 +128,11 @@ def fold_towers(model: LoadedModel, examples: Examples, run: Path) -> Iterator[t
     folds = settings["calibration_folds"]
     if not folds:
         raise UsageError(f"{run}: has no calibration towers (calibration_folds is 0)")
-    fold = fold_of(examples.groups, folds)
     config = FinetuneConfig(**settings["config"])
-    for number in range(folds):
-        # Already trained: goes on from its last checkpoint, which is its end.
-        trainer = train_without(model.clip, examples, fold != number, config, run / "folds" / f"fold{number}")
+    # Already trained: each goes on from its last checkpoint, which is its end.
+    for held, trainer in train_folds(model.clip, examples, folds, config, run / "folds"):
         tower = trainer.objective.clip.requires_grad_(False).eval()
-        yield Encoder(replace(model, clip=tower), 64), (fold == number).nonzero()[:, 0].tolist()
+        yield Encoder(replace(model, clip=tower), 64), held.nonzero()[:, 0].tolist()
 
 
 def measured(scorer: DescScorer, data: Path) -> list[PolicyRow]:
@@ -169,67 +166,30 @@ def chosen(rows: Sequence[PolicyRow]) -> str:
     return max(means, key=lambda policy: means[policy] - handicap[policy])
 
 
-def markdown(rows: Sequence[PolicyRow]) -> str:
-    """The table that the documentation shows."""
-    cells = [
-        [
-            row.data,
-            row.policy,
-            "" if row.preference is None else f"{100 * row.preference:.1f} % of {row.n}",
-            f"{100 * row.grounding:.1f} % ({row.m} descriptions)",
-        ]
-        for row in rows
-    ]
-    return markdown_table(("data", "policy", "description preferred", "grounding"), cells)
-
-
-_INTRO = """# Long texts
-
-A model reads a text up to its context length, 77 tokens for most. What happens to a longer one is its
-text policy (`--text-policy`, `text_policy=`):
-
-- `truncate` cuts it, keeping its end-of-text token; a result says `truncated`.
-- `windows` groups whole sentences into windows that fit and takes the mean of their features.
-- `weighted-windows` weights that mean by the windows' tokens, so that a short last window counts less.
-- `error` refuses it.
-
-The table compares the policies on pairs with a text over 77 tokens. **Preferred**: pairs in which the
-description has the higher cosine. **Grounding**: how many other images' descriptions an image's own long
-description beats. The mean of the two on held-out books of OpenStax `train` chose the policy, by towers
-that were not trained on those books (the untuned base was pretrained on the pairs, so grounding there is
-high). OpenStax `test` and Kreiss 2022, which has no captions, chose nothing; few of their texts are long.
-
-"""
-
-
-def page(record: dict[str, Any]) -> str:
+def page(record: Json) -> str:
     """``long_texts.md`` from ``long_texts.json``."""
-    rows = [PolicyRow(**row) for row in record["rows"]]
-    best = next(row for row in rows if (row.policy, row.data) == (record["chosen"], CHOSEN_BY))
-    return (
-        f"{_INTRO}{markdown(rows)}\n"
-        f"`{best.policy}` is the default. With {best.n} pairs, differences of under a point may be "
-        "chance. Windows lose nothing of a text, so cutting texts had to be a point better.\n\n"
-        "Written by `python -m reproduce.long_texts --data DATA "
-        "--run runs/results/shipped-0 --output docs` from [long_texts.json](long_texts.json).\n"
+    best = next(
+        row for row in record["rows"] if (row["policy"], row["data"]) == (record["chosen"], CHOSEN_BY)
     )
+    return render("long_texts", rows=record["rows"], best=best)
 
 
 @click.command()
-@click.option("--data", required=True, type=click.Path(path_type=Path, exists=True), help="The data folder.")
+@data_option
 @click.option(
     "--run", required=True, type=click.Path(path_type=Path, exists=True), help="A run with calibration folds."
 )
-@click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder for the results.")
+@output_option
 def main(data: Path, run: Path, output: Path) -> None:
-    """Write long_texts.json and long_texts.md, and print the table and the policy chosen."""
+    """Write long_texts.json and long_texts.md, and print the page and the policy chosen."""
     model = load_model("base")
     rows = cross_validated(model, data, run) + measured(DescScorer.from_pretrained(run), data)
     record: dict[str, Any] = {"chosen": chosen(rows), "rows": [asdict(row) for row in rows]}
     output.mkdir(parents=True, exist_ok=True)
-    (output / "long_texts.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    (output / "long_texts.md").write_text(page(record), encoding="utf-8")
-    click.echo(markdown(rows))
+    write_json(record, output / "long_texts.json")
+    text = page(record)
+    (output / "long_texts.md").write_text(text, encoding="utf-8")
+    click.echo(text)
     click.echo(f"best on {CHOSEN_BY}: {record['chosen']}")
 
 

@@ -1,86 +1,92 @@
-"""Measure the figures of the pages on performance and scaling, and write them into the pages.
+"""Measure speed, number formats and memory, and write the pages on performance and scaling.
 
 ``python -m reproduce.performance --photos FOLDER --data DATASET`` takes half
 an hour on two idle cores. ``--only`` measures some parts and keeps what the file has of the others.
 ``--device cuda`` writes a file of its own; ``--pages`` makes the pages of both files again,
 wherever they were measured.
+
+Memory is that of ``descscore batch`` as its input grows: runs of rising size, each watched from outside. The
+input is the hardest for a long run's memory: it has more photos than a run remembers, in an
+order in which none comes back in time, and every text has a word of its own.
 """
 
 from __future__ import annotations
 
+import csv
 import json
+import subprocess
+import sys
 import tempfile
-from dataclasses import asdict
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 import torch
 
-from descscore.errors import UsageError
-from descscore.eval.precision import compare_precisions, made_sample, published_sample
-from descscore.eval.sample_inputs import as_many, find_photos, make_photos
+from descscore.errors import DataError, UsageError
+from descscore.eval.formatting import PERCENT, listing, percent
+from descscore.eval.precision import (
+    MEAN_GOAL,
+    RANK_GOAL,
+    compare_precisions,
+    made_sample,
+    published_sample,
+)
+from descscore.eval.report.plots import STYLES, WIDTH, Target, drawing
+from descscore.eval.sample_inputs import as_many, caption, find_photos, make_photos
 from descscore.eval.throughput import FEW, Plan, machine, measure
 from descscore.models import check_device, load_model
 from descscore.stream.pairs import cores
 from descscore.tables.open import load_pairs
-from reproduce.memory import watch_runs
-from reproduce.performance_page import (
-    DATA_FILE,
-    GPU_DATA_FILE,
-    PLOT_FILE,
-    billion,
-    measured,
-    measured_gpu,
-    memory_plot,
-    put_in,
-)
+from reproduce.pages import PATH, Json, put_in, read_json, render, write_json
 
 PARTS = ("throughput", "precision", "memory")
+DATA_FILE, GPU_DATA_FILE = "performance.json", "performance_gpu.json"
+PLOT_FILE = "images/memory.svg"
+PHOTOS = 6000
+"""Photos of the longest run: more than the stream remembers."""
+MADE, SIZE = 64, (160, 120)
+SHARD = 1000
 
-
-@click.command()
-@click.option("--photos", type=click.Path(path_type=Path), help="Folder of full-size photos; not on a GPU.")
-@click.option("--data", help="Data set of pairs for the check of precision; by default made-up ones.")
-@click.option("--pairs", multiple=True, type=int, default=(1000, 10_000, 100_000), show_default=True)
-@click.option("--rounds", type=click.IntRange(1), default=5, show_default=True)
-@click.option("--at-least", type=click.IntRange(1), help="Photos of a run: 100, on a GPU 60,000.")
-@click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
-@click.option("--only", type=click.Choice(PARTS), multiple=True, help="Measure this part. May be repeated.")
-@click.option("--output", type=click.Path(path_type=Path), default=Path("docs"), show_default=True)
-@click.option("--pages", is_flag=True, help="Measure nothing; write the pages of what was measured.")
-def main(output: Path, device: str, only: tuple[str, ...], pages: bool, **given: Any) -> None:
-    """Measure into OUTPUT/performance.json or, on a GPU, performance_gpu.json, and write the pages there."""
-    target = check_device(device)
-    if not pages:
-        output.mkdir(parents=True, exist_ok=True)  # before minutes of measuring, not after
-        file = output / (GPU_DATA_FILE if target.type == "cuda" else DATA_FILE)
-        figures = _read(file)
-        where = {"machine": machine(target), "cores": cores()}
-        for part in only or PARTS:
-            figures[part] = _MEASURES[part](target, given)
-            figures.setdefault("machines", {})[part] = where
-            file.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-    if (output / DATA_FILE).is_file() and (output / "performance.md").is_file():
-        write_pages(_read(output / DATA_FILE), _read(output / GPU_DATA_FILE), output)
-
-
-def _read(file: Path) -> dict[str, Any]:
-    """What was measured before; nothing where the file is not there."""
-    figures: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    return figures
-
-
-def write_pages(figures: dict[str, Any], gpu: dict[str, Any], output: Path) -> None:
-    """The plots, and the marked parts of the pages in ``output``, from what was measured."""
-    memory_plot(figures["memory"]["runs"], output / PLOT_FILE)
-    for page, name, made in (
-        ("performance.md", "measured", measured(figures)),
-        ("performance.md", "gpu", measured_gpu(gpu)),
-        ("scaling.md", "billion", billion(figures, gpu)),
-    ):
-        text = (output / page).read_text(encoding="utf-8")
-        (output / page).write_text(put_in(text, name, made), encoding="utf-8")
+TIMES_GOAL = {"float32": 4.0, "bf16": 6.0}
+"""How many times torchmetrics' rate a CPU should reach, by number format."""
+SHARE_GOAL = 0.85
+"""Share of decoding and forward passes added up that a CPU should reach."""
+GPU_GOALS = {
+    "bf16, 1 text a photo: share of the lower ceiling": 0.85,
+    "bf16: image tower, share of the matrix rate": 0.45,
+    "bf16: text tower, share of the matrix rate": None,
+    "bf16, 1 text a photo: times torchmetrics in float32": 10.0,
+}
+"""What a GPU should reach; None for a figure that is only reported."""
+GROWTH_GOAL = 50e6
+"""Bytes that memory may grow by from the last run but one to the last."""
+_GPU_COMMAND = (
+    "descscore eval throughput --device cuda --precision bf16 --compile --texts 1 "
+    "--count 64 --size 500x375 --at-least {photos} --rounds {rounds}"
+)
+_LONG = {"photos": 60_000, "rounds": 5}
+"""What to measure with where nothing was: so many photos that starting the workers hardly counts."""
+_UNDECODED = "without decoding, pairs a second"
+_FIGURES = (
+    "decoding alone, images a second",
+    "image tower alone, images a second",
+    "text tower alone, texts a second",
+    "end to end, pairs a second",
+    "torchmetrics CLIPScore, pairs a second",
+    "matrix products, GFLOP a second",
+    "image tower, share of the matrix rate",
+    "text tower, share of the matrix rate",
+    "image tower, GFLOP an image",
+    "text tower, GFLOP a text",
+    "both towers, GFLOP a pair",
+    "torchmetrics CLIPScore, GFLOP a pair",
+)
+"""Figures that are shown for each run, a row each."""
 
 
 def _throughputs(device: torch.device, given: dict[str, Any]) -> list[dict[str, Any]]:
@@ -121,6 +127,305 @@ def _memory(device: torch.device, given: dict[str, Any]) -> dict[str, Any]:
 
 
 _MEASURES = {"throughput": _throughputs, "precision": _precision, "memory": _memory}
+
+
+Sample = tuple[float, int]
+"""Seconds since the start, and resident bytes of all processes of the run."""
+
+
+@dataclass(frozen=True)
+class Watched:
+    """One run."""
+
+    pairs: int
+    seconds: float
+    """Of scoring, as the run says."""
+    row_bytes: float
+    """Bytes of results on disk for a row."""
+    samples: tuple[Sample, ...]
+    shards: tuple[float, ...]
+    """Seconds from the start to each finished shard of :data:`SHARD` rows."""
+
+    @property
+    def peak(self) -> int:
+        """Most resident bytes at a time."""
+        return max(size for _, size in self.samples)
+
+    def to_json(self) -> dict[str, Any]:
+        """With at most 200 samples, each the largest of its stretch."""
+        step = -(-len(self.samples) // 200)
+        kept = [
+            max(self.samples[i : i + step], key=lambda s: s[1]) for i in range(0, len(self.samples), step)
+        ]
+        return {**asdict(replace(self, samples=tuple(kept))), "peak": self.peak}
+
+
+def watch_runs(sizes: Sequence[int], model: str, every: float = 0.5, device: str = "cpu") -> list[Watched]:
+    """A run of each size, one after the other, with a bundled or other model."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        photos = as_many(make_photos(folder / "made", MADE, SIZE), folder / "photos", min(PHOTOS, max(sizes)))
+        return [
+            _watch(
+                write_input(folder / f"{size}.csv", photos, size),
+                size,
+                ("--model", model, "--device", device),
+                every,
+            )
+            for size in sizes
+        ]
+
+
+def write_input(path: Path, photos: Sequence[Path], pairs: int) -> Path:
+    """A table of ``pairs`` rows over ``photos`` in turn."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("id", "image", "text"))
+        for i in range(pairs):
+            writer.writerow((i, photos[i % len(photos)].resolve(), f"{caption(i)} {_name(i)}"))
+    return path
+
+
+_SYLLABLES = (
+    *("ba", "dre", "fi", "gno", "hu", "ki", "lo", "mer"),
+    *("nu", "pol", "qua", "ri", "so", "tu", "ve", "wy"),
+)
+
+
+def _name(number: int) -> str:
+    """A word of its own for each number."""
+    return "".join(_SYLLABLES[number >> shift & 15] for shift in (20, 16, 12, 8, 4, 0))
+
+
+def _watch(source: Path, pairs: int, chosen: Sequence[str], every: float) -> Watched:
+    output = source.with_suffix("")
+    code = "from descscore.cli import main; main()"
+    options = ("--output", str(output), *chosen, "--shard-size", str(SHARD))
+    started, wall = time.perf_counter(), time.time()
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, "batch", str(source), *options, "--image-root", "/", "--json"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    samples = []
+    while process.poll() is None:
+        samples.append((time.perf_counter() - started, resident(process.pid)))
+        time.sleep(every)
+    summary = _summary(process, pairs)
+    files = sorted(output.glob("*.parquet"))
+    shards = tuple(sorted(path.stat().st_mtime - wall for path in files))
+    size = sum(path.stat().st_size for path in files)
+    return Watched(pairs, summary["seconds"], size / pairs, tuple(samples), shards)
+
+
+def _summary(process: subprocess.Popen[str], pairs: int) -> dict[str, Any]:
+    assert process.stdout is not None
+    with process.stdout as stream:
+        text = stream.read()
+    if process.returncode:
+        raise DataError(f"a batch of {pairs} pairs ended with exit code {process.returncode}")
+    summary: dict[str, Any] = json.loads(text)
+    if summary["statuses"] != {"ok": pairs}:
+        raise DataError(f"of {pairs} pairs not all were scored: {summary['statuses']}")
+    return summary
+
+
+def resident(pid: int) -> int:
+    """Resident bytes of a process and of all that it has started, memory that they share counted once.
+
+    The sum of their proportional set sizes: decoded pictures lie in memory that every worker maps, which
+    plain resident sizes would count once for each, and the more of it the longer the workers run.
+    """
+    try:
+        import psutil
+    except ImportError:
+        raise DataError("watching memory needs psutil: pip install psutil") from None
+    total = 0
+    try:
+        process = psutil.Process(pid)
+        for one in (process, *process.children(recursive=True)):
+            total += _resident(one)
+    except psutil.NoSuchProcess:
+        pass
+    return total
+
+
+def _resident(process: Any) -> int:
+    import psutil
+
+    try:
+        return int(process.memory_full_info().pss)
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):
+        return 0
+
+
+def write_pages(figures: Json, gpu: Json, output: Path) -> None:
+    """The plots, and the marked parts of the pages in ``output``, from what was measured."""
+    memory_plot(figures["memory"]["runs"], output / PLOT_FILE)
+    for page, name, made in (
+        ("performance.md", "measured", measured(figures)),
+        ("performance.md", "gpu", measured_gpu(gpu)),
+        ("scaling.md", "billion", billion(figures, gpu)),
+    ):
+        text = (output / page).read_text(encoding="utf-8")
+        (output / page).write_text(put_in(text, name, made), encoding="utf-8")
+
+
+def measured(figures: Json) -> str:
+    """The CPU's part of the page on performance."""
+    rates = []
+    for run in figures["throughput"]:
+        times = f"{run['precision']}, {run['texts']} texts a photo: times torchmetrics in float32"
+        share = f"{run['precision']}: share of decoding and forward passes added up"
+        rates += [_rate(run, times, TIMES_GOAL[run["precision"]], 2), _rate(run, share, SHARE_GOAL)]
+    return _performance(figures, rates, gpu=False)
+
+
+def measured_gpu(figures: Json) -> str:
+    """The GPU's part of the page on performance; rows of parts that are missing say so."""
+    run = next(iter(figures.get("throughput", [])), None)
+    rates = [_rate(run, what, goal) for what, goal in GPU_GOALS.items()]
+    return _performance(figures, rates, gpu=True, rate_command=_GPU_COMMAND.format(**(run or _LONG)))
+
+
+def _performance(figures: Json, rates: Sequence[Sequence[str]], gpu: bool, rate_command: str = "") -> str:
+    runs, memory = figures.get("throughput", []), figures.get("memory")
+    undecoded = gpu and any(_UNDECODED in run["figures"] for run in runs)
+    return render(
+        "performance",
+        gpu=gpu,
+        rates=rates,
+        rate_command=rate_command,
+        throughput=runs,
+        parts=(*_FIGURES, _UNDECODED) if undecoded else _FIGURES,
+        machines=figures.get("machines"),
+        precision=figures.get("precision", {"rows": []}),
+        mean_goal=MEAN_GOAL,
+        rank_goal=RANK_GOAL,
+        memory=memory,
+        growth_goal=GROWTH_GOAL,
+        each=_each,
+        memory_words=memory_words(memory["runs"]) if memory else "",
+        plot=PLOT_FILE,
+    )
+
+
+def _rate(run: Json | None, what: str, goal: float | None, digits: int = 1) -> tuple[str, str, str]:
+    """What, goal, and the value of the figure that ``what`` names at its end."""
+    name = what.partition(": ")[2].removesuffix(" in float32")
+    value, is_share = None if run is None else run["figures"].get(name), "share" in name
+    aim = "reported"
+    if goal is not None:
+        aim = f"≥ {100 * goal:.0f}{PERCENT}" if is_share else f"≥ {goal:g}"
+    if value is None:
+        return what, aim, "not measured"
+    shown = percent(value) if is_share else f"{value:.{digits}f}"
+    return what, aim, shown if goal is None or value >= goal else f"{shown}, missed"
+
+
+def billion(cpu: Json, gpu: Json) -> str:
+    """The part of the page on scaling: what a billion pairs take at the rates measured."""
+    rows = []
+    for run in cpu["throughput"]:
+        figures = run["figures"]
+        single = 1 / (
+            1 / figures["decoding alone, images a second"]
+            + 1 / figures["image tower alone, images a second"]
+            + 1 / figures["text tower alone, texts a second"]
+        )
+        for texts, rate in ((run["texts"], figures["end to end, pairs a second"]), (1, single)):
+            rows.append({"name": run["precision"], "texts": texts, "rate": rate})
+    return render(
+        "scaling",
+        rows=rows,
+        cores=cpu["machines"]["throughput"]["cores"],
+        row_bytes=cpu["memory"]["runs"][-1]["row_bytes"],
+        card=next(iter(gpu.get("throughput", [])), None),
+        card_cores=gpu["machines"]["throughput"]["cores"] if gpu.get("throughput") else None,
+    )
+
+
+def memory_plot(runs: Sequence[Json], target: Target) -> None:
+    """Resident megabytes, and milliseconds a pair, by pairs done (on a logarithmic axis); a line a run."""
+    with drawing(WIDTH, 4.6, target) as figure:
+        above, below = figure.subplots(2, 1, sharex=True)
+        for run, style in zip(runs, STYLES, strict=False):
+            look = {"color": style.colour, "linestyle": style.line, "label": f"{run['pairs']:,} pairs"}
+            done, held = _memory_line(run)
+            above.plot(done, held, **look)
+            done, took = _time_line(run)
+            below.plot(done, took, **look)
+        below.set(xscale="log", xlabel="pairs done", ylabel="milliseconds a pair")
+        above.set_ylabel("resident megabytes")
+        for axes in (above, below):
+            axes.set_ylim(bottom=0)
+            axes.grid(color="#DDDDDD", linewidth=0.6)
+        figure.legend(*above.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+
+
+def memory_words(runs: Sequence[Json]) -> str:
+    """What the plot shows, for those who cannot see it."""
+    return (
+        f"Two line plots over pairs done, a line for each run of {_each(runs, '{pairs:,}')} pairs. Above, "
+        f"resident megabytes: at most {_each(runs, '{megabytes:,.0f}')}. Below, milliseconds a pair: over "
+        f"the whole run {_each(runs, '{milliseconds:.1f}')}."
+    )
+
+
+def _each(runs: Sequence[Json], form: str) -> str:
+    """A list with one number for each run: its pairs, peak megabytes, or milliseconds a pair."""
+    return listing(
+        [
+            form.format(
+                pairs=run["pairs"],
+                megabytes=run["peak"] / 1e6,
+                milliseconds=1000 * run["seconds"] / run["pairs"],
+            )
+            for run in runs
+        ]
+    )
+
+
+def _memory_line(run: Json) -> tuple[Any, Any]:
+    """Pairs done, at least one, and megabytes: ``(samples,)`` each."""
+    times, sizes = np.array(run["samples"], dtype=float).T
+    ends = np.array(run["shards"])
+    rows = np.linspace(0, run["pairs"], len(ends) + 1)
+    done = np.interp(times, [ends[-1] - run["seconds"], *ends], rows)
+    return done.clip(1), sizes / 1e6
+
+
+def _time_line(run: Json) -> tuple[Any, Any]:
+    """Pairs done and milliseconds a pair at the end of each shard but the first: ``(shards - 1,)`` each."""
+    ends = np.array(run["shards"])
+    rows = run["pairs"] / len(ends)
+    return rows * np.arange(2, len(ends) + 1), 1000 * np.diff(ends) / rows
+
+
+@click.command()
+@click.option("--photos", type=PATH, help="Folder of full-size photos; not on a GPU.")
+@click.option("--data", help="Data set of pairs for the check of precision; by default made-up ones.")
+@click.option("--pairs", multiple=True, type=int, default=(1000, 10_000, 100_000), show_default=True)
+@click.option("--rounds", type=click.IntRange(1), default=5, show_default=True)
+@click.option("--at-least", type=click.IntRange(1), help="Photos of a run: 100, on a GPU 60,000.")
+@click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
+@click.option("--only", type=click.Choice(PARTS), multiple=True, help="Measure this part. May be repeated.")
+@click.option("--output", type=PATH, default=Path("docs"), show_default=True)
+@click.option("--pages", is_flag=True, help="Measure nothing; write the pages of what was measured.")
+def main(output: Path, device: str, only: tuple[str, ...], pages: bool, **given: Any) -> None:
+    """Measure into OUTPUT/performance.json or, on a GPU, performance_gpu.json, and write the pages there."""
+    target = check_device(device)
+    if not pages:
+        output.mkdir(parents=True, exist_ok=True)  # before minutes of measuring, not after
+        file = output / (GPU_DATA_FILE if target.type == "cuda" else DATA_FILE)
+        figures = read_json(file)
+        where = {"machine": machine(target), "cores": cores()}
+        for part in only or PARTS:
+            figures[part] = _MEASURES[part](target, given)
+            figures.setdefault("machines", {})[part] = where
+            write_json(figures, file)
+    if (output / DATA_FILE).is_file() and (output / "performance.md").is_file():
+        write_pages(read_json(output / DATA_FILE), read_json(output / GPU_DATA_FILE), output)
 
 
 if __name__ == "__main__":

@@ -26,9 +26,8 @@ from descscore.tables.open import load_pairs
 from descscore.tables.rows import PreferencePair
 from descscore.texts import pad
 from descscore.towers.text import run_from_block, run_to_block
-from descscore.training.data import Examples
-from descscore.training.losses import interchange_hits, interchange_logits
-from descscore.training.plan import draw_sources
+from descscore.training.data import Examples, draw_sources
+from descscore.training.losses import interchange_hits, pair_logits
 
 SEED = 0
 RANDOM_ROTATIONS = 3
@@ -94,7 +93,7 @@ class _Runs:
             rows = torch.arange(len(run.tokens))
             parts.append(run_from_block(self._clip, run.replaced(rows, state)))
         images = self._images[torch.arange(len(self._sources)) % len(self._images)]
-        logits = interchange_logits(images, self._plain, torch.cat(parts), self._clip.logit_scale)
+        logits = pair_logits(images, self._plain, torch.cat(parts), self._clip.logit_scale)
         hits = interchange_hits(logits, self._sources < len(self._images))
         return float(hits.double().mean())
 

@@ -17,9 +17,10 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any, TypeAlias
 
 import click
@@ -36,6 +37,9 @@ from descscore.eval.preference import (
     probability_row,
 )
 from descscore.eval.quality import measure
+from descscore.eval.report import plots
+from descscore.eval.report.page_human import forest_alt
+from descscore.eval.report.page_pairs import preference_alt
 from descscore.eval.statistics.proportions import cluster_mean
 from descscore.models import LoadedModel
 from descscore.scorer import DescScorer
@@ -45,10 +49,12 @@ from descscore.training.config import PRESETS, FinetuneConfig, Tower
 from descscore.training.data import make_examples
 from descscore.training.finetune import Request, finetune
 from reproduce.cross_validation import Recipe
+from reproduce.pages import PATH, data_option, output_option, read_json, render, write_json
 from reproduce.purpose_subspace import interchange_table
-from reproduce.results_page import write_page
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
+Record: TypeAlias = dict[str, Any]
+Reading: TypeAlias = Callable[[Record], "float | None"]
 
 log = logging.getLogger(__name__)
 
@@ -149,9 +155,9 @@ def train_run(run: Run, data: Path, work: Path) -> Path:
     return finetune(request, configure, lambda line: log.info("%s", line))
 
 
-def measure_model(scorer: DescScorer, sets: Sets, work: Path) -> dict[str, Any]:
+def measure_model(scorer: DescScorer, sets: Sets, work: Path) -> Record:
     """All measurements of one model, as plain JSON types, shares in 0..1."""
-    record: dict[str, Any] = {"signature": scorer.signature}
+    record: Record = {"signature": scorer.signature}
     for name, pairs in sets.pairs.items():
         scores = model_pair_scores(scorer, pairs, "model")
         record[f"{name}_preference"] = _preference(scores, pairs, sets.owner[name])
@@ -165,11 +171,11 @@ def measure_model(scorer: DescScorer, sets: Sets, work: Path) -> dict[str, Any]:
     return record
 
 
-def _preference(scores: PairScores, pairs: Sequence[PreferencePair], owner: Array) -> dict[str, Any]:
+def _preference(scores: PairScores, pairs: Sequence[PreferencePair], owner: Array) -> Record:
     return asdict(preference_rows(scores, pairs, owner)[0])
 
 
-def _interchange(model: LoadedModel, sets: Sets, work: Path) -> list[dict[str, Any]] | None:
+def _interchange(model: LoadedModel, sets: Sets, work: Path) -> list[Record] | None:
     if model.purpose is None:
         return None
     examples, purpose = make_examples(model, sets.pairs["openstax"], work / "features"), model.purpose
@@ -177,14 +183,14 @@ def _interchange(model: LoadedModel, sets: Sets, work: Path) -> list[dict[str, A
     return [asdict(row) for row in rows]
 
 
-def against_base(record: dict[str, Any], base: dict[str, Any], owner: Array) -> dict[str, Any]:
+def against_base(record: Record, base: Record, owner: Array) -> Record:
     """Paired difference of Concadia grounding from the base, with its 95 % interval over images."""
     mine, others = (np.array(one["concadia_wins_over_others"]) for one in (record, base))
     estimate = cluster_mean(mine - others, owner)
     return {"value": estimate.value, "low": estimate.low, "high": estimate.high, "n": estimate.n}
 
 
-def text_baselines(sets: Sets) -> dict[str, Any]:
+def text_baselines(sets: Sets) -> Record:
     """Rules that see the texts alone: "longer wins" and an n-gram classifier fitted on OpenStax ``train``."""
     train = load_pairs(str(sets.folder / "openstax")).split("train")
     rows = {}
@@ -194,7 +200,7 @@ def text_baselines(sets: Sets) -> dict[str, Any]:
     return rows
 
 
-def gather(data: Path, work: Path, kept: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
+def gather(data: Path, work: Path, kept: Sequence[Record] = ()) -> Record:
     """Train and measure all runs, except those that are trained or measured already.
 
     kept: records of earlier runs, which stay as they are.
@@ -219,7 +225,7 @@ def gather(data: Path, work: Path, kept: Sequence[dict[str, Any]] = ()) -> dict[
     return {"baselines": text_baselines(sets), "base": _without_items(base), "runs": records}
 
 
-def _measured(source: str, folder: Path, sets: Sets, work: Path, memory: ImageMemory) -> dict[str, Any]:
+def _measured(source: str, folder: Path, sets: Sets, work: Path, memory: ImageMemory) -> Record:
     path = folder / "measured.json"
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
@@ -227,17 +233,17 @@ def _measured(source: str, folder: Path, sets: Sets, work: Path, memory: ImageMe
         scorer = DescScorer.from_pretrained(source, text_policy="truncate")
         scorer.encoder = RememberingEncoder(scorer.model, scorer.encoder.batch_size, memory)
         path.write_text(json.dumps(measure_model(scorer, sets, work)), encoding="utf-8")
-    measured: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    measured: Record = json.loads(path.read_text(encoding="utf-8"))
     return measured
 
 
-def _without_items(record: dict[str, Any]) -> dict[str, Any]:
+def _without_items(record: Record) -> Record:
     return {key: value for key, value in record.items() if not key.endswith("wins_over_others")}
 
 
-def kept_records(path: Path, again: Sequence[str]) -> list[dict[str, Any]]:
+def kept_records(path: Path, again: Sequence[str]) -> list[Record]:
     """The records in ``path`` without the models ``again``. Raises :class:`UsageError` for unknown models."""
-    records: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["runs"]
+    records: list[Record] = json.loads(path.read_text(encoding="utf-8"))["runs"]
     known = sorted({record["name"] for record in records})
     for name in again:
         if name not in known:
@@ -245,12 +251,182 @@ def kept_records(path: Path, again: Sequence[str]) -> list[dict[str, Any]]:
     return [record for record in records if record["name"] not in again]
 
 
-@click.command()
-@click.option("--data", required=True, type=click.Path(path_type=Path, exists=True), help="The data folder.")
-@click.option(
-    "--work", required=True, type=click.Path(path_type=Path), help="Folder for adapters and caches."
+RELIABILITY, FOREST, PREFERENCE = "reliability.svg", "readers.svg", "preference.svg"
+RATERS = "BLV"
+_SETS = (("OpenStax test", "openstax"), ("Concadia", "concadia"))
+
+
+def write_page(results: Record, output: Path, report: Record | None = None) -> None:
+    """Write ``results.md`` and its plots. report: from ``descscore eval report``, or None."""
+    (output / "results.md").write_text(page(results, report), encoding="utf-8")
+    if report is not None:
+        write_figures(report, output)
+    shipped = shipped_record(results)
+    curves = [{"model": name, "bins": shipped[f"{key}_probability"]["bins"]} for name, key in _SETS]
+    plots.reliability(curves, output / RELIABILITY)
+
+
+def shipped_record(results: Record) -> Record:
+    """The run that ships: the first seed of the shipped recipe."""
+    return next(run for run in results["runs"] if (run["name"], run["seed"]) == ("shipped", 0))
+
+
+def over_seeds(runs: Sequence[Record], read: Reading) -> str:
+    """``mean ± sd`` in per cent, the one value of a single run, or a dash where there is none."""
+    values = [100 * value for run in runs if (value := read(run)) is not None]
+    if not values:
+        return "-"
+    return f"{mean(values):.1f} ± {stdev(values):.1f}" if len(values) > 1 else f"{values[0]:.1f}"
+
+
+def _preferred(key: str) -> Reading:
+    return lambda run: float(run[f"{key}_preference"]["value"])
+
+
+def _grounding(run: Record) -> float:
+    return float(run["concadia_grounding"])
+
+
+def _quality(part: str) -> Reading:
+    return lambda run: next(float(figure["value"]) for figure in run["quality"] if part in figure["name"])
+
+
+def _trained(run: Record) -> float | None:
+    """Interchange accuracy at the k that the run was trained with."""
+    k = run.get("config", {}).get("k")
+    rows = run["interchange"] or []
+    return next((row["value"] for row in rows if (row["subspace"], row["k"]) == ("trained", k)), None)
+
+
+_COLUMNS: dict[str, Reading] = {
+    "Concadia, description preferred": _preferred("concadia"),
+    "OpenStax test, description preferred": _preferred("openstax"),
+    "Concadia grounding, over other descriptions": _grounding,
+    "Concadia grounding, over other photos": _quality("Concadia grounding"),
+    "OpenStax test interchange at the trained k": _trained,
+}
+_TRANSFER: dict[str, Reading] = {
+    "Caltech-101": _quality("Caltech-101"),
+    "Tiny ImageNet": _quality("Tiny ImageNet"),
+    "image to text R@10": _quality("image to text recall@10"),
+    "text to image R@10": _quality("text to image recall@10"),
+}
+
+
+_SETTINGS = (
+    *("learning_rate", "batch_size", "epochs", "text_window", "token_dropout", "word_swap"),
+    *("contrastive_weight", "hold_weight", "spread_weight", "interpolation"),
 )
-@click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder for the results.")
+
+
+_SUBSPACES = ("trained", "complement", "random")
+
+
+def page(results: Record, report: Record | None = None) -> str:
+    """The whole page, from the contents of ``results.json`` and ``report.json`` alone."""
+    shipped = shipped_record(results)
+    interchange: dict[int, Record] = {}
+    for row in sorted(shipped["interchange"], key=lambda row: row["k"]):
+        if row["subspace"] in _SUBSPACES:
+            interchange.setdefault(row["k"], {})[row["subspace"]] = row["value"]
+    return render(
+        "results",
+        **_shown_in_tables(results),
+        report=report,
+        **({} if report is None else _report_tables(report)),
+        goals=_goals(shipped, results["base"]),
+        columns=_COLUMNS,
+        transfer=_TRANSFER,
+        difference=_difference,
+        shipped=shipped,
+        kinds=_SUBSPACES,
+        interchange=interchange,
+        full_swap=next(row for row in shipped["interchange"] if row["subspace"] == "full swap"),
+        probabilities={name: shipped[f"{key}_probability"] for name, key in _SETS},
+        settings=_SETTINGS,
+        # A run made before a setting existed had the value that is now its default.
+        defaults={field.name: field.default for field in fields(FinetuneConfig)},
+    )
+
+
+def readme_table(results: Record) -> str:
+    """The README's short table: the shipped model, its base, the LoRA presets and text-only rules."""
+    reads = (_preferred("concadia"), _preferred("openstax"), _grounding)
+    return render("readme_results", **_shown_in_tables(results), reads=reads)
+
+
+def _shown_in_tables(results: Record) -> Record:
+    """The base and the runs by name, seeds together; and per cent preferred by rules that see texts alone."""
+    models: dict[str, list[Record]] = {"base": [results["base"]]}
+    for run in results["runs"]:
+        models.setdefault(run["name"], []).append(run)
+    baselines: dict[str, dict[str, str]] = {}
+    for name, row in results["baselines"].items():
+        metric, _, data = name.rpartition(", ")
+        baselines.setdefault(metric, {"openstax": ""})[data] = f"{100 * row['value']:.1f}"
+    return {"models": models, "baselines": baselines, "over_seeds": over_seeds}
+
+
+def _goals(shipped: Record, base: Record) -> list[tuple[str, float, float]]:
+    """Name, goal and value of all that is aimed at, in per cent."""
+    low = shipped["grounding_difference"]["low"]
+    return [
+        ("description preferred, Concadia", 85.0, 100 * shipped["concadia_preference"]["value"]),
+        ("description preferred, OpenStax `test`", 97.0, 100 * shipped["openstax_preference"]["value"]),
+        ("grounding less the base's, lower bound", -3.0, -100.0 if low is None else 100 * low),
+        ("interchange accuracy at the trained k", 95.0, 100 * (_trained(shipped) or 0)),
+        *(
+            (f"{name} less the base's", -2.0, 100 * ((read(shipped) or 0) - (read(base) or 0)))
+            for name, read in _TRANSFER.items()
+        ),
+    ]
+
+
+def _difference(estimate: Record) -> str:
+    value, low, high = (estimate[key] for key in ("value", "low", "high"))
+    between = "" if low is None else f" ({100 * low:+.1f} to {100 * high:+.1f})"
+    return f"{100 * value:+.1f}{between}"
+
+
+def write_figures(report: Record, folder: Path) -> None:
+    """Write the forest plot of BLV readers and the preference bars on the first data set."""
+    plots.forest(_blv_rows(report), folder / FOREST)
+    plots.preference_bars(report["preference"][0]["rows"], folder / PREFERENCE)
+
+
+def _blv_rows(report: Record) -> list[Record]:
+    """The report's correlations with blind and low-vision readers' ratings."""
+    return [row for row in report["human"][0]["rows"] if row["raters"] == RATERS]
+
+
+def _report_tables(report: Record) -> Record:
+    """What the page shows of the report.
+
+    ``taus``: Kendall's tau times 100 with Flickr8k's caption ratings, of models, then of published metrics.
+    ``attacks``: by hostile text and metric, how often it scores over the description on the first data set.
+    """
+    taus: dict[str, Record] = {}
+    for row in report["captions"][0]["rows"]:
+        taus.setdefault(row["model"], {})[row["set"]] = 100 * row["tau"]
+    for row in report["captions"][0]["published"]:
+        taus[f"{row['metric']} (published)"] = row
+    attacks: dict[str, Record] = {}
+    for row in report["sanity"][0]["rows"]:
+        attacks.setdefault(row["attack"], {})[row["metric"]] = row["value"]
+    return {
+        "forest_alt": forest_alt(_blv_rows(report), "blind and low-vision readers"),
+        "preference_alt": preference_alt(report["preference"][0]["rows"]),
+        "readers": _blv_rows(report),
+        "taus": taus,
+        "attacks": attacks,
+        "metrics": list(dict.fromkeys(row["metric"] for row in report["sanity"][0]["rows"])),
+    }
+
+
+@click.command()
+@data_option
+@click.option("--work", required=True, type=PATH, help="Folder for adapters and caches.")
+@output_option
 @click.option(
     "--only", help="Only train, and only runs whose names start with this: to share the work among processes."
 )
@@ -272,13 +448,13 @@ def main(
             if run.name.startswith(only):
                 train_run(run, data, work)
         return
-    path, report_file = output / "results.json", output / "report.json"
+    path = output / "results.json"
     if not from_json:
         results = gather(data, work, kept_records(path, again) if again else ())
         output.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    report = json.loads(report_file.read_text(encoding="utf-8")) if report_file.is_file() else None
-    write_page(json.loads(path.read_text(encoding="utf-8")), output, report)
+        write_json(results, path)
+    results = json.loads(path.read_text(encoding="utf-8"))
+    write_page(results, output, read_json(output / "report.json") or None)
 
 
 if __name__ == "__main__":

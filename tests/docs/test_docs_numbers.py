@@ -17,9 +17,9 @@ import pytest
 
 from descscore.texts import DEFAULT_POLICY
 from doc_pages import ROOT, pages, read
-from reproduce import context_study as context_page
-from reproduce import cost as cost_page
-from reproduce.results_page import write_figures, write_page
+from reproduce import context_study, cost
+from reproduce.pages import Part
+from reproduce.results import write_figures, write_page
 
 DOCS = ROOT / "docs"
 GENERATED = {
@@ -77,16 +77,10 @@ def test_results_page_and_its_plots_are_those_of_the_files(tmp_path: Path) -> No
         assert drawn_text(tmp_path / name) == drawn_text(DOCS / name), name
 
 
-def test_context_tables_are_those_of_the_file() -> None:
-    page = read(f"docs/{context_page.PAGE_FILE}")
-    assert context_page.put_in(page, loaded(context_page.DATA_FILE)) == page
-
-
-def test_the_cost_of_training_is_that_of_the_file(tmp_path: Path) -> None:
-    page = read(f"docs/{cost_page.PAGE_FILE}")
-    (tmp_path / cost_page.PAGE_FILE).write_text(page, encoding="utf-8")
-    cost_page.write_page(loaded(cost_page.DATA_FILE), tmp_path)
-    assert (tmp_path / cost_page.PAGE_FILE).read_text(encoding="utf-8") == page
+@pytest.mark.parametrize("part", [context_study.PART, cost.PART], ids=lambda part: part.data)
+def test_a_part_of_a_page_is_that_of_its_file(part: Part) -> None:
+    page = read(f"docs/{part.page}")
+    assert part.put_in(page, loaded(part.data)) == page
 
 
 def test_the_default_text_policy_is_the_one_that_concepts_names() -> None:

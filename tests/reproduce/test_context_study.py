@@ -24,7 +24,7 @@ from descscore.models import load_model
 from descscore.options import Group
 from descscore.texts import DEFAULT_POLICY
 from report_data import IMAGES, TEXTS, make_flickr, make_kreiss, write_csv
-from reproduce.context_study import DATA_FILE, PAGE_FILE, PUBLISHED, measured, put_in, study
+from reproduce.context_study import PART, PUBLISHED, study, to_markdown
 from reproduce.context_study import main as study_command
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -179,7 +179,7 @@ def test_the_commands_print_them(data: Path, tiny_folder: Path) -> None:
 
 
 def test_every_measured_number_on_the_page_follows_the_file(found: dict[str, Any]) -> None:
-    text = measured(found)
+    text = to_markdown(found)
     rows = found["models"][0]["contexts"][0]["rows"]
     assert text.count("\n| BLV | ") == 4
     assert len(re.findall(r"^\| sighted", text, re.MULTILINE)) == 7
@@ -189,7 +189,7 @@ def test_every_measured_number_on_the_page_follows_the_file(found: dict[str, Any
     changed["models"][0]["contexts"][0]["rows"][0]["r_context"] += 0.5
     changed["models"][0]["contexts"][0]["texts"]["mean_norm"] += 1
     changed["models"][0]["taus"]["reference_score"] += 0.1
-    lines = zip(text.splitlines(), measured(changed).splitlines(), strict=True)
+    lines = zip(text.splitlines(), to_markdown(changed).splitlines(), strict=True)
     assert len([1 for before, after in lines if before != after]) == 3
 
 
@@ -199,7 +199,7 @@ def test_a_gain_is_seen_where_its_interval_says_so(found: dict[str, Any]) -> Non
         for number, row in enumerate(other["models"][0]["contexts"][0]["rows"]):
             low = 0.05 if number < sure else -0.05
             row["change"] = {"value": 0.1, "low": low, "high": 0.2, "p": 0.5}
-        return measured(other)
+        return to_markdown(other)
 
     assert "The published gain is not seen: no rise can be told from none." in with_changes(0)
     assert "it rises in 11 of 11 (the change's interval lies above 0 in 0, below 0 in 0)" in with_changes(0)
@@ -212,23 +212,23 @@ def test_the_command_writes_file_and_page(
     asked: list[Any] = []
     module = "reproduce.context_study"
     monkeypatch.setattr(f"{module}.study", lambda *given: asked.append(given) or found)
-    page = tmp_path / PAGE_FILE
+    page = tmp_path / PART.page
     page.write_text("Before\n<!-- measured -->\nold\n<!-- /measured -->\nAfter\n", encoding="utf-8")
     given = ("--data", data, "--model", "a", "--model", "b", "--output", tmp_path, "--resamples", 99)
     result = CliRunner().invoke(study_command, [str(value) for value in given], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     assert asked == [(data, ("a", "b"), QUICK)]
-    numbers = json.loads((tmp_path / DATA_FILE).read_text(encoding="utf-8"))
+    numbers = json.loads((tmp_path / PART.data).read_text(encoding="utf-8"))
     written = page.read_text(encoding="utf-8")
-    assert written == f"Before\n<!-- measured -->\n{measured(numbers)}<!-- /measured -->\nAfter\n"
+    assert written == f"Before\n<!-- measured -->\n{to_markdown(numbers)}<!-- /measured -->\nAfter\n"
     with pytest.raises(DataError, match="lacks the lines"):
-        put_in("no marks", numbers)
+        PART.put_in("no marks", numbers)
 
 
 def test_the_committed_page_is_that_of_the_committed_file() -> None:
-    numbers = json.loads((DOCS / DATA_FILE).read_text(encoding="utf-8"))
-    page = (DOCS / PAGE_FILE).read_text(encoding="utf-8")
-    assert put_in(page, numbers) == page
+    numbers = json.loads((DOCS / PART.data).read_text(encoding="utf-8"))
+    page = (DOCS / PART.page).read_text(encoding="utf-8")
+    assert PART.put_in(page, numbers) == page
     assert [model["model"] for model in numbers["models"]] == ["base", "default"]
     for model in numbers["models"]:  # measured with the weights that are shipped
         assert (

@@ -17,22 +17,22 @@ from descscore.errors import DescscoreError, UsageError
 from descscore.interchange import Exchange
 from descscore.purpose import Site
 from descscore.towers.text import end_positions
-from descscore.training.plan import EpochPlan
+from descscore.training.data import EpochPlan
 from descscore.training.trainer import Trainer
 from reproduce import cost
 from reproduce.cost import (
     COMPARISON,
-    DATA_FILE,
-    PAGE_FILE,
+    PART,
     WAYS,
     Setting,
     made_up,
     main,
     make_way,
-    measured,
-    put_together,
     scored_images,
+    setting_of,
+    to_markdown,
 )
+from reproduce.pages import merge_runs
 
 CPU = torch.device("cpu")
 
@@ -158,13 +158,13 @@ def test_the_command_measures_every_way_and_keeps_other_runs(
 ) -> None:
     multiprocessing.set_forkserver_preload(["reproduce.cost"])
     monkeypatch.setattr(cost, "OWN_PROCESS", "forkserver")  # six processes that need not load torch again
-    (tmp_path / PAGE_FILE).write_text("A\n<!-- cost -->\nold\n<!-- /cost -->\nB\n")
+    (tmp_path / PART.page).write_text("A\n<!-- cost -->\nold\n<!-- /cost -->\nB\n")
     known = [one_run(device="cuda", batch_size=384), one_run(machine="to be replaced", batch_size=4)]
-    (tmp_path / DATA_FILE).write_text(json.dumps({"runs": known}))
+    (tmp_path / PART.data).write_text(json.dumps({"runs": known}))
     options = ["--model", str(tiny_folder), "--batch-size", "4", "--rounds", "2", "--steps", "1"]
     done = CliRunner().invoke(main, [*options, "--device", "cpu", "--output", str(tmp_path)])
     assert done.exit_code == 0, done.output
-    found = json.loads((tmp_path / DATA_FILE).read_text())["runs"]
+    found = json.loads((tmp_path / PART.data).read_text())["runs"]
     assert [(run["device"], run["batch_size"]) for run in found] == [("cpu", 4), ("cuda", 384)]
     assert json.loads(done.stdout)["runs"] == found[:1]
     ways = found[0]["ways"]
@@ -177,8 +177,8 @@ def test_the_command_measures_every_way_and_keeps_other_runs(
         assert way["times_less_work"] == pytest.approx(other["gflop_a_pair"] / way["gflop_a_pair"])
         # Both towers multiply at least what one pass of the texts at full context does, and its gradients.
         assert way["times_less_work"] > 2 or way is other
-    page = (tmp_path / PAGE_FILE).read_text()
-    assert page == f"A\n<!-- cost -->\n{measured({'runs': found})}<!-- /cost -->\nB\n"
+    page = (tmp_path / PART.page).read_text()
+    assert page == f"A\n<!-- cost -->\n{to_markdown({'runs': found})}<!-- /cost -->\nB\n"
 
 
 def die(name: str, setting: Setting) -> float:
@@ -195,12 +195,12 @@ def test_a_measuring_process_that_dies_is_an_error_that_names_the_way(
 
 
 def test_another_machines_file_is_taken_over(tmp_path: Path) -> None:
-    (tmp_path / PAGE_FILE).write_text("<!-- cost -->\n<!-- /cost -->\n")
+    (tmp_path / PART.page).write_text("<!-- cost -->\n<!-- /cost -->\n")
     (tmp_path / "theirs.json").write_text(json.dumps({"runs": [one_run(device="cuda")]}))
     done = CliRunner().invoke(main, ["--add", str(tmp_path / "theirs.json"), "--output", str(tmp_path)])
     assert done.exit_code == 0, done.output
-    assert json.loads((tmp_path / DATA_FILE).read_text())["runs"] == [one_run(device="cuda")]
-    assert "A machine" in (tmp_path / PAGE_FILE).read_text()
+    assert json.loads((tmp_path / PART.data).read_text())["runs"] == [one_run(device="cuda")]
+    assert "A machine" in (tmp_path / PART.page).read_text()
 
 
 def one_run(**changes: Any) -> dict[str, Any]:
@@ -221,7 +221,7 @@ def one_run(**changes: Any) -> dict[str, Any]:
 
 
 def test_the_page_shows_what_was_measured_and_tells_a_goal_that_is_missed() -> None:
-    shown = measured({"runs": [one_run(), one_run(device="cuda", precision="bf16", machine="A card")]})
+    shown = to_markdown({"runs": [one_run(), one_run(device="cuda", precision="bf16", machine="A card")]})
     lines = shown.splitlines()
     assert "| 12 | float32 | bft-lora | 38.0 | 5.3 | 3.8 | 5.3 | 1.23 GiB |" in lines
     assert "| 12 | float32 | das-lora, one pass | 42.0 | 4.8 (aimed at: 5) | 4.2 | 4.8 | 1.23 GiB |" in lines
@@ -236,5 +236,5 @@ def test_the_page_shows_what_was_measured_and_tells_a_goal_that_is_missed() -> N
 def test_runs_of_the_same_setting_are_replaced_and_the_order_is_fixed() -> None:
     old = [one_run(), one_run(device="cuda"), one_run(batch_size=384)]
     new = one_run(machine="newer")
-    assert put_together(old, [new]) == [new, old[2], old[1]]
-    assert put_together([], [*reversed(old)]) == put_together([], old)
+    assert merge_runs(old, [new], setting_of) == [new, old[2], old[1]]
+    assert merge_runs([], [*reversed(old)], setting_of) == merge_runs([], old, setting_of)

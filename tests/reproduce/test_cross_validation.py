@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,8 @@ from toy_examples import examples
 from descscore.adapters import weights_hash
 from descscore.errors import UsageError
 from descscore.models import load_model
+from descscore.training import finetune
 from descscore.training.config import Tower, preset
-from descscore.training.readout import fold_of
 from reproduce import cross_validation
 from reproduce.cross_validation import FoldData, Gallery, Recipe, cross_validate, read_recipes, recall
 
@@ -24,7 +25,7 @@ def test_a_fold_is_measured_without_having_been_trained_on(
     tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[set[bytes]] = []
-    real = cross_validation.train_without
+    real = finetune.train_without
 
     def spy(clip, pairs, keep, *rest):  # type: ignore[no-untyped-def]
         seen.append({row.numpy().tobytes() for row in pairs.select(keep).images})
@@ -37,12 +38,12 @@ def test_a_fold_is_measured_without_having_been_trained_on(
         measured.append({row.numpy().tobytes() for row in held.images})
         return measure(trainer, held, unseen)
 
-    monkeypatch.setattr(cross_validation, "train_without", spy)
+    monkeypatch.setattr(finetune, "train_without", spy)
     monkeypatch.setattr(cross_validation, "measure", spy_measure)
     model, data = load_model(tiny_folder, "cpu"), examples()
     before = model.weights_hash
     recipe = Recipe("joint", "joint", {"epochs": 6, "batch_size": 8, "learning_rate": 1e-2})
-    folds = FoldData(data, fold_of(["x"] * 8 + ["y"] * 8 + ["z"] * 8, 3), data)
+    folds = FoldData(replace(data, groups=("x",) * 8 + ("y",) * 8 + ("z",) * 8), 3, data)
     records = list(cross_validate(model, folds, [recipe]))
     assert [(r["recipe"], r["fold"]) for r in records] == [("joint", 0), ("joint", 1), ("joint", 2)]
     for train, held in zip(seen, measured, strict=True):
@@ -57,7 +58,7 @@ def test_recall_is_measured_beside_on_other_texts(tiny_folder: Path) -> None:
     """As counted by hand from plain open_clip's features of the same tower."""
     model, data = load_model(tiny_folder, "cpu"), examples()
     gallery = Gallery(data.images, data.tokens, torch.arange(len(data)).repeat(2))
-    folds = FoldData(data, fold_of(["x"] * 12 + ["y"] * 12, 2), data, gallery=gallery)
+    folds = FoldData(replace(data, groups=("x",) * 12 + ("y",) * 12), 2, data, gallery=gallery)
     found = next(cross_validate(model, folds, [Recipe("as it is", "joint", {"epochs": 1, "batch_size": 8})]))
     assert {"recall_image_to_text", "recall_text_to_image"} <= set(found)
     plain = recall(model.clip, gallery)

@@ -134,8 +134,8 @@ def hold_their_rules(found: dict[str, Any]) -> None:
 
 def test_the_committed_page_shows_the_committed_file_and_the_bundled_model() -> None:
     """After a change of the weights this fails until the command has been run again."""
-    found = json.loads((ROOT / "docs" / cases_page.DATA_FILE).read_text(encoding="utf-8"))
-    page = (ROOT / "docs" / cases_page.PAGE_FILE).read_text(encoding="utf-8")
+    found = json.loads((ROOT / "docs" / cases_page.PART.data).read_text(encoding="utf-8"))
+    page = (ROOT / "docs" / cases_page.PART.page).read_text(encoding="utf-8")
     assert f"<!-- cases -->\n{cases_page.to_markdown(found)}<!-- /cases -->" in page
     hold_their_rules(found)
     assert found["signature"] == DescScorer.from_pretrained(device="cpu").signature
@@ -146,7 +146,7 @@ def test_what_cannot_be_written_is_said(data: Path, tiny_folder: Path, tmp_path:
     with pytest.raises(UsageError, match="no purpose read-out"):
         make_cases(DescScorer.from_pretrained(tiny_folder, device="cpu"), load_pairs(data).split("test"))
     (tmp_path / "explanations.md").write_text("no marks", encoding="utf-8")
-    committed = json.loads((ROOT / "docs" / cases_page.DATA_FILE).read_text(encoding="utf-8"))
+    committed = json.loads((ROOT / "docs" / cases_page.PART.data).read_text(encoding="utf-8"))
     with pytest.raises(DataError, match="lacks the lines <!-- cases -->"):
-        cases_page.write(committed, tmp_path)
-    assert not (tmp_path / cases_page.DATA_FILE).exists()
+        cases_page.PART.write(committed, tmp_path)
+    assert not (tmp_path / cases_page.PART.data).exists()

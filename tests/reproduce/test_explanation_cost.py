@@ -16,6 +16,7 @@ from descscore.errors import DataError
 from descscore.explanations.explainer import explain_batch
 from pictures import make_photo
 from reproduce import explanation_cost as cost
+from reproduce.pages import merge_runs
 
 ROOT = Path(__file__).parents[2]
 MARKS = "before\n<!-- cost -->\nold\n<!-- /cost -->\nafter\n"
@@ -57,7 +58,7 @@ def run(*args: object) -> Result:
 
 def test_the_command_measures_and_keeps_other_runs(folder: Path, data: Path, tiny_folder: Path) -> None:
     other = made(cpu=costs(0.2, 0.1), cuda=costs(0.02, 0.01))
-    cost.write([other], folder)
+    cost.PART.write({"runs": [other]}, folder)
     threads = torch.get_num_threads()
     try:
         done = run(folder, "--data", data, "--model", tiny_folder, "--rounds", 1, "--threads", 1)
@@ -124,13 +125,13 @@ def test_the_page_says_how_many_times_cheaper_a_gpu_is() -> None:
 def test_a_new_run_takes_the_place_of_one_like_it(folder: Path, tmp_path: Path) -> None:
     old, other = made(cpu=costs(0.3, 0.3)), made(1, cpu=costs(0.4, 0.4))
     new = made(cpu=costs(0.2, 0.2))
-    assert cost.joined([old, other], [new]) == [other, new]
-    cost.write([old], folder)
+    assert merge_runs([old, other], [new], cost.setting_of) == [other, new]
+    cost.PART.write({"runs": [old]}, folder)
     file = tmp_path / "other.json"
     both = made(cpu=costs(0.2, 0.1), cuda=costs(0.02, 0.01))
     file.write_text(json.dumps({"runs": [both]}))
     assert run(folder, "--add", file).exit_code == 0
-    assert cost.read_runs(folder / cost.DATA_FILE) == [old, both]
+    assert cost.PART.runs(folder) == [old, both]
 
 
 def test_what_cannot_be_done_is_said(folder: Path, tmp_path: Path) -> None:
@@ -138,14 +139,14 @@ def test_what_cannot_be_done_is_said(folder: Path, tmp_path: Path) -> None:
     for text in ("no JSON", "[]", '{"runs": [{}]}', '{"runs": 5}'):
         (tmp_path / "bad.json").write_text(text)
         with pytest.raises(DataError, match=r"bad\.json: not a file of this command"):
-            cost.read_runs(tmp_path / "bad.json")
+            cost.PART.read(tmp_path / "bad.json")
     (folder / "explanations.md").write_text("no marks")
     with pytest.raises(DataError, match="lacks the lines <!-- cost -->"):
-        cost.write([made(cpu=costs(0.3, 0.3))], folder)
-    assert not (folder / cost.DATA_FILE).exists()
+        cost.PART.write({"runs": [made(cpu=costs(0.3, 0.3))]}, folder)
+    assert not (folder / cost.PART.data).exists()
 
 
 def test_the_committed_page_is_that_of_the_committed_file() -> None:
-    runs = cost.read_runs(ROOT / "docs" / cost.DATA_FILE)
-    page = (ROOT / "docs" / cost.PAGE_FILE).read_text(encoding="utf-8")
+    runs = cost.PART.runs(ROOT / "docs")
+    page = (ROOT / "docs" / cost.PART.page).read_text(encoding="utf-8")
     assert f"<!-- cost -->\n{cost.to_markdown(runs)}<!-- /cost -->" in page

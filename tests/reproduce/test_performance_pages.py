@@ -17,17 +17,20 @@ import torch
 
 from descscore.errors import DataError
 from descscore.eval.throughput import Rates, Work
-from reproduce import memory, performance, performance_page
-from reproduce.memory import Watched, resident, watch_runs, write_input
-from reproduce.performance import write_pages
-from reproduce.performance_page import (
+from reproduce import performance
+from reproduce.pages import put_in
+from reproduce.performance import (
     DATA_FILE,
     PLOT_FILE,
+    Watched,
     billion,
     measured,
     memory_plot,
     memory_words,
-    put_in,
+    resident,
+    watch_runs,
+    write_input,
+    write_pages,
 )
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -93,7 +96,7 @@ def gpu(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_what_a_gpu_reaches_is_told_as_met_or_missed(gpu: dict[str, Any]) -> None:
-    page = performance_page.measured_gpu(gpu)
+    page = performance.measured_gpu(gpu)
     cells = [[cell.strip() for cell in line.split("|")] for line in page.splitlines()]
     rows = {row[1]: row[3] for row in cells if len(row) == 6}
     assert rows["bf16, 1 text a photo: share of the lower ceiling"].startswith("80.0")
@@ -105,16 +108,16 @@ def test_what_a_gpu_reaches_is_told_as_met_or_missed(gpu: dict[str, Any]) -> Non
     assert "a card: 60,000 photos of 500 x 375 (64 different) with 1 text each" in page
     assert "| without decoding, pairs | 9,000.0 |" in page
     gpu["throughput"][0]["figures"].pop("without decoding, pairs a second")
-    assert "without decoding" not in performance_page.measured_gpu(gpu)
+    assert "without decoding" not in performance.measured_gpu(gpu)
 
 
 @pytest.mark.parametrize("missing", ["throughput", "precision", "memory"])
 def test_what_no_gpu_has_measured_says_so_beside_its_command(gpu: dict[str, Any], missing: str) -> None:
     del gpu[missing]
-    lines = [line for line in performance_page.measured_gpu(gpu).splitlines() if "not measured" in line]
+    lines = [line for line in performance.measured_gpu(gpu).splitlines() if "not measured" in line]
     assert len(lines) == {"throughput": 4, "precision": 2, "memory": 1}[missing]
     assert all("`descscore eval" in line or "`python -m" in line for line in lines)
-    lines = [line for line in performance_page.measured_gpu({}).splitlines() if "not measured" in line]
+    lines = [line for line in performance.measured_gpu({}).splitlines() if "not measured" in line]
     assert len(lines) == 7
 
 
@@ -122,7 +125,7 @@ def test_a_part_measured_alone_leaves_the_others(
     gpu: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on a machine that has the card and not the pages."""
-    file = tmp_path / performance_page.GPU_DATA_FILE
+    file = tmp_path / performance.GPU_DATA_FILE
     file.write_text(json.dumps(gpu), encoding="utf-8")
     monkeypatch.setattr(performance, "check_device", lambda _: torch.device("cuda"))
     monkeypatch.setattr(performance, "machine", lambda _: "another card")
@@ -140,9 +143,9 @@ def test_a_part_measured_alone_leaves_the_others(
         "precision": "another card",
         "memory": "a card",
     }
-    page = performance_page.measured_gpu(written)
+    page = performance.measured_gpu(written)
     assert "with 1 text each, medians of 3 rounds. Precision: another card.\n" in page
-    assert [path.name for path in tmp_path.iterdir()] == [performance_page.GPU_DATA_FILE]
+    assert [path.name for path in tmp_path.iterdir()] == [performance.GPU_DATA_FILE]
 
 
 def test_a_billion_pairs_by_hand(found: dict[str, Any]) -> None:
@@ -183,7 +186,7 @@ def test_pages_are_written_between_their_marks(
     write_pages(found, gpu, tmp_path)
     page = (tmp_path / "scaling.md").read_text(encoding="utf-8")
     assert page == f"before\n<!-- billion -->\n{billion(found, gpu)}<!-- /billion -->\nafter\n"
-    assert performance_page.measured_gpu(gpu) in (tmp_path / "performance.md").read_text(encoding="utf-8")
+    assert performance.measured_gpu(gpu) in (tmp_path / "performance.md").read_text(encoding="utf-8")
     assert (tmp_path / PLOT_FILE).is_file()
     with pytest.raises(DataError, match="lacks the lines"):
         put_in("nothing", "measured", "")
@@ -195,10 +198,10 @@ def committed(name: str) -> dict[str, Any]:
 
 
 def test_the_committed_pages_are_those_of_the_files() -> None:
-    cpu, gpu = committed(DATA_FILE), committed(performance_page.GPU_DATA_FILE)
+    cpu, gpu = committed(DATA_FILE), committed(performance.GPU_DATA_FILE)
     for page, part, made in (
         ("performance.md", "measured", measured(cpu)),
-        ("performance.md", "gpu", performance_page.measured_gpu(gpu)),
+        ("performance.md", "gpu", performance.measured_gpu(gpu)),
         ("scaling.md", "billion", billion(cpu, gpu)),
     ):
         shown = (DOCS / page).read_text(encoding="utf-8")
@@ -258,7 +261,7 @@ def test_the_input_repeats_no_photo_soon_and_no_word_ever(tmp_path: Path) -> Non
 
 @pytest.mark.long
 def test_a_run_is_watched_to_its_end(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "SHARD", 20)
+    monkeypatch.setattr(performance, "SHARD", 20)
     (found,) = watch_runs([50], str(tiny_folder), every=0.1)
     assert found.pairs == 50
     assert len(found.shards) == 3

@@ -10,8 +10,7 @@ from toy_examples import examples
 
 from descscore.interchange import Rotation
 from descscore.models import load_model
-from descscore.training.data import Examples
-from descscore.training.plan import draw_sources
+from descscore.training.data import Examples, draw_sources
 from reproduce.purpose_subspace import interchange_table, sizes
 
 

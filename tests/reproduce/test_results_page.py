@@ -12,11 +12,14 @@ import pytest
 
 from descscore.errors import UsageError
 from descscore.eval.formatting import markdown_table
-from reproduce.results import SEEDS, SHIPPED, kept_records, runs
-from reproduce.results_page import (
+from reproduce.results import (
+    SEEDS,
+    SHIPPED,
+    kept_records,
     over_seeds,
     page,
     readme_table,
+    runs,
     write_page,
 )
 

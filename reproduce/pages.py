@@ -1,0 +1,122 @@
+"""Pages that commands write: templates filled from JSON files, and the options that the commands share.
+
+A command measures, and writes its numbers into a JSON file. A template in ``reproduce/templates`` shows
+them as Markdown. The text goes between two marks of a page, ``<!-- name -->`` and ``<!-- /name -->``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import click
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateError
+
+from descscore.errors import DataError
+from descscore.eval.formatting import counted, listing, percent, plain, signed, signed_interval
+
+Json: TypeAlias = Mapping[str, Any]
+
+PATH = click.Path(path_type=Path)
+folder_argument = click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+data_option = click.option(
+    "--data", required=True, type=click.Path(path_type=Path, exists=True), help="The data folder."
+)
+output_option = click.option("--output", required=True, type=PATH, help="Folder for the results.")
+add_option = click.option(
+    "--add", type=click.Path(exists=True, path_type=Path), help="Take the runs of this file; measure nothing."
+)
+
+
+def render(template: str, **values: Any) -> str:
+    """The Markdown that ``templates/TEMPLATE.md.jinja`` makes of ``values``."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        undefined=StrictUndefined,
+        autoescape=False,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    for form in (counted, listing, percent, plain, signed, flow):
+        environment.filters[form.__name__] = form
+    environment.globals["signed_interval"] = signed_interval
+    return environment.get_template(f"{template}.md.jinja").render(values)
+
+
+def flow(text: str) -> str:
+    """Lines of a template as the one line that they are in the page."""
+    return " ".join(line.strip(" ") for line in text.strip("\n").split("\n"))
+
+
+def put_in(text: str, name: str, made: str) -> str:
+    """A page with ``made`` between its lines ``<!-- name -->`` and ``<!-- /name -->``.
+
+    Raises :class:`DataError` for a page without these lines.
+    """
+    start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    before, _, rest = text.partition(start)
+    _, mark, after = rest.partition(end)
+    if not mark:
+        raise DataError(f"the page lacks the lines {start} and {end}")
+    return f"{before}{start}\n{made}{end}{after}"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a page, made from one JSON file in the same folder."""
+
+    data: str
+    """Name of the JSON file."""
+    page: str
+    """Name of the page."""
+    name: str
+    """Name in the marks."""
+    markdown: Callable[[Json], str]
+    """Makes the part from the content of the file."""
+
+    def put_in(self, text: str, content: Json) -> str:
+        """The page with this part. Raises :class:`DataError` for a page without its marks."""
+        return put_in(text, self.name, self.markdown(content))
+
+    def write(self, content: Json, folder: Path) -> None:
+        """Write the file, and the part of the page. Writes nothing where the page lacks the marks."""
+        page = folder / self.page
+        text = self.put_in(page.read_text(encoding="utf-8"), content)
+        write_json(content, folder / self.data)
+        page.write_text(text, encoding="utf-8")
+
+    def read(self, path: Path) -> dict[str, Any]:
+        """The content of such a file. Raises :class:`DataError` for any other file."""
+        try:
+            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            self.markdown(content)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, TemplateError) as error:
+            raise DataError(f"{path}: not a file of this command ({error!r})") from None
+        return content
+
+    def runs(self, folder: Path) -> list[Json]:
+        """The runs that the file in ``folder`` has; none where it is not there."""
+        file = folder / self.data
+        return list(self.read(file)["runs"]) if file.is_file() else []
+
+
+def merge_runs(known: Sequence[Json], new: Sequence[Json], setting: Callable[[Json], Any]) -> list[Json]:
+    """All runs in the order of their settings; a new run replaces the known one of the same setting."""
+    runs = {setting(run): run for run in (*known, *new)}
+    return [runs[key] for key in sorted(runs)]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The content of a JSON file; nothing where the file is not there."""
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return content
+
+
+def write_json(content: Json, path: Path) -> None:
+    """Write readable JSON, with a line break at its end."""
+    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8")
