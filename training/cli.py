@@ -13,6 +13,8 @@ import click
 
 from descscore.training.config import Tower, options, preset
 
+_PATH = click.Path(path_type=Path)
+
 
 def setting_options(command: Any) -> Any:
     """An option for every setting of a run; without it, the preset decides."""
@@ -25,7 +27,7 @@ def setting_options(command: Any) -> Any:
 
 @click.command()
 @click.option("--data", required=True, help="Concadia folder, table (CSV, JSONL, Parquet), or hub data set.")
-@click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder for the adapter.")
+@click.option("--output", required=True, type=_PATH, help="Folder for the adapter.")
 @click.option(
     "--preset",
     "name",
@@ -35,17 +37,17 @@ def setting_options(command: Any) -> Any:
 )
 @click.option("--base", default="base", show_default=True, help="The untuned model to start from.")
 @click.option("--device", help="Torch device; by default a GPU where there is one.")
-@click.option("--train-split", default="train", show_default=True, help="Split to train on.")
+@click.option("--train-split", "train", default="train", show_default=True, help="Split to train on.")
 @click.option(
-    "--validation-split", default="val", show_default=True, help="Split to validate on; '' for none."
+    "--validation-split",
+    "validation",
+    default="val",
+    show_default=True,
+    help="Split to validate on; '' for none.",
 )
-@click.option("--reference-split", help="Split whose descriptions percentiles refer to.")
-@click.option(
-    "--image-root", type=click.Path(path_type=Path), help="Folder that image paths are relative to."
-)
-@click.option(
-    "--cache", type=click.Path(path_type=Path), help="Folder for image features; by default in --output."
-)
+@click.option("--reference-split", "reference", help="Split whose descriptions percentiles refer to.")
+@click.option("--image-root", type=_PATH, help="Folder that image paths are relative to.")
+@click.option("--cache", type=_PATH, help="Folder for image features; by default in --output.")
 @click.option(
     "--calibration-folds",
     type=click.IntRange(0),
@@ -61,21 +63,7 @@ def setting_options(command: Any) -> Any:
     help="Number format in which fully tuned weights are kept.",
 )
 @setting_options
-def train(
-    data: str,
-    output: Path,
-    name: str,
-    base: str,
-    device: str | None,
-    train_split: str,
-    validation_split: str,
-    reference_split: str | None,
-    image_root: Path | None,
-    cache: Path | None,
-    calibration_folds: int,
-    weights: Any,
-    **settings: Any,
-) -> None:
+def train(name: str, output: Path, validation: str, image_root: Path | None, **given: Any) -> None:
     """Fine-tune a CLIP to prefer descriptions; started again, it goes on from its last checkpoint.
 
     The folder --output then is a model for --model. A setting without a default takes the preset's value.
@@ -84,29 +72,20 @@ def train(
     from descscore.training.finetune import Request, finetune
 
     _show_log()
-    given = {key: value for key, value in settings.items() if value is not None}
-    if "lora_rank" in given:
-        given.setdefault("lora_alpha", given["lora_rank"])
+    offered = {option.name: given.pop(option.name) for option in options()}
+    settings = {key: value for key, value in offered.items() if value is not None}
+    if "lora_rank" in settings:
+        settings.setdefault("lora_alpha", settings["lora_rank"])
 
     def report(line: dict[str, Any]) -> None:
         click.echo("  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in line.items()))
 
     request = Request(
-        data=data,
-        output=output,
-        base=base,
-        device=device,
-        train=train_split,
-        validation=validation_split or None,
-        reference=reference_split,
-        options=DataOptions(image_root=image_root),
-        cache=cache,
-        calibration_folds=calibration_folds,
-        weights=weights,
+        output=output, validation=validation or None, options=DataOptions(image_root=image_root), **given
     )
 
     def configure(tower: Tower) -> Any:
-        return replace(preset(name, tower), **given)
+        return replace(preset(name, tower), **settings)
 
     finetune(request, configure, report)
     history = json.loads((output / "run.json").read_text(encoding="utf-8"))["history"]

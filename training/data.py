@@ -1,4 +1,10 @@
-"""Pairs made ready for training: image features computed once, texts as tokens."""
+"""Training data: pairs as examples, and what each step of an epoch shows of them.
+
+Images are encoded once, and texts become rows of tokens. What a step trains on is drawn from the seed, the
+epoch and nothing else. Every epoch has an order of its own and alters texts in its own way. No state is
+carried from step to step, so a run that goes on from a checkpoint sees what an undisturbed one would have
+seen.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +15,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from descscore.cache import FeatureCache, image_key
 from descscore.encoder import Encoder
@@ -16,6 +23,11 @@ from descscore.errors import DataError
 from descscore.models import LoadedModel
 from descscore.tables.rows import PreferencePair
 from descscore.texts import Tokenizer, token_rows
+from descscore.training.config import FinetuneConfig
+
+NEIGHBOURS = 8
+"""Number of similar words from which a word's replacement is drawn."""
+_ROWS_AT_ONCE = 1024
 
 
 @dataclass(frozen=True)
@@ -84,3 +96,241 @@ def make_examples(
     texts = [pair.description for pair in pairs] + [pair.caption for pair in pairs]
     groups = tuple(pair.group or f"image {i}" for pair, i in zip(pairs, owner.tolist(), strict=True))
     return Examples(images, owner, token_rows(model.tokenizer, texts), model.tokenizer, groups)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Row numbers into :class:`Examples`: what one step trains on."""
+
+    pairs: Tensor
+    """``(p,)`` image rows, for the losses on whole pairs."""
+    base: Tensor
+    """``(m,)`` text rows whose purpose is interchanged."""
+    source: Tensor
+    """``(m,)`` text rows of the opposite kind, which give their purpose."""
+
+    def part(self, index: int, count: int) -> Batch:
+        """The ``index``-th of ``count`` equal parts, for accumulation or for one of several processes."""
+        return Batch(*(rows.chunk(count)[index] for rows in (self.pairs, self.base, self.source)))
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on another device."""
+        return Batch(self.pairs.to(device), self.base.to(device), self.source.to(device))
+
+
+class EpochPlan:
+    """The batches of one epoch, and the examples with their texts as this epoch shows them.
+
+    Published runs draw both texts of every interchange with replacement from the whole split. One pass
+    through the split (``examples_per_epoch`` None) instead takes the sources from the batch's own texts:
+    a step then runs only texts that it trains on, which halves its cost, and the other losses use the same
+    texts. words: where to draw other words from, None to swap none.
+    """
+
+    def __init__(
+        self, examples: Examples, config: FinetuneConfig, epoch: int, words: WordSwap | None = None
+    ) -> None:
+        rng = torch.Generator().manual_seed(config.seed * 100_003 + epoch)
+        n, owner, drawn = len(examples), examples.owner.cpu(), config.examples_per_epoch
+        swaps = config.loss != "preference"
+        self._with_pairs = config.loss != "interchange" or bool(
+            config.contrastive_weight or config.hold_weight or config.spread_weight
+        )
+        self._sizes = (config.pairs_per_batch, config.batch_size)
+        count = drawn if swaps and drawn else 2 * n
+        self.steps = -(-count // config.batch_size)
+        self._order = _repeat(torch.randperm(n, generator=rng), self.steps * config.pairs_per_batch)
+        self._base = self._source = torch.empty(0, dtype=torch.int64)
+        if swaps and drawn:
+            base = torch.randint(2 * n, (drawn,), generator=rng)
+            self._base = _repeat(base, self.steps * config.batch_size)
+            self._source = draw_sources(self._base, owner, config.source_image, rng)
+        elif swaps:
+            pairs = torch.split(self._order, config.pairs_per_batch)
+            self._base = torch.cat([_both_texts(rows, n) for rows in pairs])
+            sources = [_batch_sources(rows, owner, config.source_image, rng) for rows in pairs]
+            self._source = torch.cat(sources)
+        self.examples = replace(examples, tokens=_altered(examples.tokens, config, words, rng))
+
+    def batch(self, step: int) -> Batch:
+        """The batch of ``step``, 0-based within the epoch; the last is filled up from the epoch's start."""
+        pairs, texts = self._sizes
+        here = slice(step * texts, (step + 1) * texts)
+        images = self._order[step * pairs : (step + 1) * pairs] if self._with_pairs else self._order[:0]
+        return Batch(images, self._base[here], self._source[here])
+
+
+def draw_sources(base: Tensor, owner: Tensor, which: str, rng: torch.Generator) -> Tensor:
+    """A source text of the opposite kind for each base text: ``(m,)`` text rows -> ``(m,)``.
+
+    which: ``same`` takes the base's own image (as published), ``other`` draws among
+    all texts of other images. Raises :class:`DataError` where there is no other image.
+    """
+    n = len(owner)
+    if which == "same":
+        return (base + n) % (2 * n)
+    if len(torch.unique(owner)) < 2:
+        raise DataError("sources from other images need at least two different images")
+    mine = owner[base % n]
+    image = torch.randint(n, (len(base),), generator=rng)
+    while (clash := owner[image] == mine).any():
+        image[clash] = torch.randint(n, (int(clash.sum()),), generator=rng)
+    return torch.where(base < n, image + n, image)
+
+
+def _batch_sources(rows: Tensor, owner: Tensor, which: str, rng: torch.Generator) -> Tensor:
+    """Sources for both texts of the images ``rows`` ``(p,)``, among the texts of the same batch -> ``(2p,)``.
+
+    Where the batch shows one image only, they come from the whole split.
+    """
+    n, p, here = len(owner), len(rows), owner[rows]
+    if which == "same" or len(torch.unique(here)) < 2:
+        return draw_sources(_both_texts(rows, n), owner, which, rng)
+    place = draw_sources(_both_texts(torch.arange(p), p), here, which, rng)
+    return torch.where(place < p, rows[place % p], rows[place % p] + n)
+
+
+def _both_texts(rows: Tensor, n: int) -> Tensor:
+    """Description and caption of each image, side by side, so that a part of a batch holds whole pairs."""
+    return torch.stack([rows, rows + n], dim=1).flatten()
+
+
+def _repeat(rows: Tensor, length: int) -> Tensor:
+    return rows.repeat(-(-length // len(rows)))[:length]
+
+
+def _altered(tokens: Tensor, config: FinetuneConfig, words: WordSwap | None, rng: torch.Generator) -> Tensor:
+    """Token rows with words swapped, then cut to windows, then thinned, as far as the settings ask."""
+    if words is not None:
+        tokens = words.draw(tokens, config.word_swap, rng)
+    if config.text_window:
+        tokens = draw_windows(tokens, config.text_window, rng)
+    if config.token_dropout:
+        tokens = drop_tokens(tokens, config.token_dropout, rng)
+    return tokens
+
+
+def draw_windows(tokens: Tensor, window: int, rng: torch.Generator) -> Tensor:
+    """Cut token rows to stretches of ``window`` tokens: ``(m, length)`` -> ``(m, at most window)``.
+
+    Start and end token stay. Between them stands a stretch of the text: its beginning for half of the
+    texts (drawn), a stretch from anywhere for the others. Shorter texts stay whole. Stretches cost less
+    and show a text's purpose without its beginning.
+    """
+    rows = len(tokens)
+    spare = (_ends(tokens) + 1 - window).clamp(min=0).cpu()
+    first = (torch.rand(rows, generator=rng) * (spare + 1)).long()
+    first = torch.where(torch.rand(rows, generator=rng) < 0.5, 0, first)
+    return cut_at(tokens, window, first.to(tokens.device))
+
+
+def cut_at(tokens: Tensor, window: int, first: Tensor) -> Tensor:
+    """Cut rows longer than ``window`` to the stretch from ``first`` ``(m,)``; 0 keeps the beginning."""
+    rows, length = tokens.shape
+    if length <= window:
+        return tokens
+    end = _ends(tokens)
+    place = torch.arange(window, device=tokens.device).expand(rows, window) + first[:, None]
+    out, cut = tokens.gather(1, place), end >= window
+    out[cut, 0] = tokens[cut, 0]
+    out[cut, -1] = tokens[cut, end[cut]]
+    return out
+
+
+def drop_tokens(tokens: Tensor, share: float, rng: torch.Generator) -> Tensor:
+    """Leave each token out with probability ``share``, except start and end token.
+
+    ``(m, length)`` -> ``(m, length)``: the remaining tokens move together, padded with 0. Left-out words
+    keep single words from carrying the purpose alone.
+    """
+    rows, length = tokens.shape
+    place = torch.arange(length, device=tokens.device).expand(rows, length)
+    end = _ends(tokens)[:, None]
+    drawn = torch.rand(rows, length, generator=rng).to(tokens.device) < share
+    gone = (drawn & (place > 0) & (place < end)) | (place > end)
+    order = gone.int().argsort(dim=1, stable=True)
+    return tokens.masked_fill(gone, 0).gather(1, order)
+
+
+def _ends(tokens: Tensor) -> Tensor:
+    """Position of each row's end token: padding is 0, and the end token is not."""
+    return tokens.shape[1] - 1 - (tokens.flip(1) != 0).int().argmax(1)
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What each token id stands for: ``(v,)`` bool each."""
+
+    ends: Tensor
+    """Whether a word ends with the token."""
+    spells: Tensor
+    """Whether the token spells three letters or more, and nothing else."""
+
+    @property
+    def words(self) -> Tensor:
+        """Tokens that can be a whole word: ``(v,)`` bool."""
+        return self.ends & self.spells
+
+
+def read_vocabulary(tokenizer: Tokenizer, size: int) -> Vocabulary:
+    """The token ids 0 to ``size`` - 1; those that the tokenizer does not have are no words."""
+    ends, spells = torch.zeros(size, dtype=torch.bool), torch.zeros(size, dtype=torch.bool)
+    for token in range(min(size, tokenizer.vocabulary_size)):
+        text = tokenizer.token_bytes(token).decode("utf-8", "replace")
+        ends[token] = tokenizer.ends_word(token)
+        spells[token] = text.isalpha() and len(text) > 2
+    return Vocabulary(ends, spells)
+
+
+@dataclass(frozen=True)
+class WordSwap:
+    """Replaces words in training texts by similar ones, so that no single word carries the purpose.
+
+    Other data sets tell descriptions from captions by other words than the training split. A word's
+    neighbours in the untuned model's token embedding are mostly of its own kind (names for names, colours
+    for colours), so that a text keeps its purpose.
+    """
+
+    vocabulary: Vocabulary
+    """What the tokens are."""
+    nearest: Tensor
+    """``(v, 8)``, from :func:`nearest_words`."""
+
+    @classmethod
+    def of(cls, embedding: Tensor, vocabulary: Vocabulary) -> WordSwap:
+        """Similar words by a token embedding ``(v, width)``, as it is now."""
+        here = Vocabulary(vocabulary.ends.to(embedding.device), vocabulary.spells.to(embedding.device))
+        return cls(here, nearest_words(embedding.detach(), here.words))
+
+    def draw(self, tokens: Tensor, share: float, rng: torch.Generator) -> Tensor:
+        """In half of the texts (drawn), replace each word with probability ``share`` by a neighbour.
+
+        ``(m, length)`` -> ``(m, length)``. A word of several tokens stays, and so do all
+        other tokens.
+        """
+        rows, length = tokens.shape
+        before = torch.cat([tokens[:, :1], tokens[:, :-1]], dim=1)
+        start = tokens[:, :1]  # ends no word, but the token behind it begins one
+        begins = self.vocabulary.ends[before] | (before == start)
+        drawn = (torch.rand(rows, 1, generator=rng) < 0.5) & (torch.rand(rows, length, generator=rng) < share)
+        which = torch.randint(NEIGHBOURS, (rows, length), generator=rng).to(tokens.device)
+        swapped = begins & self.vocabulary.words[tokens] & drawn.to(tokens.device)
+        return torch.where(swapped, self.nearest[tokens, which], tokens)
+
+
+@torch.no_grad()
+def nearest_words(embedding: Tensor, words: Tensor) -> Tensor:
+    """The words nearest to each word by cosine, without itself: ``(v, width)``, ``(v,)`` bool -> ``(v, 8)``.
+
+    The mean token is subtracted first. A token that is no word has itself for neighbours, and so has a
+    word in the places for which there are too few others.
+    """
+    chosen = words.nonzero()[:, 0]
+    table = torch.arange(len(words), device=words.device)[:, None].repeat(1, NEIGHBOURS)
+    unit = F.normalize(embedding - embedding.mean(0), dim=-1)[chosen]
+    count = min(NEIGHBOURS, len(chosen) - 1)
+    for rows in torch.split(torch.arange(len(chosen), device=words.device), _ROWS_AT_ONCE):
+        near = unit[rows] @ unit.T
+        near.scatter_(1, rows[:, None], -2.0)
+        table[chosen[rows], :count] = chosen[near.topk(count, dim=1).indices]
+    return table

@@ -6,7 +6,7 @@ import copy
 import json
 import logging
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -174,17 +174,31 @@ def cross_calibration(
         folds: Number of folds.
         folder: The towers are kept under it, so that a run that is started again does not train them twice.
     """
-    fold, values, kinds = fold_of(examples.groups, folds), [], []
-    for number in range(folds):
-        trainer = train_without(clip, examples, fold != number, config, folder / f"fold{number}")
+    values, kinds = [], []
+    for held, trainer in train_folds(clip, examples, folds, config, folder):
         rotation, site = trainer.objective.rotation, site_of(trainer.config)
         assert rotation is not None and site is not None  # noqa: PT018 - the loss has a subspace
-        tuned, seen = trainer.objective.clip, examples.select(fold != number)
+        tuned, seen = trainer.objective.clip, examples.select(~held)
         ordered, fitted = fit(tuned, rotation.matrix().detach(), site, seen)
-        unseen = examples.select(fold == number)
+        unseen = examples.select(held)
         values.append(decisions(fitted.readout, purpose_coordinates(tuned, unseen, Purpose(site, ordered))))
         kinds.append(is_description(unseen).numpy().astype(int))
     return platt(np.concatenate(values), np.concatenate(kinds))
+
+
+def train_folds(
+    clip: CLIP, examples: Examples, folds: int, config: FinetuneConfig, folder: Path
+) -> Iterator[tuple[Tensor, Trainer]]:
+    """Train a copy of the untuned ``clip`` for each fold of whole groups, on all other folds.
+
+    Yields:
+        The pairs in the fold, ``(n,)`` bool, and the trainer of the tower that has not seen them. Its
+        checkpoint stays in ``folder``: started again, it is not trained twice.
+    """
+    fold = fold_of(examples.groups, folds)
+    for number in range(folds):
+        held = fold == number
+        yield held, train_without(clip, examples, ~held, config, folder / f"fold{number}")
 
 
 def train_without(

@@ -27,35 +27,27 @@ def cosines(images: Tensor, texts: Tensor) -> Tensor:
     return (_unit(images) * _unit(texts)).sum(-1)
 
 
-def preference_logits(images: Tensor, descriptions: Tensor, captions: Tensor, logit_scale: Tensor) -> Tensor:
-    """exp(logit_scale) * cosine with description and caption: ``(n, embed_dim)`` x 3 -> ``(n, 2)``."""
-    both = torch.stack([cosines(images, descriptions), cosines(images, captions)], dim=1)
-    return logit_scale.exp() * both
+def pair_logits(images: Tensor, first: Tensor, second: Tensor, logit_scale: Tensor) -> Tensor:
+    """exp(logit_scale) * cosine of each image with two texts: ``(n, embed_dim)`` x 3 -> ``(n, 2)``.
 
-
-def preference_loss(images: Tensor, descriptions: Tensor, captions: Tensor, logit_scale: Tensor) -> Tensor:
-    """Cross-entropy of choosing the description, mean over images -> ``()``, at least 0."""
-    logits = preference_logits(images, descriptions, captions, logit_scale)
-    return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.int64, device=logits.device))
-
-
-def interchange_logits(images: Tensor, base: Tensor, swapped: Tensor, logit_scale: Tensor) -> Tensor:
-    """exp(logit_scale) * cosine of the base text, as it is and interchanged -> ``(n, 2)``.
-
-    Args:
-        images: ``(n, embed_dim)``, the images of the *base* texts.
-        base: ``(n, embed_dim)``, features of the base texts as they are.
-        swapped: ``(n, embed_dim)``, features of the base texts with their sources' purpose.
-        logit_scale: ``()``.
+    The two are an image's description and caption, or a text as it is and with its source's purpose.
     """
-    both = torch.stack([cosines(images, base), cosines(images, swapped)], dim=1)
+    both = torch.stack([cosines(images, first), cosines(images, second)], dim=1)
     return logit_scale.exp() * both
+
+
+def preference_loss(logits: Tensor) -> Tensor:
+    """Cross-entropy of choosing the description, mean over images -> ``()``, at least 0.
+
+    logits: ``(n, 2)`` from :func:`pair_logits` of descriptions and captions.
+    """
+    return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.int64, device=logits.device))
 
 
 def interchange_loss(logits: Tensor, source_is_description: Tensor) -> Tensor:
     """IIT-DAS: cross-entropy of [logit(b), logit(b <- z')], mean over the n interchanges -> ``()``.
 
-    logits: ``(n, 2)`` from :func:`interchange_logits`. source_is_description:
+    logits: ``(n, 2)`` from :func:`pair_logits`. source_is_description:
     ``(n,)`` bool. With a description's purpose the base must fit its image better
     than before (class 1), with a caption's worse (class 0).
     """
@@ -144,7 +136,7 @@ def spread_loss(shifts: Tensor, images: ImageMoments) -> Tensor:
 
 
 def preference_hits(logits: Tensor) -> Tensor:
-    """Whether the description wins: :func:`preference_logits` ``(n, 2)`` -> ``(n,)``; a tie is no win."""
+    """Whether the description wins: :func:`pair_logits` ``(n, 2)`` -> ``(n,)``; a tie is no win."""
     return logits[:, 0] > logits[:, 1]
 
 

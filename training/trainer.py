@@ -33,10 +33,9 @@ from descscore.training.checkpoint import (
     save_checkpoint,
 )
 from descscore.training.config import FinetuneConfig
-from descscore.training.data import Examples
+from descscore.training.data import Batch, EpochPlan, Examples, WordSwap, read_vocabulary
 from descscore.training.lora import Interpolation, attach_lora, select_full, trained_parameters
 from descscore.training.objective import Objective, StepResult, Untuned, run_batch, site_of, validate
-from descscore.training.plan import Batch, EpochPlan, WordSwap, read_vocabulary
 
 log = logging.getLogger(__name__)
 

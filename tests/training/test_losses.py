@@ -17,12 +17,11 @@ from descscore.training.losses import (
     cosines,
     hold_loss,
     interchange_hits,
-    interchange_logits,
     interchange_loss,
     joint_loss,
     logit_shifts,
+    pair_logits,
     preference_hits,
-    preference_logits,
     preference_loss,
     spread_loss,
 )
@@ -44,11 +43,11 @@ def test_cosines() -> None:
 def test_preference_loss_by_hand() -> None:
     # Cross-entropy of two logits is softplus(wrong - right): 10*(0.8-0.6) and 10*(0.8-1).
     expected = (softplus(2.0) + softplus(-2.0)) / 2
-    assert float(preference_loss(IMAGES, GOOD, POOR, SCALE)) == pytest.approx(expected, abs=1e-6)
+    assert float(preference_loss(pair_logits(IMAGES, GOOD, POOR, SCALE))) == pytest.approx(expected, abs=1e-6)
 
 
 def test_preference_logits_by_hand() -> None:
-    logits = preference_logits(IMAGES, GOOD, POOR, SCALE)
+    logits = pair_logits(IMAGES, GOOD, POOR, SCALE)
     torch.testing.assert_close(logits, torch.tensor([[6.0, 8.0], [10.0, 8.0]]))
     assert preference_hits(logits).tolist() == [False, True]
 
@@ -56,14 +55,14 @@ def test_preference_logits_by_hand() -> None:
 def test_interchange_loss_by_hand() -> None:
     # First: a description's purpose must raise the logit, it goes 6 -> 8. Second: a
     # caption's must lower it, it goes 10 -> 8. Both right by 2.
-    logits = interchange_logits(IMAGES, GOOD, POOR, SCALE)
+    logits = pair_logits(IMAGES, GOOD, POOR, SCALE)
     loss = interchange_loss(logits, torch.tensor([True, False]))
     assert float(loss) == pytest.approx(softplus(-2.0), abs=1e-6)
     assert interchange_hits(logits, torch.tensor([True, False])).tolist() == [True, True]
 
 
 def test_interchange_loss_by_hand_when_wrong() -> None:
-    logits = interchange_logits(IMAGES, GOOD, POOR, SCALE)
+    logits = pair_logits(IMAGES, GOOD, POOR, SCALE)
     loss = interchange_loss(logits, torch.tensor([False, True]))
     assert float(loss) == pytest.approx(softplus(2.0), abs=1e-6)
     assert interchange_hits(logits, torch.tensor([False, True])).tolist() == [False, False]
@@ -150,8 +149,8 @@ def test_gradients_match_finite_differences() -> None:
         return hold_loss(shifts, moments) + spread_loss(shifts, moments)
 
     def everything(images: Tensor, first: Tensor, second: Tensor, scale: Tensor) -> Tensor:
-        swaps = interchange_loss(interchange_logits(images, first, second, scale), target)
-        joint = joint_loss(swaps, preference_loss(images, first, second, scale), 0.3)
+        swaps = interchange_loss(pair_logits(images, first, second, scale), target)
+        joint = joint_loss(swaps, preference_loss(pair_logits(images, first, second, scale)), 0.3)
         moments = ImageMoments(images.mean(0), images.T.cov(correction=0))
         shifts = logit_shifts(first, second, SCALE.double())  # no gradient reaches the scale
         return joint + contrastive_loss(images, first, scale) + drift(shifts, moments)
@@ -164,9 +163,12 @@ def test_gradients_match_finite_differences() -> None:
 def test_losses_depend_on_directions_alone(seed: int, factor: float, scale: float) -> None:
     images, first, second = features(seed)
     log_scale = torch.tensor(scale)
-    loss = preference_loss(images, first, second, log_scale)
+    loss = preference_loss(pair_logits(images, first, second, log_scale))
     torch.testing.assert_close(
-        preference_loss(images * factor, first * factor, second, log_scale), loss, atol=1e-3, rtol=1e-3
+        preference_loss(pair_logits(images * factor, first * factor, second, log_scale)),
+        loss,
+        atol=1e-3,
+        rtol=1e-3,
     )
     assert loss >= 0
     assert contrastive_loss(images, first, log_scale) >= 0
@@ -178,7 +180,7 @@ def test_losses_depend_on_directions_alone(seed: int, factor: float, scale: floa
 @settings(max_examples=20, deadline=None)
 def test_swapping_roles_mirrors_the_loss(seed: int) -> None:
     images, first, second = features(seed)
-    logits = interchange_logits(images, first, second, SCALE)
+    logits = pair_logits(images, first, second, SCALE)
     target = torch.tensor([True, False, True, False])
     torch.testing.assert_close(
         interchange_loss(logits, target), interchange_loss(logits.flip(1), ~target), atol=1e-6, rtol=1e-5
@@ -188,7 +190,7 @@ def test_swapping_roles_mirrors_the_loss(seed: int) -> None:
 def test_losses_are_float32_under_autocast() -> None:
     images, first, second = features(0)
     with torch.autocast("cpu", torch.bfloat16):
-        loss = preference_loss(images.bfloat16(), first.bfloat16(), second.bfloat16(), SCALE)
+        loss = preference_loss(pair_logits(images.bfloat16(), first.bfloat16(), second.bfloat16(), SCALE))
         contrast = contrastive_loss(images, first, SCALE)
     assert loss.dtype == contrast.dtype == torch.float32
     torch.testing.assert_close(contrast, contrastive_loss(images, first, SCALE))

@@ -27,9 +27,8 @@ from descscore.models import load_model
 from descscore.tables.open import load_pairs
 from descscore.training import checkpoint, trainer
 from descscore.training.config import FinetuneConfig, Tower, preset
-from descscore.training.data import Examples, make_examples
+from descscore.training.data import EpochPlan, Examples, Vocabulary, make_examples
 from descscore.training.objective import validate
-from descscore.training.plan import EpochPlan, Vocabulary
 from descscore.training.trainer import RunData, Trainer
 
 COLOURS, NAMES = ("red", "green", "blue", "white"), ("Ada", "Grace", "Alan", "Kurt")

@@ -19,7 +19,7 @@ from descscore.interchange import Exchange, Interchanged, Rotation, interchange_
 from descscore.purpose import Site
 from descscore.texts import pad
 from descscore.training.lora import attach_lora, select_full, trained_parameters
-from descscore.training.text_tower import encode, encode_exchange, knows
+from descscore.training.objective import encode, encode_exchange, knows
 
 START, END = 49406, 49407
 TUNINGS = ("attention", "tower", "full")

@@ -16,7 +16,7 @@ from toy_examples import examples
 from descscore.errors import DataError
 from descscore.models import LoadedModel, load_model
 from descscore.training.config import FinetuneConfig, Tower, preset
-from descscore.training.plan import (
+from descscore.training.data import (
     NEIGHBOURS,
     EpochPlan,
     Vocabulary,
