@@ -35,6 +35,7 @@ from descscore.errors import DescscoreError, UsageError
 from descscore.eval.formatting import counted
 from descscore.eval.throughput import flops, machine
 from descscore.interchange import Exchange, Interchanged, interchange_run
+from descscore.models import check_device
 from descscore.purpose import Site
 from descscore.towers.text import begin, end_positions
 from descscore.training.config import Precision, Tower, preset
@@ -358,7 +359,8 @@ def main(
     add: Path | None,
 ) -> None:
     """Measure and print as JSON; with --output, add the runs to those of other machines and settings."""
-    where = _device(device)
+    where = check_device(device)
+    _keep_to(where)
     settings = [
         Setting(model, where, precision, size) for size in sizes or (None,) for precision in precisions
     ]
@@ -367,14 +369,6 @@ def main(
     click.echo(json.dumps({"runs": runs}, indent=1))
     if output:
         PART.write({"runs": merge_runs(known, runs, setting_of)}, output)
-
-
-def _device(name: str | None) -> torch.device:
-    device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise click.UsageError("--device cuda: torch finds no GPU here")
-    _keep_to(device)
-    return device
 
 
 def _keep_to(device: torch.device) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 from descscore.errors import DataError, UsageError
+from descscore.eval.statistics.bootstrap import Estimate
 from descscore.eval.statistics.proportions import proportion
 from descscore.eval.word_kinds import kinds_of
 from descscore.eval.words import Explained, WordOptions, WordRow, explain_pairs, occurrences, report
@@ -148,10 +149,11 @@ def _shares(cases: Sequence[Case]) -> list[dict[str, Any]]:
         "with the purpose of a description the caption scores higher": [c.change > 0 for c in cases],
     }
     estimates = {name: proportion([float(hit) for hit in hits]) for name, hits in shares.items()}
-    return [
-        {"name": name, "value": share.value, "low": share.low, "high": share.high}
-        for name, share in estimates.items()
-    ]
+    return [{"name": name} | _interval("value", share) for name, share in estimates.items()]
+
+
+def _interval(name: str, estimate: Estimate) -> dict[str, Any]:
+    return {name: estimate.value, "low": estimate.low, "high": estimate.high}
 
 
 def _case(case: Case) -> dict[str, Any]:
@@ -188,13 +190,7 @@ def _marks(explained: Explained) -> dict[str, Any]:
     down = [row for row in reversed(sure) if (row.mean.value or 0) < 0]
     return {
         "kinds": [
-            {
-                "kind": row.kind,
-                "n": row.mean.n,
-                "difference": row.difference.value,
-                "low": row.difference.low,
-                "high": row.difference.high,
-            }
+            {"kind": row.kind, "n": row.mean.n} | _interval("difference", row.difference)
             for row in measured.kinds
         ],
         "description": _listed(up),

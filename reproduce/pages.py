@@ -52,8 +52,8 @@ def flow(text: str) -> str:
     return " ".join(line.strip(" ") for line in text.strip("\n").split("\n"))
 
 
-def put_in(text: str, name: str, made: str) -> str:
-    """A page with ``made`` between its lines ``<!-- name -->`` and ``<!-- /name -->``.
+def put_in(text: str, name: str, part: str) -> str:
+    """A page with ``part`` between its lines ``<!-- name -->`` and ``<!-- /name -->``.
 
     Raises :class:`DataError` for a page without these lines.
     """
@@ -62,7 +62,7 @@ def put_in(text: str, name: str, made: str) -> str:
     _, mark, after = rest.partition(end)
     if not mark:
         raise DataError(f"the page lacks the lines {start} and {end}")
-    return f"{before}{start}\n{made}{end}{after}"
+    return f"{before}{start}\n{part}{end}{after}"
 
 
 @dataclass(frozen=True)

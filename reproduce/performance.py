@@ -94,10 +94,10 @@ def _throughputs(device: torch.device, given: dict[str, Any]) -> list[dict[str, 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if device.type == "cuda":  # as the command that the page shows
-            made = make_photos(folder / "made", 64, (500, 375))
-            photos = as_many(made, folder / "more", given["at_least"] or 60_000)
+            different = make_photos(folder / "made", 64, (500, 375))
+            photos = as_many(different, folder / "more", given["at_least"] or 60_000)
             plan = Plan(photos, 1, rounds, device, "bf16", few=FEW, compiled=True)
-            run = _throughput(plan, len(made), {"size": "500 x 375"})
+            run = _throughput(plan, len(different), {"size": "500 x 375"})
             return [{"name": "bf16, compiled"} | run]
         if not given["photos"]:
             raise UsageError("--photos: needed, to measure throughput on a CPU")
@@ -165,15 +165,9 @@ def watch_runs(sizes: Sequence[int], model: str, every: float = 0.5, device: str
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         photos = as_many(make_photos(folder / "made", MADE, SIZE), folder / "photos", min(PHOTOS, max(sizes)))
-        return [
-            _watch(
-                write_input(folder / f"{size}.csv", photos, size),
-                size,
-                ("--model", model, "--device", device),
-                every,
-            )
-            for size in sizes
-        ]
+        inputs = [write_input(folder / f"{size}.csv", photos, size) for size in sizes]
+        chosen = ("--model", model, "--device", device)
+        return [_watch(source, size, chosen, every) for source, size in zip(inputs, sizes, strict=True)]
 
 
 def write_input(path: Path, photos: Sequence[Path], pairs: int) -> Path:
@@ -262,13 +256,13 @@ def _resident(process: Any) -> int:
 def write_pages(figures: Json, gpu: Json, output: Path) -> None:
     """The plots, and the marked parts of the pages in ``output``, from what was measured."""
     memory_plot(figures["memory"]["runs"], output / PLOT_FILE)
-    for page, name, made in (
+    for page, name, part in (
         ("performance.md", "measured", measured(figures)),
         ("performance.md", "gpu", measured_gpu(gpu)),
         ("scaling.md", "billion", billion(figures, gpu)),
     ):
         text = (output / page).read_text(encoding="utf-8")
-        (output / page).write_text(put_in(text, name, made), encoding="utf-8")
+        (output / page).write_text(put_in(text, name, part), encoding="utf-8")
 
 
 def measured(figures: Json) -> str:
@@ -374,16 +368,11 @@ def memory_words(runs: Sequence[Json]) -> str:
 
 def _each(runs: Sequence[Json], form: str) -> str:
     """A list with one number for each run: its pairs, peak megabytes, or milliseconds a pair."""
-    return listing(
-        [
-            form.format(
-                pairs=run["pairs"],
-                megabytes=run["peak"] / 1e6,
-                milliseconds=1000 * run["seconds"] / run["pairs"],
-            )
-            for run in runs
-        ]
-    )
+    rates = [
+        dict(run, megabytes=run["peak"] / 1e6, milliseconds=1000 * run["seconds"] / run["pairs"])
+        for run in runs
+    ]
+    return listing([form.format_map(rate) for rate in rates])
 
 
 def _memory_line(run: Json) -> tuple[Any, Any]:

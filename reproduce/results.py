@@ -311,14 +311,10 @@ _TRANSFER: dict[str, Reading] = {
     "image to text R@10": _quality("image to text recall@10"),
     "text to image R@10": _quality("text to image recall@10"),
 }
-
-
 _SETTINGS = (
     *("learning_rate", "batch_size", "epochs", "text_window", "token_dropout", "word_swap"),
     *("contrastive_weight", "hold_weight", "spread_weight", "interpolation"),
 )
-
-
 _SUBSPACES = ("trained", "complement", "random")
 
 

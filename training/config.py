@@ -135,8 +135,8 @@ class FinetuneConfig:
     """The paper reports 0 to 4."""
 
     def __post_init__(self) -> None:
-        for name, hint in _HINTS.items():
-            _check(self, name, hint)
+        for one in fields(self):
+            _check(one.name, getattr(self, one.name), one.metadata.get("range"))
         _check_parts(self)
 
     @property
@@ -146,9 +146,6 @@ class FinetuneConfig:
 
 
 _HINTS = get_type_hints(FinetuneConfig)
-_RANGES: dict[str, Range] = {
-    one.name: one.metadata["range"] for one in fields(FinetuneConfig) if one.metadata
-}
 
 
 @dataclass(frozen=True)
@@ -177,13 +174,14 @@ def options() -> list[Option]:
     return offered
 
 
-def _check(config: FinetuneConfig, name: str, hint: Any) -> None:
-    value, kinds = getattr(config, name), get_args(hint) or (hint,)
+def _check(name: str, value: Any, limits: Range | None) -> None:
+    hint = _HINTS[name]
+    kinds = get_args(hint) or (hint,)
     if get_origin(hint) is Literal:
         if value not in kinds:
             raise UsageError(f"{name} {value!r}: choose one of {', '.join(kinds)}")
-    elif name in _RANGES and not (value is None and NoneType in kinds):
-        whole, limits = int in kinds, _RANGES[name]
+    elif limits is not None and not (value is None and NoneType in kinds):
+        whole = int in kinds
         if type(value) not in ((int,) if whole else (int, float)) or value not in limits:
             raise UsageError(f"{name} {value!r}: must be a {'whole ' if whole else ''}number, {limits}")
 
