@@ -14,7 +14,7 @@ from descscore.eval.captions import PUBLISHED as PUBLISHED_TAUS
 from descscore.eval.captions import CaptionJudgments, read_caption_judgments, reference_tau_row, tau_rows
 from descscore.eval.human import DifferenceRow, HumanResult, HumanRow, human_result
 from descscore.eval.metric_scores import VARIANTS, context_metrics
-from descscore.eval.options import data_option
+from descscore.eval.options import data_option, resampling_options
 from descscore.eval.ratings import Item, Judgments, read_kreiss
 from descscore.eval.statistics.bootstrap import Resampling
 from descscore.scorer import DescScorer
@@ -23,6 +23,20 @@ from reproduce.pages import Json, Part, render
 
 AS_PUBLISHED: TextPolicy = "truncate"
 """What Kreiss et al. 2022 do with articles over the context length."""
+PUBLISHED = {
+    ("BLV", None, "overall"): (0.075, 0.201),
+    ("BLV", None, "imaginability"): (0.105, 0.182),
+    ("BLV", None, "relevance"): (0.085, 0.202),
+    ("BLV", None, "irrelevance"): (0.089, 0.142),
+    ("sighted", "before", "overall"): (-0.014, 0.238),
+    ("sighted", "before", "imaginability"): (0.065, 0.315),
+    ("sighted", "before", "relevance"): (0.000, 0.190),
+    ("sighted", "before", "irrelevance"): (-0.167, -0.019),
+    ("sighted", "after", "overall"): (0.138, 0.331),
+    ("sighted", "after", "relevance"): (0.106, 0.240),
+    ("sighted", "after", "irrelevance"): (-0.080, 0.052),
+}
+"""r of CLIPScore without and with context, by raters, phase and question (Kreiss et al. 2022)."""
 
 
 def study(data: Path, models: tuple[str, ...], resampling: Resampling) -> Json:
@@ -110,22 +124,6 @@ def _change(differences: list[DifferenceRow], first: str, second: str) -> Json:
     return {key: None if value is None else -value for key, value in negative.items()} | {"p": difference.p}
 
 
-PUBLISHED = {
-    ("BLV", None, "overall"): (0.075, 0.201),
-    ("BLV", None, "imaginability"): (0.105, 0.182),
-    ("BLV", None, "relevance"): (0.085, 0.202),
-    ("BLV", None, "irrelevance"): (0.089, 0.142),
-    ("sighted", "before", "overall"): (-0.014, 0.238),
-    ("sighted", "before", "imaginability"): (0.065, 0.315),
-    ("sighted", "before", "relevance"): (0.000, 0.190),
-    ("sighted", "before", "irrelevance"): (-0.167, -0.019),
-    ("sighted", "after", "overall"): (0.138, 0.331),
-    ("sighted", "after", "relevance"): (0.106, 0.240),
-    ("sighted", "after", "irrelevance"): (-0.080, 0.052),
-}
-"""r of CLIPScore without and with context, by raters, phase and question (Kreiss et al. 2022)."""
-
-
 def to_markdown(numbers: Json) -> str:
     """What was measured; every number in it is from ``numbers`` or published."""
     return render(
@@ -166,8 +164,7 @@ PART = Part("context.json", "context_and_references.md", "measured", to_markdown
     required=True,
     help="Folder of the page, and for the file of its numbers.",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-@click.option("--resamples", type=int, default=1999, show_default=True)
+@resampling_options
 def main(data: Path, models: tuple[str, ...], output: Path, seed: int, resamples: int) -> None:
     """Measure contexts and references; write the numbers to a file and into the page."""
     numbers = study(data, models, Resampling(resamples, seed))

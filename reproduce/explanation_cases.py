@@ -23,7 +23,7 @@ from descscore.explanations.explainer import ExplainOptions
 from descscore.explanations.explanation import Explanation
 from descscore.scorer import DescScorer
 from descscore.tables.rows import PreferencePair
-from reproduce.pages import Json, Part, folder_argument, render
+from reproduce.pages import Part, folder_argument, render
 
 SOURCE = "A brown dog runs over wet sand towards the sea, a stick in its mouth."
 """A description of our own; in the counterfactual every caption takes on its purpose."""
@@ -203,12 +203,9 @@ def _listed(rows: Sequence[WordRow]) -> list[dict[str, Any]]:
     return [{"word": row.word, "n": row.mean.n, "mean": row.mean.value, "q": row.q} for row in rows[:_LISTED]]
 
 
-def to_markdown(cases: Json) -> str:
-    """The measured part of the page, from the content of the file."""
-    return render("explanation_cases", **cases)
-
-
-PART = Part("explanation_cases.json", "explanations.md", "cases", to_markdown)
+PART = Part(
+    "explanation_cases.json", "explanations.md", "cases", lambda cases: render("explanation_cases", **cases)
+)
 
 
 @click.command()

@@ -80,7 +80,7 @@ def test_the_page_holds_numbers_and_no_text_of_the_data(data: Path, adapter: Pat
     assert not [word for word in (*NOUNS, *NAMES) if word in shown]
     assert re.search(r"\| number \| 36 \| [+-]\d\.\d\d \|", marks)
     found = json.loads((tmp_path / "explanation_cases.json").read_text(encoding="utf-8"))
-    assert cases_page.to_markdown(found) in text
+    assert cases_page.PART.markdown(found) in text
     hold_their_rules(found)
     cases = json.dumps([found["works"], found["fails"]])
     assert not [word for word in (*NOUNS, *NAMES) if word in cases]
@@ -136,7 +136,7 @@ def test_the_committed_page_shows_the_committed_file_and_the_bundled_model() -> 
     """After a change of the weights this fails until the command has been run again."""
     found = json.loads((ROOT / "docs" / cases_page.PART.data).read_text(encoding="utf-8"))
     page = (ROOT / "docs" / cases_page.PART.page).read_text(encoding="utf-8")
-    assert f"<!-- cases -->\n{cases_page.to_markdown(found)}<!-- /cases -->" in page
+    assert f"<!-- cases -->\n{cases_page.PART.markdown(found)}<!-- /cases -->" in page
     hold_their_rules(found)
     assert found["signature"] == DescScorer.from_pretrained(device="cpu").signature
     assert found["pairs"] == 300
