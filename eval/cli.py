@@ -457,7 +457,7 @@ def report(
     saved: Path | None,
 ) -> None:
     """All evaluations of one or several models, side by side: JSON, Markdown and one HTML page."""
-    from descscore.eval.report.report import make_folder, read_report, write_report
+    from descscore.eval.report.pages import make_folder, read_report, write_report
     from descscore.eval.statistics.bootstrap import Resampling
 
     resampling = Resampling(resamples, seed)

@@ -42,6 +42,11 @@ def plain(value: float | None, digits: int = 2) -> str:
     return UNDEFINED if value is None else f"{value:.{digits}f}".replace("-", MINUS)
 
 
+def plain_interval(low: float | None, high: float | None, digits: int = 2) -> str:
+    """``0.32 to 0.51``."""
+    return UNDEFINED if low is None or high is None else f"{plain(low, digits)} to {plain(high, digits)}"
+
+
 def p_value(value: float | None) -> str:
     """To three digits; what would round to zero is a bound."""
     if value is None:

@@ -10,8 +10,6 @@ from typing import Any
 
 from descscore.eval.formatting import markdown_table, plain, signed, signed_interval
 from descscore.eval.report import plots
-from descscore.eval.report.page_human import forest_alt
-from descscore.eval.report.page_pairs import preference_alt
 from descscore.training.config import FinetuneConfig
 
 Record = dict[str, Any]
@@ -223,8 +221,8 @@ def write_figures(report: Record, folder: Path) -> None:
 
 def figures_markdown(report: Record, folder: str) -> str:
     """Both figures with their text alternatives. folder: where they lie, as seen from the page."""
-    forest = forest_alt(_blv_rows(report), "blind and low-vision readers")
-    preference = preference_alt(report["preference"][0]["rows"])
+    forest = plots.forest_alt(_blv_rows(report), "blind and low-vision readers")
+    preference = plots.preference_alt(report["preference"][0]["rows"])
     return f"![{forest}]({folder}{FOREST})\n\n![{preference}]({folder}{PREFERENCE})\n"
 
 

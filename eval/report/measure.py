@@ -34,7 +34,7 @@ from descscore.eval.preference import (
     published_pair_scores,
 )
 from descscore.eval.ratings import Judgments, digest, read_kreiss
-from descscore.eval.report.report import FORMAT
+from descscore.eval.report.pages import FORMAT
 from descscore.eval.sanity import sanity_rows
 from descscore.eval.statistics.bootstrap import Resampling
 from descscore.eval.statistics.correlation import MIN_ITEMS, Array, is_constant
