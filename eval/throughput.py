@@ -27,17 +27,16 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from descscore.adapters import weights_hash
 from descscore.encoder import DTYPES, Encoder, find_batch_size
-from descscore.errors import DataError, ModelError
+from descscore.errors import DataError
 from descscore.eval.formatting import text_table
 from descscore.eval.sample_inputs import DECODE as BLANK
 from descscore.eval.sample_inputs import caption
-from descscore.eval.torchmetrics_clip import TorchmetricsClipScore, image_tensor
+from descscore.eval.torchmetrics_clip import image_tensor, torchmetrics_clip_score
 from descscore.models import LoadedModel, describe_preprocessing
 from descscore.scorer import DescScorer
 from descscore.stream.image_features import Decoder
 from descscore.stream.pairs import StreamOptions, cores, start_decoder
-from descscore.texts import TokenizedText, Tokenizer, token_rows
-from descscore.towers.text import encode_tokens
+from descscore.texts import TokenizedText, Tokenizer
 
 TORCHMETRICS_BATCH, FEW = 8, 64
 """Photos of a batch of torchmetrics, and the most that it is measured with."""
@@ -175,7 +174,7 @@ def measure(plan: Plan) -> Rates:
     work = replace(measure_work(encoder, pixels, texts), batch=encoder.batch_size)
     _end_to_end(pairs[:WARM], scorer)
     if plan.few:
-        run, count = _torchmetrics(plan, model)
+        run, count = _torchmetrics(plan)
         parts["torchmetrics"] = (lambda: seconds(run), count)
         work = replace(work, torchmetrics=flops(run) / count)
     return Rates(**_medians(parts, plan.rounds), work=work)
@@ -245,15 +244,12 @@ def _end_to_end(
             raise DataError(str(outcome.error))
 
 
-def _torchmetrics(plan: Plan, model: LoadedModel) -> tuple[Callable[[], None], int]:
-    """torchmetrics' CLIPScore in float32 on the same weights, each photo of a batch decoded once,
-    as a call, and how many pairs it scores.
-
-    Its features are compared first (:class:`ModelError` where they differ).
+def _torchmetrics(plan: Plan) -> tuple[Callable[[], None], int]:
+    """torchmetrics' CLIPScore in float32, each photo of a batch decoded once, as a call, and how many
+    pairs it scores.
     """
-    metric = TorchmetricsClipScore(model.clip, plan.device)
+    metric = torchmetrics_clip_score(plan.device)
     pairs, batch = plan.pairs[: plan.few * plan.texts], TORCHMETRICS_BATCH * plan.texts
-    _check_features(metric, model, pairs[: plan.texts])
 
     def run() -> None:
         for first in range(0, len(pairs), batch):
@@ -262,17 +258,6 @@ def _torchmetrics(plan: Plan, model: LoadedModel) -> tuple[Callable[[], None], i
             metric.update([decoded[photo] for photo, _ in part], [text for _, text in part])
 
     return run, len(pairs)
-
-
-def _check_features(
-    metric: TorchmetricsClipScore, model: LoadedModel, pairs: Sequence[tuple[Path, str]]
-) -> None:
-    _, texts = metric.features([image_tensor(pairs[0][0])], [text for _, text in pairs])
-    tokens = token_rows(model.tokenizer, [text for _, text in pairs]).to(model.device)
-    with torch.inference_mode():
-        own = torch.nn.functional.normalize(encode_tokens(model.clip, tokens), dim=-1)
-    if float((own - texts).abs().max()) > 1e-4:
-        raise ModelError("torchmetrics' model gives other features on the same weights")
 
 
 _GPU_SIZE, _IN_A_ROW = 8192, 10
