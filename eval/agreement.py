@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import krippendorff
 import numpy as np
 
-from descscore.eval.formatting import text_table
+from descscore.eval.formatting import Columns, decimals, row_lines
 from descscore.eval.statistics.bootstrap import Resampling, cluster_index, cluster_sums, studentised
 from descscore.eval.statistics.correlation import Array
 from descscore.study.judgments import Judgment
@@ -135,14 +135,21 @@ def alpha_of_sums(sums: Array) -> Array:
         return np.where(chance > 1e-9, 1 - disagreement / chance, np.nan)
 
 
+_COLUMNS: Columns = {
+    "group": "group",
+    "question": "question",
+    "raters": "raters",
+    "items": "items",
+    "images": "images",
+    "ratings": "ratings",
+    "mean": lambda row: f"{row.mean:.2f}",
+    "alpha": lambda row: decimals(row.alpha),
+    "95 % interval": lambda row: (
+        (row.reason or "-") if row.low is None or row.high is None else f"{row.low:+.3f} to {row.high:+.3f}"
+    ),
+}
+
+
 def agreement_lines(rows: Sequence[Agreement]) -> list[str]:
     """The rows as a table of text, and what its columns mean."""
-    head = ("group", "question", "raters", "items", "images", "ratings", "mean", "alpha", "95 % interval")
-    cells = []
-    for row in rows:
-        alpha = "-" if row.alpha is None else f"{row.alpha:+.3f}"
-        missing = row.low is None or row.high is None
-        interval = (row.reason or "-") if missing else f"{row.low:+.3f} to {row.high:+.3f}"
-        counts = (row.raters, row.items, row.images, row.ratings)
-        cells.append((row.group, row.question, *counts, f"{row.mean:.2f}", alpha, interval))
-    return [*text_table(head, cells, names=2).splitlines(), "", *NOTES]
+    return [*row_lines(rows, _COLUMNS, names=2), "", *NOTES]

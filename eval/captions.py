@@ -20,9 +20,10 @@ import pyarrow.parquet as pq
 from descscore.errors import DataError
 from descscore.eval.features import pair_cosines
 from descscore.eval.formatting import text_table
-from descscore.eval.ratings import digest, find_folder, named
+from descscore.eval.ratings import digest, find_folder
 from descscore.eval.statistics.correlation import Array, Correlation, Numbers, kendall, numbers
 from descscore.scorer import DescScorer
+from descscore.tables.cells import named
 
 PUBLISHED = {
     "CLIP-S": (51.2, 34.4),

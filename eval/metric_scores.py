@@ -7,19 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from descscore.errors import DataError
-from descscore.eval.ratings import (
-    ATTENTION_CHECKS,
-    Drop,
-    Item,
-    check_columns,
-    digest,
-    named,
-    read_rows,
-    text_key,
-)
+from descscore.eval.ratings import ATTENTION_CHECKS, Drop, Item, digest, read_rows, text_key
 from descscore.eval.statistics.correlation import Array, numbers
 from descscore.records import Score
 from descscore.scorer import DescScorer
+from descscore.tables.cells import named
+from descscore.tables.text_tables import check_columns
 
 TEXT_COLUMNS = ("texts", "text", "description", "item")
 SCORE_COLUMNS = {"clipscore": "CLIPScore", "SPURTS_score": "SPURTS", "score": "", "cosine": ""}

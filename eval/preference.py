@@ -19,8 +19,8 @@ import torch
 
 from descscore.errors import DataError
 from descscore.eval.features import image_features, image_owner, matched_cosines
-from descscore.eval.formatting import share, share_interval, text_table
-from descscore.eval.ratings import named, read_rows, text_key
+from descscore.eval.formatting import WINS, Columns, row_lines
+from descscore.eval.ratings import read_rows, text_key
 from descscore.eval.statistics.correlation import Array
 from descscore.eval.statistics.proportions import (
     Bin,
@@ -32,6 +32,7 @@ from descscore.eval.statistics.proportions import (
 )
 from descscore.eval.statistics.retrieval import grounding_over_texts
 from descscore.scorer import DescScorer
+from descscore.tables.cells import named
 from descscore.tables.rows import PreferencePair
 
 OTHERS = 20
@@ -164,23 +165,17 @@ def _row(metric: str, question: str, subset: str, wins: Array, ties: Array, owne
     )
 
 
+_COLUMNS: Columns = {
+    "metric": "metric",
+    "description over": lambda row: {"caption": "its caption", "other": f"{OTHERS} others'"}[row.question],
+    "pairs": "subset",
+    **WINS,
+}
+
+
 def preference_lines(rows: Sequence[PreferenceRow]) -> list[str]:
     """The rows as a table of text, in per cent, and what its columns mean."""
-    over = {"caption": "its caption", "other": f"{OTHERS} others'"}
-    cells = [
-        (
-            row.metric,
-            over[row.question],
-            row.subset,
-            row.n,
-            share(row.value),
-            share_interval(row.low, row.high),
-            row.ties,
-        )
-        for row in rows
-    ]
-    head = ("metric", "description over", "pairs", "n", "wins", "95 % interval", "ties")
-    return [*text_table(head, cells, names=3).splitlines(), "", *NOTES]
+    return [*row_lines(rows, _COLUMNS, names=3), "", *NOTES]
 
 
 GUESSING = math.log(2)

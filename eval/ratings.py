@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
 from descscore.errors import DataError, UsageError
-from descscore.tables.cells import named as named
-from descscore.tables.text_tables import check_columns as check_columns
+from descscore.tables.cells import named
 from descscore.tables.text_tables import read_csv
 
 _BLANK = frozenset({"", "na", "nan", "null", "none"})
@@ -186,20 +185,22 @@ def read_kreiss(data: Path) -> Judgments:
     return Judgments(items, tuple(panels), drops, NOTES, source)
 
 
-def collect(rated: Iterable[tuple[Row, str, str, float | None]]) -> dict[str, list[float]]:
-    """Ratings by item from (row, rater, item, value); blank ones are passed over.
+def collect(
+    items: tuple[Item, ...], rated: Iterable[tuple[Row, str, str, float | None]]
+) -> tuple[tuple[float, ...], ...]:
+    """Each item's ratings from (row, rater, item, value); blank ones are passed over.
 
     Raises :class:`DataError` where one rater rated an item twice, with the place of the second.
     """
     seen: set[tuple[str, str]] = set()
-    out: dict[str, list[float]] = {}
+    ratings: dict[str, list[float]] = {item.key: [] for item in items}
     for row, rater, item, value in rated:
         if (rater, item) in seen:
             raise DataError(f"{row.place}: rater {rater!r} rates {named([item])} a second time")
         seen.add((rater, item))
-        if value is not None:
-            out.setdefault(item, []).append(value)
-    return out
+        if value is not None and item in ratings:
+            ratings[item].append(value)
+    return tuple(map(tuple, ratings.values()))
 
 
 def _panel(
@@ -211,8 +212,8 @@ def _panel(
     column: str,
     items: tuple[Item, ...],
 ) -> Panel:
-    values = collect((r, r[rater_column], text_key(r["description"]), _rating(r, column)) for r in rows)
-    return Panel(raters, phase, question, tuple(tuple(values.get(item.key, ())) for item in items))
+    rated = ((r, r[rater_column], text_key(r["description"]), _rating(r, column)) for r in rows)
+    return Panel(raters, phase, question, collect(items, rated))
 
 
 def _rating(row: Row, column: str) -> float | None:
@@ -331,12 +332,15 @@ def _panels(rows: list[Row], role: str, items: tuple[Item, ...]) -> tuple[Panel,
     for row in rows:
         raters = row["group"] if role == "raters" else "all"
         grouped.setdefault((raters, row["question"]), []).append(row)
-    panels = []
-    for (raters, question), part in grouped.items():
-        values = collect((r, r["rater"], text_key(r["item"]), r.number("value")) for r in part)
-        ratings = tuple(tuple(values.get(item.key, ())) for item in items)
-        panels.append(Panel(raters, None, question, ratings))
-    return tuple(panels)
+    return tuple(
+        Panel(
+            raters,
+            None,
+            question,
+            collect(items, ((r, r["rater"], text_key(r["item"]), r.number("value")) for r in part)),
+        )
+        for (raters, question), part in grouped.items()
+    )
 
 
 def _text_note(rows: list[Row]) -> tuple[str, ...]:
