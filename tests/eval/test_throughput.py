@@ -24,8 +24,7 @@ from descscore.eval.sample_inputs import (
     find_photos,
     make_photos,
 )
-from descscore.eval.throughput import Rates, Work, measure_work
-from descscore.eval.torchmetrics_clip import transformers_clip, transformers_processor
+from descscore.eval.throughput import Rates, Work, measure_work, transformers_clip, transformers_processor
 from descscore.images import load_image
 from descscore.stream.pairs import StreamOptions
 
