@@ -1,10 +1,10 @@
 """Whether annotators agree: Krippendorff's alpha of each question, with an interval.
 
-Alpha is 1 where all agree, 0 where they agree as often as chance would have it, and below
-where they agree less. Ratings 1 to 5 are ordered, so it is the ordinal alpha (Krippendorff,
-Content Analysis). It comes from the package ``krippendorff``; the interval resamples whole
-images (:mod:`descscore.eval.statistics.bootstrap`), for which the same alpha is worked out here from
-sums over images.
+Alpha is 1 where all annotators agree, 0 where they agree as often as by chance, and negative where
+they agree less. Ratings from 1 to 5 are ordered, so it is the ordinal alpha (Krippendorff, Content
+Analysis). The package ``krippendorff`` computes it. The interval resamples whole images
+(:mod:`descscore.eval.statistics.bootstrap`); for that, this module computes the same alpha from sums
+over images.
 """
 
 from __future__ import annotations
@@ -32,10 +32,20 @@ GROUPS = {NO_IMAGE: "BLV", "before": "sighted, before the image", "after": "sigh
 
 @dataclass(frozen=True)
 class Agreement:
-    """One question to one group: how many raters, items and ratings, their mean, and alpha.
+    """Agreement of one group on one question.
 
-    low, high: 95 % interval of alpha. images: how many whole images were resampled. What
-    is not defined is None, and ``reason`` says why.
+    Attributes:
+        group: Who answered: BLV, or sighted before or after the image.
+        question: The question's name.
+        raters: Number of raters.
+        items: Number of rated items.
+        images: Number of images, which the interval resamples.
+        ratings: Number of ratings.
+        mean: Mean rating.
+        alpha: Krippendorff's ordinal alpha; None where it is not defined.
+        low: Lower end of its 95 % interval, or None.
+        high: Its upper end, or None.
+        reason: Why alpha or its interval is not defined.
     """
 
     group: str

@@ -107,7 +107,7 @@ def _on_pairs(
 
 @evaluate.command()
 @pairs_options
-@click.option("--limit", type=click.IntRange(min=1), help="Look at the first so many pairs only.")
+@click.option("--limit", type=click.IntRange(min=1), help="Use only this many pairs, from the first on.")
 @model_option()
 @device_option
 @click.option(

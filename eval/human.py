@@ -111,7 +111,16 @@ class DifferenceRow:
 
 @dataclass(frozen=True)
 class HumanResult:
-    """All rows, what was joined and dropped, notes that belong to the numbers, and their signature."""
+    """The outcome of :func:`human_result`.
+
+    Attributes:
+        rows: A row for each metric, group of raters, phase and question.
+        differences: A row for each pair of metrics, likewise.
+        joined: Number of rated texts with a score.
+        drops: What was left out, and how many.
+        notes: Explanations of the numbers.
+        signature: Everything that the numbers depend on.
+    """
 
     rows: tuple[HumanRow, ...]
     differences: tuple[DifferenceRow, ...]
@@ -122,25 +131,25 @@ class HumanResult:
 
     @property
     def dropped(self) -> int:
-        """How many scores, ratings and rated texts were left out in all."""
+        """Total number of scores, ratings and rated texts that were left out."""
         return sum(drop.count for drop in self.drops)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; ``dropped`` is the sum of ``drops``."""
-        return {
-            "rows": [asdict(row) for row in self.rows],
-            "differences": [asdict(row) for row in self.differences],
-            "joined": self.joined,
-            "dropped": self.dropped,
-            "drops": [asdict(drop) for drop in self.drops],
-            "notes": list(self.notes),
-            "signature": self.signature,
-        }
+        return asdict(self) | {"dropped": self.dropped}
 
 
 @dataclass(frozen=True)
 class _Cell:
-    """One panel's items: means ``(n,)``, which of all items they are, and how reliable they are."""
+    """The rated items of one panel.
+
+    Attributes:
+        panel: The panel.
+        means: Mean rating of each item, ``(n,)``.
+        kept: The items' places among all items, ``(n,)``.
+        clusters: Each item's image.
+        reliability: Reliability of the means.
+    """
 
     panel: Panel
     means: Array
@@ -152,11 +161,17 @@ class _Cell:
 def human_result(
     judgments: Judgments, metrics: Sequence[Joined], resampling: Resampling | None = None
 ) -> HumanResult:
-    """Every metric, and text length and its logarithm, against every panel of raters.
+    """Compare every metric, text length and its logarithm with every panel of raters.
 
-    metrics: scores in the items' order (:func:`descscore.eval.metric_scores.join`), each
-    under its own name. Differences are those of each metric from length and from
-    log length, and of each two metrics.
+    Differences are computed for each two metrics, and for each metric and both kinds of length.
+
+    Args:
+        judgments: The rated items.
+        metrics: Scores in the items' order (:func:`descscore.eval.metric_scores.join`), with different names.
+        resampling: How intervals are computed.
+
+    Raises:
+        DataError: Two metrics have the same name.
     """
     resampling = resampling or Resampling()
     lengths = np.array([len(item.text) for item in judgments.items], dtype=np.float64)

@@ -1,7 +1,7 @@
 """How often a score prefers the description to the caption, and to other images' descriptions.
 
-The first alone can be had by a text-only style classifier, the second by any
-image-text matcher; a score that stands in for alt text quality needs both.
+A classifier of style can do the first without the image; any matcher of images and texts can do the
+second. A score that measures the quality of alt text needs both.
 
 Also here: whether a model's probability that a text is a description means what it says, and the
 published CLIPScore of the 300 Concadia pairs (Kreiss et al. 2022).
@@ -107,7 +107,7 @@ def length_pair_scores(pairs: Sequence[PreferencePair]) -> PairScores:
 def ngram_pair_scores(train: Sequence[PreferencePair], pairs: Sequence[PreferencePair]) -> PairScores:
     """A text-only classifier of descriptions and captions: word 1- and 2-grams, logistic regression.
 
-    It never sees an image, so what it reaches is what style alone gives away.
+    It never sees an image, so its result shows how much style alone reveals.
     Raises :class:`DataError` where scikit-learn is missing.
     """
     try:

@@ -137,7 +137,7 @@ class Judgments:
 
 
 def find_folder(data: Path, folder: str, file: str) -> Path:
-    """``data`` itself or ``data/folder``, whichever holds ``file``; raises :class:`DataError`."""
+    """``data`` or ``data/folder``, the one that holds ``file``; :class:`DataError` where neither does."""
     for candidate in (data, data / folder):
         if (candidate / file).is_file():
             return candidate
@@ -268,15 +268,20 @@ COLUMNS = ("item", "rater", "question", "value", "group")
 def read_ratings(path: Path, groups: Groups = "auto") -> Judgments:
     """Ratings in long form: columns ``item, rater, question, value, group``, in any order.
 
-    group: by ``groups``, either of raters, each reported on its own, or of items
-    that are not independent (those of one image), which are resampled together.
-    ``auto`` takes it for raters where every rater has one group, for items where
-    every item has one and raters meet several; where both hold, the file cannot tell
-    and an error asks. Optional columns: ``text``, the item's text where ``item``
-    is only its name; ``image``, which items share, so that ``group`` is the raters';
-    ``context``, the text around the item's image.
-    Blank values are left out and counted. Raises :class:`DataError`, also where a
-    rater answers a question on an item twice.
+    The column ``group`` holds groups of raters, each reported on its own, or groups of items that are
+    not independent (those of one image), which are resampled together. Blank values are left out and
+    counted. Optional columns are ``text``, the item's text where ``item`` is only a name; ``image``,
+    the image that items share, so that ``group`` is the raters'; and ``context``, the text around the
+    item's image.
+
+    Args:
+        path: The CSV file.
+        groups: What ``group`` groups. ``auto`` means raters where every rater has only one group, and
+            items where every item has only one group.
+
+    Raises:
+        DataError: The file is wrong, ``auto`` fits both or neither, or a rater answers a question
+            about an item twice.
     """
     if groups not in get_args(Groups):
         raise UsageError(f"groups {groups!r}: choose one of {', '.join(get_args(Groups))}")

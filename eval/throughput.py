@@ -45,10 +45,10 @@ TORCHMETRICS_BATCH, FEW = 8, 64
 """Photos of a batch of torchmetrics, and the most that it is measured with."""
 
 WARM, PASSES = 2048, 16
-"""Pairs scored to warm up; passes of a tower on a GPU in one timing, which leaves no gap between them."""
+"""Pairs scored to warm up; passes of a tower in one timing on a GPU, so that there is no gap between them."""
 
 Part: TypeAlias = "tuple[Callable[[], float], int]"
-"""Something timed: a call that returns its seconds, and how many of what it does."""
+"""A part to time: a call that returns its seconds, and how many items it handles."""
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,7 @@ def resident(
 
 
 def _again(passes: int, run: Callable[[], torch.Tensor]) -> float:
-    """Seconds of so many passes, one after the other."""
+    """Seconds of ``passes`` passes, one after the other."""
     return seconds(lambda: wait([run() for _ in range(passes)][-1]))
 
 

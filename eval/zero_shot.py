@@ -46,7 +46,17 @@ class LabelledImages:
 
 @dataclass(frozen=True)
 class ZeroShot:
-    """accuracy with its 95 % interval, macro_f1: 0..1. n: images, classes: how many, prompt: the template."""
+    """Result of classifying a set of images.
+
+    Attributes:
+        accuracy: Share of images whose own class wins, 0..1.
+        low: Lower end of its 95 % interval.
+        high: Its upper end.
+        macro_f1: Mean of the classes' F1, 0..1.
+        n: Number of images.
+        classes: Number of classes.
+        prompt: Template of the prompts.
+    """
 
     accuracy: float
     low: float | None
@@ -209,7 +219,7 @@ def read_class_folders(root: Path) -> LabelledImages:
 
 
 def _read_hub(source: HubSet) -> LabelledImages:
-    """A set from the hub or its cache. The small class file comes first, lest images are fetched in vain."""
+    """A set from the hub or its cache. The small class file comes first: if it fails, no image is fetched."""
     from datasets import load_dataset
     from huggingface_hub import hf_hub_download
 

@@ -124,14 +124,14 @@ def forest(rows: Sequence[Row], target: Target) -> None:
 
 def forest_alt(rows: Sequence[Row], name: str) -> str:
     """The forest plot in words: each question's ceiling, highest metric, and all with their r."""
-    said = []
+    sentences = []
     for question in dict.fromkeys(row["question"] for row in rows):
         own = [row for row in rows if row["question"] == question]
         values = listing([f"{row['metric']} {signed(row['r'])}" for row in own])
         ceiling = plain(own[0]["ceiling"])
-        said.append(f"{question}: {values}; ceiling {ceiling}.")
+        sentences.append(f"{question}: {values}; ceiling {ceiling}.")
     return f"Forest plot of Pearson correlations with the mean ratings of {name}. " + " ".join(
-        map(sentence, said)
+        map(sentence, sentences)
     )
 
 
@@ -159,15 +159,15 @@ def preference_bars(rows: Sequence[Row], target: Target) -> None:
 def preference_alt(rows: Sequence[Row]) -> str:
     """The bars in words: each metric over all pairs, then from the shortest to the longest quartile."""
     own = [row for row in rows if row["question"] == "caption"]
-    said = []
+    sentences = []
     for metric in dict.fromkeys(row["metric"] for row in own):
         values = [row for row in own if row["metric"] == metric]
         text = f"{metric} prefers the description in {percent(values[0]['value'])} of all pairs"
         if len(values) > 1:
             parts = listing([percent(row["value"]) for row in values[1:]])
             text += f", by length from the shortest to the longest quartile in {parts}"
-        said.append(f"{text}.")
-    return " ".join(["Bar chart with intervals.", *said])
+        sentences.append(f"{text}.")
+    return " ".join(["Bar chart with intervals.", *sentences])
 
 
 def attack_shares(rows: Sequence[Row], target: Target) -> None:
@@ -193,13 +193,14 @@ def attack_shares(rows: Sequence[Row], target: Target) -> None:
 
 def attack_shares_alt(rows: Sequence[Row]) -> str:
     """The shares in words: each metric's attacks from the most to the least successful."""
-    said = []
+    sentences = []
     for metric in dict.fromkeys(row["metric"] for row in rows):
         own = [row for row in rows if row["metric"] == metric and row["value"] is not None]
         ranked = sorted(own, key=lambda row: -row["value"])
         shares = listing([f"{row['attack']} {percent(row['value'])}" for row in ranked])
-        said.append(f"{metric}: {shares}.")
-    return " ".join(["Dot plot with intervals; hostile texts from the most to the least successful.", *said])
+        sentences.append(f"{metric}: {shares}.")
+    kind = "Dot plot with intervals; hostile texts from the most to the least successful."
+    return " ".join([kind, *sentences])
 
 
 def reliability(curves: Sequence[Row], target: Target) -> None:
@@ -227,17 +228,17 @@ def reliability(curves: Sequence[Row], target: Target) -> None:
 
 def reliability_alt(rows: Sequence[Row]) -> str:
     """The curve in words: its ends, and the largest distance from the diagonal of each model."""
-    said = []
+    sentences = []
     for row in rows:
         first, last = row["bins"][0], row["bins"][-1]
         worst = max(row["bins"], key=lambda one: abs(one["observed"] - one["predicted"]))
-        said.append(
+        sentences.append(
             f"{row['model']}: from {percent(first['observed'])} descriptions where it says "
             f"{percent(first['predicted'])} to {percent(last['observed'])} where it says "
             f"{percent(last['predicted'])}; farthest from the diagonal where it says "
             f"{percent(worst['predicted'])} and {percent(worst['observed'])} are."
         )
-    return " ".join(["Reliability curve and the diagonal.", *said])
+    return " ".join(["Reliability curve and the diagonal.", *sentences])
 
 
 @contextmanager
