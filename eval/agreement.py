@@ -1,10 +1,10 @@
 """Whether annotators agree: Krippendorff's alpha of each question, with an interval.
 
-Alpha is 1 where all agree, 0 where they agree as often as chance would have it, and below
-where they agree less. Ratings 1 to 5 are ordered, so it is the ordinal alpha (Krippendorff,
-Content Analysis). It comes from the package ``krippendorff``; the interval resamples whole
-images (:mod:`descscore.eval.statistics.bootstrap`), for which the same alpha is worked out here from
-sums over images.
+Alpha is 1 where all annotators agree, 0 where they agree as often as by chance, and negative where
+they agree less. Ratings from 1 to 5 are ordered, so it is the ordinal alpha (Krippendorff, Content
+Analysis). The package ``krippendorff`` computes it. The interval resamples whole images
+(:mod:`descscore.eval.statistics.bootstrap`); for that, this module computes the same alpha from sums
+over images.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import krippendorff
 import numpy as np
 
-from descscore.eval.formatting import text_table
+from descscore.eval.formatting import Columns, decimals, row_lines
 from descscore.eval.statistics.bootstrap import Resampling, cluster_index, cluster_sums, studentised
 from descscore.eval.statistics.correlation import Array
 from descscore.study.judgments import Judgment
@@ -32,10 +32,20 @@ GROUPS = {NO_IMAGE: "BLV", "before": "sighted, before the image", "after": "sigh
 
 @dataclass(frozen=True)
 class Agreement:
-    """One question to one group: how many raters, items and ratings, their mean, and alpha.
+    """Agreement of one group on one question.
 
-    low, high: 95 % interval of alpha. images: how many whole images were resampled. What
-    is not defined is None, and ``reason`` says why.
+    Attributes:
+        group: Who answered: BLV, or sighted before or after the image.
+        question: The question's name.
+        raters: Number of raters.
+        items: Number of rated items.
+        images: Number of images, which the interval resamples.
+        ratings: Number of ratings.
+        mean: Mean rating.
+        alpha: Krippendorff's ordinal alpha; None where it is not defined.
+        low: Lower end of its 95 % interval, or None.
+        high: Its upper end, or None.
+        reason: Why alpha or its interval is not defined.
     """
 
     group: str
@@ -135,14 +145,21 @@ def alpha_of_sums(sums: Array) -> Array:
         return np.where(chance > 1e-9, 1 - disagreement / chance, np.nan)
 
 
+_COLUMNS: Columns = {
+    "group": "group",
+    "question": "question",
+    "raters": "raters",
+    "items": "items",
+    "images": "images",
+    "ratings": "ratings",
+    "mean": lambda row: f"{row.mean:.2f}",
+    "alpha": lambda row: decimals(row.alpha),
+    "95 % interval": lambda row: (
+        (row.reason or "-") if row.low is None or row.high is None else f"{row.low:+.3f} to {row.high:+.3f}"
+    ),
+}
+
+
 def agreement_lines(rows: Sequence[Agreement]) -> list[str]:
     """The rows as a table of text, and what its columns mean."""
-    head = ("group", "question", "raters", "items", "images", "ratings", "mean", "alpha", "95 % interval")
-    cells = []
-    for row in rows:
-        alpha = "-" if row.alpha is None else f"{row.alpha:+.3f}"
-        missing = row.low is None or row.high is None
-        interval = (row.reason or "-") if missing else f"{row.low:+.3f} to {row.high:+.3f}"
-        counts = (row.raters, row.items, row.images, row.ratings)
-        cells.append((row.group, row.question, *counts, f"{row.mean:.2f}", alpha, interval))
-    return [*text_table(head, cells, names=2).splitlines(), "", *NOTES]
+    return [*row_lines(rows, _COLUMNS, names=2), "", *NOTES]

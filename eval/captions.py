@@ -1,9 +1,9 @@
 """A model against people's judgments of whether a Flickr8k caption fits a photo.
 
-Three experts gave 5,822 pairs of photo and caption 1 to 4; CrowdFlower workers said yes or no to
-some 47,000 (Hodosh, Young and Hockenmaier 2013). Metrics are compared with them by Kendall's tau: by
-tau-c over all three expert ratings without a photo's own captions, and by tau-b over the share of
-yes with them, as papers since CLIPScore (Hessel et al. 2021) do.
+Three experts graded 5,822 pairs of photo and caption from 1 to 4, and CrowdFlower workers answered yes
+or no for about 47,000 pairs (Hodosh, Young and Hockenmaier 2013). Kendall's tau compares a metric with
+them, as in papers since CLIPScore (Hessel et al. 2021): tau-c over all three expert grades, without a
+photo's own captions; and tau-b over the share of yes, with the own captions.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ import pyarrow.parquet as pq
 from descscore.errors import DataError
 from descscore.eval.features import pair_cosines
 from descscore.eval.formatting import text_table
-from descscore.eval.ratings import digest, find_folder, named
+from descscore.eval.ratings import digest, find_folder
 from descscore.eval.statistics.correlation import Array, Correlation, Numbers, kendall, numbers
 from descscore.scorer import DescScorer
+from descscore.tables.cells import named
 
 PUBLISHED = {
     "CLIP-S": (51.2, 34.4),
@@ -56,9 +57,11 @@ SPLITS = ("test.parquet", "val.parquet", "train.parquet")
 class RatedPairs:
     """Pairs of photo name and caption id with their ratings.
 
-    ratings: ``(n, 3)`` grades 1..4 of the experts, or ``(n, 1)`` shares of yes, 0..1.
-    left_out: pairs of a photo with its own caption that are not among them. source:
-    file and digest.
+    Attributes:
+        pairs: Photo name and caption id.
+        ratings: ``(n, 3)`` grades 1..4 of the experts, or ``(n, 1)`` shares of yes, 0..1.
+        left_out: Number of pairs left out because the caption is the photo's own.
+        source: File name and digest.
     """
 
     pairs: tuple[tuple[str, str], ...]
@@ -186,7 +189,7 @@ def _photo_of(caption: str) -> str:
 
 @dataclass(frozen=True)
 class CaptionJudgments:
-    """Both kinds of ratings with the photos and captions that they are of."""
+    """Both kinds of ratings, with the rated photos and captions."""
 
     expert: RatedPairs
     crowd: RatedPairs
@@ -200,10 +203,18 @@ class CaptionJudgments:
 
 @dataclass(frozen=True)
 class TauRow:
-    """Kendall's tau, -1..1, with one set of ratings; None where not defined, for this ``reason``.
+    """A model's agreement with one set of ratings.
 
-    pairs of photo and caption; ratings: how many of them; left_out: own captions. There is
-    no p-value: the ratings of one pair, and the pairs of one photo, are not independent.
+    There is no p-value: the ratings of one pair, and the pairs of one photo, are not independent.
+
+    Attributes:
+        set: Name of the set of ratings.
+        statistic: ``tau-b`` or ``tau-c``.
+        tau: Kendall's tau, -1..1; None where it is not defined.
+        reason: Why it is not defined.
+        pairs: Number of pairs of photo and caption.
+        ratings: Number of ratings.
+        left_out: Number of pairs left out because the caption is the photo's own.
     """
 
     set: str
@@ -216,9 +227,14 @@ class TauRow:
 
 
 def read_caption_judgments(data: Path, references: bool = False) -> CaptionJudgments:
-    """From the folder flickr8k or the one that holds it; :class:`DataError` on missing or wrong files.
+    """Read the folder flickr8k, or the folder that holds it.
 
-    references: whether all captions of the photos that experts judged are needed too.
+    Args:
+        data: The folder.
+        references: Whether to read all captions of the photos that experts judged, too.
+
+    Raises:
+        DataError: A file is missing or wrong.
     """
     folder = find_folder(data, "flickr8k", "ExpertAnnotations.txt")
     expert = read_expert(folder / "ExpertAnnotations.txt")
@@ -261,7 +277,7 @@ def _row(name: str, statistic: str, tau: Correlation, rated: RatedPairs) -> TauR
 
 
 def caption_result(data: Path, model: str, references: bool = False) -> dict[str, Any]:
-    """All that the command prints: ``{model, rows, published, notes, signature}``.
+    """The command's output: ``{model, rows, published, notes, signature}``.
 
     Raises :class:`descscore.errors.DataError` on missing or wrong files.
     """
@@ -285,7 +301,7 @@ def published_taus() -> list[dict[str, Any]]:
 
 
 def caption_lines(result: dict[str, Any]) -> list[str]:
-    """What :func:`caption_result` gave as lines of text."""
+    """The contents of :func:`caption_result` as lines of text."""
     own = ["-" if row["tau"] is None else f"{100 * row['tau']:+.1f}" for row in result["rows"]]
     cells = [(result["model"], *own[:2], "measured here")]
     cells += [("+ references", tau, "", "measured here") for tau in own[2:]]

@@ -16,6 +16,7 @@ import click
 
 from descscore.errors import DataError, UsageError
 from descscore.eval.options import (
+    PATH,
     data_option,
     device_option,
     json_option,
@@ -106,7 +107,7 @@ def _on_pairs(
 
 @evaluate.command()
 @pairs_options
-@click.option("--limit", type=click.IntRange(min=1), help="Look at the first so many pairs only.")
+@click.option("--limit", type=click.IntRange(min=1), help="Use only this many pairs, from the first on.")
 @model_option()
 @device_option
 @click.option(
@@ -117,7 +118,7 @@ def _on_pairs(
 )
 @click.option(
     "--norms",
-    type=click.Path(path_type=Path),
+    type=PATH,
     multiple=True,
     help="CSV of words with norms, such as concreteness. May be repeated.",
 )
@@ -180,7 +181,7 @@ def words(
 @data_option("Folder kreiss2022, or the one that holds it")
 @click.option(
     "--ratings",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Other ratings instead: a CSV with columns item, rater, question, value, group.",
 )
 @click.option(
@@ -191,10 +192,7 @@ def words(
     help="What the column group of --ratings groups: raters, or items of one image.",
 )
 @click.option(
-    "--scores",
-    type=click.Path(path_type=Path),
-    multiple=True,
-    help="CSV with a score a text; may be given more than once.",
+    "--scores", type=PATH, multiple=True, help="CSV with a score a text; may be given more than once."
 )
 @click.option("--text-column", help="Column of --scores with the texts; by default found by name.")
 @click.option("--score-column", help="Column of --scores with the scores; by default found by name.")
@@ -252,10 +250,7 @@ def captions(data: Path, model: str, references: bool, as_json: bool) -> None:
 
 @click.command()
 @click.option(
-    "--database",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="The study's database, as given to 'descscore serve'.",
+    "--database", type=PATH, required=True, help="The study's database, as given to 'descscore serve'."
 )
 @json_option
 @resampling_options
@@ -328,7 +323,7 @@ def zeroshot(data: str, prompts: tuple[str, ...], model: str, device: str | None
 @evaluate.command()
 @click.option("--data", help="Concadia folder, table or hub data set of pairs; by default made-up pictures.")
 @click.option("--split", default="test", show_default=True, help="Split of the data.")
-@click.option("--image-root", type=click.Path(path_type=Path), help="Folder that image paths begin at.")
+@click.option("--image-root", type=PATH, help="Folder that image paths begin at.")
 @click.option("--pairs", type=click.IntRange(2), default=1000, show_default=True, help="Pairs to score.")
 @model_option()
 @click.option(
@@ -366,7 +361,7 @@ def precision(
 
 
 @evaluate.command()
-@click.option("--photos", type=click.Path(path_type=Path), help="Folder of photos; by default made up.")
+@click.option("--photos", type=PATH, help="Folder of photos; by default made up.")
 @click.option("--count", type=click.IntRange(1), default=16, show_default=True, help="Photos made up.")
 @click.option("--size", default="1600x1200", show_default=True, help="Their width and height.")
 @click.option(
@@ -434,7 +429,7 @@ def _size(text: str) -> tuple[int, int]:
 @data_option("The data folder")
 @click.option(
     "--output",
-    type=click.Path(path_type=Path),
+    type=PATH,
     required=True,
     help="Folder for report.json, report.md and report.html; made where it is missing.",
 )
@@ -442,10 +437,7 @@ def _size(text: str) -> tuple[int, int]:
 @device_option
 @resampling_options
 @click.option(
-    "--from-json",
-    "saved",
-    type=click.Path(path_type=Path),
-    help="Measure nothing; make the pages of this saved report.json again.",
+    "--from-json", "saved", type=PATH, help="Measure nothing; make the pages of this saved report.json again."
 )
 def report(
     data: Path,
@@ -457,7 +449,7 @@ def report(
     saved: Path | None,
 ) -> None:
     """All evaluations of one or several models, side by side: JSON, Markdown and one HTML page."""
-    from descscore.eval.report.report import make_folder, read_report, write_report
+    from descscore.eval.report.pages import make_folder, read_report, write_report
     from descscore.eval.statistics.bootstrap import Resampling
 
     resampling = Resampling(resamples, seed)

@@ -48,11 +48,9 @@ def pair_cosines(
 
     Raises :class:`descscore.errors.InputError` where an image or text cannot be scored.
     """
-    names, size = list(images), scorer.encoder.batch_size
-    batches = [names[start : start + size] for start in range(0, len(names), size)]
-    left = torch.cat([scorer.encoder.images([load_image(images[name]) for name in part]) for part in batches])
-    right = scorer.encoder.texts(list(texts.values()), scorer.text_policy).features
-    row, column = {name: i for i, name in enumerate(names)}, {key: i for i, key in enumerate(texts)}
+    left = image_features(scorer, list(images.values()))
+    right = text_features(scorer, list(texts.values()))
+    row, column = {key: i for i, key in enumerate(images)}, {key: i for i, key in enumerate(texts)}
     similarity = (left.double() @ right.double().T).clamp(-1, 1)
     picked = similarity[[row[image] for image, _ in pairs], [column[text] for _, text in pairs]]
     return picked.cpu().numpy()

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 from tabulate import DataRow, TableFormat, tabulate  # type: ignore[import-untyped, unused-ignore]
 
 MINUS = "\N{MINUS SIGN}"
 PERCENT = "\N{NO-BREAK SPACE}%"
 UNDEFINED = "not defined"
+
+Columns: TypeAlias = "Mapping[str, str | Callable[[Any], object]]"
+"""A table's columns by heading: the name of a row's attribute, or a function of the row."""
 
 
 def percent(value: float | None, digits: int = 1) -> str:
@@ -40,6 +44,11 @@ def signed_interval(low: float | None, high: float | None, digits: int = 2) -> s
 def plain(value: float | None, digits: int = 2) -> str:
     """A number without a forced sign."""
     return UNDEFINED if value is None else f"{value:.{digits}f}".replace("-", MINUS)
+
+
+def plain_interval(low: float | None, high: float | None, digits: int = 2) -> str:
+    """``0.32 to 0.51``."""
+    return UNDEFINED if low is None or high is None else f"{plain(low, digits)} to {plain(high, digits)}"
 
 
 def p_value(value: float | None) -> str:
@@ -76,6 +85,11 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
+def decimals(value: float | None, form: str = "+.3f") -> str:
+    """A number for a terminal, ``-`` where it is not defined."""
+    return "-" if value is None else format(value, form)
+
+
 def share(value: float | None) -> str:
     """A share, 0..1, in per cent for a terminal: ``52.3%``, ``-`` where it is not defined."""
     return "-" if value is None else f"{100 * value:.1f}%"
@@ -84,6 +98,15 @@ def share(value: float | None) -> str:
 def share_interval(low: float | None, high: float | None) -> str:
     """``46.7 to 57.9`` per cent for a terminal, ``-`` where it is not defined."""
     return "-" if low is None or high is None else f"{100 * low:.1f} to {100 * high:.1f}"
+
+
+WINS: Columns = {
+    "n": "n",
+    "wins": lambda row: share(row.value),
+    "95 % interval": lambda row: share_interval(row.low, row.high),
+    "ties": "ties",
+}
+"""Columns of a share of pairs that something wins."""
 
 
 _COMPACT = TableFormat(
@@ -112,3 +135,12 @@ def text_table(head: Sequence[str], rows: Sequence[Sequence[object]], names: int
     cells = [[str(cell) for cell in row] for row in rows]
     text: str = tabulate(cells, head, tablefmt="simple", colalign=sides, disable_numparse=True)
     return text
+
+
+def row_lines(rows: Sequence[object], columns: Columns, names: int = 1) -> list[str]:
+    """Rows as the lines of a table for a terminal. names: as for :func:`text_table`."""
+    cells = [
+        [column(row) if callable(column) else getattr(row, column) for column in columns.values()]
+        for row in rows
+    ]
+    return text_table(list(columns), cells, names).splitlines()

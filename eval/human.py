@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from descscore.errors import DataError
-from descscore.eval.formatting import text_table
+from descscore.eval.formatting import Columns, decimals, row_lines
 from descscore.eval.metric_scores import Joined
-from descscore.eval.ratings import Drop, Judgments, Panel, named
+from descscore.eval.ratings import Drop, Judgments, Panel
 from descscore.eval.statistics.bootstrap import (
+    Estimate,
     Resampling,
     cluster_difference,
     cluster_partial,
@@ -28,6 +29,7 @@ from descscore.eval.statistics.correlation import (
     split_half,
     undefined_reason,
 )
+from descscore.tables.cells import named
 from descscore.version import __version__
 
 LENGTH, LOG_LENGTH = "length", "log length"
@@ -109,7 +111,16 @@ class DifferenceRow:
 
 @dataclass(frozen=True)
 class HumanResult:
-    """All rows, what was joined and dropped, notes that belong to the numbers, and their signature."""
+    """The outcome of :func:`human_result`.
+
+    Attributes:
+        rows: A row for each metric, group of raters, phase and question.
+        differences: A row for each pair of metrics, likewise.
+        joined: Number of rated texts with a score.
+        drops: What was left out, and how many.
+        notes: Explanations of the numbers.
+        signature: Everything that the numbers depend on.
+    """
 
     rows: tuple[HumanRow, ...]
     differences: tuple[DifferenceRow, ...]
@@ -120,25 +131,25 @@ class HumanResult:
 
     @property
     def dropped(self) -> int:
-        """How many scores, ratings and rated texts were left out in all."""
+        """Total number of scores, ratings and rated texts that were left out."""
         return sum(drop.count for drop in self.drops)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; ``dropped`` is the sum of ``drops``."""
-        return {
-            "rows": [asdict(row) for row in self.rows],
-            "differences": [asdict(row) for row in self.differences],
-            "joined": self.joined,
-            "dropped": self.dropped,
-            "drops": [asdict(drop) for drop in self.drops],
-            "notes": list(self.notes),
-            "signature": self.signature,
-        }
+        return asdict(self) | {"dropped": self.dropped}
 
 
 @dataclass(frozen=True)
 class _Cell:
-    """One panel's items: means ``(n,)``, which of all items they are, and how reliable they are."""
+    """The rated items of one panel.
+
+    Attributes:
+        panel: The panel.
+        means: Mean rating of each item, ``(n,)``.
+        kept: The items' places among all items, ``(n,)``.
+        clusters: Each item's image.
+        reliability: Reliability of the means.
+    """
 
     panel: Panel
     means: Array
@@ -150,11 +161,17 @@ class _Cell:
 def human_result(
     judgments: Judgments, metrics: Sequence[Joined], resampling: Resampling | None = None
 ) -> HumanResult:
-    """Every metric, and text length and its logarithm, against every panel of raters.
+    """Compare every metric, text length and its logarithm with every panel of raters.
 
-    metrics: scores in the items' order (:func:`descscore.eval.metric_scores.join`), each
-    under its own name. Differences are those of each metric from length and from
-    log length, and of each two metrics.
+    Differences are computed for each two metrics, and for each metric and both kinds of length.
+
+    Args:
+        judgments: The rated items.
+        metrics: Scores in the items' order (:func:`descscore.eval.metric_scores.join`), with different names.
+        resampling: How intervals are computed.
+
+    Raises:
+        DataError: Two metrics have the same name.
     """
     resampling = resampling or Resampling()
     lengths = np.array([len(item.text) for item in judgments.items], dtype=np.float64)
@@ -196,15 +213,7 @@ def _row(metric: str, table: dict[str, Array], cell: _Cell, resampling: Resampli
     rank, tau = spearman(scores, cell.means), kendall(scores, cell.means)
     return HumanRow(
         metric=metric,
-        raters=cell.panel.raters,
-        phase=cell.panel.phase,
-        question=cell.panel.question,
-        n=estimate.n,
-        clusters=estimate.clusters,
         r=estimate.value,
-        p=estimate.p,
-        low=estimate.low,
-        high=estimate.high,
         pearson_p=pearson(scores, cell.means).p,
         spearman=rank.value,
         spearman_p=rank.p,
@@ -217,9 +226,9 @@ def _row(metric: str, table: dict[str, Array], cell: _Cell, resampling: Resampli
         partial_r_log_length=given_log.value,
         reliability=cell.reliability.value,
         ceiling=cell.reliability.ceiling,
-        reason=undefined_reason(**columns) or estimate.reason,
         partial_reason=undefined_reason(**columns, length=length) or given.reason,
         reliability_reason=cell.reliability.reason,
+        **_shared(cell, estimate, undefined_reason(**columns)),
     )
 
 
@@ -229,20 +238,14 @@ def _difference(
     first, second = (table[name][cell.kept] for name in pair)
     estimate = cluster_difference(first, second, cell.means, cell.clusters, resampling)
     undefined = undefined_reason(**{pair[0]: first, pair[1]: second, "ratings": cell.means})
-    return DifferenceRow(
-        first=pair[0],
-        second=pair[1],
-        raters=cell.panel.raters,
-        phase=cell.panel.phase,
-        question=cell.panel.question,
-        n=estimate.n,
-        clusters=estimate.clusters,
-        difference=estimate.value,
-        p=estimate.p,
-        low=estimate.low,
-        high=estimate.high,
-        reason=undefined or estimate.reason,
-    )
+    return DifferenceRow(*pair, difference=estimate.value, **_shared(cell, estimate, undefined))
+
+
+def _shared(cell: _Cell, estimate: Estimate, undefined: str | None) -> dict[str, Any]:
+    """The fields that both kinds of rows have."""
+    panel = {name: getattr(cell.panel, name) for name in ("raters", "phase", "question")}
+    numbers = {name: getattr(estimate, name) for name in ("n", "clusters", "p", "low", "high")}
+    return panel | numbers | {"reason": undefined or estimate.reason}
 
 
 def _signature(judgments: Judgments, metrics: Sequence[Joined], resampling: Resampling) -> str:
@@ -261,55 +264,48 @@ LEGEND = (
 )
 """What the columns of :func:`table_lines` mean."""
 
-_PLACE = ("raters", "phase", "question", "n")
-_ROW_HEAD = ("metric", *_PLACE, "r", "95 % interval", "p", "rho", "tau", "partial", "reliab.", "ceiling")
-_DIFFERENCE_HEAD = ("first - second", *_PLACE, "r - r", "95 % interval", "p")
+_PLACE: Columns = {
+    "raters": "raters",
+    "phase": lambda row: row.phase or "-",
+    "question": "question",
+    "n": "n",
+}
+_INTERVAL: Columns = {
+    "95 % interval": lambda row: (
+        "-" if row.low is None or row.high is None else f"[{row.low:+.3f}, {row.high:+.3f}]"
+    ),
+    "p": lambda row: "<0.001" if row.p is not None and row.p < 0.001 else decimals(row.p, ".3f"),
+}
+_COLUMNS: Columns = {
+    "metric": "metric",
+    **_PLACE,
+    "r": lambda row: decimals(row.r),
+    **_INTERVAL,
+    "rho": lambda row: decimals(row.spearman),
+    "tau": lambda row: decimals(row.kendall),
+    "partial": lambda row: decimals(row.partial_r),
+    "reliab.": lambda row: decimals(row.reliability, ".2f"),
+    "ceiling": lambda row: decimals(row.ceiling, ".2f"),
+}
+_DIFFERENCE_COLUMNS: Columns = {
+    "first - second": lambda row: f"{row.first} - {row.second}",
+    **_PLACE,
+    "r - r": lambda row: decimals(row.difference),
+    **_INTERVAL,
+}
 
 
 def table_lines(result: HumanResult) -> list[str]:
     """The result as lines of text: rows, differences, what is not defined, counts, notes, signature."""
-    lines = text_table(_ROW_HEAD, list(map(_row_cells, result.rows)), names=4).splitlines()
+    lines = row_lines(result.rows, _COLUMNS, names=4)
     if result.differences:
-        cells = list(map(_difference_cells, result.differences))
-        lines += ["", *text_table(_DIFFERENCE_HEAD, cells, names=4).splitlines()]
+        lines += ["", *row_lines(result.differences, _DIFFERENCE_COLUMNS, names=4)]
     reasons = _reasons(result)
     if reasons:
         lines += ["", "not defined (shown as -):", *(f"  {reason}" for reason in reasons)]
     dropped = "".join(f"; {drop.what}: {drop.count}" for drop in result.drops)
     lines += ["", f"joined: {result.joined} rated texts; dropped: {result.dropped}{dropped}"]
     return [*lines, *(f"note: {note}" for note in (*LEGEND, *result.notes)), result.signature]
-
-
-def _decimals(value: float | None, form: str = "+.3f") -> str:
-    return "-" if value is None else format(value, form)
-
-
-def _p(value: float | None) -> str:
-    """A p-value to three digits; what would round to zero is shown as a bound."""
-    return "<0.001" if value is not None and value < 0.001 else _decimals(value, ".3f")
-
-
-def _estimate(value: float | None, low: float | None, high: float | None, p: float | None) -> tuple[str, ...]:
-    interval = "-" if low is None or high is None else f"[{low:+.3f}, {high:+.3f}]"
-    return _decimals(value), interval, _p(p)
-
-
-def _place(row: HumanRow | DifferenceRow) -> tuple[str, ...]:
-    return (row.raters, row.phase or "-", row.question, str(row.n))
-
-
-def _row_cells(row: HumanRow) -> tuple[str, ...]:
-    others = map(_decimals, (row.spearman, row.kendall, row.partial_r))
-    limits = (_decimals(row.reliability, ".2f"), _decimals(row.ceiling, ".2f"))
-    return (row.metric, *_place(row), *_estimate(row.r, row.low, row.high, row.p), *others, *limits)
-
-
-def _difference_cells(row: DifferenceRow) -> tuple[str, ...]:
-    return (
-        f"{row.first} - {row.second}",
-        *_place(row),
-        *_estimate(row.difference, row.low, row.high, row.p),
-    )
 
 
 def _reasons(result: HumanResult) -> list[str]:

@@ -1,4 +1,4 @@
-"""One score for each rated text: read from anybody's CSV file, or given by a model."""
+"""One score for each rated text, from a user's CSV file or from a model."""
 
 from __future__ import annotations
 
@@ -7,19 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from descscore.errors import DataError
-from descscore.eval.ratings import (
-    ATTENTION_CHECKS,
-    Drop,
-    Item,
-    check_columns,
-    digest,
-    named,
-    read_rows,
-    text_key,
-)
+from descscore.eval.ratings import ATTENTION_CHECKS, Drop, Item, digest, read_rows, text_key
 from descscore.eval.statistics.correlation import Array, numbers
 from descscore.records import Score
 from descscore.scorer import DescScorer
+from descscore.tables.cells import named
+from descscore.tables.text_tables import check_columns
 
 TEXT_COLUMNS = ("texts", "text", "description", "item")
 SCORE_COLUMNS = {"clipscore": "CLIPScore", "SPURTS_score": "SPURTS", "score": "", "cosine": ""}
@@ -28,7 +21,14 @@ SCORE_COLUMNS = {"clipscore": "CLIPScore", "SPURTS_score": "SPURTS", "score": ""
 
 @dataclass(frozen=True)
 class Scores:
-    """A metric's score by text. checks: texts of attention checks. source: file and digest."""
+    """A metric's scores as read from a file.
+
+    Attributes:
+        metric: The metric's name.
+        values: Score by text.
+        checks: Texts of attention checks.
+        source: File name and digest.
+    """
 
     metric: str
     values: dict[str, float]
@@ -38,7 +38,14 @@ class Scores:
 
 @dataclass(frozen=True)
 class Joined:
-    """Scores in the items' order, ``(n,)``, with what was left out and where they come from."""
+    """A metric's scores of the rated items.
+
+    Attributes:
+        metric: The metric's name.
+        values: Scores in the items' order, ``(n,)``.
+        drops: Scores that were left out.
+        source: A file name with its digest, or a model's signature.
+    """
 
     metric: str
     values: Array
@@ -73,7 +80,10 @@ def read_scores(path: Path, text_column: str | None = None, score_column: str | 
 
 
 def join(items: tuple[Item, ...], scores: Scores) -> Joined:
-    """The score of each item; :class:`DataError` names items without one, surplus scores are counted."""
+    """Find the score of each item and count the scores of other texts.
+
+    Raises :class:`DataError` that names the items without a score.
+    """
     missing = [item.key for item in items if item.key not in scores.values]
     if missing:
         raise DataError(
@@ -102,10 +112,10 @@ def _column(path: Path, columns: list[str], asked: str | None, known: list[str])
 
 
 def model_metrics(items: tuple[Item, ...], model: str, context: bool = False) -> list[Joined]:
-    """The raw cosine of each item's text with its image, under the model of that name.
+    """Load a model and compute the raw cosine of each item's text with its image.
 
-    context: whether to give the four metrics of :func:`context_metrics` instead.
-    Raises :class:`DataError` that names the items whose image is not there.
+    context: whether to compute the four metrics of :func:`context_metrics` instead.
+    Raises :class:`DataError` that names the items whose image is missing.
     """
     item_images(items)  # before a model is loaded
     scorer = DescScorer.from_pretrained(model)
@@ -113,13 +123,13 @@ def model_metrics(items: tuple[Item, ...], model: str, context: bool = False) ->
 
 
 def scorer_scores(items: tuple[Item, ...], scorer: DescScorer, name: str) -> Joined:
-    """The raw cosine of each item's text with its image, by a model already loaded."""
+    """The raw cosine of each item's text with its image."""
     results = scorer.score_batch(item_images(items), [item.text for item in items])
     return Joined(name, numbers(name, [result.cosine for result in results]), (), scorer.signature)
 
 
 def item_images(items: tuple[Item, ...]) -> list[Path]:
-    """The image of each item; :class:`DataError` where one is not known or missing."""
+    """The image of each item. Raises :class:`DataError` where one is unknown."""
     missing = [item.key for item in items if item.image is None]
     if missing:
         raise DataError(
@@ -130,10 +140,10 @@ def item_images(items: tuple[Item, ...]) -> list[Path]:
 
 
 PREFIX = "A photo depicts "
-"""What Kreiss et al. 2022 put before a description, and Hessel et al. 2021 before every text."""
+"""The prefix of Kreiss et al. 2022 for descriptions and of Hessel et al. 2021 for every text."""
 
 VARIANTS = ("", " (context)", " (prefix)", " (prefix, context)")
-"""What the four metrics' names have after the model's."""
+"""Endings of the four metrics' names, after the model's name."""
 
 
 def context_metrics(items: tuple[Item, ...], scorer: DescScorer, name: str) -> list[Joined]:

@@ -11,6 +11,8 @@ import click
 
 Decorator: TypeAlias = Callable[[Any], Any]
 
+PATH = click.Path(path_type=Path)
+
 device_option = click.option("--device", help="Torch device; by default a GPU where there is one.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 models_option = click.option(
@@ -22,7 +24,7 @@ def data_option(text: str) -> Decorator:
     """``--data``, also by DESCSCORE_DATA; text: what it names."""
     return click.option(
         "--data",
-        type=click.Path(path_type=Path),
+        type=PATH,
         envvar="DESCSCORE_DATA",
         default=Path("../shared/data"),
         show_default=True,
@@ -44,9 +46,7 @@ def pairs_options(command: Any) -> Any:
             "--data", required=True, help="Concadia folder, table (CSV, JSONL, Parquet), or hub data set."
         ),
         click.option("--split", default="test", show_default=True, help="Split to measure on."),
-        click.option(
-            "--image-root", type=click.Path(path_type=Path), help="Folder that image paths are relative to."
-        ),
+        click.option("--image-root", type=PATH, help="Folder that image paths are relative to."),
     )(command)
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from descscore.errors import DataError
 from descscore.eval.features import pair_cosines
-from descscore.eval.formatting import text_table
+from descscore.eval.formatting import UNDEFINED, Columns, row_lines
 from descscore.eval.sample_inputs import caption
 from descscore.eval.statistics.correlation import Array, spearman
 from descscore.images import ImageSource, load_image
@@ -111,22 +111,20 @@ def _cosines(scorer: DescScorer, sample: Sample) -> Array:
     return pair_cosines(scorer, sample.images, sample.texts, sample.pairs)
 
 
+_COLUMNS: Columns = {
+    "precision": "precision",
+    "pairs": lambda row: f"{row.pairs:,}",
+    "mean difference": lambda row: f"{row.mean:.2e}",
+    "largest": lambda row: f"{row.largest:.2e}",
+    "Spearman": lambda row: UNDEFINED if row.spearman is None else f"{row.spearman:.6f}",
+    "goals": lambda row: "met" if row.close else "missed",
+}
+
+
 def precision_lines(rows: Sequence[Closeness]) -> list[str]:
     """The rows as a table of text, what its columns mean, and the goals."""
-    cells = [
-        (
-            row.precision,
-            f"{row.pairs:,}",
-            f"{row.mean:.2e}",
-            f"{row.largest:.2e}",
-            "not defined" if row.spearman is None else f"{row.spearman:.6f}",
-            "met" if row.close else "missed",
-        )
-        for row in rows
-    ]
-    head = ("precision", "pairs", "mean difference", "largest", "Spearman", "goals")
     return [
-        *text_table(head, cells).splitlines(),
+        *row_lines(rows, _COLUMNS),
         "",
         "difference: absolute, of a pair's cosine from that in float32. Spearman: correlation of the ranks "
         "of both; 1 is the same order.",

@@ -1,7 +1,7 @@
 """How often a score prefers the description to the caption, and to other images' descriptions.
 
-The first alone can be had by a text-only style classifier, the second by any
-image-text matcher; a score that stands in for alt text quality needs both.
+A classifier of style can do the first without the image; any matcher of images and texts can do the
+second. A score that measures the quality of alt text needs both.
 
 Also here: whether a model's probability that a text is a description means what it says, and the
 published CLIPScore of the 300 Concadia pairs (Kreiss et al. 2022).
@@ -19,8 +19,8 @@ import torch
 
 from descscore.errors import DataError
 from descscore.eval.features import image_features, image_owner, matched_cosines
-from descscore.eval.formatting import share, share_interval, text_table
-from descscore.eval.ratings import named, read_rows, text_key
+from descscore.eval.formatting import WINS, Columns, row_lines
+from descscore.eval.ratings import read_rows, text_key
 from descscore.eval.statistics.correlation import Array
 from descscore.eval.statistics.proportions import (
     Bin,
@@ -32,6 +32,7 @@ from descscore.eval.statistics.proportions import (
 )
 from descscore.eval.statistics.retrieval import grounding_over_texts
 from descscore.scorer import DescScorer
+from descscore.tables.cells import named
 from descscore.tables.rows import PreferencePair
 
 OTHERS = 20
@@ -106,7 +107,7 @@ def length_pair_scores(pairs: Sequence[PreferencePair]) -> PairScores:
 def ngram_pair_scores(train: Sequence[PreferencePair], pairs: Sequence[PreferencePair]) -> PairScores:
     """A text-only classifier of descriptions and captions: word 1- and 2-grams, logistic regression.
 
-    It never sees an image, so what it reaches is what style alone gives away.
+    It never sees an image, so its result shows how much style alone reveals.
     Raises :class:`DataError` where scikit-learn is missing.
     """
     try:
@@ -164,23 +165,17 @@ def _row(metric: str, question: str, subset: str, wins: Array, ties: Array, owne
     )
 
 
+_COLUMNS: Columns = {
+    "metric": "metric",
+    "description over": lambda row: {"caption": "its caption", "other": f"{OTHERS} others'"}[row.question],
+    "pairs": "subset",
+    **WINS,
+}
+
+
 def preference_lines(rows: Sequence[PreferenceRow]) -> list[str]:
     """The rows as a table of text, in per cent, and what its columns mean."""
-    over = {"caption": "its caption", "other": f"{OTHERS} others'"}
-    cells = [
-        (
-            row.metric,
-            over[row.question],
-            row.subset,
-            row.n,
-            share(row.value),
-            share_interval(row.low, row.high),
-            row.ties,
-        )
-        for row in rows
-    ]
-    head = ("metric", "description over", "pairs", "n", "wins", "95 % interval", "ties")
-    return [*text_table(head, cells, names=3).splitlines(), "", *NOTES]
+    return [*row_lines(rows, _COLUMNS, names=3), "", *NOTES]
 
 
 GUESSING = math.log(2)

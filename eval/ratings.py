@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
 from descscore.errors import DataError, UsageError
-from descscore.tables.cells import named as named
-from descscore.tables.text_tables import check_columns as check_columns
+from descscore.tables.cells import named
 from descscore.tables.text_tables import read_csv
 
 _BLANK = frozenset({"", "na", "nan", "null", "none"})
@@ -138,7 +137,7 @@ class Judgments:
 
 
 def find_folder(data: Path, folder: str, file: str) -> Path:
-    """``data`` itself or ``data/folder``, whichever holds ``file``; raises :class:`DataError`."""
+    """``data`` or ``data/folder``, the one that holds ``file``; :class:`DataError` where neither does."""
     for candidate in (data, data / folder):
         if (candidate / file).is_file():
             return candidate
@@ -186,20 +185,22 @@ def read_kreiss(data: Path) -> Judgments:
     return Judgments(items, tuple(panels), drops, NOTES, source)
 
 
-def collect(rated: Iterable[tuple[Row, str, str, float | None]]) -> dict[str, list[float]]:
-    """Ratings by item from (row, rater, item, value); blank ones are passed over.
+def collect(
+    items: tuple[Item, ...], rated: Iterable[tuple[Row, str, str, float | None]]
+) -> tuple[tuple[float, ...], ...]:
+    """Each item's ratings from (row, rater, item, value); blank ones are passed over.
 
     Raises :class:`DataError` where one rater rated an item twice, with the place of the second.
     """
     seen: set[tuple[str, str]] = set()
-    out: dict[str, list[float]] = {}
+    ratings: dict[str, list[float]] = {item.key: [] for item in items}
     for row, rater, item, value in rated:
         if (rater, item) in seen:
             raise DataError(f"{row.place}: rater {rater!r} rates {named([item])} a second time")
         seen.add((rater, item))
-        if value is not None:
-            out.setdefault(item, []).append(value)
-    return out
+        if value is not None and item in ratings:
+            ratings[item].append(value)
+    return tuple(map(tuple, ratings.values()))
 
 
 def _panel(
@@ -211,8 +212,8 @@ def _panel(
     column: str,
     items: tuple[Item, ...],
 ) -> Panel:
-    values = collect((r, r[rater_column], text_key(r["description"]), _rating(r, column)) for r in rows)
-    return Panel(raters, phase, question, tuple(tuple(values.get(item.key, ())) for item in items))
+    rated = ((r, r[rater_column], text_key(r["description"]), _rating(r, column)) for r in rows)
+    return Panel(raters, phase, question, collect(items, rated))
 
 
 def _rating(row: Row, column: str) -> float | None:
@@ -267,15 +268,20 @@ COLUMNS = ("item", "rater", "question", "value", "group")
 def read_ratings(path: Path, groups: Groups = "auto") -> Judgments:
     """Ratings in long form: columns ``item, rater, question, value, group``, in any order.
 
-    group: by ``groups``, either of raters, each reported on its own, or of items
-    that are not independent (those of one image), which are resampled together.
-    ``auto`` takes it for raters where every rater has one group, for items where
-    every item has one and raters meet several; where both hold, the file cannot tell
-    and an error asks. Optional columns: ``text``, the item's text where ``item``
-    is only its name; ``image``, which items share, so that ``group`` is the raters';
-    ``context``, the text around the item's image.
-    Blank values are left out and counted. Raises :class:`DataError`, also where a
-    rater answers a question on an item twice.
+    The column ``group`` holds groups of raters, each reported on its own, or groups of items that are
+    not independent (those of one image), which are resampled together. Blank values are left out and
+    counted. Optional columns are ``text``, the item's text where ``item`` is only a name; ``image``,
+    the image that items share, so that ``group`` is the raters'; and ``context``, the text around the
+    item's image.
+
+    Args:
+        path: The CSV file.
+        groups: What ``group`` groups. ``auto`` means raters where every rater has only one group, and
+            items where every item has only one group.
+
+    Raises:
+        DataError: The file is wrong, ``auto`` fits both or neither, or a rater answers a question
+            about an item twice.
     """
     if groups not in get_args(Groups):
         raise UsageError(f"groups {groups!r}: choose one of {', '.join(get_args(Groups))}")
@@ -331,12 +337,15 @@ def _panels(rows: list[Row], role: str, items: tuple[Item, ...]) -> tuple[Panel,
     for row in rows:
         raters = row["group"] if role == "raters" else "all"
         grouped.setdefault((raters, row["question"]), []).append(row)
-    panels = []
-    for (raters, question), part in grouped.items():
-        values = collect((r, r["rater"], text_key(r["item"]), r.number("value")) for r in part)
-        ratings = tuple(tuple(values.get(item.key, ())) for item in items)
-        panels.append(Panel(raters, None, question, ratings))
-    return tuple(panels)
+    return tuple(
+        Panel(
+            raters,
+            None,
+            question,
+            collect(items, ((r, r["rater"], text_key(r["item"]), r.number("value")) for r in part)),
+        )
+        for (raters, question), part in grouped.items()
+    )
 
 
 def _text_note(rows: list[Row]) -> tuple[str, ...]:

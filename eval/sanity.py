@@ -18,7 +18,7 @@ import numpy as np
 
 from descscore.errors import DataError
 from descscore.eval.features import image_features, image_owner, matched_cosines
-from descscore.eval.formatting import share, share_interval, text_table
+from descscore.eval.formatting import WINS, Columns, row_lines
 from descscore.eval.statistics.correlation import Array
 from descscore.eval.statistics.proportions import proportion
 from descscore.scorer import DescScorer
@@ -272,25 +272,11 @@ NOTES = (
 )
 
 
+_COLUMNS: Columns = {"metric": "metric", "hostile text": "attack", **WINS, "left out": "left_out"}
+
+
 def sanity_lines(rows: Sequence[SanityRow]) -> list[str]:
     """The rows as a table of text, in per cent, and what its columns and attacks are."""
-    cells = [
-        (
-            row.metric,
-            row.attack,
-            row.n,
-            share(row.value),
-            share_interval(row.low, row.high),
-            row.ties,
-            row.left_out,
-        )
-        for row in rows
-    ]
-    head = ("metric", "hostile text", "n", "wins", "95 % interval", "ties", "left out")
     attacks = {row.attack: row.what for row in rows}
-    return [
-        *text_table(head, cells, names=2).splitlines(),
-        "",
-        *NOTES,
-        *(f"{name}: {what}" for name, what in attacks.items()),
-    ]
+    meanings = (f"{name}: {what}" for name, what in attacks.items())
+    return [*row_lines(rows, _COLUMNS, names=2), "", *NOTES, *meanings]

@@ -1,52 +1,54 @@
 """How fast pairs are scored, against ceilings taken in the same run and against torchmetrics.
 
-The model is ViT-B-32 with random weights, which take the time that trained ones take.
-Rates are the median of several rounds in which the parts take turns, since other work
-on a machine disturbs single ones.
+The model is ViT-B-32 with random weights, which take the same time as trained ones. torchmetrics runs
+transformers' ``CLIPModel`` of the same size. Each rate is the median of several rounds in which the
+parts take turns, because other work on a machine disturbs single rounds.
 """
 
 from __future__ import annotations
 
+import json
 import platform
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
+import numpy as np
 import open_clip
 import PIL
 import torch
 from open_clip.transform import PreprocessCfg, image_transform_v2
-from torch import Tensor
+from PIL import Image
+from torch import Tensor, nn
 from torch.nn.functional import linear
 from torch.utils.flop_counter import FlopCounterMode
 
 from descscore.adapters import weights_hash
 from descscore.encoder import DTYPES, Encoder, find_batch_size
-from descscore.errors import DataError, ModelError
+from descscore.errors import DataError
 from descscore.eval.formatting import text_table
 from descscore.eval.sample_inputs import DECODE as BLANK
 from descscore.eval.sample_inputs import caption
-from descscore.eval.torchmetrics_clip import TorchmetricsClipScore, image_tensor
 from descscore.models import LoadedModel, describe_preprocessing
 from descscore.scorer import DescScorer
 from descscore.stream.image_features import Decoder
 from descscore.stream.pairs import StreamOptions, cores, start_decoder
-from descscore.texts import TokenizedText, Tokenizer, token_rows
-from descscore.towers.text import encode_tokens
+from descscore.texts import TokenizedText, Tokenizer
 
 TORCHMETRICS_BATCH, FEW = 8, 64
 """Photos of a batch of torchmetrics, and the most that it is measured with."""
 
 WARM, PASSES = 2048, 16
-"""Pairs scored to warm up; passes of a tower on a GPU in one timing, which leaves no gap between them."""
+"""Pairs scored to warm up; passes of a tower in one timing on a GPU, so that there is no gap between them."""
 
 Part: TypeAlias = "tuple[Callable[[], float], int]"
-"""Something timed: a call that returns its seconds, and how many of what it does."""
+"""A part to time: a call that returns its seconds, and how many items it handles."""
 
 
 @dataclass(frozen=True)
@@ -175,7 +177,7 @@ def measure(plan: Plan) -> Rates:
     work = replace(measure_work(encoder, pixels, texts), batch=encoder.batch_size)
     _end_to_end(pairs[:WARM], scorer)
     if plan.few:
-        run, count = _torchmetrics(plan, model)
+        run, count = _torchmetrics(plan)
         parts["torchmetrics"] = (lambda: seconds(run), count)
         work = replace(work, torchmetrics=flops(run) / count)
     return Rates(**_medians(parts, plan.rounds), work=work)
@@ -199,7 +201,7 @@ def resident(
 
 
 def _again(passes: int, run: Callable[[], torch.Tensor]) -> float:
-    """Seconds of so many passes, one after the other."""
+    """Seconds of ``passes`` passes, one after the other."""
     return seconds(lambda: wait([run() for _ in range(passes)][-1]))
 
 
@@ -245,15 +247,12 @@ def _end_to_end(
             raise DataError(str(outcome.error))
 
 
-def _torchmetrics(plan: Plan, model: LoadedModel) -> tuple[Callable[[], None], int]:
-    """torchmetrics' CLIPScore in float32 on the same weights, each photo of a batch decoded once,
-    as a call, and how many pairs it scores.
-
-    Its features are compared first (:class:`ModelError` where they differ).
+def _torchmetrics(plan: Plan) -> tuple[Callable[[], None], int]:
+    """torchmetrics' CLIPScore in float32, each photo of a batch decoded once, as a call, and how many
+    pairs it scores.
     """
-    metric = TorchmetricsClipScore(model.clip, plan.device)
+    metric = torchmetrics_clip_score(plan.device)
     pairs, batch = plan.pairs[: plan.few * plan.texts], TORCHMETRICS_BATCH * plan.texts
-    _check_features(metric, model, pairs[: plan.texts])
 
     def run() -> None:
         for first in range(0, len(pairs), batch):
@@ -264,15 +263,68 @@ def _torchmetrics(plan: Plan, model: LoadedModel) -> tuple[Callable[[], None], i
     return run, len(pairs)
 
 
-def _check_features(
-    metric: TorchmetricsClipScore, model: LoadedModel, pairs: Sequence[tuple[Path, str]]
-) -> None:
-    _, texts = metric.features([image_tensor(pairs[0][0])], [text for _, text in pairs])
-    tokens = token_rows(model.tokenizer, [text for _, text in pairs]).to(model.device)
-    with torch.inference_mode():
-        own = torch.nn.functional.normalize(encode_tokens(model.clip, tokens), dim=-1)
-    if float((own - texts).abs().max()) > 1e-4:
-        raise ModelError("torchmetrics' model gives other features on the same weights")
+def torchmetrics_clip_score(device: torch.device) -> Any:
+    """torchmetrics' ``CLIPScore`` with :func:`transformers_clip`; nothing is fetched."""
+    try:
+        from torchmetrics.multimodal.clip_score import CLIPScore
+    except ImportError as error:
+        raise DataError(f"torchmetrics is not installed ({error}); pip install torchmetrics") from None
+    model: Any = _Pooled(transformers_clip())  # passes for transformers' own class
+    return CLIPScore(model_name_or_path=lambda: (model, transformers_processor())).to(device)
+
+
+def transformers_clip() -> nn.Module:
+    """transformers' ``CLIPModel`` of the size of open_clip's ViT-B-32: its default, with plain GELU."""
+    from transformers import CLIPConfig, CLIPModel
+
+    text, image = {"hidden_act": "gelu", "bos_token_id": 49406, "eos_token_id": 49407}, {"hidden_act": "gelu"}
+    model: nn.Module = CLIPModel(CLIPConfig(text_config=text, vision_config=image))
+    return model.eval().requires_grad_(False)
+
+
+def transformers_processor() -> Any:
+    """CLIP's processor with open_clip's vocabulary; nothing is fetched."""
+    from transformers import CLIPImageProcessor, CLIPProcessor, CLIPTokenizer
+
+    tokenizer = open_clip.get_tokenizer("ViT-B-32")
+    names = {_SPECIAL.get(token, token): i for token, i in tokenizer.encoder.items()}
+    merges = [" ".join(pair) for pair in sorted(tokenizer.bpe_ranks, key=tokenizer.bpe_ranks.get)]
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "vocab.json").write_text(json.dumps(names), encoding="utf-8")
+        (Path(folder) / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]), encoding="utf-8")
+        converted = CLIPTokenizer.from_pretrained(folder, model_max_length=tokenizer.context_length)
+    processor: Callable[..., Any] = CLIPProcessor
+    return processor(image_processor=CLIPImageProcessor(), tokenizer=converted)
+
+
+_SPECIAL = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
+
+
+class _Pooled(nn.Module):
+    """A ``CLIPModel`` whose features are tensors, as torchmetrics takes them to be;
+    newer versions of transformers return a whole output.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model: Any = model
+        self.config = model.config
+
+    def get_image_features(self, pixels: Tensor) -> Tensor:
+        return _tensor(self.model.get_image_features(pixels))
+
+    def get_text_features(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        return _tensor(self.model.get_text_features(tokens, mask))
+
+
+def _tensor(output: Any) -> Tensor:
+    return output if isinstance(output, Tensor) else output.pooler_output
+
+
+def image_tensor(path: Path) -> Tensor:
+    """A decoded photo as torchmetrics takes it: ``(3, height, width)`` uint8."""
+    with Image.open(path) as image:
+        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
 
 
 _GPU_SIZE, _IN_A_ROW = 8192, 10

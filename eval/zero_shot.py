@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from descscore.errors import DataError, UsageError
 from descscore.eval.features import image_features, text_features
-from descscore.eval.formatting import share, share_interval, text_table
+from descscore.eval.formatting import Columns, row_lines, share, share_interval
 from descscore.eval.statistics.proportions import proportion
 from descscore.images import ImageSource
 from descscore.scorer import DescScorer
@@ -46,7 +46,17 @@ class LabelledImages:
 
 @dataclass(frozen=True)
 class ZeroShot:
-    """accuracy with its 95 % interval, macro_f1: 0..1. n: images, classes: how many, prompt: the template."""
+    """Result of classifying a set of images.
+
+    Attributes:
+        accuracy: Share of images whose own class wins, 0..1.
+        low: Lower end of its 95 % interval.
+        high: Its upper end.
+        macro_f1: Mean of the classes' F1, 0..1.
+        n: Number of images.
+        classes: Number of classes.
+        prompt: Template of the prompts.
+    """
 
     accuracy: float
     low: float | None
@@ -103,21 +113,19 @@ def macro_f1(labels: Array, predicted: Array) -> float:
     return float(np.mean(scores))
 
 
+_COLUMNS: Columns = {
+    "prompt": "prompt",
+    "accuracy": lambda row: share(row.accuracy),
+    "95 % interval": lambda row: share_interval(row.low, row.high),
+    "macro-F1": lambda row: share(row.macro_f1),
+    "images": "n",
+    "classes": "classes",
+}
+
+
 def zero_shot_lines(rows: Sequence[ZeroShot]) -> list[str]:
     """The rows as a table of text, in per cent, and what its columns mean."""
-    cells = [
-        (
-            row.prompt,
-            share(row.accuracy),
-            share_interval(row.low, row.high),
-            share(row.macro_f1),
-            row.n,
-            row.classes,
-        )
-        for row in rows
-    ]
-    head = ("prompt", "accuracy", "95 % interval", "macro-F1", "images", "classes")
-    return [*text_table(head, cells).splitlines(), "", *NOTES]
+    return [*row_lines(rows, _COLUMNS), "", *NOTES]
 
 
 def existing(path: Path) -> Path:
@@ -211,7 +219,7 @@ def read_class_folders(root: Path) -> LabelledImages:
 
 
 def _read_hub(source: HubSet) -> LabelledImages:
-    """A set from the hub or its cache. The small class file comes first, lest images are fetched in vain."""
+    """A set from the hub or its cache. The small class file comes first: if it fails, no image is fetched."""
     from datasets import load_dataset
     from huggingface_hub import hf_hub_download
 

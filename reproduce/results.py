@@ -38,8 +38,6 @@ from descscore.eval.preference import (
 )
 from descscore.eval.quality import measure
 from descscore.eval.report import plots
-from descscore.eval.report.page_human import forest_alt
-from descscore.eval.report.page_pairs import preference_alt
 from descscore.eval.statistics.proportions import cluster_mean
 from descscore.models import LoadedModel
 from descscore.scorer import DescScorer
@@ -410,8 +408,8 @@ def _report_tables(report: Record) -> Record:
     for row in report["sanity"][0]["rows"]:
         attacks.setdefault(row["attack"], {})[row["metric"]] = row["value"]
     return {
-        "forest_alt": forest_alt(_blv_rows(report), "blind and low-vision readers"),
-        "preference_alt": preference_alt(report["preference"][0]["rows"]),
+        "forest_alt": plots.forest_alt(_blv_rows(report), "blind and low-vision readers"),
+        "preference_alt": plots.preference_alt(report["preference"][0]["rows"]),
         "readers": _blv_rows(report),
         "taus": taus,
         "attacks": attacks,

@@ -34,7 +34,7 @@ from descscore.eval.preference import (
     published_pair_scores,
 )
 from descscore.eval.ratings import Judgments, digest, read_kreiss
-from descscore.eval.report.report import FORMAT
+from descscore.eval.report.pages import FORMAT
 from descscore.eval.sanity import sanity_rows
 from descscore.eval.statistics.bootstrap import Resampling
 from descscore.eval.statistics.correlation import MIN_ITEMS, Array, is_constant
@@ -57,10 +57,10 @@ def measure_report(
     resampling: Resampling | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Json:
-    """Measure all models on all that the data folder holds.
+    """Measure all models on everything in the data folder.
 
-    Each section is a list with one object a data set; ``not_measured`` names the files that
-    are missing. Raises :class:`DataError` for a folder that holds nothing to measure on
+    Each section is a list with one object per data set; ``not_measured`` names the missing files.
+    Raises :class:`DataError` for a folder that holds nothing to measure on
     and for damaged files, :class:`descscore.errors.ModelError` and
     :class:`descscore.errors.UsageError` for models.
     """
@@ -87,7 +87,7 @@ def check_data(data: Path) -> None:
 
 
 def missing(data: Path, files: Sequence[str]) -> list[str]:
-    """Those of ``files`` that are not below ``data``."""
+    """The ``files`` that do not exist below ``data``."""
     return [file for file in files if not (data / file).exists()]
 
 
@@ -101,7 +101,7 @@ def _head(subjects: Sequence[Subject], resampling: Resampling) -> Json:
 
 
 def _left_out(data: Path, part: Part) -> list[Json]:
-    """One entry for the whole part, or for each thing it had to do without."""
+    """One entry for the whole part where it was not measured, otherwise one for each thing left out."""
     whole = missing(data, part.files)
     place = {"section": part.section, "data": part.data}
     if whole:
@@ -126,7 +126,7 @@ class Subject:
     scorer: DescScorer
 
     def to_dict(self) -> dict[str, Any]:
-        """What a reader must know of it: plain JSON types."""
+        """The report's entry for the model, in plain JSON types."""
         model = self.scorer.model
         return {
             "name": self.name,
@@ -151,7 +151,7 @@ class Bench:
     def pairs(self, source: str) -> PreferenceSet:
         """The pairs of a file or folder below the data folder.
 
-        Those with equal texts stay in: no metric can win them, and they count against all.
+        Pairs with equal texts stay in. No metric can win them, so they count against every metric.
         Raises :class:`descscore.errors.DataError` for damaged files.
         """
         if source not in self._pairs:
@@ -160,7 +160,7 @@ class Bench:
 
 
 def load_subjects(names: Sequence[str], device: str | None = None) -> tuple[Subject, ...]:
-    """Load each model once; all that share an image tower share its features.
+    """Load each model once. Models with the same image tower share its features.
 
     Raises :class:`UsageError` for a name given twice, :class:`descscore.errors.ModelError`
     for a model that cannot be loaded.
@@ -184,8 +184,8 @@ def _scorer(name: str, device: str | None, memory: ImageMemory) -> DescScorer:
 def measure_human(bench: Bench) -> Json:
     """The human evaluation as JSON, with the points and fitted lines of the BLV readers' questions.
 
-    critical_r: the |r| under which a correlation of so many independent items is not
-    significant at 5 %. No text of a description is in it.
+    critical_r: a correlation of as many independent items is significant at 5 % from this |r| on.
+    The result holds no text of a description.
     """
     judgments = read_kreiss(bench.data)
     models = [scorer_scores(judgments.items, subject.scorer, subject.name) for subject in bench.subjects]
@@ -253,16 +253,16 @@ class Part:
     section: str
     """Its place in the report."""
     data: str
-    """What it is measured on."""
+    """The data set's name."""
     files: tuple[str, ...]
-    """What it needs below the data folder."""
+    """Files and folders that it needs, below the data folder."""
     measure: Callable[[Bench], Json]
     optional: tuple[tuple[str, tuple[str, ...]], ...] = ()
-    """What it can do without: a word for what is then left out, and the files."""
+    """Files that it can do without, each group with a name for what is left out where they are missing."""
 
 
 def _rows(bench: Bench, measure: Callable[[DescScorer], Sequence[Any]]) -> list[Json]:
-    """What ``measure`` gives for each model, with the model's name."""
+    """The rows that ``measure`` returns for each model, with the model's name."""
     return [
         {"model": subject.name} | asdict(row) for subject in bench.subjects for row in measure(subject.scorer)
     ]

@@ -1,4 +1,4 @@
-"""The report's plots, one a function, each written to an SVG or PNG file or stream.
+"""The report's plots, each written to an SVG or PNG file or stream, and a text alternative for each.
 
 Colour never carries meaning alone: every metric has a marker, a line style and a
 hatch of its own. Nothing here depends on the user's matplotlib settings, and the
@@ -17,6 +17,7 @@ from typing import IO, Any, TypeAlias
 import numpy as np
 
 from descscore.errors import DataError
+from descscore.eval.formatting import counted, listing, percent, plain, sentence, signed, signed_interval
 
 Row: TypeAlias = Mapping[str, Any]
 """A row of the report's JSON."""
@@ -79,6 +80,25 @@ def scatter(scatter_of: Row, question: str, target: Target) -> None:
         axes.grid(color="#DDDDDD", linewidth=0.6)
 
 
+def scatter_alt(of: Row, question: str, row: Row) -> str:
+    """The scatter plot in words: how many points, where the line runs, and r with its interval."""
+    kept = [point for point in of["points"] if point[question] is not None]
+    cosines = [point["cosine"] for point in kept]
+    ratings = [point[question] for point in kept]
+    text = (
+        f"Scatter plot of {counted(len(kept), 'description')}: cosine under {of['model']} from "
+        f"{signed(min(cosines))} to {signed(max(cosines))}, mean {question} rating from "
+        f"{plain(min(ratings))} to {plain(max(ratings))}. "
+    )
+    line = of["lines"][question]
+    if line is None:
+        return text + "No line is fitted."
+    start, stop = (line["intercept"] + line["slope"] * x for x in (min(cosines), max(cosines)))
+    way = "rises" if stop > start else "falls"
+    r = f"r = {signed(row['r'])}, 95 % interval {signed_interval(row['low'], row['high'])}"
+    return text + f"The fitted line {way} from {plain(start)} to {plain(stop)}; {r}."
+
+
 def forest(rows: Sequence[Row], target: Target) -> None:
     """Correlations with their intervals, a panel a question, and each question's ceiling.
 
@@ -102,6 +122,19 @@ def forest(rows: Sequence[Row], target: Target) -> None:
         panels[0].set_xlim(-1, 1)
 
 
+def forest_alt(rows: Sequence[Row], name: str) -> str:
+    """The forest plot in words: each question's ceiling, highest metric, and all with their r."""
+    sentences = []
+    for question in dict.fromkeys(row["question"] for row in rows):
+        own = [row for row in rows if row["question"] == question]
+        values = listing([f"{row['metric']} {signed(row['r'])}" for row in own])
+        ceiling = plain(own[0]["ceiling"])
+        sentences.append(f"{question}: {values}; ceiling {ceiling}.")
+    return f"Forest plot of Pearson correlations with the mean ratings of {name}. " + " ".join(
+        map(sentence, sentences)
+    )
+
+
 def preference_bars(rows: Sequence[Row], target: Target) -> None:
     """How often the description wins over its caption, in per cent: all pairs, then by length quartile.
 
@@ -121,6 +154,20 @@ def preference_bars(rows: Sequence[Row], target: Target) -> None:
         axes.set_xticks(range(len(subsets)), [_lengths(subset) for subset in subsets])
         axes.set(xlabel="description's length in characters", ylabel="description wins, %", ylim=(0, 100))
         _legend(figure, axes)
+
+
+def preference_alt(rows: Sequence[Row]) -> str:
+    """The bars in words: each metric over all pairs, then from the shortest to the longest quartile."""
+    own = [row for row in rows if row["question"] == "caption"]
+    sentences = []
+    for metric in dict.fromkeys(row["metric"] for row in own):
+        values = [row for row in own if row["metric"] == metric]
+        text = f"{metric} prefers the description in {percent(values[0]['value'])} of all pairs"
+        if len(values) > 1:
+            parts = listing([percent(row["value"]) for row in values[1:]])
+            text += f", by length from the shortest to the longest quartile in {parts}"
+        sentences.append(f"{text}.")
+    return " ".join(["Bar chart with intervals.", *sentences])
 
 
 def attack_shares(rows: Sequence[Row], target: Target) -> None:
@@ -144,6 +191,18 @@ def attack_shares(rows: Sequence[Row], target: Target) -> None:
         _legend(figure, axes)
 
 
+def attack_shares_alt(rows: Sequence[Row]) -> str:
+    """The shares in words: each metric's attacks from the most to the least successful."""
+    sentences = []
+    for metric in dict.fromkeys(row["metric"] for row in rows):
+        own = [row for row in rows if row["metric"] == metric and row["value"] is not None]
+        ranked = sorted(own, key=lambda row: -row["value"])
+        shares = listing([f"{row['attack']} {percent(row['value'])}" for row in ranked])
+        sentences.append(f"{metric}: {shares}.")
+    kind = "Dot plot with intervals; hostile texts from the most to the least successful."
+    return " ".join([kind, *sentences])
+
+
 def reliability(curves: Sequence[Row], target: Target) -> None:
     """Predicted probability against the observed share, a line a model, with the diagonal.
 
@@ -165,6 +224,21 @@ def reliability(curves: Sequence[Row], target: Target) -> None:
         axes.set(xlabel="predicted probability of a description", ylabel="share that are descriptions")
         axes.grid(color="#DDDDDD", linewidth=0.6)
         _legend(figure, axes)
+
+
+def reliability_alt(rows: Sequence[Row]) -> str:
+    """The curve in words: its ends, and the largest distance from the diagonal of each model."""
+    sentences = []
+    for row in rows:
+        first, last = row["bins"][0], row["bins"][-1]
+        worst = max(row["bins"], key=lambda one: abs(one["observed"] - one["predicted"]))
+        sentences.append(
+            f"{row['model']}: from {percent(first['observed'])} descriptions where it says "
+            f"{percent(first['predicted'])} to {percent(last['observed'])} where it says "
+            f"{percent(last['predicted'])}; farthest from the diagonal where it says "
+            f"{percent(worst['predicted'])} and {percent(worst['observed'])} are."
+        )
+    return " ".join(["Reliability curve and the diagonal.", *sentences])
 
 
 @contextmanager

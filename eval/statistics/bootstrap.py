@@ -43,15 +43,14 @@ _MAX_FAILED = 0.02
 
 @dataclass(frozen=True)
 class Resampling:
-    """How to resample.
-
-    resamples: draws; with 1999 the 95 % interval leaves out zero exactly where
-    p <= 0.05. seed: of the draws. confidence: of the interval, between 0 and 1.
-    """
+    """How to resample."""
 
     resamples: int = 1999
+    """Number of draws. With 1999 the 95 % interval excludes zero exactly where p <= 0.05."""
     seed: int = 0
+    """Seed of the draws."""
     confidence: float = 0.95
+    """Confidence of the interval, between 0 and 1."""
 
     def __post_init__(self) -> None:
         if self.resamples < 99:
@@ -78,8 +77,7 @@ class Interval:
 class Estimate:
     """A number with its interval and two-sided p-value, of ``n`` items in ``clusters`` clusters.
 
-    method: how interval and p were found. What is not defined is None, and
-    ``reason`` says why.
+    method: how interval and p were computed. Numbers that are not defined are None; ``reason`` says why.
     """
 
     value: float | None

@@ -15,6 +15,7 @@ from conftest import TINY, save_model
 from descscore import DescScorer
 from descscore.cli import main
 from descscore.errors import DataError
+from descscore.eval.report.pages import CLIP_B32
 from descscore.eval.sample_inputs import (
     CAPTION_TOKENS,
     DECODE,
@@ -23,16 +24,18 @@ from descscore.eval.sample_inputs import (
     find_photos,
     make_photos,
 )
-from descscore.eval.throughput import Rates, Work, measure_work
-from descscore.eval.torchmetrics_clip import transformers_clip, transformers_processor
+from descscore.eval.throughput import Rates, Work, measure_work, transformers_clip, transformers_processor
 from descscore.images import load_image
 from descscore.stream.pairs import StreamOptions
 
 
-def test_transformers_gives_the_same_features_on_converted_weights() -> None:
-    torch.manual_seed(0)
-    clip = open_clip.CLIP(**TINY["model_cfg"]).eval().requires_grad_(False)
-    other = transformers_clip(clip)
+def test_torchmetrics_runs_a_model_of_the_size_of_vit_b_32() -> None:
+    with torch.device("meta"):
+        model = transformers_clip()
+    assert sum(p.numel() for p in model.parameters()) == CLIP_B32
+
+
+def test_torchmetrics_gets_the_same_tokens() -> None:
     texts = ["A brown dog runs over wet sand.", "Grace Hopper, 1984 isn't here!", "café 🐕 and more"]
     tokens = open_clip.get_tokenizer("ViT-B-32")(texts)
     converted = transformers_processor()(text=texts, return_tensors="pt", padding=True)
@@ -40,13 +43,6 @@ def test_transformers_gives_the_same_features_on_converted_weights() -> None:
         end = own.index(49407) + 1
         assert row[:end] == own[:end]
         assert set(row[end:]) <= {49407}
-    pixels = torch.randn(2, 3, 32, 32)
-    with torch.inference_mode():
-        text = other.get_text_features(converted["input_ids"], converted["attention_mask"])
-        image = other.get_image_features(pixels)
-        text, image = (x if isinstance(x, torch.Tensor) else x.pooler_output for x in (text, image))
-        torch.testing.assert_close(text, clip.encode_text(tokens), rtol=0, atol=1e-5)
-        torch.testing.assert_close(image, clip.encode_image(pixels), rtol=0, atol=1e-5)
 
 
 def test_captions_have_the_length_they_claim() -> None:
