@@ -184,8 +184,8 @@ def _scorer(name: str, device: str | None, memory: ImageMemory) -> DescScorer:
 def measure_human(bench: Bench) -> Json:
     """The human evaluation as JSON, with the points and fitted lines of the BLV readers' questions.
 
-    critical_r: a correlation of as many independent items is significant at 5 % from this |r| on.
-    The result holds no text of a description.
+    ``critical_r`` is the |r| from which on a correlation of as many independent items is significant
+    at 5 %. The result holds no text of a description.
     """
     judgments = read_kreiss(bench.data)
     models = [scorer_scores(judgments.items, subject.scorer, subject.name) for subject in bench.subjects]
