@@ -38,7 +38,7 @@ socket.getaddrinfo = refuse
 INSTALLED = {"descscore": "descscore", "training": "descscore/training", "eval": "descscore/eval"}
 """Where the repository's folders lie in the wheel."""
 
-FOLDERS = (*INSTALLED, "tests", "docs", ".ci")
+FOLDERS = (*INSTALLED, "reproduce", "tests", "docs", ".ci")
 FILES = (
     ".gitignore", ".pre-commit-config.yaml", "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "LICENSE",
     "LICENSE-WEIGHTS", "MANIFEST.in", "MODEL_CARD.md", "Makefile", "README.md", "app.py", "mkdocs.yml",
