@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import click
@@ -59,6 +59,32 @@ context_option = click.option(
     "--context", help="Text around the image, such as its article; adds contextual_score."
 )
 device_option = click.option("--device", help="Torch device; by default a GPU if there is one.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+
+
+def speed_options(command: F) -> F:
+    """Add ``--precision``, ``--batch-size`` and ``--compile``, which change how fast a model runs."""
+    options = (
+        click.option(
+            "--precision",
+            type=click.Choice(["float32", "bf16", "fp16"]),
+            default="float32",
+            show_default=True,
+            help="Number format of the model; part of the signature.",
+        ),
+        click.option(
+            "--batch-size", type=click.IntRange(1), help="Rows per pass; by default chosen automatically."
+        ),
+        click.option("--compile", "compiled", is_flag=True, help="Use torch.compile for the image tower."),
+    )
+    return _with_options(command, options)
+
+
+def _with_options(command: F, options: Sequence[Callable[[F], F]]) -> F:
+    """Add options to a command in the order in which its help shows them."""
+    for option in reversed(options):
+        command = option(command)
+    return command
 
 
 def model_options(command: F) -> F:
@@ -72,8 +98,6 @@ def model_options(command: F) -> F:
         ),
         device_option,
         text_policy_option,
-        click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table."),
+        json_option,
     )
-    for option in reversed(options):
-        command = option(command)
-    return command
+    return _with_options(command, options)

@@ -18,14 +18,13 @@ from descscore.errors import DataError, UsageError
 from descscore.eval.options import (
     PATH,
     data_option,
-    device_option,
-    json_option,
     model_option,
     models_option,
     pairs_options,
     print_result,
     resampling_options,
 )
+from descscore.options import device_option, json_option, speed_options
 
 
 @click.group("eval")
@@ -376,15 +375,7 @@ def precision(
     "--rounds", type=click.IntRange(1), default=3, show_default=True, help="Rounds, for the median."
 )
 @device_option
-@click.option(
-    "--precision",
-    type=click.Choice(["float32", "bf16", "fp16"]),
-    default="float32",
-    show_default=True,
-    help="Number format of the model.",
-)
-@click.option("--batch-size", type=click.IntRange(1), help="Rows per pass; by default found by itself.")
-@click.option("--compile", "compiled", is_flag=True, help="Use torch.compile for the image tower.")
+@speed_options
 @click.option("--no-torchmetrics", is_flag=True, help="Leave out the comparison with torchmetrics.")
 @json_option
 def throughput(

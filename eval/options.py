@@ -13,8 +13,6 @@ Decorator: TypeAlias = Callable[[Any], Any]
 
 PATH = click.Path(path_type=Path)
 
-device_option = click.option("--device", help="Torch device; by default a GPU where there is one.")
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 models_option = click.option(
     "--model", "models", multiple=True, help="Model to measure, by default 'default'. May be repeated."
 )

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from descscore.errors import UsageError
-from descscore.options import device_option, text_policy_option
+from descscore.options import device_option, speed_options, text_policy_option
 
 SOME_FAILED = 3
 """Exit code of a complete run in which some rows could not be scored."""
@@ -36,15 +36,7 @@ SOME_FAILED = 3
 @click.option("--model", default="default", show_default=True, help="As for 'descscore score'.")
 @device_option
 @text_policy_option
-@click.option(
-    "--precision",
-    type=click.Choice(["float32", "bf16", "fp16"]),
-    default="float32",
-    show_default=True,
-    help="Number format of the model; part of the signature.",
-)
-@click.option("--batch-size", type=click.IntRange(1), help="Rows per pass; by default chosen automatically.")
-@click.option("--compile", "compiled", is_flag=True, help="Use torch.compile for the image tower.")
+@speed_options
 @click.option(
     "--format",
     "form",
