@@ -1,4 +1,4 @@
-"""Read LoRA adapters in peft's format, and replace peft's attention layer, which has two faults.
+"""Merge LoRA adapters in peft's format into a model; replaces peft's attention layer, which has two faults.
 
 peft's layer for ``nn.MultiheadAttention`` adds the output projection's update twice, both when
 it merges weights and in its forward pass (peft pull request 3774). Also, its forward pass adds

@@ -1,4 +1,4 @@
-"""The purpose subspace of a text tower, and the probability that a text is a description.
+"""The purpose subspace of a text tower: the probability of a description, and the percentile of a cosine.
 
 A model keeps a text's purpose (to describe, or to caption) in a ``k``-dimensional
 subspace of one hidden state z: the residual stream at the end-of-text token after

@@ -297,7 +297,7 @@ def quality(data: Path, model: str, device: str | None, as_json: bool) -> None:
 @click.option(
     "--data",
     required=True,
-    help="Folder with a folder a class, Parquet table with image and label, or cifar100, food101, "
+    help="Folder with one subfolder per class, Parquet table with image and label, or cifar100, food101, "
     "imagenet, country211 or rendered-sst2 (by the hub, through datasets).",
 )
 @click.option("--prompt", "prompts", multiple=True, help="Template with one {}; may be repeated.")
@@ -362,13 +362,13 @@ def precision(
 @evaluate.command()
 @click.option("--photos", type=PATH, help="Folder of photos; by default made up.")
 @click.option("--count", type=click.IntRange(1), default=16, show_default=True, help="Photos made up.")
-@click.option("--size", default="1600x1200", show_default=True, help="Their width and height.")
+@click.option("--size", default="1600x1200", show_default=True, help="Width and height of made-up photos.")
 @click.option(
     "--at-least",
     type=click.IntRange(1),
     default=100,
     show_default=True,
-    help="Photos of a run; fewer are used again, as files of their own.",
+    help="Least photos per run; fewer are copied until there are enough.",
 )
 @click.option("--texts", type=click.IntRange(1), default=5, show_default=True, help="Texts a photo.")
 @click.option(

@@ -43,7 +43,12 @@ def pairs_options(command: Any) -> Any:
         click.option(
             "--data", required=True, help="Concadia folder, table (CSV, JSONL, Parquet), or hub data set."
         ),
-        click.option("--split", default="test", show_default=True, help="Split to measure on."),
+        click.option(
+            "--split",
+            default="test",
+            show_default=True,
+            help="Split to measure on; '' for data without splits.",
+        ),
         click.option("--image-root", type=PATH, help="Folder that image paths are relative to."),
     )(command)
 

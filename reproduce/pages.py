@@ -1,7 +1,8 @@
 """Pages that commands write: templates filled from JSON files, and the options that the commands share.
 
 A command measures, and writes its numbers into a JSON file. A template in ``reproduce/templates`` shows
-them as Markdown. The text goes between two marks of a page, ``<!-- name -->`` and ``<!-- /name -->``.
+them as Markdown. The text goes between two marks of a page, ``<!-- name -->`` and ``<!-- /name -->``, or
+it is the whole page.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def render(template: str, **values: Any) -> str:
 
 
 def flow(text: str) -> str:
-    """Lines of a template as the one line that they are in the page."""
+    """Join a template's lines into one line of the page."""
     return " ".join(line.strip(" ") for line in text.strip("\n").split("\n"))
 
 

@@ -236,7 +236,8 @@ def run_batch(objective: Objective, examples: Examples, batch: Batch, runs: Text
     plain, swapped = _features(objective, examples.tokens[rows], Exchange(base, source), runs)
     config, scale = objective.config, objective.clip.logit_scale
     preference_right = interchange_right = torch.empty(0, dtype=torch.bool, device=plain.device)
-    learnt = kept = plain.new_zeros((), dtype=torch.float32)  # the losses that change the model, and hold it
+    # The losses that tune the model, and those that hold it near the untuned one.
+    learnt = kept = plain.new_zeros((), dtype=torch.float32)
     if pairs:
         images = examples.images[batch.pairs]
         logits = pair_logits(images, plain[description], plain[caption], scale)

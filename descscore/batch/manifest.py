@@ -24,7 +24,7 @@ _PARTS = "parts"
 
 @dataclass(frozen=True)
 class Identity:
-    """Everything that a run's results depend on; fixed at the first start.
+    """What must be equal for a run to be continued; fixed at the first start.
 
     Attributes:
         input: name of the input.

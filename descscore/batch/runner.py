@@ -76,7 +76,7 @@ class Summary:
         output: the folder of the results.
         rows: rows of this run, scored by this start or an earlier one.
         statuses: number of rows by status.
-        scored: rows that this start scored.
+        scored: rows that this start processed, whatever their status.
         seconds: time that this start took.
         signature: everything that the scores depend on.
     """

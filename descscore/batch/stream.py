@@ -1,3 +1,3 @@
-"""Another import path of ``StreamOptions``, which the documentation names."""
+"""The import path of ``StreamOptions`` that the documentation named before :mod:`descscore.stream.pairs`."""
 
 from descscore.stream.pairs import StreamOptions as StreamOptions

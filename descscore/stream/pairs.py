@@ -45,7 +45,9 @@ read."""
 
 @dataclass(frozen=True)
 class StreamOptions:
-    """Settings of a stream. Only ``decorative_empty`` changes results.
+    """Settings of a stream.
+
+    For a sound image that is decoded in time, only ``decorative_empty`` changes the result.
 
     Attributes:
         workers: number of decoding processes, by default one per core. With 0 this process decodes,

@@ -142,7 +142,10 @@ class PreferenceSet:
         left_out = sum(row.split == wanted for row in self.unusable)
         there = ", ".join(f"{split or '(none)'} {n}" for split, n in self.splits().items()) or "none at all"
         more = f"; {left_out} of its rows cannot be used" if left_out else ""
-        raise DataError(f"{self.source}: no usable pairs in split {name!r}{more} (pairs by split: {there})")
+        hint = "; give the empty split '' for data without splits" if set(self.splits()) == {""} else ""
+        raise DataError(
+            f"{self.source}: no usable pairs in split {name!r}{more} (pairs by split: {there}){hint}"
+        )
 
     def reasons(self) -> dict[str, int]:
         """Rows left out, counted by reason."""

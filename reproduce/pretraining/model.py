@@ -1,4 +1,4 @@
-"""What is measured during pretraining, on validation splits only."""
+"""The settings of pretraining, the model that is trained, and its validation."""
 
 from __future__ import annotations
 
