@@ -86,7 +86,7 @@ class Table(ABC):
         """What the table is called in messages."""
 
     def names(self, wanted: Collection[str]) -> list[str]:
-        """The names of its columns: of those ``wanted`` all that are there, of the others at least some.
+        """The names of its columns: all of ``wanted`` that the table has, and some others for messages.
 
         By default any: what a row lacks is its own fault.
         """
