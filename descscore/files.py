@@ -1,4 +1,4 @@
-"""Write files in one step, and let only one process write to a folder.
+"""Write files in one step and where nobody else can replace them, and let one process write to a folder.
 
 Unfinished files of a killed process have names that start with :data:`UNFINISHED` and end in ``.part``, so
 no search for results finds them.
@@ -7,9 +7,11 @@ no search for results finds them.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import secrets
 import shutil
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +22,7 @@ from descscore.errors import DataError
 
 UNFINISHED = ".unfinished-"
 LOCK_FILE = ".lock"
+_log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -45,9 +48,10 @@ def atomic_write(path: Path, mode: int | None = None) -> Iterator[Path]:
     """
     temporary = path.parent / f"{UNFINISHED}{secrets.token_hex(8)}.part"
     try:
-        if mode is not None:
-            os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
+        created = None if mode is None else _create(temporary, mode)
         yield temporary
+        if created is not None and not os.path.samestat(created, os.lstat(temporary)):
+            raise OSError("another program has replaced the unfinished file")
         for part in [temporary, *temporary.rglob("*")]:
             _flush(part)
         if path.is_dir() and temporary.is_dir():
@@ -61,6 +65,32 @@ def atomic_write(path: Path, mode: int | None = None) -> Iterator[Path]:
     except BaseException:
         _remove(temporary)
         raise
+
+
+def check_place(path: Path) -> None:
+    """Check that no other user can read or replace a private file at ``path``.
+
+    A folder in which some other users may write is only logged, because the user may share it on purpose.
+
+    Raises:
+        DataError: The file belongs to another user, or every user may replace it.
+    """
+    try:
+        folder = path.parent.stat()
+    except OSError:
+        return  # writing the file then raises the exact error
+    user, mode = os.geteuid(), folder.st_mode
+    with contextlib.suppress(OSError):
+        if path.lstat().st_uid != user:
+            raise DataError(f"{path}: belongs to another user, who could read and change it")
+    if mode & stat.S_ISVTX:  # as in /tmp: others may add files, but not replace this one
+        return
+    if mode & stat.S_IWOTH:
+        raise DataError(f"{path}: every user could replace it, because all may write to {path.parent}")
+    if folder.st_uid not in (user, 0):
+        _log.warning("%s: its folder belongs to another user, who can replace it", path)
+    elif mode & stat.S_IWGRP and folder.st_gid != os.getegid():
+        _log.warning("%s: its folder belongs to a group whose members can replace it", path)
 
 
 def remove_unfinished(folder: Path, older_than: float = 0.0) -> None:
@@ -98,6 +128,15 @@ def locked(folder: Path, advice: str = "wait for it") -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def _create(path: Path, mode: int) -> os.stat_result:
+    """Create a file; fails if there is one, or a link."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
+    try:
+        return os.fstat(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _flush(path: Path) -> None:

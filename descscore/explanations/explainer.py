@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -33,7 +33,7 @@ from descscore.models import LoadedModel
 from descscore.purpose import Purpose
 from descscore.records import Score
 from descscore.scorer import SCALE, DescScorer
-from descscore.texts import TokenizedText, pad
+from descscore.texts import EncodedTexts, TokenizedText, pad
 from descscore.towers.text import join_tokens
 
 _TEXTS_AT_ONCE = 64
@@ -93,12 +93,38 @@ def explain_batch(
 
     Raises as :func:`explain`, and for rows that cannot be scored as :meth:`DescScorer.score_batch`.
     """
-    options, model = options or ExplainOptions(), scorer.model
-    if model.precision != "float32":
-        raise UsageError(f"precision {model.precision}: explanations need float32")
+    _check_precision(scorer.model)
     if not len(images) and not len(texts):
         return []
     features, encoded = scorer.encode_pairs(images, texts)
+    explanations = explain_encoded(scorer, texts, features, encoded, options)
+    if options is None or not options.where:
+        return explanations
+    maps = occlusion_maps(scorer.model, images, encoded.features)
+    return [replace(each, occlusion=occlusion) for each, occlusion in zip(explanations, maps, strict=True)]
+
+
+def explain_encoded(
+    scorer: DescScorer,
+    texts: Sequence[str],
+    features: Tensor,
+    encoded: EncodedTexts,
+    options: ExplainOptions | None = None,
+) -> list[Explanation]:
+    """Explain n pairs without encoding them again, and without mapping their images.
+
+    Args:
+        scorer: The scorer whose scores are explained.
+        texts: The n texts.
+        features: Unit features of their images, ``(n, embed_dim)``.
+        encoded: The texts under ``scorer``.
+        options: As for :func:`explain_batch`; ``where`` has no effect.
+
+    Raises:
+        UsageError: As :func:`explain`.
+    """
+    options, model = options or ExplainOptions(), scorer.model
+    _check_precision(model)
     scores = scorer.scores(features, encoded)
     features = features.clone()  # gradients refuse tensors of inference mode; a copy is none
     words = [split_words(model.tokenizer, text, scorer.text_policy) for text in texts]
@@ -109,7 +135,6 @@ def explain_batch(
     counterfactuals: Sequence[Counterfactual | None] = [None] * len(texts)
     if options.source is not None:
         counterfactuals = _counterfactuals(scorer, encoded.texts, scores, features, options.source)
-    maps = occlusion_maps(model, images, encoded.features) if options.where else [None] * len(texts)
     return [
         Explanation(
             text=text,
@@ -119,12 +144,14 @@ def explain_batch(
             purpose_convergence=reason.purpose_convergence,
             purpose=_place(model.purpose, reason.log_odds, score),
             counterfactual=counterfactual,
-            occlusion=occlusion,
         )
-        for text, score, reason, counterfactual, occlusion in zip(
-            texts, scores, reasons, counterfactuals, maps, strict=True
-        )
+        for text, score, reason, counterfactual in zip(texts, scores, reasons, counterfactuals, strict=True)
     ]
+
+
+def _check_precision(model: LoadedModel) -> None:
+    if model.precision != "float32":
+        raise UsageError(f"precision {model.precision}: explanations need float32")
 
 
 @dataclass(frozen=True)

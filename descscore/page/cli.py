@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 from dataclasses import dataclass
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +37,7 @@ class ServeOptions:
     without_try: bool = False
     """Whether to leave out the page to try texts."""
     names: tuple[str, ...] = ()
-    """Host names for which another server on this machine passes requests on."""
+    """More host names by which browsers may ask for the pages."""
     framed: bool = False
     """Whether other sites may show the pages in a frame."""
 
@@ -76,7 +75,8 @@ class ServeOptions:
     "--name",
     "names",
     multiple=True,
-    help="Host name for which another server on this machine passes requests on. May be repeated.",
+    help="Another host name by which browsers may ask for the pages, such as that of a server in front. "
+    "May be repeated.",
 )
 @click.option("--without-try", is_flag=True, help="With --study: leave out the page to try texts.")
 def serve(**options: Any) -> None:
@@ -98,20 +98,20 @@ def run(options: ServeOptions) -> None:
     """
     _check(options)
     sock = _listen(options.host, options.port)
-    import uvicorn
+    from descscore.page.server import run_server
 
     app = make_app(options)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3))
     host, port = sock.getsockname()[:2]
     click.echo(
         f"descscore listens on http://{f'[{host}]' if ':' in host else host}:{port}/ (stop with Ctrl-C)"
     )
-    server.run(sockets=[sock])
+    run_server(app, sock)
 
 
 def make_app(options: ServeOptions) -> Any:
     """The ASGI application for these options."""
     study = _study(options)
+    from descscore.page.guard import Hosts
     from descscore.page.site import build_app
     from descscore.study.accounts import Accounts
 
@@ -119,8 +119,7 @@ def make_app(options: ServeOptions) -> Any:
         study=study,
         trial=None if options.without_try else _trial(options),
         accounts=Accounts.read(options.accounts) if options.accounts else None,
-        local=_is_local(options.host),
-        names=options.names,
+        hosts=Hosts(options.host, options.names),
         framed=options.framed,
     )
 
@@ -140,13 +139,6 @@ def _listen(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family, backlog=128)
     except OSError as error:
         raise DescscoreError(f"cannot listen on {host} port {port}: {error.strerror or error}") from None
-
-
-def _is_local(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _study(options: ServeOptions) -> Any:

@@ -1,58 +1,48 @@
-"""Check every web request: its route, size, origin and account; and check uploaded images.
+"""Check every web request: its route, host name, origin, size and account.
 
-Every request passes :class:`Guard` before Gradio sees it. Gradio's server has many more routes (files,
-uploads, proxies, its API) than these pages use. All routes that are not listed here are refused. A page
-gets a request only after the whole of it has arrived, and only if it is small enough. :func:`read_upload`
-then checks an image in a request.
+Every request passes :class:`Guard` before Gradio or a page sees it. Gradio's server has many more routes
+(files, uploads, proxies, its queue and API) than these pages use. All routes that are not listed here are
+refused. A page gets a request only after the whole of it has arrived, and only if it is small enough.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
-import io
 import re
-from contextlib import nullcontext
+import socket
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from ipaddress import ip_address
+from typing import Any, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 
-from PIL import Image, UnidentifiedImageError
-
-from descscore.errors import ImageError
-from descscore.images import load_image
+from descscore.page.uploads import MAX_BYTES
 from descscore.study.accounts import Accounts
 
-MAX_BYTES = 20 * 2**20
-"""Largest image file that is accepted: 20 MB."""
-
-MAX_PIXELS = 60_000_000
-"""Largest image that is decoded, in pixels."""
-
-MAX_BODY = MAX_BYTES * 4 // 3 + 2**18
-"""Largest request to a page that takes images, in bytes: an image in base64, and texts."""
-
 MAX_FORM = 2**16
-"""Largest request to any other page, in bytes."""
+"""Largest form, in bytes. A request holds a form, and on the page that takes images also an image."""
+
+MAX_BODY = MAX_FORM + MAX_BYTES
+"""Largest request to a page that takes images, in bytes."""
 
 MAX_SECONDS = 120
 """Seconds that a request may take to arrive. The page's script waits equally long."""
 
-LARGE_AT_ONCE = 8
-"""Number of requests of more than :data:`MAX_FORM` bytes that may be in progress at once."""
+MAX_LARGE = 8 * MAX_BODY
+"""Largest sum of all requests over :data:`MAX_FORM` that are in progress, in bytes."""
 
 ACCOUNT_HEADER = b"x-descscore-account"
 """Header with the account's name, which the guard sets for the pages. It drops one from a client."""
 
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+"""Names of this machine that requests may use with every ``--host``."""
+
+_STATIC = re.compile(r"/(try/)?(assets|static)/[\w./@-]+")
 _READ = re.compile(
-    r"/try|/(try/)?("
-    r"|config/?|theme\.css|favicon\.ico|robots\.txt"
-    r"|(assets|static)/[\w./@-]+"
-    r"|gradio_api/(queue/data|theme\.css|app_id)"
-    r")"
+    r"/try|/(try/)?(|config/?|theme\.css|favicon\.ico|robots\.txt|gradio_api/(theme\.css|app_id))"
 )
-_WRITE = re.compile(r"/(try/)?gradio_api/queue/join/?")
+_WRITE = re.compile(r"/(try/)?act")
 _POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; object-src 'none'; "
@@ -62,25 +52,112 @@ _HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
 )
+_DECIDING = (b"host", b"origin", b"authorization", b"content-length")
+_NO_STORE = (b"cache-control", b"no-store")
 _REASONS = {
+    400: b"The request is not understood.",
     401: b"Log in with your account.",
     403: b"Another site may not do that.",
     404: b"There is nothing here.",
     405: b"That cannot be done here.",
     408: b"The request took too long to arrive.",
     413: b"The request is too large.",
-    503: b"Too many large requests at once; try again in a minute.",
+    503: b"Too many requests at once; try again in a minute.",
 }
 
+_UNKNOWN_NAME = (
+    b"This server is not known by that name. The people who run it can add it: descscore serve --name NAME"
+)
+
 Scope: TypeAlias = "dict[str, Any]"
+T = TypeVar("T")
 
 
 class RefusedError(Exception):
-    """Raised to refuse a request with an HTTP ``status``."""
+    """Raised to refuse a request with an HTTP ``status``, and with a ``reason`` for the client."""
 
-    def __init__(self, status: int) -> None:
+    def __init__(self, status: int, reason: bytes = b"") -> None:
         super().__init__(status)
-        self.status = status
+        self.status, self.reason = status, reason or _REASONS[status]
+
+
+class Lane:
+    """Threads for one kind of work, so that a flood of it leaves room for the other kinds.
+
+    Args:
+        at_once: Pieces of work that run at once.
+        waiting: Pieces of work that may wait; more are refused.
+    """
+
+    def __init__(self, at_once: int, waiting: int) -> None:
+        self._threads = ThreadPoolExecutor(at_once, "descscore-page")
+        self._room = at_once + waiting
+
+    async def run(self, function: Callable[..., T], *arguments: Any) -> T:
+        """The function's result. Work that is cancelled before its turn never runs.
+
+        Raises:
+            RefusedError: Too much work waits.
+        """
+        if self._room <= 0:
+            raise RefusedError(503)
+        self._room -= 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, function, *arguments)
+        finally:
+            self._room += 1
+
+
+@dataclass(frozen=True)
+class Hosts:
+    """The names by which clients may address this server.
+
+    A site that has its own name point to this machine could otherwise use the pages in the name of a
+    visitor (DNS rebinding). No site can do that with an address in place of a name.
+    """
+
+    host: str = "127.0.0.1"
+    """Address or name to listen on."""
+    names: tuple[str, ...] = ()
+    """Other names."""
+
+    def know(self, header: str) -> bool:
+        """Whether a ``Host`` header holds a known name."""
+        name = _host_name(header)
+        if name is None:
+            return False
+        if name in LOOPBACK or name in {_plain(known) for known in (self.host, *self.names)}:
+            return True
+        return self._is_everywhere() and (_is_address(name) or name == _plain(socket.gethostname()))
+
+    def _is_everywhere(self) -> bool:
+        return self.host == "" or (_is_address(self.host) and ip_address(self.host).is_unspecified)
+
+
+def _host_name(header: str) -> str | None:
+    """The name in a ``Host`` header, without its port; None if there is none."""
+    match = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^\s:@/\[\]\\?#]+)(:[0-9]{0,5})?", header)
+    return _plain(match[1].strip("[]")) if match else None
+
+
+def _plain(name: str) -> str:
+    return name.lower().removesuffix(".")
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+@dataclass
+class Room:
+    """Memory that large requests share."""
+
+    left: int
+    """Bytes that are free."""
 
 
 @dataclass(frozen=True)
@@ -94,8 +171,12 @@ class Guard:
     """Whether other sites may show the page in a frame."""
     images_at: str | None = None
     """Path of the page that takes images; None without such a page."""
-    large: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(LARGE_AT_ONCE))
+    hosts: Hosts = Hosts()
+    """The names by which clients may address the server."""
+    large: Room = field(default_factory=lambda: Room(MAX_LARGE))
     """Room for large requests."""
+    passwords: Lane = field(default_factory=lambda: Lane(at_once=2, waiting=64))
+    """Threads that check passwords."""
 
     async def __call__(self, scope: Scope, receive: Any, send: Any) -> None:
         """Pass a request on, or refuse it."""
@@ -106,121 +187,175 @@ class Guard:
             await send({"type": "websocket.close"})
             return
         try:
-            largest = self._largest(scope)
-            _check(scope, largest)
-            admitted = await self._with_account(scope) | {"query_string": _query(scope)}
-            await self._pass_on(admitted, largest, receive, send)
+            headers, largest = _single_headers(scope), self._largest(scope)
+            self._check_host(headers)
+            _check(scope, headers, largest)
+            admitted = await self._with_account(scope, headers)
+            await self._pass_on(admitted, largest, receive, self._with_headers(scope, send))
         except RefusedError as error:
-            await _refuse(send, error.status)
+            await _refuse(send, error)
 
     def _largest(self, scope: Scope) -> int:
         """The largest body, in bytes, that the requested page takes."""
         takes_images = self.images_at is not None and scope["path"].startswith(self.images_at)
         return MAX_BODY if takes_images else MAX_FORM
 
-    async def _with_account(self, scope: Scope) -> Scope:
-        """The request with the account's name in :data:`ACCOUNT_HEADER`, if the site has accounts."""
-        headers = [(name, value) for name, value in scope["headers"] if name != ACCOUNT_HEADER]
+    def _check_host(self, headers: Mapping[bytes, bytes]) -> None:
+        host = headers.get(b"host")
+        # Every browser names the host, so a request without a name is no other site's doing.
+        if host is not None and not self.hosts.know(host.decode("latin-1")):
+            raise RefusedError(400, _UNKNOWN_NAME)
+
+    async def _with_account(self, scope: Scope, headers: Mapping[bytes, bytes]) -> Scope:
+        """The request with the account's name in :data:`ACCOUNT_HEADER`, if the site has accounts.
+
+        It has no query: no page needs one, and Gradio would read file names from some.
+        """
+        kept = [(name, value) for name, value in scope["headers"] if name != ACCOUNT_HEADER]
         if self.accounts:
-            authorization = dict(scope["headers"]).get(b"authorization", b"").decode("latin-1")
-            # In a thread, because checking a password is slow on purpose and must not block other requests.
-            user = await asyncio.to_thread(self.accounts.user, authorization)
+            authorization = headers.get(b"authorization", b"").decode("latin-1")
+            user = self.accounts.known(authorization)
+            if user is None and authorization:
+                # In a thread, because checking a password is slow on purpose.
+                user = await self.passwords.run(self.accounts.user, authorization)
             if user is None:
                 raise RefusedError(401)
-            headers.append((ACCOUNT_HEADER, user.encode()))
-        return scope | {"headers": headers}
+            kept.append((ACCOUNT_HEADER, user.encode()))
+        return scope | {"headers": kept, "query_string": b""}
 
     async def _pass_on(self, scope: Scope, largest: int, receive: Any, send: Any) -> None:
-        answer = self._with_headers(send)
         if scope["method"] != "POST":
-            await self.app(scope, receive, answer)
+            await self.app(scope, receive, send)
             return
-        large = _is_large(scope)
-        if large and self.large.locked():
-            # Read the body first, because many clients read an answer only after they have sent everything.
-            await _read_body(receive, largest, keep=False)
-            raise RefusedError(503)
-        async with self.large if large else nullcontext():
-            body = await _read_body(receive, largest)
-            await self.app(scope, _replay(body, receive), answer)
+        arrival = _Arrival(largest, self.large if _is_large(scope) else None)
+        try:
+            body = await arrival.read(receive)
+            await self.app(scope, _replay(body, receive), send)
+        finally:
+            arrival.end()
 
-    def _with_headers(self, send: Any) -> Any:
-        """ASGI's ``send``, extended to add the headers that protect the page."""
+    def _with_headers(self, scope: Scope, send: Any) -> Any:
+        """ASGI's ``send``, extended to set the headers that protect the page."""
         policy = _POLICY if self.framed else _POLICY + "; frame-ancestors 'none'"
         added = [*_HEADERS, (b"content-security-policy", policy.encode())]
+        dropped: tuple[bytes, ...] = (b"access-control-",)  # Gradio lets some other sites read its answers
+        if not _STATIC.fullmatch(scope["path"]):
+            added.append(_NO_STORE)
+            dropped += (_NO_STORE[0],)
 
         async def answer(message: dict[str, Any]) -> None:
             if message["type"] == "http.response.start":
-                message = message | {"headers": [*message.get("headers", ()), *added]}
+                headers = message.get("headers", ())
+                kept = [pair for pair in headers if not pair[0].lower().startswith(dropped)]
+                message = message | {"headers": [*kept, *added]}
             await send(message)
 
         return answer
 
 
-def _check(scope: Scope, largest: int) -> None:
+def _single_headers(scope: Scope) -> Mapping[bytes, bytes]:
+    """The headers by name. A header that decides something may be there only once."""
+    headers: dict[bytes, bytes] = {}
+    for name, value in scope["headers"]:
+        if name in _DECIDING and name in headers:
+            raise RefusedError(400)
+        headers[name] = value
+    return headers
+
+
+def _check(scope: Scope, headers: Mapping[bytes, bytes], largest: int) -> None:
     """Raise :class:`RefusedError` for a route, size or origin that is not allowed.
 
     Args:
-        scope: the request without its body.
-        largest: largest allowed body, in bytes.
+        scope: The request without its body.
+        headers: Its headers.
+        largest: Largest allowed body, in bytes.
     """
+    path = scope["path"]
     if scope["method"] in ("GET", "HEAD"):
-        if not _READ.fullmatch(scope["path"]) or ".." in scope["path"]:
+        if not (_READ.fullmatch(path) or _STATIC.fullmatch(path)) or ".." in path:
             raise RefusedError(404)
         return
     if scope["method"] != "POST":
         raise RefusedError(405)
-    if not _WRITE.fullmatch(scope["path"]):
+    if not _WRITE.fullmatch(path):
         raise RefusedError(404)
-    headers = dict(scope["headers"])
     length, origin = headers.get(b"content-length", b""), headers.get(b"origin")
-    if length.isdigit() and int(length) > largest:
+    if length.isdigit() and int(length[:20]) > largest:
         raise RefusedError(413)
-    if origin is not None and urlsplit(origin.decode("latin-1")).netloc.encode() != headers.get(b"host"):
+    if origin is not None and _network_location(origin) != headers.get(b"host"):
         raise RefusedError(403)
 
 
-def _query(scope: Scope) -> bytes:
-    """The query for the only route that needs one. Gradio would read file names from other queries."""
-    query: bytes = scope.get("query_string", b"")
-    return query if scope["path"].endswith("/queue/data") else b""
+def _network_location(origin: bytes) -> bytes:
+    try:
+        return urlsplit(origin.decode("latin-1")).netloc.encode("latin-1")
+    except ValueError:
+        raise RefusedError(400) from None
 
 
 def _is_large(scope: Scope) -> bool:
     """Whether a request may be larger than a form, as is any request without a length."""
     length = dict(scope["headers"]).get(b"content-length", b"")
-    return not (length.isdigit() and int(length) <= MAX_FORM)
+    return not (length.isdigit() and int(length[:20]) <= MAX_FORM)
 
 
-async def _read_body(receive: Any, largest: int, keep: bool = True) -> bytes:
-    """Read the body of a request.
+@dataclass
+class _Arrival:
+    """A request's body on its way."""
 
-    Args:
-        receive: ASGI's ``receive``.
-        largest: Largest allowed body, in bytes.
-        keep: Whether to return the body; otherwise it is read and dropped.
+    largest: int
+    """Largest allowed body, in bytes."""
+    room: Room | None
+    """Room for large requests; None for a small one."""
+    held: int = 0
+    """Bytes of the room that this request holds."""
 
-    Raises:
-        RefusedError: The body is too large, or does not arrive in time.
-    """
+    async def read(self, receive: Any) -> bytes:
+        """The whole body.
 
-    async def read() -> bytes:
-        parts, size, more = [], 0, True
+        Raises:
+            RefusedError: The body is too large, has no room, or does not arrive in time.
+        """
+        try:
+            return await asyncio.wait_for(self._read(receive), MAX_SECONDS)
+        except asyncio.TimeoutError:
+            raise RefusedError(408) from None
+
+    async def _read(self, receive: Any) -> bytes:
+        parts, size, more, fits = [], 0, True, True
         while more:
             message = await receive()
             if message["type"] == "http.disconnect":
                 raise RefusedError(408)
             part, more = message.get("body", b""), message.get("more_body", False)
             size += len(part)
-            if size > largest:
+            if size > self.largest:
                 raise RefusedError(413)
-            parts.append(part if keep else b"")
+            # Without room it reads on, because many clients read an answer only after they have sent all.
+            fits = fits and self._hold(len(part))
+            if fits:
+                parts.append(part)
+            else:
+                parts.clear()
+                self.end()
+        if not fits:
+            raise RefusedError(503)
         return b"".join(parts)
 
-    try:
-        return await asyncio.wait_for(read(), MAX_SECONDS)
-    except asyncio.TimeoutError:
-        raise RefusedError(408) from None
+    def _hold(self, size: int) -> bool:
+        if self.room is not None:
+            if size > self.room.left:
+                return False
+            self.room.left -= size
+            self.held += size
+        return True
+
+    def end(self) -> None:
+        """Give the room back."""
+        if self.room is not None:
+            self.room.left += self.held
+            self.held = 0
 
 
 def _replay(body: bytes, receive: Any) -> Any:
@@ -234,60 +369,9 @@ def _replay(body: bytes, receive: Any) -> Any:
     return replay
 
 
-async def _refuse(send: Any, status: int) -> None:
-    headers = [(b"content-type", b"text/plain; charset=utf-8"), *_HEADERS]
-    if status == 401:
+async def _refuse(send: Any, error: RefusedError) -> None:
+    headers = [(b"content-type", b"text/plain; charset=utf-8"), *_HEADERS, _NO_STORE]
+    if error.status == 401:
         headers.append((b"www-authenticate", b'Basic realm="descscore", charset="UTF-8"'))
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": _REASONS[status]})
-
-
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "BMP")
-"""Formats that browsers can show. Pillow can read others, one of them by running another program."""
-
-_DATA_ADDRESS = re.compile(r"data:[\w.+/-]*;base64,")
-
-
-def read_upload(address: str) -> Image.Image:
-    """The RGB image in a base64 ``data:`` address.
-
-    Paths and other addresses are never opened. Raises :class:`ImageError` with advice for the user.
-    """
-    head = _DATA_ADDRESS.match(address)
-    if head is None:
-        raise ImageError("bad_upload", "The image did not arrive. Choose it again.")
-    # Checked before decoding. Base64 has four letters for three bytes.
-    if (len(address) - head.end()) * 3 // 4 > MAX_BYTES + 2:
-        raise ImageError(
-            "image_too_large", f"The file is larger than {MAX_BYTES // 2**20} MB. Choose a smaller one."
-        )
-    try:
-        data = base64.b64decode(address[head.end() :], validate=True)
-    except binascii.Error:
-        raise ImageError("bad_upload", "The image did not arrive whole. Choose it again.") from None
-    try:
-        _check_format(data)
-        return load_image(data, MAX_PIXELS)
-    except ImageError as error:
-        raise ImageError(error.kind, _advice(error)) from None
-
-
-def _check_format(data: bytes) -> None:
-    Image.init()
-    readable = [name for name in _FORMATS if name in Image.OPEN]
-    try:
-        Image.open(io.BytesIO(data), formats=readable).close()
-    except UnidentifiedImageError:
-        raise ImageError("not_an_image" if data else "empty_image", "image bytes") from None
-    except Exception:  # noqa: BLE001 - load_image then raises the exact error
-        return
-
-
-def _advice(error: ImageError) -> str:
-    if error.kind == "image_too_large":
-        return f"The image has more than {MAX_PIXELS // 10**6} million pixels. Choose a smaller one."
-    if error.kind == "empty_image":
-        return "The file is empty. Choose another one."
-    if error.kind == "not_an_image":
-        return "The file is not an image that can be read. Choose a JPEG, PNG, WebP, GIF, AVIF or BMP file."
-    return "The image is damaged or incomplete. Choose another one."
+    await send({"type": "http.response.start", "status": error.status, "headers": headers})
+    await send({"type": "http.response.body", "body": error.reason})

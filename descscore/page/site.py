@@ -1,145 +1,208 @@
 """Build the site that ``descscore serve`` serves, with one Gradio app per page.
 
-Each app has one component and one event. The component holds plain HTML forms (``assets/page``) instead
-of Gradio's inputs, because browsers and screen readers support plain forms best. Gradio serves the page,
-transports the events, and limits the load by its queue. A request passes the :class:`Guard` and reaches
-its page's ``act`` as an event. Then the page's script shows the :class:`Reply`.
+Each app has one component without events. The component holds plain HTML forms (``assets/page``) instead
+of Gradio's inputs, because browsers and screen readers support plain forms best. Gradio serves the page. The
+page's script sends each action to ``act`` and shows the :class:`Reply` that comes back as the answer. Gradio's
+own events would go through its queue, which keeps sessions and replies in memory, even if nobody fetches them.
+Here the server keeps nothing when a request ends.
 """
 
 from __future__ import annotations
 
+import asyncio
+import atexit
 import inspect
+import json
 import logging
 import os
+import shutil
+import tempfile
+import traceback
 from collections.abc import Mapping
-from itertools import count
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import gradio as gr
 from fastapi import FastAPI
-from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.responses import RedirectResponse
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
 
-from descscore.page.guard import ACCOUNT_HEADER, Guard
+from descscore.page.guard import ACCOUNT_HEADER, MAX_FORM, Guard, Hosts, Lane, RefusedError
 from descscore.page.reply import FieldError, Reply, asset, render
 from descscore.page.study_page import StudyPage
 from descscore.study.accounts import Accounts
 
-# Gradio reads these when it creates a page and its queue. They stop it from reporting usage, and from
-# summing up all earlier events after each event.
+# Gradio reads these when it creates a page. It may not report usage. The folder for its files would else be one
+# that all users of the machine share.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-os.environ["GRADIO_ANALYTICS_CACHE_FREQUENCY"] = str(10**9)
+os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp(prefix="descscore-page-")
+atexit.register(shutil.rmtree, os.environ["GRADIO_TEMP_DIR"], ignore_errors=True)
 
 _LONGEST_ACTION = 60
+_LONGEST_LOG = 4000
+_OPENING = ("open", "example")
 _FONTS = ["system-ui", "sans-serif"]
-_LOOPBACK = ("localhost", "127.0.0.1", "[::1]", "::1")
 _HEAD = '<meta name="color-scheme" content="light">'
 _SORRY = "Something went wrong here. What you filled in is kept; please tell the people who run this page."
 _log = logging.getLogger(__name__)
 
 
 class Page(Protocol):
-    """A page: it answers events."""
+    """A page: it answers actions."""
 
-    def act(self, action: str, fields: Mapping[str, str], account: str | None) -> Reply:
-        """Do ``action`` with the form's ``fields``; ``account`` is logged in, if the site has accounts."""
+    def act(
+        self, action: str, fields: Mapping[str, str], account: str | None = None, image: bytes | None = None
+    ) -> Reply:
+        """Do ``action`` with the form's ``fields``.
+
+        Args:
+            action: The name of the pressed button, or ``open``.
+            fields: The text fields of its form by name.
+            account: The account that is logged in, if the site has accounts.
+            image: The file that was chosen in the form; None without one.
+        """
 
 
 def build_app(
     study: StudyPage | None = None,
     trial: Page | None = None,
     accounts: Accounts | None = None,
-    local: bool = True,
-    names: tuple[str, ...] = (),
+    hosts: Hosts | None = None,
     framed: bool = False,
 ) -> Any:
     """The ASGI application of a site with at least one page.
 
     Args:
-        study: the study's page, served at ``/``.
-        trial: the page to try texts, served at ``/try`` if there is a study, else at ``/``.
-        accounts: the accounts that may log in; None admits everybody.
-        local: whether to refuse requests from other machines.
-        names: host names to accept as well, for which another server on this machine passes requests on.
-        framed: whether other sites may show the pages in a frame.
+        study: The study's page, served at ``/``.
+        trial: The page to try texts, served at ``/try`` if there is a study, else at ``/``.
+        accounts: The accounts that may log in; None admits everybody.
+        hosts: The names by which clients may address the site; by default those of this machine alone.
+        framed: Whether other sites may show the pages in a frame.
     """
     app: Any = FastAPI(openapi_url=None)
     both = study is not None and trial is not None
     images_at = None
     if trial is not None:
-        path = "/try" if both else "/"
-        _mount(app, _blocks(trial, "", both, waiting=16, at_once=1), path)
-        images_at = path.rstrip("/") + "/"
+        images_at = "/try/" if both else "/"
+        _add(app, images_at, _Desk(trial, Lane(at_once=4, waiting=16)), "", both)
     if both:
         app.add_route("/try", lambda _: RedirectResponse("/try/"))
     if study is not None:
-        _mount(app, _blocks(study, study.mark, both, waiting=256, at_once=8), "/")
-    if local:
-        app = TrustedHostMiddleware(app, allowed_hosts=[*_LOOPBACK, *names])
-    return Guard(app, accounts, framed, images_at)
+        _add(app, "/", _Desk(study, Lane(at_once=8, waiting=256)), study.mark, both)
+    return Guard(app, accounts, framed, images_at, hosts or Hosts())
 
 
-def _blocks(page: Page, mark: str, both: bool, waiting: int, at_once: int) -> gr.Blocks:
-    """The Gradio app of a page.
+class _Desk:
+    """Takes a page's actions. Opening it has threads of its own, so it opens while others compute.
 
     Args:
-        page: the page that answers the events.
-        mark: the study's mark; blank for the page to try texts.
-        both: whether the site has both pages, with links between them.
-        waiting: number of events that may wait.
-        at_once: number of events that are answered at once.
+        page: The page that answers the actions.
+        work: Threads for all actions but opening.
     """
-    serial = count(1)
 
-    def answer(event: gr.EventData, request: gr.Request) -> dict[str, Any]:
-        action, fields, ticket = _checked(event._data)
-        reply = _reply(page, action, fields, request)
-        # The serial number makes replies differ; Gradio does not show the same value twice.
-        return reply.to_dict() | {"ticket": ticket, "serial": next(serial)}
+    def __init__(self, page: Page, work: Lane) -> None:
+        self._page, self._work, self._opening = page, work, Lane(at_once=4, waiting=256)
 
+    async def answer(self, request: Request) -> Response:
+        """The page's reply to an action, as JSON."""
+        try:
+            event = _Event.of(await request.body())
+            lane = self._opening if event.action.partition(":")[0] in _OPENING else self._work
+            account = request.headers.get(ACCOUNT_HEADER.decode())
+            reply = await _unless_gone(request, lane.run(self._reply, event, account))
+        except RefusedError as error:
+            return PlainTextResponse(error.reason, error.status)
+        return Response(reply, media_type="application/json")
+
+    def _reply(self, event: _Event, account: str | None) -> bytes:
+        account = account and account.encode("latin-1").decode()
+        try:
+            reply = self._page.act(event.action, event.fields, account, event.image)
+        except Exception:  # noqa: BLE001 - whatever happened, the page keeps its form
+            # Errors may quote what somebody typed, which may be long.
+            _log.error("a page's action %r failed: %s", event.action, traceback.format_exc()[-_LONGEST_LOG:])
+            reply = Reply(errors=(FieldError("", _SORRY),))
+        return json.dumps(reply.to_dict()).encode()
+
+
+@dataclass(frozen=True)
+class _Event:
+    """What somebody did on a page."""
+
+    action: str
+    fields: Mapping[str, str]
+    image: bytes | None
+
+    @classmethod
+    def of(cls, body: bytes) -> _Event:
+        """The event in a request: a line of JSON and, if an image was chosen, its bytes.
+
+        Raises:
+            RefusedError: The JSON is too large, or not what the page's script sends.
+        """
+        head, newline, image = body.partition(b"\n")
+        if len(head) > MAX_FORM:
+            raise RefusedError(413)
+        try:
+            # Numbers stay text: no field is one, and a very long one would take very long to read.
+            data = json.loads(head.decode(), parse_int=str, parse_float=str)
+        except (ValueError, RecursionError):
+            raise RefusedError(400) from None
+        match data:
+            case {"action": str(action), "fields": dict(fields)} if all(
+                isinstance(value, str) for value in fields.values()
+            ):
+                texts = {_whole(name): _whole(value) for name, value in fields.items()}
+                return cls(_whole(action)[:_LONGEST_ACTION], texts, image if newline else None)
+        raise RefusedError(400)
+
+
+def _whole(text: str) -> str:
+    """``text`` with a question mark for each half of a surrogate pair, which no encoding can write."""
+    return text.encode(errors="replace").decode()
+
+
+async def _unless_gone(request: Request, work: Any) -> bytes:
+    """The result of ``work``; drops it when the client goes away, so that nobody waits behind it."""
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_gone(request))
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise RefusedError(408)
+        result: bytes = task.result()
+        return result
+    finally:
+        task.cancel()
+        gone.cancel()
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _add(app: FastAPI, path: str, desk: _Desk, mark: str, both: bool) -> None:
+    """Add a page to the site.
+
+    Args:
+        app: The site.
+        path: The page's path, with a slash at its end.
+        desk: What answers its actions.
+        mark: The study's mark; blank for the page to try texts.
+        both: Whether the site has both pages, with links between them.
+    """
     with gr.Blocks(title="descscore", analytics_enabled=False) as blocks:
-        component = gr.HTML(
-            value={"ticket": 0, "serial": 0},
+        gr.HTML(
             html_template=render("skeleton.html", study=mark, both=both),
             js_on_load=asset("annotator.js"),
             apply_default_css=False,
         )
-        component.act(
-            answer,
-            outputs=component,
-            show_progress="hidden",
-            api_visibility="private",
-            concurrency_limit=at_once,
-            trigger_mode="multiple",
-        )
-    blocks.queue(max_size=waiting, api_open=False)
-    return blocks
-
-
-def _checked(data: Any) -> tuple[str, dict[str, str], int]:
-    """Action, text fields and ticket number of an event; drops everything else."""
-    data = data if isinstance(data, dict) else {}
-    action, fields, ticket = data.get("action"), data.get("fields"), data.get("ticket")
-    pairs = fields.items() if isinstance(fields, dict) else ()
-    texts = {name: value for name, value in pairs if isinstance(name, str) and isinstance(value, str)}
-    name = action[:_LONGEST_ACTION] if isinstance(action, str) else ""
-    return name, texts, ticket if isinstance(ticket, int) else 0
-
-
-def _reply(page: Page, action: str, fields: Mapping[str, str], request: gr.Request) -> Reply:
-    account = request.headers.get(ACCOUNT_HEADER.decode())
-    try:
-        return page.act(action, fields, account and account.encode("latin-1").decode())
-    except Exception:  # noqa: BLE001 - a page without an answer would wait for ever
-        _log.exception("a page's action %r failed", action)
-        return Reply(errors=(FieldError("", _SORRY),))
-
-
-def _mount(app: FastAPI, blocks: gr.Blocks, path: str) -> None:
+    app.add_route(path + "act", desk.answer, methods=["POST"])
     gr.mount_gradio_app(
         app,
         blocks,
-        path=path,
+        path=path.rstrip("/") or "/",
         theme=gr.themes.Base(font=_FONTS, font_mono=["monospace"]),
         css=asset("annotator.css"),
         head=_HEAD,

@@ -79,7 +79,9 @@ class StudyPage:
         self.consent = (consent or asset("consent.txt")).strip()
         self._items = {item.item: item for item in items}
 
-    def act(self, action: str, fields: Fields, account: str | None = None) -> Reply:
+    def act(
+        self, action: str, fields: Fields, account: str | None = None, image: bytes | None = None
+    ) -> Reply:
         """Do an action of a page.
 
         The reply also reports errors; the page then keeps its form. No message names a file or an item.
@@ -88,6 +90,7 @@ class StudyPage:
             action: the name of the pressed button.
             fields: the text fields of its form.
             account: the account that is logged in; None without accounts.
+            image: not used; annotators send no images.
         """
         try:
             return self._do(action, fields, account)

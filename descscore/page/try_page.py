@@ -6,133 +6,183 @@ import base64
 import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from threading import Lock
 
 from PIL import Image, ImageDraw
 
-from descscore.context import tokenize_context
+from descscore.context import ContextTexts, tokenize_context
 from descscore.errors import DescscoreError, InputError, TextError
-from descscore.explanations.explainer import explain_batch
-from descscore.explanations.explanation import effect_levels
-from descscore.page.guard import MAX_BYTES, read_upload
+from descscore.explanations.explainer import explain_encoded
+from descscore.explanations.explanation import Explanation, effect_levels
 from descscore.page.reply import FieldError, Reply, render
+from descscore.page.uploads import MAX_BYTES, UploadDecoder
 from descscore.records import Comparison, Score
-from descscore.scorer import DescScorer
+from descscore.scorer import DescScorer, comparison
 from descscore.stream.pairs import tokenize_text
+from descscore.texts import TokenizedText
 
 MAX_LETTERS = 2000
 MAX_ARTICLE_LETTERS = 10_000
 MAX_DRAFTS = 20
+
+MAX_TOKENS = 4096
+"""Most tokens that the model reads for one form. The longest English texts that fit the other limits have about
+ten thousand; the longest texts of rare characters have a hundred thousand."""
+
+MAX_EXPLAINED_TOKENS = 160
+"""Longest text that is explained word by word. The time grows with the square of the length."""
+
 _LEVELS = 4
 
 
 class TryPage:
-    """Scores the texts of the page with ``scorer``, and stores nothing."""
+    """Scores the texts of the page with ``scorer``, one form at a time, and stores nothing."""
 
     def __init__(self, scorer: DescScorer) -> None:
         self.scorer = scorer
+        self._decoder = UploadDecoder(scorer.encoder.spec)
+        self._turn = Lock()
 
-    def act(self, action: str, fields: Mapping[str, str], account: str | None = None) -> Reply:
+    def act(
+        self, action: str, fields: Mapping[str, str], account: str | None = None, image: bytes | None = None
+    ) -> Reply:
         """Do an action of the page; the reply also reports errors.
 
         Args:
             action: ``open``, ``score`` or ``example:NAME``.
-            fields: the text fields of the form by name; ``image`` is a data address.
-            account: not used; the page is the same for everybody.
+            fields: The text fields of the form by name.
+            account: Not used; the page is the same for everybody.
+            image: The file that was chosen; None if none was.
         """
         kind, _, name = action.partition(":")
         try:
             if kind == "example" and name in EXAMPLES:
                 return _fill_in(name)
             if kind == "score":
-                return self._score(fields)
+                return self._score(fields, image)
             return Reply(page=render("try.html", examples=EXAMPLES, megabytes=MAX_BYTES // 2**20))
         except DescscoreError as error:
             return Reply(errors=(FieldError("", str(error)),))
 
-    def _score(self, fields: Mapping[str, str]) -> Reply:
-        form = _Form(fields, self.scorer)
-        if form.errors or form.image is None:
+    def _score(self, fields: Mapping[str, str], upload: bytes | None) -> Reply:
+        form = _Form(fields, upload, self.scorer)
+        # The texts are checked first, because that is quick.
+        image = None if form.errors else self._image(form)
+        if form.errors or image is None:
             return Reply(errors=tuple(form.errors))
-        result = self._result(form, form.image)
+        with self._turn:
+            result = self._result(form, image)
         summary = _summary(result)
         context = self.scorer.model.tokenizer.context_length
-        page = render("try_result.html", result=result, summary=summary, context=context)
+        page = render(
+            "try_result.html",
+            result=result,
+            summary=summary,
+            context=context,
+            explained_tokens=MAX_EXPLAINED_TOKENS,
+        )
         return Reply(result=page, status=summary)
 
+    def _image(self, form: _Form) -> Image.Image | None:
+        if form.upload is None:
+            return form.example.draw() if form.example else None
+        try:
+            return self._decoder.read(form.upload)
+        except InputError as error:
+            form.wrong("image", str(error))
+            return None
+
     def _result(self, form: _Form, image: Image.Image) -> _Result:
-        texts = list(dict.fromkeys((form.description, *form.drafts)))
-        contexts = [form.context] * len(texts)
-        scores = self.scorer.score_batch([image] * len(texts), texts, contexts=contexts)
-        ranked = sorted(zip(texts, scores, strict=True), key=lambda pair: -pair[1].cosine)
-        comparison = None
+        scorer, texts = self.scorer, list(form.tokens)
+        encoded = scorer.encoder.tokenized(list(form.tokens.values()))
+        features = scorer.encoder.images([image])
+        contexts = [ContextTexts(form.context)] * len(texts)
+        scores = dict(
+            zip(texts, scorer.scores(features.expand(len(texts), -1), encoded, contexts), strict=True)
+        )
+        drafts = [(text, scores[text]) for text in dict.fromkeys((form.description, *form.drafts))]
+        described = scores[form.description]
+        compared = None
         if form.caption:
-            comparison = self.scorer.compare(image, form.description, form.caption, context=form.context)
+            scale = float(scorer.model.clip.logit_scale.exp())
+            compared = comparison(described, scores[form.caption], scale)
+        words: tuple[_MarkedWord, ...] = ()
+        too_long = _length(form.tokens[form.description]) > MAX_EXPLAINED_TOKENS
+        if scorer.model.precision == "float32" and not too_long:
+            tokens = form.tokens[form.description]
+            encoded = scorer.encoder.tokenized([tokens])
+            words = _marked_words(explain_encoded(scorer, [form.description], features, encoded)[0])
         return _Result(
             description=form.description,
-            score=scores[0],
+            score=described,
             caption=form.caption,
-            comparison=comparison,
-            ranked=tuple(ranked) if len(texts) > 1 else (),
-            words=_marked_words(self.scorer, image, form.description),
+            comparison=compared,
+            ranked=tuple(sorted(drafts, key=lambda pair: -pair[1].cosine)) if len(drafts) > 1 else (),
+            words=words,
+            too_long=too_long,
         )
 
 
 class _Form:
-    """The filled-in form, checked against the limits of the page and of the model."""
+    """The filled-in form, checked against the limits of the page and of the model.
 
-    def __init__(self, fields: Mapping[str, str], scorer: DescScorer) -> None:
+    Attributes:
+        errors: What is wrong.
+        upload: The file that was chosen; None if none was.
+        example: The example that was chosen; None if none was.
+        description: The description.
+        caption: The caption; None if the field is blank.
+        drafts: Other descriptions.
+        context: Tokens of the article; None if the field is blank.
+        tokens: Tokens of description, caption and drafts, by text.
+    """
+
+    def __init__(self, fields: Mapping[str, str], upload: bytes | None, scorer: DescScorer) -> None:
         self._fields = fields
         self._scorer = scorer
         self.errors: list[FieldError] = []
-        self.image = self._image()
+        self.tokens: dict[str, TokenizedText] = {}
+        self.upload = upload
+        self.example = EXAMPLES.get(fields.get("example", ""))
+        if upload is None and self.example is None:
+            self.wrong("image", "Choose an image.")
         self.description = self._text("description")
         self.caption = self._text("caption") if fields.get("caption", "").strip() else None
-        self.context = self._context() or None
+        self.context = self._context()
         self.drafts = self._drafts()
+        self._check_length()
 
-    def _wrong(self, field: str, message: str) -> None:
+    def wrong(self, field: str, message: str) -> None:
+        """Add an error of a field."""
         self.errors.append(FieldError(field, message))
-
-    def _image(self) -> Image.Image | None:
-        example = EXAMPLES.get(self._fields.get("example", ""))
-        if self._fields.get("image"):
-            try:
-                return read_upload(self._fields["image"])
-            except InputError as error:
-                self._wrong("image", str(error))
-        elif example:
-            return example.draw()
-        else:
-            self._wrong("image", "Choose an image.")
-        return None
 
     def _text(self, field: str) -> str:
         text = self._fields.get(field, "").strip()
         problem = self._problem(text)
         if problem:
-            self._wrong(field, problem)
+            self.wrong(field, problem)
         return text
 
-    def _context(self) -> str:
+    def _context(self) -> TokenizedText | None:
         text = self._fields.get("context", "").strip()
         if len(text) > MAX_ARTICLE_LETTERS:
-            self._wrong("context", _too_long(text, MAX_ARTICLE_LETTERS))
-            return text
+            self.wrong("context", _too_long(text, MAX_ARTICLE_LETTERS))
+            return None
         try:
-            tokenize_context(lambda words: tokenize_text(self._scorer.tokenize, words), text)
+            return tokenize_context(lambda words: tokenize_text(self._scorer.tokenize, words), text or None)
         except TextError as error:
-            self._wrong("context", f"This text cannot be used: {error}")
-        return text
+            self.wrong("context", f"This text cannot be used: {error}")
+            return None
 
     def _drafts(self) -> tuple[str, ...]:
         lines = self._fields.get("drafts", "").splitlines()
         drafts = tuple(line.strip() for line in lines if line.strip())
         if len(drafts) > MAX_DRAFTS:
-            self._wrong("drafts", f"There are {len(drafts)} drafts; the limit is {MAX_DRAFTS}.")
+            self.wrong("drafts", f"There are {len(drafts)} drafts; the limit is {MAX_DRAFTS}.")
         for number, draft in enumerate(drafts[:MAX_DRAFTS], start=1):
             problem = self._problem(draft)
             if problem:
-                self._wrong("drafts", f"Draft {number}: {problem}")
+                self.wrong("drafts", f"Draft {number}: {problem}")
         return drafts
 
     def _problem(self, text: str) -> str | None:
@@ -142,10 +192,22 @@ class _Form:
         if len(text) > MAX_LETTERS:
             return _too_long(text, MAX_LETTERS)
         try:
-            self._scorer.tokenize(text)
+            self.tokens[text] = tokenize_text(self._scorer.tokenize, text)
         except TextError as error:
             return f"This text cannot be scored: {error}"
         return None
+
+    def _check_length(self) -> None:
+        tokens = [*self.tokens.values(), *([self.context] if self.context else [])]
+        count = sum(map(_length, tokens))
+        if count > MAX_TOKENS:
+            message = f"All texts together have {count} tokens (parts of words); the limit is {MAX_TOKENS}."
+            self.wrong("", f"{message} Shorten them, or leave some out.")
+
+
+def _length(text: TokenizedText) -> int:
+    """Number of tokens of a text that the model reads."""
+    return sum(map(len, text.rows))
 
 
 def _too_long(text: str, limit: int) -> str:
@@ -163,7 +225,9 @@ class _Result:
     ranked: tuple[tuple[str, Score], ...]
     """Description and drafts with their scores, best first; empty without drafts."""
     words: tuple[_MarkedWord, ...]
-    """The description's words; empty for a model that cannot be explained."""
+    """The description's words; empty if it is too long, and for a model that cannot be explained."""
+    too_long: bool
+    """Whether the description is too long to explain its words."""
 
 
 @dataclass(frozen=True)
@@ -188,11 +252,9 @@ class _MarkedWord:
         return "none" if not self.level else "raises" if self.value > 0 else "lowers"
 
 
-def _marked_words(scorer: DescScorer, image: Image.Image, text: str) -> tuple[_MarkedWord, ...]:
-    """The effect of each word of ``text`` on its cosine with ``image``."""
-    if scorer.model.precision != "float32":
-        return ()
-    words = explain_batch([image], [text], scorer)[0].words
+def _marked_words(explanation: Explanation) -> tuple[_MarkedWord, ...]:
+    """The effect of each word on the cosine."""
+    words = explanation.words
     return tuple(
         _MarkedWord(word.text, word.value, word.purpose, word.tokens > 0, level)
         for word, level in zip(words, effect_levels(words, _LEVELS), strict=True)

@@ -7,7 +7,6 @@ so nobody can read passwords from the file.
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import hmac
 import re
@@ -15,7 +14,7 @@ import secrets
 from pathlib import Path
 
 from descscore.errors import DataError, UsageError
-from descscore.files import atomic_write
+from descscore.files import atomic_write, check_place, locked
 
 _NAME = re.compile(r"[\w.@-]{1,64}")
 _COST = {"n": 2**14, "r": 8, "p": 1, "maxmem": 2**26, "dklen": 32}
@@ -39,15 +38,19 @@ class Accounts:
             raise DataError(f"{path}: holds no accounts; 'descscore judgments account' makes them")
         return cls(entries)
 
+    def known(self, header: str) -> str | None:
+        """The account's name if :meth:`user` has found this header right before, else None. Takes no time."""
+        return self._known.get(_digest(header))
+
     def user(self, header: str) -> str | None:
         """The account's name if a Basic ``Authorization`` header (RFC 7617) is right, else None."""
-        digest = hashlib.sha256(header.encode()).digest()
-        if digest in self._known:
-            return self._known[digest]
-        name, password = _basic(header)
+        known, credentials = self.known(header), _basic(header)
+        if known is not None or credentials is None:
+            return known
+        name, password = credentials
         if not self._matches(name, password):
             return None
-        self._known[digest] = name
+        self._known[_digest(header)] = name
         return name
 
     def _matches(self, name: str, password: str) -> bool:
@@ -57,17 +60,25 @@ class Accounts:
 
 
 def write_account(path: Path, name: str, password: str) -> None:
-    """Add an account, or change its password. Only the file's owner can read the file."""
+    """Add an account, or change its password. Only the file's owner can read the file.
+
+    Raises:
+        UsageError: The name or the password cannot be used.
+        DataError: The file cannot be read or written, or somebody else is writing it.
+    """
     if not _NAME.fullmatch(name):
         raise UsageError(f"account {name!r}: a name has 1 to 64 letters, digits and . _ - @")
     if len(password) < _SHORTEST:
         raise UsageError(f"account {name}: a password needs at least {_SHORTEST} characters")
-    entries = _read(path) if path.exists() else {}
     salt = secrets.token_bytes(16)
-    entries[name] = (salt, _scrypt(password, salt))
-    lines = [f"{key}:{first.hex()}:{second.hex()}\n" for key, (first, second) in entries.items()]
-    with atomic_write(path, mode=0o600) as temporary:
-        temporary.write_text("".join(lines), encoding="utf-8")
+    hashed = _scrypt(password, salt)
+    check_place(path)
+    with locked(path.parent, "try again"):  # two that read before either writes would lose an account
+        entries = _read(path) if path.exists() else {}
+        entries[name] = (salt, hashed)
+        lines = [f"{key}:{first.hex()}:{second.hex()}\n" for key, (first, second) in entries.items()]
+        with atomic_write(path, mode=0o600) as temporary:
+            temporary.write_text("".join(lines), encoding="utf-8")
 
 
 def _read(path: Path) -> dict[str, tuple[bytes, bytes]]:
@@ -97,12 +108,17 @@ def _scrypt(password: str, salt: bytes) -> bytes:
     return hashlib.scrypt(password.encode(), salt=salt, **_COST)
 
 
-def _basic(header: str) -> tuple[str, str]:
+def _digest(header: str) -> bytes:
+    return hashlib.sha256(header.encode()).digest()
+
+
+def _basic(header: str) -> tuple[str, str] | None:
+    """Name and password in a Basic ``Authorization`` header; None if it has none."""
     kind, _, rest = header.partition(" ")
     if kind.lower() != "basic":
-        return "", ""
+        return None
     try:
         name, _, password = base64.b64decode(rest, validate=True).decode("utf-8").partition(":")
-    except (binascii.Error, UnicodeDecodeError):
-        return "", ""
+    except ValueError:  # not base64, not ASCII, or not UTF-8
+        return None
     return name, password

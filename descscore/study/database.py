@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from descscore.errors import StorageError
+from descscore.files import check_place
 
 APPLICATION_ID = 0x44534A4D
 """Number in the file's header that identifies a study's database; others are refused."""
@@ -95,9 +97,18 @@ def transaction(path: Path) -> Iterator[sqlite3.Connection]:
 
 
 def create(path: Path) -> None:
-    """Create the database if it is missing, and bring an older one up to this version."""
+    """Create the database if it is missing, and bring an older one up to this version.
+
+    Only its owner can read it. Raises :class:`DataError` if another user could replace it.
+    """
+    check_place(path)
+    with suppress(OSError):  # SQLite says why it cannot be created
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600))
     with storage_errors(path), _connect(path, "rwc") as database:
         _check_owner(path, database)
+        for suffix in ("", "-wal", "-shm"):  # SQLite gives new files of these the database's permissions
+            with suppress(OSError):
+                os.chmod(f"{path}{suffix}", 0o600)
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("BEGIN IMMEDIATE")
         for version in range(_version(path, database), len(MIGRATIONS)):

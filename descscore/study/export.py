@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from descscore.errors import DataError
-from descscore.files import atomic_write
+from descscore.files import atomic_write, check_place
 from descscore.study.items import StudyItem
 from descscore.study.judgments import Judgment, JudgmentStore
 from descscore.study.questions import AFTER, BEFORE, NO_IMAGE, QUESTIONS
@@ -50,10 +50,11 @@ class Exported:
 def export_judgments(store: JudgmentStore, folder: Path) -> Exported:
     """Write both tables and the images into ``folder``, which is created if it is missing.
 
-    Each table is replaced in one step, so no reader sees half a table.
+    Each file is replaced in one step, so no reader sees half a file. Only its owner can read it.
 
     Raises:
-        DataError: There are no judgments, an image is gone, or a table cannot be written.
+        DataError: There are no judgments, an image is gone, or a file cannot be written or another user
+            could replace it.
     """
     judgments, items = store.judgments(), store.items()
     if not judgments:
@@ -68,7 +69,10 @@ def export_judgments(store: JudgmentStore, folder: Path) -> Exported:
         row = table.setdefault(key, _about(judgment, by_item[judgment.item], names))
         row |= _answers(judgment)
     images = folder / "images"
-    images.mkdir(parents=True, exist_ok=True)
+    for private in (folder, images):
+        check_place(private)
+        private.mkdir(0o700, parents=True, exist_ok=True)
+        check_place(private / "any file")
     for item in items:
         _copy(item, images / names[item.image])
     _write(folder / "blv_ratings.csv", BLV_COLUMNS, blv.values())
@@ -109,7 +113,10 @@ def _answers(judgment: Judgment) -> dict[str, object]:
 
 
 def _write(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> None:
-    with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+    with (
+        atomic_write(path, mode=0o600) as temporary,
+        temporary.open("w", encoding="utf-8", newline="") as file,
+    ):
         writer = csv.DictWriter(file, columns, restval="", extrasaction="ignore")
         writer.writeheader()
         writer.writerows(rows)
@@ -120,4 +127,5 @@ def _copy(item: StudyItem, target: Path) -> None:
         raise DataError(
             f"{item.image}: the image of {item.item!r} is gone; if it moved, serve the study anew"
         )
-    shutil.copyfile(item.image, target)
+    with atomic_write(target, 0o600) as temporary:
+        shutil.copyfile(item.image, temporary)

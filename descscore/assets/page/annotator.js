@@ -1,5 +1,5 @@
-// The body of a function that gets element, trigger, props and watch from Gradio's HTML component.
-// It sends forms to the server as 'act' events and puts the server's replies in place.
+// The body of a function that gets element from Gradio's HTML component.
+// It sends forms to the server's 'act' and puts the server's replies in place.
 
 const page = element.querySelector(".ds-page");
 const live = element.querySelector(".ds-status");
@@ -13,10 +13,9 @@ const SLOW_SECONDS = 30;
 const LOST_SECONDS = 120;
 
 let waiting = null; // the pressed button, until its answer comes
-let ticket = 0; // number of the last request; answers to earlier requests are dropped
-let answered = 0; // number of the last request that has its answer
-let timers = [];
-let image = null; // the chosen file as a data address
+let asking = null; // aborts the request on its way; a later request ends an earlier one
+let slow = null; // the timer that says that it takes long
+let image = null; // the chosen file
 let code = stored(); // whose page this is; another tab may show another annotator's
 
 function stored() {
@@ -45,12 +44,8 @@ function busy(button) {
   element.querySelectorAll("button").forEach((b) => b.toggleAttribute("aria-disabled", false));
   if (button) button.setAttribute("aria-disabled", "true");
   page.setAttribute("aria-busy", String(Boolean(button)));
-  timers.forEach(clearTimeout);
-  timers = [];
-  if (!button) return;
-  const lost = "The server has not answered. What you filled in is kept; try again.";
-  timers.push(setTimeout(() => announce("Still waiting for the server."), SLOW_SECONDS * 1000));
-  timers.push(setTimeout(() => fail(lost), LOST_SECONDS * 1000));
+  clearTimeout(slow);
+  if (button) slow = setTimeout(() => announce("Still waiting for the server."), SLOW_SECONDS * 1000);
 }
 
 function controls(field) {
@@ -123,8 +118,7 @@ function place() {
   return [page.querySelector("h1")?.textContent, ...marks].join(" ");
 }
 
-// Gradio reloads the page when the server comes back after an outage. What was filled in
-// meanwhile exists only in this tab, so it is put aside here and filled in again.
+// What was filled in exists only in this tab. It is put aside here and filled in again when the page is reloaded.
 function putAside() {
   const kept = [...page.querySelectorAll("textarea, input:not([type=hidden], [type=file])")]
     .filter((c) => (c.type === "radio" || c.type === "checkbox" ? c.checked : c.value))
@@ -159,8 +153,6 @@ function showPage(html) {
 }
 
 function apply(reply) {
-  if (!reply || reply.ticket !== ticket || answered === ticket) return;
-  if (waiting || reply.page !== null) answered = ticket; // opening goes on until a page comes
   busy(null);
   const storage = reply.code ? keep(reply.code) : "";
   if (reply.forget) forget();
@@ -187,16 +179,7 @@ function fail(message) {
   showErrors([{ field: "", message }]);
 }
 
-function readFile(file) {
-  return new Promise((resolve, reject) => {
-    const reader = new FileReader();
-    reader.onload = () => resolve(reader.result);
-    reader.onerror = () => reject(reader.error);
-    reader.readAsDataURL(file);
-  });
-}
-
-async function choose(input) {
+function choose(input) {
   const file = input.files[0];
   image = null;
   clearErrors();
@@ -208,16 +191,13 @@ async function choose(input) {
     showErrors([{ field: "image", message: "The file is larger than 20 MB. Choose a smaller one." }]);
     return;
   }
-  try {
-    image = await readFile(file);
-    // For an empty file the browser makes an address that the server could not read.
-    if (file.size === 0) image = "data:application/octet-stream;base64,";
-    showPreview(image, "The image that you chose");
-    page.querySelector(".ds-preview img").onerror = () => showPreview("", "");
-    announce("Image chosen.");
-  } catch {
-    showErrors([{ field: "image", message: "The file cannot be read. Choose another one." }]);
-  }
+  image = file;
+  const address = URL.createObjectURL(file);
+  const shown = page.querySelector(".ds-preview img");
+  shown.onload = () => URL.revokeObjectURL(address);
+  shown.onerror = () => { URL.revokeObjectURL(address); showPreview("", ""); };
+  showPreview(address, "The image that you chose");
+  announce("Image chosen.");
 }
 
 function collect(form) {
@@ -225,22 +205,51 @@ function collect(form) {
   for (const [name, value] of new FormData(form).entries()) {
     if (typeof value === "string") fields[name] = value;
   }
-  if (image && form.hasAttribute("data-score")) fields.image = image;
   return fields;
 }
 
-function ask(action, fields) {
-  if (study) fields.code = code;
-  trigger("act", { action, fields, ticket });
+const REFUSED = {
+  413: "What you sent is too large. Choose a smaller image or shorter texts.",
+  503: "Too many people are waiting. What you filled in is kept; try again in a minute.",
+};
+
+// A request that fails must not leave the page waiting. The form keeps what was filled in.
+async function ask(action, fields) {
+  asking?.abort();
+  const request = asking = new AbortController();
+  const late = setTimeout(() => request.abort(), LOST_SECONDS * 1000);
+  const event = JSON.stringify({ action, fields: study ? { ...fields, code } : fields });
+  const body = new Blob(action === "score" && image ? [event, "\n", image] : [event]);
+  let reply = null;
+  let problem = "The server has not answered. What you filled in is kept; try again.";
+  try {
+    const response = await fetch(new URL("act", location.href), { method: "POST", body, signal: request.signal });
+    if (response.ok) reply = await response.json();
+    else problem = REFUSED[response.status] || "The server did not take this. What you filled in is kept; try again.";
+  } catch {
+    if (!request.signal.aborted) problem = await unreachable();
+  }
+  clearTimeout(late);
+  if (request !== asking) return;
+  asking = null;
+  if (reply) apply(reply);
+  else fail(problem);
+}
+
+// The browser says only that the request failed. It cannot send a file that was changed or deleted meanwhile.
+async function unreachable() {
+  try {
+    await image?.slice(0, 1).arrayBuffer();
+  } catch {
+    return "The image file cannot be read. Choose it again.";
+  }
+  return "The server cannot be reached. What you filled in is kept; try again.";
 }
 
 function send(action, form, button) {
-  const fields = form ? collect(form) : {};
-  if (!action.startsWith("score")) delete fields.image;
   busy(button);
   announce(action === "score" ? "Scoring." : "");
-  ticket += 1;
-  ask(action, fields);
+  ask(action, form ? collect(form) : {});
 }
 
 element.addEventListener("submit", (event) => {
@@ -256,31 +265,10 @@ element.addEventListener("change", (event) => {
   if (event.target.type === "file") choose(event.target);
 });
 
-// A request that fails must not leave the page waiting. The form keeps what was filled in.
-const request = window.fetch;
-window.fetch = async (...call) => {
-  const address = String(call[0]?.url || call[0]);
-  if (!address.includes("/queue/join")) return request(...call);
-  try {
-    const response = await request(...call);
-    if (response.status === 503) fail("Too many people are waiting. What you filled in is kept; try again in a minute.");
-    else if (response.status === 413) fail("What you sent is too large. Choose a smaller image or shorter texts.");
-    else if (!response.ok) fail("The server did not take this. What you filled in is kept; try again.");
-    return response;
-  } catch (error) {
-    fail("The server cannot be reached. What you filled in is kept; try again.");
-    throw error;
-  }
-};
-
 window.addEventListener("pagehide", putAside);
 
-watch("value", () => apply(props.value));
-
-// An event may get lost while the app is not ready. So the page asks again until it has its first content.
 const opening = setInterval(() => {
   if (page.childElementCount) clearInterval(opening);
-  else ask("open", {});
+  else if (!asking) ask("open", {});
 }, AGAIN_SECONDS * 1000);
-ticket += 1;
 ask("open", {});
