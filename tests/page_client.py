@@ -1,17 +1,16 @@
-"""The annotators' page without a browser: served in this process, and used by its script's endpoints."""
+"""The annotators' page without a browser: served in this process, and used as its script does."""
 
 from __future__ import annotations
 
 import http.client
 import json
-import secrets
 import socket
 import threading
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
-import uvicorn
+from descscore.page.server import make_server
 
 TIMEOUT = 240
 """Seconds; continuous integration may share its processors."""
@@ -25,10 +24,6 @@ class PageClient:
         parts = urlsplit(address)
         self._where = (parts.hostname or "", parts.port or 80)
         self._base = parts.path
-        self._session = secrets.token_hex(6)
-        self._tickets = 0
-        config = json.loads(self.request("GET", "config")[1])
-        (self._event,) = [one for one in config["dependencies"] if one["targets"][0][1] == "act"]
 
     def request(
         self,
@@ -46,53 +41,28 @@ class PageClient:
         finally:
             link.close()
 
-    def join(self, action: str, fields: dict[str, str], **changes: Any) -> tuple[int, bytes]:
-        """Put an event into the queue. changes: to the request's own fields."""
-        self._tickets += 1
-        data = {"action": action, "fields": fields, "ticket": self._tickets}
-        request = {
-            "data": [],
-            "event_data": data,
-            "fn_index": self._event["id"],
-            "trigger_id": self._event["targets"][0][0],
-            "session_hash": self._session,
-        }
-        body = json.dumps(request | changes).encode()
-        return self.request("POST", "gradio_api/queue/join", body, {"Content-Type": "application/json"})
+    def send(self, action: Any, fields: Any, image: bytes | None = None) -> tuple[int, bytes]:
+        """Do an action; status and body of the answer."""
+        event = json.dumps({"action": action, "fields": fields}).encode()
+        return self.request("POST", "act", event if image is None else event + b"\n" + image)
 
-    def act(self, action: str, fields: dict[str, str]) -> dict[str, Any]:
-        """Do an action and wait for what the server answers to it. Raises :class:`Refused`."""
-        status, body = self.join(action, fields)
+    def act(self, action: str, fields: dict[str, str], image: bytes | None = None) -> dict[str, Any]:
+        """Do an action; the page's reply. Raises :class:`Refused`."""
+        status, body = self.send(action, fields, image)
         if status != 200:
             raise Refused(f"{status} {body[:200]!r}")
-        for message in self.messages():
-            if message["msg"] == "process_completed":
-                reply: dict[str, Any] = message["output"]["data"][0]
-                assert reply["ticket"] == self._tickets
-                return reply
-        raise Refused("the answer did not come")
-
-    def messages(self) -> Iterator[dict[str, Any]]:
-        """What the server sends to this tab, until it has answered all."""
-        link = http.client.HTTPConnection(*self._where, timeout=TIMEOUT)
-        try:
-            path = f"{self._base}gradio_api/queue/data?session_hash={self._session}"
-            link.request("GET", path, headers=self._headers)
-            for line in link.getresponse():
-                if line.startswith(b"data:"):
-                    yield json.loads(line[5:])
-        finally:
-            link.close()
+        reply: dict[str, Any] = json.loads(body)
+        return reply
 
 
 class Refused(Exception):
-    """The server did not take an action, or did not answer it."""
+    """The server did not take an action."""
 
 
 def serve(app: Any) -> Iterator[str]:
     """The address at which ``app`` is served until the generator is closed."""
     link = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1))
+    server = make_server(app)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [link]})
     thread.start()
     try:
@@ -107,7 +77,6 @@ def ask(address: str, method: str, path: str, headers: dict[str, str] | None = N
     link = http.client.HTTPConnection(address.split("/")[2], timeout=60)
     link.request(method, path, headers=headers or {})
     answer = link.getresponse()
-    # Streams that last stay unread.
-    body = b"" if "event-stream" in (answer.getheader("content-type") or "") else answer.read()
+    body = answer.read()
     link.close()
     return answer.status, body

@@ -29,10 +29,15 @@ LINES_A_MINUTE = 60
 
 
 def run_server(app: Any, sock: socket.socket) -> None:
-    """Serve ``app`` on ``sock`` until stopped."""
+    """Serve ``app`` on ``sock`` until stopped, with a log of bounded size on standard error."""
     handler = logging.StreamHandler()
     handler.addFilter(LogLimit())
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", handlers=[handler])
+    make_server(app).run(sockets=[sock])
+
+
+def make_server(app: Any) -> uvicorn.Server:
+    """A web server for ``app`` with limits for slow clients."""
     config = uvicorn.Config(
         app,
         http=BoundedProtocol,
@@ -41,7 +46,7 @@ def run_server(app: Any, sock: socket.socket) -> None:
         log_level="warning",
         timeout_graceful_shutdown=3,
     )
-    uvicorn.Server(config).run(sockets=[sock])
+    return uvicorn.Server(config)
 
 
 class BoundedProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
@@ -61,7 +66,9 @@ class BoundedProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
         super().connection_made(transport)
         self._wait_for_head()
         if len(self.connections) > MAX_CONNECTIONS:
-            next(iter(self._waiting)).transport.abort()
+            oldest = next(iter(self._waiting))
+            del self._waiting[oldest]
+            oldest.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._limit(None)
@@ -88,7 +95,8 @@ class BoundedProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._limit(None)
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._limit(None)
 
     def _wait_for_head(self) -> None:
         self._waiting[self] = None

@@ -1,10 +1,10 @@
 """Build the site that ``descscore serve`` serves, with one Gradio app per page.
 
 Each app has one component without events. The component holds plain HTML forms (``assets/page``) instead
-of Gradio's inputs, because browsers and screen readers support plain forms best. Gradio serves the page. The
-page's script sends each action to ``act`` and shows the :class:`Reply` that comes back as the answer. Gradio's
-own events would go through its queue, which keeps sessions and replies in memory, even if nobody fetches them.
-Here the server keeps nothing when a request ends.
+of Gradio's inputs, because browsers and screen readers support plain forms best. Gradio serves the page.
+The page's script sends each action to ``act``, and shows the :class:`Reply` that comes back as the answer.
+Gradio's own events would go through its queue. It keeps sessions and replies in memory, even if nobody
+fetches them. Here the server keeps nothing when a request ends.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from descscore.page.reply import FieldError, Reply, asset, render
 from descscore.page.study_page import StudyPage
 from descscore.study.accounts import Accounts
 
-# Gradio reads these when it creates a page. It may not report usage. The folder for its files would else be one
-# that all users of the machine share.
+# Gradio reads these when it creates a page. It may not report usage. By default, the folder for its files is
+# one that all users of the machine share.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp(prefix="descscore-page-")
 atexit.register(shutil.rmtree, os.environ["GRADIO_TEMP_DIR"], ignore_errors=True)

@@ -26,8 +26,8 @@ MAX_ARTICLE_LETTERS = 10_000
 MAX_DRAFTS = 20
 
 MAX_TOKENS = 4096
-"""Most tokens that the model reads for one form. The longest English texts that fit the other limits have about
-ten thousand; the longest texts of rare characters have a hundred thousand."""
+"""Most tokens that the model reads for one form. A sentence has about 20. Texts of rare characters that fit
+the other limits could have a hundred thousand."""
 
 MAX_EXPLAINED_TOKENS = 160
 """Longest text that is explained word by word. The time grows with the square of the length."""

@@ -21,7 +21,7 @@ MAX_PIXELS = 60_000_000
 """Largest image that is decoded, in pixels."""
 
 MAX_SCANS = 200
-"""Most scans of a JPEG file. Ordinary progressive files have about ten, and each costs a pass over the image."""
+"""Most scans of a JPEG file. Ordinary progressive files have about ten. Each costs a pass over the image."""
 
 TIME_LIMIT = 10.0
 """Seconds that decoding an image may take."""
@@ -37,7 +37,7 @@ _Pools: TypeAlias = "queue.SimpleQueue[DecodePool | None]"
 
 
 class UploadDecoder:
-    """Decodes uploads in worker processes, which start with the first uploads. Safe to use from several threads.
+    """Decodes uploads in worker processes, which start with the first uploads. Threads may share it.
 
     Args:
         spec: Size of the picture that the model takes.

@@ -113,7 +113,7 @@ def _digest(header: str) -> bytes:
 
 
 def _basic(header: str) -> tuple[str, str] | None:
-    """Name and password in a Basic ``Authorization`` header; None if it has none."""
+    """Name and password in a Basic ``Authorization`` header; None if there is no name."""
     kind, _, rest = header.partition(" ")
     if kind.lower() != "basic":
         return None
@@ -121,4 +121,4 @@ def _basic(header: str) -> tuple[str, str] | None:
         name, _, password = base64.b64decode(rest, validate=True).decode("utf-8").partition(":")
     except ValueError:  # not base64, not ASCII, or not UTF-8
         return None
-    return name, password
+    return (name, password) if name else None
