@@ -136,7 +136,7 @@ def test_bodies_are_bounded(page: str, largest: int) -> None:
 
 
 def test_large_requests_share_a_bounded_memory() -> None:
-    """The application holds each until all are there: those that fit pass, another is refused, small ones pass."""
+    """Each is held until all are there. Those that fit pass, others are refused, small ones pass."""
     inside, go_on, size = [], asyncio.Event(), 2 * MAX_FORM
 
     async def behind(scope: dict[str, Any], receive: Any, send: Any) -> None:
