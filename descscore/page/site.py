@@ -17,7 +17,6 @@ import logging
 import os
 import shutil
 import tempfile
-import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -39,7 +38,6 @@ os.environ["GRADIO_TEMP_DIR"] = tempfile.mkdtemp(prefix="descscore-page-")
 atexit.register(shutil.rmtree, os.environ["GRADIO_TEMP_DIR"], ignore_errors=True)
 
 _LONGEST_ACTION = 60
-_LONGEST_LOG = 4000
 _OPENING = ("open", "example")
 _FONTS = ["system-ui", "sans-serif"]
 _HEAD = '<meta name="color-scheme" content="light">'
@@ -119,8 +117,7 @@ class _Desk:
         try:
             reply = self._page.act(event.action, event.fields, account, event.image)
         except Exception:  # noqa: BLE001 - whatever happened, the page keeps its form
-            # Errors may quote what somebody typed, which may be long.
-            _log.error("a page's action %r failed: %s", event.action, traceback.format_exc()[-_LONGEST_LOG:])
+            _log.exception("a page's action %r failed", event.action)
             reply = Reply(errors=(FieldError("", _SORRY),))
         return json.dumps(reply.to_dict()).encode()
 

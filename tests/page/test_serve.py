@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import runpy
 import subprocess
 import sys
@@ -94,7 +95,7 @@ def options_of_app(monkeypatch: pytest.MonkeyPatch) -> ServeOptions:
 
 
 def test_by_default_only_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("GRADIO_SERVER_NAME", "GRADIO_SERVER_PORT", "DESCSCORE_MODEL"):
+    for name in ("GRADIO_SERVER_NAME", "GRADIO_SERVER_PORT", "DESCSCORE_MODEL", "SPACE_HOST"):
         monkeypatch.delenv(name, raising=False)
     assert options_of_app(monkeypatch) == ServeOptions(framed=True)
     assert ServeOptions().host == "127.0.0.1"
@@ -104,4 +105,39 @@ def test_a_host_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GRADIO_SERVER_NAME", "0.0.0.0")
     monkeypatch.setenv("GRADIO_SERVER_PORT", "7999")
     monkeypatch.setenv("DESCSCORE_MODEL", "base")
-    assert options_of_app(monkeypatch) == ServeOptions(host="0.0.0.0", port=7999, model="base", framed=True)
+    monkeypatch.setenv("SPACE_HOST", "a-b.hf.space")
+    assert options_of_app(monkeypatch) == ServeOptions(
+        host="0.0.0.0", port=7999, model="base", framed=True, names=("a-b.hf.space",)
+    )
+
+
+def test_host_names_are_checked_also_on_all_addresses(study: JudgmentStore) -> None:
+    options = ServeOptions(
+        host="0.0.0.0",
+        study=study.path.parent / "items.csv",
+        database=study.path,
+        names=("study.example.org",),
+        without_try=True,
+    )
+    for address in serve(make_app(options)):
+        for host, status in (
+            ("study.example.org", 200),
+            ("192.168.1.7:7860", 200),
+            ("localhost", 200),
+            ("example.org", 400),
+            ("study.example.org.example.net", 400),
+        ):
+            assert ask(address, "GET", "/config", {"Host": host})[0] == status
+        assert b"--name" in ask(address, "GET", "/", {"Host": "example.org"})[1]
+
+
+def test_gradio_gets_a_folder_that_only_this_user_can_read() -> None:
+    code = (
+        "from pathlib import Path; import descscore.page.site; from gradio.utils import get_upload_folder; "
+        "folder = Path(get_upload_folder()); status = folder.stat(); "
+        "print(folder, oct(status.st_mode & 0o777), status.st_uid)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    folder, mode, owner = done.stdout.split()
+    assert (mode, int(owner)) == ("0o700", os.geteuid())
+    assert not Path(folder).exists()

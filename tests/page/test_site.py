@@ -41,7 +41,7 @@ class Trial:
         self, action: str, fields: Mapping[str, str], account: str | None = None, image: bytes | None = None
     ) -> Reply:
         if action == "fail":
-            raise RuntimeError(SECRET + "x" * 100_000)
+            raise RuntimeError(SECRET)
         if action == "wait":
             self.waiting.append(action)
             self.go_on.wait(TIMEOUT)
@@ -301,8 +301,7 @@ def test_an_action_that_fails_is_answered_without_its_reason(
         reply = tab.act("fail", {})
     assert "kept" in reply["errors"][0]["message"]
     assert SECRET not in json.dumps(reply)
-    assert "RuntimeError" in caplog.text
-    assert len(caplog.text) < 10_000
+    assert SECRET in caplog.text
     assert tab.act("open", {})["page"] == "open none"
 
 

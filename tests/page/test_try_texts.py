@@ -6,6 +6,7 @@ import base64
 import html
 import io
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,9 @@ from descscore.explanations.explainer import explain
 from descscore.images import load_image
 from descscore.page.reply import Reply
 from descscore.page.try_page import EXAMPLES, MAX_ARTICLE_LETTERS, MAX_DRAFTS, MAX_LETTERS, TryPage
+
+LONG = "".join(map(chr, range(0x4E00, 0x4E00 + 1900)))
+"""A text within the limit of letters, with several tokens a letter."""
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +31,9 @@ def page(scorer: DescScorer) -> TryPage:
     return TryPage(scorer)
 
 
-def upload(photo: Path) -> dict[str, str]:
-    return {"image": "data:image/jpeg;base64," + base64.b64encode(photo.read_bytes()).decode()}
+def score(page: TryPage, photo: Path, fields: dict[str, str]) -> Reply:
+    """The reply to the filled-in form with a photo."""
+    return page.act("score", fields, image=photo.read_bytes())
 
 
 def cells(reply: Reply, caption: str) -> list[list[str]]:
@@ -46,7 +51,7 @@ def test_scores_are_the_library_s(page: TryPage, scorer: DescScorer, photo: Path
         "caption": "Minka",
         "drafts": "A cat.\n\n A dog in the snow. \n",
     }
-    reply = page.act("score", upload(photo) | texts)
+    reply = score(page, photo, texts)
     assert reply.errors == ()
     assert reply.page is None
     expected = scorer.score(photo, "A cat on a wall.")
@@ -76,8 +81,8 @@ def test_the_article_s_text_adds_scores_in_context(scorer: DescScorer, photo: Pa
     page = TryPage(scorer)
     texts = {"description": "A cat on a wall.", "caption": "Minka", "drafts": "A cat."}
     article = "Cats are kept as pets all over the world. " * 12
-    plain = page.act("score", upload(photo) | texts | {"context": " \n"})
-    reply = page.act("score", upload(photo) | texts | {"context": article})
+    plain = score(page, photo, texts | {"context": " \n"})
+    reply = score(page, photo, texts | {"context": article})
     assert reply.errors == ()
     assert "context" not in plain.result.lower()
     expected = {
@@ -99,13 +104,13 @@ def test_the_article_s_text_adds_scores_in_context(scorer: DescScorer, photo: Pa
         text: expected[text] for text in ("A cat on a wall.", "A cat.")
     }
     assert scorer.signature + "|context:kreiss2022-no-prefix" in reply.result
-    short = page.act("score", upload(photo) | texts | {"context": "Pets."})
+    short = score(page, photo, texts | {"context": "Pets."})
     assert "The whole article was read" in short.result
 
 
 def test_a_cut_text_says_so_in_the_table_and_aloud(scorer: DescScorer, photo: Path) -> None:
     page = TryPage(DescScorer(scorer.model, "truncate"))
-    reply = page.act("score", upload(photo) | {"description": "word " * 100})
+    reply = score(page, photo, {"description": "word " * 100})
     assert "The text was cut: its end was not read." in reply.status
     assert "cut: the model reads 77 tokens" in reply.result
     assert cells(reply, "Parts of the cosine by word")[-1][1] == "not read"
@@ -118,7 +123,10 @@ def test_a_cut_text_says_so_in_the_table_and_aloud(scorer: DescScorer, photo: Pa
         ({"example": "house"}, ["description"]),
         ({"example": "nonesuch", "description": "A."}, ["image"]),
         ({"image": "/etc/passwd", "description": "A."}, ["image"]),
-        ({"image": "http://127.0.0.1/", "description": "A."}, ["image"]),
+        (
+            {"example": "house", "description": "A.", "drafts": "\n".join(map(LONG.__add__, "abcdefghij"))},
+            [""],
+        ),
         ({"example": "house", "description": "a" * (MAX_LETTERS + 1)}, ["description"]),
         ({"example": "house", "description": "A.", "caption": "a" * (MAX_LETTERS + 1)}, ["caption"]),
         ({"example": "house", "description": "A.", "drafts": "b\n" * (MAX_DRAFTS + 1)}, ["drafts"]),
@@ -160,3 +168,40 @@ def test_drawings_differ_and_are_small() -> None:
         sizes.append(len(buffer.getvalue()))
     assert max(sizes) < 20_000
     assert len({example.draw().tobytes() for example in EXAMPLES.values()}) == len(EXAMPLES)
+
+
+def test_a_damaged_upload_is_an_error_of_its_field(page: TryPage, photo: Path) -> None:
+    reply = page.act("score", {"description": "A cat."}, image=photo.read_bytes()[:100])
+    assert [error.field for error in reply.errors] == ["image"]
+    assert (
+        page.act("score", {"description": "A cat."}, image=b"")
+        .errors[0]
+        .message.startswith("The file is empty")
+    )
+
+
+def test_an_image_is_encoded_once_whatever_is_asked_of_it(
+    page: TryPage, scorer: DescScorer, photo: Path
+) -> None:
+    seen: list[int] = []
+    handle = scorer.model.clip.visual.register_forward_hook(
+        lambda tower, given, _: seen.append(len(given[0]))
+    )
+    try:
+        score(
+            page, photo, {"description": "A cat.", "caption": "Minka", "drafts": "A dog.\nA cat on a wall."}
+        )
+    finally:
+        handle.remove()
+    assert sum(seen) <= 1
+
+
+def test_long_texts_are_scored_but_not_explained_word_by_word(page: TryPage, photo: Path) -> None:
+    """The time of an explanation grows with the square of the number of words."""
+    begun = time.process_time()
+    reply = score(page, photo, {"description": "a b " * 500})
+    assert time.process_time() - begun < 5
+    assert reply.errors == ()
+    assert "too long to show what each word does" in reply.result
+    assert "Parts of the cosine by word" not in reply.result
+    assert "Parts of the cosine by word" in score(page, photo, {"description": "a b " * 60}).result
