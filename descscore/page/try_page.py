@@ -192,7 +192,7 @@ class _Form:
         if len(text) > MAX_LETTERS:
             return _too_long(text, MAX_LETTERS)
         try:
-            self.tokens[text] = tokenize_text(self._scorer.tokenize, text)
+            self.tokens[text] = self._scorer.tokenize(text)
         except TextError as error:
             return f"This text cannot be scored: {error}"
         return None
