@@ -47,10 +47,14 @@ def atomic_write(path: Path, mode: int | None = None) -> Iterator[Path]:
             are not changed.
     """
     temporary = path.parent / f"{UNFINISHED}{secrets.token_hex(8)}.part"
+    created: int | None = None
     try:
-        created = None if mode is None else _create(temporary, mode)
+        if mode is not None:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            created = os.open(temporary, flags, mode)
         yield temporary
-        if created is not None and not os.path.samestat(created, os.lstat(temporary)):
+        # The descriptor is still open, so no other file can have its number.
+        if created is not None and not os.path.samestat(os.fstat(created), os.lstat(temporary)):
             raise OSError("another program has replaced the unfinished file")
         for part in [temporary, *temporary.rglob("*")]:
             _flush(part)
@@ -65,6 +69,9 @@ def atomic_write(path: Path, mode: int | None = None) -> Iterator[Path]:
     except BaseException:
         _remove(temporary)
         raise
+    finally:
+        if created is not None:
+            os.close(created)
 
 
 def check_place(path: Path) -> None:
@@ -128,15 +135,6 @@ def locked(folder: Path, advice: str = "wait for it") -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def _create(path: Path, mode: int) -> os.stat_result:
-    """Create a file; fails if there is one, or a link."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
-    try:
-        return os.fstat(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _flush(path: Path) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from descscore.errors import DataError
-from descscore.files import UNFINISHED, atomic_write, locked, remove_unfinished
+from descscore.files import UNFINISHED, atomic_write, check_place, locked, remove_unfinished
 
 
 def names(folder: Path) -> list[str]:
@@ -156,3 +156,78 @@ def test_one_holder_of_a_folder_at_a_time(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match="file: cannot be locked"), locked(tmp_path / "file"):
         pass
+
+
+def test_an_unfinished_file_that_somebody_replaces_is_not_taken(tmp_path: Path) -> None:
+    """As another user could who may write to the folder: their file would be taken for this one."""
+    path, other = tmp_path / "accounts", tmp_path / "theirs"
+    other.write_text("theirs")
+    for replace in (os.rename, os.symlink):
+        with pytest.raises(DataError, match="replaced"), atomic_write(path, 0o600) as temporary:  # noqa: PT012
+            temporary.unlink()
+            replace(other, temporary)
+            other.touch()
+        assert not path.exists()
+
+
+OTHER = 12345
+"""Number of a user who is not this one."""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "folder"
+    folder.mkdir(mode=0o700)
+    yield folder
+    folder.chmod(0o700)
+
+
+def owned_by(monkeypatch: pytest.MonkeyPatch, *paths: Path) -> None:
+    """Let these files belong to another user, whatever rights the tests have."""
+    real = Path.stat
+
+    def stat_of(path: Path, *, follow_symlinks: bool = True) -> os.stat_result:
+        found = real(path, follow_symlinks=follow_symlinks)
+        values = list(found)
+        values[4] = OTHER if path in paths else found.st_uid
+        return os.stat_result(values)
+
+    monkeypatch.setattr(Path, "stat", stat_of)
+
+
+def test_a_private_place_is_fine(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (folder / "mine").touch()
+    for path in (folder / "mine", folder / "new", folder / "missing" / "new"):
+        check_place(path)
+    folder.chmod(0o1777)  # as /tmp: others may add files, but not replace this one
+    check_place(folder / "mine")
+    folder.chmod(0o755)
+    check_place(folder / "mine")
+    assert caplog.text == ""
+
+
+def test_a_place_where_everybody_could_replace_the_file_is_refused(folder: Path) -> None:
+    folder.chmod(0o777)
+    with pytest.raises(DataError, match=r"study\.db.*every user could replace it"):
+        check_place(folder / "study.db")
+
+
+def test_a_file_of_another_user_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "study.db").touch()
+    owned_by(monkeypatch, folder / "study.db")
+    with pytest.raises(DataError, match=r"study\.db: belongs to another user"):
+        check_place(folder / "study.db")
+
+
+def test_a_folder_of_others_is_said(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with monkeypatch.context() as patch:
+        owned_by(patch, folder)
+        check_place(folder / "study.db")
+    assert f"{folder / 'study.db'}: its folder belongs to another user" in caplog.text
+    caplog.clear()
+    folder.chmod(0o770)
+    monkeypatch.setattr(os, "getegid", lambda: OTHER)
+    check_place(folder / "study.db")
+    assert "its folder belongs to a group" in caplog.text

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from model_passes import image_batches
 
 from descscore import DescScorer
 from descscore.explanations.explainer import explain
@@ -177,15 +178,10 @@ def test_a_damaged_upload_is_an_error_of_its_field(page: TryPage, photo: Path) -
 def test_an_image_is_encoded_once_whatever_is_asked_of_it(
     page: TryPage, scorer: DescScorer, photo: Path
 ) -> None:
-    seen: list[int] = []
-    first_layer = scorer.model.clip.visual.conv1
-    handle = first_layer.register_forward_hook(lambda layer, given, _: seen.append(len(given[0])))
     fields = {"description": "A cat.", "caption": "Minka", "drafts": "A dog.\nA cat on a wall."}
-    try:
-        score(page, photo, fields)
-    finally:
-        handle.remove()
-    assert sum(seen) == 1
+    with image_batches(scorer.model.clip) as sizes:
+        assert score(page, photo, fields).errors == ()
+    assert sizes == [1]
 
 
 def test_long_texts_are_scored_but_not_explained_word_by_word(page: TryPage, photo: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from click.testing import CliRunner, Result
 from scipy import stats
 
 from descscore.cli import main
+from descscore.errors import DataError
 from descscore.eval.ratings import read_kreiss
 from descscore.study.export import BLV_COLUMNS, SIGHTED_COLUMNS, export_judgments, image_names
 from descscore.study.items import StudyItem
@@ -136,6 +138,42 @@ def test_images_keep_apart_and_clear_of_attention_checks(tmp_path: Path) -> None
     assert names[paths[3]] == "own.png"
     assert len({Path(name).stem.casefold() for name in names.values()}) == 4
     assert names[paths[2]].startswith("guitar-")
+
+
+def test_only_the_owner_can_read_an_export(store: JudgmentStore, tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        export_judgments(store, tmp_path / "new" / "judged")
+    finally:
+        os.umask(before)
+    found = list((tmp_path / "new" / "judged").rglob("*"))
+    assert {path.stat().st_mode & 0o777 for path in found if path.is_file()} == {0o600}
+    assert {path.stat().st_mode & 0o777 for path in found if path.is_dir()} == {0o700}
+    assert (tmp_path / "new" / "judged").stat().st_mode & 0o777 == 0o700
+
+
+def test_an_export_to_a_folder_of_everybody_is_refused(store: JudgmentStore, tmp_path: Path) -> None:
+    (tmp_path / "judged").mkdir()
+    (tmp_path / "judged").chmod(0o777)
+    with pytest.raises(DataError, match="every user could replace it"):
+        export_judgments(store, tmp_path / "judged")
+    assert list((tmp_path / "judged").iterdir()) == []
+
+
+def test_an_export_that_fails_leaves_the_earlier_images_whole(
+    store: JudgmentStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = export_judgments(store, tmp_path / "judged")
+    before = {path: path.read_bytes() for path in done.folder.rglob("*") if path.is_file()}
+
+    def half(source: Path, target: Path) -> None:
+        Path(target).write_bytes(Path(source).read_bytes()[:10])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copyfile", half)
+    with pytest.raises(DataError, match="No space left"):
+        export_judgments(store, tmp_path / "judged")
+    assert {path: path.read_bytes() for path in done.folder.rglob("*") if path.is_file()} == before
 
 
 def test_export_errors(tmp_path: Path) -> None:

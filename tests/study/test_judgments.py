@@ -19,7 +19,8 @@ import pytest
 
 import descscore.study.database as database
 import descscore.study.judgments as judgments
-from descscore.errors import StorageError, UsageError
+from descscore.errors import DataError, StorageError, UsageError
+from descscore.study.database import connection
 from descscore.study.items import read_items
 from descscore.study.judgments import JudgmentStore, Profile, Ratings
 from descscore.study.questions import AFTER, BEFORE, NO_IMAGE
@@ -349,3 +350,31 @@ def test_a_full_disk_after_a_deletion_does_not_undo_it(
         assert store.delete(annotator) == IMAGES * TEXTS
     assert len(asked) == 1
     assert store.judgments() == []
+
+
+def test_only_the_owner_can_read_a_study(tmp_path: Path) -> None:
+    """Also its journals, which hold what was said last, and a study made with other permissions."""
+    before = os.umask(0)
+    try:
+        store = make_store(tmp_path, images=1, texts=1)
+        with connection(store.path) as reader:  # keeps the journals
+            reader.execute("SELECT count(*) FROM items").fetchone()
+            judge_all(store, register(store, "Ann"))
+            files = sorted(tmp_path.glob("study.db*"))
+            assert [path.name for path in files] == ["study.db", "study.db-shm", "study.db-wal"]
+            assert {path.stat().st_mode & 0o777 for path in files} == {0o600}
+    finally:
+        os.umask(before)
+    store.path.chmod(0o644)
+    JudgmentStore.for_study(store.path, store.items())
+    assert store.path.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_study_where_everybody_could_replace_it_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "open"
+    folder.mkdir()
+    folder.chmod(0o777)
+    items = make_store(tmp_path, images=1, texts=1).items()
+    with pytest.raises(DataError, match="every user could replace it"):
+        JudgmentStore.for_study(folder / "study.db", items)
+    assert list(folder.iterdir()) == []
