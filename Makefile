@@ -1,7 +1,7 @@
 # make demo       score real photos                make test-all     all tests, also long ones and browsers
 # make test       run the tests (5 minutes)        make test-browser check pages in Chromium
 # make lint       check style and types            make test-lowest  run the tests on the lowest versions
-# make docs       build the site
+# make docs       build the site                   make audit        look for known vulnerabilities
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Each test process computes with one thread: there is a process for every core already.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
-.PHONY: demo docs test test-long test-browser test-lowest test-all lint clean
+.PHONY: demo docs test test-long test-browser test-lowest test-all audit lint clean
 
 # A stamp is newer than the files that decide what is installed, so a second call installs nothing.
 $(VENV)/installed-%: pyproject.toml setup.py
@@ -40,7 +40,11 @@ test-browser: $(VENV)/installed-browser
 test-lowest:
 	.ci/test-lowest
 
-test-all: test test-long test-browser test-lowest
+test-all: test test-long test-browser test-lowest audit
+
+# Known vulnerabilities of the installed packages. Without a network it says "not reached" and does not fail.
+audit: $(VENV)/installed-test
+	$(BIN)/python .ci/audit.py
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import json
+import os
 import re
 import subprocess
 import sys
@@ -208,3 +210,44 @@ def test_an_error_names_the_file_itself() -> None:
         "app.py:3: error: z": "app.py:3: error: z",
     }
     assert [typecheck.in_repository(line) for line in lines] == list(lines.values())
+
+
+@pytest.mark.parametrize("name", ["gradio", "starlette", "fastapi", "uvicorn"])
+def test_what_the_pages_guard_relies_on_is_bounded_above(project: dict[str, Any], name: str) -> None:
+    (line,) = [line for line in project["dependencies"] if Requirement(line).name == name]
+    assert [clause for clause in Requirement(line).specifier if clause.operator == "<"]
+
+
+FOUND = {
+    "name": "small",
+    "version": "1.0",
+    "vulns": [{"id": "PYSEC-1", "aliases": ["CVE-1"], "fix_versions": ["1.1"], "description": "Bad."}],
+}
+SOUND = {"name": "big", "version": "2.0", "vulns": []}
+
+
+@pytest.mark.parametrize(
+    ("printed", "failed", "status", "said"),
+    [
+        ({"dependencies": [SOUND]}, "", 0, "known vulnerabilities: 0 in 1 packages"),
+        ({"dependencies": [SOUND, FOUND]}, "", 1, "small 1.0: PYSEC-1, CVE-1; fixed in 1.1"),
+        (None, "requests.exceptions.ConnectionError: Max retries exceeded", 0, "was not reached"),
+        (None, "pip_audit._service.interface.ServiceError: 503", 0, "was not reached"),
+        (None, "No module named pip_audit", 1, "No module named pip_audit"),
+    ],
+)
+def test_the_audit_fails_for_a_vulnerability_and_not_for_want_of_a_network(
+    tmp_path: Path, printed: Any, failed: str, status: int, said: str
+) -> None:
+    """With a stand-in for pip-audit, because no test reaches a network."""
+    (tmp_path / "pip_audit.py").write_text(
+        f"import json, sys; print({'' if printed is None else json.dumps(printed)!r}); sys.exit({failed!r} or 1)"
+    )
+    done = subprocess.run(
+        [sys.executable, str(ROOT / ".ci/audit.py")],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )
+    assert done.returncode == status
+    assert said in done.stdout + done.stderr
