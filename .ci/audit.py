@@ -11,30 +11,19 @@ import re
 import subprocess
 import sys
 
-COMMAND = [
-    sys.executable,
-    "-m",
-    "pip_audit",
-    "--format",
-    "json",
-    "--progress-spinner",
-    "off",
-    "--timeout",
-    "15",
-]
+OPTIONS = ["--format", "json", "--progress-spinner", "off", "--timeout", "15", "--skip-editable"]
 LONGEST = 600
 """Seconds that all look-ups together may take."""
 
-UNREACHABLE = re.compile(
-    r"requests\.exceptions|urllib3\.exceptions|ConnectionError|ServiceError|[Tt]imed out"
-)
+UNREACHABLE = re.compile(r"requests\.exceptions|urllib3\.|ConnectionError|ServiceError|[Tt]imed out")
 """What pip-audit's errors have in common when there is no network, or no database at the other end."""
 
 
 def main() -> int:
     """Print the vulnerabilities; the exit status."""
+    command = [sys.executable, "-m", "pip_audit", *OPTIONS]
     try:
-        done = subprocess.run([*COMMAND, "--skip-editable"], capture_output=True, text=True, timeout=LONGEST)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST)
     except subprocess.TimeoutExpired:
         return _not_reached(f"no answer in {LONGEST} seconds")
     try:
@@ -45,15 +34,17 @@ def main() -> int:
             return _not_reached(lines[-1])
         print("\n".join(lines), file=sys.stderr)
         return 1
+    skipped = [package for package in packages if "skip_reason" in package]
+    if packages and len(skipped) == len(packages):  # a mirror without the database answers, but knows nothing
+        return _not_reached(skipped[0]["skip_reason"])
     known = [(package, found) for package in packages for found in package.get("vulns", ())]
     for package, found in known:
         fixed = ", ".join(found["fix_versions"]) or "no version yet"
         names = ", ".join([found["id"], *found.get("aliases", ())])
         print(f"{package['name']} {package['version']}: {names}; fixed in {fixed}")
-    for package in packages:
-        if "skip_reason" in package:
-            print(f"{package['name']}: not looked up ({package['skip_reason']})")
-    print(f"known vulnerabilities: {len(known)} in {len(packages)} packages")
+    if skipped:
+        print(f"not looked up: {', '.join(package['name'] for package in skipped)}")
+    print(f"known vulnerabilities: {len(known)} in {len(packages) - len(skipped)} packages")
     return 1 if known else 0
 
 
