@@ -233,6 +233,7 @@ SOUND = {"name": "big", "version": "2.0", "vulns": []}
         ({"dependencies": [SOUND, FOUND]}, "", 1, "small 1.0: PYSEC-1, CVE-1; fixed in 1.1"),
         (None, "requests.exceptions.ConnectionError: Max retries exceeded", 0, "was not reached"),
         (None, "pip_audit._service.interface.ServiceError: 503", 0, "was not reached"),
+        ({"dependencies": [{"name": "big", "skip_reason": "not on PyPI"}]}, "", 0, "was not reached"),
         (None, "No module named pip_audit", 1, "No module named pip_audit"),
     ],
 )
@@ -240,9 +241,8 @@ def test_the_audit_fails_for_a_vulnerability_and_not_for_want_of_a_network(
     tmp_path: Path, printed: Any, failed: str, status: int, said: str
 ) -> None:
     """With a stand-in for pip-audit, because no test reaches a network."""
-    (tmp_path / "pip_audit.py").write_text(
-        f"import json, sys; print({'' if printed is None else json.dumps(printed)!r}); sys.exit({failed!r} or 1)"
-    )
+    report = "" if printed is None else json.dumps(printed)
+    (tmp_path / "pip_audit.py").write_text(f"import sys; print({report!r}); sys.exit({failed!r} or 1)")
     done = subprocess.run(
         [sys.executable, str(ROOT / ".ci/audit.py")],
         capture_output=True,

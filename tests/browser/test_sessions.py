@@ -179,7 +179,7 @@ def test_an_answer_that_never_comes_gives_the_form_back(study_page: Page, store:
         else:
             held.append(route)
 
-    page.route("**/queue/join*", hold_the_first)
+    page.route("**/act", hold_the_first)
     page.click('button[value="save"]')
     page.wait_for_selector('.ds-page[aria-busy="true"]')
     page.clock.run_for(31_000)

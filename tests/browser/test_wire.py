@@ -15,7 +15,7 @@ from descscore.study.items import StudyItem
 from descscore.study.judgments import JudgmentStore
 from pages import Site, answer, press, register, tab_to, wait_for_heading
 
-NEEDED = {"/", "/assets", "/static", "/theme.css", "/gradio_api/queue/join", "/gradio_api/queue/data"}
+NEEDED = {"/", "/assets", "/static", "/theme.css", "/act"}
 MORE = {"/config", "/config/", "/favicon.ico", "/gradio_api/theme.css", "/gradio_api/app_id"}
 """What Gradio's script asks for in some versions, or when it has lost the server."""
 

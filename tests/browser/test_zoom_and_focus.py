@@ -172,12 +172,12 @@ def test_nothing_moves_while_the_page_waits(try_page: Page) -> None:
     page.emulate_media(reduced_motion="reduce")
     press(page, "example:house")
     wait_for_status(page, "The form is filled in")
-    page.route("**/queue/join*", lambda route: None)  # never answered
+    page.route("**/act", lambda route: None)  # never answered
     press(page, "score")
     page.wait_for_selector('.ds-page[aria-busy="true"]')
     page.wait_for_timeout(300)
     assert movements(page) == []
-    page.unroute("**/queue/join*")
+    page.unroute("**/act")
 
 
 def test_what_is_cut_or_moves_or_hides_the_focus_is_found(chromium_page: Page) -> None:
