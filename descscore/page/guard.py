@@ -191,7 +191,10 @@ class Guard:
             self._check_host(headers)
             _check(scope, headers, largest)
             admitted = await self._with_account(scope, headers)
-            await self._pass_on(admitted, largest, receive, self._with_headers(scope, send))
+            length = _stated_length(headers)
+            is_large = length is None or length > MAX_FORM
+            arrival = _Arrival(largest, self.large if is_large else None)
+            await self._pass_on(admitted, arrival, receive, self._with_headers(scope, send))
         except RefusedError as error:
             await _refuse(send, error)
 
@@ -223,11 +226,10 @@ class Guard:
             kept.append((ACCOUNT_HEADER, user.encode()))
         return scope | {"headers": kept, "query_string": b""}
 
-    async def _pass_on(self, scope: Scope, largest: int, receive: Any, send: Any) -> None:
+    async def _pass_on(self, scope: Scope, arrival: _Arrival, receive: Any, send: Any) -> None:
         if scope["method"] != "POST":
             await self.app(scope, receive, send)
             return
-        arrival = _Arrival(largest, self.large if _is_large(scope) else None)
         try:
             body = await arrival.read(receive)
             await self.app(scope, _replay(body, receive), send)
@@ -280,8 +282,8 @@ def _check(scope: Scope, headers: Mapping[bytes, bytes], largest: int) -> None:
         raise RefusedError(405)
     if not _WRITE.fullmatch(path):
         raise RefusedError(404)
-    length, origin = headers.get(b"content-length", b""), headers.get(b"origin")
-    if length.isdigit() and int(length[:20]) > largest:
+    length, origin = _stated_length(headers), headers.get(b"origin")
+    if length is not None and length > largest:
         raise RefusedError(413)
     if origin is not None and _network_location(origin) != headers.get(b"host"):
         raise RefusedError(403)
@@ -294,10 +296,11 @@ def _network_location(origin: bytes) -> bytes:
         raise RefusedError(400) from None
 
 
-def _is_large(scope: Scope) -> bool:
-    """Whether a request may be larger than a form, as is any request without a length."""
-    length = dict(scope["headers"]).get(b"content-length", b"")
-    return not (length.isdigit() and int(length[:20]) <= MAX_FORM)
+def _stated_length(headers: Mapping[bytes, bytes]) -> int | None:
+    """The length of the body, in bytes, as the client states it; None if it does not."""
+    length = headers.get(b"content-length", b"")
+    # Python refuses to read very long numbers.
+    return int(length) if length.isdigit() and len(length) < 100 else None
 
 
 @dataclass

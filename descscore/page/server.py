@@ -53,60 +53,75 @@ class BoundedProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
     """uvicorn's protocol for one connection, which drops clients that take too long.
 
     uvicorn bounds the time between two requests, but neither the time of a request's head nor that in which
-    a client takes the answer. When there are too many connections, the one that has waited longest for a
-    head gives way. So idle connections cannot keep out people who use the page.
+    a client takes the answer. When there are too many connections, the one gives way on whose client the
+    server has waited longest. So slow and idle clients cannot keep out people who use the page.
     """
 
     _waiting: ClassVar[dict[BoundedProtocol, None]] = {}
-    """Connections that wait for the head of a request, the oldest first."""
+    """Connections whose clients have to do something, in the order in which that began."""
 
     _timer: asyncio.TimerHandle | None = None
+    _head_has_begun = True
+    """Whether the head of a request is on its way, also of the first one, which has not begun yet."""
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self._wait_for_head()
+        self._wait(HEADER_SECONDS)
         if len(self.connections) > MAX_CONNECTIONS:
             oldest = next(iter(self._waiting))
             del self._waiting[oldest]
             oldest.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._limit(None)
-        self._waiting.pop(self, None)
+        self._go_on()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         before = self.cycle
         super().data_received(data)
-        if self.cycle is not before:  # a head is complete; the guard limits the rest of the request
-            self._waiting.pop(self, None)
-            self._limit(None)
-        elif self not in self._waiting and (before is None or before.response_complete):
-            self._wait_for_head()
+        if self.flow.write_paused:
+            return  # the client has to take an answer first, whatever it sends
+        if self.cycle is not None and not (self.cycle.response_complete or self.cycle.more_body):
+            self._go_on()
+        elif self.cycle is not before:
+            self._head_has_begun = False
+            self._wait(None)  # for the body; the guard limits its time
+        elif not self._head_has_begun and self.cycle.response_complete:
+            self._head_has_begun = True
+            self._wait(HEADER_SECONDS)
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
         if self.cycle.response_complete:  # it is not if another request has waited behind this one
-            self._limit(SEND_SECONDS)
+            self._head_has_begun = False
+            self._wait(SEND_SECONDS)
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._limit(SEND_SECONDS)
+        self._wait(SEND_SECONDS)
 
     def resume_writing(self) -> None:
         super().resume_writing()
         if self.cycle is not None and not self.cycle.response_complete:
-            self._limit(None)
+            self._go_on()
 
-    def _wait_for_head(self) -> None:
+    def _wait(self, seconds: float | None) -> None:
+        """Note that the client has to do something, and drop the connection if it takes too long.
+
+        Args:
+            seconds: What is too long; None if something else limits the time.
+        """
+        self._go_on()
         self._waiting[self] = None
-        self._limit(HEADER_SECONDS)
+        if seconds is not None:
+            self._timer = self.loop.call_later(seconds, self.transport.abort)
 
-    def _limit(self, seconds: float | None) -> None:
-        """Drop the connection in ``seconds``, unless this is called again; None sets no limit."""
+    def _go_on(self) -> None:
+        """Note that the server does not wait for the client."""
+        self._waiting.pop(self, None)
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = None if seconds is None else self.loop.call_later(seconds, self.transport.abort)
+            self._timer = None
 
 
 class LogLimit(logging.Filter):

@@ -82,7 +82,7 @@ def build_app(
     images_at = None
     if trial is not None:
         images_at = "/try/" if both else "/"
-        _add(app, images_at, _Desk(trial, Lane(at_once=4, waiting=16)), "", both)
+        _add(app, images_at, _Desk(trial, Lane(at_once=2, waiting=16)), "", both)
     if both:
         app.add_route("/try", lambda _: RedirectResponse("/try/"))
     if study is not None:
@@ -91,26 +91,33 @@ def build_app(
 
 
 class _Desk:
-    """Takes a page's actions. Opening it has threads of its own, so it opens while others compute.
+    """Takes a page's actions. To open it, and to read images, there are threads of their own.
+
+    So the page opens while others compute, and no image holds up those who send none.
 
     Args:
         page: The page that answers the actions.
-        work: Threads for all actions but opening.
+        work: Threads for all other actions.
     """
 
     def __init__(self, page: Page, work: Lane) -> None:
-        self._page, self._work, self._opening = page, work, Lane(at_once=4, waiting=256)
+        self._page, self._work = page, work
+        self._opening, self._images = Lane(at_once=4, waiting=256), Lane(at_once=2, waiting=8)
 
     async def answer(self, request: Request) -> Response:
         """The page's reply to an action, as JSON."""
         try:
             event = _Event.of(await request.body())
-            lane = self._opening if event.action.partition(":")[0] in _OPENING else self._work
             account = request.headers.get(ACCOUNT_HEADER.decode())
-            reply = await _unless_gone(request, lane.run(self._reply, event, account))
+            reply = await _unless_gone(request, self._lane(event).run(self._reply, event, account))
         except RefusedError as error:
             return PlainTextResponse(error.reason, error.status)
         return Response(reply, media_type="application/json")
+
+    def _lane(self, event: _Event) -> Lane:
+        if event.action.partition(":")[0] in _OPENING:
+            return self._opening
+        return self._work if event.image is None else self._images
 
     def _reply(self, event: _Event, account: str | None) -> bytes:
         account = account and account.encode("latin-1").decode()

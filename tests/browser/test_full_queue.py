@@ -30,7 +30,7 @@ from pages import (
 PROGRAM = Path(__file__).parent / "held_serve.py"
 BUSY = "Too many people are waiting. What you filled in is kept; try again in a minute."
 STUDY_TAKES = 8 + 256
-TRY_TAKES = 4 + 16
+TRY_TAKES = 2 + 16
 """How many are worked on at once and how many may wait."""
 
 

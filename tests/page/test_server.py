@@ -7,6 +7,7 @@ import contextlib
 import http.client
 import logging
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -103,16 +104,52 @@ def test_who_does_not_take_the_answer_is_dropped(place: tuple[str, int]) -> None
         assert taken < LARGE  # what the system had taken over, but not all
 
 
-def test_idle_connections_give_way_to_people(place: tuple[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
+BODY = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nx"
+UNREAD = b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n"
+DONE = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "sent", [b"", b"G", BODY, UNREAD, DONE], ids=["none", "head", "body", "answer", "idle"]
+)
+def test_slow_and_idle_connections_give_way_to_people(
+    place: tuple[str, int], monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
     monkeypatch.setattr(server, "HEADER_SECONDS", 60.0)
-    idle = [socket.create_connection(place) for _ in range(8)]
+    monkeypatch.setattr(server, "SEND_SECONDS", 60.0)
+    slow = [socket.create_connection(place) for _ in range(5)]
+    for link in slow:
+        link.sendall(sent)
     time.sleep(0.5)
     for _ in range(10):
         assert ask(place) == 200
-    assert is_dropped(idle[0], 10)
-    assert not is_dropped(idle[-1], 0.1)
+    for link in slow:
+        link.close()
+
+
+def test_an_answer_on_its_way_does_not_give_way(place: tuple[str, int]) -> None:
+    statuses: list[int] = []
+    people = [threading.Thread(target=lambda: statuses.append(ask(place, "/slow"))) for _ in range(4)]
+    for one in people:
+        one.start()
+    time.sleep(0.5)
+    idle = [socket.create_connection(place) for _ in range(10)]
+    for one in people:
+        one.join()
+    assert statuses == [200] * 4
     for link in idle:
         link.close()
+
+
+def test_what_a_client_sends_meanwhile_buys_it_no_time(place: tuple[str, int]) -> None:
+    with socket.create_connection(place) as link:
+        link.sendall(UNREAD)
+        begun = time.monotonic()
+        with contextlib.suppress(OSError):
+            while time.monotonic() - begun < 20:
+                time.sleep(0.2)
+                link.sendall(b"G")
+        assert time.monotonic() - begun < 20
 
 
 def record(message: str, *arguments: object) -> logging.LogRecord:
