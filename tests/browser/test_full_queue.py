@@ -30,7 +30,7 @@ from pages import (
 PROGRAM = Path(__file__).parent / "held_serve.py"
 BUSY = "Too many people are waiting. What you filled in is kept; try again in a minute."
 STUDY_TAKES = 8 + 256
-TRY_TAKES = 2 + 16
+IMAGES_TAKEN = 2 + 8
 """How many are worked on at once and how many may wait."""
 
 
@@ -58,8 +58,8 @@ def hold(folder: Path) -> Iterator[Path]:
 class Crowd:
     """People who send one action each and wait for the answer."""
 
-    def __init__(self, tab: PageClient) -> None:
-        self._tab = tab
+    def __init__(self, tab: PageClient, image: bytes | None = None) -> None:
+        self._tab, self._image = tab, image
         self._statuses: list[int] = []
         self._people: list[Thread] = []
 
@@ -91,7 +91,7 @@ class Crowd:
         return len(self._people) - len(self._statuses)
 
     def _send(self) -> None:
-        self._statuses.append(self._tab.send("start", {})[0])
+        self._statuses.append(self._tab.send("start", {}, self._image)[0])
 
 
 def refused(page: Page) -> None:
@@ -150,8 +150,8 @@ def test_a_score_is_refused_with_the_image_kept_and_given_later(
     tab_to(page, "#description")
     page.keyboard.type("A boat on the sea.")
     hold.touch()
-    crowd = Crowd(tab)
-    crowd.fill(TRY_TAKES)
+    crowd = Crowd(tab, b"an image")
+    crowd.fill(IMAGES_TAKEN)
     press(page, "score")
     refused(page)
     assert page.input_value("#description") == "A boat on the sea."
