@@ -200,7 +200,8 @@ def test_a_killed_server_keeps_what_was_saved_and_the_form(
     assert violations(page) == []
     assert page.evaluate("document.querySelectorAll('input:checked').length") == 4
     site.start()
-    wait_for_status(page, "The form is filled in as you left it.")  # the page has found the server again
+    page.reload()
+    wait_for_status(page, "The form is filled in as you left it.")
     assert page.evaluate("document.querySelectorAll('input:checked').length") == 4
     press(page, "save")
     wait_for_heading(page, "All done")
