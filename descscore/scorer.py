@@ -158,9 +158,7 @@ class DescScorer:
 
         A pair that cannot be scored has an outcome with its error, and the stream continues.
         Worker processes decode images while the model runs. Images with the same content are
-        encoded once (see :mod:`descscore.stream.pairs`). Results equal those of
-        :meth:`score`, but a text of over 100,000 characters, or with a word of over 1,000 letters,
-        is refused.
+        encoded once (see :mod:`descscore.stream.pairs`). Results equal those of :meth:`score`.
 
         Args:
             pairs: Image and text, or a :class:`descscore.Pair` with context or references.
