@@ -148,7 +148,7 @@ def _repaired(text: str) -> str:
 
 
 def clean_text(tokenizer: Any, text: str) -> str:
-    """Clean ``text`` as an open_clip tokenizer does. Raises :class:`TextError` for one that is made to fail."""
+    """Clean ``text`` as an open_clip tokenizer does. Raises :class:`TextError` for one made to fail."""
     check_cleaning(text)
     try:
         cleaned: str = tokenizer.clean_fn(text)
@@ -412,7 +412,8 @@ class WordTokens:
                         before[after[i]] = i
                     begun += [i, before[i]]
             for i in begun:
-                if i >= 0 and after[i] < len(parts) and (rank := rank_of((parts[i], parts[after[i]]))) is not None:
+                pair = (parts[i], parts[after[i]]) if i >= 0 and after[i] < len(parts) else ("", "")
+                if (rank := rank_of(pair)) is not None:
                     heappush(heap, (rank, i))
         return [part for part in parts if part is not None]
 

@@ -21,6 +21,7 @@ from descscore import DescScorer
 from descscore.errors import ImageError, InputError, ModelError, TextError, UsageError
 from descscore.explanations.explainer import ExplainOptions, explain, explain_batch
 from descscore.explanations.explanation import Explanation
+from descscore.texts import TextPolicy
 from descscore.towers.text import run_from_block, run_to_block
 from pictures import make_photo
 from reproduce.purpose_subspace import log_odds_of, reference_places
@@ -50,6 +51,23 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def explanations(scorer: DescScorer, image: Path) -> list[Explanation]:
     options = ExplainOptions(source=TEXTS[1], where=True)
     return explain_batch([image] * 3, TEXTS, scorer, options)
+
+
+@pytest.mark.parametrize("text", ["猫が窓のそばに座っている。" * 12, "猫" * 90, "xq" * 100])
+@pytest.mark.parametrize("policy", ["truncate", "weighted-windows", "windows"])
+def test_a_text_without_blanks_over_the_context_is_explained(
+    adapter: Path, image: Path, text: str, policy: TextPolicy
+) -> None:
+    """All its tokens may be those of one word, and without that word nothing is left."""
+    scorer = DescScorer.from_pretrained(adapter, device="cpu", text_policy=policy)
+    explanation = explain(image, text, scorer=scorer)
+    assert explanation.convergence.converged
+    assert explanation.score.truncated == (policy == "truncate")
+    parts = sum(word.value for word in explanation.words)
+    assert parts == pytest.approx(explanation.convergence.difference, abs=0.01)
+    assert all(np.isfinite(word.leave_one_out) for word in explanation.words)
+    if "猫" in text:  # a character is a word
+        assert max(len(word.text) for word in explanation.words) <= 3
 
 
 def test_scores_are_those_of_scoring(
