@@ -35,6 +35,8 @@ _SETTINGS = ("r", "lora_alpha", "target_modules", "bias", "lora_dropout", "rank_
 """The settings that are read, which shape the low-rank matrices. Others could name a model to fetch."""
 
 
+_MOST_SETTINGS = 1 << 20
+
 LARGEST_RANK = 4096
 """Largest rank that an adapter may ask for: memory is set aside before its weights are compared with it."""
 
@@ -55,7 +57,8 @@ def merge_lora(clip: CLIP, folder: Path) -> CLIP:
         if not (folder / name).is_file():
             raise ModelError(f"adapter {folder}: {name} is missing")
     try:
-        settings = json.loads((folder / LORA_CONFIG).read_text(encoding="utf-8"))
+        with (folder / LORA_CONFIG).open("rb") as file:
+            settings = json.loads(file.read(_MOST_SETTINGS))  # a longer file is cut, and so no JSON
         if settings.get("peft_type") != "LORA":
             raise ValueError(f"peft_type {settings.get('peft_type')!r} is not LORA")
         config = LoraConfig(**_plain_settings(settings))

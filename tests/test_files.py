@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from descscore.errors import DataError
-from descscore.files import UNFINISHED, atomic_write, locked, remove_unfinished
+from descscore.files import UNFINISHED, atomic_write, locked, open_regular, remove_unfinished
 
 
 def names(folder: Path) -> list[str]:
@@ -156,3 +156,17 @@ def test_one_holder_of_a_folder_at_a_time(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match="file: cannot be locked"), locked(tmp_path / "file"):
         pass
+
+
+def test_only_regular_files_are_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "file").write_bytes(b"here")
+    (tmp_path / "link").symlink_to("file")
+    for name in ("pipe", "", "none"):
+        with pytest.raises(OSError, match=r"not a regular file|No such file"):
+            open_regular(tmp_path / name)
+    with pytest.raises(OSError, match="not a regular file"):
+        open_regular("/dev/null")
+    for name in ("file", "link"):
+        with open_regular(tmp_path / name) as file:
+            assert (file.read(), file.name) == (b"here", str(tmp_path / name))

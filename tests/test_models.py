@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from conftest import TINY, make_photo, save_model
 from descscore import DescScorer
-from descscore.adapters import AdapterInfo, save_lora, weights_hash
+from descscore.adapters import AdapterInfo, include_base, save_lora, weights_hash
 from descscore.errors import ModelError, UsageError
 from descscore.lora import TARGETS
 from descscore.models import _PREPROCESSING, load_model
@@ -230,7 +230,9 @@ def test_unknown_device_lists_what_there_is(tiny_folder: Path) -> None:
 def adapter(tiny_folder: Path, tmp_path: Path) -> Path:
     """An adapter of random weights for the tiny model, made with peft itself."""
     folder = tmp_path / "adapter"
-    save_lora(wrapped(tiny_folder), AdapterInfo(str(tiny_folder), base_hash(tiny_folder)), folder)
+    save_lora(
+        wrapped(tiny_folder), AdapterInfo(include_base(tiny_folder, folder), base_hash(tiny_folder)), folder
+    )
     return folder
 
 
@@ -293,9 +295,9 @@ def test_adapter_names_its_base_relative_to_itself(tiny_folder: Path, tmp_path: 
 
 
 def test_adapter_for_another_base(adapter: Path, tmp_path: Path) -> None:
-    other = save_model(tmp_path / "other", TINY, seed=1)
+    other = save_model(adapter / "other", TINY, seed=1)
     path = adapter / "descscore_adapter.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "base": str(other)}))
+    path.write_text(json.dumps({**json.loads(path.read_text()), "base": "other"}))
     fails(adapter, "made for", base_hash(other))
 
 
@@ -306,7 +308,15 @@ def test_adapter_of_an_unknown_base(adapter: Path) -> None:
         load_model(adapter, "cpu")
 
 
-@pytest.mark.parametrize("content", ["{}", "nonsense", "[]", '{"base": 1}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("{}", "nonsense", "[]", '{"base": 1}'),
+        '{"base": ["a"], "base_weights": "", "format": 1}',
+        '{"base": "base", "base_weights": "", "format": 1, "pretrained": {"a": 1}}',
+        '{"base": "base", "base_weights": "", "format": 1, "block": "0", "k": 1}',
+    ],
+)
 def test_bad_adapter_description(adapter: Path, content: str) -> None:
     (adapter / "descscore_adapter.json").write_text(content)
     fails(adapter, "not an adapter description")

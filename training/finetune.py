@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from descscore.adapters import AdapterInfo, save_full, save_lora
+from descscore.adapters import AdapterInfo, include_base, save_full, save_lora
 from descscore.clip import CLIP
 from descscore.errors import UsageError
 from descscore.models import LoadedModel, load_model
@@ -215,17 +215,20 @@ def train_without(
 
 def _write(request: Request, trainer: Trainer, start: _Prepared, purpose: Purpose | None) -> None:
     config, output = trainer.config, request.output
-    base, _, tag = request.base.rpartition("/")
-    is_hub = bool(base) and not Path(request.base).is_dir()
+    output.mkdir(parents=True, exist_ok=True)
+    base, tag = request.base, None
+    if base != "base" and Path(base).is_dir():
+        base = include_base(Path(base), output)
+    elif "/" in base:
+        base, _, tag = base.rpartition("/")
     info = AdapterInfo(
-        base=base if is_hub else _absolute(request.base),
+        base=base,
         base_weights=start.base_weights,
-        pretrained=tag if is_hub else None,
+        pretrained=tag,
         tuning=config.tuning,
         block=config.block,
         k=config.k,
     )
-    output.mkdir(parents=True, exist_ok=True)
     if purpose is not None:
         save_purpose(purpose, output)
     if config.tuning == "lora":
@@ -259,8 +262,3 @@ def _run_record(request: Request, trainer: Trainer, pairs: PreferenceSet) -> dic
         },
         "history": trainer.history,
     }
-
-
-def _absolute(base: str) -> str:
-    path = Path(base)
-    return str(path.resolve()) if path.is_dir() and base not in ("base", "default") else base

@@ -14,7 +14,7 @@ import torch
 from click.testing import CliRunner, Result
 
 from descscore import DescScorer
-from descscore.adapters import AdapterInfo, save_full, weights_hash
+from descscore.adapters import AdapterInfo, include_base, save_full, weights_hash
 from descscore.cli import main
 from descscore.errors import DataError, UsageError
 from descscore.eval.statistics.bootstrap import Resampling
@@ -228,7 +228,10 @@ def model(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(1)
     readout = Readout(torch.randn(5), torch.tensor(0.1))
     save_full(
-        clip, base, AdapterInfo(str(tiny_folder), weights_hash(base), tuning="full", block=2, k=5), folder
+        clip,
+        base,
+        AdapterInfo(include_base(tiny_folder, folder), weights_hash(base), tuning="full", block=2, k=5),
+        folder,
     )
     save_purpose(Purpose(Site(2, 5), Rotation(32, 1).matrix().detach(), readout), folder)
     return folder

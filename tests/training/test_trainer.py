@@ -417,7 +417,9 @@ def test_train_command_makes_an_adapter_that_scores(base: Path, tmp_path: Path, 
         run["history"][-1]
     )
     assert (tmp_path / "out/curves.png").stat().st_size > 5000
-    scorer = DescScorer.from_pretrained(tmp_path / "out", device="cpu")
+    # The folder holds its base, so that it can be moved and given away.
+    assert json.loads((tmp_path / "out/descscore_adapter.json").read_text())["base"] == "base_model"
+    scorer = DescScorer.from_pretrained((tmp_path / "out").rename(tmp_path / "moved"), device="cpu")
     photo = np.zeros((8, 8, 3), np.uint8)
     score = scorer.score(photo, "A red shape stands on a table.")
     plain = DescScorer.from_pretrained(base, device="cpu").score(photo, "A red shape stands on a table.")
