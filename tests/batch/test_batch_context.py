@@ -63,7 +63,7 @@ def expected(scorer: DescScorer, pairs: Pairs) -> list[Score]:
 def batch(tiny_folder: Path, scorer: DescScorer, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
     """The command, in this process, with a model loaded once."""
     monkeypatch.setattr("descscore.scorer.load_model", lambda *_: scorer.model)
-    fixed = ["batch", "--model", str(tiny_folder), "--device", "cpu", "--workers", "0"]
+    fixed = ["batch", "--model", str(tiny_folder), "--device", "cpu", "--workers", "0", "--image-root", "/"]
     return lambda *args: CliRunner().invoke(main, [*fixed, *map(str, args)])
 
 
@@ -301,7 +301,7 @@ def test_what_travels_to_an_actor_of_a_cluster_brings_contexts(
     manifest = read_manifest(tmp_path / "out")
     assert manifest is not None
     (tmp_path / "out" / "part-000001.parquet").unlink()
-    opened = open_input(str(source), InputOptions(Columns(context="article", references="good")))
+    opened = open_input(str(source), InputOptions(Columns(context="article", references="good"), Path("/")))
     folder = manifest.folder(tmp_path / "out")
     signature = DescScorer.from_pretrained(tiny_folder, device="cpu").signature
     work = Work(opened, opened.scan(3), folder, [1], True, StreamOptions(workers=0), 8, signature)
