@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from descscore.options import Group, context_option, model_options
+from descscore.options import Group, context_option, echo, model_options
 from descscore.version import __version__
 
 
@@ -64,11 +64,11 @@ def score(
     )
     if as_json:
         rows = [{"image": image, "text": t} | r.to_dict() for t, r in zip(texts, results, strict=True)]
-        click.echo(json.dumps(rows, ensure_ascii=False, indent=2))
+        echo(json.dumps(rows, ensure_ascii=False, indent=2))
         return
     for text, result in zip(texts, results, strict=True):
-        click.echo(f"{_line(result)}  {text}")
-    click.echo(results[0].signature)
+        echo(f"{_line(result)}  {text}")
+    echo(results[0].signature)
 
 
 @main.command()
@@ -90,17 +90,17 @@ def compare(
     """Compare a description and a caption of IMAGE."""
     result = _scorer(model, device, text_policy).compare(image, description, caption, context=context)
     if as_json:
-        click.echo(json.dumps({"image": image} | result.to_dict(), ensure_ascii=False, indent=2))
+        echo(json.dumps({"image": image} | result.to_dict(), ensure_ascii=False, indent=2))
         return
-    click.echo(f"description  {_line(result.description)}  {description}")
-    click.echo(f"caption      {_line(result.caption)}  {caption}")
-    click.echo(
+    echo(f"description  {_line(result.description)}  {description}")
+    echo(f"caption      {_line(result.caption)}  {caption}")
+    echo(
         f"margin {result.margin:+.4f} (cosine), preferred: {result.preferred}, "
         f"probability of the description {result.probability:.3f}"
     )
     if result.contextual_margin is not None:
-        click.echo(f"contextual margin {result.contextual_margin:+.4f}")
-    click.echo(result.signature)
+        echo(f"contextual margin {result.contextual_margin:+.4f}")
+    echo(result.signature)
 
 
 def _scorer(model: str, device: str | None, text_policy: str) -> Any:

@@ -7,6 +7,8 @@ at once. An error's ``kind`` is a short, stable word for tables and logs, such a
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 
 
@@ -88,3 +90,15 @@ def first_ten(problems: Sequence[str], separator: str = "; ") -> str:
     """Problems on one line: the first ten, and the number of the others."""
     more = [f"and {len(problems) - 10} more"] if len(problems) > 10 else []
     return separator.join([*problems[:10], *more])
+
+
+_CONTROLS = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def shown(text: object) -> str:
+    r"""``text`` for a terminal, which shows control characters (as ``\u001b``) and does not obey them.
+
+    Line ends stay. Characters that reverse the order of what follows count as control characters. JSON stays
+    valid JSON of the same value.
+    """
+    return _CONTROLS.sub(lambda match: json.dumps(match[0])[1:-1], str(text))

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from descscore.errors import DescscoreError
+from descscore.errors import DescscoreError, shown
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -44,8 +44,13 @@ class Group(LazyGroup):
         except (DescscoreError, OSError) as error:
             if ctx.params.get("debug"):
                 raise
-            click.echo(f"Error: {error}", err=True)
+            echo(f"Error: {error}", err=True)
             ctx.exit(error.exit_code if isinstance(error, DescscoreError) else 1)
+
+
+def echo(text: object, *, err: bool = False) -> None:
+    """Print a line. Control characters, which texts and file names may hold, are shown, not sent."""
+    click.echo(shown(text), err=err)
 
 
 text_policy_option = click.option(

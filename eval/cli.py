@@ -24,7 +24,7 @@ from descscore.eval.options import (
     print_result,
     resampling_options,
 )
-from descscore.options import device_option, json_option, speed_options
+from descscore.options import device_option, echo, json_option, speed_options
 
 
 @click.group("eval")
@@ -452,11 +452,11 @@ def report(
 
         report_json = measure_report(data, models or ("default",), device, resampling, _progress)
     for path in write_report(report_json, output):
-        click.echo(path)
+        echo(path)
     for entry in report_json["not_measured"]:
         missing = ", ".join(entry["missing"])
         _progress(f"not measured: {entry['section']} on {entry['data']}: {missing} missing")
 
 
 def _progress(text: str) -> None:
-    click.echo(text, err=True)
+    echo(text, err=True)

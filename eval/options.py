@@ -9,6 +9,8 @@ from typing import Any, TypeAlias
 
 import click
 
+from descscore.options import echo
+
 Decorator: TypeAlias = Callable[[Any], Any]
 
 PATH = click.Path(path_type=Path)
@@ -81,6 +83,6 @@ def _together(*options: Decorator) -> Decorator:
 def print_result(as_json: bool, result: Any, lines: Sequence[str]) -> None:
     """Print ``result`` as JSON, or the ``lines``."""
     if as_json:
-        click.echo(json.dumps(result, ensure_ascii=False, indent=2, allow_nan=False))
+        echo(json.dumps(result, ensure_ascii=False, indent=2, allow_nan=False))
     else:
-        click.echo("\n".join(lines))
+        echo("\n".join(lines))

@@ -11,6 +11,8 @@ from typing import Any
 
 import click
 
+from descscore.errors import shown
+from descscore.options import echo
 from descscore.training.config import Tower, options, preset
 
 _PATH = click.Path(path_type=Path)
@@ -78,7 +80,7 @@ def train(name: str, output: Path, validation: str, image_root: Path | None, **g
         settings.setdefault("lora_alpha", settings["lora_rank"])
 
     def report(line: dict[str, Any]) -> None:
-        click.echo("  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in line.items()))
+        echo("  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in line.items()))
 
     request = Request(
         output=output, validation=validation or None, options=DataOptions(image_root=image_root), **given
@@ -92,8 +94,8 @@ def train(name: str, output: Path, validation: str, image_root: Path | None, **g
     try:
         draw_curves(history, output / "curves.png")
     except ImportError:
-        click.echo("matplotlib is not installed: no curves.png", err=True)
-    click.echo(f"adapter: {output}")
+        echo("matplotlib is not installed: no curves.png", err=True)
+    echo(f"adapter: {output}")
 
 
 def _show_log() -> None:
@@ -102,8 +104,13 @@ def _show_log() -> None:
     logger.setLevel(logging.INFO)
     if not logger.handlers:
         handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(message)s"))
+        handler.setFormatter(_ShownFormatter("%(message)s"))
         logger.addHandler(handler)
+
+
+class _ShownFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return shown(super().format(record))
 
 
 _PANELS = (("loss", "loss"), ("preference", "preference accuracy"), ("interchange", "interchange accuracy"))

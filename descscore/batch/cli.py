@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from descscore.errors import UsageError
-from descscore.options import device_option, speed_options, text_policy_option
+from descscore.options import device_option, echo, speed_options, text_policy_option
 
 SOME_FAILED = 3
 """Exit code of a complete run in which some rows could not be scored."""
@@ -29,7 +29,7 @@ SOME_FAILED = 3
 @click.option(
     "--image-root",
     type=click.Path(path_type=Path),
-    help="Folder that relative image paths start from and must stay in; by default the table's folder.",
+    help="Folder that image paths start from and may not leave; by default the table's. / allows every file.",
 )
 @click.option("--split", default="train", show_default=True, help="Split of a hub data set.")
 @click.option("--subset", help="Configuration of a hub data set.")
@@ -109,7 +109,7 @@ def batch(ctx: click.Context, /, source: str, output: Path, as_json: bool, **arg
     ray = RayOptions(model, arguments["actors"], arguments["compiled"])
     engine = ray_engine(ray) if arguments["engine"] == "ray" else None
     summary = run_batch(scorer, opened, output, options, engine=engine, show_progress=True)
-    click.echo(summary.to_json() if as_json else summary.to_text())
+    echo(summary.to_json() if as_json else summary.to_text())
     if summary.failed:
         ctx.exit(SOME_FAILED)
 
@@ -145,6 +145,6 @@ def merge(ctx: click.Context, jobs: tuple[Path, ...], output: Path, as_json: boo
     from descscore.batch.merge import merge as merge_jobs
 
     summary = merge_jobs(jobs, output)
-    click.echo(summary.to_json() if as_json else summary.to_text())
+    echo(summary.to_json() if as_json else summary.to_text())
     if summary.failed:
         ctx.exit(SOME_FAILED)

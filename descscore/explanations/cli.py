@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from descscore.errors import UsageError
-from descscore.options import model_options
+from descscore.options import echo, model_options
 
 
 @click.command()
@@ -59,11 +59,11 @@ def explain(
             click.echo(content, nl=False)
             return
         page.write_text(content, encoding="utf-8")
-        click.echo(f"page: {page}", err=True)
+        echo(f"page: {page}", err=True)
     if as_json:
-        click.echo(json.dumps({"image": image} | explanation.to_dict(), ensure_ascii=False, indent=2))
+        echo(json.dumps({"image": image} | explanation.to_dict(), ensure_ascii=False, indent=2))
     elif html is None:
-        click.echo(to_text(explanation))
+        echo(to_text(explanation))
 
 
 def _page_file(html: str | None) -> Path | None:

@@ -20,6 +20,7 @@ from descscore.files import atomic_write
 from descscore.study.items import StudyItem
 from descscore.study.judgments import Judgment, JudgmentStore
 from descscore.study.questions import AFTER, BEFORE, NO_IMAGE, QUESTIONS
+from descscore.tables.cells import to_csv_cell
 
 BLV_COLUMNS = (
     *("context", "participant", "img_id", "description", "q_reconstructivity", "q_relevance"),
@@ -112,7 +113,10 @@ def _write(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, objec
     with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, columns, restval="", extrasaction="ignore")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows(
+            {name: to_csv_cell(value) if isinstance(value, str) else value for name, value in row.items()}
+            for row in rows
+        )
 
 
 def _copy(item: StudyItem, target: Path) -> None:

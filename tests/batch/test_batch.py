@@ -29,8 +29,11 @@ from click.testing import CliRunner, Result
 from filelock import FileLock
 
 from descscore import DescScorer, Score
+from descscore.batch.shards import ShardFolder, write_result_file
 from descscore.cli import main
 from descscore.models import load_model
+from descscore.records import Outcome
+from descscore.tables.text_tables import read_csv as read_scores
 
 COLUMNS = [
     *("id", "score", "cosine", "clip_score", "description_probability"),
@@ -462,3 +465,22 @@ def test_jobs_of_other_runs_do_not_merge(batch: Callable[..., Result], pairs: Pa
     result = CliRunner().invoke(main, ["merge", *jobs, "--output", str(tmp_path / "merged")])
     assert result.exit_code == 1
     assert "shard_size: 2 there, 3 now" in result.stderr
+
+
+def test_ids_and_errors_are_no_formulas_in_a_spreadsheet(tmp_path: Path) -> None:
+    """descscore reads them back as they were; JSON and Parquet hold them as they are."""
+    ids = ["=1+1", "+a", "-a", "@a", "\t=a", "'=a", "plain", "'plain"]
+    rows = [(name, Outcome("missing_image", f"{name}.png: no such file")) for name in ids]
+    shards = ShardFolder(tmp_path / "parts", "run", 100, ".arrow")
+    shards.folder.mkdir()
+    shards.write(0, rows)
+    for form in ("csv", "jsonl"):
+        write_result_file(shards, [0], tmp_path, form)
+    table = pa.csv.read_csv(tmp_path / "scores.csv")
+    for name in ("id", "error"):
+        assert not [cell for cell in table[name].to_pylist() if cell[0] in "=+-@\t"]
+    read = read_scores(tmp_path / "scores.csv")
+    assert [row.cells["id"] for row in read] == ids
+    assert [row.cells["error"] for row in read] == [f"{name}.png: no such file" for name in ids]
+    lines = (tmp_path / "scores.jsonl").read_text().splitlines()
+    assert [json.loads(line)["id"] for line in lines] == ids
