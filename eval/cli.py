@@ -15,16 +15,18 @@ from typing import Any, Literal
 import click
 
 from descscore.errors import DataError, UsageError
-from descscore.eval.options import (
+from descscore.options import (
     PATH,
     data_option,
+    device_option,
+    json_option,
     model_option,
     models_option,
     pairs_options,
     print_result,
     resampling_options,
+    speed_options,
 )
-from descscore.options import device_option, json_option, speed_options
 
 
 @click.group("eval")

@@ -14,9 +14,9 @@ from descscore.eval.captions import PUBLISHED as PUBLISHED_TAUS
 from descscore.eval.captions import CaptionJudgments, read_caption_judgments, reference_tau_row, tau_rows
 from descscore.eval.human import DifferenceRow, HumanResult, HumanRow, human_result
 from descscore.eval.metric_scores import VARIANTS, context_metrics
-from descscore.eval.options import data_option, resampling_options
 from descscore.eval.ratings import Item, Judgments, read_kreiss
 from descscore.eval.statistics.bootstrap import Resampling
+from descscore.options import data_option, resampling_options
 from descscore.scorer import DescScorer
 from descscore.texts import DEFAULT_POLICY, TextPolicy
 from reproduce.pages import Json, Part, render

@@ -36,13 +36,14 @@ from descscore.eval.formatting import counted
 from descscore.eval.throughput import flops, machine
 from descscore.interchange import Exchange, Interchanged, interchange_run
 from descscore.models import check_device
+from descscore.options import PATH
 from descscore.purpose import Site
 from descscore.towers.text import begin, end_positions
 from descscore.training.config import Precision, Tower, preset
 from descscore.training.data import Batch, EpochPlan, Examples
 from descscore.training.objective import TextRuns, run_batch
 from descscore.training.trainer import RunData, Trainer
-from reproduce.pages import PATH, Json, Part, add_option, merge_runs, render
+from reproduce.pages import Json, Part, add_option, merge_runs, render
 
 GOAL = 5.0
 """How many times faster than its comparison a pair should be, on a CPU."""

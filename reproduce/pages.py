@@ -18,10 +18,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateError
 
 from descscore.errors import DataError
 from descscore.eval.formatting import counted, listing, percent, plain, signed, signed_interval
+from descscore.options import PATH
 
 Json: TypeAlias = Mapping[str, Any]
 
-PATH = click.Path(path_type=Path)
 folder_argument = click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
 data_option = click.option(
     "--data", required=True, type=click.Path(path_type=Path, exists=True), help="The data folder."

@@ -40,9 +40,10 @@ from descscore.eval.report.plots import STYLES, WIDTH, Target, drawing
 from descscore.eval.sample_inputs import as_many, caption, find_photos, make_photos
 from descscore.eval.throughput import FEW, Plan, machine, measure
 from descscore.models import check_device, load_model
+from descscore.options import PATH
 from descscore.stream.pairs import cores
 from descscore.tables.open import load_pairs
-from reproduce.pages import PATH, Json, put_in, read_json, render, write_json
+from reproduce.pages import Json, put_in, read_json, render, write_json
 
 PARTS = ("throughput", "precision", "memory")
 DATA_FILE, GPU_DATA_FILE = "performance.json", "performance_gpu.json"

@@ -40,6 +40,7 @@ from descscore.eval.quality import measure
 from descscore.eval.report import plots
 from descscore.eval.statistics.proportions import cluster_mean
 from descscore.models import LoadedModel
+from descscore.options import PATH
 from descscore.scorer import DescScorer
 from descscore.tables.open import DataOptions, load_pairs
 from descscore.tables.rows import PreferencePair
@@ -47,7 +48,7 @@ from descscore.training.config import PRESETS, FinetuneConfig, Tower
 from descscore.training.data import make_examples
 from descscore.training.finetune import Request, finetune
 from reproduce.cross_validation import Recipe
-from reproduce.pages import PATH, data_option, output_option, read_json, render, write_json
+from reproduce.pages import data_option, output_option, read_json, render, write_json
 from reproduce.purpose_subspace import interchange_table
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
