@@ -22,7 +22,6 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("cache", "encoder", "stream"),
     ("scorer",),
     ("shared_scorers", "batch", "explanations"),
-    ("scorer_metric",),
     ("metrics", "coco", "record_metric", "evaluate_module", "study", "demo"),
     ("page",),
     ("cli",),

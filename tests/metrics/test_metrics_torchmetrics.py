@@ -26,8 +26,8 @@ from torchmetrics import MetricCollection
 from conftest import TINY, make_photo, save_model
 from descscore import DescScorer, Score
 from descscore.errors import ModelError, TextError, UsageError
-from descscore.metrics import DescriptionScore, PreferenceAccuracy
-from descscore.scorer_metric import device_only, scorer_on
+from descscore.metrics import DescriptionScore, PreferenceAccuracy, device_only
+from descscore.shared_scorers import scorer_on
 
 TEXTS = [
     "A cat.",
@@ -495,8 +495,7 @@ def test_two_processes_agree_on_all_items(
 
 
 def test_without_torchmetrics_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("descscore.metrics", "descscore.scorer_metric"):
-        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delitem(sys.modules, "descscore.metrics")
     monkeypatch.setitem(sys.modules, "torchmetrics", None)
     with pytest.raises(ImportError, match=re.escape('pip install "descscore[metrics]"')):
         importlib.import_module("descscore.metrics")
