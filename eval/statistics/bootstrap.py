@@ -146,21 +146,6 @@ def studentised(
     return Interval(value, value - reach, value + reach, (beyond + 1) / (len(deviations) + 1))
 
 
-def percentile(sums: Array, statistic: Statistic, resampling: Resampling | None = None) -> Interval:
-    """The plain percentile interval of the same resamples, without p.
-
-    Too narrow for few clusters; here so that simulations can show by how much.
-    """
-    resampling = resampling or Resampling()
-    values = np.concatenate([statistic(weights @ sums) for weights in _draws(sums, resampling)])
-    values = values[np.isfinite(values)]
-    if not len(values):
-        return Interval(None, None, None, None, "no resample has a value")
-    tail = (1 - resampling.confidence) / 2
-    low, high = np.quantile(values, [tail, 1 - tail])
-    return Interval(float(statistic(sums.sum(0))), float(low), float(high), None)
-
-
 def jackknife_error(sums: Array, statistic: Statistic) -> float:
     """Delete-one-cluster standard error of ``statistic`` of ``sums`` ``(G, k)``; NaN where undefined."""
     return float(_jackknife(sums.sum(0)[None], np.ones((1, len(sums))), sums, statistic)[0])
@@ -251,20 +236,6 @@ def cluster_difference(
     return replace(estimate, low=max(-2.0, estimate.low), high=min(2.0, estimate.high))
 
 
-def percentile_pearson(
-    x: Numbers, y: Numbers, clusters: Clusters, resampling: Resampling | None = None
-) -> Estimate:
-    """Pearson's r with the plain percentile interval over clusters and no p, for comparison only."""
-    first, second = paired(x=x, y=y)
-    index = cluster_index(clusters, len(first))
-    method = "percentile bootstrap over clusters"
-    reason = undefined_reason(x=first, y=second)
-    if reason:
-        return undefined(index, method, reason)
-    interval = percentile(_moments([first, second], index), _pearson, resampling)
-    return estimate_of(interval, index, method)
-
-
 def _fisher(
     columns: dict[str, Array], clusters: Clusters, statistic: Statistic, resampling: Resampling | None
 ) -> Estimate:
@@ -309,10 +280,6 @@ def _r(sums: Array, first: int, second: int, columns: int) -> Array:
     spread = covariance(first, first) * covariance(second, second)
     spread = np.where(spread > 1e-18, spread, np.nan)
     return np.clip(covariance(first, second) / np.sqrt(spread), -1.0, 1.0)
-
-
-def _pearson(sums: Array) -> Array:
-    return _r(sums, 0, 1, 2)
 
 
 def _pearson_z(sums: Array) -> Array:
