@@ -14,9 +14,9 @@ from typing import Any
 
 import click
 
+from descscore import __version__
 from descscore.errors import UsageError
 from descscore.options import Group, context_option, model_options
-from descscore.version import __version__
 
 
 @click.group(

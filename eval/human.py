@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from descscore import __version__
 from descscore.errors import DataError
 from descscore.eval.formatting import Columns, decimals, row_lines
 from descscore.eval.metric_scores import Joined
@@ -30,7 +31,6 @@ from descscore.eval.statistics.correlation import (
     undefined_reason,
 )
 from descscore.tables.cells import named
-from descscore.version import __version__
 
 LENGTH, LOG_LENGTH = "length", "log length"
 

@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from scipy import stats
 
+from descscore import __version__
 from descscore.errors import DataError, UsageError
 from descscore.eval import quality
 from descscore.eval.captions import NOTES as CAPTION_NOTES
@@ -42,7 +43,6 @@ from descscore.eval.zero_shot import read_labelled, zero_shot
 from descscore.scorer import DescScorer
 from descscore.tables.open import DataOptions, load_pairs
 from descscore.tables.rows import PreferenceSet
-from descscore.version import __version__
 
 Json: TypeAlias = dict[str, Any]
 
