@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from descscore import __version__
-from descscore.errors import UsageError
+from descscore.errors import InputError, UsageError, rows_error
 from descscore.options import Group, context_option, model_options
 
 
@@ -60,9 +60,12 @@ def score(
 ) -> None:
     """Score each TEXT as a replacement for IMAGE."""
     scorer, count = _scorer(model, device, text_policy), len(texts)
-    results = scorer.score_batch(
-        [image] * count, texts, contexts=[context] * count, references=[references] * count
-    )
+    try:
+        results = scorer.score_batch(
+            [image] * count, texts, contexts=[context] * count, references=[references] * count
+        )
+    except InputError as error:
+        raise rows_error(error.rows, name=None) from error
     if as_json:
         rows = [{"image": image, "text": t} | r.to_dict() for t, r in zip(texts, results, strict=True)]
         click.echo(json.dumps(rows, ensure_ascii=False, indent=2))

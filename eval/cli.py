@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -49,17 +49,18 @@ def preference(baseline_train: str | None, **options: Any) -> None:
     """How often the description wins over the caption, and over other images' descriptions."""
     from descscore.eval import preference as measure
     from descscore.eval.features import image_owner
-    from descscore.tables.open import load_pairs
+
+    train = _read_split(baseline_train, "train") if baseline_train else None
 
     def measured(scorers: Sequence[tuple[str, Any]], pairs: Sequence[Any]) -> list[Any]:
         scores = [measure.model_pair_scores(scorer, pairs, name) for name, scorer in scorers]
         scores.append(measure.length_pair_scores(pairs))
-        if baseline_train:
-            scores.append(measure.ngram_pair_scores(load_pairs(baseline_train).split("train"), pairs))
+        if train is not None:
+            scores.append(measure.ngram_pair_scores(train.pairs, pairs))
         owner = image_owner(pairs)
         return [row for item in scores for row in measure.preference_rows(item, pairs, owner)]
 
-    _on_pairs(measured, measure.preference_lines, **options)
+    _on_pairs(measured, measure.preference_lines, train=train, **options)
 
 
 @evaluate.command()
@@ -77,6 +78,28 @@ def sanity(**options: Any) -> None:
     _on_pairs(measured, measure.sanity_lines, **options)
 
 
+@dataclass(frozen=True)
+class _Split:
+    """The pairs of one split, and what was left out of it."""
+
+    pairs: tuple[Any, ...]
+    dropped: list[str]
+    """For each row that cannot be used, its place and the reason."""
+    lines: list[str]
+    """How many pairs there are, how many rows cannot be used, and why."""
+
+
+def _read_split(data: str, split: str, image_root: Path | None = None, keep_equal: bool = False) -> _Split:
+    """Read one split of a data set. keep_equal: whether pairs with equal texts stay in."""
+    from descscore.tables.open import DataOptions, load_pairs
+    from descscore.tables.rows import normal_split
+
+    loaded = load_pairs(data, DataOptions(image_root=image_root, keep_equal=keep_equal))
+    pairs, (counts, *rows) = loaded.split(split), loaded.unusable_lines()
+    dropped = [str(row) for row in loaded.unusable if row.split == normal_split(split)]
+    return _Split(pairs, dropped, [f"{len(pairs)} pairs of split {split!r}; {counts}", *rows])
+
+
 def _on_pairs(
     measure: Callable[[Sequence[tuple[str, Any]], Sequence[Any]], list[Any]],
     lines: Callable[[Sequence[Any]], list[str]],
@@ -87,23 +110,24 @@ def _on_pairs(
     models: tuple[str, ...],
     device: str | None,
     as_json: bool,
+    train: _Split | None = None,
 ) -> None:
-    """Print what ``measure`` finds for all models on one split of a data set of pairs."""
+    """Print what ``measure`` returns for all models on one split of a data set of pairs.
+
+    train: the pairs that a baseline learns from.
+    """
     from descscore.scorer import DescScorer
-    from descscore.tables.open import DataOptions, load_pairs
 
     # Pairs with equal texts stay in: no metric can win them, and they count against all.
-    loaded = load_pairs(data, DataOptions(image_root=image_root, keep_equal=True))
-    pairs = loaded.split(split)
+    tested = _read_split(data, split, image_root, keep_equal=True)
     scorers = [(name, DescScorer.from_pretrained(name, device=device)) for name in models or ("default",)]
-    rows = measure(scorers, pairs)
+    rows = measure(scorers, tested.pairs)
     signatures = [scorer.signature for _, scorer in scorers]
-    dropped = [str(row) for row in loaded.unusable if row.split == split]
+    read = [tested] if train is None else [tested, train]
+    dropped = [row for part in read for row in part.dropped]
     result = {"rows": [asdict(row) for row in rows], "signatures": signatures, "dropped": dropped}
-    unusable = "\n".join(loaded.unusable_lines())
-    print_result(
-        as_json, result, [*lines(rows), *signatures, f"{len(pairs)} pairs of split {split!r}; {unusable}"]
-    )
+    counts = [line for part in read for line in part.lines]
+    print_result(as_json, result, [*lines(rows), *signatures, *counts])
 
 
 @evaluate.command()
@@ -155,24 +179,26 @@ def words(
     from descscore.eval.statistics.bootstrap import Resampling
     from descscore.eval.word_kinds import load_tagger, read_norms
     from descscore.scorer import DescScorer
-    from descscore.tables.open import DataOptions, load_pairs
     from descscore.tables.rows import some_lines
 
     known = {k: v for path in norms for k, v in read_norms(path, norm_column, norm_word_column).items()}
     options = measure.WordOptions(least, known, load_tagger(spacy), Resampling(resamples, seed))
-    pairs = load_pairs(data, DataOptions(image_root=image_root, keep_equal=True)).split(split)[:limit]
+    read = _read_split(data, split, image_root, keep_equal=True)
     scorer = DescScorer.from_pretrained(model, device=device)
-    explained = measure.explain_pairs(scorer, pairs)
+    explained = measure.explain_pairs(scorer, read.pairs[:limit])
     reports = measure.report(measure.occurrences(explained, options.tagger), options)
     speech = "parts of speech by spaCy" if options.tagger else "no parts of speech (no spaCy model)"
     lines = [line for report in reports for line in (*measure.lines_of(report, shown), "")]
     lines += [
-        f"{len(explained.pairs)} pairs of split {split!r}, {len(explained.dropped)} not usable; {speech}",
+        *read.lines,
+        f"{len(explained.pairs)} pairs explained, {len(explained.dropped)} could not be scored; {speech}",
         *some_lines(explained.dropped),
         f"{100 * explained.converged:.1f} % of texts converged",
         scorer.signature,
     ]
-    print_result(as_json, measure.to_json(reports, explained, scorer.signature), lines)
+    result = measure.to_json(reports, explained, scorer.signature)
+    result["dropped"] = [*read.dropped, *explained.dropped]
+    print_result(as_json, result, lines)
 
 
 # Scores and people
@@ -349,16 +375,13 @@ def precision(
     """How far bf16 and fp16 move the cosines of the same pairs from float32."""
     from descscore.eval import precision as check
     from descscore.models import load_model
-    from descscore.tables.open import DataOptions, load_pairs
 
-    if data is None:
-        sample = check.made_sample(pairs)
-    else:
-        loaded = load_pairs(data, DataOptions(image_root=image_root))
-        sample = check.published_sample(loaded.split(split), pairs)
+    read = None if data is None else _read_split(data, split, image_root)
+    sample = check.made_sample(pairs) if read is None else check.published_sample(read.pairs, pairs)
     rows = check.compare_precisions(load_model(model, device), sample, precisions or ("bf16", "fp16"))
     result = {"model": model, "data": data, "rows": [asdict(row) | {"close": row.close} for row in rows]}
-    print_result(as_json, result, check.precision_lines(rows))
+    result["dropped"] = [] if read is None else read.dropped
+    print_result(as_json, result, [*check.precision_lines(rows), *([] if read is None else read.lines)])
 
 
 @evaluate.command()

@@ -109,6 +109,8 @@ def batch(ctx: click.Context, /, source: str, output: Path, as_json: bool, **arg
     ray = RayOptions(model, arguments["actors"], arguments["compiled"])
     engine = ray_engine(ray) if arguments["engine"] == "ray" else None
     summary = run_batch(scorer, opened, output, options, engine=engine, show_progress=True)
+    if summary.rows and not summary.scored:
+        click.echo(f"{output}: all rows were scored already; nothing was left to do", err=True)
     click.echo(summary.to_json() if as_json else summary.to_text())
     if summary.failed:
         ctx.exit(SOME_FAILED)

@@ -25,11 +25,11 @@ from descscore.eval.features import ImageMemory, RememberingEncoder, image_owner
 from descscore.eval.human import human_result
 from descscore.eval.metric_scores import Joined, join, read_scores, scorer_scores
 from descscore.eval.preference import (
-    OTHERS,
     PUBLISHED_FILES,
     length_pair_scores,
     model_pair_scores,
     ngram_pair_scores,
+    others,
     preference_rows,
     probability_row,
     published_pair_scores,
@@ -283,7 +283,7 @@ def _preference(source: str, bench: Bench) -> Json:
         scores.append(ngram_pair_scores(bench.pairs(TRAIN).split("train"), pairs))
     owner = image_owner(pairs)
     rows = [asdict(row) for item in scores for row in preference_rows(item, pairs, owner)]
-    return {"rows": rows, "others": OTHERS, **_counts(bench, source)}
+    return {"rows": rows, "others": others(len(pairs)), **_counts(bench, source)}
 
 
 def _sanity(source: str, bench: Bench) -> Json:

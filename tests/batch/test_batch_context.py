@@ -277,7 +277,7 @@ def test_other_columns_or_other_contexts_are_another_run(
         assert "another input or other settings" in result.stderr
     assert batch(*given, "--context-column", "article").exit_code == 0
     as_csv(tmp_path, [row | {"article": "Another."} for row in records(pairs)])
-    assert "fingerprint" in batch(*given, "--context-column", "article").stderr
+    assert "What differs: the content of the input" in batch(*given, "--context-column", "article").stderr
 
 
 def test_the_fingerprint_of_a_hub_data_set_covers_contexts(
@@ -290,7 +290,7 @@ def test_the_fingerprint_of_a_hub_data_set_covers_contexts(
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     named = ("--output", tmp_path / "out", "--context-column", "article")
     assert batch(f"hub:{tmp_path / 'set'}", *named).exit_code == 0
-    assert "fingerprint" in batch(f"hub:{tmp_path / 'other'}", *named).stderr
+    assert "What differs: the content of the input" in batch(f"hub:{tmp_path / 'other'}", *named).stderr
 
 
 def test_what_travels_to_an_actor_of_a_cluster_brings_contexts(
