@@ -153,6 +153,11 @@ def test_unknown_name_lists_what_there_is() -> None:
     fails("nothing", "base and default", "ViT-B-32/openai")
 
 
+def test_a_misspelt_bundled_name_brings_the_right_one() -> None:
+    fails("defualt", "similar names: default")
+    fails("bsae", "similar names: base")
+
+
 def test_open_clip_name_without_tag_lists_its_tags() -> None:
     fails("ViT-B-32", "ViT-B-32/openai", "laion2b_s34b_b79k")
 

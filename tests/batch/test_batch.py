@@ -120,16 +120,10 @@ def test_every_form_of_input_gives_the_scores_of_single_pairs(
 
 
 def test_a_hub_data_set(
-    pairs: Pairs,
-    expected: list[Score],
-    batch: Callable[..., Result],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    pairs: Pairs, expected: list[Score], batch: Callable[..., Result], hub_folder: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    (tmp_path / "set").mkdir()
-    write_parquet(tmp_path / "set" / "train-00000-of-00001.parquet", pairs, "struct")
-    result = batch(f"hub:{tmp_path / 'set'}", "--output", tmp_path / "out")
+    write_parquet(hub_folder / "train-00000-of-00001.parquet", pairs, "struct")
+    result = batch(f"hub:{hub_folder}", "--output", tmp_path / "out")
     assert result.exit_code == 0, result.output
     assert_equal(rows_of(tmp_path / "out"), pairs.ids, expected)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from explained import TEXTS, explained_adapter
+from explained import TEXTS
 from PIL import Image
 
 from descscore import DescScorer
@@ -19,33 +19,6 @@ from descscore.explanations.explanation import Explanation
 from descscore.explanations.html_page import to_html
 from descscore.explanations.occlusion import GRID
 from descscore.explanations.terminal import to_text
-from pictures import make_photo
-
-
-@pytest.fixture(scope="module")
-def adapter(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return explained_adapter(tiny_folder, tmp_path_factory.mktemp("adapter"))
-
-
-@pytest.fixture(scope="module")
-def scorer(adapter: Path) -> DescScorer:
-    return DescScorer.from_pretrained(adapter, device="cpu", text_policy="truncate")
-
-
-@pytest.fixture(scope="module")
-def plain(tiny_folder: Path) -> DescScorer:
-    return DescScorer.from_pretrained(tiny_folder, device="cpu")
-
-
-@pytest.fixture(scope="module")
-def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_photo(tmp_path_factory.mktemp("photos") / "a <b> & c.png", 0)
-
-
-@pytest.fixture(scope="module")
-def explanations(scorer: DescScorer, image: Path) -> list[Explanation]:
-    options = ExplainOptions(source=TEXTS[1], where=True)
-    return explain_batch([image] * 3, TEXTS, scorer, options)
 
 
 def run(*args: object) -> Result:
