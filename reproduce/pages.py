@@ -18,6 +18,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateError
 
 from descscore.errors import DataError
 from descscore.eval.formatting import counted, listing, percent, plain, signed, signed_interval
+from descscore.files import atomic_write
 from descscore.options import PATH
 
 Json: TypeAlias = Mapping[str, Any]
@@ -118,6 +119,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_json(content: Json, path: Path) -> None:
-    """Write readable JSON, with a line break at its end."""
+    """Write readable JSON, with a line break at its end, in one step."""
     text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
-    path.write_text(text + "\n", encoding="utf-8")
+    with atomic_write(path) as part:
+        part.write_text(text + "\n", encoding="utf-8")

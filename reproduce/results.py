@@ -231,7 +231,7 @@ def _measured(source: str, folder: Path, sets: Sets, work: Path, memory: ImageMe
         # Texts are cut, as in the published runs and as earlier runs here were measured.
         scorer = DescScorer.from_pretrained(source, text_policy="truncate")
         scorer.encoder = RememberingEncoder(scorer.model, scorer.encoder.batch_size, memory)
-        path.write_text(json.dumps(measure_model(scorer, sets, work)), encoding="utf-8")
+        write_json(measure_model(scorer, sets, work), path)
     measured: Record = json.loads(path.read_text(encoding="utf-8"))
     return measured
 
