@@ -39,9 +39,7 @@ def evaluate() -> None:
 
 @evaluate.command()
 @pairs_options
-@click.option(
-    "--baseline-train", help="Data set whose train split the text-only n-gram classifier learns from."
-)
+@click.option("--baseline-train", help="Data set whose split train teaches the text-only n-gram classifier.")
 @models_option
 @device_option
 @json_option
@@ -69,7 +67,7 @@ def preference(baseline_train: str | None, **options: Any) -> None:
 @device_option
 @json_option
 def sanity(**options: Any) -> None:
-    """Can the score be gamed? How often hostile texts score over the real description."""
+    """Can the score be gamed? How often hostile texts score higher than the real description."""
     from descscore.eval import sanity as measure
 
     def measured(scorers: Sequence[tuple[str, Any]], pairs: Sequence[Any]) -> list[Any]:
@@ -218,16 +216,14 @@ def words(
     show_default=True,
     help="What the column group of --ratings groups: raters, or items of one image.",
 )
-@click.option(
-    "--scores", type=PATH, multiple=True, help="CSV with a score a text; may be given more than once."
-)
+@click.option("--scores", type=PATH, multiple=True, help="CSV file with one score per text. May be repeated.")
 @click.option("--text-column", help="Column of --scores with the texts; by default found by name.")
 @click.option("--score-column", help="Column of --scores with the scores; by default found by name.")
 @click.option(
     "--model",
     "models",
     multiple=True,
-    help="Model that scores the descriptions; 'default' where no --scores are given. May be repeated.",
+    help="Model that scores the descriptions; without --scores, by default 'default'. May be repeated.",
 )
 @click.option(
     "--context", is_flag=True, help="Also measure each model's contextual score, and both with a prefix."
@@ -372,7 +368,7 @@ def precision(
     device: str | None,
     as_json: bool,
 ) -> None:
-    """How far bf16 and fp16 move the cosines of the same pairs from float32."""
+    """How far cosines in bf16 and fp16 are from those in float32, on the same pairs."""
     from descscore.eval import precision as check
     from descscore.models import load_model
 
@@ -393,9 +389,9 @@ def precision(
     type=click.IntRange(1),
     default=100,
     show_default=True,
-    help="Least photos per run; fewer are copied until there are enough.",
+    help="Smallest number of photos per run; if there are fewer, copies are added.",
 )
-@click.option("--texts", type=click.IntRange(1), default=5, show_default=True, help="Texts a photo.")
+@click.option("--texts", type=click.IntRange(1), default=5, show_default=True, help="Texts per photo.")
 @click.option(
     "--rounds", type=click.IntRange(1), default=3, show_default=True, help="Rounds, for the median."
 )
@@ -413,7 +409,7 @@ def throughput(
     as_json: bool,
     **plan_options: Any,
 ) -> None:
-    """Rate of scoring with ViT-B-32 (random weights), its ceilings, and torchmetrics' rate."""
+    """How many pairs ViT-B-32 (random weights) scores a second, its ceilings, and torchmetrics' rate."""
     from descscore.eval.sample_inputs import as_many, find_photos, make_photos
     from descscore.eval.throughput import FEW, Plan, machine, measure, throughput_lines
     from descscore.models import check_device

@@ -21,7 +21,7 @@ from descscore.texts import EncodedTexts, TokenizedText
 
 
 def image_features(scorer: DescScorer, images: Sequence[ImageSource]) -> Tensor:
-    """Unit features ``(n, d)`` in order; decoded pictures never all lie in memory."""
+    """Unit features ``(n, d)`` in order; only one batch of decoded pictures is in memory at a time."""
     size = scorer.encoder.batch_size
     parts = [images[i : i + size] for i in range(0, len(images), size)]
     return torch.cat([scorer.encoder.images([load_image(image) for image in part]) for part in parts])

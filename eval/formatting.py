@@ -29,7 +29,7 @@ def percent_interval(low: float | None, high: float | None) -> str:
 
 
 def signed(value: float | None, digits: int = 2) -> str:
-    """A correlation or difference with its sign; what rounds to zero has none."""
+    """A correlation or difference with its sign; no sign if it rounds to zero."""
     if value is None:
         return UNDEFINED
     shown = f"{value:+.{digits}f}"
@@ -52,7 +52,7 @@ def plain_interval(low: float | None, high: float | None, digits: int = 2) -> st
 
 
 def p_value(value: float | None) -> str:
-    """To three digits; what would round to zero is a bound."""
+    """Three digits; ``under 0.001`` for a value that would round to zero."""
     if value is None:
         return UNDEFINED
     return "under 0.001" if value < 0.001 else f"{value:.3f}"
@@ -119,8 +119,8 @@ _COMPACT = TableFormat(
     padding=0,
     with_header_hide=None,
 )
-"""Markdown without padding: a cell that changes changes one line of a page, and no version of
-tabulate writes it otherwise."""
+"""Markdown without padding. So a changed cell changes only one line of a page, and all versions of
+tabulate write the same."""
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -93,7 +93,7 @@ class HumanRow:
 
 @dataclass(frozen=True)
 class DifferenceRow:
-    """r of ``first`` minus r of ``second`` on the same items, with 95 % interval and p against none."""
+    """r of ``first`` minus that of ``second`` on the same items, its 95 % interval, and p against no difference."""
 
     first: str
     second: str

@@ -1,4 +1,4 @@
-"""How far reduced precision moves cosines: the same pairs under one model in several number formats."""
+"""How far cosines in reduced precision are from those in float32: the same pairs under the same model."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Closeness:
 def compare_precisions(
     model: LoadedModel, sample: Sample, precisions: Sequence[str] = ("bf16", "fp16")
 ) -> list[Closeness]:
-    """Each of ``precisions`` against float32. model: in float32; copied for every other."""
+    """Compare each of ``precisions`` with float32. model: in float32; it is copied for the others."""
     exact = _cosines(DescScorer(model), sample)
     return [
         closeness(name, exact, _cosines(DescScorer(model, precision=name), sample)) for name in precisions

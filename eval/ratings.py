@@ -60,7 +60,7 @@ def read_rows(path: Path, required: Iterable[str] = (), empty: bool = False) -> 
 
 
 def text_key(text: str) -> str:
-    """What makes two texts the same for a join: Unicode NFC, blanks at both ends off."""
+    """A key that is equal for texts that count as the same: in Unicode NFC, without blanks at the ends."""
     return unicodedata.normalize("NFC", text).strip()
 
 

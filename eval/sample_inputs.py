@@ -1,4 +1,4 @@
-"""Pictures, photos and captions made up to measure speed with."""
+"""Made-up pictures, photos and captions, for measuring speed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DECODE = f"{__name__}:blank"
 
 
 def blank(source: str | bytes, spec: PixelSpec) -> tuple[np.ndarray[Any, Any], bytes]:
-    """A black picture, of a content of its own for each ``source``; nothing is read."""
+    """A black picture, with another digest for each ``source``; reads no file."""
     return _black(spec), content_digest(os.fsencode(source))
 
 
@@ -40,8 +40,8 @@ CAPTION_TOKENS = 14
 def caption(number: int) -> str:
     """A caption of :data:`CAPTION_TOKENS` tokens, a different one for each number.
 
-    They begin alike about as often as real ones do: of 1,024 captions sorted by length,
-    distinct beginnings hold 0.79 of the tokens, of as many from Flickr8k 0.81.
+    They share beginnings about as often as real captions do. In 1,024 captions sorted by length, 79 %
+    of the tokens are in distinct beginnings; in as many captions of Flickr8k, 81 %.
     """
     rng = np.random.default_rng(number)
     return " ".join(rng.choice(WORDS, CAPTION_TOKENS - 2))
@@ -73,11 +73,10 @@ def find_photos(folder: Path) -> list[Path]:
 
 
 def as_many(photos: Sequence[Path], folder: Path, count: int) -> list[Path]:
-    """At least ``count`` photos: where there are fewer, all are used again as files of their own,
-    as often as it takes.
+    """At least ``count`` photos; if there are fewer, copies are added.
 
-    Such a file has the pixels of the photo and a number behind its end, which decoders
-    pass over, so that a scorer that knows contents again decodes and encodes it anew.
+    A copy is the photo's file with a number after its end. Decoders ignore the number. But the file's
+    content is new, so a scorer that remembers contents decodes and encodes the copy again.
     """
     out = list(photos)
     folder.mkdir(parents=True, exist_ok=True)

@@ -110,7 +110,7 @@ class NormRow:
 
 @dataclass(frozen=True)
 class MeasureReport:
-    """What one measure says of words.
+    """The report of one measure.
 
     Attributes:
         measure: one of :data:`MEASURES`.

@@ -235,7 +235,7 @@ def _read_hub(source: HubSet) -> LabelledImages:
 
 
 def read_class_names(path: Path) -> list[str]:
-    """One class a line, as they stand; :class:`DataError` for a file without names or with a blank line."""
+    """Class names, one in each line. Raises :class:`DataError` for an empty file or a blank line."""
     names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     if not names or "" in names:
         blank = names.index("") + 1 if names else 1

@@ -152,13 +152,13 @@ def _own_peak(name: str, setting: Setting) -> float:
 
 
 def resident_peak() -> float:
-    """Most that this process has held so far, in GiB."""
+    """The most memory that this process has held so far, in GiB."""
     unit = 1 if sys.platform == "darwin" else 1024  # kilobytes, but bytes on macOS
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
 def _seconds(ways: Mapping[str, Way], device: torch.device, rounds: int, steps: int) -> dict[str, float]:
-    """Of 1,000 image pairs in each way."""
+    """Seconds of 1,000 image pairs, for each way."""
     times: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(rounds):
         first = WARM_UP + turn * steps
@@ -168,7 +168,7 @@ def _seconds(ways: Mapping[str, Way], device: torch.device, rounds: int, steps: 
 
 
 def _gflop(way: Way, steps: int) -> float:
-    """Of a pair in the first steps that are timed too."""
+    """GFLOP of a pair, over the first steps that are also timed."""
     total = flops(lambda: [way.step(WARM_UP + i) for i in range(steps)])
     return total / (1e9 * steps * way.pairs)
 
@@ -303,7 +303,7 @@ FULL = TextRuns(full_encode, full_exchange)
 
 
 def setting_of(run: Json) -> tuple[str, int, str]:
-    """What a run was measured on; a new run takes the place of the known one of the same setting."""
+    """The setting of a run; a new run replaces a known one with the same setting."""
     return str(run["device"]), int(run["batch_size"]), str(run["precision"])
 
 

@@ -72,7 +72,7 @@ class Case:
 
     @property
     def agree(self) -> bool:
-        """Whether in both texts the strongest word's part has the sign that leaving it out gives."""
+        """Whether in both texts the strongest word's part has the same sign as the loss without the word."""
         return all(_strongest(text)[1] * _strongest(text)[2] > 0 for text in (self.description, self.caption))
 
     @property
@@ -82,7 +82,7 @@ class Case:
 
     @property
     def contradiction(self) -> float:
-        """How far parts and leaving out contradict each other on a strongest word; 0 where they do not."""
+        """How far a strongest word's part and the loss without it contradict each other; 0 if they agree."""
         both = [_strongest(text)[1:] for text in (self.description, self.caption)]
         return max(min(abs(a), abs(b)) if a * b < 0 else 0.0 for a, b in both)
 
@@ -114,7 +114,7 @@ _KINDS_OF_FAILURE: dict[str, Callable[[Case], float]] = {
     "The read-out takes the caption for the description": lambda case: case.gap,
     "Parts and leaving out contradict each other": lambda case: -case.contradiction,
 }
-"""What may go wrong, each with a number that is under 0 where it does; the lower, the worse."""
+"""Kinds of failure, each with a number that is below 0 in a case of it; lower is worse."""
 
 
 def choose(cases: Sequence[Case]) -> tuple[list[Case], list[tuple[str, Case]]]:
@@ -335,12 +335,12 @@ def run_of(
 
 
 def setting_of(run: Json) -> tuple[int, tuple[str, ...], int]:
-    """What a run was measured on; a new run takes the place of the known one of the same setting."""
+    """The setting of a run; a new run replaces a known one with the same setting."""
     return len(run["costs"]), tuple(sorted(run["costs"])), run["threads"]
 
 
 def cost_markdown(runs: Sequence[Json]) -> str:
-    """The measured part of the page. A goal that no run was measured for is "not measured"."""
+    """The measured part of the page. A goal without a run is shown as "not measured"."""
     cpu = [run["costs"]["cpu"] for run in runs if "cpu" in run["costs"]]
     rows = [
         {

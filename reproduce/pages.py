@@ -85,7 +85,7 @@ class Part:
         return put_in(text, self.name, self.markdown(content))
 
     def write(self, content: Json, folder: Path) -> None:
-        """Write the file, and the part of the page. Writes nothing where the page lacks the marks."""
+        """Write the file, and the part of the page. Writes nothing if the page lacks the marks."""
         page = folder / self.page
         text = self.put_in(page.read_text(encoding="utf-8"), content)
         write_json(content, folder / self.data)
@@ -101,7 +101,7 @@ class Part:
         return content
 
     def runs(self, folder: Path) -> list[Json]:
-        """The runs that the file in ``folder`` has; none where it is not there."""
+        """The runs in the file in ``folder``; none if there is no such file."""
         file = folder / self.data
         return list(self.read(file)["runs"]) if file.is_file() else []
 
@@ -113,7 +113,7 @@ def merge_runs(known: Sequence[Json], new: Sequence[Json], setting: Callable[[Js
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The content of a JSON file; nothing where the file is not there."""
+    """The content of a JSON file; empty if there is no such file."""
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return content
 

@@ -71,7 +71,7 @@ _GPU_COMMAND = (
     "--count 64 --size 500x375 --at-least {photos} --rounds {rounds}"
 )
 _LONG = {"photos": 60_000, "rounds": 5}
-"""What to measure with where nothing was: so many photos that starting the workers hardly counts."""
+"""Settings to show before anything is measured: so many photos that starting the workers hardly counts."""
 _UNDECODED = "without decoding, pairs a second"
 _FIGURES = (
     "decoding alone, images a second",
@@ -153,7 +153,7 @@ class Watched:
         return max(size for _, size in self.samples)
 
     def to_json(self) -> dict[str, Any]:
-        """With at most 200 samples, each the largest of its stretch."""
+        """The run as JSON, with at most 200 samples: the largest of each stretch."""
         step = -(-len(self.samples) // 200)
         kept = [
             max(self.samples[i : i + step], key=lambda s: s[1]) for i in range(0, len(self.samples), step)
@@ -255,7 +255,7 @@ def _resident(process: Any) -> int:
 
 
 def write_pages(figures: Json, gpu: Json, output: Path) -> None:
-    """The plots, and the marked parts of the pages in ``output``, from what was measured."""
+    """Write the plot, and the marked parts of the pages in ``output``, from the measured figures."""
     memory_plot(figures["memory"]["runs"], output / PLOT_FILE)
     for page, name, part in (
         ("performance.md", "measured", measured(figures)),
@@ -359,7 +359,7 @@ def memory_plot(runs: Sequence[Json], target: Target) -> None:
 
 
 def memory_words(runs: Sequence[Json]) -> str:
-    """What the plot shows, for those who cannot see it."""
+    """The plot in words, for readers who cannot see it."""
     return (
         f"Two line plots over pairs done, a line for each run of {_each(runs, '{pairs:,}')} pairs. Above, "
         f"resident megabytes: at most {_each(runs, '{megabytes:,.0f}')}. Below, milliseconds a pair: over "

@@ -368,4 +368,4 @@ PARTS = (
         for name, file in (("caltech101", "test.parquet"), ("tiny_imagenet", "val.parquet"))
     ),
 )
-"""In the report's order. Quality's zero-shot figures are those of section zeroshot."""
+"""In the report's order. Section zeroshot has the zero-shot figures, so section quality leaves them out."""

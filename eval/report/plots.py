@@ -102,8 +102,8 @@ def scatter_alt(of: Row, question: str, row: Row) -> str:
 def forest(rows: Sequence[Row], target: Target) -> None:
     """Correlations with their intervals, a panel a question, and each question's ceiling.
 
-    rows: of one group of raters, with ``metric, question, r, low, high, ceiling``. An r
-    without interval is a bare marker, one not defined says so.
+    rows: of one group of raters, with ``metric, question, r, low, high, ceiling``. A row without an
+    interval is a marker alone. A row whose r is not defined says so.
     """
     questions, names = _distinct(rows, "question"), _distinct(rows, "metric")
     looks = styles_of(names)
@@ -173,7 +173,7 @@ def preference_alt(rows: Sequence[Row]) -> str:
 def attack_shares(rows: Sequence[Row], target: Target) -> None:
     """How often each hostile text scores over the description, in per cent, with intervals.
 
-    rows: with ``metric, attack, value, low, high``; values that are None say so.
+    rows: with ``metric, attack, value, low, high``. A value of None is shown as not defined.
     """
     attacks, names = _distinct(rows, "attack"), _distinct(rows, "metric")
     looks, step = styles_of(names), 0.7 / max(1, len(names))
@@ -243,7 +243,7 @@ def reliability_alt(rows: Sequence[Row]) -> str:
 
 @contextmanager
 def drawing(width: float, height: float, target: Target) -> Iterator[Any]:
-    """A figure in inches that is written to ``target`` when the block ends well."""
+    """A figure of this size in inches; it is written to ``target`` if the block ends without an error."""
     try:
         import matplotlib
         from matplotlib.figure import Figure

@@ -1,12 +1,12 @@
 """Studentised bootstrap over whole clusters (here: images), and correlations with such intervals.
 
-Items of one image are not independent, so a resample draws images with all
-their items. With few images the plain percentile interval of such resamples is
-too narrow; dividing each resample's deviation by its own standard error
-(bootstrap-t, Efron 1981; Hall 1988 for the symmetric form used here) repairs
-that. Everything works on *sums by cluster*, which a statistic turns into its
-value: a resample is then a matrix product, and the standard error of each (a
-delete-one-cluster jackknife) a subtraction, so no item is touched twice.
+Items of one image are not independent, so a resample draws images with all their items. With few
+images, the plain percentile interval of such resamples is too narrow. To repair this, each resample's
+deviation is divided by its own standard error (bootstrap-t, Efron 1981; Hall 1988 for the symmetric
+form used here).
+
+Everything works on *sums by cluster*, from which a statistic computes its value. So a resample is one
+matrix product, and its standard error (a delete-one-cluster jackknife) only needs subtractions.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def cluster_sums(columns: Array, index: Index) -> Array:
 
 
 def estimate_of(interval: Interval, index: Index, method: str) -> Estimate:
-    """``interval`` with the items and clusters ``(n,)`` that it was found on."""
+    """``interval`` with the numbers of items and clusters, from each item's cluster ``(n,)``."""
     groups = len(np.unique(index))
     return Estimate(**vars(interval), n=len(index), clusters=groups, method=method)
 
