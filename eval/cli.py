@@ -151,7 +151,7 @@ def _on_pairs(
     "--spacy",
     default="auto",
     show_default=True,
-    help="spaCy model for parts of speech; 'auto': en_core_web_sm where installed; 'none'.",
+    help="spaCy model for parts of speech; 'auto' is en_core_web_sm if it is installed; 'none' is none.",
 )
 @resampling_options
 @json_option
@@ -443,7 +443,7 @@ def _size(text: str) -> tuple[int, int]:
     "--output",
     type=PATH,
     required=True,
-    help="Folder for report.json, report.md and report.html; made where it is missing.",
+    help="Folder for report.json, report.md and report.html; made if it is missing.",
 )
 @models_option
 @device_option

@@ -46,7 +46,7 @@ def pair_cosines(
 ) -> Array:
     """Raw cosines, -1..1, of pairs of image key and text key: ``(n,)`` in the order given.
 
-    Raises :class:`descscore.errors.InputError` where an image or text cannot be scored.
+    Raises :class:`descscore.errors.InputError` if an image or text cannot be scored.
     """
     left = image_features(scorer, list(images.values()))
     right = text_features(scorer, list(texts.values()))

@@ -86,17 +86,17 @@ def slug(text: str) -> str:
 
 
 def decimals(value: float | None, form: str = "+.3f") -> str:
-    """A number for a terminal, ``-`` where it is not defined."""
+    """A number for a terminal, ``-`` if it is not defined."""
     return "-" if value is None else format(value, form)
 
 
 def share(value: float | None) -> str:
-    """A share, 0..1, in per cent for a terminal: ``52.3%``, ``-`` where it is not defined."""
+    """A share, 0..1, in per cent for a terminal: ``52.3%``, ``-`` if it is not defined."""
     return "-" if value is None else f"{100 * value:.1f}%"
 
 
 def share_interval(low: float | None, high: float | None) -> str:
-    """``46.7 to 57.9`` per cent for a terminal, ``-`` where it is not defined."""
+    """``46.7 to 57.9`` per cent for a terminal, ``-`` if it is not defined."""
     return "-" if low is None or high is None else f"{100 * low:.1f} to {100 * high:.1f}"
 
 

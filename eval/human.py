@@ -52,7 +52,7 @@ class HumanRow:
     What is not defined is None.
 
     Attributes:
-        phase: ``before`` or ``after`` the image; None where that does not apply.
+        phase: ``before`` or ``after`` the image; None if that does not apply.
         n: Items.
         clusters: Images.
         r: Pearson's correlation, with p against 0 and the 95 % interval low to high.
@@ -93,7 +93,7 @@ class HumanRow:
 
 @dataclass(frozen=True)
 class DifferenceRow:
-    """r of ``first`` minus that of ``second`` on the same items, its 95 % interval, and p against no difference."""
+    """r of ``first`` minus r of ``second`` on the same items, with its interval and p against 0."""
 
     first: str
     second: str

@@ -38,7 +38,7 @@ class Sample:
 @dataclass(frozen=True)
 class Closeness:
     """Cosines in ``precision`` against those in float32. mean, largest: absolute differences.
-    spearman: None where it is not defined.
+    spearman: None if it is not defined.
     """
 
     precision: str
@@ -72,7 +72,7 @@ def closeness(precision: str, exact: Array, reduced: Array) -> Closeness:
 
 def published_sample(pairs: Sequence[PreferencePair], count: int) -> Sample:
     """``count`` pairs of a data set: each image with its description, its caption, and the next
-    images' descriptions and captions. Raises :class:`DataError` where that gives too few.
+    images' descriptions and captions. Raises :class:`DataError` if that gives too few.
     """
     if TEXTS_PER_IMAGE * len(pairs) < count:
         raise DataError(f"{len(pairs)} images give {TEXTS_PER_IMAGE * len(pairs)} pairs, not {count}")

@@ -103,7 +103,7 @@ def ngram_pair_scores(train: Sequence[PreferencePair], pairs: Sequence[Preferenc
     """A text-only classifier of descriptions and captions: word 1- and 2-grams, logistic regression.
 
     It never sees an image, so its result shows how much style alone reveals.
-    Raises :class:`DataError` where scikit-learn is missing.
+    Raises :class:`DataError` if scikit-learn is missing.
     """
     try:
         from sklearn.feature_extraction.text import TfidfVectorizer

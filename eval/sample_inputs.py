@@ -65,7 +65,7 @@ def make_photos(folder: Path, count: int, size: tuple[int, int]) -> list[Path]:
 
 
 def find_photos(folder: Path) -> list[Path]:
-    """All photos in ``folder``; :class:`DataError` where there are none."""
+    """All photos in ``folder``; :class:`DataError` if there are none."""
     photos = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PHOTO_SUFFIXES)
     if not photos:
         raise DataError(f"{folder}: holds no photos ({', '.join(PHOTO_SUFFIXES)})")

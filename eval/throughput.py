@@ -86,7 +86,7 @@ class Work:
     text: float
     """Operations of one text through its tower."""
     torchmetrics: float | None = None
-    """Operations of a pair under torchmetrics; None where it was not measured."""
+    """Operations of a pair under torchmetrics; None if it was not measured."""
     batch: int | None = None
     """Images that ran at a time."""
 

@@ -1,4 +1,4 @@
-"""Zero-shot classification with one prompt a class, and the labelled images that it runs on.
+"""Zero-shot classification with one prompt for each class, and the labelled images that it runs on.
 
 As in Zur et al. 2024 (arXiv 2406.09458), the class of an image is the one whose prompt has the
 highest cosine. Labelled images come from a folder, a Parquet table, or a known hub data set. Names,
@@ -187,7 +187,7 @@ HUB_SETS = {
 
 @dataclass(frozen=True)
 class Source:
-    """Labelled images and the prompt to use where none is given."""
+    """Labelled images and the prompt to use if none is given."""
 
     images: LabelledImages
     prompt: str
@@ -209,7 +209,7 @@ def read_labelled_source(source: str) -> Source:
 
 
 def read_class_folders(root: Path) -> LabelledImages:
-    """A folder with one folder of images a class; the folder's name, underscores as spaces, is the class."""
+    """A folder with a folder of images for each class, named after it; underscores stand for spaces."""
     files = sorted(p for p in root.glob("*/*") if p.suffix.lower() in SUFFIXES)
     if not files:
         raise DataError(f"{root}: no images in folders named after their class")
@@ -239,14 +239,14 @@ def read_class_names(path: Path) -> list[str]:
     names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     if not names or "" in names:
         blank = names.index("") + 1 if names else 1
-        raise DataError(f"{path} line {blank}: blank, expected one class name a line")
+        raise DataError(f"{path} line {blank}: blank, expected one class name in each line")
     return names
 
 
 def hub_images(data: Any, source: HubSet, names: Sequence[str] | None = None) -> LabelledImages:
     """Images and labels of a loaded data set. names: of its classes, by default those of its label feature.
 
-    Raises :class:`DataError` where neither names the classes, where there is no
+    Raises :class:`DataError` if neither names the classes, if there is no
     image column, and for a label that is no class.
     """
     names = _feature_names(data, source) if names is None else names

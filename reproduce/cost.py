@@ -79,7 +79,7 @@ class Setting:
     device: torch.device
     precision: Precision = "no"
     batch_size: int | None = None
-    """Texts a step; None for that of the presets."""
+    """Texts in a step; None for the presets' number."""
 
 
 def measure(setting: Setting, rounds: int, steps: int) -> dict[str, Any]:
@@ -308,7 +308,7 @@ def setting_of(run: Json) -> tuple[str, int, str]:
 
 
 def to_markdown(costs: Json) -> str:
-    """The marked part of the page: a table for each device, with a note where the goal is missed.
+    """The marked part of the page: a table for each device, with a note if the goal is missed.
 
     The goal is for float32 on a CPU.
     """
@@ -328,7 +328,7 @@ PART = Part("training_cost.json", "training.md", "cost", to_markdown)
 
 @click.command()
 @click.option("--model", default="ViT-B-32", show_default=True, help="Name in open_clip, or a model folder.")
-@click.option("--device", type=click.Choice(["cpu", "cuda"]), help="By default a GPU where there is one.")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), help="By default a GPU if there is one.")
 @click.option(
     "--precision",
     "precisions",
@@ -343,7 +343,7 @@ PART = Part("training_cost.json", "training.md", "cost", to_markdown)
     "sizes",
     multiple=True,
     type=click.IntRange(2),
-    help="Texts a step, by default the presets' 12. May be given several times.",
+    help="Texts in a step, by default the presets' 12. May be given several times.",
 )
 @click.option("--rounds", default=9, show_default=True, type=click.IntRange(1), help="Turns of every way.")
 @click.option("--steps", default=3, show_default=True, type=click.IntRange(1), help="Steps a turn.")

@@ -64,7 +64,7 @@ class Recipe:
 def read_recipes(path: Path) -> list[Recipe]:
     """Recipes from JSON: ``{name: {"preset": ..., setting: value, ...}}``.
 
-    Raises :class:`UsageError` naming the file, and the recipe, where one cannot be used.
+    Raises :class:`UsageError` that names the file, and the recipe if one cannot be used.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

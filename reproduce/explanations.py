@@ -120,7 +120,7 @@ _KINDS_OF_FAILURE: dict[str, Callable[[Case], float]] = {
 def choose(cases: Sequence[Case]) -> tuple[list[Case], list[tuple[str, Case]]]:
     """Three pairs at the quartiles of the margin among those that work, and the worst of three kinds.
 
-    Raises :class:`DataError` where there are too few.
+    Raises :class:`DataError` if there are too few.
     """
     working = sorted((case for case in cases if case.works), key=lambda case: case.margin)
     if len(working) < len(_RANKS):
@@ -138,7 +138,7 @@ def choose(cases: Sequence[Case]) -> tuple[list[Case], list[tuple[str, Case]]]:
 def to_json(cases: Sequence[Case], explained: Explained, signature: str) -> dict[str, Any]:
     """All that the page shows; of the data, only single words and names of files.
 
-    Raises :class:`DataError` where there are too few cases of a kind.
+    Raises :class:`DataError` if there are too few cases of a kind.
     """
     good, bad = choose(cases)
     return {

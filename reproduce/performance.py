@@ -341,7 +341,7 @@ def billion(cpu: Json, gpu: Json) -> str:
 
 
 def memory_plot(runs: Sequence[Json], target: Target) -> None:
-    """Resident megabytes, and milliseconds a pair, by pairs done (on a logarithmic axis); a line a run."""
+    """Resident megabytes and milliseconds per pair, by pairs done (logarithmic); a line for each run."""
     with drawing(WIDTH, 4.6, target) as figure:
         above, below = figure.subplots(2, 1, sharex=True)
         for run, style in zip(runs, STYLES, strict=False):

@@ -38,7 +38,7 @@ _BATCH = 64
 
 @dataclass(frozen=True)
 class InterchangeRow:
-    """Share of interchanges that move the logit the right way, where staying put is wrong."""
+    """Share of interchanges that move the logit the right way; leaving the text as it is counts as wrong."""
 
     subspace: str
     """``trained``, the first k trained coordinates; ``complement``, all others; ``random``, k coordinates of

@@ -9,7 +9,7 @@ goes on where it stopped. Every run keeps its adapter and its ``measured.json`` 
 read here after training and used for nothing else.
 
 Published settings are for ViT-B/32 and 100,000 pairs. On a small tower and 5,441 pairs of textbook
-figures all runs here share :data:`SMALL`: 24 texts a step, three passes, texts cut to windows, and a rate
+figures all runs here share :data:`SMALL`: 24 texts in a step, three passes, texts cut to windows, and a rate
 that falls to zero.
 """
 
@@ -271,7 +271,7 @@ def shipped_record(results: Record) -> Record:
 
 
 def over_seeds(runs: Sequence[Record], read: Reading) -> str:
-    """``mean ± sd`` in per cent, the one value of a single run, or a dash where there is none."""
+    """``mean ± sd`` in per cent, the one value of a single run, or a dash if there is none."""
     values = [100 * value for run in runs if (value := read(run)) is not None]
     if not values:
         return "-"

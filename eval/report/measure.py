@@ -101,7 +101,7 @@ def _head(subjects: Sequence[Subject], resampling: Resampling) -> Json:
 
 
 def _left_out(data: Path, part: Part) -> list[Json]:
-    """One entry for the whole part where it was not measured, otherwise one for each thing left out."""
+    """One entry for the whole part if it was not measured, otherwise one for each thing left out."""
     whole = missing(data, part.files)
     place = {"section": part.section, "data": part.data}
     if whole:
@@ -213,7 +213,7 @@ def critical_r(n: int, level: float = 0.05) -> float | None:
 
 
 def _scatter(judgments: Judgments, model: Joined) -> Json:
-    """Each item's cosine with its mean rating by BLV readers on each question, and a line a question."""
+    """Each item's cosine and mean rating by BLV readers on each question, and a line for each question."""
     means = {
         panel.question: [float(np.mean(values)) if values else None for values in panel.ratings]
         for panel in judgments.panels
@@ -229,7 +229,7 @@ def _scatter(judgments: Judgments, model: Joined) -> Json:
 
 
 def _line(scores: Array, ratings: list[float | None]) -> Json | None:
-    """Least-squares line of ratings on scores; None where scores do not vary."""
+    """Least-squares line of ratings on scores; None if scores do not vary."""
     kept = np.array([value is not None for value in ratings])
     x, y = scores[kept], np.array([value for value in ratings if value is not None])
     if len(x) < MIN_ITEMS or is_constant(x):
@@ -258,7 +258,7 @@ class Part:
     """Files and folders that it needs, below the data folder."""
     measure: Callable[[Bench], Json]
     optional: tuple[tuple[str, tuple[str, ...]], ...] = ()
-    """Files that it can do without, each group with a name for what is left out where they are missing."""
+    """Files that it can do without. Each group has a name for what is left out if they are missing."""
 
 
 def _rows(bench: Bench, measure: Callable[[DescScorer], Sequence[Any]]) -> list[Json]:

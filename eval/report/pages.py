@@ -68,7 +68,7 @@ def write_report(report: Json, folder: Path) -> list[Path]:
 
 
 def read_report(path: Path) -> Json:
-    """A saved report's JSON; :class:`DataError` where it cannot be read."""
+    """A saved report's JSON; :class:`DataError` if it cannot be read."""
     try:
         report: Json = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -100,7 +100,7 @@ def scatter_alt(of: Row, question: str, row: Row) -> str:
 
 
 def forest(rows: Sequence[Row], target: Target) -> None:
-    """Correlations with their intervals, a panel a question, and each question's ceiling.
+    """Correlations with their intervals, a panel for each question, and each question's ceiling.
 
     rows: of one group of raters, with ``metric, question, r, low, high, ceiling``. A row without an
     interval is a marker alone. A row whose r is not defined says so.
@@ -204,7 +204,7 @@ def attack_shares_alt(rows: Sequence[Row]) -> str:
 
 
 def reliability(curves: Sequence[Row], target: Target) -> None:
-    """Predicted probability against the observed share, a line a model, with the diagonal.
+    """Predicted probability against the observed share, a line for each model, with the diagonal.
 
     curves: with ``model`` and ``bins`` of ``predicted, observed, low, high``.
     """
@@ -336,7 +336,7 @@ def _lengths(subset: str) -> str:
 
 
 def _short(name: str) -> str:
-    """A name that fits a plot: without what does not print, its end kept, where folders' names differ."""
+    """A name that fits a plot: unprintable characters replaced; of a long name the end, where folders differ."""
     clean = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name)
     return clean if len(clean) <= _LONGEST_NAME else "\N{HORIZONTAL ELLIPSIS}" + clean[1 - _LONGEST_NAME :]
 

@@ -30,7 +30,7 @@ from descscore.eval.statistics.correlation import (
 Clusters: TypeAlias = Sequence[Hashable] | np.ndarray[Any, Any]
 Index: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
 Statistic: TypeAlias = Callable[[Array], Array]
-"""Sums ``(..., k)`` -> values ``(...)``; NaN where they define none."""
+"""Sums ``(..., k)`` -> values ``(...)``; NaN if they define none."""
 
 MIN_CLUSTERS = 5
 """Fewest clusters for which an interval is reported."""
@@ -125,7 +125,7 @@ def studentised(
     sums: ``(G, k)``, one row a cluster. The interval is value ± q·se with q the
     ``confidence`` quantile of |t*|; p the share of |t*| at least as large as
     |value - null| / se. A resample that has no value or no spread counts as an
-    infinite |t*|; where that happens in over 2 % of them no interval is defined.
+    infinite |t*|; if that happens in over 2 % of them, no interval is defined.
     """
     resampling = resampling or Resampling()
     value = float(statistic(sums.sum(0)))
@@ -147,12 +147,12 @@ def studentised(
 
 
 def jackknife_error(sums: Array, statistic: Statistic) -> float:
-    """Delete-one-cluster standard error of ``statistic`` of ``sums`` ``(G, k)``; NaN where undefined."""
+    """Delete-one-cluster standard error of ``statistic`` of ``sums`` ``(G, k)``; NaN if undefined."""
     return float(_jackknife(sums.sum(0)[None], np.ones((1, len(sums))), sums, statistic)[0])
 
 
 def _deviations(sums: Array, statistic: Statistic, value: float, resampling: Resampling) -> Array:
-    """|t*| of each resample: ``(resamples,)``, infinite where it has no value or no spread."""
+    """|t*| of each resample: ``(resamples,)``, infinite if it has no value or no spread."""
     parts = []
     for weights in _draws(sums, resampling):
         totals = weights @ sums
@@ -239,7 +239,7 @@ def cluster_difference(
 def _fisher(
     columns: dict[str, Array], clusters: Clusters, statistic: Statistic, resampling: Resampling | None
 ) -> Estimate:
-    """A correlation's interval, found on Fisher's z scale, where its spread hardly depends on its size."""
+    """A correlation's interval, computed on Fisher's z scale, where its spread hardly depends on its size."""
     arrays = list(columns.values())
     index = cluster_index(clusters, len(arrays[0]))
     reason = undefined_reason(**columns)
@@ -267,7 +267,7 @@ def _moments(columns: list[Array], index: Index) -> Array:
 
 
 def _r(sums: Array, first: int, second: int, columns: int) -> Array:
-    """r of two of the columns from sums ``(..., k)``: ``(...)``, NaN where one is constant."""
+    """r of two of the columns from sums ``(..., k)``: ``(...)``, NaN if one is constant."""
     total = np.where(sums[..., 0] > 0, sums[..., 0], np.nan)
 
     def covariance(a: int, b: int) -> Array:

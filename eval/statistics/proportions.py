@@ -101,7 +101,7 @@ def _sums(values: Array, index: Index) -> Array:
 
 
 def _mean(sums: Array) -> Array:
-    """Means from counts and sums ``(..., 2)``; NaN where there is no item."""
+    """Means from counts and sums ``(..., 2)``; NaN if there is no item."""
     result: Array = sums[..., 1] / np.where(sums[..., 0] > 0, sums[..., 0], np.nan)
     return result
 
@@ -147,7 +147,7 @@ class Bin:
     """The items whose probability lies in ``(start, stop]``; the first bin holds 0 too.
 
     predicted: their mean probability. observed: the share that is true, with its 95 %
-    interval; low and high are None where there are too few clusters. n: items.
+    interval; low and high are None if there are too few clusters. n: items.
     """
 
     start: float
