@@ -336,7 +336,7 @@ def _lengths(subset: str) -> str:
 
 
 def _short(name: str) -> str:
-    """A name that fits a plot: unprintable characters replaced; of a long name the end, where folders differ."""
+    """A name that fits a plot: printable, and of a long name only the end, where folders differ."""
     clean = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name)
     return clean if len(clean) <= _LONGEST_NAME else "\N{HORIZONTAL ELLIPSIS}" + clean[1 - _LONGEST_NAME :]
 
