@@ -14,6 +14,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from explained import PLACES, TEXTS
+from explained import adapter as adapter
+from explained import explanations as explanations
+from explained import image as image
+from explained import plain as plain
+from explained import scorer as scorer
 from PIL import Image
 
 import descscore

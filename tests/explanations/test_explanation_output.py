@@ -10,6 +10,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 from explained import TEXTS
+from explained import adapter as adapter
+from explained import explanations as explanations
+from explained import image as image
+from explained import plain as plain
+from explained import scorer as scorer
 from PIL import Image
 
 from descscore import DescScorer
