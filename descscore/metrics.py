@@ -238,7 +238,8 @@ class DescriptionScore(ScorerMetric):
         single = isinstance(texts, str)
         text_list = [texts] if isinstance(texts, str) else list(texts)
         image_sources = image_list(images, None if single else len(text_list))
-        results = self.scorer.score_batch(image_sources, text_list)
+        names = None if single else [f"row {i}" for i in range(len(text_list))]
+        results = score_named(self.scorer, names, image_sources, text_list)
         self._add(sum(result.score for result in results), [result.cosine for result in results])
 
     def compute(self) -> Tensor:
@@ -300,7 +301,7 @@ class PreferenceAccuracy(ScorerMetric):
         if not len(sources) == count == len(caption_list):
             counts = f"{len(sources)} images, {count} descriptions and {len(caption_list)} captions"
             raise UsageError(f"{counts}: an item needs one of each")
-        names = [f"row {i}{kind}" for kind in ("", ", caption") for i in range(count)]
+        names = None if single else [f"row {i}{kind}" for kind in ("", ", caption") for i in range(count)]
         results = score_named(self.scorer, names, sources * 2, description_list + caption_list)
         pairs = zip(results[:count], results[count:], strict=True)
         margins = [description.cosine - caption.cosine for description, caption in pairs]

@@ -104,9 +104,9 @@ def forget_scorers() -> None:
 
 
 def score_named(
-    scorer: DescScorer, names: Sequence[str], images: Sequence[ImageSource], texts: Sequence[str]
+    scorer: DescScorer, names: Sequence[str] | None, images: Sequence[ImageSource], texts: Sequence[str]
 ) -> list[Score]:
-    """:meth:`DescScorer.score_batch` for pairs with names.
+    """:meth:`DescScorer.score_batch` for pairs with names; None for a single image, which has no name.
 
     Raises the same errors, but they give names of pairs instead of row numbers.
     """
@@ -115,7 +115,7 @@ def score_named(
     except InputError as error:
         if not error.rows:
             raise
-        raise rows_error(error.rows, lambda row: names[row]) from None
+        raise rows_error(error.rows, None if names is None else names.__getitem__) from None
 
 
 _SCORERS: LRUCache[Hashable, DescScorer] = LRUCache(CACHE_SIZE)

@@ -188,6 +188,13 @@ def test_unequal_columns_are_refused(scorer: DescScorer, photos: list[Path]) -> 
     assert int(metric.count) == 0
 
 
+def test_an_error_of_a_single_image_speaks_of_no_rows(scorer: DescScorer, photos: list[Path]) -> None:
+    with pytest.raises(TextError, match=r"^text '': empty or blank$"):
+        DescriptionScore(scorer).update(photos[0], "")
+    with pytest.raises(TextError, match=r"^text ' ': empty or blank$"):
+        PreferenceAccuracy(scorer).update(photos[0], "A cat.", " ")
+
+
 def test_forward_is_the_value_of_the_batch_and_adds_it(
     scorer: DescScorer, photos: list[Path], expected: list[float]
 ) -> None:
