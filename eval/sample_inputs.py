@@ -14,6 +14,7 @@ from PIL import Image
 from descscore.errors import DataError
 from descscore.images import PixelSpec
 from descscore.stream.worker import content_digest
+from descscore.tables.samples import IMAGE_SUFFIXES
 
 DECODE = f"{__name__}:blank"
 """For :class:`descscore.stream.pairs.StreamOptions`."""
@@ -47,9 +48,6 @@ def caption(number: int) -> str:
     return " ".join(rng.choice(WORDS, CAPTION_TOKENS - 2))
 
 
-PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
-
-
 def make_photos(folder: Path, count: int, size: tuple[int, int]) -> list[Path]:
     """JPEG photos of ``size`` with the detail of real ones (about a third of a byte a pixel)."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -65,10 +63,10 @@ def make_photos(folder: Path, count: int, size: tuple[int, int]) -> list[Path]:
 
 
 def find_photos(folder: Path) -> list[Path]:
-    """All photos in ``folder``; :class:`DataError` if there are none."""
-    photos = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PHOTO_SUFFIXES)
+    """All images in ``folder`` and below, by their endings; :class:`DataError` if there are none."""
+    photos = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
     if not photos:
-        raise DataError(f"{folder}: holds no photos ({', '.join(PHOTO_SUFFIXES)})")
+        raise DataError(f"{folder}: holds no photos")
     return photos
 
 

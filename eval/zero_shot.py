@@ -24,6 +24,7 @@ from descscore.eval.formatting import Columns, row_lines, share, share_interval
 from descscore.eval.statistics.proportions import proportion
 from descscore.images import ImageSource
 from descscore.scorer import DescScorer
+from descscore.tables.samples import IMAGE_SUFFIXES
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 
@@ -153,7 +154,6 @@ def image_bytes(table: pa.Table) -> list[bytes]:
     return [cell.as_py() for cell in table["image"].combine_chunks().field("bytes")]
 
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 IMAGE_COLUMNS = ("img", "image", "webp", "jpg", "png")
 
 
@@ -210,7 +210,7 @@ def read_labelled_source(source: str) -> Source:
 
 def read_class_folders(root: Path) -> LabelledImages:
     """A folder with a folder of images for each class, named after it; underscores stand for spaces."""
-    files = sorted(p for p in root.glob("*/*") if p.suffix.lower() in SUFFIXES)
+    files = sorted(p for p in root.glob("*/*") if p.suffix.lower() in IMAGE_SUFFIXES)
     if not files:
         raise DataError(f"{root}: no images in folders named after their class")
     names = [path.parent.name.replace("_", " ") for path in files]

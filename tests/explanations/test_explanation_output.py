@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html.parser
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +74,18 @@ def test_text_gives_every_number_with_its_sign(
         assert item.score.signature in text
         assert "higher than" in text
     assert "purpose" not in to_text(explain(image, "A dog", scorer=plain))
+
+
+def test_every_column_of_the_table_of_words_has_its_own_name_and_is_explained(
+    explanations: list[Explanation], plain: DescScorer, image: Path
+) -> None:
+    for item in (explanations[0], explain(image, "A dog", scorer=plain)):
+        lines = to_text(item).splitlines()
+        (head,) = (line for line in lines if line.startswith("word "))
+        names = [name for name in re.split(r"\s{2,}", head) if name not in ("word", "bar")]
+        assert len(set(names)) == len(names) > 1
+        explained = [line.partition(":")[0].strip() for line in lines if line.startswith("  ")]
+        assert [name for name in names if name not in explained] == []
 
 
 def test_text_obeys_no_control_characters(scorer: DescScorer, image: Path) -> None:
