@@ -375,7 +375,8 @@ def precision(
     read = None if data is None else _read_split(data, split, image_root)
     sample = check.made_sample(pairs) if read is None else check.published_sample(read.pairs, pairs)
     rows = check.compare_precisions(load_model(model, device), sample, precisions or ("bf16", "fp16"))
-    dropped, lines = ([], []) if read is None else (read.dropped, read.lines)
+    dropped = [] if read is None else read.dropped
+    lines = [] if read is None else read.lines
     measured = [asdict(row) | {"close": row.close} for row in rows]
     result = {"model": model, "data": data, "rows": measured, "dropped": dropped}
     print_result(as_json, result, [*check.precision_lines(rows), *lines])
