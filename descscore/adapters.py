@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from safetensors.torch import load_file, save_file
 
 from descscore.clip import CLIP
 from descscore.errors import ModelError
-from descscore.files import read_json
+from descscore.files import atomic_write, read_json
 
 ADAPTER_FILE = "descscore_adapter.json"
 CONFIG_FILE = "open_clip_config.json"
@@ -196,16 +197,21 @@ def _load_full(base: CLIP, folder: Path) -> CLIP:
 
 
 def save_lora(wrapped: Any, info: AdapterInfo, folder: Path) -> None:
-    """Write a peft-wrapped CLIP's LoRA weights and the adapter's description."""
-    wrapped.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
-    (folder / "README.md").unlink(missing_ok=True)  # peft's empty template of a model card
+    """Write a peft-wrapped CLIP's LoRA weights and the adapter's description, each file in one step."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as name:
+        wrapped.save_pretrained(name, safe_serialization=True, save_embedding_layers=False)
+        for path in Path(name).iterdir():
+            if path.name != "README.md":  # peft's empty template of a model card
+                with atomic_write(folder / path.name) as part:
+                    path.rename(part)
     _write_info(info, folder)
 
 
 def save_full(
     clip: CLIP, base: CLIP, info: AdapterInfo, folder: Path, dtype: torch.dtype = torch.float32
 ) -> None:
-    """Write the weights of a CLIP's text tower and the adapter's description.
+    """Write the weights of a CLIP's text tower and the adapter's description, each file in one step.
 
     Only the token embeddings that differ from ``base``'s are written. Training leaves the embeddings
     of unseen words unchanged, and most of a small tower's weights are such embeddings.
@@ -216,10 +222,12 @@ def save_full(
     rows = (table != before).any(1).nonzero()[:, 0]
     state |= {_ROWS: rows.int(), _CHANGED: table[rows]}
     weights = {k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items()}
-    save_file(weights, folder / TEXT_WEIGHTS)
+    with atomic_write(folder / TEXT_WEIGHTS) as part:
+        save_file(weights, part)
     _write_info(info, folder)
 
 
 def _write_info(info: AdapterInfo, folder: Path) -> None:
     text = json.dumps(asdict(info), indent=2, sort_keys=True)
-    (folder / ADAPTER_FILE).write_text(text + "\n", encoding="utf-8")
+    with atomic_write(folder / ADAPTER_FILE) as part:
+        part.write_text(text + "\n", encoding="utf-8")

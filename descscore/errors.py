@@ -72,18 +72,19 @@ class StorageError(DescscoreError):
 
 
 def rows_error(
-    problems: Mapping[int, InputError], name: Callable[[int], str] = "row {}".format
+    problems: Mapping[int, InputError], name: Callable[[int], str] | None = "row {}".format
 ) -> InputError:
     """One error for all rows that cannot be scored, with the class and kind of the first row's error.
 
     Args:
         problems: The error of each such row; at least one.
-        name: The name of a row in the message.
+        name: The name of a row in the message; None if the caller knows no rows, as for a single image.
+            Then the message says each problem once.
     """
     ordered = sorted(problems.items())
     first = ordered[0][1]
-    message = first_ten([f"{name(row)}: {error}" for row, error in ordered])
-    return type(first)(first.kind, message, problems)
+    messages = [str(error) if name is None else f"{name(row)}: {error}" for row, error in ordered]
+    return type(first)(first.kind, first_ten(list(dict.fromkeys(messages))), problems)
 
 
 def first_ten(problems: Sequence[str], separator: str = "; ") -> str:

@@ -152,8 +152,8 @@ def _folder_of(source: str) -> Path | None:
 
 
 def _unknown(source: str, name: str) -> ModelError:
-    close = difflib.get_close_matches(name, list_models(), n=5, cutoff=0.5)
-    hint = f"; similar open_clip models: {', '.join(close)}" if close else ""
+    close = difflib.get_close_matches(name, [*BUNDLED, *list_models()], n=5, cutoff=0.5)
+    hint = f"; similar names: {', '.join(close)}" if close else ""
     if name == source and source in list_models():
         tags = ", ".join(f"{source}/{tag}" for tag in pretrained.list_pretrained_tags_by_model(source))
         hint = f"; an open_clip model needs its pretrained tag: {tags or 'none is known for it'}"

@@ -109,6 +109,18 @@ def test_failed_work_exits_1_with_one_line(tmp_path: Path, photo: Path, model: t
         assert result.stdout == ""
 
 
+def test_an_error_of_one_image_speaks_of_no_rows_and_is_said_once(
+    tmp_path: Path, photo: Path, model: tuple[str, ...]
+) -> None:
+    missing = tmp_path / "none.jpg"
+    for args in (("score", missing, "a", "b"), ("explain", missing, "a")):
+        assert run(*args, *model).stderr == f"Error: {missing}: no such file\n"
+    assert run("score", photo, "a", "", *model).stderr == "Error: text '': empty or blank\n"
+    assert run("explain", photo, "", *model).stderr == "Error: text '': empty or blank\n"
+    long = ("--context", "word " * 100, "--text-policy", "error")
+    assert run("score", photo, "a", "b", *long, *model).stderr.count("context: ") == 1
+
+
 def test_debug_shows_the_traceback(tmp_path: Path, model: tuple[str, ...]) -> None:
     result = run("--debug", "score", tmp_path / "none.jpg", "a", *model)
     assert type(result.exception).__name__ == "ImageError"

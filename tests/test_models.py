@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import pickle
+import resource
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -153,6 +155,11 @@ def test_unknown_name_lists_what_there_is() -> None:
     fails("nothing", "base and default", "ViT-B-32/openai")
 
 
+def test_a_misspelt_bundled_name_brings_the_right_one() -> None:
+    fails("defualt", "similar names: default")
+    fails("bsae", "similar names: base")
+
+
 def test_open_clip_name_without_tag_lists_its_tags() -> None:
     fails("ViT-B-32", "ViT-B-32/openai", "laion2b_s34b_b79k")
 
@@ -292,6 +299,26 @@ def test_adapter_names_its_base_relative_to_itself(tiny_folder: Path, tmp_path: 
     info = AdapterInfo("root", base_hash(tiny_folder))
     save_lora(wrapped(tiny_folder), info, tmp_path / "adapter")
     assert load_model(tmp_path / "adapter", "cpu").tuned
+
+
+def test_an_adapter_stays_whole_if_it_cannot_be_saved_again(
+    adapter: Path, tiny_folder: Path, photo: Path
+) -> None:
+    """A limit on file sizes stands in for a full disk, which fails the writing of weights."""
+    before = DescScorer.from_pretrained(adapter, device="cpu").score(photo, "A cat.").cosine
+    names = {path.name for path in adapter.iterdir()}
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, old[1]))
+        with pytest.raises(Exception, match="File too large"):
+            save_lora(wrapped(tiny_folder), AdapterInfo(str(tiny_folder), "another"), adapter)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert {path.name for path in adapter.iterdir()} == names
+    after = DescScorer.from_pretrained(adapter, device="cpu").score(photo, "A cat.").cosine
+    assert after == pytest.approx(before, abs=1e-6)
 
 
 def test_adapter_for_another_base(adapter: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from descscore import __version__
 from descscore.adapters import AdapterInfo, include_base, save_full, save_lora
 from descscore.clip import CLIP
 from descscore.errors import UsageError
@@ -36,7 +37,6 @@ from descscore.training.readout import (
     reference_cosines,
 )
 from descscore.training.trainer import RunData, Trainer
-from descscore.version import __version__
 
 log = logging.getLogger(__name__)
 

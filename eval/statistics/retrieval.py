@@ -40,8 +40,8 @@ def grounding_sampled(images: Tensor, texts: Tensor, count: int, seed: int) -> T
 def grounding_over_texts(images: Tensor, texts: Tensor, count: int, seed: int) -> Tensor:
     """Wins of image ``i``'s own text over those of ``count`` random others: ``(n, d)`` each -> ``(n,)``.
 
-    A text tower cannot win this by liking one text in general, while in
-    :func:`grounding_sampled`, where the text stays the same, that costs it nothing.
+    A text tower that gives some texts a high cosine with every image loses here. In
+    :func:`grounding_sampled`, where the text stays the same, it loses nothing.
     """
     return grounding_sampled(texts, images, count, seed)
 

@@ -319,6 +319,19 @@ def test_the_command(model: Path, data: Path, tmp_path: Path) -> None:
     assert "no parts of speech" in shown.output
 
 
+def test_rows_that_the_reader_refuses_are_counted_with_their_reason(tiny_folder: Path, data: Path) -> None:
+    pairs = [[f"{i}.png", "A red dog in a street", f"Ada, 19{i:02d}", "test"] for i in range(6)]
+    refused = ["0.png", "", "No description", "test"]
+    table = write_csv(data / "refused.csv", [["image", "description", "caption", "split"], *pairs, refused])
+    common = ("--data", table, "--model", tiny_folder, "--device", "cpu", "--resamples", 99)
+    shown = run(*common, "--spacy", "none")
+    assert shown.exit_code == 0, shown.output
+    assert "not usable (empty_description 1)" in shown.output
+    assert "row 7" in shown.output
+    (dropped,) = json.loads(run(*common, "--json").output)["dropped"]
+    assert "the description is empty" in dropped
+
+
 def test_a_model_without_purpose_has_the_cosine_alone(tiny_folder: Path, data: Path) -> None:
     result = run(
         "--data", data / "pairs.csv", "--model", tiny_folder, "--device", "cpu", "--resamples", 99, "--json"

@@ -13,44 +13,23 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from explained import PLACES, TEXTS, explained_adapter
+from explained import PLACES, TEXTS
+from explained import adapter as adapter
+from explained import explanations as explanations
+from explained import image as image
+from explained import plain as plain
+from explained import scorer as scorer
 from PIL import Image
 
 import descscore
 from descscore import DescScorer
 from descscore.errors import ImageError, InputError, ModelError, TextError, UsageError
-from descscore.explanations.explainer import ExplainOptions, explain, explain_batch
+from descscore.explanations.explainer import explain, explain_batch
 from descscore.explanations.explanation import Explanation
 from descscore.texts import TextPolicy
 from descscore.towers.text import run_from_block, run_to_block
 from pictures import make_photo
 from reproduce.purpose_subspace import log_odds_of, reference_places
-
-
-@pytest.fixture(scope="module")
-def adapter(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return explained_adapter(tiny_folder, tmp_path_factory.mktemp("adapter"))
-
-
-@pytest.fixture(scope="module")
-def scorer(adapter: Path) -> DescScorer:
-    return DescScorer.from_pretrained(adapter, device="cpu", text_policy="truncate")
-
-
-@pytest.fixture(scope="module")
-def plain(tiny_folder: Path) -> DescScorer:
-    return DescScorer.from_pretrained(tiny_folder, device="cpu")
-
-
-@pytest.fixture(scope="module")
-def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_photo(tmp_path_factory.mktemp("photos") / "a <b> & c.png", 0)
-
-
-@pytest.fixture(scope="module")
-def explanations(scorer: DescScorer, image: Path) -> list[Explanation]:
-    options = ExplainOptions(source=TEXTS[1], where=True)
-    return explain_batch([image] * 3, TEXTS, scorer, options)
 
 
 @pytest.mark.parametrize("text", ["猫が窓のそばに座っている。" * 12, "猫" * 90, "xq" * 100])

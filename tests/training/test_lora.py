@@ -160,7 +160,10 @@ def test_starts_as_its_base_from_its_seed_alone() -> None:
     b = attach_lora(second, 4, seed=3).state_dict()
     assert torch.equal(state, torch.get_rng_state())
     assert all(torch.equal(a[name], b[name]) for name in a)
-    assert torch.equal(first.encode_text(make_tokens()), plain.encode_text(make_tokens()))
+    # The updates are exact zeros, but the two models may add in different orders: float32 rounding.
+    torch.testing.assert_close(
+        first.encode_text(make_tokens()), plain.encode_text(make_tokens()), atol=1e-5, rtol=0
+    )
 
 
 @pytest.mark.parametrize("alpha", [4, 10])
@@ -197,7 +200,7 @@ def test_disabled_and_merged_adapters() -> None:
     tokens = make_tokens()
     tuned = clip.encode_text(tokens)
     with wrapped.disable_adapter():
-        assert torch.equal(clip.encode_text(tokens), plain.encode_text(tokens))
+        torch.testing.assert_close(clip.encode_text(tokens), plain.encode_text(tokens), atol=1e-5, rtol=0)
     wrapped.merge_adapter(safe_merge=True)
     torch.testing.assert_close(clip.encode_text(tokens), tuned, atol=1e-5, rtol=0)
     wrapped.unmerge_adapter()
@@ -225,7 +228,9 @@ def test_files_have_pefts_own_form(tmp_path: Path) -> None:
     assert set(wrapped.state_dict()) == plain_names
     wrapped.load_adapter(str(tmp_path), "default")
     assert isinstance(other.transformer.resblocks[0].attn, ExactAttention)
-    assert torch.equal(other.encode_text(make_tokens()), clip.encode_text(make_tokens()))
+    torch.testing.assert_close(
+        other.encode_text(make_tokens()), clip.encode_text(make_tokens()), atol=1e-5, rtol=0
+    )
 
 
 def interchange_gradients(parts: list[list[int]]) -> dict[str, Tensor]:
