@@ -202,7 +202,7 @@ def test_input_fails_as_in_scoring(scorer: DescScorer, image: Path, tmp_path: Pa
             explain(photo, text, scorer=scorer)  # type: ignore[arg-type]
         with pytest.raises(kind) as scored:
             scorer.score_batch([photo], [text])  # type: ignore[list-item]
-        assert str(explained.value) == str(scored.value)
+        assert f"row 0: {explained.value}" == str(scored.value)  # one image has no rows
     with pytest.raises(UsageError, match="1 images but 2 texts"):
         explain_batch([image], ["a", "b"], scorer)
     with pytest.raises(TextError):
