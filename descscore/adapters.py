@@ -131,10 +131,13 @@ def _load_full(base: CLIP, folder: Path) -> CLIP:
     return clip
 
 
-def save_lora(wrapped: Any, info: AdapterInfo, folder: Path) -> None:
-    """Write a peft-wrapped CLIP's LoRA weights and the adapter's description."""
+def save_lora(wrapped: Any, info: AdapterInfo, folder: Path, dtype: torch.dtype = torch.float32) -> None:
+    """Write a peft-wrapped CLIP's LoRA weights in peft's own files, and the adapter's description."""
     wrapped.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)  # peft's empty template of a model card
+    if dtype != torch.float32:
+        path = folder / "adapter_model.safetensors"
+        save_file({k: v.to(dtype) for k, v in load_file(path).items()}, path, {"format": "pt"})
     _write_info(info, folder)
 
 

@@ -49,13 +49,13 @@ def preference(baseline_train: str | None, **options: Any) -> None:
     from descscore.eval.features import image_owner
     from descscore.tables.open import load_pairs
 
-    def measured(scorers: Sequence[tuple[str, Any]], pairs: Sequence[Any]) -> list[Any]:
+    def measured(scorers: Sequence[tuple[str, Any]], pairs: Sequence[Any]) -> dict[str, list[Any]]:
         scores = [measure.model_pair_scores(scorer, pairs, name) for name, scorer in scorers]
         scores.append(measure.length_pair_scores(pairs))
         if baseline_train:
             scores.append(measure.ngram_pair_scores(load_pairs(baseline_train).split("train"), pairs))
         owner = image_owner(pairs)
-        return [row for item in scores for row in measure.preference_rows(item, pairs, owner)]
+        return {"rows": [row for item in scores for row in measure.preference_rows(item, pairs, owner)]}
 
     _on_pairs(measured, measure.preference_lines, **options)
 
@@ -66,18 +66,22 @@ def preference(baseline_train: str | None, **options: Any) -> None:
 @device_option
 @json_option
 def sanity(**options: Any) -> None:
-    """Can the score be gamed? How often hostile texts score over the real description."""
+    """Can the score be gamed? How often hostile texts score over the real description.
+
+    Also: what a final full stop changes, how likely empty phrases are descriptions, and grounding.
+    """
     from descscore.eval import sanity as measure
 
-    def measured(scorers: Sequence[tuple[str, Any]], pairs: Sequence[Any]) -> list[Any]:
-        return [row for name, scorer in scorers for row in measure.sanity_rows(scorer, pairs, name)]
+    def measured(scorers: Sequence[tuple[str, Any]], pairs: Sequence[Any]) -> dict[str, list[Any]]:
+        found = [measure.sanity(scorer, pairs, name) for name, scorer in scorers]
+        return {name: [row for one in found for row in getattr(one, name)] for name in ("rows", "figures")}
 
     _on_pairs(measured, measure.sanity_lines, **options)
 
 
 def _on_pairs(
-    measure: Callable[[Sequence[tuple[str, Any]], Sequence[Any]], list[Any]],
-    lines: Callable[[Sequence[Any]], list[str]],
+    measure: Callable[[Sequence[tuple[str, Any]], Sequence[Any]], dict[str, list[Any]]],
+    lines: Callable[..., list[str]],
     *,
     data: str,
     split: str,
@@ -86,7 +90,7 @@ def _on_pairs(
     device: str | None,
     as_json: bool,
 ) -> None:
-    """Print what ``measure`` finds for all models on one split of a data set of pairs."""
+    """Print what ``measure`` finds for all models on one split of a data set of pairs, as lists by name."""
     from descscore.scorer import DescScorer
     from descscore.tables.open import DataOptions, load_pairs
 
@@ -94,13 +98,14 @@ def _on_pairs(
     loaded = load_pairs(data, DataOptions(image_root=image_root, keep_equal=True))
     pairs = loaded.split(split)
     scorers = [(name, DescScorer.from_pretrained(name, device=device)) for name in models or ("default",)]
-    rows = measure(scorers, pairs)
+    found = measure(scorers, pairs)
     signatures = [scorer.signature for _, scorer in scorers]
     dropped = [str(row) for row in loaded.unusable if row.split == split]
-    result = {"rows": [asdict(row) for row in rows], "signatures": signatures, "dropped": dropped}
+    plain = {name: [asdict(row) for row in rows] for name, rows in found.items()}
+    result = {**plain, "signatures": signatures, "dropped": dropped}
     unusable = "\n".join(loaded.unusable_lines())
     print_result(
-        as_json, result, [*lines(rows), *signatures, f"{len(pairs)} pairs of split {split!r}; {unusable}"]
+        as_json, result, [*lines(**found), *signatures, f"{len(pairs)} pairs of split {split!r}; {unusable}"]
     )
 
 
