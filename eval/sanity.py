@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from descscore.errors import DataError
@@ -188,11 +187,15 @@ def _grounding_figures(
 ) -> list[SanityFigure]:
     """Descriptions and captions, each over the descriptions and captions of all other images."""
     names, figures = ("descriptions", "captions"), []
-    others = torch.from_numpy(owner[:, None] != owner[None, :]).to(images.device)
-    for own, right in zip(names, kinds, strict=True):
-        for other, rivals in zip(names, kinds, strict=True):
-            beaten = ((images * right).sum(1, keepdim=True) > images @ rivals.T) & others
-            wins = (beaten.sum(1) / others.sum(1)).double().cpu().numpy()
+    # All cosines by one kind of product, so that equal texts tie to the last bit.
+    rivals = [
+        np.stack([matched_cosines(images, text.expand_as(images)) for text in kind], 1) for kind in kinds
+    ]
+    others = owner[:, None] != owner[None, :]
+    for own, right in zip(names, rivals, strict=True):
+        for other, cosines in zip(names, rivals, strict=True):
+            beaten = (right.diagonal()[:, None] > cosines) & others
+            wins = beaten.sum(1) / others.sum(1)
             mean = cluster_mean(wins, owner)
             figure = f"{own} over other images' {other}"
             figures.append(SanityFigure(metric, figure, float(wins.mean()), mean.low, mean.high, len(wins)))
