@@ -251,9 +251,9 @@ _SMALL_DATA: dict[str, Any] = {
     "contrastive_weight": 0.25,
     "hold_weight": 0.05,
     "spread_weight": 0.05,
-    "caption_weight": 0.25,
+    "caption_weight": 0.5,
     "neither_weight": 0.5,
-    "ending_weight": 0.5,
+    "ending_weight": 1.0,
 }
 _PRESETS = {
     "das-lora": _Preset("interchange", "lora", 1e-5, 8),
