@@ -51,6 +51,11 @@ class UnpackedAttention(nn.Module):
     attention: torch's own, with one packed input projection. The layers share no memory with it.
     """
 
+    q_proj: nn.Linear
+    k_proj: nn.Linear
+    v_proj: nn.Linear
+    out_proj: nn.Linear
+
     def __init__(self, attention: nn.MultiheadAttention) -> None:
         super().__init__()
         self.num_heads = attention.num_heads
@@ -70,12 +75,11 @@ class UnpackedAttention(nn.Module):
     ) -> tuple[Tensor, None]:
         """As ``nn.MultiheadAttention`` on ``(batch, length, width)``; never gives attention weights."""
         batch, length, width = query.shape
-        layers: Any = self
-        parts = (layers.q_proj(query), layers.k_proj(key), layers.v_proj(value))
-        heads = [part.view(batch, length, self.num_heads, -1).transpose(1, 2) for part in parts]
-        mask = None if attn_mask is None else attn_mask.to(heads[0].dtype)
-        mixed = F.scaled_dot_product_attention(*heads, attn_mask=mask)
-        return layers.out_proj(mixed.transpose(1, 2).reshape(batch, length, width)), None
+        parts = (self.q_proj(query), self.k_proj(key), self.v_proj(value))
+        q, k, v = (part.view(batch, length, self.num_heads, -1).transpose(1, 2) for part in parts)
+        mask = None if attn_mask is None else attn_mask.to(q.dtype)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return self.out_proj(mixed.transpose(1, 2).reshape(batch, length, width)), None
 
     @torch.no_grad()
     def packed(self) -> nn.MultiheadAttention:

@@ -154,7 +154,7 @@ def _run(blocks: Any, states: Tensor, prefixes: Prefixes) -> Tensor:
 
 def _project(block: Any, states: Tensor, parts: tuple[int, int]) -> Tensor:
     """Normalised states' queries, keys, values: ``(m, width)`` -> ``(m, parts, heads, width / heads)``."""
-    attention = block.attn
+    attention: Any = block.attn
     if type(attention) is not UnpackedAttention:
         return project(block, states, parts)
     normed = block.ln_1(states)
@@ -164,9 +164,10 @@ def _project(block: Any, states: Tensor, parts: tuple[int, int]) -> Tensor:
 
 def _finish(block: Any, states: Tensor, mixed: Tensor) -> Tensor:
     """A block's output from its input and from attention's mix, heads side by side: ``(m, width)`` each."""
-    if type(block.attn) is not UnpackedAttention:
+    attention: Any = block.attn
+    if type(attention) is not UnpackedAttention:
         return finish(block, states, mixed)
-    states = states + block.ls_1(block.attn.out_proj(mixed))
+    states = states + block.ls_1(attention.out_proj(mixed))
     finished: Tensor = states + block.ls_2(block.mlp(block.ln_2(states)))
     return finished
 
@@ -368,7 +369,7 @@ def _over_the_rest(
     objective: Objective, examples: Examples, descriptions: Tensor, batch_size: int
 ) -> dict[str, float]:
     """What the settings hold beside the descriptions ``(n, embed_dim)``: captions, and the third kind."""
-    kinds = examples.tokens.split(len(examples))
+    kinds = torch.split(examples.tokens, len(examples))
     found: dict[str, float] = {}
     own = cosines(examples.images, descriptions)
     if objective.config.caption_weight:
