@@ -196,11 +196,14 @@ def _load_full(base: CLIP, folder: Path) -> CLIP:
     return clip
 
 
-def save_lora(wrapped: Any, info: AdapterInfo, folder: Path) -> None:
+def save_lora(wrapped: Any, info: AdapterInfo, folder: Path, dtype: torch.dtype = torch.float32) -> None:
     """Write a peft-wrapped CLIP's LoRA weights and the adapter's description, each file in one step."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as name:
         wrapped.save_pretrained(name, safe_serialization=True, save_embedding_layers=False)
+        if dtype != torch.float32:
+            weights = Path(name) / "adapter_model.safetensors"
+            save_file({k: v.to(dtype) for k, v in load_file(weights).items()}, weights, {"format": "pt"})
         for path in Path(name).iterdir():
             if path.name != "README.md":  # peft's empty template of a model card
                 with atomic_write(folder / path.name) as part:

@@ -51,13 +51,13 @@ def preference(baseline_train: str | None, **options: Any) -> None:
 
     train = _read_split(baseline_train, "train") if baseline_train else None
 
-    def measured(scorers: Sequence[tuple[str, Any]], pairs: Sequence[Any]) -> list[Any]:
+    def measured(scorers: Sequence[tuple[str, Any]], pairs: Sequence[Any]) -> dict[str, list[Any]]:
         scores = [measure.model_pair_scores(scorer, pairs, name) for name, scorer in scorers]
         scores.append(measure.length_pair_scores(pairs))
         if train is not None:
             scores.append(measure.ngram_pair_scores(train.pairs, pairs))
         owner = image_owner(pairs)
-        return [row for item in scores for row in measure.preference_rows(item, pairs, owner)]
+        return {"rows": [row for item in scores for row in measure.preference_rows(item, pairs, owner)]}
 
     _on_pairs(measured, measure.preference_lines, train=train, **options)
 
@@ -68,11 +68,15 @@ def preference(baseline_train: str | None, **options: Any) -> None:
 @device_option
 @json_option
 def sanity(**options: Any) -> None:
-    """Can the score be gamed? How often hostile texts score higher than the real description."""
+    """Can the score be gamed? How often hostile texts score higher than the real description.
+
+    Also: what a final full stop changes, how likely empty phrases are descriptions, and grounding.
+    """
     from descscore.eval import sanity as measure
 
-    def measured(scorers: Sequence[tuple[str, Any]], pairs: Sequence[Any]) -> list[Any]:
-        return [row for name, scorer in scorers for row in measure.sanity_rows(scorer, pairs, name)]
+    def measured(scorers: Sequence[tuple[str, Any]], pairs: Sequence[Any]) -> dict[str, list[Any]]:
+        found = [measure.sanity(scorer, pairs, name) for name, scorer in scorers]
+        return {name: [row for one in found for row in getattr(one, name)] for name in ("rows", "figures")}
 
     _on_pairs(measured, measure.sanity_lines, **options)
 
@@ -100,8 +104,8 @@ def _read_split(data: str, split: str, image_root: Path | None = None, keep_equa
 
 
 def _on_pairs(
-    measure: Callable[[Sequence[tuple[str, Any]], Sequence[Any]], list[Any]],
-    lines: Callable[[Sequence[Any]], list[str]],
+    measure: Callable[[Sequence[tuple[str, Any]], Sequence[Any]], dict[str, list[Any]]],
+    lines: Callable[..., list[str]],
     *,
     data: str,
     split: str,
@@ -111,7 +115,7 @@ def _on_pairs(
     as_json: bool,
     train: _Split | None = None,
 ) -> None:
-    """Print what ``measure`` returns for all models on one split of a data set of pairs.
+    """Print what ``measure`` returns for all models on one split of a data set of pairs: lists by name.
 
     train: the pairs that a baseline learns from.
     """
@@ -120,13 +124,14 @@ def _on_pairs(
     # Pairs with equal texts stay in: no metric can win them, and they count against all.
     tested = _read_split(data, split, image_root, keep_equal=True)
     scorers = [(name, DescScorer.from_pretrained(name, device=device)) for name in models or ("default",)]
-    rows = measure(scorers, tested.pairs)
+    measured = measure(scorers, tested.pairs)
     signatures = [scorer.signature for _, scorer in scorers]
     read = [tested] if train is None else [tested, train]
     dropped = [row for part in read for row in part.dropped]
-    result = {"rows": [asdict(row) for row in rows], "signatures": signatures, "dropped": dropped}
+    plain = {name: [asdict(row) for row in rows] for name, rows in measured.items()}
+    result = {**plain, "signatures": signatures, "dropped": dropped}
     counts = [line for part in read for line in part.lines]
-    print_result(as_json, result, [*lines(rows), *signatures, *counts])
+    print_result(as_json, result, [*lines(**measured), *signatures, *counts])
 
 
 @evaluate.command()

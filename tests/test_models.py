@@ -22,7 +22,7 @@ from conftest import TINY, make_photo, save_model
 from descscore import DescScorer
 from descscore.adapters import AdapterInfo, include_base, save_lora, weights_hash
 from descscore.errors import ModelError, UsageError
-from descscore.lora import TARGETS
+from descscore.lora import TARGETS, unpack_attention
 from descscore.models import _PREPROCESSING, load_model
 
 
@@ -251,7 +251,9 @@ def wrapped(folder: Path) -> torch.nn.Module:
     from peft import LoraConfig, get_peft_model
 
     clip = open_clip.create_model(f"local-dir:{folder}").eval()
-    out = get_peft_model(clip, LoraConfig(r=4, lora_alpha=4, target_modules=TARGETS["tower"]))
+    out = get_peft_model(
+        unpack_attention(clip), LoraConfig(r=4, lora_alpha=4, target_modules=TARGETS["tower"])
+    )
     torch.manual_seed(0)
     with torch.no_grad():
         for name, parameter in out.named_parameters():
@@ -268,9 +270,10 @@ def test_adapter_adds_each_update_once(adapter: Path, tiny_folder: Path, tmp_pat
     with torch.inference_mode():
         before = plain.encode_text(tokens, normalize=True)
         for number, block in enumerate(plain.transformer.resblocks):
+            packed = block.attn.in_proj_weight.chunk(3)
             for name, weight in (
-                ("attn", block.attn.in_proj_weight),
-                ("attn.base_layer.out_proj", block.attn.out_proj.weight),
+                *zip(("attn.q_proj", "attn.k_proj", "attn.v_proj"), packed, strict=True),
+                ("attn.out_proj", block.attn.out_proj.weight),
                 ("mlp.c_fc", block.mlp.c_fc.weight),
                 ("mlp.c_proj", block.mlp.c_proj.weight),
             ):

@@ -35,7 +35,8 @@ def setting_options(command: Any) -> Any:
     "name",
     default="das-lora",
     show_default=True,
-    help="das-lora, bft-lora, das-full, bft-full or joint; decides settings that no option gives.",
+    help="das-lora, bft-lora, das-full, bft-full, joint, or small-data (for a few thousand pairs); decides "
+    "settings that no option gives.",
 )
 @click.option("--base", default="base", show_default=True, help="The untuned model to start from.")
 @click.option("--device", help="Torch device; by default a GPU where there is one.")
@@ -53,16 +54,17 @@ def setting_options(command: Any) -> Any:
 @click.option(
     "--calibration-folds",
     type=click.IntRange(0),
-    default=0,
+    default=3,
     show_default=True,
-    help="Extra towers, each trained without some groups, to calibrate the purpose read-out; 0: none.",
+    help="Extra towers, each trained without some groups, to calibrate description_probability; "
+    "0: none, and no such probability.",
 )
 @click.option(
     "--weights",
     type=click.Choice(["float32", "float16"]),
     default="float32",
     show_default=True,
-    help="Number format in which fully tuned weights are kept.",
+    help="Number format in which tuned weights are kept.",
 )
 @setting_options
 def train(name: str, output: Path, validation: str, image_root: Path | None, **given: Any) -> None:

@@ -36,7 +36,7 @@ from descscore.eval.preference import (
 )
 from descscore.eval.ratings import Judgments, digest, read_kreiss
 from descscore.eval.report.pages import FORMAT
-from descscore.eval.sanity import sanity_rows
+from descscore.eval.sanity import sanity
 from descscore.eval.statistics.bootstrap import Resampling
 from descscore.eval.statistics.correlation import MIN_ITEMS, Array, is_constant
 from descscore.eval.zero_shot import read_labelled, zero_shot
@@ -288,10 +288,11 @@ def _preference(source: str, bench: Bench) -> Json:
 
 def _sanity(source: str, bench: Bench) -> Json:
     pairs = bench.pairs(source).split("test")
-    rows = [
-        asdict(row) for subject in bench.subjects for row in sanity_rows(subject.scorer, pairs, subject.name)
-    ]
-    return {"rows": rows, **_counts(bench, source)}
+    found = [sanity(subject.scorer, pairs, subject.name) for subject in bench.subjects]
+    rows, figures = (
+        [asdict(row) for one in found for row in getattr(one, name)] for name in ("rows", "figures")
+    )
+    return {"rows": rows, "figures": figures, **_counts(bench, source)}
 
 
 def _probability(source: str, bench: Bench) -> Json:
