@@ -13,7 +13,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from descscore.version import __version__
+__version__ = "0.1.0"
+"""The package's version; no other file holds it."""
 
 if TYPE_CHECKING:
     from descscore.errors import DescscoreError as DescscoreError

@@ -12,6 +12,9 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import os
+import shutil
+import tempfile
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -21,10 +24,16 @@ from safetensors.torch import load_file, save_file
 
 from descscore.clip import CLIP
 from descscore.errors import ModelError
+from descscore.files import atomic_write, read_json
 
 ADAPTER_FILE = "descscore_adapter.json"
+CONFIG_FILE = "open_clip_config.json"
+WEIGHTS_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
+"""Endings of the files in which a base in open_clip's format may have its weights."""
 TEXT_WEIGHTS = "text_tower.safetensors"
 FORMAT = 1
+BASE_FOLDER = "base_model"
+"""Folder inside an adapter's with the base, where that is nobody else's model."""
 _ROWS, _CHANGED = "token_embedding.rows", "token_embedding.changed"
 """Names of two tensors: numbers ``(m,)`` of the tokens that training changed, and their embeddings
 ``(m, width)``."""
@@ -35,7 +44,7 @@ class AdapterInfo:
     """The content of ``descscore_adapter.json``."""
 
     base: str
-    """Bundled name, folder (absolute, or relative to the adapter's folder) or open_clip model."""
+    """Bundled name, open_clip model, or a folder inside the adapter's own (:func:`include_base`)."""
     base_weights: str
     """Hash of the base's weights, from :func:`weights_hash`."""
     pretrained: str | None = None
@@ -49,23 +58,39 @@ class AdapterInfo:
     format: int = FORMAT
     """Version of the file's format."""
 
-    def base_source(self, folder: Path) -> str:
-        """The base in the form that :func:`descscore.models.load_model` takes."""
-        if self.pretrained:
-            return f"{self.base}/{self.pretrained}"
-        neighbour = folder / self.base
-        return str(neighbour) if self.base not in ("base", "default") and neighbour.is_dir() else self.base
+    @property
+    def base_name(self) -> str:
+        """The base with its tag, for messages."""
+        return f"{self.base}/{self.pretrained}" if self.pretrained else self.base
+
+    def base_folder(self, folder: Path) -> Path | None:
+        """The folder inside the adapter's ``folder`` that holds the base; None where it holds none.
+
+        Raises:
+            ModelError: The base is a folder outside. An adapter may come from a stranger, so it may not
+                choose what is read elsewhere, be it by ``..``, by an absolute path or by a link.
+        """
+        if self.pretrained or self.base == "base":
+            return None
+        base, home = (folder / self.base).resolve(), folder.resolve()
+        if home in base.parents:
+            return base if base.is_dir() else None
+        raise ModelError(
+            f"{folder / ADAPTER_FILE}: the base {self.base!r} leads out of the adapter's folder. Copy the "
+            f'base to {folder / BASE_FOLDER} and write "base": "{BASE_FOLDER}" in that file'
+        )
 
 
 def read_adapter(folder: Path) -> AdapterInfo:
     """Read ``descscore_adapter.json``; raises :class:`ModelError` with the file and the fault."""
     path = folder / ADAPTER_FILE
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_json(path)
         if not isinstance(data, dict):
             raise TypeError(f"a JSON object was expected, not {type(data).__name__}")
         known = {field.name for field in fields(AdapterInfo)}
         info = AdapterInfo(**{"format": None} | {k: v for k, v in data.items() if k in known})
+        _check_types(info)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{path}: not an adapter description ({error!r})") from None
     if info.tuning not in ("lora", "full"):
@@ -75,6 +100,44 @@ def read_adapter(folder: Path) -> AdapterInfo:
     if info.base == "default":
         raise ModelError(f"{path}: names 'default' as its base; an adapter needs an untuned model")
     return info
+
+
+def _check_types(info: AdapterInfo) -> None:
+    """Raise :class:`TypeError` for a field that holds another kind of value."""
+    for name, kinds in {
+        **dict.fromkeys(("base", "base_weights"), (str,)),
+        "pretrained": (str, type(None)),
+        **dict.fromkeys(("block", "k"), (int, type(None))),
+    }.items():
+        if type(getattr(info, name)) not in kinds:
+            raise TypeError(f"{name} is {str(getattr(info, name))[:100]!r}")
+
+
+def include_base(base: Path, folder: Path) -> str:
+    """Put the base into the adapter's folder, for an adapter that can be moved and given away.
+
+    Args:
+        base: A model's folder.
+        folder: The adapter's folder.
+
+    Returns:
+        The base's path inside the adapter's folder. A base that lies there already stays where it is. The
+        weights are linked, not copied, where both folders are on one disk.
+    """
+    base, folder = base.resolve(), folder.resolve()
+    if folder in base.parents:
+        return base.relative_to(folder).as_posix()
+    target = folder / BASE_FOLDER
+    target.mkdir(parents=True, exist_ok=True)
+    for file in base.iterdir():
+        if file.name == CONFIG_FILE or file.suffix in WEIGHTS_SUFFIXES:
+            copy_file = target / file.name
+            copy_file.unlink(missing_ok=True)
+            try:
+                os.link(file.resolve(), copy_file)
+            except OSError:  # another disk, or one without links
+                shutil.copyfile(file, copy_file)
+    return BASE_FOLDER
 
 
 def weights_hash(model: CLIP) -> str:
@@ -97,7 +160,7 @@ def merge_adapter(base: CLIP, info: AdapterInfo, folder: Path) -> CLIP:
     actual = weights_hash(base)
     if actual != info.base_weights:
         raise ModelError(
-            f"adapter {folder}: made for {info.base_source(folder)!r} with weights {info.base_weights}, "
+            f"adapter {folder}: made for {info.base_name!r} with weights {info.base_weights}, "
             f"but that base has weights {actual}"
         )
     if info.tuning == "full":
@@ -112,6 +175,8 @@ def _load_full(base: CLIP, folder: Path) -> CLIP:
     shared: list[Any] = [base.visual, *base.parameters()]
     clip = copy.deepcopy(base, {id(value): value for value in shared})
     try:
+        if not (folder / TEXT_WEIGHTS).is_file():
+            raise FileNotFoundError("no such file")
         state = load_file(folder / TEXT_WEIGHTS)
         if _ROWS in state:
             table = clip.token_embedding.weight.detach().clone()
@@ -131,17 +196,25 @@ def _load_full(base: CLIP, folder: Path) -> CLIP:
     return clip
 
 
-def save_lora(wrapped: Any, info: AdapterInfo, folder: Path) -> None:
-    """Write a peft-wrapped CLIP's LoRA weights and the adapter's description."""
-    wrapped.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
-    (folder / "README.md").unlink(missing_ok=True)  # peft's empty template of a model card
+def save_lora(wrapped: Any, info: AdapterInfo, folder: Path, dtype: torch.dtype = torch.float32) -> None:
+    """Write a peft-wrapped CLIP's LoRA weights and the adapter's description, each file in one step."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as name:
+        wrapped.save_pretrained(name, safe_serialization=True, save_embedding_layers=False)
+        if dtype != torch.float32:
+            weights = Path(name) / "adapter_model.safetensors"
+            save_file({k: v.to(dtype) for k, v in load_file(weights).items()}, weights, {"format": "pt"})
+        for path in Path(name).iterdir():
+            if path.name != "README.md":  # peft's empty template of a model card
+                with atomic_write(folder / path.name) as part:
+                    path.rename(part)
     _write_info(info, folder)
 
 
 def save_full(
     clip: CLIP, base: CLIP, info: AdapterInfo, folder: Path, dtype: torch.dtype = torch.float32
 ) -> None:
-    """Write the weights of a CLIP's text tower and the adapter's description.
+    """Write the weights of a CLIP's text tower and the adapter's description, each file in one step.
 
     Only the token embeddings that differ from ``base``'s are written. Training leaves the embeddings
     of unseen words unchanged, and most of a small tower's weights are such embeddings.
@@ -152,10 +225,12 @@ def save_full(
     rows = (table != before).any(1).nonzero()[:, 0]
     state |= {_ROWS: rows.int(), _CHANGED: table[rows]}
     weights = {k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items()}
-    save_file(weights, folder / TEXT_WEIGHTS)
+    with atomic_write(folder / TEXT_WEIGHTS) as part:
+        save_file(weights, part)
     _write_info(info, folder)
 
 
 def _write_info(info: AdapterInfo, folder: Path) -> None:
     text = json.dumps(asdict(info), indent=2, sort_keys=True)
-    (folder / ADAPTER_FILE).write_text(text + "\n", encoding="utf-8")
+    with atomic_write(folder / ADAPTER_FILE) as part:
+        part.write_text(text + "\n", encoding="utf-8")

@@ -6,6 +6,9 @@ file's name does not matter. A shard is written in one step and never changes. S
 lock (two writers of the same images store the same features twice), and a killed process leaves
 only whole shards. Every shard has a checksum. If it does not match, the shard is deleted and its
 images are encoded again.
+
+A cache belongs to one user: whoever can write a shard decides what a model sees. So the folder is made for
+its owner alone, a folder of another user is refused, and a shard that others could have written is not read.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import hashlib
 import json
 import logging
 import os
+import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +30,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from descscore.adapters import weights_hash
-from descscore.errors import DataError, ImageError, ModelError
+from descscore.errors import DataError, ImageError, ModelError, shown
 from descscore.files import atomic_write, remove_unfinished
 from descscore.images import load_image
 from descscore.models import LoadedModel
@@ -125,10 +129,18 @@ class FeatureCache:
     def _stored(self, wanted: set[bytes]) -> dict[bytes, Tensor]:
         """The wanted features that shards hold; one shard is in memory at a time."""
         features: dict[bytes, Tensor] = {}
+        _claim(self.folder)
         for path in sorted(self.folder.glob("*.safetensors")):
+            if not _is_private(path):
+                log.warning(
+                    "%s: others may have written this file, so its images are encoded again", shown(path)
+                )
+                continue
             shard = _read_shard(path)
             if shard is None:
-                log.warning("%s: damaged feature cache file, deleted; its images are encoded again", path)
+                log.warning(
+                    "%s: damaged feature cache file, deleted; its images are encoded again", shown(path)
+                )
                 path.unlink(missing_ok=True)
                 continue
             for digest, feature in zip(*shard, strict=True):
@@ -163,7 +175,8 @@ class FeatureCache:
             return
         name = hashlib.sha256(b"".join(sorted(fresh))).hexdigest()[:16]
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(mode=0o700, exist_ok=True)
             self._describe()
             _write_shard(self.folder / f"{name}.safetensors", fresh)
             remove_unfinished(self.folder, _STALE_SECONDS)
@@ -176,6 +189,33 @@ class FeatureCache:
         if not path.exists():
             with atomic_write(path) as temporary:
                 temporary.write_text(json.dumps(vars(self.key), indent=2) + "\n", encoding="utf-8")
+
+
+def _claim(folder: Path) -> None:
+    """Let nobody else write to a cache's folder. Raises :class:`DataError` for a folder of another user."""
+    try:
+        status = folder.stat()
+        if status.st_uid == os.geteuid():
+            folder.chmod(stat.S_IMODE(status.st_mode) & ~_OTHERS_WRITE)
+        elif status.st_uid != 0 or status.st_mode & _OTHERS_WRITE:
+            raise DataError(
+                f"{folder}: others can write here, and so could give images false features; choose a "
+                "folder of your own for image features"
+            )
+    except (FileNotFoundError, NotADirectoryError):
+        return  # it will be made, or that will fail
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be used for image features ({error})") from None
+
+
+def _is_private(path: Path) -> bool:
+    """Whether only this user, or the system's administrator, can have written a file."""
+    status = path.lstat()
+    is_ours = status.st_uid in (0, os.geteuid()) and not status.st_mode & _OTHERS_WRITE
+    return is_ours and stat.S_ISREG(status.st_mode)
+
+
+_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
 def _read(source: CachedSource) -> bytes:
@@ -242,3 +282,4 @@ def _write_shard(path: Path, fresh: dict[bytes, Tensor]) -> None:
     metadata = {"format": "pt", "sha256": _checksum(digests, features)}
     with atomic_write(path) as temporary:
         save_file({"digests": digests, "features": features}, temporary, metadata=metadata)
+        temporary.chmod(0o600)

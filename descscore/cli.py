@@ -1,4 +1,4 @@
-"""The ``descscore`` command, with its commands ``score`` and ``compare``.
+"""The ``descscore`` command, with its commands ``score``, ``compare`` and ``explain``.
 
 Exit codes: 0 success, 1 failure, 2 wrong usage, 3 success except for some rows (``batch``).
 An error is one line on standard error; ``--debug`` shows the traceback. Each command imports
@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
 
-from descscore.options import Group, context_option, model_options
-from descscore.version import __version__
+from descscore import __version__
+from descscore.errors import InputError, UsageError, rows_error
+from descscore.options import Group, context_option, echo, model_options
 
 
 @click.group(
@@ -22,7 +24,6 @@ from descscore.version import __version__
     lazy={
         "batch": "descscore.batch.cli:batch",
         "eval": "descscore.eval.cli:evaluate",
-        "explain": "descscore.explanations.cli:explain",
         "judgments": "descscore.study.cli:judgments",
         "merge": "descscore.batch.cli:merge",
         "serve": "descscore.page.cli:serve",
@@ -59,16 +60,19 @@ def score(
 ) -> None:
     """Score each TEXT as a replacement for IMAGE."""
     scorer, count = _scorer(model, device, text_policy), len(texts)
-    results = scorer.score_batch(
-        [image] * count, texts, contexts=[context] * count, references=[references] * count
-    )
+    try:
+        results = scorer.score_batch(
+            [image] * count, texts, contexts=[context] * count, references=[references] * count
+        )
+    except InputError as error:
+        raise rows_error(error.rows, name=None) from error
     if as_json:
         rows = [{"image": image, "text": t} | r.to_dict() for t, r in zip(texts, results, strict=True)]
-        click.echo(json.dumps(rows, ensure_ascii=False, indent=2))
+        echo(json.dumps(rows, ensure_ascii=False, indent=2))
         return
     for text, result in zip(texts, results, strict=True):
-        click.echo(f"{_line(result)}  {text}")
-    click.echo(results[0].signature)
+        echo(f"{_line(result)}  {text}")
+    echo(results[0].signature)
 
 
 @main.command()
@@ -90,17 +94,80 @@ def compare(
     """Compare a description and a caption of IMAGE."""
     result = _scorer(model, device, text_policy).compare(image, description, caption, context=context)
     if as_json:
-        click.echo(json.dumps({"image": image} | result.to_dict(), ensure_ascii=False, indent=2))
+        echo(json.dumps({"image": image} | result.to_dict(), ensure_ascii=False, indent=2))
         return
-    click.echo(f"description  {_line(result.description)}  {description}")
-    click.echo(f"caption      {_line(result.caption)}  {caption}")
-    click.echo(
+    echo(f"description  {_line(result.description)}  {description}")
+    echo(f"caption      {_line(result.caption)}  {caption}")
+    echo(
         f"margin {result.margin:+.4f} (cosine), preferred: {result.preferred}, "
         f"probability of the description {result.probability:.3f}"
     )
     if result.contextual_margin is not None:
-        click.echo(f"contextual margin {result.contextual_margin:+.4f}")
-    click.echo(result.signature)
+        echo(f"contextual margin {result.contextual_margin:+.4f}")
+    echo(result.signature)
+
+
+@main.command()
+@click.argument("image")
+@click.argument("text")
+@click.option(
+    "--source",
+    metavar="TEXT",
+    help="Another text; also show the score of TEXT with the purpose of that text.",
+)
+@click.option("--where", is_flag=True, help="Also map the image by occlusion: an aid, not evidence.")
+@click.option(
+    "--html",
+    metavar="FILE",
+    is_flag=False,
+    flag_value="-",
+    help="Write one self-contained page to FILE (.html); without FILE, print it.",
+)
+@model_options
+def explain(
+    image: str,
+    text: str,
+    source: str | None,
+    where: bool,
+    html: str | None,
+    model: str,
+    device: str | None,
+    text_policy: str,
+    as_json: bool,
+) -> None:
+    """Show why TEXT gets its score with IMAGE: how each word moves the score and the purpose."""
+    page = _page_file(html)
+    if html is not None and page is None and as_json:
+        raise UsageError("--html without a file and --json both print; give --html a file")
+    from descscore.explanations.explainer import explain as run
+    from descscore.explanations.terminal import to_text
+
+    scorer = _scorer(model, device, text_policy)
+    explanation = run(image, text, scorer=scorer, source=source, where=where)
+    if html is not None:
+        from descscore.explanations.html_page import to_html
+        from descscore.images import load_image
+
+        content = to_html(explanation, load_image(image), Path(image).name)
+        if page is None:
+            click.echo(content, nl=False)
+            return
+        page.write_text(content, encoding="utf-8")
+        echo(f"page: {page}", err=True)
+    if as_json:
+        echo(json.dumps({"image": image} | explanation.to_dict(), ensure_ascii=False, indent=2))
+    elif html is None:
+        echo(to_text(explanation))
+
+
+def _page_file(html: str | None) -> Path | None:
+    """The page's file; None for standard output. Refuses other endings, which could be those of a photo."""
+    if html is None or html == "-":
+        return None
+    path = Path(html)
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(f"--html {html}: the page's file must end in .html")
+    return path
 
 
 def _scorer(model: str, device: str | None, text_policy: str) -> Any:

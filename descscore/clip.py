@@ -163,3 +163,5 @@ from open_clip.transformer import VisionTransformer as VisionTransformer
 
 pretrained: Any = importlib.import_module("open_clip.pretrained")
 """Downloads and names of pretrained weights; the first use imports all of open_clip."""
+ftfy: Any = importlib.import_module("ftfy")
+"""Mends texts; the first use imports it."""

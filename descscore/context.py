@@ -30,7 +30,7 @@ from cachetools import LRUCache
 from torch import Tensor
 
 from descscore.errors import TextError
-from descscore.texts import EncodedTexts, TokenizedText
+from descscore.texts import MAX_TEXT, EncodedTexts, TokenizedText
 
 CONTEXT_SIGNATURE = "context:kreiss2022-no-prefix"
 """Added to the signature of a score that has a contextual score."""
@@ -114,8 +114,9 @@ def check_references(references: object) -> tuple[object, ...]:
     """The references of one pair.
 
     Raises:
-        TextError: There are too many, or they are not a list: a single text would be split into
-            letters (kind ``bad_references``).
+        TextError: There are too many, they are together over :data:`descscore.texts.MAX_TEXT` characters
+            long, or they are not a list: a single text would be split into letters (kind
+            ``bad_references``).
     """
     if references is None:
         return ()
@@ -124,6 +125,11 @@ def check_references(references: object) -> tuple[object, ...]:
         raise TextError("bad_references", f"references: expected a list of texts, got one {kind}")
     if len(references) > MAX_REFERENCES:
         raise TextError("bad_references", f"references: {len(references)}, over {MAX_REFERENCES}")
+    characters = sum(len(text) for text in references if isinstance(text, str))
+    if characters > MAX_TEXT:
+        raise TextError(
+            "bad_references", f"references: {characters:,} characters together, over {MAX_TEXT:,}"
+        )
     return tuple(references)
 
 

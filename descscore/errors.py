@@ -7,6 +7,8 @@ at once. An error's ``kind`` is a short, stable word for tables and logs, such a
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 
 
@@ -70,21 +72,34 @@ class StorageError(DescscoreError):
 
 
 def rows_error(
-    problems: Mapping[int, InputError], name: Callable[[int], str] = "row {}".format
+    problems: Mapping[int, InputError], name: Callable[[int], str] | None = "row {}".format
 ) -> InputError:
     """One error for all rows that cannot be scored, with the class and kind of the first row's error.
 
     Args:
         problems: The error of each such row; at least one.
-        name: The name of a row in the message.
+        name: The name of a row in the message; None if the caller knows no rows, as for a single image.
+            Then the message says each problem once.
     """
     ordered = sorted(problems.items())
     first = ordered[0][1]
-    message = first_ten([f"{name(row)}: {error}" for row, error in ordered])
-    return type(first)(first.kind, message, problems)
+    messages = [str(error) if name is None else f"{name(row)}: {error}" for row, error in ordered]
+    return type(first)(first.kind, first_ten(list(dict.fromkeys(messages))), problems)
 
 
 def first_ten(problems: Sequence[str], separator: str = "; ") -> str:
     """Problems on one line: the first ten, and the number of the others."""
     more = [f"and {len(problems) - 10} more"] if len(problems) > 10 else []
     return separator.join([*problems[:10], *more])
+
+
+_CONTROLS = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def shown(text: object) -> str:
+    r"""``text`` for a terminal, which shows control characters (as ``\u001b``) and does not obey them.
+
+    Line ends stay. Characters that reverse the order of what follows count as control characters. JSON stays
+    valid JSON of the same value.
+    """
+    return _CONTROLS.sub(lambda match: json.dumps(match[0])[1:-1], str(text))

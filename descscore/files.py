@@ -7,6 +7,8 @@ no search for results finds them.
 from __future__ import annotations
 
 import contextlib
+import errno
+import json
 import logging
 import os
 import secrets
@@ -15,6 +17,7 @@ import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, BinaryIO
 
 from filelock import FileLock, Timeout
 
@@ -23,6 +26,8 @@ from descscore.errors import DataError
 UNFINISHED = ".unfinished-"
 LOCK_FILE = ".lock"
 _log = logging.getLogger(__name__)
+MOST_SETTINGS = 1 << 20
+"""Bytes of the largest file of settings that is read."""
 
 
 @contextlib.contextmanager
@@ -98,6 +103,36 @@ def check_place(path: Path) -> None:
         _log.warning("%s: its folder belongs to another user, who can replace it", path)
     elif mode & stat.S_IWGRP and folder.st_gid != os.getegid():
         _log.warning("%s: its folder belongs to a group whose members can replace it", path)
+
+
+def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+    """Open a regular file for reading bytes.
+
+    Raises:
+        OSError: It cannot be opened, or is no regular file. A named pipe would wait for a writer, and a
+            device may never end.
+    """
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError(errno.EINVAL, "is not a regular file", os.fspath(path))
+    # Without waiting, in case something else has taken the file's place by now.
+    return open(os.fspath(path), "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file of settings.
+
+    Raises:
+        OSError: As :func:`open_regular`.
+        ValueError: It is not JSON, or holds over :data:`MOST_SETTINGS` bytes. The message quotes none of it.
+    """
+    with open_regular(path) as file:
+        data = file.read(MOST_SETTINGS + 1)
+    if len(data) > MOST_SETTINGS:
+        raise ValueError(f"holds over {MOST_SETTINGS:,} bytes")
+    try:
+        return json.loads(data.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"not valid JSON: {str(error)[:200]}") from None
 
 
 def remove_unfinished(folder: Path, older_than: float = 0.0) -> None:

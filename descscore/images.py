@@ -16,7 +16,7 @@ from __future__ import annotations
 import io
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -30,6 +30,21 @@ ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | np.ndar
 
 MAX_PIXELS = 178_956_970
 """Largest image that is decoded, in pixels: the size at which Pillow refuses by default."""
+
+MAX_FILE_BYTES = 1 << 30
+"""Largest image file that is read."""
+
+MAX_MEMORY = 1 << 31
+"""Memory that decoding an image may take, in bytes: the image, a turned copy and the RGB result, of 4 bytes a
+pixel each, and what the decoder needs itself."""
+
+_DECODER_BYTES = {"AVIF": 16, "JPEG2000": 16, "TIFF": 8, "WEBP": 16}
+"""Bytes a pixel that a format's decoder may hold at once; the others decode row by row."""
+_PROGRESSIVE_BYTES = 6
+"""Bytes a pixel that the decoder holds of a progressive JPEG."""
+
+_TILE_PIXELS = 1 << 20
+"""Pixels of a large image that are converted at once."""
 
 _TRANSPARENT_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
 
@@ -100,6 +115,21 @@ def check_path(source: str | os.PathLike[str]) -> Path:
     return path
 
 
+def read_image_file(name: str | os.PathLike[str]) -> bytes:
+    """The bytes of an image file. Raises :class:`ImageError` that names the file."""
+    path = check_path(name)
+    try:
+        with path.open("rb") as file:
+            # read() reserves all the memory that it is asked for, so ask only for the file's size.
+            size = os.fstat(file.fileno()).st_size
+            data = b"" if size > MAX_FILE_BYTES else file.read(size + 1)
+    except OSError as error:
+        raise ImageError("unreadable_image", f"{path}: {error.strerror or error}") from None
+    if size > MAX_FILE_BYTES:
+        raise ImageError("image_too_large", f"{path}: over the limit of {MAX_FILE_BYTES} bytes")
+    return data
+
+
 def array_to_image(array: np.ndarray[Any, Any], max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Turn an array (see :func:`load_image`) into an RGB image."""
     shape = "x".join(map(str, array.shape))
@@ -143,6 +173,9 @@ def _open_checked(opener: Any, name: str, max_pixels: int) -> Image.Image:
         if image.width * image.height > max_pixels:
             size = f"{image.width}x{image.height} pixels"
             raise ImageError("image_too_large", f"{name}: {size}, over the limit of {max_pixels}")
+        if decoding_bytes(image) > MAX_MEMORY:
+            size = f"{image.width}x{image.height} pixels of {image.format or image.mode}"
+            raise ImageError("image_too_large", f"{name}: {size} take over {MAX_MEMORY:,} bytes to decode")
         return to_rgb(image)
     except ImageError:
         raise
@@ -152,9 +185,19 @@ def _open_checked(opener: Any, name: str, max_pixels: int) -> Image.Image:
         raise ImageError("not_an_image", f"{name}: not an image that Pillow can read") from None
     except PermissionError:
         raise ImageError("unreadable_image", f"{name}: permission denied") from None
+    except MemoryError:
+        raise ImageError("image_too_large", f"{name}: takes more memory than there is") from None
     except Exception as error:  # noqa: BLE001 - decoders raise anything on hostile data
         reason = str(error) or type(error).__name__
         raise ImageError("damaged_image", f"{name}: damaged or truncated image ({reason})") from None
+
+
+def decoding_bytes(image: Image.Image) -> int:
+    """An upper bound of the memory that reading an opened image takes, in bytes."""
+    decoder = _DECODER_BYTES.get(image.format or "", 0)
+    if image.info.get("progressive"):
+        decoder = _PROGRESSIVE_BYTES
+    return image.width * image.height * (3 * 4 + decoder)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -175,14 +218,36 @@ def to_rgb(image: Image.Image) -> Image.Image:
 def _first_frame_to_rgb(image: Image.Image) -> Image.Image:
     image.load()
     image = _upright(image)
+    if image.mode == "RGB" and image.format == "JPEG":
+        # The file has one frame and is closed by now. A copy would cost a tenth of its decoding.
+        return image
     if image.mode.startswith("I") or image.mode == "F":
-        return _scale_deep_grey(image).convert("RGB")
+        low, high = _grey_range(image)
+        return _in_tiles(image, lambda tile: _scale_deep_grey(tile, low, high))
     if image.mode == "LAB":
-        return _lab_to_rgb(image)
+        return _in_tiles(image, _lab_to_rgb)
     if image.mode in _TRANSPARENT_MODES or "transparency" in image.info:
-        return _on_white(image)
-    # A JPEG file has one frame and is closed by now; a copy would cost a tenth of its decoding.
-    return image if image.mode == "RGB" and image.format == "JPEG" else image.convert("RGB")
+        return _in_tiles(image, _on_white)
+    return image.convert("RGB")
+
+
+def _tiles(image: Image.Image) -> Iterator[tuple[int, int, int, int]]:
+    """Boxes of at most :data:`_TILE_PIXELS` that cover an image."""
+    width = min(image.width, _TILE_PIXELS)
+    height = _TILE_PIXELS // width
+    for top in range(0, image.height, height):
+        for left in range(0, image.width, width):
+            yield left, top, min(left + width, image.width), min(top + height, image.height)
+
+
+def _in_tiles(image: Image.Image, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """Convert an image pixel by pixel to RGB, so that intermediate results take little memory."""
+    if image.width * image.height <= _TILE_PIXELS:
+        return convert(image)
+    result = Image.new("RGB", image.size)
+    for box in _tiles(image):
+        result.paste(convert(image.crop(box)), box)
+    return result
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -200,17 +265,29 @@ def _on_white(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(white, rgba).convert("RGB")
 
 
-def _scale_deep_grey(image: Image.Image) -> Image.Image:
-    """Scale 16-bit greys by their full range. 32-bit and float greys have none, so their values set it."""
-    values = np.asarray(image).astype(np.float64)
-    low, high = 0.0, 65535.0
-    if image.mode == "F" or values.min() < 0 or values.max() > 65535:
+def _grey_range(image: Image.Image) -> tuple[float, float]:
+    """The values of a deep grey image that mean black and white.
+
+    16-bit greys have their full range. 32-bit and float greys have none, so their values set it.
+    """
+    if image.mode not in ("I", "F"):
+        return 0.0, 65535.0
+    lows, highs = [], []
+    for box in _tiles(image):
+        values = np.asarray(image.crop(box))
         finite = values[np.isfinite(values)]
-        low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
-        if image.mode == "F" and low >= 0 and high <= 1:
-            low, high = 0.0, 1.0
+        if finite.size:
+            lows.append(float(finite.min()))
+            highs.append(float(finite.max()))
+    low, high = min(lows, default=0.0), max(highs, default=1.0)
+    usual = 1.0 if image.mode == "F" else 65535.0
+    return (0.0, usual) if low >= 0 and high <= usual else (low, high)
+
+
+def _scale_deep_grey(image: Image.Image, low: float, high: float) -> Image.Image:
+    values = np.asarray(image).astype(np.float64)
     scaled = (np.nan_to_num(values, nan=low) - low) / max(high - low, 1e-12)
-    return Image.fromarray((scaled.clip(0, 1) * 255).round().astype(np.uint8))
+    return Image.fromarray((scaled.clip(0, 1) * 255).round().astype(np.uint8)).convert("RGB")
 
 
 def _lab_to_rgb(image: Image.Image) -> Image.Image:

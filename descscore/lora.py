@@ -1,11 +1,9 @@
-"""Merge LoRA adapters in peft's format into a model; replaces peft's attention layer, which has two faults.
+"""Tune a text tower's low-rank updates (LoRA) through peft, and merge them from peft's files.
 
-peft's layer for ``nn.MultiheadAttention`` adds the output projection's update twice, both when
-it merges weights and in its forward pass (peft pull request 3774). Also, its forward pass adds
-the updates to the frozen weights and subtracts them afterwards. In floating point this does not
-restore the weights: they drift with every pass, and a resumed training run would differ from an
-uninterrupted one. :class:`ExactAttention` replaces that layer. The format of peft's files stays
-the same.
+torch packs an attention's query, key and value into one matrix, which would give the three one shared
+low-rank input matrix A. For tuning, :func:`unpack_attention` turns each attention of the text tower into
+four linear layers. So query, key, value and output have a pair A, B each, as in the code of Zur et al.
+(2024), and peft's own linear layer does the rest. :func:`pack_attention` turns them back.
 
 Import this module only where LoRA is used: it imports peft, which takes over a second.
 """
@@ -16,12 +14,10 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
-from peft.tuners.lora.layer import MultiheadAttention
-from peft.tuners.tuners_utils import check_adapters_to_merge
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -35,14 +31,105 @@ _SETTINGS = ("r", "lora_alpha", "target_modules", "bias", "lora_dropout", "rank_
 """The settings that are read, which shape the low-rank matrices. Others could name a model to fetch."""
 
 
+_MOST_SETTINGS = 1 << 20
+
 LARGEST_RANK = 4096
 """Largest rank that an adapter may ask for: memory is set aside before its weights are compared with it."""
 
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "out_proj")
+"""Names of an unpacked attention's linear layers; the first three are packed in this order."""
+
+_ATTENTION = "|".join(f"attn\\.{name}" for name in PROJECTIONS)
 TARGETS = {
-    "attention": r"transformer\.resblocks\.\d+\.attn",
-    "tower": r"transformer\.resblocks\.\d+\.(attn|mlp\.c_fc|mlp\.c_proj)|token_embedding",
+    "attention": rf"transformer\.resblocks\.\d+\.({_ATTENTION})",
+    "tower": rf"transformer\.resblocks\.\d+\.({_ATTENTION}|mlp\.c_fc|mlp\.c_proj)|token_embedding",
 }
 """Names of the modules that get LoRA; peft matches whole names, so ``visual.transformer...`` stays out."""
+
+
+class UnpackedAttention(nn.Module):
+    """Self-attention as four linear layers, of which peft can give each an update of its own.
+
+    attention: torch's own, with one packed input projection. The layers share no memory with it.
+    """
+
+    q_proj: nn.Linear
+    k_proj: nn.Linear
+    v_proj: nn.Linear
+    out_proj: nn.Linear
+
+    def __init__(self, attention: nn.MultiheadAttention) -> None:
+        super().__init__()
+        self.num_heads = attention.num_heads
+        weights = [*attention.in_proj_weight.chunk(3), attention.out_proj.weight]
+        packed: Any = attention.in_proj_bias
+        biases = [*([None] * 3 if packed is None else packed.chunk(3)), attention.out_proj.bias]
+        for name, weight, bias in zip(PROJECTIONS, weights, biases, strict=True):
+            self.add_module(name, _linear(weight, bias))
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        need_weights: bool = False,
+        attn_mask: Tensor | None = None,
+    ) -> tuple[Tensor, None]:
+        """As ``nn.MultiheadAttention`` on ``(batch, length, width)``; never gives attention weights."""
+        batch, length, width = query.shape
+        parts = (self.q_proj(query), self.k_proj(key), self.v_proj(value))
+        q, k, v = (part.view(batch, length, self.num_heads, -1).transpose(1, 2) for part in parts)
+        mask = None if attn_mask is None else attn_mask.to(q.dtype)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return self.out_proj(mixed.transpose(1, 2).reshape(batch, length, width)), None
+
+    @torch.no_grad()
+    def packed(self) -> nn.MultiheadAttention:
+        """The same attention as torch packs it, on the same device. Updates must be merged before."""
+        layers: list[Any] = [getattr(self, name) for name in PROJECTIONS]
+        width, bias = layers[0].in_features, layers[0].bias is not None
+        # Made without memory, so that no random start is drawn.
+        out: Any = nn.MultiheadAttention(width, self.num_heads, bias=bias, batch_first=True, device="meta")
+        for name in ("weight", "bias") if bias else ("weight",):
+            values = [getattr(layer, name) for layer in layers]
+            trained = values[3].requires_grad
+            setattr(out, f"in_proj_{name}", nn.Parameter(torch.cat(values[:3]), trained))
+            setattr(out.out_proj, name, nn.Parameter(values[3].clone(), trained))
+        packed: nn.MultiheadAttention = out.train(self.training)
+        return packed
+
+
+@torch.no_grad()
+def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    rows, columns = weight.shape
+    layer = nn.Linear(columns, rows, bias=bias is not None, device="meta", dtype=weight.dtype)
+    layer.weight = nn.Parameter(weight.detach().clone(), requires_grad=weight.requires_grad)
+    if bias is not None:
+        layer.bias = nn.Parameter(bias.detach().clone(), requires_grad=bias.requires_grad)
+    return layer
+
+
+def unpack_attention(clip: CLIP) -> CLIP:
+    """Unpack each attention of the text tower, in place; the tower computes the same as before.
+
+    Raises :class:`ModelError` for a tower whose attention is not torch's plain one.
+    """
+    for number, block in enumerate(clip.transformer.resblocks):
+        attention: Any = block.attn
+        plain = type(attention) is nn.MultiheadAttention and attention.in_proj_weight is not None
+        extras = plain and (attention.bias_k is not None, attention.add_zero_attn, attention.dropout)
+        if not extras or any(extras) or not attention.batch_first:
+            raise ModelError(f"text block {number}: LoRA needs torch's own plain attention")
+        block.attn = UnpackedAttention(attention).train(attention.training)
+    return clip
+
+
+def pack_attention(clip: CLIP) -> CLIP:
+    """Undo :func:`unpack_attention`, in place, keeping the weights as they are now."""
+    for block in clip.transformer.resblocks:
+        if isinstance(block.attn, UnpackedAttention):
+            block.attn = block.attn.packed()
+    return clip
 
 
 def merge_lora(clip: CLIP, folder: Path) -> CLIP:
@@ -55,11 +142,11 @@ def merge_lora(clip: CLIP, folder: Path) -> CLIP:
         if not (folder / name).is_file():
             raise ModelError(f"adapter {folder}: {name} is missing")
     try:
-        settings = json.loads((folder / LORA_CONFIG).read_text(encoding="utf-8"))
+        with (folder / LORA_CONFIG).open("rb") as file:
+            settings = json.loads(file.read(_MOST_SETTINGS))  # a longer file is cut, and so no JSON
         if settings.get("peft_type") != "LORA":
             raise ValueError(f"peft_type {settings.get('peft_type')!r} is not LORA")
-        config = LoraConfig(**_plain_settings(settings))
-        wrapped = get_peft_model(clip, use_exact_attention(config))
+        wrapped = get_peft_model(unpack_attention(clip), LoraConfig(**_plain_settings(settings)))
         result: Any = set_peft_model_state_dict(wrapped, load_file(folder / LORA_WEIGHTS))
     except Exception as error:
         raise ModelError(f"adapter {folder}: damaged or made for another model ({error})") from error
@@ -69,7 +156,7 @@ def merge_lora(clip: CLIP, folder: Path) -> CLIP:
             f"adapter {folder}: its weights do not fit its base "
             f"({len(result.unexpected_keys)} unknown, {len(lost)} missing)"
         )
-    return wrapped.merge_and_unload()
+    return pack_attention(wrapped.merge_and_unload())
 
 
 def _plain_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -91,100 +178,3 @@ def _plain_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
         if not isinstance(rank, int) or not 1 <= rank <= LARGEST_RANK:
             raise ValueError(f"r {str(rank)[:100]}: expected a whole number from 1 to {LARGEST_RANK}")
     return plain
-
-
-def use_exact_attention(config: LoraConfig) -> LoraConfig:
-    """Return ``config``, changed to use :class:`ExactAttention` for the attention layers that it targets."""
-    config._register_custom_module({nn.MultiheadAttention: ExactAttention})
-    return config
-
-
-class ExactAttention(MultiheadAttention):  # type: ignore[misc, unused-ignore]
-    """Attention whose two projections, packed input and output, use the weights W + B A * alpha / r.
-
-    A forward pass does not change the frozen weights. It adds into new tensors, so a layer may
-    run any number of times in one graph.
-    """
-
-    def forward(self, query: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """As ``nn.MultiheadAttention``: queries ``(batch, length, width)`` -> outputs, attention weights."""
-        attention: Any = self.get_base_layer()
-        active = self._active()
-        if not active:
-            return attention(query, *args, **kwargs)
-        weights = {
-            "in_proj_weight": _summed(self, attention.in_proj_weight, active),
-            "out_proj.base_layer.weight": _summed(
-                attention.out_proj, attention.out_proj.base_layer.weight, active
-            ),
-        }
-        return torch.func.functional_call(attention, weights, (query, *args), kwargs)
-
-    def project_in(self, states: Tensor, rows: slice) -> Tensor:
-        """Rows of the packed input projection, update included: ``(m, width)`` -> ``(m, rows)``."""
-        active, attention = self._active(), cast(Any, self.get_base_layer())
-        bias = attention.in_proj_bias
-        bias = None if bias is None else bias[rows]
-        return _updated(self, states, attention.in_proj_weight, bias, active, rows)
-
-    def project_out(self, mixed: Tensor) -> Tensor:
-        """The output projection, update included: ``(m, width)`` -> ``(m, width)``."""
-        # The output projection is merged or disabled together with the input projection.
-        active, layer = self._active(), cast(Any, self.get_base_layer()).out_proj
-        return _updated(layer, mixed, layer.base_layer.weight, layer.base_layer.bias, active, slice(None))
-
-    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Add the active updates to the weights. safe_merge: check for NaN, as in peft."""
-        names = self._known(check_adapters_to_merge(self, adapter_names))
-        attention: Any = self.get_base_layer()
-        total = _summed(self, attention.in_proj_weight.detach(), names)
-        if safe_merge and not total.isfinite().all():
-            raise ValueError(f"adapters {names}: the merged weights are not finite")
-        if names:
-            attention.out_proj.merge(safe_merge=safe_merge, adapter_names=names)
-        attention.in_proj_weight = nn.Parameter(total.detach(), requires_grad=False)
-        self.merged_adapters.extend(names)
-
-    def unmerge(self) -> None:
-        """Subtract the merged updates; exact only up to rounding."""
-        attention: Any = self.get_base_layer()
-        weight = attention.in_proj_weight.detach()
-        while self.merged_adapters:
-            weight = weight - self.get_delta_weight(self.merged_adapters.pop()).detach().to(weight.dtype)
-        attention.in_proj_weight = nn.Parameter(weight, requires_grad=False)
-        attention.out_proj.unmerge()
-
-    def _active(self) -> list[str]:
-        """Names of the adapters whose updates a pass must add to the weights."""
-        if self.disable_adapters and self.merged:
-            self.unmerge()
-        return [] if self.disable_adapters or self.merged else self._known(self.active_adapters)
-
-    def _known(self, names: list[str]) -> list[str]:
-        return [name for name in names if name in self.lora_A]
-
-
-def _summed(layer: Any, weight: Tensor, names: list[str]) -> Tensor:
-    # Autocast would round the update to half precision before it is added.
-    with torch.autocast(weight.device.type, enabled=False):
-        for name in names:
-            weight = weight + layer.get_delta_weight(name).to(weight.dtype)
-    return weight
-
-
-def _updated(
-    layer: Any, states: Tensor, weight: Tensor, bias: Tensor | None, names: list[str], rows: slice
-) -> Tensor:
-    """Some rows of a linear layer with its updates: ``(m, width)`` -> ``(m, rows)``.
-
-    With gradients it computes B (A x) by two thin products, which cost less than the sum W + B A and
-    its gradient (at a rank of a quarter of the width: for up to 6 times as many states as the layer is
-    wide; at smaller ranks: always). Without gradients the sum costs less, except for few states.
-    """
-    if not torch.is_grad_enabled():
-        return F.linear(states, _summed(layer, weight, names)[rows], bias)
-    output = F.linear(states, weight[rows], bias)
-    for name in names:
-        thin = F.linear(states, layer.lora_A[name].weight)
-        output = torch.addmm(output, thin, layer.lora_B[name].weight[rows].T, alpha=layer.scaling[name])
-    return output

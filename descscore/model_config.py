@@ -15,9 +15,12 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from descscore.errors import ModelError
+from descscore.files import read_json
 
 LARGEST = 1 << 20
-"""The largest whole number that a configuration may hold, such as a width or a number of tokens."""
+"""The largest whole number that a configuration may hold, such as a number of tokens."""
+_WIDEST, _DEEPEST, _LONGEST = 16_384, 256, 4096
+"""Largest width and number of layers of a tower, and the longest text or edge of an image that it takes."""
 
 Check: TypeAlias = Callable[[object], bool]
 
@@ -31,8 +34,16 @@ def is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= LARGEST
 
 
+def up_to(most: int) -> Check:
+    return lambda value: is_count(value) and value <= most  # type: ignore[operator]
+
+
 def is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= LARGEST
+
+
+def is_ratio(value: object) -> bool:
+    return is_number(value) and 0 <= value <= 16  # type: ignore[operator]
 
 
 def is_word(value: object) -> bool:
@@ -61,7 +72,8 @@ def is_plain_mapping(value: object) -> bool:
 
 def is_tokenizer_setting(value: object) -> bool:
     """Settings of open_clip's own tokenizer that only choose how it cleans a text."""
-    return isinstance(value, dict) and all(key == "clean" and is_word(part) for key, part in value.items())
+    ways = ("lower", "whitespace", "canonicalize")
+    return isinstance(value, dict) and all(key == "clean" and part in ways for key, part in value.items())
 
 
 def is_false(value: object) -> bool:
@@ -69,9 +81,9 @@ def is_false(value: object) -> bool:
 
 
 _TRANSFORMER: dict[str, Check] = {
-    "width": is_count,
-    "layers": listed(is_count),
-    "mlp_ratio": is_number,
+    "width": up_to(_WIDEST),
+    "layers": listed(up_to(_DEEPEST)),
+    "mlp_ratio": is_ratio,
     "ls_init_value": optional(is_number),
     "pool_type": is_word,
     "output_tokens": is_flag,
@@ -87,13 +99,13 @@ _TRANSFORMER: dict[str, Check] = {
 
 VISION: dict[str, Check] = {
     **_TRANSFORMER,
-    "head_width": is_count,
-    "patch_size": listed(is_count),
-    "image_size": listed(is_count),
+    "head_width": up_to(_WIDEST),
+    "patch_size": listed(up_to(_LONGEST)),
+    "image_size": listed(up_to(_LONGEST)),
     "patch_dropout": is_number,
     "attentional_pool": lambda value: is_flag(value) or is_word(value),
-    "attn_pooler_queries": is_count,
-    "attn_pooler_heads": is_count,
+    "attn_pooler_queries": up_to(_LONGEST),
+    "attn_pooler_heads": up_to(_LONGEST),
     "no_ln_pre": is_flag,
     "pos_embed_type": is_word,
     "timm_model_name": optional(is_word),
@@ -107,9 +119,9 @@ VISION: dict[str, Check] = {
 
 TEXT: dict[str, Check] = {
     **_TRANSFORMER,
-    "context_length": is_count,
+    "context_length": up_to(_LONGEST),
     "vocab_size": is_count,
-    "heads": is_count,
+    "heads": up_to(_WIDEST),
     "embed_cls": is_flag,
     "pad_id": is_count,
     "eos_id": is_count,
@@ -120,7 +132,7 @@ TEXT: dict[str, Check] = {
 }
 
 MODEL: dict[str, Check] = {
-    "embed_dim": is_count,
+    "embed_dim": up_to(_WIDEST),
     "quick_gelu": is_flag,
     "custom_text": is_flag,
     "init_logit_scale": is_number,
@@ -133,7 +145,7 @@ MODEL: dict[str, Check] = {
 }
 
 PREPROCESSING: dict[str, Check] = {
-    "size": listed(is_count),
+    "size": listed(up_to(_LONGEST)),
     "mode": is_word,
     "mean": listed(is_number),
     "std": listed(is_number),
@@ -143,23 +155,52 @@ PREPROCESSING: dict[str, Check] = {
 }
 
 
-def check_config(path: Path) -> None:
+def check_config(path: Path, weights: int) -> None:
     """Read ``open_clip_config.json`` and check every key and value.
 
+    Args:
+        path: The file.
+        weights: Bytes of the model's weights. A model for which they cannot be enough is not built, since
+            its memory would have no bound.
+
     Raises:
-        ModelError: The file cannot be read, lacks a part, or holds a key or a value that is not allowed.
-            The message names the file, the key and the value.
+        ModelError: The file cannot be read, lacks a part, holds a key or a value that is not allowed, or asks
+            for more weights than there are. The message names the file, the key and the value.
     """
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = read_json(path)
         model = config["model_cfg"]
         vision, text = model["vision_cfg"], model["text_cfg"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{path}: not an open_clip configuration ({error!r})") from None
     _check_part(path, "model_cfg", model, MODEL)
     _check_part(path, "vision_cfg", vision, VISION)
     _check_part(path, "text_cfg", text, TEXT)
     _check_part(path, "preprocess_cfg", config.get("preprocess_cfg", {}), PREPROCESSING)
+    numbers = _fewest_numbers(vision, text)
+    if numbers > weights:  # of one byte each
+        raise ModelError(
+            f"{path}: asks for over {numbers:,} weights, but the model's files hold {weights:,} bytes; they "
+            "are damaged, or of another model"
+        )
+
+
+def _fewest_numbers(vision: Mapping[str, Any], text: Mapping[str, Any]) -> int:
+    """A lower bound of the number of weights: those of attention and embeddings, where they are known."""
+    width = text.get("width", 512)
+    numbers = width * (text.get("vocab_size", 49408) + text.get("context_length", 77))
+    numbers += _attention(text, width)
+    if vision.get("timm_model_name") is None and isinstance(vision.get("layers", 12), int):
+        width = vision.get("width", 768)
+        sizes = (vision.get("image_size", 224), vision.get("patch_size", 16))
+        image, patch = (size[0] if isinstance(size, list) else size for size in sizes)
+        numbers += width * (image // max(patch, 1)) ** 2 + _attention(vision, width)
+    return int(numbers)
+
+
+def _attention(tower: Mapping[str, Any], width: int) -> int:
+    layers = tower.get("layers", 12)
+    return 4 * width**2 * layers if isinstance(layers, int) else 0
 
 
 def _check_part(path: Path, part: str, values: object, allowed: Mapping[str, Check]) -> None:

@@ -4,7 +4,7 @@
 
 * a bundled name: ``base`` (untuned) or ``default`` (the base with the bundled adapter);
 * a local folder with a base in open_clip's format (``open_clip_config.json`` and weights), or with
-  an adapter (``descscore_adapter.json``), which names its base;
+  an adapter (``descscore_adapter.json``), which names its base, or holds it;
 * an open_clip model and its pretrained tag, written ``ViT-B-32/openai``.
 
 Preprocessing, tokenizer, context length and activation come from the model's own configuration.
@@ -25,7 +25,14 @@ from PIL import Image
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from descscore.adapters import ADAPTER_FILE, merge_adapter, read_adapter, weights_hash
+from descscore.adapters import (
+    ADAPTER_FILE,
+    CONFIG_FILE,
+    WEIGHTS_SUFFIXES,
+    merge_adapter,
+    read_adapter,
+    weights_hash,
+)
 from descscore.clip import (
     CLIP,
     OPENAI_DATASET_MEAN,
@@ -44,7 +51,6 @@ from descscore.towers.text import check_text_tower
 
 BUNDLED = ("base", "default")
 ASSETS = Path(__file__).parent / "assets"
-CONFIG_FILE = "open_clip_config.json"
 
 _PREPROCESSING = {key: f"image_{key}" for key in ("mean", "std", "interpolation", "resize_mode")}
 """Preprocessing settings of an open_clip tag, each with the option of open_clip's factory that takes it."""
@@ -146,8 +152,8 @@ def _folder_of(source: str) -> Path | None:
 
 
 def _unknown(source: str, name: str) -> ModelError:
-    close = difflib.get_close_matches(name, list_models(), n=5, cutoff=0.5)
-    hint = f"; similar open_clip models: {', '.join(close)}" if close else ""
+    close = difflib.get_close_matches(name, [*BUNDLED, *list_models()], n=5, cutoff=0.5)
+    hint = f"; similar names: {', '.join(close)}" if close else ""
     if name == source and source in list_models():
         tags = ", ".join(f"{source}/{tag}" for tag in pretrained.list_pretrained_tags_by_model(source))
         hint = f"; an open_clip model needs its pretrained tag: {tags or 'none is known for it'}"
@@ -167,9 +173,13 @@ def _load_base(
     if not (folder / CONFIG_FILE).is_file():
         raise ModelError(f"model folder {folder}: holds neither {CONFIG_FILE} nor {ADAPTER_FILE}")
     name = f"local-dir:{folder}"
-    check_config(folder / CONFIG_FILE)
-    if not any(path.suffix in (".safetensors", ".bin", ".pt", ".pth") for path in folder.iterdir()):
+    weights = [path for path in folder.iterdir() if path.suffix in WEIGHTS_SUFFIXES]
+    for path in weights:
+        if not path.is_file():  # open_clip would open it, and wait for ever at a named pipe
+            raise ModelError(f"{path}: is not a regular file")
+    if not weights:
         raise ModelError(f"model folder {folder}: holds no weights (open_clip_model.safetensors)")
+    check_config(folder / CONFIG_FILE, sum(path.stat().st_size for path in weights))
     clip, _, preprocess = _create(name, source, None)
     return clip, preprocess, get_tokenizer(name)
 
@@ -227,8 +237,12 @@ def _load_adapted(
     source: str, folder: Path, device: torch.device, cache_dir: str | Path | None
 ) -> LoadedModel:
     adapter = read_adapter(folder)
-    base_source = adapter.base_source(folder)
-    base, preprocess, tokenizer = _load_base(base_source, _folder_of(base_source), cache_dir)
+    base_folder = adapter.base_folder(folder)
+    if base_folder is None and not adapter.pretrained:
+        if adapter.base not in BUNDLED:
+            raise _unknown(adapter.base, adapter.base)
+        base_folder = _folder_of(adapter.base)
+    base, preprocess, tokenizer = _load_base(adapter.base_name, base_folder, cache_dir)
     clip = merge_adapter(base, adapter, folder)
     model = _finish(source, clip, base, preprocess, tokenizer, device)
     if adapter.block is None or adapter.k is None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import importlib
+import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from descscore.errors import DescscoreError
+from descscore.errors import DescscoreError, shown
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+PATH = click.Path(path_type=Path)
 
 
 class LazyGroup(click.Group):
@@ -44,8 +48,13 @@ class Group(LazyGroup):
         except (DescscoreError, OSError) as error:
             if ctx.params.get("debug"):
                 raise
-            click.echo(f"Error: {error}", err=True)
+            echo(f"Error: {error}", err=True)
             ctx.exit(error.exit_code if isinstance(error, DescscoreError) else 1)
+
+
+def echo(text: object, *, err: bool = False) -> None:
+    """Print a line. Control characters, which texts and file names may hold, are shown, not sent."""
+    click.echo(shown(text), err=err)
 
 
 text_policy_option = click.option(
@@ -60,6 +69,62 @@ context_option = click.option(
 )
 device_option = click.option("--device", help="Torch device; by default a GPU if there is one.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+models_option = click.option(
+    "--model", "models", multiple=True, help="Model to measure, by default 'default'. May be repeated."
+)
+
+
+def model_option(default: str = "default") -> Callable[[F], F]:
+    """``--model``, once."""
+    return click.option(
+        "--model", default=default, show_default=True, help="Bundled name, folder, or open_clip model."
+    )
+
+
+def data_option(text: str) -> Callable[[F], F]:
+    """``--data``, also taken from DESCSCORE_DATA. text: what the option names."""
+    return click.option(
+        "--data",
+        type=PATH,
+        envvar="DESCSCORE_DATA",
+        default=Path("../shared/data"),
+        show_default=True,
+        help=f"{text} (also DESCSCORE_DATA).",
+    )
+
+
+def pairs_options(command: F) -> F:
+    """Add ``--data``, ``--split`` and ``--image-root`` of a data set of pairs."""
+    options = (
+        click.option(
+            "--data", required=True, help="Concadia folder, table (CSV, JSONL, Parquet), or hub data set."
+        ),
+        click.option(
+            "--split",
+            default="test",
+            show_default=True,
+            help="Split to measure on; '' for data without splits.",
+        ),
+        click.option("--image-root", type=PATH, help="Folder that image paths are relative to."),
+    )
+    return _with_options(command, options)
+
+
+def resampling_options(command: F) -> F:
+    """Add ``--seed`` and ``--resamples`` of the bootstrap."""
+    options = (
+        click.option(
+            "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the resampling."
+        ),
+        click.option(
+            "--resamples",
+            type=int,
+            default=1999,
+            show_default=True,
+            help="Random resamples from which each 95 % interval is computed.",
+        ),
+    )
+    return _with_options(command, options)
 
 
 def speed_options(command: F) -> F:
@@ -101,3 +166,11 @@ def model_options(command: F) -> F:
         json_option,
     )
     return _with_options(command, options)
+
+
+def print_result(as_json: bool, result: Any, lines: Sequence[str]) -> None:
+    """Print ``result`` as JSON, or the ``lines``."""
+    if as_json:
+        echo(json.dumps(result, ensure_ascii=False, indent=2, allow_nan=False))
+    else:
+        echo("\n".join(lines))

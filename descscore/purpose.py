@@ -20,6 +20,7 @@ from torch import Tensor
 
 from descscore.clip import CLIP
 from descscore.errors import DescscoreError, ModelError, UsageError
+from descscore.files import atomic_write
 from descscore.towers.blocks import check_block
 
 FILE = "purpose.safetensors"
@@ -109,7 +110,7 @@ class Purpose:
 
 
 def save_purpose(purpose: Purpose, folder: Path) -> None:
-    """Write ``purpose.safetensors``; the adapter's description holds the site."""
+    """Write ``purpose.safetensors`` in one step; the adapter's description holds the site."""
     tensors = {"rotation": purpose.rotation}
     if purpose.readout is not None:
         tensors |= {"readout.weight": purpose.readout.weight, "readout.bias": purpose.readout.bias}
@@ -117,7 +118,8 @@ def save_purpose(purpose: Purpose, folder: Path) -> None:
         tensors["reference"] = purpose.reference
     if purpose.places is not None:
         tensors["places"] = purpose.places
-    save_file({k: v.detach().float().cpu().contiguous() for k, v in tensors.items()}, folder / FILE)
+    with atomic_write(folder / FILE) as part:
+        save_file({k: v.detach().float().cpu().contiguous() for k, v in tensors.items()}, part)
 
 
 def load_purpose(folder: Path, site: Site, clip: CLIP) -> Purpose | None:

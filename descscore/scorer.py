@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from descscore import __version__
 from descscore.context import ContextEncoder, ContextTexts, ScoredPairs, row_cosines, tokenize_context_texts
 from descscore.encoder import Encoder, with_precision
 from descscore.errors import InputError, UsageError, rows_error
@@ -25,7 +26,6 @@ from descscore.purpose import Purpose
 from descscore.records import Comparison, Outcome, Pair, Score
 from descscore.stream.pairs import Scoring, StreamOptions, stream_pairs
 from descscore.texts import DEFAULT_POLICY, EncodedTexts, TextPolicy, TokenizedText, check_policy
-from descscore.version import __version__
 
 SCALE = 2.5
 """CLIPScore's factor (Hessel et al. 2021): ``score = 2.5 * max(cosine, 0)``."""
@@ -158,9 +158,7 @@ class DescScorer:
 
         A pair that cannot be scored has an outcome with its error, and the stream continues.
         Worker processes decode images while the model runs. Images with the same content are
-        encoded once (see :mod:`descscore.stream.pairs`). Results equal those of
-        :meth:`score`, but a text of over 100,000 characters, or with a word of over 1,000 letters,
-        is refused.
+        encoded once (see :mod:`descscore.stream.pairs`). Results equal those of :meth:`score`.
 
         Args:
             pairs: Image and text, or a :class:`descscore.Pair` with context or references.

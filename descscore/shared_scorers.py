@@ -1,4 +1,4 @@
-"""Load scorers by name, once for the whole process.
+"""Load scorers by name, once for the whole process, and share them between metrics and devices.
 
 :func:`score_named` serves metrics of other libraries, which name their items by image id or record
 number: its errors give these names instead of row numbers.
@@ -6,16 +6,19 @@ number: its errors give these names instead of row numbers.
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from threading import Condition
-from typing import TypeAlias
+from typing import Any, TypeAlias
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
+import torch
 from cachetools import LRUCache, cached
 
-from descscore.errors import InputError, rows_error
+from descscore.errors import InputError, ModelError, rows_error
 from descscore.images import ImageSource
 from descscore.models import BUNDLED
 from descscore.records import Score
@@ -101,9 +104,9 @@ def forget_scorers() -> None:
 
 
 def score_named(
-    scorer: DescScorer, names: Sequence[str], images: Sequence[ImageSource], texts: Sequence[str]
+    scorer: DescScorer, names: Sequence[str] | None, images: Sequence[ImageSource], texts: Sequence[str]
 ) -> list[Score]:
-    """:meth:`DescScorer.score_batch` for pairs with names.
+    """:meth:`DescScorer.score_batch` for pairs with names; None for a single image, which has no name.
 
     Raises the same errors, but they give names of pairs instead of row numbers.
     """
@@ -112,7 +115,7 @@ def score_named(
     except InputError as error:
         if not error.rows:
             raise
-        raise rows_error(error.rows, lambda row: names[row]) from None
+        raise rows_error(error.rows, None if names is None else names.__getitem__) from None
 
 
 _SCORERS: LRUCache[Hashable, DescScorer] = LRUCache(CACHE_SIZE)
@@ -134,3 +137,88 @@ def _folder_state(name: str) -> Hashable:
         return None
     stats = [(path.name, path.lstat()) for path in sorted(folder.iterdir())]
     return (str(folder.resolve()), *((name, stat.st_mtime_ns, stat.st_size) for name, stat in stats))
+
+
+class ScorerHandle:
+    """Holds the scorer of a metric, and pickles it by the name of its model.
+
+    A deep copy returns the handle itself, because scoring does not change a scorer.
+
+    Attributes:
+        scorer: the scorer.
+        name: the model's name or folder; None for a ready scorer, which is pickled whole.
+    """
+
+    def __init__(self, scorer: DescScorer, name: str | None) -> None:
+        self.scorer, self.name = scorer, name
+
+    @classmethod
+    def of(cls, model: ModelSource, device: torch.device) -> ScorerHandle:
+        """The handle of a ready scorer, or of a scorer by name on ``device``."""
+        if isinstance(model, DescScorer):
+            return cls(model, None)
+        return cls(shared_scorer(model, ScorerOptions(device=str(device))), os.fspath(model))
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the scorer's weights, with its number."""
+        return _numbered(self.scorer.model.device)
+
+    def on(self, device: torch.device) -> ScorerHandle:
+        """A handle of the scorer on ``device``; this handle if the scorer is already there."""
+        if _numbered(device) == self.device:
+            return self
+        return ScorerHandle(scorer_on(self.scorer, device), self.name)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ScorerHandle:
+        return self
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        if self.name is None:
+            return (ScorerHandle, (self.scorer, None))
+        return (_reloaded, (self.name, str(self.device), self.scorer.signature))
+
+
+def _reloaded(name: str, device: str, signature: str) -> ScorerHandle:
+    handle = ScorerHandle.of(name, torch.device(device))
+    current = handle.scorer.signature
+    if current != signature:
+        raise ModelError(f"the metric was saved with {signature!r}, but model {name!r} is now {current!r}")
+    return handle
+
+
+_COPIES: WeakKeyDictionary[DescScorer, WeakValueDictionary[torch.device, DescScorer]] = WeakKeyDictionary()
+"""A scorer's copies on other devices, and a copy's original, while anything uses them."""
+
+
+def scorer_on(scorer: DescScorer, device: torch.device) -> DescScorer:
+    """A copy of ``scorer`` on ``device``; an earlier copy if it is still in use.
+
+    ``scorer`` itself stays on its device, because other objects may use it.
+    """
+    copies = _COPIES.setdefault(scorer, WeakValueDictionary())
+    device = _numbered(device)
+    moved = copies.get(device)
+    if moved is None:
+        moved = copies[device] = _copied(scorer, device)
+        _COPIES[moved] = WeakValueDictionary({_numbered(scorer.model.device): scorer})
+    return moved
+
+
+def _copied(scorer: DescScorer, device: torch.device) -> DescScorer:
+    model = scorer.model
+    # In one call, so that an untuned model stays its own base.
+    clip, base = copy.deepcopy((model.clip, model.base))
+    moved = replace(
+        model,
+        clip=clip.to(device),
+        base=base.to(device),
+        device=device,
+        purpose=model.purpose and model.purpose.to(device),
+    )
+    return DescScorer(moved, scorer.text_policy, scorer.encoder.batch_size, model.precision)
+
+
+def _numbered(device: torch.device) -> torch.device:
+    """``device`` with its number: ``cuda`` becomes ``cuda:0``, or the current one."""
+    return torch.empty(0, device=device).device

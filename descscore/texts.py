@@ -9,6 +9,10 @@ one word after another. :class:`WordTokens` looks up known words, which is sever
 its memory is bounded. open_clip's own dictionary keeps every word: in a stream of millions of texts
 it would grow with every name and misspelling. (The caches are ``functools.lru_cache``, because it
 looks up a word in C.)
+
+Texts may come from strangers. So the time that a text takes grows no faster than its length: long words
+are merged by :meth:`WordTokens._merged`, and :func:`check_cleaning` refuses the texts that would take
+ftfy or Unicode's normal form quadratic time.
 """
 
 from __future__ import annotations
@@ -17,15 +21,17 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import chain
+from heapq import heapify, heappop, heappush
+from itertools import chain, pairwise
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
+import regex
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from descscore.clip import SimpleTokenizer
+from descscore.clip import SimpleTokenizer, ftfy
 from descscore.errors import ModelError, TextError, UsageError
 
 TextPolicy: TypeAlias = Literal["truncate", "error", "windows", "weighted-windows"]
@@ -43,6 +49,18 @@ better (``docs/long_texts.json``)."""
 
 WINDOWS = ("windows", "weighted-windows")
 """The policies that keep the whole text."""
+
+MAX_TEXT = 100_000
+"""Longest text that is tokenised, in characters, after cleaning."""
+
+MAX_UNCLEANED = 1 << 20
+"""Longest text that is cleaned, in characters: as long as a table's cell may be."""
+
+_MOST_UNESCAPED = 8
+"""How often a text may be escaped: ``&amp;amp;`` is escaped twice. ftfy takes a whole pass for each time."""
+
+_MOST_MARKS = 500
+"""Longest run of accents and other combining marks. The time of Unicode's normal form is quadratic in it."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +81,10 @@ class TokenizedText:
     def weights(self) -> tuple[float, ...]:
         """The weight of each window; the weights add up to 1."""
         parts = [len(row) - 2 if self.weighted else 1 for row in self.rows]
-        return tuple(part / sum(parts) for part in parts)
+        total = sum(parts)
+        if not total:  # an explanation has left out the only word
+            return (1 / len(parts),) * len(parts)
+        return tuple(part / total for part in parts)
 
 
 def check_policy(policy: str) -> TextPolicy:
@@ -74,18 +95,66 @@ def check_policy(policy: str) -> TextPolicy:
 
 
 def check_text(text: object) -> str:
-    """Return ``text``; raises :class:`TextError` of kind ``not_text``, or ``empty_text`` for a blank one."""
+    """Return ``text`` unless it is blank, far too long or not a text.
+
+    Raises:
+        TextError: Its kind is ``not_text``, ``empty_text`` for a blank text, or ``text_too_long`` for one of
+            over :data:`MAX_UNCLEANED` characters.
+    """
     if not isinstance(text, str):
         raise TextError(
             "not_text", f"text: expected a string, got {type(text).__name__} ({str(text)[:40]!r})"
         )
     if not text.strip():
         raise TextError("empty_text", f"text {text[:20]!r}: empty or blank")
+    if len(text) > MAX_UNCLEANED:
+        raise _too_long(text, MAX_UNCLEANED)
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise TextError("not_text", f"text {text[:40]!r}: not valid Unicode ({error.reason})") from None
     return text
+
+
+def _too_long(text: str, limit: int) -> TextError:
+    return TextError("text_too_long", f"text {text[:40]!r}...: {len(text):,} characters, over {limit:,}")
+
+
+_MARKS = regex.compile(rf"\p{{M}}{{{_MOST_MARKS + 1}}}")
+
+
+def check_cleaning(text: str) -> None:
+    """Refuse a text whose cleaning would take far longer than its length justifies.
+
+    Raises:
+        TextError: Of kind ``not_text``.
+    """
+    if len(text) <= _MOST_MARKS or (text.isascii() and text.count(";") <= _MOST_UNESCAPED):
+        return
+    plain = _repaired(text)
+    for _ in range(_MOST_UNESCAPED + 1):
+        if _MARKS.search(plain):
+            raise TextError("not_text", f"text {text[:40]!r}...: over {_MOST_MARKS} combining marks in a row")
+        before, plain = plain, _repaired(ftfy.fixes.unescape_html(plain))
+        if plain == before:
+            return
+    raise TextError("not_text", f"text {text[:40]!r}...: HTML, escaped over {_MOST_UNESCAPED} times")
+
+
+def _repaired(text: str) -> str:
+    """As ftfy repairs a text, without the two steps that may take quadratic time."""
+    repaired: str = ftfy.fix_text(text, unescape_html=False, normalization=None)
+    return repaired
+
+
+def clean_text(tokenizer: Any, text: str) -> str:
+    """Clean ``text`` as an open_clip tokenizer does. Raises :class:`TextError` for one made to fail."""
+    check_cleaning(text)
+    try:
+        cleaned: str = tokenizer.clean_fn(text)
+    except ValueError as error:  # &#999...; of more digits than Python reads
+        raise TextError("not_text", f"text {text[:40]!r}...: cannot be cleaned ({error})") from None
+    return cleaned
 
 
 class Tokenizer:
@@ -113,8 +182,7 @@ class Tokenizer:
 
     def clean(self, text: str) -> str:
         """``text`` as the tokenizer reads it: repaired, unescaped and usually in lower case."""
-        cleaned: str = self._tokenizer.clean_fn(text)
-        return cleaned
+        return clean_text(self._tokenizer, text)
 
     @property
     def vocabulary_size(self) -> int:
@@ -157,21 +225,21 @@ class Tokenizer:
             )
         if policy == "truncate":
             return TokenizedText((self.wrap(ids),), count, True)
-        windows = self.windows(text)
-        cut = any(len(window) > self.context_length - 2 for window in windows)
-        rows = tuple(self.wrap(window) for window in windows)
-        return TokenizedText(rows, count, cut, weighted=policy == "weighted-windows")
+        rows = tuple(self.wrap(window) for window in self.windows(text))
+        return TokenizedText(rows, count, False, weighted=policy == "weighted-windows")
 
     def windows(self, text: str) -> list[list[int]]:
         """Token ids of ``text`` in windows of whole sentences.
 
-        A sentence that does not fit is split at blanks. Only a single word may make a window too long.
+        A sentence that does not fit is split at blanks. A word that does not fit, such as a whole sentence in
+        Chinese, is split between characters.
         """
         room = self.context_length - 2
         pieces: list[list[int]] = []
         for sentence in re.split(r"(?<=[.!?;])\s+|\n+", text.strip()):
             ids = self.encode(sentence)
-            pieces += [ids] if len(ids) <= room else [self.encode(word) for word in sentence.split()]
+            words = [ids] if len(ids) <= room else [self.encode(word) for word in sentence.split()]
+            pieces += chain.from_iterable(self._split_word(word, room) for word in words)
         windows: list[list[int]] = []
         for ids in pieces:
             if windows and len(windows[-1]) + len(ids) <= room:
@@ -179,6 +247,17 @@ class Tokenizer:
             elif ids:
                 windows.append(list(ids))
         return windows
+
+    def _split_word(self, ids: list[int], room: int) -> list[list[int]]:
+        """A word's tokens in parts of at most ``room``, split between characters where there is a place."""
+        parts = []
+        while len(ids) > room:
+            # A token that begins with one of UTF-8's later bytes goes on with a character.
+            places = (place for place in range(room, 0, -1) if self.token_bytes(ids[place])[0] & 0xC0 != 0x80)
+            place = next(places, room)
+            parts.append(ids[:place])
+            ids = ids[place:]
+        return [*parts, ids]
 
 
 def pad(rows: Sequence[Sequence[int]]) -> Tensor:
@@ -286,8 +365,11 @@ class WordTokens:
     def _clean(self, text: str) -> str:
         """Clean as open_clip does; in printable ASCII this changes only blanks, capitals and ``&...;``."""
         if self._plain and text.isascii() and text.isprintable() and "&" not in text:
-            return " ".join(text.split()).lower()
-        cleaned: str = self._tokenizer.clean_fn(text)
+            cleaned = " ".join(text.split()).lower()
+        else:
+            cleaned = clean_text(self._tokenizer, text)
+        if len(cleaned) > MAX_TEXT:
+            raise _too_long(cleaned, MAX_TEXT)
         return cleaned
 
     def _word(self, word: str) -> tuple[int, ...]:
@@ -300,10 +382,40 @@ class WordTokens:
         tokenizer = self._tokenizer
         letters = "".join(tokenizer.byte_encoder[byte] for byte in piece.encode("utf-8"))
         special = letters in tokenizer.cache
+        if len(letters) > LONGEST_WORD and not special:
+            return tuple(tokenizer.encoder[part] for part in self._merged(letters))
         ids = tuple(tokenizer.encoder[part] for part in tokenizer.bpe(letters).split(" "))
         if not special:  # otherwise open_clip's dictionary would keep the piece forever
             tokenizer.cache.pop(letters, None)
         return ids
+
+    def _merged(self, letters: str) -> list[str]:
+        """The tokens of a long piece. open_clip's ``bpe`` gives the same, in quadratic time.
+
+        Like that one, this merges all pairs of the lowest rank from left to right, then those of the next
+        rank. The pairs wait in a heap, and the parts are a linked list: ``after`` and ``before`` hold places.
+        """
+        parts: list[str | None] = [*letters[:-1], letters[-1] + "</w>"]
+        before, after = list(range(-1, len(parts) - 1)), list(range(1, len(parts) + 1))
+        rank_of = self._tokenizer.bpe_ranks.get
+        heap = [(rank, i) for i, pair in enumerate(pairwise(parts)) if (rank := rank_of(pair)) is not None]
+        heapify(heap)
+        while heap:
+            lowest, begun = heap[0][0], []
+            while heap and heap[0][0] == lowest:
+                i = heappop(heap)[1]
+                j = after[i]
+                if j < len(parts) and rank_of((parts[i], parts[j])) == lowest:
+                    parts[i], parts[j] = f"{parts[i]}{parts[j]}", None
+                    after[i] = after[j]
+                    if after[i] < len(parts):
+                        before[after[i]] = i
+                    begun += [i, before[i]]
+            for i in begun:
+                pair = (parts[i], parts[after[i]]) if i >= 0 and after[i] < len(parts) else ("", "")
+                if (rank := rank_of(pair)) is not None:
+                    heappush(heap, (rank, i))
+        return [part for part in parts if part is not None]
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (WordTokens, (self._tokenizer, self._words))

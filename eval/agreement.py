@@ -1,6 +1,6 @@
 """Whether annotators agree: Krippendorff's alpha of each question, with an interval.
 
-Alpha is 1 where all annotators agree, 0 where they agree as often as by chance, and negative where
+Alpha is 1 if all annotators agree, 0 if they agree as often as by chance, and negative if
 they agree less. Ratings from 1 to 5 are ordered, so it is the ordinal alpha (Krippendorff, Content
 Analysis). The package ``krippendorff`` computes it. The interval resamples whole images
 (:mod:`descscore.eval.statistics.bootstrap`); for that, this module computes the same alpha from sums
@@ -42,7 +42,7 @@ class Agreement:
         images: Number of images, which the interval resamples.
         ratings: Number of ratings.
         mean: Mean rating.
-        alpha: Krippendorff's ordinal alpha; None where it is not defined.
+        alpha: Krippendorff's ordinal alpha; None if it is not defined.
         low: Lower end of its 95 % interval, or None.
         high: Its upper end, or None.
         reason: Why alpha or its interval is not defined.
@@ -132,7 +132,7 @@ def coincidences(counts: Array) -> Array:
 
 
 def alpha_of_sums(sums: Array) -> Array:
-    """Ordinal alpha of summed coincidences: ``(..., v * v)`` -> ``(...)``, NaN where it has none."""
+    """Ordinal alpha of summed coincidences: ``(..., v * v)`` -> ``(...)``, NaN if it has none."""
     size = round(sums.shape[-1] ** 0.5)
     observed = sums.reshape(*sums.shape[:-1], size, size)
     totals = observed.sum(-1)

@@ -79,13 +79,13 @@ class Photos:
 
 
 def expert_tau(scores: Numbers, ratings: Array) -> Correlation:
-    """Kendall's tau-c of ``(n,)`` scores with ``(n, 3)`` grades: each pair counts once a rater.
+    """Kendall's tau-c of ``(n,)`` scores with ``(n, 3)`` grades: each pair counts once for each rater.
 
-    Raises :class:`DataError` where the lengths differ or a score is not a number.
+    Raises :class:`DataError` if the lengths differ or a score is not a number.
     """
     values = numbers("scores", scores)
     if ratings.ndim != 2 or len(ratings) != len(values):
-        raise DataError(f"{len(values)} scores but ratings of shape {ratings.shape}: a row a score is needed")
+        raise DataError(f"{len(values)} scores but ratings of shape {ratings.shape}: give one row per score")
     return kendall(np.repeat(values, ratings.shape[1]), ratings.ravel(), variant="c")
 
 
@@ -210,7 +210,7 @@ class TauRow:
     Attributes:
         set: Name of the set of ratings.
         statistic: ``tau-b`` or ``tau-c``.
-        tau: Kendall's tau, -1..1; None where it is not defined.
+        tau: Kendall's tau, -1..1; None if it is not defined.
         reason: Why it is not defined.
         pairs: Number of pairs of photo and caption.
         ratings: Number of ratings.

@@ -8,23 +8,26 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import click
 
 from descscore.errors import DataError, UsageError
-from descscore.eval.options import (
+from descscore.options import (
     PATH,
     data_option,
+    device_option,
+    echo,
+    json_option,
     model_option,
     models_option,
     pairs_options,
     print_result,
     resampling_options,
+    speed_options,
 )
-from descscore.options import device_option, json_option, speed_options
 
 
 @click.group("eval")
@@ -37,9 +40,7 @@ def evaluate() -> None:
 
 @evaluate.command()
 @pairs_options
-@click.option(
-    "--baseline-train", help="Data set whose train split the text-only n-gram classifier learns from."
-)
+@click.option("--baseline-train", help="Data set whose split train teaches the text-only n-gram classifier.")
 @models_option
 @device_option
 @json_option
@@ -47,17 +48,18 @@ def preference(baseline_train: str | None, **options: Any) -> None:
     """How often the description wins over the caption, and over other images' descriptions."""
     from descscore.eval import preference as measure
     from descscore.eval.features import image_owner
-    from descscore.tables.open import load_pairs
 
-    def measured(scorers: Sequence[tuple[str, Any]], pairs: Sequence[Any]) -> list[Any]:
+    train = _read_split(baseline_train, "train") if baseline_train else None
+
+    def measured(scorers: Sequence[tuple[str, Any]], pairs: Sequence[Any]) -> dict[str, list[Any]]:
         scores = [measure.model_pair_scores(scorer, pairs, name) for name, scorer in scorers]
         scores.append(measure.length_pair_scores(pairs))
-        if baseline_train:
-            scores.append(measure.ngram_pair_scores(load_pairs(baseline_train).split("train"), pairs))
+        if train is not None:
+            scores.append(measure.ngram_pair_scores(train.pairs, pairs))
         owner = image_owner(pairs)
-        return [row for item in scores for row in measure.preference_rows(item, pairs, owner)]
+        return {"rows": [row for item in scores for row in measure.preference_rows(item, pairs, owner)]}
 
-    _on_pairs(measured, measure.preference_lines, **options)
+    _on_pairs(measured, measure.preference_lines, train=train, **options)
 
 
 @evaluate.command()
@@ -66,18 +68,44 @@ def preference(baseline_train: str | None, **options: Any) -> None:
 @device_option
 @json_option
 def sanity(**options: Any) -> None:
-    """Can the score be gamed? How often hostile texts score over the real description."""
+    """Can the score be gamed? How often hostile texts score higher than the real description.
+
+    Also: what a final full stop changes, how likely empty phrases are descriptions, and grounding.
+    """
     from descscore.eval import sanity as measure
 
-    def measured(scorers: Sequence[tuple[str, Any]], pairs: Sequence[Any]) -> list[Any]:
-        return [row for name, scorer in scorers for row in measure.sanity_rows(scorer, pairs, name)]
+    def measured(scorers: Sequence[tuple[str, Any]], pairs: Sequence[Any]) -> dict[str, list[Any]]:
+        found = [measure.sanity(scorer, pairs, name) for name, scorer in scorers]
+        return {name: [row for one in found for row in getattr(one, name)] for name in ("rows", "figures")}
 
     _on_pairs(measured, measure.sanity_lines, **options)
 
 
+@dataclass(frozen=True)
+class _Split:
+    """The pairs of one split, and what was left out of it."""
+
+    pairs: tuple[Any, ...]
+    dropped: list[str]
+    """For each row that cannot be used, its place and the reason."""
+    lines: list[str]
+    """How many pairs there are, how many rows cannot be used, and why."""
+
+
+def _read_split(data: str, split: str, image_root: Path | None = None, keep_equal: bool = False) -> _Split:
+    """Read one split of a data set. keep_equal: whether pairs with equal texts stay in."""
+    from descscore.tables.open import DataOptions, load_pairs
+    from descscore.tables.rows import normal_split
+
+    loaded = load_pairs(data, DataOptions(image_root=image_root, keep_equal=keep_equal))
+    pairs, (counts, *rows) = loaded.split(split), loaded.unusable_lines()
+    dropped = [str(row) for row in loaded.unusable if row.split == normal_split(split)]
+    return _Split(pairs, dropped, [f"{len(pairs)} pairs of split {split!r}; {counts}", *rows])
+
+
 def _on_pairs(
-    measure: Callable[[Sequence[tuple[str, Any]], Sequence[Any]], list[Any]],
-    lines: Callable[[Sequence[Any]], list[str]],
+    measure: Callable[[Sequence[tuple[str, Any]], Sequence[Any]], dict[str, list[Any]]],
+    lines: Callable[..., list[str]],
     *,
     data: str,
     split: str,
@@ -85,23 +113,25 @@ def _on_pairs(
     models: tuple[str, ...],
     device: str | None,
     as_json: bool,
+    train: _Split | None = None,
 ) -> None:
-    """Print what ``measure`` finds for all models on one split of a data set of pairs."""
+    """Print what ``measure`` returns for all models on one split of a data set of pairs: lists by name.
+
+    train: the pairs that a baseline learns from.
+    """
     from descscore.scorer import DescScorer
-    from descscore.tables.open import DataOptions, load_pairs
 
     # Pairs with equal texts stay in: no metric can win them, and they count against all.
-    loaded = load_pairs(data, DataOptions(image_root=image_root, keep_equal=True))
-    pairs = loaded.split(split)
+    tested = _read_split(data, split, image_root, keep_equal=True)
     scorers = [(name, DescScorer.from_pretrained(name, device=device)) for name in models or ("default",)]
-    rows = measure(scorers, pairs)
+    measured = measure(scorers, tested.pairs)
     signatures = [scorer.signature for _, scorer in scorers]
-    dropped = [str(row) for row in loaded.unusable if row.split == split]
-    result = {"rows": [asdict(row) for row in rows], "signatures": signatures, "dropped": dropped}
-    unusable = "\n".join(loaded.unusable_lines())
-    print_result(
-        as_json, result, [*lines(rows), *signatures, f"{len(pairs)} pairs of split {split!r}; {unusable}"]
-    )
+    read = [tested] if train is None else [tested, train]
+    dropped = [row for part in read for row in part.dropped]
+    plain = {name: [asdict(row) for row in rows] for name, rows in measured.items()}
+    result = {**plain, "signatures": signatures, "dropped": dropped}
+    counts = [line for part in read for line in part.lines]
+    print_result(as_json, result, [*lines(**measured), *signatures, *counts])
 
 
 @evaluate.command()
@@ -127,7 +157,7 @@ def _on_pairs(
     "--spacy",
     default="auto",
     show_default=True,
-    help="spaCy model for parts of speech; 'auto': en_core_web_sm where installed; 'none'.",
+    help="spaCy model for parts of speech; 'auto' is en_core_web_sm if it is installed; 'none' is none.",
 )
 @resampling_options
 @json_option
@@ -153,24 +183,26 @@ def words(
     from descscore.eval.statistics.bootstrap import Resampling
     from descscore.eval.word_kinds import load_tagger, read_norms
     from descscore.scorer import DescScorer
-    from descscore.tables.open import DataOptions, load_pairs
     from descscore.tables.rows import some_lines
 
     known = {k: v for path in norms for k, v in read_norms(path, norm_column, norm_word_column).items()}
     options = measure.WordOptions(least, known, load_tagger(spacy), Resampling(resamples, seed))
-    pairs = load_pairs(data, DataOptions(image_root=image_root, keep_equal=True)).split(split)[:limit]
+    read = _read_split(data, split, image_root, keep_equal=True)
     scorer = DescScorer.from_pretrained(model, device=device)
-    explained = measure.explain_pairs(scorer, pairs)
+    explained = measure.explain_pairs(scorer, read.pairs[:limit])
     reports = measure.report(measure.occurrences(explained, options.tagger), options)
     speech = "parts of speech by spaCy" if options.tagger else "no parts of speech (no spaCy model)"
     lines = [line for report in reports for line in (*measure.lines_of(report, shown), "")]
     lines += [
-        f"{len(explained.pairs)} pairs of split {split!r}, {len(explained.dropped)} not usable; {speech}",
+        *read.lines,
+        f"{len(explained.pairs)} pairs explained, {len(explained.dropped)} could not be scored; {speech}",
         *some_lines(explained.dropped),
         f"{100 * explained.converged:.1f} % of texts converged",
         scorer.signature,
     ]
-    print_result(as_json, measure.to_json(reports, explained, scorer.signature), lines)
+    result = measure.to_json(reports, explained, scorer.signature)
+    result["dropped"] = [*read.dropped, *explained.dropped]
+    print_result(as_json, result, lines)
 
 
 # Scores and people
@@ -190,16 +222,14 @@ def words(
     show_default=True,
     help="What the column group of --ratings groups: raters, or items of one image.",
 )
-@click.option(
-    "--scores", type=PATH, multiple=True, help="CSV with a score a text; may be given more than once."
-)
+@click.option("--scores", type=PATH, multiple=True, help="CSV file with one score per text. May be repeated.")
 @click.option("--text-column", help="Column of --scores with the texts; by default found by name.")
 @click.option("--score-column", help="Column of --scores with the scores; by default found by name.")
 @click.option(
     "--model",
     "models",
     multiple=True,
-    help="Model that scores the descriptions; 'default' where no --scores are given. May be repeated.",
+    help="Model that scores the descriptions; without --scores, by default 'default'. May be repeated.",
 )
 @click.option(
     "--context", is_flag=True, help="Also measure each model's contextual score, and both with a prefix."
@@ -344,19 +374,18 @@ def precision(
     device: str | None,
     as_json: bool,
 ) -> None:
-    """How far bf16 and fp16 move the cosines of the same pairs from float32."""
+    """How far cosines in bf16 and fp16 are from those in float32, on the same pairs."""
     from descscore.eval import precision as check
     from descscore.models import load_model
-    from descscore.tables.open import DataOptions, load_pairs
 
-    if data is None:
-        sample = check.made_sample(pairs)
-    else:
-        loaded = load_pairs(data, DataOptions(image_root=image_root))
-        sample = check.published_sample(loaded.split(split), pairs)
+    read = None if data is None else _read_split(data, split, image_root)
+    sample = check.made_sample(pairs) if read is None else check.published_sample(read.pairs, pairs)
     rows = check.compare_precisions(load_model(model, device), sample, precisions or ("bf16", "fp16"))
-    result = {"model": model, "data": data, "rows": [asdict(row) | {"close": row.close} for row in rows]}
-    print_result(as_json, result, check.precision_lines(rows))
+    dropped = [] if read is None else read.dropped
+    lines = [] if read is None else read.lines
+    measured = [asdict(row) | {"close": row.close} for row in rows]
+    result = {"model": model, "data": data, "rows": measured, "dropped": dropped}
+    print_result(as_json, result, [*check.precision_lines(rows), *lines])
 
 
 @evaluate.command()
@@ -368,9 +397,9 @@ def precision(
     type=click.IntRange(1),
     default=100,
     show_default=True,
-    help="Least photos per run; fewer are copied until there are enough.",
+    help="Smallest number of photos per run; if there are fewer, copies are added.",
 )
-@click.option("--texts", type=click.IntRange(1), default=5, show_default=True, help="Texts a photo.")
+@click.option("--texts", type=click.IntRange(1), default=5, show_default=True, help="Texts per photo.")
 @click.option(
     "--rounds", type=click.IntRange(1), default=3, show_default=True, help="Rounds, for the median."
 )
@@ -388,7 +417,7 @@ def throughput(
     as_json: bool,
     **plan_options: Any,
 ) -> None:
-    """Rate of scoring with ViT-B-32 (random weights), its ceilings, and torchmetrics' rate."""
+    """How many pairs ViT-B-32 (random weights) scores a second, its ceilings, and torchmetrics' rate."""
     from descscore.eval.sample_inputs import as_many, find_photos, make_photos
     from descscore.eval.throughput import FEW, Plan, machine, measure, throughput_lines
     from descscore.models import check_device
@@ -422,7 +451,7 @@ def _size(text: str) -> tuple[int, int]:
     "--output",
     type=PATH,
     required=True,
-    help="Folder for report.json, report.md and report.html; made where it is missing.",
+    help="Folder for report.json, report.md and report.html; made if it is missing.",
 )
 @models_option
 @device_option
@@ -452,11 +481,11 @@ def report(
 
         report_json = measure_report(data, models or ("default",), device, resampling, _progress)
     for path in write_report(report_json, output):
-        click.echo(path)
+        echo(path)
     for entry in report_json["not_measured"]:
         missing = ", ".join(entry["missing"])
         _progress(f"not measured: {entry['section']} on {entry['data']}: {missing} missing")
 
 
 def _progress(text: str) -> None:
-    click.echo(text, err=True)
+    echo(text, err=True)

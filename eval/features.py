@@ -21,7 +21,7 @@ from descscore.texts import EncodedTexts, TokenizedText
 
 
 def image_features(scorer: DescScorer, images: Sequence[ImageSource]) -> Tensor:
-    """Unit features ``(n, d)`` in order; decoded pictures never all lie in memory."""
+    """Unit features ``(n, d)`` in order; only one batch of decoded pictures is in memory at a time."""
     size = scorer.encoder.batch_size
     parts = [images[i : i + size] for i in range(0, len(images), size)]
     return torch.cat([scorer.encoder.images([load_image(image) for image in part]) for part in parts])
@@ -46,7 +46,7 @@ def pair_cosines(
 ) -> Array:
     """Raw cosines, -1..1, of pairs of image key and text key: ``(n,)`` in the order given.
 
-    Raises :class:`descscore.errors.InputError` where an image or text cannot be scored.
+    Raises :class:`descscore.errors.InputError` if an image or text cannot be scored.
     """
     left = image_features(scorer, list(images.values()))
     right = text_features(scorer, list(texts.values()))

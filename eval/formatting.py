@@ -29,7 +29,7 @@ def percent_interval(low: float | None, high: float | None) -> str:
 
 
 def signed(value: float | None, digits: int = 2) -> str:
-    """A correlation or difference with its sign; what rounds to zero has none."""
+    """A correlation or difference with its sign; no sign if it rounds to zero."""
     if value is None:
         return UNDEFINED
     shown = f"{value:+.{digits}f}"
@@ -52,7 +52,7 @@ def plain_interval(low: float | None, high: float | None, digits: int = 2) -> st
 
 
 def p_value(value: float | None) -> str:
-    """To three digits; what would round to zero is a bound."""
+    """Three digits; ``under 0.001`` for a value that would round to zero."""
     if value is None:
         return UNDEFINED
     return "under 0.001" if value < 0.001 else f"{value:.3f}"
@@ -86,17 +86,17 @@ def slug(text: str) -> str:
 
 
 def decimals(value: float | None, form: str = "+.3f") -> str:
-    """A number for a terminal, ``-`` where it is not defined."""
+    """A number for a terminal, ``-`` if it is not defined."""
     return "-" if value is None else format(value, form)
 
 
 def share(value: float | None) -> str:
-    """A share, 0..1, in per cent for a terminal: ``52.3%``, ``-`` where it is not defined."""
+    """A share, 0..1, in per cent for a terminal: ``52.3%``, ``-`` if it is not defined."""
     return "-" if value is None else f"{100 * value:.1f}%"
 
 
 def share_interval(low: float | None, high: float | None) -> str:
-    """``46.7 to 57.9`` per cent for a terminal, ``-`` where it is not defined."""
+    """``46.7 to 57.9`` per cent for a terminal, ``-`` if it is not defined."""
     return "-" if low is None or high is None else f"{100 * low:.1f} to {100 * high:.1f}"
 
 
@@ -119,8 +119,8 @@ _COMPACT = TableFormat(
     padding=0,
     with_header_hide=None,
 )
-"""Markdown without padding: a cell that changes changes one line of a page, and no version of
-tabulate writes it otherwise."""
+"""Markdown without padding. So a changed cell changes only one line of a page, and all versions of
+tabulate write the same."""
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from descscore import __version__
 from descscore.errors import DataError
 from descscore.eval.formatting import Columns, decimals, row_lines
 from descscore.eval.metric_scores import Joined
@@ -30,7 +31,6 @@ from descscore.eval.statistics.correlation import (
     undefined_reason,
 )
 from descscore.tables.cells import named
-from descscore.version import __version__
 
 LENGTH, LOG_LENGTH = "length", "log length"
 
@@ -52,7 +52,7 @@ class HumanRow:
     What is not defined is None.
 
     Attributes:
-        phase: ``before`` or ``after`` the image; None where that does not apply.
+        phase: ``before`` or ``after`` the image; None if that does not apply.
         n: Items.
         clusters: Images.
         r: Pearson's correlation, with p against 0 and the 95 % interval low to high.
@@ -93,7 +93,7 @@ class HumanRow:
 
 @dataclass(frozen=True)
 class DifferenceRow:
-    """r of ``first`` minus r of ``second`` on the same items, with 95 % interval and p against none."""
+    """r of ``first`` minus r of ``second`` on the same items, with its interval and p against 0."""
 
     first: str
     second: str
@@ -260,9 +260,10 @@ LEGEND = (
     "r: Pearson's correlation of the scores with the mean ratings, -1 to 1, with its 95 % interval and the "
     "p-value against 0. rho: Spearman's correlation of ranks. tau: Kendall's, from pairs in the same order.",
     "partial: r given the length of the text. reliab.: how far two halves of the raters agree, 1 at most. "
-    "ceiling: the r that no metric can be expected to pass. BLV: blind and low-vision readers.",
+    "ceiling: the r that no metric can be expected to pass.",
 )
 """What the columns of :func:`table_lines` mean."""
+BLV_LEGEND = "BLV: blind and low-vision readers."
 
 _PLACE: Columns = {
     "raters": "raters",
@@ -305,7 +306,8 @@ def table_lines(result: HumanResult) -> list[str]:
         lines += ["", "not defined (shown as -):", *(f"  {reason}" for reason in reasons)]
     dropped = "".join(f"; {drop.what}: {drop.count}" for drop in result.drops)
     lines += ["", f"joined: {result.joined} rated texts; dropped: {result.dropped}{dropped}"]
-    return [*lines, *(f"note: {note}" for note in (*LEGEND, *result.notes)), result.signature]
+    legend = [*LEGEND, *([BLV_LEGEND] if any(row.raters == "BLV" for row in result.rows) else [])]
+    return [*lines, *(f"note: {note}" for note in (*legend, *result.notes)), result.signature]
 
 
 def _reasons(result: HumanResult) -> list[str]:

@@ -16,7 +16,7 @@ from descscore.tables.text_tables import check_columns
 
 TEXT_COLUMNS = ("texts", "text", "description", "item")
 SCORE_COLUMNS = {"clipscore": "CLIPScore", "SPURTS_score": "SPURTS", "score": "", "cosine": ""}
-"""Columns looked for where none is named; the first two are the published files', with their metric."""
+"""Columns to look for if none is named; the first two are the published files', with their metric."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Joined:
 def read_scores(path: Path, text_column: str | None = None, score_column: str | None = None) -> Scores:
     """Scores from a CSV file; columns not named are found by :data:`TEXT_COLUMNS`, :data:`SCORE_COLUMNS`.
 
-    Raises :class:`DataError` where a column is missing or not clear, a score is not
+    Raises :class:`DataError` if a column is missing or not clear, a score is not
     a number, or a text occurs twice.
     """
     rows = read_rows(path)
@@ -129,7 +129,7 @@ def scorer_scores(items: tuple[Item, ...], scorer: DescScorer, name: str) -> Joi
 
 
 def item_images(items: tuple[Item, ...]) -> list[Path]:
-    """The image of each item. Raises :class:`DataError` where one is unknown."""
+    """The image of each item. Raises :class:`DataError` if one is unknown."""
     missing = [item.key for item in items if item.image is None]
     if missing:
         raise DataError(

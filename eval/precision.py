@@ -1,4 +1,4 @@
-"""How far reduced precision moves cosines: the same pairs under one model in several number formats."""
+"""How far cosines in reduced precision are from those in float32: the same pairs under the same model."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Sample:
 @dataclass(frozen=True)
 class Closeness:
     """Cosines in ``precision`` against those in float32. mean, largest: absolute differences.
-    spearman: None where it is not defined.
+    spearman: None if it is not defined.
     """
 
     precision: str
@@ -56,7 +56,7 @@ class Closeness:
 def compare_precisions(
     model: LoadedModel, sample: Sample, precisions: Sequence[str] = ("bf16", "fp16")
 ) -> list[Closeness]:
-    """Each of ``precisions`` against float32. model: in float32; copied for every other."""
+    """Compare each of ``precisions`` with float32. model: in float32; it is copied for the others."""
     exact = _cosines(DescScorer(model), sample)
     return [
         closeness(name, exact, _cosines(DescScorer(model, precision=name), sample)) for name in precisions
@@ -72,7 +72,7 @@ def closeness(precision: str, exact: Array, reduced: Array) -> Closeness:
 
 def published_sample(pairs: Sequence[PreferencePair], count: int) -> Sample:
     """``count`` pairs of a data set: each image with its description, its caption, and the next
-    images' descriptions and captions. Raises :class:`DataError` where that gives too few.
+    images' descriptions and captions. Raises :class:`DataError` if that gives too few.
     """
     if TEXTS_PER_IMAGE * len(pairs) < count:
         raise DataError(f"{len(pairs)} images give {TEXTS_PER_IMAGE * len(pairs)} pairs, not {count}")

@@ -19,7 +19,7 @@ import torch
 
 from descscore.errors import DataError
 from descscore.eval.features import image_features, image_owner, matched_cosines
-from descscore.eval.formatting import WINS, Columns, row_lines
+from descscore.eval.formatting import WINS, Columns, counted, row_lines
 from descscore.eval.ratings import read_rows, text_key
 from descscore.eval.statistics.correlation import Array
 from descscore.eval.statistics.proportions import (
@@ -40,13 +40,8 @@ OTHERS = 20
 SEED = 0
 QUARTILES = 4
 
-NOTES = (
-    "wins: share of pairs whose description has the higher score; a tie is not a win. Chance is 50 %.",
-    f"{OTHERS} others': the descriptions of {OTHERS} other images. A text-only style classifier beats "
-    "captions, and any image-text matcher beats these; a score of description quality must do both.",
-    "longer wins prefers the longer text; text-only n-grams is a classifier of word pairs. Neither sees "
-    "the image.",
-)
+LENGTH, NGRAMS = "longer wins", "text-only n-grams"
+"""Names of the two baselines, which do not see the image."""
 
 
 @dataclass(frozen=True)
@@ -101,14 +96,14 @@ def model_pair_scores(scorer: DescScorer, pairs: Sequence[PreferencePair], name:
 def length_pair_scores(pairs: Sequence[PreferencePair]) -> PairScores:
     """The rule "longer wins", by characters."""
     lengths = [np.array([len(getattr(p, kind)) for p in pairs], float) for kind in ("description", "caption")]
-    return PairScores("longer wins", lengths[0], lengths[1], None)
+    return PairScores(LENGTH, lengths[0], lengths[1], None)
 
 
 def ngram_pair_scores(train: Sequence[PreferencePair], pairs: Sequence[PreferencePair]) -> PairScores:
     """A text-only classifier of descriptions and captions: word 1- and 2-grams, logistic regression.
 
     It never sees an image, so its result shows how much style alone reveals.
-    Raises :class:`DataError` where scikit-learn is missing.
+    Raises :class:`DataError` if scikit-learn is missing.
     """
     try:
         from sklearn.feature_extraction.text import TfidfVectorizer
@@ -126,7 +121,7 @@ def ngram_pair_scores(train: Sequence[PreferencePair], pairs: Sequence[Preferenc
     decisions = [
         model.decision_function([getattr(p, kind) for p in pairs]) for kind in ("description", "caption")
     ]
-    return PairScores("text-only n-grams", decisions[0], decisions[1], None)
+    return PairScores(NGRAMS, decisions[0], decisions[1], None)
 
 
 def preference_rows(scores: PairScores, pairs: Sequence[PreferencePair], owner: Array) -> list[PreferenceRow]:
@@ -165,9 +160,16 @@ def _row(metric: str, question: str, subset: str, wins: Array, ties: Array, owne
     )
 
 
+def others(pairs: int) -> int:
+    """The number of other images that grounding compares with, in a data set of so many pairs."""
+    return min(OTHERS, pairs - 1)
+
+
 _COLUMNS: Columns = {
     "metric": "metric",
-    "description over": lambda row: {"caption": "its caption", "other": f"{OTHERS} others'"}[row.question],
+    "description over": lambda row: (
+        "its caption" if row.question == "caption" else f"other images' ({others(row.n)})"
+    ),
     "pairs": "subset",
     **WINS,
 }
@@ -175,7 +177,21 @@ _COLUMNS: Columns = {
 
 def preference_lines(rows: Sequence[PreferenceRow]) -> list[str]:
     """The rows as a table of text, in per cent, and what its columns mean."""
-    return [*row_lines(rows, _COLUMNS, names=3), "", *NOTES]
+    notes = [
+        "wins: share of pairs whose description has the higher score; a tie is not a win. Chance is 50 %."
+    ]
+    for count in {others(row.n): None for row in rows if row.question == "other"}:
+        notes.append(
+            f"other images' ({count}): the descriptions of {counted(count, 'other image')}. A text-only "
+            "style classifier beats captions, and any image-text matcher beats these; a score of "
+            "description quality must do both."
+        )
+    metrics = {row.metric for row in rows}
+    if LENGTH in metrics:
+        notes.append(f"{LENGTH}: prefers the longer text. It does not see the image.")
+    if NGRAMS in metrics:
+        notes.append(f"{NGRAMS}: a classifier of single words and word pairs. It does not see the image.")
+    return [*row_lines(rows, _COLUMNS, names=3), "", *notes]
 
 
 GUESSING = math.log(2)

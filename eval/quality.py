@@ -25,6 +25,7 @@ from descscore.eval.zero_shot import LabelledImages, existing, image_bytes, read
 from descscore.images import ImageSource
 from descscore.scorer import DescScorer
 from descscore.tables.open import DataOptions, load_pairs
+from descscore.tables.rows import find_image
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 
@@ -87,7 +88,7 @@ def read_kreiss2022_descriptions(data: Path) -> TextsOfImages:
     path = existing(folder / "descriptions.csv")
     rows = {row["description"]: row["img_file"] for row in read_rows(path, ("description", "img_file"))}
     names = sorted(set(rows.values()))
-    images = [existing(folder / "images" / name) for name in names]
+    images = [existing(Path(find_image(str(folder / "images"), name))) for name in names]
     return TextsOfImages(images, list(rows), [names.index(name) for name in rows.values()])
 
 

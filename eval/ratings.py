@@ -34,7 +34,7 @@ class Row:
         return self.cells[column]
 
     def number(self, column: str) -> float | None:
-        """The cell as a number, None where it is blank or NA; anything else is a :class:`DataError`."""
+        """The cell as a number, None if it is blank or NA; anything else is a :class:`DataError`."""
         text = self.cells[column].strip()
         if text.lower() in _BLANK:
             return None
@@ -60,7 +60,7 @@ def read_rows(path: Path, required: Iterable[str] = (), empty: bool = False) -> 
 
 
 def text_key(text: str) -> str:
-    """What makes two texts the same for a join: Unicode NFC, blanks at both ends off."""
+    """A key that is equal for texts that count as the same: in Unicode NFC, without blanks at the ends."""
     return unicodedata.normalize("NFC", text).strip()
 
 
@@ -94,7 +94,7 @@ NOTES = (
 @dataclass(frozen=True)
 class Item:
     """A rated text. key: what scores are joined by. cluster: the image it belongs to. context: the
-    text around the image, where raters read one.
+    text around the image, if raters read one.
     """
 
     key: str
@@ -106,9 +106,9 @@ class Item:
 
 @dataclass(frozen=True)
 class Panel:
-    """One question to one group of raters: for each item its ratings, none where nobody rated it.
+    """One question to one group of raters: for each item its ratings; empty if nobody rated it.
 
-    phase: ``before`` or ``after`` seeing the image, None where that does not apply.
+    phase: ``before`` or ``after`` seeing the image, None if that does not apply.
     """
 
     raters: str
@@ -137,7 +137,7 @@ class Judgments:
 
 
 def find_folder(data: Path, folder: str, file: str) -> Path:
-    """``data`` or ``data/folder``, the one that holds ``file``; :class:`DataError` where neither does."""
+    """``data`` or ``data/folder``, the one that holds ``file``; :class:`DataError` if neither does."""
     for candidate in (data, data / folder):
         if (candidate / file).is_file():
             return candidate
@@ -149,7 +149,7 @@ def read_kreiss(data: Path) -> Judgments:
 
     data: the folder ``kreiss2022`` or the one that holds it. Ratings of attention
     checks and of descriptions that only sighted people rated are left out and
-    counted; where one of the files has no rows, the descriptions are those of the other.
+    counted; if one of the files has no rows, the descriptions are those of the other.
     Raises :class:`DataError` on missing files or columns, ratings outside 1..5, and a
     rater who rated one description twice.
     """
@@ -190,7 +190,7 @@ def collect(
 ) -> tuple[tuple[float, ...], ...]:
     """Each item's ratings from (row, rater, item, value); blank ones are passed over.
 
-    Raises :class:`DataError` where one rater rated an item twice, with the place of the second.
+    Raises :class:`DataError` if one rater rated an item twice, with the place of the second.
     """
     seen: set[tuple[str, str]] = set()
     ratings: dict[str, list[float]] = {item.key: [] for item in items}
@@ -270,14 +270,14 @@ def read_ratings(path: Path, groups: Groups = "auto") -> Judgments:
 
     The column ``group`` holds groups of raters, each reported on its own, or groups of items that are
     not independent (those of one image), which are resampled together. Blank values are left out and
-    counted. Optional columns are ``text``, the item's text where ``item`` is only a name; ``image``,
+    counted. Optional columns are ``text``, the item's text if ``item`` is only a name; ``image``,
     the image that items share, so that ``group`` is the raters'; and ``context``, the text around the
     item's image.
 
     Args:
         path: The CSV file.
-        groups: What ``group`` groups. ``auto`` means raters where every rater has only one group, and
-            items where every item has only one group.
+        groups: What ``group`` groups. ``auto`` means raters if every rater has only one group, and
+            items if every item has only one group.
 
     Raises:
         DataError: The file is wrong, ``auto`` fits both or neither, or a rater answers a question

@@ -1,4 +1,4 @@
-"""Pictures, photos and captions made up to measure speed with."""
+"""Made-up pictures, photos and captions, for measuring speed."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from PIL import Image
 from descscore.errors import DataError
 from descscore.images import PixelSpec
 from descscore.stream.worker import content_digest
+from descscore.tables.samples import IMAGE_SUFFIXES
 
 DECODE = f"{__name__}:blank"
 """For :class:`descscore.stream.pairs.StreamOptions`."""
 
 
 def blank(source: str | bytes, spec: PixelSpec) -> tuple[np.ndarray[Any, Any], bytes]:
-    """A black picture, of a content of its own for each ``source``; nothing is read."""
+    """A black picture, with another digest for each ``source``; reads no file."""
     return _black(spec), content_digest(os.fsencode(source))
 
 
@@ -40,14 +41,11 @@ CAPTION_TOKENS = 14
 def caption(number: int) -> str:
     """A caption of :data:`CAPTION_TOKENS` tokens, a different one for each number.
 
-    They begin alike about as often as real ones do: of 1,024 captions sorted by length,
-    distinct beginnings hold 0.79 of the tokens, of as many from Flickr8k 0.81.
+    They share beginnings about as often as real captions do. In 1,024 captions sorted by length, 79 %
+    of the tokens are in distinct beginnings; in as many captions of Flickr8k, 81 %.
     """
     rng = np.random.default_rng(number)
     return " ".join(rng.choice(WORDS, CAPTION_TOKENS - 2))
-
-
-PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 
 def make_photos(folder: Path, count: int, size: tuple[int, int]) -> list[Path]:
@@ -65,19 +63,18 @@ def make_photos(folder: Path, count: int, size: tuple[int, int]) -> list[Path]:
 
 
 def find_photos(folder: Path) -> list[Path]:
-    """All photos in ``folder``; :class:`DataError` where there are none."""
-    photos = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PHOTO_SUFFIXES)
+    """All images in ``folder`` and below, by their endings; :class:`DataError` if there are none."""
+    photos = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
     if not photos:
-        raise DataError(f"{folder}: holds no photos ({', '.join(PHOTO_SUFFIXES)})")
+        raise DataError(f"{folder}: holds no photos")
     return photos
 
 
 def as_many(photos: Sequence[Path], folder: Path, count: int) -> list[Path]:
-    """At least ``count`` photos: where there are fewer, all are used again as files of their own,
-    as often as it takes.
+    """At least ``count`` photos; if there are fewer, copies are added.
 
-    Such a file has the pixels of the photo and a number behind its end, which decoders
-    pass over, so that a scorer that knows contents again decodes and encodes it anew.
+    A copy is the photo's file with a number after its end. Decoders ignore the number. But the file's
+    content is new, so a scorer that remembers contents decodes and encodes the copy again.
     """
     out = list(photos)
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,175 +1,46 @@
 """Can a score be gamed? How often a hostile text scores over the image's real description.
 
-A hostile text is a wording that should not score over an honest description, but might. Every
-attack is a pure function of one :class:`Target`, so the same pair gets the same text in any order
-and company; only the other image's description depends on the other pairs.
+The hostile texts are those of :mod:`descscore.eval.attacks`. Only the other image's description depends on
+the other pairs. Beside them stand figures of what a score must keep: a final full stop changes nothing, an
+empty phrase is no description, and right texts score over those of other images (:class:`SanityFigure`).
 """
 
 from __future__ import annotations
 
-import random
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
+from torch import Tensor
 
 from descscore.errors import DataError
+from descscore.eval.attacks import ATTACKS, PHRASES, UNTRAINED, Attack, Target
 from descscore.eval.features import image_features, image_owner, matched_cosines
 from descscore.eval.formatting import WINS, Columns, row_lines
 from descscore.eval.statistics.correlation import Array
-from descscore.eval.statistics.proportions import proportion
+from descscore.eval.statistics.proportions import cluster_mean, proportion
 from descscore.scorer import DescScorer
 from descscore.tables.rows import FileImage, PreferencePair
 
-FIRST_WORDS = 5
-
-GENERAL_KEYWORDS = "photo, picture, image, graphic, person, people, building, nature, outdoor, colour, detail"
-
-FOREIGN = (
-    "Ein Bild, auf dem in der Mitte etwas deutlich zu sehen ist.",
-    "Una imagen en la que se ve algo con claridad en el centro.",
-    "Une image au centre de laquelle on voit nettement quelque chose.",
-    "Picha inayoonyesha kitu kwa uwazi katikati.",
-)
-"""One sentence in German, Spanish, French and Swahili: a picture shows something clearly in its middle."""
-
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".gif", ".svg", ".webp", ".bmp", ".tif", ".tiff", ".avif"}
-
-_GRAMMAR = (
-    "a about above after against all along also among an and another any are around as at away be because "
-    "been before behind being below beneath beside between both but by can could did do does down during "
-    "each either for from had has have he her here hers him his how i if in inside into is it its itself "
-    "may me might more most my near no nor not of off on one onto or other our out over own past she should "
-    "so some such than that the their them then there these they this those through to toward towards under "
-    "until up upon us very was we were what when where which while who whom whose will with within without "
-    "would you your"
-)
-FUNCTION_WORDS = frozenset(_GRAMMAR.split())
-"""English words that carry grammar rather than content."""
-
-
-@dataclass(frozen=True)
-class Target:
-    """What an attack is made of."""
-
-    description: str
-    """The honest text."""
-    file_name: str | None = None
-    """Of the image; None where it has none."""
-    other: str | None = None
-    """A description of another image; None where there is none."""
-    seed: int = 0
-    """Of all choices by chance."""
-
-
-@dataclass(frozen=True)
-class Attack:
-    """name: a short, stable word. what: for people. make: the text, None where none can be made."""
-
-    name: str
-    what: str
-    make: Callable[[Target], str | None]
-
-    def text(self, target: Target) -> str | None:
-        """The hostile text; None where none can be made, or where it is the description itself.
-
-        Case and spacing make no difference: models read them alike.
-        """
-        made = self.make(target)
-        return None if made is None or _plain(made) == _plain(target.description) else made
-
-
-def _plain(text: str) -> list[str]:
-    return text.casefold().split()
-
-
-def content_words(text: str) -> list[str]:
-    """The words of ``text`` that are no :data:`FUNCTION_WORDS`, in order, in lower case."""
-    words = re.findall(r"\w+(?:['\u2019-]\w+)*", text.lower())
-    return [word for word in words if word not in FUNCTION_WORDS]
-
-
-def repeated_word(target: Target) -> str | None:
-    """The longest content word (the first of equals), as often as the description has words."""
-    words = content_words(target.description)
-    return " ".join([max(words, key=len)] * len(target.description.split())) if words else None
-
-
-def keywords(target: Target) -> str | None:
-    """Every content word once, in order, between commas."""
-    return ", ".join(dict.fromkeys(content_words(target.description))) or None
-
-
-def shuffled_words(target: Target) -> str | None:
-    """The description's words in another order; None where there is only one order."""
-    words = target.description.split()
-    if len(set(words)) < 2:
-        return None
-    chance, mixed = _chance(target), list(words)
-    while mixed == words:
-        chance.shuffle(mixed)
-    return " ".join(mixed)
-
-
-def prefixed(target: Target) -> str:
-    """The description after "An image of"."""
-    return f"An image of {target.description[:1].lower()}{target.description[1:]}"
-
-
-def first_words(target: Target) -> str:
-    """The description's first :data:`FIRST_WORDS` words."""
-    return " ".join(target.description.split()[:FIRST_WORDS])
-
-
-def foreign(target: Target) -> str:
-    """One of :data:`FOREIGN`."""
-    return _chance(target).choice(FOREIGN)
-
-
-def _chance(target: Target) -> random.Random:
-    # Seeded by the text (Python hashes it by SHA-512), not by the pair's place.
-    return random.Random(f"{target.seed}:{target.description}")
-
-
-ATTACKS = (
-    Attack("file name", "the name of the image file", lambda target: target.file_name),
-    Attack("image", 'the single word "image"', lambda target: "image"),
-    Attack(
-        "repeated word",
-        "the description's longest content word, as often as the description has words",
-        repeated_word,
-    ),
-    Attack("keywords", "the description's content words, each once, without grammar", keywords),
-    Attack(
-        "general keywords", f'the same list for every image: "{GENERAL_KEYWORDS}"', lambda _: GENERAL_KEYWORDS
-    ),
-    Attack("image of", 'the description after "An image of", which adds nothing', prefixed),
-    Attack("shuffled words", "the description's words in random order", shuffled_words),
-    Attack(
-        "wrong image",
-        "a right description, but of another image of the data set",
-        lambda target: target.other,
-    ),
-    Attack(
-        "other language",
-        "one of four fixed sentences in German, Spanish, French or Swahili, which say of any image that it "
-        "shows something clearly in its middle; not a translation of the description",
-        foreign,
-    ),
-    Attack("first words", f"the description cut to its first {FIRST_WORDS} words", first_words),
-)
 
 
 def targets(pairs: Sequence[PreferencePair], owner: Array, seed: int = 0) -> list[Target]:
     """What to attack, one a pair. owner: ``(n,)``, which image each pair shows."""
     others = other_image(owner, seed)
+    bare = [without_stop(pair.description) for pair in pairs]
     return [
-        Target(pair.description, file_name(pair), None if j is None else pairs[j].description, seed)
-        for pair, j in zip(pairs, others, strict=True)
+        Target(text, file_name(pair), None if j is None else bare[j], seed)
+        for text, pair, j in zip(bare, pairs, others, strict=True)
     ]
+
+
+def without_stop(text: str) -> str:
+    """``text`` without a final full stop; an ellipsis stays, and so does a text of stops alone."""
+    bare = text.rstrip()
+    return bare[:-1] if bare.endswith(".") and not bare.endswith("..") and len(bare) > 1 else text
 
 
 def file_name(pair: PreferencePair) -> str | None:
@@ -224,10 +95,40 @@ class SanityRow:
     left_out: int
 
 
-def sanity_rows(
-    scorer: DescScorer, pairs: Sequence[PreferencePair], name: str, seed: int = SEED
-) -> list[SanityRow]:
-    """One row an attack of :data:`descscore.eval.sanity.ATTACKS`, in that order. name: the metric's.
+@dataclass(frozen=True)
+class SanityFigure:
+    """One figure of what a score must keep.
+
+    Attributes:
+        metric: The model.
+        figure: What is measured, in words.
+        value: A share or probability in 0..1, or a change of cosine.
+        low: Lower end of the 95 % interval, over whole images or over phrases; None without one.
+        high: Its upper end.
+        n: Number of pairs or phrases.
+    """
+
+    metric: str
+    figure: str
+    value: float
+    low: float | None
+    high: float | None
+    n: int
+
+
+@dataclass(frozen=True)
+class Sanity:
+    """What one model does on one set of pairs."""
+
+    rows: list[SanityRow]
+    """One an attack of :data:`descscore.eval.attacks.ATTACKS`, in that order."""
+    figures: list[SanityFigure]
+    """First those of the final full stop, then of the probability if the model has one, then grounding if
+    there are two images."""
+
+
+def sanity(scorer: DescScorer, pairs: Sequence[PreferencePair], name: str, seed: int = SEED) -> Sanity:
+    """All attacks and figures. name: the metric's.
 
     Raises :class:`DataError` for no pairs, and :class:`descscore.errors.InputError` where an
     image or text cannot be scored.
@@ -238,14 +139,67 @@ def sanity_rows(
     attacked = targets(pairs, owner, seed)
     made = [[attack.text(target) for target in attacked] for attack in ATTACKS]
     images = image_features(scorer, [pair.image.read() for pair in pairs])
+    bare = [target.description for target in attacked]
     # One call for all texts, so that those equal to the model have one feature and tie to the last bit.
-    texts = [pair.description for pair in pairs]
-    texts += [text or own.description for part in made for text, own in zip(part, pairs, strict=True)]
-    features = scorer.encoder.texts(texts, scorer.text_policy).features
-    parts = features.reshape(1 + len(made), len(pairs), -1).unbind()
-    honest, *hostile = (matched_cosines(images, part) for part in parts)
-    attacks = zip(ATTACKS, made, hostile, strict=True)
-    return [_row(name, attack, honest, cosines, _kept(part), owner) for attack, part, cosines in attacks]
+    parts = [bare, [f"{text}." for text in bare], [pair.caption for pair in pairs]]
+    parts += [[text or own for text, own in zip(part, bare, strict=True)] for part in made]
+    encoded = scorer.encoder.texts([text for part in parts for text in part], scorer.text_policy)
+    honest, stopped, captions, *hostile = encoded.features.reshape(len(parts), len(pairs), -1).unbind()
+    right = matched_cosines(images, honest)
+    attacks = zip(ATTACKS, made, (matched_cosines(images, part) for part in hostile), strict=True)
+    rows = [_row(name, attack, right, cosines, _kept(part), owner) for attack, part, cosines in attacks]
+    figures = _stop_figures(name, np.abs(right - matched_cosines(images, stopped)), owner)
+    if encoded.probabilities is not None:
+        figures += _probability_figures(scorer, name, encoded.probabilities[: len(pairs)], owner)
+    if len(np.unique(owner)) > 1:
+        figures += _grounding_figures(name, images, (honest, captions), owner)
+    return Sanity(rows, figures)
+
+
+def _stop_figures(metric: str, moves: Array, owner: Array) -> list[SanityFigure]:
+    mean = cluster_mean(moves, owner)
+    what = "a final full stop moves the cosine"
+    return [
+        SanityFigure(metric, f"{what}: mean", float(moves.mean()), mean.low, mean.high, len(moves)),
+        SanityFigure(metric, f"{what}: largest", float(moves.max()), None, None, len(moves)),
+    ]
+
+
+def _probability_figures(
+    scorer: DescScorer, metric: str, descriptions: Tensor, owner: Array
+) -> list[SanityFigure]:
+    phrases = [attack.make(Target("")) or "" for attack in PHRASES] + list(UNTRAINED)
+    empty = scorer.encoder.texts(phrases, scorer.text_policy).probabilities
+    assert empty is not None  # the model has a read-out
+    figures = []
+    for what, values, clusters in (
+        ("empty phrases", empty, np.arange(len(phrases))),
+        ("descriptions", descriptions, owner),
+    ):
+        array = values.double().cpu().numpy()
+        mean, figure = cluster_mean(array, clusters), f"description_probability of {what}: mean"
+        figures.append(SanityFigure(metric, figure, float(array.mean()), mean.low, mean.high, len(array)))
+    return figures
+
+
+def _grounding_figures(
+    metric: str, images: Tensor, kinds: tuple[Tensor, Tensor], owner: Array
+) -> list[SanityFigure]:
+    """Descriptions and captions, each over the descriptions and captions of all other images."""
+    names, figures = ("descriptions", "captions"), []
+    # All cosines by one kind of product, so that equal texts tie to the last bit.
+    rivals = [
+        np.stack([matched_cosines(images, text.expand_as(images)) for text in kind], 1) for kind in kinds
+    ]
+    others = owner[:, None] != owner[None, :]
+    for own, right in zip(names, rivals, strict=True):
+        for other, cosines in zip(names, rivals, strict=True):
+            beaten = (right.diagonal()[:, None] > cosines) & others
+            wins = beaten.sum(1) / others.sum(1)
+            mean = cluster_mean(wins, owner)
+            figure = f"{own} over other images' {other}"
+            figures.append(SanityFigure(metric, figure, float(wins.mean()), mean.low, mean.high, len(wins)))
+    return figures
 
 
 def _kept(texts: Sequence[str | None]) -> Mask:
@@ -266,8 +220,8 @@ def _row(metric: str, attack: Attack, honest: Array, hostile: Array, keep: Mask,
 
 
 NOTES = (
-    "wins: share of pairs whose hostile text has a higher cosine with the image than the description; "
-    "a tie is no win.",
+    "wins: share of pairs whose hostile text has a higher cosine with the image than the description "
+    "without its final full stop; a tie is no win.",
     "left out: pairs for which no such text can be made. The hostile texts:",
 )
 
@@ -275,8 +229,18 @@ NOTES = (
 _COLUMNS: Columns = {"metric": "metric", "hostile text": "attack", **WINS, "left out": "left_out"}
 
 
-def sanity_lines(rows: Sequence[SanityRow]) -> list[str]:
-    """The rows as a table of text, in per cent, and what its columns and attacks are."""
+_FIGURES: Columns = {
+    "metric": "metric",
+    "what a score must keep": "figure",
+    "n": "n",
+    "value": lambda row: f"{row.value:.3f}",
+    "95 % interval": lambda row: "-" if row.low is None else f"{row.low:.3f} to {row.high:.3f}",
+}
+
+
+def sanity_lines(rows: Sequence[SanityRow], figures: Sequence[SanityFigure] = ()) -> list[str]:
+    """The rows and figures as tables of text, and what the columns and attacks are."""
     attacks = {row.attack: row.what for row in rows}
     meanings = (f"{name}: {what}" for name, what in attacks.items())
-    return [*row_lines(rows, _COLUMNS, names=2), "", *NOTES, *meanings]
+    kept = [*row_lines(figures, _FIGURES, names=2), ""] if figures else []
+    return [*row_lines(rows, _COLUMNS, names=2), "", *kept, *NOTES, *meanings]

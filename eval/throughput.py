@@ -57,14 +57,14 @@ class Plan:
 
     photos: Sequence[Path]
     texts: int
-    """Captions a photo."""
+    """Captions per photo."""
     rounds: int
     """How often each rate is taken."""
     device: torch.device
     precision: str
     batch_size: int | None = None
     few: int = 0
-    """Photos that torchmetrics, whose rate needs no long run, is measured with; 0 leaves it out."""
+    """Number of photos for torchmetrics, whose rate needs no long run; 0 leaves torchmetrics out."""
     compiled: bool = False
     """Whether the image tower goes through ``torch.compile``."""
 
@@ -86,7 +86,7 @@ class Work:
     text: float
     """Operations of one text through its tower."""
     torchmetrics: float | None = None
-    """Operations of a pair under torchmetrics; None where it was not measured."""
+    """Operations of a pair under torchmetrics; None if it was not measured."""
     batch: int | None = None
     """Images that ran at a time."""
 
@@ -184,7 +184,7 @@ def measure(plan: Plan) -> Rates:
 
 
 def prepare(scorer: DescScorer, plan: Plan) -> int:
-    """Compile where that is asked for; the batch size."""
+    """Compile the encoder if the plan says so; returns the batch size."""
     if plan.compiled:
         scorer.encoder.compile()
     return plan.batch_size or find_batch_size(scorer.encoder.try_batch, plan.device)
@@ -206,7 +206,7 @@ def _again(passes: int, run: Callable[[], torch.Tensor]) -> float:
 
 
 def _medians(parts: dict[str, Part], rounds: int) -> dict[str, float]:
-    """What each part does a second, after a call of each to warm up that needs it."""
+    """The rate of each part, the median over the rounds. Parts that need it run once before, to warm up."""
     for name, (run, _) in parts.items():
         if name not in _WARM:
             run()
@@ -248,8 +248,9 @@ def _end_to_end(
 
 
 def _torchmetrics(plan: Plan) -> tuple[Callable[[], None], int]:
-    """torchmetrics' CLIPScore in float32, each photo of a batch decoded once, as a call, and how many
-    pairs it scores.
+    """A call that scores pairs with torchmetrics' CLIPScore in float32, and the number of pairs.
+
+    Each photo of a batch is decoded once.
     """
     metric = torchmetrics_clip_score(plan.device)
     pairs, batch = plan.pairs[: plan.few * plan.texts], TORCHMETRICS_BATCH * plan.texts
@@ -301,8 +302,9 @@ _SPECIAL = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|
 
 
 class _Pooled(nn.Module):
-    """A ``CLIPModel`` whose features are tensors, as torchmetrics takes them to be;
-    newer versions of transformers return a whole output.
+    """A ``CLIPModel`` whose features are tensors, as torchmetrics expects.
+
+    Newer versions of transformers return a whole output instead.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -347,11 +349,15 @@ def measure_work(encoder: Encoder, pixels: Tensor, texts: Sequence[TokenizedText
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype, size: int | None = None) -> float:
-    """Floating-point operations a second of a matrix product, the fastest of ten timings; on a GPU
-    each is of ten products in a row, which leaves no gap between them.
+    """Floating-point operations a second of a matrix product: the fastest of ten timings.
 
-    size: rows and columns; by default on a GPU 8192 each, on a CPU the widths of ViT-B-32's
-    wider layers and the rows of a batch of 32 images.
+    On a GPU, each timing covers ten products in a row, so that there is no gap between them.
+
+    Args:
+        device: Where to multiply.
+        dtype: Number format of the matrices.
+        size: Rows and columns. By default 8192 each on a GPU; on a CPU the widths of ViT-B-32's wider
+            layers, and the rows of a batch of 32 images.
     """
     square = size or (_GPU_SIZE if device.type == "cuda" else None)
     rows, width, out = (square, square, square) if square else (1600, 768, 3072)
@@ -368,7 +374,7 @@ def matrix_rate(device: torch.device, dtype: torch.dtype, size: int | None = Non
 
 
 def flops(run: Callable[[], object]) -> float:
-    """Floating-point operations of one call, which may not run what is compiled."""
+    """Floating-point operations of one call, which must not run compiled code."""
     with FlopCounterMode(display=False) as counter:
         run()
     return float(counter.get_total_flops())
@@ -396,7 +402,7 @@ def machine(device: torch.device) -> str:
 
 
 def _processor() -> str:
-    """Its name, and the vector instructions that torch uses: of one name there are fast and slow ones."""
+    """The processor's name, and torch's vector instructions: processors of one name may differ in speed."""
     name = platform.machine()
     if Path("/proc/cpuinfo").is_file():
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
@@ -412,7 +418,7 @@ NOTES = (
 
 
 def throughput_lines(plan: Plan, different: int, figures: Mapping[str, float | None]) -> list[str]:
-    """The figures as lines of text. different: how many different photos the plan's files hold."""
+    """The figures as lines of text. different: number of different photos in the plan's files."""
     shown = [(name, "not measured" if value is None else f"{value:.4g}") for name, value in figures.items()]
     lines = [
         f"{len(plan.photos)} photos ({different} different) with {plan.texts} texts each, "

@@ -1,7 +1,7 @@
 """What kind of word a word is: by plain lists and shapes, by norms from a CSV file, by part of speech.
 
 The lists are for English texts and need no model. Norms are ratings of single words, such
-as concreteness. Parts of speech come from a spaCy model, where one is installed.
+as concreteness. Parts of speech come from a spaCy model, if one is installed.
 """
 
 from __future__ import annotations
@@ -169,8 +169,8 @@ def load_tagger(name: str) -> Tagger | None:
     """The tagger of a spaCy model.
 
     Args:
-        name: The model's name; ``auto`` for ``en_core_web_sm`` where it is installed and for no
-            tagger where it is not; ``none`` for no tagger.
+        name: The model's name; ``auto`` for ``en_core_web_sm`` if it is installed, otherwise no tagger;
+            ``none`` for no tagger.
 
     Raises:
         UsageError: For a named model that cannot be loaded.

@@ -110,13 +110,13 @@ class NormRow:
 
 @dataclass(frozen=True)
 class MeasureReport:
-    """What one measure says of words.
+    """The report of one measure.
 
     Attributes:
         measure: one of :data:`MEASURES`.
         words: words that occur often enough, highest mean first.
         kinds: kinds of word.
-        norms: norms, where any were given.
+        norms: norms, if any were given.
         agreement: correlation over occurrences with what leaving the word out loses; None for
             ``through``, which leaving out cannot measure.
     """
@@ -175,7 +175,7 @@ def explain_pairs(
 ) -> Explained:
     """Explain both texts of every pair; one that cannot be scored is left out and named.
 
-    Raises :class:`DataError` where none can be scored.
+    Raises :class:`DataError` if none can be scored.
     """
     kept: list[PreferencePair] = []
     explanations: list[tuple[Explanation, Explanation]] = []
@@ -229,7 +229,7 @@ def _of_text(
 def report(items: Sequence[Occurrence], options: WordOptions) -> list[MeasureReport]:
     """Each measure that the model has, purpose first.
 
-    Raises :class:`UsageError` where ``least`` is under 1.
+    Raises :class:`UsageError` if ``least`` is under 1.
     """
     if options.least < 1:
         raise UsageError(f"least {options.least}: must be at least 1")
@@ -301,7 +301,7 @@ def _difference(values: Array, inside: Array, images: Array, resampling: Resampl
 
 
 def _gap(sums: Array) -> Array:
-    """Difference of two means from counts and sums ``(..., 4)``; NaN where one has no item."""
+    """Difference of two means from counts and sums ``(..., 4)``; NaN if one has no item."""
     counts = np.where(sums[..., [0, 2]] > 0, sums[..., [0, 2]], np.nan)
     result: Array = sums[..., 1] / counts[..., 0] - sums[..., 3] / counts[..., 1]
     return result

@@ -1,4 +1,4 @@
-"""Zero-shot classification with one prompt a class, and the labelled images that it runs on.
+"""Zero-shot classification with one prompt for each class, and the labelled images that it runs on.
 
 As in Zur et al. 2024 (arXiv 2406.09458), the class of an image is the one whose prompt has the
 highest cosine. Labelled images come from a folder, a Parquet table, or a known hub data set. Names,
@@ -24,6 +24,7 @@ from descscore.eval.formatting import Columns, row_lines, share, share_interval
 from descscore.eval.statistics.proportions import proportion
 from descscore.images import ImageSource
 from descscore.scorer import DescScorer
+from descscore.tables.samples import IMAGE_SUFFIXES
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 
@@ -153,7 +154,6 @@ def image_bytes(table: pa.Table) -> list[bytes]:
     return [cell.as_py() for cell in table["image"].combine_chunks().field("bytes")]
 
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 IMAGE_COLUMNS = ("img", "image", "webp", "jpg", "png")
 
 
@@ -187,7 +187,7 @@ HUB_SETS = {
 
 @dataclass(frozen=True)
 class Source:
-    """Labelled images and the prompt to use where none is given."""
+    """Labelled images and the prompt to use if none is given."""
 
     images: LabelledImages
     prompt: str
@@ -209,8 +209,8 @@ def read_labelled_source(source: str) -> Source:
 
 
 def read_class_folders(root: Path) -> LabelledImages:
-    """A folder with one folder of images a class; the folder's name, underscores as spaces, is the class."""
-    files = sorted(p for p in root.glob("*/*") if p.suffix.lower() in SUFFIXES)
+    """A folder with a folder of images for each class, named after it; underscores stand for spaces."""
+    files = sorted(p for p in root.glob("*/*") if p.suffix.lower() in IMAGE_SUFFIXES)
     if not files:
         raise DataError(f"{root}: no images in folders named after their class")
     names = [path.parent.name.replace("_", " ") for path in files]
@@ -235,18 +235,18 @@ def _read_hub(source: HubSet) -> LabelledImages:
 
 
 def read_class_names(path: Path) -> list[str]:
-    """One class a line, as they stand; :class:`DataError` for a file without names or with a blank line."""
+    """Class names, one in each line. Raises :class:`DataError` for an empty file or a blank line."""
     names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     if not names or "" in names:
         blank = names.index("") + 1 if names else 1
-        raise DataError(f"{path} line {blank}: blank, expected one class name a line")
+        raise DataError(f"{path} line {blank}: blank, expected one class name in each line")
     return names
 
 
 def hub_images(data: Any, source: HubSet, names: Sequence[str] | None = None) -> LabelledImages:
     """Images and labels of a loaded data set. names: of its classes, by default those of its label feature.
 
-    Raises :class:`DataError` where neither names the classes, where there is no
+    Raises :class:`DataError` if neither names the classes, if there is no
     image column, and for a label that is no class.
     """
     names = _feature_names(data, source) if names is None else names

@@ -14,9 +14,9 @@ from descscore.eval.captions import PUBLISHED as PUBLISHED_TAUS
 from descscore.eval.captions import CaptionJudgments, read_caption_judgments, reference_tau_row, tau_rows
 from descscore.eval.human import DifferenceRow, HumanResult, HumanRow, human_result
 from descscore.eval.metric_scores import VARIANTS, context_metrics
-from descscore.eval.options import data_option, resampling_options
 from descscore.eval.ratings import Item, Judgments, read_kreiss
 from descscore.eval.statistics.bootstrap import Resampling
+from descscore.options import data_option, resampling_options
 from descscore.scorer import DescScorer
 from descscore.texts import DEFAULT_POLICY, TextPolicy
 from reproduce.pages import Json, Part, render
@@ -79,7 +79,7 @@ def context_part(name: str, judgments: Judgments, scorer: DescScorer, resampling
 
 
 def text_figures(items: tuple[Item, ...], scorer: DescScorer) -> Json:
-    """How the articles and descriptions lie in the model: what decides how much a context can change."""
+    """Norms and cosines of the embeddings, which decide how much a context can change a score."""
     articles = list(dict.fromkeys(item.context or "" for item in items))
     contexts = scorer.encoder.texts(articles, scorer.text_policy)
     texts = scorer.encoder.texts([item.text for item in items], scorer.text_policy)
@@ -140,7 +140,7 @@ def to_markdown(numbers: Json) -> str:
 def _count_changes(rows: list[Json], key: str) -> Json:
     """How many changes of r are rises, and how many have an interval above 0, or below 0.
 
-    A gain counts as seen where its interval lies above 0: a sign alone is half chance.
+    A gain counts only if its interval lies above 0, because chance alone gives every second change that sign.
     """
     changes = [row[key] for row in rows]
     known = [change for change in changes if change["low"] is not None]

@@ -36,13 +36,14 @@ from descscore.eval.formatting import counted
 from descscore.eval.throughput import flops, machine
 from descscore.interchange import Exchange, Interchanged, interchange_run
 from descscore.models import check_device
+from descscore.options import PATH
 from descscore.purpose import Site
 from descscore.towers.text import begin, end_positions
 from descscore.training.config import Precision, Tower, preset
 from descscore.training.data import Batch, EpochPlan, Examples
 from descscore.training.objective import TextRuns, run_batch
 from descscore.training.trainer import RunData, Trainer
-from reproduce.pages import PATH, Json, Part, add_option, merge_runs, render
+from reproduce.pages import Json, Part, add_option, merge_runs, render
 
 GOAL = 5.0
 """How many times faster than its comparison a pair should be, on a CPU."""
@@ -78,7 +79,7 @@ class Setting:
     device: torch.device
     precision: Precision = "no"
     batch_size: int | None = None
-    """Texts a step; None for that of the presets."""
+    """Texts in a step; None for the presets' number."""
 
 
 def measure(setting: Setting, rounds: int, steps: int) -> dict[str, Any]:
@@ -151,13 +152,13 @@ def _own_peak(name: str, setting: Setting) -> float:
 
 
 def resident_peak() -> float:
-    """Most that this process has held so far, in GiB."""
+    """The most memory that this process has held so far, in GiB."""
     unit = 1 if sys.platform == "darwin" else 1024  # kilobytes, but bytes on macOS
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
 def _seconds(ways: Mapping[str, Way], device: torch.device, rounds: int, steps: int) -> dict[str, float]:
-    """Of 1,000 image pairs in each way."""
+    """Seconds of 1,000 image pairs, for each way."""
     times: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(rounds):
         first = WARM_UP + turn * steps
@@ -167,7 +168,7 @@ def _seconds(ways: Mapping[str, Way], device: torch.device, rounds: int, steps: 
 
 
 def _gflop(way: Way, steps: int) -> float:
-    """Of a pair in the first steps that are timed too."""
+    """GFLOP of a pair, over the first steps that are also timed."""
     total = flops(lambda: [way.step(WARM_UP + i) for i in range(steps)])
     return total / (1e9 * steps * way.pairs)
 
@@ -302,12 +303,12 @@ FULL = TextRuns(full_encode, full_exchange)
 
 
 def setting_of(run: Json) -> tuple[str, int, str]:
-    """What a run was measured on; a new run takes the place of the known one of the same setting."""
+    """The setting of a run; a new run replaces a known one with the same setting."""
     return str(run["device"]), int(run["batch_size"]), str(run["precision"])
 
 
 def to_markdown(costs: Json) -> str:
-    """The marked part of the page: a table for each device, with a note where the goal is missed.
+    """The marked part of the page: a table for each device, with a note if the goal is missed.
 
     The goal is for float32 on a CPU.
     """
@@ -327,7 +328,7 @@ PART = Part("training_cost.json", "training.md", "cost", to_markdown)
 
 @click.command()
 @click.option("--model", default="ViT-B-32", show_default=True, help="Name in open_clip, or a model folder.")
-@click.option("--device", type=click.Choice(["cpu", "cuda"]), help="By default a GPU where there is one.")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), help="By default a GPU if there is one.")
 @click.option(
     "--precision",
     "precisions",
@@ -342,7 +343,7 @@ PART = Part("training_cost.json", "training.md", "cost", to_markdown)
     "sizes",
     multiple=True,
     type=click.IntRange(2),
-    help="Texts a step, by default the presets' 12. May be given several times.",
+    help="Texts in a step, by default the presets' 12. May be given several times.",
 )
 @click.option("--rounds", default=9, show_default=True, type=click.IntRange(1), help="Turns of every way.")
 @click.option("--steps", default=3, show_default=True, type=click.IntRange(1), help="Steps a turn.")

@@ -32,6 +32,7 @@ from descscore.eval.features import image_features
 from descscore.eval.quality import read_flickr8k
 from descscore.eval.statistics.retrieval import recall_at_k
 from descscore.models import LoadedModel, load_model
+from descscore.options import PATH
 from descscore.scorer import DescScorer
 from descscore.tables.open import load_pairs
 from descscore.texts import token_rows
@@ -40,7 +41,6 @@ from descscore.training.data import Examples, cut_at, make_examples
 from descscore.training.finetune import train_folds
 from descscore.training.objective import unit_features, validate
 from descscore.training.trainer import Trainer
-from reproduce.pages import PATH
 
 SHORT = 20
 """Tokens of a text's beginning, start and end token included: about the length of Concadia's texts."""
@@ -64,7 +64,7 @@ class Recipe:
 def read_recipes(path: Path) -> list[Recipe]:
     """Recipes from JSON: ``{name: {"preset": ..., setting: value, ...}}``.
 
-    Raises :class:`UsageError` naming the file, and the recipe, where one cannot be used.
+    Raises :class:`UsageError` that names the file, and the recipe if one cannot be used.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

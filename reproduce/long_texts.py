@@ -49,7 +49,7 @@ class PolicyRow:
     policy: str
     data: str
     preference: float | None
-    """Pairs whose description has the higher cosine; None where there are no captions."""
+    """Pairs whose description has the higher cosine; None if there are no captions."""
     n: int
     """Pairs with a long text, which ``preference`` is a share of."""
     grounding: float
@@ -65,10 +65,10 @@ class Described:
     images: Tensor
     """``(n, embed_dim)`` unit features."""
     owner: Tensor
-    """``(n,)`` ints, equal where the image is the same."""
+    """``(n,)`` ints, equal if the image is the same."""
     descriptions: Sequence[str]
     captions: Sequence[str] | None
-    """None where the data have no captions."""
+    """None if the data have no captions."""
 
     @classmethod
     def of(cls, pairs: Sequence[PreferencePair], images: Tensor) -> Described:

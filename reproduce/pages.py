@@ -18,10 +18,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateError
 
 from descscore.errors import DataError
 from descscore.eval.formatting import counted, listing, percent, plain, signed, signed_interval
+from descscore.files import atomic_write
+from descscore.options import PATH
 
 Json: TypeAlias = Mapping[str, Any]
 
-PATH = click.Path(path_type=Path)
 folder_argument = click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
 data_option = click.option(
     "--data", required=True, type=click.Path(path_type=Path, exists=True), help="The data folder."
@@ -84,7 +85,7 @@ class Part:
         return put_in(text, self.name, self.markdown(content))
 
     def write(self, content: Json, folder: Path) -> None:
-        """Write the file, and the part of the page. Writes nothing where the page lacks the marks."""
+        """Write the file, and the part of the page. Writes nothing if the page lacks the marks."""
         page = folder / self.page
         text = self.put_in(page.read_text(encoding="utf-8"), content)
         write_json(content, folder / self.data)
@@ -100,7 +101,7 @@ class Part:
         return content
 
     def runs(self, folder: Path) -> list[Json]:
-        """The runs that the file in ``folder`` has; none where it is not there."""
+        """The runs in the file in ``folder``; none if there is no such file."""
         file = folder / self.data
         return list(self.read(file)["runs"]) if file.is_file() else []
 
@@ -112,12 +113,13 @@ def merge_runs(known: Sequence[Json], new: Sequence[Json], setting: Callable[[Js
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The content of a JSON file; nothing where the file is not there."""
+    """The content of a JSON file; empty if there is no such file."""
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return content
 
 
 def write_json(content: Json, path: Path) -> None:
-    """Write readable JSON, with a line break at its end."""
+    """Write readable JSON, with a line break at its end, in one step."""
     text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
-    path.write_text(text + "\n", encoding="utf-8")
+    with atomic_write(path) as part:
+        part.write_text(text + "\n", encoding="utf-8")

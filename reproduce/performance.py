@@ -40,9 +40,10 @@ from descscore.eval.report.plots import STYLES, WIDTH, Target, drawing
 from descscore.eval.sample_inputs import as_many, caption, find_photos, make_photos
 from descscore.eval.throughput import FEW, Plan, machine, measure
 from descscore.models import check_device, load_model
+from descscore.options import PATH
 from descscore.stream.pairs import cores
 from descscore.tables.open import load_pairs
-from reproduce.pages import PATH, Json, put_in, read_json, render, write_json
+from reproduce.pages import Json, put_in, read_json, render, write_json
 
 PARTS = ("throughput", "precision", "memory")
 DATA_FILE, GPU_DATA_FILE = "performance.json", "performance_gpu.json"
@@ -70,7 +71,7 @@ _GPU_COMMAND = (
     "--count 64 --size 500x375 --at-least {photos} --rounds {rounds}"
 )
 _LONG = {"photos": 60_000, "rounds": 5}
-"""What to measure with where nothing was: so many photos that starting the workers hardly counts."""
+"""Settings to show before anything is measured: so many photos that starting the workers hardly counts."""
 _UNDECODED = "without decoding, pairs a second"
 _FIGURES = (
     "decoding alone, images a second",
@@ -152,7 +153,7 @@ class Watched:
         return max(size for _, size in self.samples)
 
     def to_json(self) -> dict[str, Any]:
-        """With at most 200 samples, each the largest of its stretch."""
+        """The run as JSON, with at most 200 samples: the largest of each stretch."""
         step = -(-len(self.samples) // 200)
         kept = [
             max(self.samples[i : i + step], key=lambda s: s[1]) for i in range(0, len(self.samples), step)
@@ -254,7 +255,7 @@ def _resident(process: Any) -> int:
 
 
 def write_pages(figures: Json, gpu: Json, output: Path) -> None:
-    """The plots, and the marked parts of the pages in ``output``, from what was measured."""
+    """Write the plot, and the marked parts of the pages in ``output``, from the measured figures."""
     memory_plot(figures["memory"]["runs"], output / PLOT_FILE)
     for page, name, part in (
         ("performance.md", "measured", measured(figures)),
@@ -340,7 +341,7 @@ def billion(cpu: Json, gpu: Json) -> str:
 
 
 def memory_plot(runs: Sequence[Json], target: Target) -> None:
-    """Resident megabytes, and milliseconds a pair, by pairs done (on a logarithmic axis); a line a run."""
+    """Resident megabytes and milliseconds per pair, by pairs done (logarithmic); a line for each run."""
     with drawing(WIDTH, 4.6, target) as figure:
         above, below = figure.subplots(2, 1, sharex=True)
         for run, style in zip(runs, STYLES, strict=False):
@@ -358,7 +359,7 @@ def memory_plot(runs: Sequence[Json], target: Target) -> None:
 
 
 def memory_words(runs: Sequence[Json]) -> str:
-    """What the plot shows, for those who cannot see it."""
+    """The plot in words, for readers who cannot see it."""
     return (
         f"Two line plots over pairs done, a line for each run of {_each(runs, '{pairs:,}')} pairs. Above, "
         f"resident megabytes: at most {_each(runs, '{megabytes:,.0f}')}. Below, milliseconds a pair: over "

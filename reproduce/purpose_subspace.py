@@ -2,9 +2,9 @@
 
     python -m reproduce.purpose_subspace ADAPTER --data DATA
 
-keeps in the adapter where reference texts lie along its read-out; an explanation shows a text's place
-among them. They should be texts that neither the adapter nor its read-out was fitted on, since those lie
-too far out.
+writes into the adapter where reference texts lie along its read-out. An explanation shows a text's place
+among them. Choose texts that neither the adapter nor its read-out was fitted on: those of the fit have
+log-odds that are too extreme.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _BATCH = 64
 
 @dataclass(frozen=True)
 class InterchangeRow:
-    """Share of interchanges that move the logit the right way, where staying put is wrong."""
+    """Share of interchanges that move the logit the right way; leaving the text as it is counts as wrong."""
 
     subspace: str
     """``trained``, the first k trained coordinates; ``complement``, all others; ``random``, k coordinates of

@@ -9,7 +9,7 @@ goes on where it stopped. Every run keeps its adapter and its ``measured.json`` 
 read here after training and used for nothing else.
 
 Published settings are for ViT-B/32 and 100,000 pairs. On a small tower and 5,441 pairs of textbook
-figures all runs here share :data:`SMALL`: 24 texts a step, three passes, texts cut to windows, and a rate
+figures all runs here share :data:`SMALL`: 24 texts in a step, three passes, texts cut to windows, and a rate
 that falls to zero.
 """
 
@@ -40,6 +40,7 @@ from descscore.eval.quality import measure
 from descscore.eval.report import plots
 from descscore.eval.statistics.proportions import cluster_mean
 from descscore.models import LoadedModel
+from descscore.options import PATH
 from descscore.scorer import DescScorer
 from descscore.tables.open import DataOptions, load_pairs
 from descscore.tables.rows import PreferencePair
@@ -47,7 +48,7 @@ from descscore.training.config import PRESETS, FinetuneConfig, Tower
 from descscore.training.data import make_examples
 from descscore.training.finetune import Request, finetune
 from reproduce.cross_validation import Recipe
-from reproduce.pages import PATH, data_option, output_option, read_json, render, write_json
+from reproduce.pages import data_option, output_option, read_json, render, write_json
 from reproduce.purpose_subspace import interchange_table
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
@@ -230,7 +231,7 @@ def _measured(source: str, folder: Path, sets: Sets, work: Path, memory: ImageMe
         # Texts are cut, as in the published runs and as earlier runs here were measured.
         scorer = DescScorer.from_pretrained(source, text_policy="truncate")
         scorer.encoder = RememberingEncoder(scorer.model, scorer.encoder.batch_size, memory)
-        path.write_text(json.dumps(measure_model(scorer, sets, work)), encoding="utf-8")
+        write_json(measure_model(scorer, sets, work), path)
     measured: Record = json.loads(path.read_text(encoding="utf-8"))
     return measured
 
@@ -270,7 +271,7 @@ def shipped_record(results: Record) -> Record:
 
 
 def over_seeds(runs: Sequence[Record], read: Reading) -> str:
-    """``mean ± sd`` in per cent, the one value of a single run, or a dash where there is none."""
+    """``mean ± sd`` in per cent, the one value of a single run, or a dash if there is none."""
     values = [100 * value for run in runs if (value := read(run)) is not None]
     if not values:
         return "-"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,16 +44,29 @@ def make_pairs(folder: Path, count: int, images: int = 4) -> Pairs:
     return Pairs([f"p{i}" for i in range(count)], [photos[i % images] for i in range(count)], texts)
 
 
+def _below(folder: Path, pairs: Pairs) -> list[str]:
+    """The images' absolute paths, of copies below ``folder``: a table's images may not lie elsewhere."""
+    paths = []
+    for image in pairs.images:
+        path = image
+        if folder not in image.parents:
+            path = folder / "pictures" / image.name
+            path.parent.mkdir(exist_ok=True)
+            shutil.copyfile(image, path)
+        paths.append(str(path))
+    return paths
+
+
 def write_csv(path: Path, pairs: Pairs) -> Path:
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["id", "image", "text"])
-        writer.writerows(zip(pairs.ids, pairs.images, pairs.texts, strict=True))
+        writer.writerows(zip(pairs.ids, _below(path.parent, pairs), pairs.texts, strict=True))
     return path
 
 
 def write_jsonl(path: Path, pairs: Pairs) -> Path:
-    rows = zip(pairs.ids, pairs.images, pairs.texts, strict=True)
+    rows = zip(pairs.ids, _below(path.parent, pairs), pairs.texts, strict=True)
     lines = [json.dumps({"id": i, "image": str(p), "text": t}) for i, p, t in rows]
     path.write_text("\n\n".join(lines) + "\n", encoding="utf-8")
     return path
@@ -60,7 +74,7 @@ def write_jsonl(path: Path, pairs: Pairs) -> Path:
 
 def write_parquet(path: Path, pairs: Pairs, kind: str, row_group: int = 3) -> Path:
     """kind: how an image is given: ``path``, ``bytes`` or ``struct``."""
-    images: list[object] = [str(p) for p in pairs.images]
+    images: list[object] = [*_below(path.parent, pairs)]
     if kind == "bytes":
         images = [p.read_bytes() for p in pairs.images]
     if kind == "struct":

@@ -58,6 +58,14 @@ def shared_data() -> Path | None:
 
 
 @pytest.fixture
+def hub_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder for a data set that ``datasets`` loads, with a cache of its own."""
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "set").mkdir()
+    return tmp_path / "set"
+
+
+@pytest.fixture
 def photo(tmp_path: Path) -> Path:
     """A small JPEG of smooth random colours."""
     return make_photo(tmp_path / "photo.jpg", seed=0)

@@ -29,6 +29,13 @@ def misbehave(source: str | bytes, spec: PixelSpec) -> tuple[Any, bytes]:
     return prepare(source, spec)
 
 
+def take_memory(source: str | bytes, spec: PixelSpec) -> tuple[Any, bytes]:
+    """Ask for 5 GB for the file ``hungry``."""
+    if source == "hungry":
+        return bytearray(5 << 30), b""
+    return prepare(source, spec)
+
+
 def broken(source: str | bytes, spec: PixelSpec) -> tuple[Any, bytes]:
     raise AssertionError("never called")
 

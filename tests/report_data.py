@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from descscore.adapters import AdapterInfo, save_full, weights_hash
+from descscore.adapters import AdapterInfo, include_base, save_full, weights_hash
 from descscore.interchange import Rotation
 from descscore.models import load_model
 from descscore.purpose import Purpose, Readout, Site, save_purpose
@@ -147,7 +147,7 @@ def make_adapter(base: Path, folder: Path) -> Path:
     with torch.no_grad():
         clip.text_projection.add_(0.02 * torch.randn_like(clip.text_projection))
     readout = Readout(0.3 * torch.randn(5), torch.tensor(0.1))
-    info = AdapterInfo(str(base), weights_hash(plain), tuning="full", block=2, k=5)
+    info = AdapterInfo(include_base(base, folder), weights_hash(plain), tuning="full", block=2, k=5)
     save_full(clip, plain, info, folder)
     save_purpose(Purpose(Site(2, 5), Rotation(32, 1).matrix().detach(), readout), folder)
     return folder

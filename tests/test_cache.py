@@ -337,3 +337,50 @@ def test_folder_name_follows_the_whole_key() -> None:
     assert len(KEY.folder) == 16
     assert KEY.folder == replace(KEY).folder
     assert replace(KEY, weights="x").folder != KEY.folder
+
+
+def zeros(images: Sequence[Image.Image]) -> Tensor:
+    return torch.zeros(len(images), 6)
+
+
+@pytest.mark.parametrize("planted", ["by others", "by a link"])
+def test_features_that_others_may_have_written_are_not_used(
+    folder: Path, photos: list[Path], tmp_path: Path, planted: str
+) -> None:
+    """A shard with false features has a checksum that fits; who can write it decides what a model sees."""
+    FeatureCache(tmp_path / "false", KEY).get_many(photos, zeros)
+    (false,) = shards(tmp_path / "false")
+    target = folder / KEY.folder / false.name
+    target.parent.mkdir(parents=True)
+    if planted == "by others":
+        shutil.copyfile(false, target)
+        target.chmod(0o666)
+    else:
+        target.symlink_to(false)
+    encode = Counting()
+    for _ in range(2):
+        assert torch.equal(FeatureCache(folder, KEY).get_many(photos, encode), expected(photos))
+    assert encode.total == 7
+
+
+def test_only_its_owner_can_write_to_a_cache(folder: Path, photos: list[Path]) -> None:
+    before = os.umask(0)
+    try:
+        FeatureCache(folder, KEY).get_many(photos, Counting())
+        modes = [path.stat().st_mode & 0o077 for path in (folder / KEY.folder, *shards(folder))]
+        assert modes == [0, 0]
+        (folder / KEY.folder).chmod(0o777)  # as an earlier version made it
+        FeatureCache(folder, KEY).get_many(photos, Counting())
+        assert not (folder / KEY.folder).stat().st_mode & 0o022
+    finally:
+        os.umask(before)
+
+
+def test_a_cache_of_another_user_is_refused(
+    folder: Path, photos: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    FeatureCache(folder, KEY).get_many(photos, Counting())
+    (folder / KEY.folder).chmod(0o777)
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 12345)
+    with pytest.raises(DataError, match="others can write here"):
+        FeatureCache(folder, KEY).get_many(photos, Counting())

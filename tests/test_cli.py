@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 from conftest import make_photo
 from descscore import DescScorer, __version__
 from descscore.cli import main
+from descscore.errors import shown
 
 
 def run(*args: object) -> Result:
@@ -108,6 +109,18 @@ def test_failed_work_exits_1_with_one_line(tmp_path: Path, photo: Path, model: t
         assert result.stdout == ""
 
 
+def test_an_error_of_one_image_speaks_of_no_rows_and_is_said_once(
+    tmp_path: Path, photo: Path, model: tuple[str, ...]
+) -> None:
+    missing = tmp_path / "none.jpg"
+    for args in (("score", missing, "a", "b"), ("explain", missing, "a")):
+        assert run(*args, *model).stderr == f"Error: {missing}: no such file\n"
+    assert run("score", photo, "a", "", *model).stderr == "Error: text '': empty or blank\n"
+    assert run("explain", photo, "", *model).stderr == "Error: text '': empty or blank\n"
+    long = ("--context", "word " * 100, "--text-policy", "error")
+    assert run("score", photo, "a", "b", *long, *model).stderr.count("context: ") == 1
+
+
 def test_debug_shows_the_traceback(tmp_path: Path, model: tuple[str, ...]) -> None:
     result = run("--debug", "score", tmp_path / "none.jpg", "a", *model)
     assert type(result.exception).__name__ == "ImageError"
@@ -174,3 +187,31 @@ def test_many_texts_read_the_image_once(
     photo = make_photo(tmp_path / "a.png", 0)
     DescScorer.from_pretrained(tiny_folder, device="cpu").score_batch([photo] * 4, list("abcd"))
     assert calls == [photo]
+
+
+ESCAPES = "\x1b[31m\x07\x9b2J\u202e\u2066"
+
+
+def test_a_terminal_obeys_no_text_and_no_file_name(
+    tmp_path: Path, photo: Path, model: tuple[str, ...]
+) -> None:
+    text = f"A red {ESCAPES}cat."
+    outputs = [
+        run("score", photo, text, *model),
+        run("score", photo, text, "--json", *model),
+        run("compare", photo, "--description", text, "--caption", "Rex.", *model),
+        run("explain", photo, text, *model),
+        run("score", tmp_path / f"no{ESCAPES}ne.png", "A cat.", *model),
+        run("eval", "preference", "--data", tmp_path / f"no{ESCAPES}ne.csv", *model),
+    ]
+    for result in outputs:
+        assert not set(ESCAPES) - set("[31m2J") & set(result.output), result.output
+    assert json.loads(outputs[1].output)[0]["text"] == text
+    assert r"A red \u001b[31m" in outputs[0].output
+    assert r"no\u001b[31m" in outputs[4].output
+
+
+def test_what_is_shown_keeps_every_usual_character() -> None:
+    usual = "Zwei Sätze:\n猫 «a» 👩\u200d🦯 \u05d0\u200f\u00a0"
+    assert shown(usual) == usual
+    assert shown("\t\r\udcff") == r"\t\r\udcff"

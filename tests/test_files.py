@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from descscore.errors import DataError
-from descscore.files import UNFINISHED, atomic_write, check_place, locked, remove_unfinished
+from descscore.files import UNFINISHED, atomic_write, check_place, locked, open_regular, remove_unfinished
 
 
 def names(folder: Path) -> list[str]:
@@ -231,3 +231,17 @@ def test_a_folder_of_others_is_said(
     monkeypatch.setattr(os, "getegid", lambda: OTHER)
     check_place(folder / "study.db")
     assert "its folder belongs to a group" in caplog.text
+
+
+def test_only_regular_files_are_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "file").write_bytes(b"here")
+    (tmp_path / "link").symlink_to("file")
+    for name in ("pipe", "", "none"):
+        with pytest.raises(OSError, match=r"not a regular file|No such file"):
+            open_regular(tmp_path / name)
+    with pytest.raises(OSError, match="not a regular file"):
+        open_regular("/dev/null")
+    for name in ("file", "link"):
+        with open_regular(tmp_path / name) as file:
+            assert (file.read(), file.name) == (b"here", str(tmp_path / name))

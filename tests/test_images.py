@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
+from descscore import images
 from descscore.errors import ImageError, ModelError
 from descscore.images import load_image, picture_pixels, pixel_spec
 
@@ -39,6 +40,89 @@ def close(image: Image.Image, left: tuple[int, ...], right: tuple[int, ...], tol
         for x, colour in ((8, left), (32, right))
     )
     return image_is_rgb and near
+
+
+def deep(mode: str) -> Image.Image:
+    """1200 x 1100 pixels of that mode, of all its values."""
+    ramp = np.linspace(0, 1, 1200 * 1100).reshape(1100, 1200)
+    if mode == "I;16":
+        return Image.fromarray((ramp * 65535).astype(np.uint16))
+    if mode == "I":
+        return Image.fromarray((ramp * 9e5 - 100).astype(np.int32))
+    if mode == "F":
+        return Image.fromarray((ramp * 7 - 3).astype(np.float32))
+    grey = Image.fromarray((ramp * 255).astype(np.uint8))
+    if mode == "P":
+        image = grey.convert("P")
+        image.info["transparency"] = 7
+        return image
+    return Image.merge("RGBA", [grey, grey.rotate(180), grey, grey.transpose(Image.Transpose.ROTATE_180)])
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I", "F", "P", "RGBA"])
+def test_a_large_image_is_converted_as_a_small_one(mode: str) -> None:
+    """In parts, so that it takes less memory: no seams, and one scale of grey for all parts."""
+    image = deep(mode)
+    whole = np.asarray(load_image(image))
+    rows = [slice(0, 50), slice(540, 560), slice(1050, 1100)]
+    if mode in ("P", "RGBA"):
+        for part in rows:
+            small = image.crop((0, part.start, 1200, part.stop))
+            assert np.array_equal(np.asarray(load_image(small)), whole[part])
+        return
+    grey = whole[:, :, 0].astype(int)
+    assert (grey[0, 0], grey[-1, -1]) == (0, 255)
+    assert np.abs(grey - np.linspace(0, 255, 1200 * 1100).reshape(1100, 1200)).max() <= 1
+
+
+def test_a_deep_grey_image_takes_few_bytes_a_pixel(tmp_path: Path) -> None:
+    """40 million pixels of 16 bit once took 1.3 GB; the promise is 12 bytes a pixel."""
+    Image.fromarray(np.zeros((5000, 8000), np.uint16)).save(tmp_path / "a.png", compress_level=1)
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from descscore.images import load_image\n"
+        "def peak(): return int(Path('/proc/self/status').read_text().partition('VmHWM:')[2].split()[0])\n"
+        "load_image(sys.argv[1])\n"
+        "before = peak()\n"
+        "load_image(sys.argv[2])\n"
+        "print(peak() - before)\n"
+    )
+    Image.fromarray(np.zeros((5, 8), np.uint16)).save(tmp_path / "small.png")
+    command = [sys.executable, "-c", code, str(tmp_path / "small.png"), str(tmp_path / "a.png")]
+    kilobytes = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert 3 * 40_000_000 < kilobytes * 1024 < 12 * 40_000_000
+
+
+@pytest.mark.parametrize("form", ["JPEG", "WEBP", "JPEG2000"])
+def test_a_format_whose_decoder_takes_much_memory_has_a_lower_limit(
+    tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture = Image.new("RGB", (300, 200), "red")
+    picture.save(tmp_path / "plain.png")
+    options = {"progressive": True} if form == "JPEG" else {}
+    picture.save(tmp_path / "costly", form, **options)
+    monkeypatch.setattr(images, "MAX_MEMORY", 300 * 200 * 12)
+    assert load_image(tmp_path / "plain.png").size == (300, 200)
+    with pytest.raises(
+        ImageError, match=rf"costly: 300x200 pixels of {form} take over 720,000 bytes"
+    ) as caught:
+        load_image(tmp_path / "costly")
+    assert caught.value.kind == "image_too_large"
+
+
+def test_a_decoder_without_memory_costs_its_own_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    halves(RED, BLUE).save(tmp_path / "a.png")
+
+    def out_of_memory(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(Image.Image, "convert", out_of_memory)
+    with pytest.raises(ImageError, match=r"a\.png: takes more memory than there is") as caught:
+        load_image(tmp_path / "a.png")
+    assert caught.value.kind == "image_too_large"
 
 
 def test_plain_rgb_is_untouched(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("version", "errors", "clip"),
+    ("errors", "clip"),
     ("files", "options", "texts", "images", "model_config"),
     ("towers",),
     ("context", "purpose", "interchange", "adapters", "lora", "records"),
@@ -22,7 +22,6 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("cache", "encoder", "stream"),
     ("scorer",),
     ("shared_scorers", "batch", "explanations"),
-    ("scorer_metric",),
     ("metrics", "coco", "record_metric", "evaluate_module", "study", "demo"),
     ("page",),
     ("cli",),

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from conftest import TINY, save_model
-from descscore.adapters import AdapterInfo, save_lora, weights_hash
+from descscore.adapters import AdapterInfo, include_base, save_lora, weights_hash
 from descscore.errors import ModelError
 from descscore.models import ASSETS, load_model
 from descscore.training.lora import attach_lora
@@ -54,6 +56,16 @@ def test_a_tokenizer_of_the_folder_never_runs(folder: Path, tmp_path: Path) -> N
         ("text_cfg", "width", 10**9),
         ("text_cfg", "width", "32"),
         ("text_cfg", "layers", True),
+        ("text_cfg", "layers", 100_000),
+        ("text_cfg", "context_length", 100_000),
+        ("text_cfg", "mlp_ratio", 1e9),
+        ("text_cfg", "mlp_ratio", float("nan")),
+        ("text_cfg", "tokenizer_kwargs", {"clean": "other"}),
+        ("text_cfg", "tokenizer_kwargs", {"additional_special_tokens": ["(a+)+$"]}),
+        ("text_cfg", "tokenizer_mode", "clips"),
+        ("vision_cfg", "timm_model_name", "local-dir:other"),
+        ("vision_cfg", "image_size", 100_000),
+        ("", "preprocess_cfg", {"size": 100_000}),
         ("vision_cfg", "timm_model_name", "hf-hub:some/model"),
         ("vision_cfg", "timm_model_name", "../other"),
         ("vision_cfg", "timm_model_pretrained", True),
@@ -73,6 +85,26 @@ def test_what_is_not_allowed_is_refused_by_its_name(folder: Path, part: str, key
     assert len(str(caught.value)) < len(str(folder)) + 400
 
 
+@pytest.mark.parametrize(
+    ("part", "changes"),
+    [
+        ("text_cfg", {"width": 16_384, "heads": 1}),
+        ("text_cfg", {"layers": 256, "width": 4096}),
+        ("text_cfg", {"vocab_size": 1 << 20, "width": 2048}),
+        ("vision_cfg", {"image_size": 4096, "patch_size": 1, "width": 1024}),
+    ],
+)
+def test_a_small_file_does_not_ask_for_a_large_model(
+    folder: Path, part: str, changes: dict[str, Any]
+) -> None:
+    """Before weights and model are compared, the model would take gigabytes."""
+    change(folder, part, **changes)
+    start = time.process_time()
+    with pytest.raises(ModelError, match=r"open_clip_config\.json: asks for over [\d,]+ weights"):
+        load_model(folder, "cpu")
+    assert time.process_time() - start < 2
+
+
 def test_a_folder_that_says_nothing_of_other_libraries_loads(folder: Path) -> None:
     change(folder, "text_cfg", hf_tokenizer_name="", tokenizer_kwargs={"clean": "whitespace"})
     change(folder, "model_cfg", quick_gelu=True, init_logit_bias=None)
@@ -84,6 +116,30 @@ def test_what_is_no_configuration_is_said(folder: Path, text: str) -> None:
     (folder / "open_clip_config.json").write_text(text)
     with pytest.raises(ModelError, match="not an open_clip configuration"):
         load_model(folder, "cpu")
+
+
+@pytest.mark.parametrize(
+    "name", ["open_clip_config.json", "open_clip_model.safetensors", "descscore_adapter.json"]
+)
+def test_a_pipe_in_a_model_folder_is_not_waited_for(folder: Path, name: str) -> None:
+    (folder / "other.bin").write_bytes(bytes(10_000_000))
+    (folder / name).unlink(missing_ok=True)
+    os.mkfifo(folder / name)
+    if name == "descscore_adapter.json":
+        assert load_model(folder, "cpu").clip
+        return
+    with pytest.raises(ModelError, match=r"not a regular file|holds neither"):
+        load_model(folder, "cpu")
+
+
+def test_a_configuration_is_neither_read_without_end_nor_quoted(folder: Path) -> None:
+    path = folder / "open_clip_config.json"
+    for content in (b" " * 3_000_000, b'{"secret": \xff' + b"secret" * 1000):
+        path.write_bytes(content)
+        with pytest.raises(ModelError, match=r"holds over 1,048,576 bytes|not valid JSON") as caught:
+            load_model(folder, "cpu")
+        assert "secret" not in str(caught.value)
+        assert len(str(caught.value)) < len(str(folder)) + 400
 
 
 def test_the_bundled_models_and_those_of_the_tests_are_allowed(tmp_path: Path) -> None:
@@ -108,10 +164,48 @@ def test_an_adapter_names_its_layers_by_plain_names(
 ) -> None:
     folder = tmp_path / "adapter"
     clip = load_model(tiny_folder, "cpu").clip
-    info = AdapterInfo(str(tiny_folder), weights_hash(clip))
+    info = AdapterInfo(include_base(tiny_folder, folder), weights_hash(clip))
     save_lora(attach_lora(copy.deepcopy(clip), rank=2), info, folder)
     load_model(folder, "cpu")
     path = folder / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
     with pytest.raises(ModelError, match=key):
         load_model(folder, "cpu")
+
+
+@pytest.mark.parametrize("how", ["absolute", "..", "link", "tag", "here"])
+def test_an_adapter_leads_to_no_folder_outside_its_own(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Else a model from a stranger would choose which of the user's files are read."""
+    folder = tmp_path / "adapter"
+    clip = load_model(tiny_folder, "cpu").clip
+    info = AdapterInfo(include_base(tiny_folder, folder), weights_hash(clip))
+    save_lora(attach_lora(copy.deepcopy(clip), rank=2), info, folder)
+    outside = Path(shutil.move(folder / "base_model", tmp_path / "outside"))
+    (folder / "link").symlink_to(outside)
+    monkeypatch.chdir(tmp_path)
+    base = {"absolute": str(outside), "..": "../outside", "link": "link", "tag": "..", "here": "outside"}[how]
+    path = folder / "descscore_adapter.json"
+    pretrained = "outside" if how == "tag" else None
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"base": base, "pretrained": pretrained}))
+    with pytest.raises(ModelError) as caught:
+        load_model(folder, "cpu")
+    assert ("leads out of the adapter's folder" in str(caught.value)) == (how in ("absolute", "..", "link"))
+    # What the message advises works.
+    shutil.copytree(outside, folder / "base_model")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"base": "base_model", "pretrained": None}))
+    assert load_model(folder, "cpu").tuned
+
+
+def test_an_adapter_takes_a_local_base_along(tiny_folder: Path, tmp_path: Path) -> None:
+    """Moved elsewhere, and with its base gone, it still loads; a base inside stays where it is."""
+    base, folder = Path(shutil.copytree(tiny_folder, tmp_path / "base")), tmp_path / "adapter"
+    clip = load_model(base, "cpu").clip
+    for _ in range(2):  # a run that is started again does it twice
+        info = AdapterInfo(include_base(base, folder), weights_hash(clip))
+    save_lora(attach_lora(copy.deepcopy(clip), rank=2), info, folder)
+    shutil.rmtree(base)
+    moved = Path(shutil.move(folder, tmp_path / "moved"))
+    assert load_model(moved, "cpu").tuned
+    assert include_base(moved / "base_model", moved) == "base_model"

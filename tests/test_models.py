@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import pickle
+import resource
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,9 +20,9 @@ from safetensors.torch import load_file, save_file
 
 from conftest import TINY, make_photo, save_model
 from descscore import DescScorer
-from descscore.adapters import AdapterInfo, save_lora, weights_hash
+from descscore.adapters import AdapterInfo, include_base, save_lora, weights_hash
 from descscore.errors import ModelError, UsageError
-from descscore.lora import TARGETS
+from descscore.lora import TARGETS, unpack_attention
 from descscore.models import _PREPROCESSING, load_model
 
 
@@ -153,6 +155,11 @@ def test_unknown_name_lists_what_there_is() -> None:
     fails("nothing", "base and default", "ViT-B-32/openai")
 
 
+def test_a_misspelt_bundled_name_brings_the_right_one() -> None:
+    fails("defualt", "similar names: default")
+    fails("bsae", "similar names: base")
+
+
 def test_open_clip_name_without_tag_lists_its_tags() -> None:
     fails("ViT-B-32", "ViT-B-32/openai", "laion2b_s34b_b79k")
 
@@ -230,7 +237,9 @@ def test_unknown_device_lists_what_there_is(tiny_folder: Path) -> None:
 def adapter(tiny_folder: Path, tmp_path: Path) -> Path:
     """An adapter of random weights for the tiny model, made with peft itself."""
     folder = tmp_path / "adapter"
-    save_lora(wrapped(tiny_folder), AdapterInfo(str(tiny_folder), base_hash(tiny_folder)), folder)
+    save_lora(
+        wrapped(tiny_folder), AdapterInfo(include_base(tiny_folder, folder), base_hash(tiny_folder)), folder
+    )
     return folder
 
 
@@ -242,7 +251,9 @@ def wrapped(folder: Path) -> torch.nn.Module:
     from peft import LoraConfig, get_peft_model
 
     clip = open_clip.create_model(f"local-dir:{folder}").eval()
-    out = get_peft_model(clip, LoraConfig(r=4, lora_alpha=4, target_modules=TARGETS["tower"]))
+    out = get_peft_model(
+        unpack_attention(clip), LoraConfig(r=4, lora_alpha=4, target_modules=TARGETS["tower"])
+    )
     torch.manual_seed(0)
     with torch.no_grad():
         for name, parameter in out.named_parameters():
@@ -259,9 +270,10 @@ def test_adapter_adds_each_update_once(adapter: Path, tiny_folder: Path, tmp_pat
     with torch.inference_mode():
         before = plain.encode_text(tokens, normalize=True)
         for number, block in enumerate(plain.transformer.resblocks):
+            packed = block.attn.in_proj_weight.chunk(3)
             for name, weight in (
-                ("attn", block.attn.in_proj_weight),
-                ("attn.base_layer.out_proj", block.attn.out_proj.weight),
+                *zip(("attn.q_proj", "attn.k_proj", "attn.v_proj"), packed, strict=True),
+                ("attn.out_proj", block.attn.out_proj.weight),
                 ("mlp.c_fc", block.mlp.c_fc.weight),
                 ("mlp.c_proj", block.mlp.c_proj.weight),
             ):
@@ -292,10 +304,30 @@ def test_adapter_names_its_base_relative_to_itself(tiny_folder: Path, tmp_path: 
     assert load_model(tmp_path / "adapter", "cpu").tuned
 
 
+def test_an_adapter_stays_whole_if_it_cannot_be_saved_again(
+    adapter: Path, tiny_folder: Path, photo: Path
+) -> None:
+    """A limit on file sizes stands in for a full disk, which fails the writing of weights."""
+    before = DescScorer.from_pretrained(adapter, device="cpu").score(photo, "A cat.").cosine
+    names = {path.name for path in adapter.iterdir()}
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, old[1]))
+        with pytest.raises(Exception, match="File too large"):
+            save_lora(wrapped(tiny_folder), AdapterInfo(str(tiny_folder), "another"), adapter)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert {path.name for path in adapter.iterdir()} == names
+    after = DescScorer.from_pretrained(adapter, device="cpu").score(photo, "A cat.").cosine
+    assert after == pytest.approx(before, abs=1e-6)
+
+
 def test_adapter_for_another_base(adapter: Path, tmp_path: Path) -> None:
-    other = save_model(tmp_path / "other", TINY, seed=1)
+    other = save_model(adapter / "other", TINY, seed=1)
     path = adapter / "descscore_adapter.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "base": str(other)}))
+    path.write_text(json.dumps({**json.loads(path.read_text()), "base": "other"}))
     fails(adapter, "made for", base_hash(other))
 
 
@@ -306,7 +338,15 @@ def test_adapter_of_an_unknown_base(adapter: Path) -> None:
         load_model(adapter, "cpu")
 
 
-@pytest.mark.parametrize("content", ["{}", "nonsense", "[]", '{"base": 1}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("{}", "nonsense", "[]", '{"base": 1}'),
+        '{"base": ["a"], "base_weights": "", "format": 1}',
+        '{"base": "base", "base_weights": "", "format": 1, "pretrained": {"a": 1}}',
+        '{"base": "base", "base_weights": "", "format": 1, "block": "0", "k": 1}',
+    ],
+)
 def test_bad_adapter_description(adapter: Path, content: str) -> None:
     (adapter / "descscore_adapter.json").write_text(content)
     fails(adapter, "not an adapter description")

@@ -20,7 +20,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from descscore.version import __version__
+from descscore import __version__
 
 ROOT = Path(__file__).parents[1]
 

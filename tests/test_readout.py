@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from conftest import make_photo
 from descscore import DescScorer
-from descscore.adapters import AdapterInfo, save_full, weights_hash
+from descscore.adapters import AdapterInfo, include_base, save_full, weights_hash
 from descscore.errors import ModelError
 from descscore.interchange import Rotation
 from descscore.models import load_model
@@ -41,7 +41,9 @@ def adapter(tiny_folder: Path, tmp_path: Path) -> tuple[Path, Purpose]:
     torch.manual_seed(0)
     readout = Readout(torch.randn(5), torch.tensor(0.1))
     found = Purpose(Site(2, 5), Rotation(32, 1).matrix().detach(), readout, torch.linspace(-0.5, 0.5, 101))
-    info = AdapterInfo(str(tiny_folder), weights_hash(clip), tuning="full", block=2, k=5)
+    info = AdapterInfo(
+        include_base(tiny_folder, tmp_path / "adapter"), weights_hash(clip), tuning="full", block=2, k=5
+    )
     save_full(clip, clip, info, tmp_path / "adapter")
     save_purpose(found, tmp_path / "adapter")
     return tmp_path / "adapter", found
@@ -99,7 +101,7 @@ def test_only_words_that_have_changed_are_kept(tiny_folder: Path, tmp_path: Path
     with torch.no_grad():
         tuned.token_embedding.weight[[5, 700]] += 1
         tuned.transformer.resblocks[0].mlp.c_fc.weight += 0.1
-    info = AdapterInfo(str(tiny_folder), weights_hash(base), tuning="full")
+    info = AdapterInfo(include_base(tiny_folder, tmp_path), weights_hash(base), tuning="full")
     save_full(tuned, base, info, tmp_path)
     kept = load_file(tmp_path / "text_tower.safetensors")
     assert kept["token_embedding.rows"].tolist() == [5, 700]
@@ -114,7 +116,7 @@ def test_half_precision_weights_are_read_as_float32(tiny_folder: Path, tmp_path:
         for name, parameter in tuned.named_parameters():
             if not name.startswith("visual."):
                 parameter.copy_((parameter * 1.01).half().float())
-    info = AdapterInfo(str(tiny_folder), weights_hash(base), tuning="full")
+    info = AdapterInfo(include_base(tiny_folder, tmp_path), weights_hash(base), tuning="full")
     save_full(tuned, base, info, tmp_path, torch.float16)
     assert {v.dtype for v in load_file(tmp_path / "text_tower.safetensors").values()} <= {
         torch.float16,
@@ -125,7 +127,12 @@ def test_half_precision_weights_are_read_as_float32(tiny_folder: Path, tmp_path:
 
 def test_a_word_that_the_base_lacks_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
     base = load_model(tiny_folder, "cpu").clip
-    save_full(base, base, AdapterInfo(str(tiny_folder), weights_hash(base), tuning="full"), tmp_path)
+    save_full(
+        base,
+        base,
+        AdapterInfo(include_base(tiny_folder, tmp_path), weights_hash(base), tuning="full"),
+        tmp_path,
+    )
     path = tmp_path / "text_tower.safetensors"
     kept = load_file(path)
     kept |= {"token_embedding.rows": torch.tensor([10**6]), "token_embedding.changed": torch.zeros(1, 32)}

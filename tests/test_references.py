@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -206,3 +207,17 @@ def test_the_command_line_says_it_too(
     failed = run(*given, "--reference", "")
     assert (failed.exit_code, failed.stderr.count("\n")) == (1, 1)
     assert "reference 1: text ''" in failed.stderr
+
+
+def test_references_of_any_length_cost_their_own_row(scorer: DescScorer, photos: list[Path]) -> None:
+    """A thousand references may not be a thousand books."""
+    start = time.process_time()
+    pairs = [
+        Pair(photos[0], "A cat.", references=["猫が" * 40_000] * MAX_REFERENCES),
+        Pair(photos[0], "A cat.", references=["A cat sleeps."] * MAX_REFERENCES),
+    ]
+    wrong, right = scorer.score_stream(pairs, StreamOptions(workers=0))
+    assert time.process_time() - start < 5
+    assert wrong.status == "bad_references"
+    assert wrong.error == "references: 80,000,000 characters together, over 100,000"
+    assert right.score is not None

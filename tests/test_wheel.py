@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from conftest import make_photo
-from descscore.version import __version__
+from descscore import __version__
 
 ROOT = Path(__file__).parents[1]
 

@@ -40,6 +40,20 @@ def test_tokens_are_open_clips(text: str) -> None:
     assert FAST(text) == ORIGINAL.encode(text)
 
 
+@settings(max_examples=300, deadline=None)
+@given(
+    st.one_of(
+        st.text(st.characters(categories=["L"]), min_size=LONGEST_WORD + 1, max_size=200),
+        st.text("ab", min_size=LONGEST_WORD + 1, max_size=200),
+        st.text("thecati", min_size=LONGEST_WORD + 1, max_size=200),
+        st.text("?!-.\U0001f408", min_size=LONGEST_WORD + 1, max_size=100),
+    )
+)
+def test_long_words_have_open_clips_tokens(word: str) -> None:
+    """Long words are merged by another method than open_clip's, in the same order."""
+    assert FAST(word) == ORIGINAL.encode(word)
+
+
 def test_what_is_kept_is_bounded_in_words_and_in_their_length() -> None:
     assert FAST.cache_info().maxsize == 50
     fresh = WordTokens(open_clip.get_tokenizer("ViT-B-32"), words=5)

@@ -11,6 +11,8 @@ from typing import Any
 
 import click
 
+from descscore.errors import shown
+from descscore.options import echo
 from descscore.training.config import Tower, options, preset
 
 _PATH = click.Path(path_type=Path)
@@ -33,7 +35,8 @@ def setting_options(command: Any) -> Any:
     "name",
     default="das-lora",
     show_default=True,
-    help="das-lora, bft-lora, das-full, bft-full or joint; decides settings that no option gives.",
+    help="das-lora, bft-lora, das-full, bft-full, joint, or small-data (for a few thousand pairs); decides "
+    "settings that no option gives.",
 )
 @click.option("--base", default="base", show_default=True, help="The untuned model to start from.")
 @click.option("--device", help="Torch device; by default a GPU where there is one.")
@@ -51,16 +54,17 @@ def setting_options(command: Any) -> Any:
 @click.option(
     "--calibration-folds",
     type=click.IntRange(0),
-    default=0,
+    default=3,
     show_default=True,
-    help="Extra towers, each trained without some groups, to calibrate the purpose read-out; 0: none.",
+    help="Extra towers, each trained without some groups, to calibrate description_probability; "
+    "0: none, and no such probability.",
 )
 @click.option(
     "--weights",
     type=click.Choice(["float32", "float16"]),
     default="float32",
     show_default=True,
-    help="Number format in which fully tuned weights are kept.",
+    help="Number format in which tuned weights are kept.",
 )
 @setting_options
 def train(name: str, output: Path, validation: str, image_root: Path | None, **given: Any) -> None:
@@ -78,7 +82,7 @@ def train(name: str, output: Path, validation: str, image_root: Path | None, **g
         settings.setdefault("lora_alpha", settings["lora_rank"])
 
     def report(line: dict[str, Any]) -> None:
-        click.echo("  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in line.items()))
+        echo("  ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in line.items()))
 
     request = Request(
         output=output, validation=validation or None, options=DataOptions(image_root=image_root), **given
@@ -92,8 +96,8 @@ def train(name: str, output: Path, validation: str, image_root: Path | None, **g
     try:
         draw_curves(history, output / "curves.png")
     except ImportError:
-        click.echo("matplotlib is not installed: no curves.png", err=True)
-    click.echo(f"adapter: {output}")
+        echo("matplotlib is not installed: no curves.png", err=True)
+    echo(f"adapter: {output}")
 
 
 def _show_log() -> None:
@@ -102,8 +106,13 @@ def _show_log() -> None:
     logger.setLevel(logging.INFO)
     if not logger.handlers:
         handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(message)s"))
+        handler.setFormatter(_ShownFormatter("%(message)s"))
         logger.addHandler(handler)
+
+
+class _ShownFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return shown(super().format(record))
 
 
 _PANELS = (("loss", "loss"), ("preference", "preference accuracy"), ("interchange", "interchange accuracy"))

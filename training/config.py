@@ -1,7 +1,8 @@
 """The settings of a fine-tuning run, each with its range and its reason, and the presets.
 
-The presets are those of Zur et al. 2024 (arXiv 2406.09458) for the text tower of ViT-B/32
-(12 blocks, width 512). On other towers they keep the same proportions.
+Five presets have the rates and sizes of Zur et al. 2024 (arXiv 2406.09458) for the text tower of ViT-B/32
+(12 blocks, width 512). On other towers they keep the same proportions. ``small-data`` is this package's own.
+``docs/training.md`` lists in which ways runs differ from the paper's.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ class FinetuneConfig:
     tuning: Tuning
     """Which weights change: ``lora`` for low-rank updates, ``full`` for all text weights."""
     learning_rate: float = field(metadata=_about("Learning rate of Adam.", above=0))
-    """The presets set it, as published. The rotation has the same rate; there is no weight decay."""
+    """The presets set it. The rotation has the same rate; there is no weight decay."""
     schedule: Schedule = field(default="constant", metadata=_about("Course of the learning rate."))
     """``constant`` as published, or falling ``linear``-ly to 0 at the end of the run."""
 
@@ -92,6 +93,15 @@ class FinetuneConfig:
     spread_weight: float = field(default=0.0, metadata=_about("Factor on the loss that levels wordings."))
     """Keeps the model from liking some descriptions better for their wording
     (:func:`descscore.training.losses.spread_loss`). Published is 0."""
+    caption_weight: float = field(default=0.0, metadata=_about("Factor on the loss that holds captions."))
+    """Keeps an image's caption over other images' descriptions, which a preference for descriptions would put
+    first. Published is 0."""
+    neither_weight: float = field(default=0.0, metadata=_about("Factor on the loss of empty texts."))
+    """Keeps an image's description over the third kind of text (:mod:`descscore.training.neither`): empty
+    phrases, file names, keywords, and its own words without grammar. Published is 0."""
+    ending_weight: float = field(default=0.0, metadata=_about("Factor on the loss of a final full stop."))
+    """Keeps a final full stop from moving a score. In half of the texts, drawn anew each epoch and alike for
+    both kinds, the stop is added or taken off. Published is 0."""
 
     epochs: int = field(default=10, metadata=_about("Passes through the training split.", least=1))
     """10 are published, for 100,000 pairs."""
@@ -217,29 +227,51 @@ VIT_B_32 = Tower()
 
 
 class _Preset(NamedTuple):
-    """rank_divisor: the tower's width over the LoRA rank; None for full tuning."""
+    """rank_divisor: the tower's width over the LoRA rank; None for full tuning, or a rank of its own."""
 
     loss: Loss
     tuning: Tuning
     learning_rate: float
     rank_divisor: int | None
+    others: dict[str, Any] = {}  # noqa: RUF012 - never changed
+    """Settings of its own."""
 
 
+_SMALL_DATA: dict[str, Any] = {
+    "lora_rank": 16,
+    "lora_alpha": 16,
+    "lora_targets": "tower",
+    "schedule": "linear",
+    "epochs": 3,
+    "batch_size": 48,
+    "examples_per_epoch": None,
+    "text_window": 32,
+    "token_dropout": 0.05,
+    "word_swap": 0.5,
+    "contrastive_weight": 0.25,
+    "hold_weight": 0.05,
+    "spread_weight": 0.05,
+    "caption_weight": 0.5,
+    "neither_weight": 0.5,
+    "ending_weight": 1.0,
+}
 _PRESETS = {
     "das-lora": _Preset("interchange", "lora", 1e-5, 8),
     "bft-lora": _Preset("preference", "lora", 1e-5, 4),
     "das-full": _Preset("interchange", "full", 1e-5, None),
     "bft-full": _Preset("preference", "full", 5e-6, None),
     "joint": _Preset("joint", "lora", 1e-5, 8),  # no rate is published: that of the interchange loss
+    "small-data": _Preset("joint", "lora", 1e-3, None, _SMALL_DATA),
 }
 PRESETS = tuple(_PRESETS)
 
 
 def preset(name: str, tower: Tower = VIT_B_32) -> FinetuneConfig:
-    """The settings of a preset, with its published learning rate, on a text tower.
+    """The settings of a preset on a text tower.
 
-    block = blocks - 2, k = width / 2, rank = alpha = width / 8 (width / 4 for ``bft-lora``). An epoch of
-    interchanges is 100,000 on ViT-B/32's tower, as published, and one pass through the split on others.
+    block = blocks - 2, k = width / 2, rank = alpha = width / 8 (width / 4 for ``bft-lora``, 16 for
+    ``small-data``). An epoch of interchanges is 100,000 on ViT-B/32's tower, as published, and one pass
+    through the split on others and for ``small-data``.
 
     Raises :class:`UsageError` for an unknown preset or a tower that is too small.
     """
@@ -249,16 +281,13 @@ def preset(name: str, tower: Tower = VIT_B_32) -> FinetuneConfig:
         raise UsageError(
             f"preset {name!r}: a text tower of {tower.blocks} blocks, width {tower.width}, is too small"
         )
-    loss, tuning, rate, divisor = _PRESETS[name]
+    loss, tuning, rate, divisor, others = _PRESETS[name]
     rank, swaps = divisor and tower.width // divisor, loss != "preference"
-    return FinetuneConfig(
-        preset=name,
-        loss=loss,
-        tuning=tuning,
-        learning_rate=rate,
-        lora_rank=rank,
-        lora_alpha=rank,
-        block=tower.blocks - 2 if swaps else None,
-        k=tower.width // 2 if swaps else None,
-        examples_per_epoch=100_000 if swaps and tower == VIT_B_32 else None,
-    )
+    settings: dict[str, Any] = {
+        "lora_rank": rank,
+        "lora_alpha": rank,
+        "block": tower.blocks - 2 if swaps else None,
+        "k": tower.width // 2 if swaps else None,
+        "examples_per_epoch": 100_000 if swaps and tower == VIT_B_32 else None,
+    }
+    return FinetuneConfig(name, loss, tuning, rate, **(settings | others))

@@ -9,6 +9,8 @@ seen.
 from __future__ import annotations
 
 import hashlib
+import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,11 +21,13 @@ from torch.nn import functional as F
 
 from descscore.cache import FeatureCache, image_key
 from descscore.encoder import Encoder
-from descscore.errors import DataError
+from descscore.errors import DataError, UsageError
 from descscore.models import LoadedModel
 from descscore.tables.rows import PreferencePair
-from descscore.texts import Tokenizer, token_rows
+from descscore.texts import Tokenizer, pad, token_rows
+from descscore.towers.text import join_tokens
 from descscore.training.config import FinetuneConfig
+from descscore.training.neither import NAMED, empty_text, jumbled_text, random_case
 
 NEIGHBOURS = 8
 """Number of similar words from which a word's replacement is drawn."""
@@ -32,21 +36,34 @@ _ROWS_AT_ONCE = 1024
 
 @dataclass(frozen=True)
 class Examples:
-    """``n`` image pairs. Text row ``i`` is the description of image row ``i``, row ``n + i`` its caption."""
+    """``n`` image pairs with ``t`` kinds of text, of which row ``kind * n + i`` belongs to image row ``i``.
+
+    Kind 0 is the description, kind 1 the caption. Where training meets the third kind, 2 is an empty text and
+    3 a jumbled description.
+    """
 
     images: Tensor
     """Unit features ``(n, embed_dim)``."""
     owner: Tensor
     """``(n,)`` ints, equal where two rows show the same image."""
     tokens: Tensor
-    """``(2n, longest)``, padded with 0."""
+    """``(t * n, longest)``, padded with 0."""
     tokenizer: Tokenizer | None = None
-    """The tokenizer of the tokens. Only swapping words needs it."""
+    """The tokenizer of the tokens. Only what alters words needs it."""
     groups: tuple[str, ...] = ()
     """The group of each pair, such as its book: no fold may split one. Only folds need them."""
+    texts: tuple[str, ...] = ()
+    """The descriptions, then the captions, uncut: ``2n``. Only the read-out needs them."""
+    twins: Tensor | None = None
+    """As ``tokens``, each text with a final full stop more or less; None where no loss asks for them."""
 
     def __len__(self) -> int:
         return len(self.images)
+
+    @property
+    def kinds(self) -> int:
+        """Number of kinds of text: 2, or 4 with the third kind."""
+        return len(self.tokens) // len(self)
 
     def to(self, device: torch.device) -> Examples:
         """The same on another device."""
@@ -56,9 +73,12 @@ class Examples:
     def select(self, rows: Tensor) -> Examples:
         """Some of the pairs: row numbers ``(m,)``, in that order, or a mask ``(n,)``."""
         rows = torch.arange(len(self))[rows]
-        texts = torch.cat([rows, rows + len(self)])
+        places = torch.cat([rows + kind * len(self) for kind in range(self.kinds)])
         groups = tuple(self.groups[i] for i in rows.tolist()) if self.groups else ()
-        return Examples(self.images[rows], self.owner[rows], self.tokens[texts], self.tokenizer, groups)
+        texts = tuple(self.texts[i] for i in places[: 2 * len(rows)].tolist()) if self.texts else ()
+        return Examples(
+            self.images[rows], self.owner[rows], self.tokens[places], self.tokenizer, groups, texts
+        )
 
     def sample(self, most: int) -> Examples:
         """At most ``most`` pairs, always the same ones, in their own order."""
@@ -95,7 +115,7 @@ def make_examples(
     owner = torch.unique(images, dim=0, return_inverse=True)[1]
     texts = [pair.description for pair in pairs] + [pair.caption for pair in pairs]
     groups = tuple(pair.group or f"image {i}" for pair, i in zip(pairs, owner.tolist(), strict=True))
-    return Examples(images, owner, token_rows(model.tokenizer, texts), model.tokenizer, groups)
+    return Examples(images, owner, token_rows(model.tokenizer, texts), model.tokenizer, groups, tuple(texts))
 
 
 @dataclass(frozen=True)
@@ -134,7 +154,12 @@ class EpochPlan:
         n, owner, drawn = len(examples), examples.owner.cpu(), config.examples_per_epoch
         swaps = config.loss != "preference"
         self._with_pairs = config.loss != "interchange" or bool(
-            config.contrastive_weight or config.hold_weight or config.spread_weight
+            config.contrastive_weight
+            or config.hold_weight
+            or config.spread_weight
+            or config.caption_weight
+            or config.neither_weight
+            or config.ending_weight
         )
         self._sizes = (config.pairs_per_batch, config.batch_size)
         count = drawn if swaps and drawn else 2 * n
@@ -150,7 +175,9 @@ class EpochPlan:
             self._base = torch.cat([_both_texts(rows, n) for rows in pairs])
             sources = [_batch_sources(rows, owner, config.source_image, rng) for rows in pairs]
             self._source = torch.cat(sources)
-        self.examples = replace(examples, tokens=_altered(examples.tokens, config, words, rng))
+        shown = replace(examples, tokens=_altered(examples.tokens, config, words, rng))
+        shown = with_neither(shown, rng) if config.neither_weight else shown
+        self.examples = with_endings(shown, rng) if config.ending_weight else shown
 
     def batch(self, step: int) -> Batch:
         """The batch of ``step``, 0-based within the epoch; the last is filled up from the epoch's start."""
@@ -208,6 +235,86 @@ def _altered(tokens: Tensor, config: FinetuneConfig, words: WordSwap | None, rng
     if config.token_dropout:
         tokens = drop_tokens(tokens, config.token_dropout, rng)
     return tokens
+
+
+def with_neither(examples: Examples, rng: torch.Generator) -> Examples:
+    """The examples with two more texts for each image: an empty one, and its description jumbled.
+
+    A jumbled description has the words of the tokens as they are, so that only order and grammar tell the
+    two apart. If the tokenizer tells upper from lower case, the case of all texts varies.
+
+    Raises :class:`UsageError` for examples without a tokenizer.
+    """
+    tokenizer, n = _tokenizer(examples), len(examples)
+    chance = random.Random(int(torch.randint(2**62, (1,), generator=rng)))
+    tokens = examples.tokens
+    if tokenizer.encode("A") != tokenizer.encode("a"):
+        written = [random_case(_written(tokenizer, row), chance) for row in tokens.tolist()]
+        tokens = _rows(tokenizer, written).to(tokens.device)
+    empty = [random_case(empty_text(chance), chance) for _ in range(n)]
+    jumbled = [
+        random_case(jumbled_text(_written(tokenizer, row), chance), chance) for row in tokens[:n].tolist()
+    ]
+    third = _rows(tokenizer, [*empty, *jumbled]).to(tokens.device)
+    return replace(examples, tokens=join_tokens([tokens, third]))
+
+
+def _tokenizer(examples: Examples) -> Tokenizer:
+    if examples.tokenizer is None:
+        raise UsageError("these settings alter texts: the examples need their tokenizer")
+    return examples.tokenizer
+
+
+def _rows(tokenizer: Tokenizer, texts: Sequence[str]) -> Tensor:
+    """Token rows; a text of which the tokenizer keeps nothing becomes an empty phrase."""
+    blank = tokenizer.encode(NAMED[0])
+    return pad([tokenizer.wrap(tokenizer.encode(text) or blank) for text in texts])
+
+
+def _written(tokenizer: Tokenizer, row: Sequence[int]) -> str:
+    """The text of a token row, with punctuation behind its word as in ordinary writing."""
+    ids = unpadded(row)[1:-1]
+    parts = (tokenizer.token_bytes(i) + (b" " if tokenizer.ends_word(i) else b"") for i in ids)
+    return re.sub(r"\s+(?=[.,;:!?)\]%])", "", b"".join(parts).decode("utf-8", "ignore")).strip()
+
+
+def unpadded(row: Sequence[int]) -> tuple[int, ...]:
+    """A token row without the zeros behind it; inside a text, 0 is a token like others."""
+    return tuple(row[: max(place for place, token in enumerate(row) if token) + 1])
+
+
+def with_endings(examples: Examples, rng: torch.Generator) -> Examples:
+    """The examples with a final full stop more or less in half of the texts (drawn), and with their twins.
+
+    Raises :class:`UsageError` for examples without a tokenizer, or for one without a token for the stop.
+    """
+    tokenizer = _tokenizer(examples)
+    stop = tokenizer.encode(".")
+    if len(stop) != 1:
+        raise UsageError("ending_weight: the tokenizer has no single token for a full stop")
+    room = examples.tokens.shape[1] < tokenizer.context_length
+    tokens = F.pad(examples.tokens, (0, 1)) if room else examples.tokens
+    other = other_endings(tokens, stop[0])
+    swap = (torch.rand(len(tokens), 1, generator=rng) < 0.5).to(tokens.device)
+    return replace(examples, tokens=torch.where(swap, other, tokens), twins=torch.where(swap, tokens, other))
+
+
+def other_endings(tokens: Tensor, stop: int) -> Tensor:
+    """Rows that end with the token ``stop`` without it, and all others with it: ``(m, length)`` -> same.
+
+    In a row that fills its length, the stop replaces the last token. A text of the stop alone stays.
+    """
+    rows = torch.arange(len(tokens), device=tokens.device)
+    end = _ends(tokens)
+    mark, out = tokens[rows, end], tokens.clone()
+    stops = tokens[rows, end - 1] == stop
+    end_after = torch.where(stops & (end > 2), end - 1, torch.where(stops, end, end + 1))
+    end_after = end_after.clamp(max=tokens.shape[1] - 1)
+    out[rows, end] = 0
+    out[rows, end_after] = mark
+    added = rows[~stops]
+    out[added, end_after[added] - 1] = stop
+    return out
 
 
 def draw_windows(tokens: Tensor, window: int, rng: torch.Generator) -> Tensor:

@@ -11,11 +11,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from descscore.adapters import AdapterInfo, save_full, save_lora
+from descscore import __version__
+from descscore.adapters import AdapterInfo, include_base, save_full, save_lora
 from descscore.clip import CLIP
 from descscore.errors import UsageError
 from descscore.models import LoadedModel, load_model
@@ -26,22 +26,24 @@ from descscore.training.config import FinetuneConfig, Tower, preset
 from descscore.training.data import Examples, make_examples
 from descscore.training.objective import site_of
 from descscore.training.readout import (
+    ReadoutTexts,
     calibrated,
     decisions,
     fit,
     fold_of,
-    is_description,
-    platt,
-    purpose_coordinates,
+    policy_calibration,
     reference_cosines,
 )
 from descscore.training.trainer import RunData, Trainer
-from descscore.version import __version__
 
 log = logging.getLogger(__name__)
 
 Report = Callable[[dict[str, Any]], None]
 Format = Literal["float32", "float16"]
+
+
+CALIBRATION_FOLDS = 3
+"""They cost twice the training itself."""
 
 
 @dataclass(frozen=True)
@@ -67,11 +69,11 @@ class Request:
     """How the data are read."""
     cache: Path | None = None
     """Folder for image features; None keeps them in ``output``."""
-    calibration_folds: int = 0
+    calibration_folds: int = CALIBRATION_FOLDS
     """Number of extra towers, each trained without some groups, that calibrate the read-out on texts that
-    their tower has not seen; 0 for none."""
+    their tower has not seen. With 0 there is no read-out, and so no ``description_probability``."""
     weights: Format = "float32"
-    """Number format in which fully tuned weights are kept."""
+    """Number format in which tuned weights are kept."""
 
 
 @dataclass(frozen=True)
@@ -144,18 +146,21 @@ def _purpose(request: Request, trainer: Trainer, start: _Prepared) -> Purpose | 
     if rotation is None or site is None:
         return None
     matrix, tuned = rotation.matrix().detach().cpu(), trainer.objective.clip.cpu()
-    reference = reference_cosines(tuned, start.reference)
+    plain = Purpose(site, matrix, None, reference_cosines(tuned, start.reference))
+    train, folds = start.data.train, request.calibration_folds
+    without = "no read-out, so no description_probability"
+    if not folds:
+        return plain
+    if len(set(train.groups)) < folds:
+        log.warning("fewer groups than the %d calibration folds: %s", folds, without)
+        return plain
     try:
-        scale = None
-        if request.calibration_folds:
-            folder, folds = request.output / "folds", request.calibration_folds
-            scale = cross_calibration(start.untuned, start.data.train, trainer.config, folds, folder)
-        ordered, fitted = fit(tuned, matrix, site, start.data.train)
+        scale = cross_calibration(start.untuned, train, trainer.config, folds, request.output / "folds")
+        ordered, fitted = fit(tuned, matrix, site, train)
     except ImportError:
-        log.warning("scikit-learn is not installed: no read-out, so no description_probability")
-        return Purpose(site, matrix, None, reference)
-    readout = calibrated(fitted.readout, *scale) if scale else fitted.readout
-    return Purpose(site, ordered, readout, reference)
+        log.warning("scikit-learn is not installed: %s", without)
+        return plain
+    return replace(plain, rotation=ordered, readout=calibrated(fitted.readout, *scale))
 
 
 def cross_calibration(
@@ -174,16 +179,16 @@ def cross_calibration(
         folds: Number of folds.
         folder: The towers are kept under it, so that a run that is started again does not train them twice.
     """
-    values, kinds = [], []
+    odds, unseen = [], []
     for held, trainer in train_folds(clip, examples, folds, config, folder):
         rotation, site = trainer.objective.rotation, site_of(trainer.config)
         assert rotation is not None and site is not None  # noqa: PT018 - the loss has a subspace
-        tuned, seen = trainer.objective.clip, examples.select(~held)
-        ordered, fitted = fit(tuned, rotation.matrix().detach(), site, seen)
-        unseen = examples.select(held)
-        values.append(decisions(fitted.readout, purpose_coordinates(tuned, unseen, Purpose(site, ordered))))
-        kinds.append(is_description(unseen).numpy().astype(int))
-    return platt(np.concatenate(values), np.concatenate(kinds))
+        tuned, seen = trainer.objective.clip.cpu(), examples.select(~held)
+        ordered, fitted = fit(tuned, rotation.matrix().detach().cpu(), site, seen)
+        texts = ReadoutTexts.of(examples.select(held))
+        odds.append(decisions(fitted.readout, texts.coordinates(tuned, Purpose(site, ordered))))
+        unseen.append(texts)
+    return policy_calibration(odds, unseen)
 
 
 def train_folds(
@@ -215,23 +220,26 @@ def train_without(
 
 def _write(request: Request, trainer: Trainer, start: _Prepared, purpose: Purpose | None) -> None:
     config, output = trainer.config, request.output
-    base, _, tag = request.base.rpartition("/")
-    is_hub = bool(base) and not Path(request.base).is_dir()
+    output.mkdir(parents=True, exist_ok=True)
+    base, tag = request.base, None
+    if base != "base" and Path(base).is_dir():
+        base = include_base(Path(base), output)
+    elif "/" in base:
+        base, _, tag = base.rpartition("/")
     info = AdapterInfo(
-        base=base if is_hub else _absolute(request.base),
+        base=base,
         base_weights=start.base_weights,
-        pretrained=tag if is_hub else None,
+        pretrained=tag,
         tuning=config.tuning,
         block=config.block,
         k=config.k,
     )
-    output.mkdir(parents=True, exist_ok=True)
     if purpose is not None:
         save_purpose(purpose, output)
+    dtype = torch.float16 if request.weights == "float16" else torch.float32
     if config.tuning == "lora":
-        save_lora(trainer.wrapped, info, output)
+        save_lora(trainer.wrapped, info, output, dtype)
     else:
-        dtype = torch.float16 if request.weights == "float16" else torch.float32
         save_full(trainer.objective.clip, start.untuned, info, output, dtype)
     text = json.dumps(_run_record(request, trainer, start.pairs), indent=1)
     (output / "run.json").write_text(text + "\n", encoding="utf-8")
@@ -241,7 +249,7 @@ def _run_record(request: Request, trainer: Trainer, pairs: PreferenceSet) -> dic
     config = trainer.config
     return {
         "config": asdict(config),
-        "published_learning_rate": preset(config.preset).learning_rate,
+        "preset_learning_rate": preset(config.preset).learning_rate,
         "calibration_folds": request.calibration_folds,
         "weights": request.weights,
         "data": request.data,
@@ -259,8 +267,3 @@ def _run_record(request: Request, trainer: Trainer, pairs: PreferenceSet) -> dic
         },
         "history": trainer.history,
     }
-
-
-def _absolute(base: str) -> str:
-    path = Path(base)
-    return str(path.resolve()) if path.is_dir() and base not in ("base", "default") else base

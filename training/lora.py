@@ -1,10 +1,7 @@
 """Which weights are tuned: low-rank updates (LoRA) of the text tower, or all of its weights.
 
-LoRA goes on all four attention projections. torch packs query, key and value into one
-``in_proj_weight`` ``(3d, d)``, and peft gives that matrix one pair: A ``(r, d)`` and B ``(3d, r)``. The
-output projection gets A ``(r, d)`` and B ``(d, r)``: 6rd values a block. The published code has four
-separate pairs, 8rd values: there query, key and value each have an A of their own; here they share
-one. Each of the four updates has rank r at most in both.
+LoRA goes on all four attention projections, as published: each has an A ``(r, d)`` and a B ``(d, r)`` of its
+own, 8rd values a block.
 
 The targets ``tower`` put LoRA on the blocks' feed-forward layers and on the token embedding too:
 A ``(r, vocabulary)`` and B ``(width, r)`` give every word r values of its own, so that training can
@@ -21,13 +18,15 @@ from torch import Tensor, nn
 
 from descscore.clip import CLIP
 from descscore.errors import ModelError, UsageError
-from descscore.lora import TARGETS, use_exact_attention
+from descscore.lora import TARGETS, unpack_attention
 
 
 def attach_lora(
     clip: CLIP, rank: int, alpha: int | None = None, seed: int = 0, targets: str = "attention"
 ) -> PeftModel:
     """Put LoRA on the text tower of ``clip``, in place, and freeze all else (logit_scale too).
+
+    The tower's attention is unpacked (:func:`descscore.lora.unpack_attention`).
 
     Args:
         clip: The untuned model. It runs as before, now with the updates.
@@ -42,8 +41,8 @@ def attach_lora(
 
     Raises:
         UsageError: The rank or alpha is below 1.
-        ModelError: The number of trained values is not the one that the tower's shape gives, as
-            happens when a library renames its layers.
+        ModelError: The attention is not torch's plain one, or the number of trained values is not the one
+            that the tower's shape gives, as happens when a library renames its layers.
     """
     alpha = rank if alpha is None else alpha
     if rank < 1 or alpha < 1:
@@ -53,7 +52,7 @@ def attach_lora(
     # peft draws on the CPU before it moves anything, so one seed serves every device.
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        wrapped = get_peft_model(clip, use_exact_attention(config))
+        wrapped = get_peft_model(unpack_attention(clip), config)
     trained, expected = _count(trained_parameters(wrapped)), lora_parameters(clip, rank, targets)
     if trained != expected:
         raise ModelError(f"{trained:,} values would be trained, not the expected {expected:,}")
@@ -63,7 +62,7 @@ def attach_lora(
 def lora_parameters(clip: CLIP, rank: int, targets: str = "attention") -> int:
     """Number of values in LoRA of ``rank`` on the text tower, from its shape alone."""
     width, blocks = clip.transformer.width, len(clip.transformer.resblocks)
-    attention = 6 * rank * width * blocks
+    attention = 8 * rank * width * blocks
     if targets == "attention":
         return attention
     hidden = clip.transformer.resblocks[0].mlp.c_fc.out_features

@@ -89,6 +89,36 @@ def contrastive_loss(
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
+def outrank_loss(
+    images: Tensor, texts: Tensor, rivals: Tensor, logit_scale: Tensor, ignored: Tensor | None = None
+) -> Tensor:
+    """Cross-entropy of choosing each image's own text among it and all rivals, mean over images -> ``()``.
+
+    Args:
+        images: ``(n, embed_dim)``.
+        texts: Each image's own text, ``(n, embed_dim)``.
+        rivals: Texts that must not score over it, ``(m, embed_dim)``.
+        logit_scale: ``()``.
+        ignored: Rivals that do not count, such as an image's own description: ``(n, m)`` bool.
+    """
+    with torch.autocast(images.device.type, enabled=False):
+        others = _unit(images) @ _unit(rivals).T
+    logits = logit_scale.exp() * torch.cat([cosines(images, texts)[:, None], others], dim=1)
+    if ignored is not None:
+        logits = logits.masked_fill(F.pad(ignored, (1, 0)), float("-inf"))
+    return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.int64, device=logits.device))
+
+
+def ending_loss(texts: Tensor, twins: Tensor, images: Tensor, logit_scale: Tensor) -> Tensor:
+    """Mean square over texts and images of the difference of logit between texts and their twins -> ``()``.
+
+    texts, twins: ``(m, embed_dim)``. images: ``(n, embed_dim)``. As in :func:`logit_shifts`, no gradient
+    reaches the scale.
+    """
+    with torch.autocast(images.device.type, enabled=False):
+        return (logit_shifts(texts, twins, logit_scale) @ _unit(images).T).square().mean()
+
+
 @dataclass(frozen=True)
 class ImageMoments:
     """Mean ``(d,)`` and covariance ``(d, d)`` of unit image features, both float32."""

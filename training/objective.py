@@ -14,7 +14,7 @@ states that they have in the text as it is.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,9 +27,15 @@ from torch.nn import functional as F
 from descscore.clip import CLIP, Transformer
 from descscore.eval.statistics.retrieval import grounding_over_texts, grounding_sampled
 from descscore.interchange import Exchange, Interchanged, Rotation, interchange, interchange_texts
-from descscore.lora import ExactAttention
+from descscore.lora import PROJECTIONS, UnpackedAttention
 from descscore.purpose import Site, check_site
-from descscore.towers.blocks import Parts, is_plain_attention, is_plain_but_for_attention
+from descscore.towers.blocks import (
+    Parts,
+    finish,
+    is_plain_attention,
+    is_plain_but_for_attention,
+    project,
+)
 from descscore.towers.text import (
     Prefixes,
     embed_prefixes,
@@ -45,11 +51,14 @@ from descscore.training.data import Batch, Examples, draw_sources
 from descscore.training.losses import (
     ImageMoments,
     contrastive_loss,
+    cosines,
+    ending_loss,
     hold_loss,
     interchange_hits,
     interchange_loss,
     joint_loss,
     logit_shifts,
+    outrank_loss,
     pair_logits,
     preference_hits,
     preference_loss,
@@ -109,8 +118,7 @@ def knows(transformer: nn.Module) -> bool:
 def _is_known(block: nn.Module) -> bool:
     if not is_plain_but_for_attention(block):
         return False
-    attention: Any = block.attn
-    return is_plain_attention(attention.get_base_layer() if type(attention) is ExactAttention else attention)
+    return type(block.attn) is UnpackedAttention or is_plain_attention(block.attn)
 
 
 def _prefixes(clip: CLIP, tokens: Tensor) -> Prefixes:
@@ -146,24 +154,20 @@ def _run(blocks: Any, states: Tensor, prefixes: Prefixes) -> Tensor:
 
 def _project(block: Any, states: Tensor, parts: tuple[int, int]) -> Tensor:
     """Normalised states' queries, keys, values: ``(m, width)`` -> ``(m, parts, heads, width / heads)``."""
-    attention, width = block.attn, states.shape[-1]
-    rows, normed = slice(parts[0] * width, parts[1] * width), block.ln_1(states)
-    if type(attention) is ExactAttention:
-        packed = attention.project_in(normed, rows)
-    else:
-        bias = attention.in_proj_bias
-        packed = F.linear(normed, attention.in_proj_weight[rows], None if bias is None else bias[rows])
-    return packed.view(len(states), parts[1] - parts[0], attention.num_heads, -1)
+    attention: Any = block.attn
+    if type(attention) is not UnpackedAttention:
+        return project(block, states, parts)
+    normed = block.ln_1(states)
+    found = [getattr(attention, name)(normed) for name in PROJECTIONS[slice(*parts)]]
+    return torch.stack(found, dim=1).view(len(states), len(found), attention.num_heads, -1)
 
 
 def _finish(block: Any, states: Tensor, mixed: Tensor) -> Tensor:
     """A block's output from its input and from attention's mix, heads side by side: ``(m, width)`` each."""
-    attention = block.attn
-    if type(attention) is ExactAttention:
-        moved = attention.project_out(mixed)
-    else:
-        moved = F.linear(mixed, attention.out_proj.weight, attention.out_proj.bias)
-    states = states + block.ls_1(moved)
+    attention: Any = block.attn
+    if type(attention) is not UnpackedAttention:
+        return finish(block, states, mixed)
+    states = states + block.ls_1(attention.out_proj(mixed))
     finished: Tensor = states + block.ls_2(block.mlp(block.ln_2(states)))
     return finished
 
@@ -229,21 +233,27 @@ class StepResult:
 
 def run_batch(objective: Objective, examples: Examples, batch: Batch, runs: TextRuns = SHORT) -> StepResult:
     """The loss of one batch; every text that occurs in it runs through the tower once."""
-    texts = torch.cat([batch.pairs, batch.pairs + len(examples), batch.base, batch.source])
-    rows, place = torch.unique(texts, return_inverse=True)
-    pairs, swaps = len(batch.pairs), len(batch.base)
-    description, caption, base, source = torch.split(place, [pairs, pairs, swaps, swaps])
-    plain, swapped = _features(objective, examples.tokens[rows], Exchange(base, source), runs)
+    n, pairs, swaps = len(examples), len(batch.pairs), len(batch.base)
+    whole = [batch.pairs + kind * n for kind in range(examples.kinds)] if pairs else []
+    rows, place = torch.unique(torch.cat([*whole, batch.base, batch.source]), return_inverse=True)
+    *kinds, base, source = torch.split(place, [*[pairs] * len(whole), swaps, swaps])
+    tokens = examples.tokens[rows]
+    if pairs and examples.twins is not None:
+        tokens = torch.cat([tokens, examples.twins[torch.cat(whole)]])
+    plain, swapped = _features(objective, tokens, Exchange(base, source), runs)
     config, scale = objective.config, objective.clip.logit_scale
     preference_right = interchange_right = torch.empty(0, dtype=torch.bool, device=plain.device)
-    # The losses that tune the model, and those that hold it near the untuned one.
+    # The losses that tune the model, and those that hold what it should keep.
     learnt = kept = plain.new_zeros((), dtype=torch.float32)
     if pairs:
-        images = examples.images[batch.pairs]
-        logits = pair_logits(images, plain[description], plain[caption], scale)
+        images, texts = examples.images[batch.pairs], [plain[kind] for kind in kinds]
+        logits = pair_logits(images, texts[0], texts[1], scale)
         preference_right = preference_hits(logits)
         learnt = preference_loss(logits)
-        kept = _grounding_losses(objective, examples, batch, plain[description])
+        kept = _grounding_losses(objective, examples, batch, texts)
+        if len(tokens) > len(rows):
+            ending = ending_loss(torch.cat(texts), plain[len(rows) :], gather(images), scale)
+            kept = kept + config.ending_weight * ending
     if swaps:
         images, towards = examples.images[batch.base % len(examples)], batch.source < len(examples)
         logits = pair_logits(images, plain[base], swapped, scale)
@@ -265,22 +275,32 @@ def _features(
     return out.plain, out.swapped
 
 
-def _grounding_losses(objective: Objective, examples: Examples, batch: Batch, descriptions: Tensor) -> Tensor:
-    """The weighted losses that keep the score's hold on the image: descriptions ``(p, embed_dim)`` -> ``()``.
+def _grounding_losses(
+    objective: Objective, examples: Examples, batch: Batch, kinds: Sequence[Tensor]
+) -> Tensor:
+    """The weighted losses that keep the score's hold on the image: features of each kind -> ``()``.
 
-    Captions may go anywhere: nobody needs to tell images apart by them.
+    kinds: descriptions and captions, and empty and jumbled texts if there are any, ``(p, embed_dim)`` each.
     """
     config, untuned, scale = objective.config, objective.untuned, objective.clip.logit_scale
-    total = descriptions.new_zeros((), dtype=torch.float32)
+    total = kinds[0].new_zeros((), dtype=torch.float32)
+    # Every process needs all processes' texts as negatives.
+    images, owner = gather(examples.images[batch.pairs]), gather(examples.owner[batch.pairs])
+    descriptions, captions, *third = (GatherWithGradient.apply(kind.float()) for kind in kinds)
     if config.contrastive_weight:
-        # Every process needs all processes' texts as negatives.
-        texts = GatherWithGradient.apply(descriptions.float())
-        images, owner = gather(examples.images[batch.pairs]), gather(examples.owner[batch.pairs])
-        total = total + config.contrastive_weight * contrastive_loss(images, texts, scale, owner)
+        loss = contrastive_loss(images, descriptions, scale, owner)
+        total = total + config.contrastive_weight * loss
+    if config.caption_weight:
+        same = owner[:, None] == owner[None, :]
+        loss = outrank_loss(images, captions, descriptions, scale, same)
+        total = total + config.caption_weight * loss
+    if config.neither_weight and third:
+        loss = outrank_loss(images, descriptions, torch.cat(third), scale)
+        total = total + config.neither_weight * loss
     if untuned is not None:
         with torch.no_grad():
             before = encode(untuned.clip, examples.tokens[batch.pairs])
-        shifts = logit_shifts(descriptions, before, scale)
+        shifts = logit_shifts(kinds[0], before, scale)
         everyone = GatherWithGradient.apply(shifts)
         hold = config.hold_weight * hold_loss(shifts, untuned.images)
         total = total + (hold + config.spread_weight * spread_loss(everyone, untuned.images))
@@ -316,6 +336,8 @@ def validate(objective: Objective, examples: Examples, batch_size: int = 128) ->
         images, where there is a purpose subspace; ``grounding``, a description's own image over 20 random
         other images, and ``text_grounding``, an image's own description over those of 20 others (a model
         that likes some descriptions better than others loses here), where there is more than one image;
+        ``caption_grounding``, a caption over those descriptions, where the settings hold captions;
+        ``empty`` and ``jumbled``, a description over texts of the third kind, where there are any;
         ``score``, the mean of those that are defined, to choose by.
     """
     n, config = len(examples), objective.config
@@ -337,9 +359,27 @@ def validate(objective: Objective, examples: Examples, batch_size: int = 128) ->
         unit = unit_features(objective.clip, examples.tokens[:n], batch_size)
         for name, measure in (("grounding", grounding_sampled), ("text_grounding", grounding_over_texts)):
             measured[name] = _share(measure(examples.images, unit, OTHERS, 0))
+        measured |= _over_the_rest(objective, examples, unit, batch_size)
     if len(base):
         measured["interchange"] = _share(torch.cat(interchange))
     return {"loss": sum(losses) / n, **measured, "score": sum(measured.values()) / len(measured)}
+
+
+def _over_the_rest(
+    objective: Objective, examples: Examples, descriptions: Tensor, batch_size: int
+) -> dict[str, float]:
+    """What the settings hold beside the descriptions ``(n, embed_dim)``: captions, and the third kind."""
+    kinds = torch.split(examples.tokens, len(examples))
+    found: dict[str, float] = {}
+    own = cosines(examples.images, descriptions)
+    if objective.config.caption_weight:
+        captions = unit_features(objective.clip, kinds[1], batch_size)
+        hits = grounding_over_texts(examples.images, descriptions, OTHERS, 0, captions)
+        found["caption_grounding"] = _share(hits)
+    for name, tokens in zip(("empty", "jumbled"), kinds[2:], strict=False):
+        others = unit_features(objective.clip, tokens, batch_size)
+        found[name] = _share(own > cosines(examples.images, others))
+    return found
 
 
 def _share(hits: Tensor) -> float:

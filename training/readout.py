@@ -1,11 +1,14 @@
 """After training: order the purpose coordinates, fit the read-out of them, and keep reference cosines.
 
-The read-out is a calibrated logistic regression on the purpose coordinates of the training texts; its
-probability is a text's ``description_probability``.
+The read-out is a calibrated logistic regression on purpose coordinates; its probability is a text's
+``description_probability``. It tells descriptions from captions and from the third kind of text
+(:mod:`.neither`). Texts over the context length count as scoring counts them: in windows, whose probabilities
+are averaged.
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -17,9 +20,11 @@ from torch import Tensor
 from descscore.clip import CLIP
 from descscore.errors import DataError
 from descscore.purpose import Purpose, Readout, Site
+from descscore.texts import DEFAULT_POLICY, TextWindows, TokenizedText, pad
 from descscore.towers.text import encode_tokens, run_to_block
-from descscore.training.data import Examples
+from descscore.training.data import Examples, unpadded
 from descscore.training.losses import cosines
+from descscore.training.neither import empty_text, jumbled_text
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 
@@ -37,11 +42,96 @@ class FittedReadout:
     """Mean log-loss, in nats, of the texts of held-out folds."""
 
 
+@dataclass(frozen=True)
+class ReadoutTexts:
+    """t texts of the three kinds, in the w windows that scoring cuts them to."""
+
+    windows: TextWindows
+    is_description: Tensor
+    """``(t,)`` bool."""
+    groups: Array
+    """``(t,)``, such as books: no fold may split one."""
+    weight: Tensor
+    """``(t,)`` float64. Descriptions weigh one half, captions and the third kind a quarter each."""
+
+    @classmethod
+    def of(cls, examples: Examples, seed: int = 0) -> ReadoutTexts:
+        """Descriptions and captions as written but for a final full stop, and as many of the third kind.
+
+        Examples that hold token rows alone count as they are, without a third kind.
+        """
+        rng, n = random.Random(seed), len(examples)
+        tokenizer, texts = examples.tokenizer, list(examples.texts)
+        if tokenizer is None or not texts:
+            rows = [unpadded(row) for row in examples.tokens[: 2 * n].tolist()]
+            cut = [TokenizedText((row,), len(row), False) for row in rows]
+        else:
+            texts += [empty_text(rng) for _ in range(n)] + [jumbled_text(text, rng) for text in texts[:n]]
+            cut = [tokenizer.tokenize(_other_ending(text, rng), DEFAULT_POLICY) for text in texts]
+        kinds = len(cut) // n
+        weight = torch.tensor([1.0, 1.0] if kinds == 2 else [2.0, 1.0, 0.5, 0.5], dtype=torch.float64)
+        return cls(
+            TextWindows.of(cut),
+            torch.arange(len(cut)) < n,
+            np.tile(examples.groups or np.arange(n), kinds),
+            weight.repeat_interleave(n),
+        )
+
+    @torch.no_grad()
+    def coordinates(self, clip: CLIP, purpose: Purpose, batch_size: int = 128) -> Tensor:
+        """Purpose coordinates of all windows under a model on the CPU: ``(w, k)``."""
+        rows = self.windows.rows
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+        found = torch.empty(len(rows), purpose.site.k)
+        for start in range(0, len(rows), batch_size):
+            part = order[start : start + batch_size]
+            state = run_to_block(clip, pad([rows[i] for i in part]), purpose.site.block).state
+            found[part] = purpose.coordinates(state).float()
+        return found[self.windows.row]
+
+    @property
+    def window_weight(self) -> Tensor:
+        """``(w,)`` float64."""
+        return self.windows.weight * self.weight[self.windows.owner]
+
+
+def _other_ending(text: str, rng: random.Random) -> str:
+    """A final full stop in half of the texts, whatever their kind."""
+    bare = text.rstrip(". \n")
+    return bare + "." * (rng.random() < 0.5) if bare else text
+
+
 def fit(clip: CLIP, rotation: Tensor, site: Site, examples: Examples) -> tuple[Tensor, FittedReadout]:
     """The ordered rotation and a read-out fitted on the examples; raises as :func:`fit_readout`."""
-    ordered = order_rotation(clip, rotation, site, examples)
-    coordinates = purpose_coordinates(clip, examples, Purpose(site, ordered))
-    return ordered, fit_readout(coordinates, is_description(examples), np.tile(examples.groups, 2))
+    ordered, texts = order_rotation(clip, rotation, site, examples), ReadoutTexts.of(examples)
+    coordinates, owner = texts.coordinates(clip, Purpose(site, ordered)), texts.windows.owner
+    fitted = fit_readout(
+        coordinates, texts.is_description[owner], texts.groups[owner.numpy()], texts.window_weight
+    )
+    return ordered, fitted
+
+
+def policy_calibration(odds: Sequence[Array], texts: Sequence[ReadoutTexts]) -> tuple[float, float]:
+    """Scale and shift of windows' log-odds, ``(w,)`` a part, that calibrate the texts' probabilities best.
+
+    A text's probability is the weighted mean of its windows', as in scoring. So the log-loss is of texts.
+    """
+    from scipy.optimize import minimize
+
+    first = np.cumsum([0, *(len(part.weight) for part in texts)])
+    owner = np.concatenate([part.windows.owner.numpy() + i for part, i in zip(texts, first, strict=False)])
+    share = np.concatenate([part.windows.weight.numpy() for part in texts])
+    y = np.concatenate([part.is_description.numpy() for part in texts])
+    weight = np.concatenate([part.weight.numpy() for part in texts])
+    values = np.concatenate(odds)
+
+    def loss(parameters: Array) -> float:
+        of_windows = _sigmoid(parameters[0] * values + parameters[1])
+        p = np.clip(np.bincount(owner, share * of_windows, len(y)), 1e-12, 1 - 1e-12)
+        return float(-(weight * np.where(y, np.log(p), np.log1p(-p))).sum() / weight.sum())
+
+    scale, shift = minimize(loss, np.array([1.0, 0.0]), method="Nelder-Mead").x
+    return float(scale), float(shift)
 
 
 def order_rotation(clip: CLIP, rotation: Tensor, site: Site, examples: Examples) -> Tensor:
@@ -76,12 +166,9 @@ def purpose_coordinates(clip: CLIP, examples: Examples, purpose: Purpose, batch_
     return torch.cat(parts).float()
 
 
-def is_description(examples: Examples) -> Tensor:
-    """Whether each text is a description: ``(2n,)`` bool."""
-    return torch.arange(2 * len(examples)) < len(examples)
-
-
-def fit_readout(coordinates: Tensor, is_description: Tensor, groups: Array, seed: int = 0) -> FittedReadout:
+def fit_readout(
+    coordinates: Tensor, is_description: Tensor, groups: Array, weight: Tensor | None = None
+) -> FittedReadout:
     """Logistic regression whose penalty and calibration come from held-out groups.
 
     The held-out decision values are rescaled (Platt 1999), and the scale is folded into the weights.
@@ -91,7 +178,7 @@ def fit_readout(coordinates: Tensor, is_description: Tensor, groups: Array, seed
         is_description: ``(m,)`` bool.
         groups: ``(m,)``, such as books, articles or images. No fold splits one: texts of one group share
             their words, and folds that split them would call overfitting skill.
-        seed: For the solver.
+        weight: ``(m,)``; None for equal weights.
 
     Raises:
         DataError: There are fewer than two groups, or texts of one kind only.
@@ -102,35 +189,40 @@ def fit_readout(coordinates: Tensor, is_description: Tensor, groups: Array, seed
     x, y = coordinates.cpu().double().numpy(), is_description.cpu().numpy().astype(int)
     if len(np.unique(y)) < 2 or len(np.unique(groups)) < 2:
         raise DataError("a read-out needs texts of both kinds, in at least two groups")
+    w = np.ones(len(y)) if weight is None else weight.cpu().numpy() * (len(y) / float(weight.sum()))
     centre, spread = x.mean(0), x.std(0) + 1e-12
     z = (x - centre) / spread
-    held_out = {c: _held_out_decisions(z, y, groups, c) for c in STRENGTHS}
-    scales = {c: platt(d, y) for c, d in held_out.items()}
-    losses = {c: log_loss(y, _sigmoid(scales[c][0] * d + scales[c][1])) for c, d in held_out.items()}
+    held_out = {c: _held_out_decisions(z, y, w, groups, c) for c in STRENGTHS}
+    scales = {c: platt(d, y, w) for c, d in held_out.items()}
+    losses = {
+        c: log_loss(y, _sigmoid(scales[c][0] * d + scales[c][1]), sample_weight=w)
+        for c, d in held_out.items()
+    }
     best = min(losses, key=lambda c: losses[c])
     scale, shift = scales[best]
-    model = LogisticRegression(C=best, max_iter=2000, random_state=seed).fit(z, y)
+    model = LogisticRegression(C=best, max_iter=2000).fit(z, y, w)
     weight = scale * model.coef_[0] / spread
     bias = scale * model.intercept_[0] + shift - float(weight @ centre)
     readout = Readout(torch.tensor(weight, dtype=torch.float32), torch.tensor(bias, dtype=torch.float32))
     return FittedReadout(readout, float(losses[best]))
 
 
-def _held_out_decisions(z: Array, y: Array, groups: Array, strength: float) -> Array:
+def _held_out_decisions(z: Array, y: Array, weight: Array, groups: Array, strength: float) -> Array:
     from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import GroupKFold, cross_val_predict
+    from sklearn.model_selection import GroupKFold
 
-    folds = GroupKFold(min(FOLDS, len(np.unique(groups))))
-    model = LogisticRegression(C=strength, max_iter=2000)
-    values: Array = cross_val_predict(model, z, y, groups=groups, cv=folds, method="decision_function")
+    values: Array = np.empty(len(y))
+    for seen, held in GroupKFold(min(FOLDS, len(np.unique(groups)))).split(z, y, groups):
+        model = LogisticRegression(C=strength, max_iter=2000).fit(z[seen], y[seen], weight[seen])
+        values[held] = model.decision_function(z[held])
     return values
 
 
-def platt(decisions: Array, y: Array) -> tuple[float, float]:
+def platt(decisions: Array, y: Array, weight: Array | None = None) -> tuple[float, float]:
     """Scale and shift that calibrate decision values best, nearly without penalty."""
     from sklearn.linear_model import LogisticRegression
 
-    model = LogisticRegression(C=1e6, max_iter=2000).fit(decisions[:, None], y)
+    model = LogisticRegression(C=1e6, max_iter=2000).fit(decisions[:, None], y, weight)
     return float(model.coef_[0, 0]), float(model.intercept_[0])
 
 

@@ -33,7 +33,7 @@ from descscore.training.checkpoint import (
     save_checkpoint,
 )
 from descscore.training.config import FinetuneConfig
-from descscore.training.data import Batch, EpochPlan, Examples, WordSwap, read_vocabulary
+from descscore.training.data import Batch, EpochPlan, Examples, WordSwap, read_vocabulary, with_neither
 from descscore.training.lora import Interpolation, attach_lora, select_full, trained_parameters
 from descscore.training.objective import Objective, StepResult, Untuned, run_batch, site_of, validate
 
@@ -80,6 +80,8 @@ class Trainer:
         clip.to(self.device).eval()  # no dropout anywhere; batch statistics never move
         self.train_set = data.train.to(self.device)
         held_out = data.validation.sample(config.validation_pairs) if data.validation else None
+        if held_out and config.neither_weight:
+            held_out = with_neither(held_out, torch.Generator().manual_seed(0))
         self.held_out = held_out.to(self.device) if held_out else None
         self.words = _words(clip, self.train_set, config)
         untuned = Untuned.of(clip, self.train_set) if config.hold_weight or config.spread_weight else None

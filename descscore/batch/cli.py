@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from descscore.errors import UsageError
-from descscore.options import device_option, speed_options, text_policy_option
+from descscore.options import PATH, device_option, echo, speed_options, text_policy_option
 
 SOME_FAILED = 3
 """Exit code of a complete run in which some rows could not be scored."""
@@ -17,7 +17,7 @@ SOME_FAILED = 3
 
 @click.command()
 @click.argument("source", metavar="INPUT")
-@click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder for the results.")
+@click.option("--output", required=True, type=PATH, help="Folder for the results.")
 @click.option("--id-column", help="Column of ids; by default 'id', or row numbers without such a column.")
 @click.option("--image-column", default="image", show_default=True, help="Column of paths or image bytes.")
 @click.option("--text-column", default="text", show_default=True, help="Column of texts.")
@@ -28,8 +28,8 @@ SOME_FAILED = 3
 )
 @click.option(
     "--image-root",
-    type=click.Path(path_type=Path),
-    help="Folder that relative image paths start from and must stay in; by default the table's folder.",
+    type=PATH,
+    help="Folder that image paths start from and may not leave; by default the table's. / allows every file.",
 )
 @click.option("--split", default="train", show_default=True, help="Split of a hub data set.")
 @click.option("--subset", help="Configuration of a hub data set.")
@@ -109,7 +109,9 @@ def batch(ctx: click.Context, /, source: str, output: Path, as_json: bool, **arg
     ray = RayOptions(model, arguments["actors"], arguments["compiled"])
     engine = ray_engine(ray) if arguments["engine"] == "ray" else None
     summary = run_batch(scorer, opened, output, options, engine=engine, show_progress=True)
-    click.echo(summary.to_json() if as_json else summary.to_text())
+    if summary.rows and not summary.scored:
+        echo(f"{output}: all rows were scored already; nothing was left to do", err=True)
+    echo(summary.to_json() if as_json else summary.to_text())
     if summary.failed:
         ctx.exit(SOME_FAILED)
 
@@ -136,8 +138,8 @@ def _job(text: str | None) -> tuple[int, int] | None:
 
 
 @click.command()
-@click.argument("jobs", metavar="FOLDER...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--output", required=True, type=click.Path(path_type=Path), help="Folder for all results.")
+@click.argument("jobs", metavar="FOLDER...", nargs=-1, required=True, type=PATH)
+@click.option("--output", required=True, type=PATH, help="Folder for all results.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 @click.pass_context
 def merge(ctx: click.Context, jobs: tuple[Path, ...], output: Path, as_json: bool) -> None:
@@ -145,6 +147,6 @@ def merge(ctx: click.Context, jobs: tuple[Path, ...], output: Path, as_json: boo
     from descscore.batch.merge import merge as merge_jobs
 
     summary = merge_jobs(jobs, output)
-    click.echo(summary.to_json() if as_json else summary.to_text())
+    echo(summary.to_json() if as_json else summary.to_text())
     if summary.failed:
         ctx.exit(SOME_FAILED)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,12 +61,22 @@ class Identity:
         part, parts = self.job
         return range((part - 1) * self.shard_count // parts, part * self.shard_count // parts)
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All settings of the run, and the parts of its signature, each under its own name."""
+        names = ("rows", "batch_size", "shard_size", "format", "job")
+        parts = [part.partition(":") for part in self.signature.split("|")]
+        signature = {name: value for name, _, value in parts}
+        return {name: getattr(self, name) for name in names} | signature | self.options
+
     def differences(self, other: Identity) -> list[str]:
-        """One text for each field in which ``other``, the run now, differs from this earlier run."""
-        return [
-            f"{f.name}: {_short(getattr(self, f.name))} there, {_short(getattr(other, f.name))} now"
-            for f in fields(self)
-            if f.name != "input" and getattr(self, f.name) != getattr(other, f.name)
+        """What differs between this earlier run and ``other``, the run now: a text for each difference."""
+        there, now = self.settings, other.settings
+        content = ["the content of the input"] if self.fingerprint != other.fingerprint else []
+        return content + [
+            f"{name}: {_short(there.get(name))} there, {_short(now.get(name))} now"
+            for name in {**there, **now}
+            if there.get(name) != now.get(name)
         ]
 
     @property

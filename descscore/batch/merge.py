@@ -59,8 +59,8 @@ def _in_order(manifests: dict[Path, Manifest]) -> dict[Path, Manifest]:
         number = _job(manifest)[0]
         if manifest.identity.run != first.identity.run or _job(manifest)[1] != count:
             same = replace(manifest.identity, job=None, batch_size=first.identity.batch_size)
-            reasons = replace(first.identity, job=None).differences(same) or ["another number of jobs"]
-            raise DataError(f"{path}: does not belong with {first_path} ({'; '.join(reasons)})")
+            reasons = replace(first.identity, job=None).differences(same) or ["the number of jobs"]
+            raise DataError(f"{path}: does not belong with {first_path}; what differs: {'; '.join(reasons)}")
         if number in jobs:
             raise DataError(f"{path}: is job {number}/{count}, and so is {jobs[number]}")
         jobs[number] = path

@@ -15,7 +15,13 @@ from typing import Any
 
 from descscore.batch.runner import Advance, Engine, Work, load_scorer, local_engine
 from descscore.batch.shards import ShardInfo
-from descscore.errors import DataError, DescscoreError, UsageError
+from descscore.errors import DataError, DescscoreError, ModelError, UsageError
+from descscore.stream.worker import WorkerError
+
+_ERRORS: dict[str, type[DescscoreError]] = {
+    kind.__name__: kind for kind in (DataError, ModelError, UsageError, WorkerError)
+}
+"""The errors that scoring a shard raises, by name."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +51,7 @@ def ray_engine(options: RayOptions) -> Engine:
         for row in _pipeline(work, options).iter_rows():
             answer = json.loads(row["answer"])
             if "failure" in answer:
-                raise DataError(answer["failure"])
+                raise _ERRORS.get(answer["error"], DataError)(answer["failure"])
             advance(answer["rows"])
             yield ShardInfo(**answer)
 
@@ -68,7 +74,7 @@ class ShardActor:
             (info,) = local_engine(self.scorer)(work, lambda rows: None)
             answer = asdict(info)
         except DescscoreError as error:  # returned, because Ray would repeat a task that raises
-            answer = {"failure": str(error)}
+            answer = {"error": type(error).__name__, "failure": str(error)}
         return {"answer": [json.dumps(answer)]}
 
 

@@ -229,8 +229,9 @@ def _manifest(scorer: DescScorer, source: Reader, rows: int, output: Path, optio
     differences = earlier.identity.differences(identity)
     if differences:
         raise DataError(
-            f"{output}: holds a run with another input or other settings ({'; '.join(differences)}); "
-            "start it with the same input, model and options, or give another --output"
+            f"{output}: holds a run with another input or other settings. What differs: "
+            f"{'; '.join(differences)}. To continue that run, give the same input, model and options as "
+            "before; to score anew, give another --output"
         )
     return earlier
 

@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from descscore.errors import DataError
 from descscore.files import atomic_write
 from descscore.records import Outcome
+from descscore.tables.cells import to_csv_cell
 
 SCHEMA = pa.schema(
     [
@@ -174,6 +175,10 @@ def write_result_file(folder: ShardFolder, numbers: Sequence[int], output: Path,
 def _write_csv(tables: Iterable[pa.Table], file: BinaryIO) -> None:
     with pa.csv.CSVWriter(file, SCHEMA) as writer:
         for table in tables:
+            for place, field in enumerate(SCHEMA):
+                if pa.types.is_string(field.type):
+                    cells = [text and to_csv_cell(text) for text in table[field.name].to_pylist()]
+                    table = table.set_column(place, field, pa.array(cells, field.type))
             writer.write_table(table)
 
 

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from descscore.errors import UsageError
+from descscore.errors import InputError, UsageError, rows_error
 from descscore.explanations.attribution import STEPS, Attribution, PathEnds, TextRows, attribute, evaluate
 from descscore.explanations.explanation import (
     Convergence,
@@ -80,7 +80,12 @@ def explain(
             purpose subspace.
     """
     options = ExplainOptions(source, where)
-    return explain_batch([image], [text], scorer or DescScorer.from_pretrained(), options)[0]
+    try:
+        return explain_batch([image], [text], scorer or DescScorer.from_pretrained(), options)[0]
+    except InputError as error:
+        if not error.rows:
+            raise
+        raise rows_error(error.rows, name=None) from None
 
 
 def explain_batch(

@@ -123,6 +123,8 @@ class Column:
     short_name: str
     form: str
     """Format of the numbers."""
+    meaning: str
+    """What the numbers are, for the legend."""
 
     def show(self, word: WordParts) -> str:
         """The word's number."""
@@ -130,12 +132,26 @@ class Column:
 
 
 _COLUMNS = (
-    Column("value", "Cosine", "cosine", "+.4f"),
-    Column("leave_one_out", "Cosine, word left out", "left out", "+.4f"),
-    Column("through", "Through purpose", "through", "+.4f"),
-    Column("around", "Around purpose", "around", "+.4f"),
-    Column("purpose", "Purpose", "purpose", "+.3f"),
-    Column("leave_one_out_purpose", "Purpose, word left out", "left out", "+.3f"),
+    Column("value", "Cosine", "cosine", "+.4f", "the word's part of the cosine, also drawn as the bar"),
+    Column(
+        "leave_one_out",
+        "Cosine, word left out",
+        "cos. lost",
+        "+.4f",
+        "what the cosine loses without the word",
+    ),
+    Column(
+        "through", "Through purpose", "through", "+.4f", "the share of cosine that flows through the purpose"
+    ),
+    Column("around", "Around purpose", "around", "+.4f", "the rest of cosine"),
+    Column("purpose", "Purpose", "purpose", "+.3f", "the word's part of the log-odds of being a description"),
+    Column(
+        "leave_one_out_purpose",
+        "Purpose, word left out",
+        "purp. lost",
+        "+.3f",
+        "what these log-odds lose without the word",
+    ),
 )
 
 
@@ -155,7 +171,8 @@ def _words(words: Sequence[WordParts]) -> list[str]:
         short = name if len(name) <= _WORD else name[: _WORD - 3] + "..."
         rows.append([short, numbers[0], bar, *numbers[1:]])
     first, *others = (column.short_name for column in columns)
-    return _table(["word", first, "bar", *others], rows, left=(0, 2))
+    legend = [f"  {column.short_name}: {column.meaning}" for column in columns]
+    return [*_table(["word", first, "bar", *others], rows, left=(0, 2)), *legend]
 
 
 def _sums(explanation: Explanation) -> list[str]:

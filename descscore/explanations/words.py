@@ -25,7 +25,8 @@ Clean: TypeAlias = Callable[[str], str]
 
 _UNIT = regex.compile(
     r"""
-    [\p{L}\p{M}\p{N}]+                            # letters, their marks, digits
+    [\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}] \p{M}*   # no blanks between words
+    | [\p{L}\p{M}\p{N}]+                          # letters, their marks, digits
     (?: (?: ['\u2019\-\u2010\u2011]               # apostrophes and hyphens: don't, well-known
           | (?<=\p{N}) [.,:/\u2013] (?=\p{N}) )    # 3.5, 1,984, 10:30, a range of years
         [\p{L}\p{M}\p{N}]+ )*

@@ -7,7 +7,6 @@ two. Memory does not grow with the length of the stream.
 from __future__ import annotations
 
 import os
-import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
@@ -29,14 +28,10 @@ from descscore.texts import EncodedTexts, TokenizedText
 
 Tokenize: TypeAlias = Callable[[str], TokenizedText]
 
-MAX_TEXT = 100_000
-"""Longest text that is tokenised, in characters. The tokenizer's time grows faster than the text."""
-
-MAX_WORD = 1000
-"""Longest run of letters that is tokenised. The time of byte-pair merging is quadratic in its length."""
-
 REMEMBERED_CONTEXT_TEXTS = 4096
 """Number of contexts and references whose features are kept for the pairs that follow."""
+
+_BYTES_PER_CHARACTER = 8
 
 _WINDOWS_AHEAD = 2
 """Windows that are decoded while another one is scored. With only one, workers would wait while the next is
@@ -54,7 +49,7 @@ class StreamOptions:
             and an image that hangs stops the stream.
         time_limit: seconds that decoding one image may take.
         window: number of pairs that are encoded together.
-        window_bytes: image bytes that a window may hold; a window that reaches them is closed early.
+        window_bytes: memory that a window's images and texts may take; one that reaches it is closed early.
         decorative_empty: whether an empty text counts as HTML's ``alt=""`` (status ``decorative``)
             instead of an error.
         decode: ``module:name`` of the function that a worker runs on an image.
@@ -214,17 +209,25 @@ def start_decoder(scoring: Scoring, options: StreamOptions) -> Decoder:
 
 
 def _windows(rows: Iterable[StreamRow], options: StreamOptions) -> Iterator[list[StreamRow]]:
-    """Rows in windows with a bounded number of rows and of image bytes."""
+    """Rows in windows with a bounded number of rows and of bytes."""
     window: list[StreamRow] = []
-    image_bytes = 0
+    size = 0
     for row in rows:
         window.append(row)
-        image_bytes += len(row.image) if isinstance(row.image, (bytes, bytearray, memoryview)) else 0
-        if len(window) >= options.window or image_bytes >= options.window_bytes:
+        size += _row_bytes(row)
+        if len(window) >= options.window or size >= options.window_bytes:
             yield window
-            window, image_bytes = [], 0
+            window, size = [], 0
     if window:
         yield window
+
+
+def _row_bytes(row: StreamRow) -> int:
+    """About the bytes that a row's image and texts take; each character of a text may become a token."""
+    references = row.references if isinstance(row.references, (list, tuple)) else ()
+    texts = sum(len(text) for text in (row.text, row.context, *references) if isinstance(text, str))
+    image = len(row.image) if isinstance(row.image, (bytes, bytearray, memoryview)) else 0
+    return image + _BYTES_PER_CHARACTER * texts
 
 
 def _begin(scoring: Scoring, stage: ImageStage, row: StreamRow, options: StreamOptions) -> _Pending:
@@ -251,20 +254,10 @@ def _begin(scoring: Scoring, stage: ImageStage, row: StreamRow, options: StreamO
 
 
 def tokenize_text(tokenize: Tokenize, text: object) -> TokenizedText:
-    """As ``tokenize``, but raises :class:`TextError` also for None and for a text that is far too long."""
+    """As ``tokenize``, but None counts as an empty text."""
     if text is None:
         raise TextError("empty_text", "text: there is none")
-    if isinstance(text, str):
-        if len(text) > MAX_TEXT:
-            raise TextError(
-                "text_too_long", f"text {text[:40]!r}...: {len(text)} characters, over {MAX_TEXT}"
-            )
-        if len(text) > MAX_WORD and _LONG_WORD.search(text):
-            raise TextError("text_too_long", f"text {text[:40]!r}...: a word of over {MAX_WORD} letters")
     return tokenize(text)  # type: ignore[arg-type]
-
-
-_LONG_WORD = re.compile(rf"[^\W\d_]{{{MAX_WORD + 1}}}")
 
 
 def _finish(

@@ -12,6 +12,7 @@ import hashlib
 import mmap
 import os
 import pickle
+import resource
 import signal
 import subprocess
 import sys
@@ -26,13 +27,14 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from descscore.errors import DescscoreError, ImageError
-from descscore.images import PixelSpec, check_path, load_image, picture_pixels
+from descscore.images import PixelSpec, load_image, picture_pixels, read_image_file
 
 Pixels: TypeAlias = "np.ndarray[Any, Any]"
 """Prepared pictures: ``(height, width, 3)`` uint8, or ``(n, height, width, 3)``."""
 
-MAX_FILE_BYTES = 1 << 30
-"""Largest image file that is read."""
+MORE_MEMORY = 4 << 30
+"""Bytes that a worker may take for an image, beyond those that it takes at its start. Any decoder that wants
+more fails, and with it only this image's row."""
 
 PREPARE = f"{__name__}:prepare"
 """The function that workers run on an image, as :attr:`PoolOptions.function` names it."""
@@ -112,21 +114,6 @@ def image_name(source: str | bytes) -> str:
     return "image bytes" if isinstance(source, bytes) else source
 
 
-def read_image_file(name: str) -> bytes:
-    """The bytes of an image file. Raises :class:`ImageError` that names the file."""
-    path = check_path(name)
-    try:
-        with path.open("rb") as file:
-            # read() reserves all the memory that it is asked for, so ask only for the file's size.
-            size = os.fstat(file.fileno()).st_size
-            data = file.read(min(size, MAX_FILE_BYTES) + 1)
-    except OSError as error:
-        raise ImageError("unreadable_image", f"{path}: {error.strerror or error}") from None
-    if len(data) > MAX_FILE_BYTES:
-        raise ImageError("image_too_large", f"{path}: over the limit of {MAX_FILE_BYTES} bytes")
-    return data
-
-
 def main(connection_fd: int, memory_fd: int, parent: int) -> None:
     """Run one worker until the parent closes the connection.
 
@@ -141,6 +128,7 @@ def main(connection_fd: int, memory_fd: int, parent: int) -> None:
     function = getattr(import_module(module), name)
     memory = mmap.mmap(memory_fd, options.slots * spec.nbytes)
     _be_quiet()
+    _limit_memory()
     connection.send_bytes(b"ready")
     with contextlib.suppress(EOFError, OSError):
         while True:
@@ -157,6 +145,9 @@ def _decode(
         pixels, digest = function(source, spec)
     except ImageError as error:
         return None, error
+    except MemoryError:
+        reason = f"takes over {MORE_MEMORY:,} bytes of memory"
+        return None, ImageError("image_too_large", f"{image_name(source)}: {reason}")
     except Exception as error:  # noqa: BLE001 - the worker must survive any image
         return None, ImageError("damaged_image", f"{str(source)[:200]}: cannot be decoded ({error!r})")
     start = slot * spec.nbytes
@@ -170,6 +161,15 @@ def _be_quiet() -> None:
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 2)
     os.close(null)
+
+
+def _limit_memory() -> None:
+    """Let Linux refuse this process more memory than :data:`MORE_MEMORY`."""
+    with contextlib.suppress(OSError, ValueError):
+        with open("/proc/self/statm") as file:
+            taken = int(file.read().split()[0]) * resource.getpagesize()
+        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+        resource.setrlimit(resource.RLIMIT_AS, (taken + MORE_MEMORY, hard))
 
 
 def start_child(module: str, connection: Connection[Any, Any], memory_fd: int) -> subprocess.Popen[bytes]:

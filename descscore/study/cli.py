@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from descscore.errors import UsageError
-from descscore.options import LazyGroup
+from descscore.options import LazyGroup, echo
 
 _DATABASE = click.option(
     "--database",
@@ -36,9 +36,9 @@ def export(database: Path, output: Path) -> None:
     from descscore.study.judgments import JudgmentStore
 
     done = export_judgments(JudgmentStore(database), output)
-    click.echo(f"{done.folder / 'blv_ratings.csv'}: {done.blv} rows")
-    click.echo(f"{done.folder / 'sighted_ratings.csv'}: {done.sighted} rows")
-    click.echo(f"{done.folder / 'images'}: {done.images} images")
+    echo(f"{done.folder / 'blv_ratings.csv'}: {done.blv} rows")
+    echo(f"{done.folder / 'sighted_ratings.csv'}: {done.sighted} rows")
+    echo(f"{done.folder / 'images'}: {done.images} images")
 
 
 @judgments.command()
@@ -53,7 +53,7 @@ def delete(database: Path, pseudonym: str) -> None:
     annotator = store.by_pseudonym(pseudonym)
     if annotator is None:
         raise UsageError(f"pseudonym {pseudonym!r}: nobody in this study has it")
-    click.echo(f"{annotator.pseudonym}: {store.delete(annotator)} judgments deleted")
+    echo(f"{annotator.pseudonym}: {store.delete(annotator)} judgments deleted")
 
 
 @judgments.command()
@@ -65,4 +65,4 @@ def account(file: Path, name: str, password: str) -> None:
     from descscore.study.accounts import write_account
 
     write_account(file, name, password)
-    click.echo(f"{file}: account {name}")
+    echo(f"{file}: account {name}")

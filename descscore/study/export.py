@@ -20,6 +20,7 @@ from descscore.files import atomic_write, check_place
 from descscore.study.items import StudyItem
 from descscore.study.judgments import Judgment, JudgmentStore
 from descscore.study.questions import AFTER, BEFORE, NO_IMAGE, QUESTIONS
+from descscore.tables.cells import to_csv_cell
 
 BLV_COLUMNS = (
     *("context", "participant", "img_id", "description", "q_reconstructivity", "q_relevance"),
@@ -119,7 +120,10 @@ def _write(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, objec
     ):
         writer = csv.DictWriter(file, columns, restval="", extrasaction="ignore")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows(
+            {name: to_csv_cell(value) if isinstance(value, str) else value for name, value in row.items()}
+            for row in rows
+        )
 
 
 def _copy(item: StudyItem, target: Path) -> None:

@@ -31,7 +31,7 @@ class InputOptions:
     """Names of columns, where they are not ``id``, ``image`` and ``text``; context and references
     are read only where they are named."""
     image_root: Path | None = None
-    """The folder that relative image paths begin at; by default the table's own."""
+    """The folder that relative image paths begin at, and that none may leave; by default the table's own."""
     split: str = "train"
     """The split of a hub data set."""
     subset: str | None = None
@@ -45,7 +45,7 @@ class DataOptions:
     columns: Columns = Columns()  # noqa: RUF009 - frozen
     """Names of columns, where they differ from the usual ones."""
     image_root: Path | None = None
-    """The folder that relative image paths begin at; by default the table's own (Concadia: ``resized``)."""
+    """As in :class:`InputOptions`; by default the table's own folder (Concadia: ``resized``)."""
     keep_equal: bool = False
     """Whether a pair with equal texts is usable. It is no use for training, but in an evaluation it
     counts against the model."""
@@ -89,6 +89,8 @@ def _input_table(name: str, options: InputOptions) -> tuple[Table, Path]:
         return WebDatasetTable((path,), name), path.parent
     if path.is_file() and ending in _FORMATS:
         return _FORMATS[ending](path), path.parent
+    if path.exists() and not path.is_file():
+        raise DataError(f"{name}: is not a regular file")
     if path.is_file():
         raise DataError(f"{name}: unknown kind of input; known are {', '.join(_FORMATS)}, .tar and folders")
     if ending in (*_FORMATS, ".tar") or _is_path(name):

@@ -6,19 +6,38 @@ An image is a path, the bytes of an image file, or the struct of both that ``dat
 from __future__ import annotations
 
 import hashlib
+import os
 from abc import abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, TypeAlias
+from itertools import repeat
+from typing import Any, BinaryIO
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from descscore.errors import DataError, InputError
-from descscore.tables.reader import BATCH_ROWS, FileTable, Mark, Record, Table
+from descscore.tables.cells import CELL_LIMIT
+from descscore.tables.reader import BATCH_ROWS, FileTable, Mark, Record, Table, open_file
 
-_Batch: TypeAlias = "pa.RecordBatch | pa.Table"
+_MOST_VALUES = 64
+"""Values that a column may say it holds for each byte of the file. Real tables hold less than one; a forged
+number would take the reader's memory or time."""
+
+_DICTIONARY_LIMIT = 16 << 20
+"""Largest dictionary of a column, in bytes. Writers stop at 1 MiB by default."""
+
+_PAGE_LIMIT, _MOST_COMPRESSED = 16 << 20, 1000
+"""A page of more bytes may not be compressed to less than a thousandth: only pages made for that are."""
+
+_BATCH_BYTES = 256 << 20
+"""About the bytes of the rows that are in memory together."""
+
+_IMAGE_LIMIT = 1 << 30
+"""Largest image in a cell, in bytes; other cells may hold :data:`CELL_LIMIT` characters."""
 
 
 class _ArrowTable(Table):
@@ -26,29 +45,54 @@ class _ArrowTable(Table):
 
     def records(self, roles: Mapping[str, str], mark: Mark) -> Iterator[Record]:
         names = sorted(set(roles.values()))
+        limits = {name: _IMAGE_LIMIT if name == roles.get("image") else 4 * CELL_LIMIT for name in names}
         for batch in self._batches(names, mark[0] if mark else 0):
             if isinstance(batch, InputError):
                 yield Record(batch)
-                continue
-            columns = [_values(batch.column(name)) for name in names]
-            for cells in zip(*columns, strict=True):
-                yield Record(dict(zip(names, cells, strict=True)))
+            else:
+                yield from _batch_records(batch, limits)
 
     @abstractmethod
-    def _batches(self, names: list[str], start: int) -> Iterator[_Batch | InputError]:
+    def _batches(self, names: list[str], start: int) -> Iterator[pa.RecordBatch | InputError]:
         """The named columns from row ``start`` on, with an error in place of each row that is damaged."""
 
 
-def _values(column: pa.Array | pa.ChunkedArray) -> list[Any]:
-    """Cells as Python values. Bytes that are not UTF-8 become surrogates, to be reported with their row."""
+def _batch_records(batch: pa.RecordBatch, limits: Mapping[str, int]) -> Iterator[Record]:
+    """Rows one by one, because many rows may share one large value."""
+    columns = {name: batch.column(name) for name in limits}
+    sizes = {name: _bytes_by_row(column) for name, column in columns.items()}
+    for row in range(len(batch)):
+        large = next((name for name, limit in limits.items() if sizes[name][row] > limit), None)
+        if large is None:
+            yield Record({name: _value(column[row]) for name, column in columns.items()})
+        else:
+            size = f"{int(sizes[large][row]):,} bytes, over the limit of {limits[large]:,}"
+            yield Record(InputError("bad_row", f"column {large!r} holds {size}"))
+
+
+def _bytes_by_row(column: pa.Array) -> np.ndarray[Any, Any]:
+    """About the bytes that each cell of a column takes as a Python value: ``(rows,)``."""
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        of_value = np.append(_bytes_by_row(column.dictionary), 0)  # the last one is for null
+        return of_value[column.indices.cast(pa.int64()).fill_null(-1).to_numpy(zero_copy_only=False)]
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        ends = pc.list_value_length(column).fill_null(0).to_numpy(zero_copy_only=False).cumsum()
+        totals = np.append(0, (_bytes_by_row(column.flatten()) + 8).cumsum())
+        return np.diff(totals[ends], prepend=0)
+    if pa.types.is_struct(kind):
+        return np.sum([_bytes_by_row(part) for part in column.flatten()], axis=0) + np.zeros(len(column))
     try:
-        values: list[Any] = column.to_pylist()
-    except UnicodeDecodeError:
-        values = [_value(cell) for cell in column]
-    return values
+        lengths = pc.binary_length(column)
+    except pa.ArrowException:  # a number or a date
+        return np.full(len(column), 16)
+    return lengths.fill_null(0).to_numpy(zero_copy_only=False)
 
 
 def _value(cell: pa.Scalar) -> Any:
+    """A cell as a Python value. Bytes that are not UTF-8 become surrogates, to be reported with their row."""
+    if isinstance(cell, pa.DictionaryScalar):
+        cell = cell.value
     try:
         return cell.as_py()
     except UnicodeDecodeError:
@@ -59,7 +103,11 @@ def _value(cell: pa.Scalar) -> Any:
 
 @dataclass(frozen=True)
 class ParquetTable(_ArrowTable, FileTable):
-    """A Parquet file, read a few rows at a time."""
+    """A Parquet file, read a few rows at a time.
+
+    What the file says of itself is checked before Arrow acts on it: the number of rows and values, and the
+    size of each page (:func:`_check_pages`).
+    """
 
     def names(self, wanted: Collection[str] = ()) -> list[str]:
         with self._open() as file:
@@ -70,35 +118,147 @@ class ParquetTable(_ArrowTable, FileTable):
             rows: int = file.metadata.num_rows
             return rows
 
-    def _batches(self, names: list[str], start: int) -> Iterator[_Batch | InputError]:
-        with self._open() as file:
+    def _batches(self, names: list[str], start: int) -> Iterator[pa.RecordBatch | InputError]:
+        with self._open() as file, open_file(self.path) as raw:
             first = 0
             for group in range(file.num_row_groups):
                 count = file.metadata.row_group(group).num_rows
                 if first + count > start:
-                    yield from _group_batches(file, group, names, max(start - first, 0), count)
+                    yield from _group_batches(file, raw, group, names, max(start - first, 0))
                 first += count
 
     def _open(self) -> pq.ParquetFile:
+        options = {"buffer_size": 1 << 20, "pre_buffer": False}
         try:
-            return pq.ParquetFile(self.path, buffer_size=1 << 20, pre_buffer=False)
-        except (OSError, pa.ArrowException) as error:
+            with pq.ParquetFile(self.path) as file:
+                self._check_counts(file.metadata)
+                schema = file.metadata.schema
+                columns = [schema.column(number) for number in range(len(schema))]
+            # A value that many rows share is then in memory once.
+            texts = [column.path for column in columns if column.physical_type == "BYTE_ARRAY"]
+            return pq.ParquetFile(self.path, read_dictionary=texts, **options)
+        except (OSError, ValueError, MemoryError, pa.ArrowException) as error:
             raise DataError(f"{self.path}: cannot be read as Parquet ({error})") from None
+
+    def _check_counts(self, metadata: pq.FileMetaData) -> None:
+        """Raise :class:`DataError` for numbers of rows or values that cannot be true."""
+        most = _MOST_VALUES * self.path.stat().st_size
+        groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+        rows = [group.num_rows for group in groups]
+        values = [group.column(n).num_values for group in groups for n in range(group.num_columns)]
+        if min([*rows, *values, 0]) < 0 or sum(rows) != metadata.num_rows or max([sum(rows), *values]) > most:
+            said = f"{metadata.num_rows:,} rows"
+            raise DataError(
+                f"{self.path}: is damaged or forged: it cannot hold the {said} that it says it holds"
+            )
 
 
 def _group_batches(
-    file: pq.ParquetFile, group: int, names: list[str], start: int, count: int
-) -> Iterator[_Batch | InputError]:
+    file: pq.ParquetFile, raw: BinaryIO, group: int, names: list[str], start: int
+) -> Iterator[pa.RecordBatch | InputError]:
     """Batches of one row group from its row ``start`` on; an error for each row after a damaged page."""
-    first = 0
+    metadata = file.metadata.row_group(group)
+    count, first = metadata.num_rows, 0
+    reason: object = "it ends before its last row"
     try:
-        for batch in file.iter_batches(BATCH_ROWS, row_groups=[group], columns=names):
-            if first + len(batch) > start:
-                yield batch.slice(max(start - first, 0))
+        chunks = [metadata.column(number) for number in range(metadata.num_columns)]
+        chunks = [
+            chunk for chunk in chunks if any(f"{chunk.path_in_schema}.".startswith(f"{n}.") for n in names)
+        ]
+        for chunk in chunks:
+            _check_pages(raw, chunk)
+        row_bytes = sum(chunk.total_uncompressed_size for chunk in chunks) // max(count, 1)
+        rows = min(max(_BATCH_BYTES // max(row_bytes, 1), 1), BATCH_ROWS)
+        for batch in file.iter_batches(rows, row_groups=[group], columns=names):
+            kept = batch.slice(max(start - first, 0), max(count - max(first, start), 0))
             first += len(batch)
-    except (OSError, pa.ArrowException) as error:
-        fault = InputError("bad_row", f"the table is damaged here ({error})")
-        yield from [fault] * (count - max(first, start))
+            if len(kept):
+                yield kept
+    except (OSError, ValueError, MemoryError, pa.ArrowException) as error:
+        reason = error
+    fault = InputError("bad_row", f"the table is damaged here ({reason})")
+    yield from repeat(fault, max(count - max(first, start), 0))
+
+
+def _check_pages(file: BinaryIO, chunk: pq.ColumnChunkMetaData) -> None:
+    """Check the headers of a column's pages: Arrow allocates what they say.
+
+    Raises:
+        ValueError: A page is far larger than its bytes in the file, or a header makes no sense.
+    """
+    place = chunk.data_page_offset
+    if chunk.has_dictionary_page and chunk.dictionary_page_offset:
+        place = min(place, chunk.dictionary_page_offset)
+    end = place + chunk.total_compressed_size
+    while place < end:
+        file.seek(place)
+        header = _thrift_struct(file)
+        kind, size, stored = (header.get(field, -1) for field in (1, 2, 3))
+        most = _DICTIONARY_LIMIT if kind == _DICTIONARY_PAGE else max(_PAGE_LIMIT, _MOST_COMPRESSED * stored)
+        if stored < 0 or not 0 <= size <= most:
+            raise ValueError(f"a page of {size:,} bytes, of which the file holds {stored:,}")
+        place = file.tell() + stored
+
+
+_DICTIONARY_PAGE = 2
+_STOP, _TRUE, _FALSE, _WHOLE_NUMBERS, _BINARY, _STRUCT = 0, 1, 2, (4, 5, 6), 8, 12
+_DEEPEST = 8
+
+
+def _thrift_struct(file: BinaryIO, depth: int = 0) -> dict[int, int]:
+    """The whole numbers in a struct in Thrift's compact protocol, by field; other fields are passed over.
+
+    Source: "Thrift Compact protocol encoding", in Apache Thrift's documentation.
+    """
+    if depth > _DEEPEST:
+        raise ValueError("a page header is nested too deeply")
+    numbers: dict[int, int] = {}
+    field_id = 0
+    while True:
+        head = _byte(file)
+        kind, delta = head & 15, head >> 4
+        if kind == _STOP:
+            return numbers
+        field_id = field_id + delta if delta else _whole_number(file)
+        value = _thrift_value(file, kind, depth)
+        if value is not None:
+            numbers[field_id] = value
+
+
+def _thrift_value(file: BinaryIO, kind: int, depth: int) -> int | None:
+    """Read a value; the result is None for one that is no whole number."""
+    if kind in _WHOLE_NUMBERS:
+        return _whole_number(file)
+    if kind == _BINARY:
+        file.seek(_varint(file), os.SEEK_CUR)
+    elif kind == _STRUCT:
+        _thrift_struct(file, depth + 1)
+    elif kind not in (_TRUE, _FALSE):  # other kinds do not occur in page headers
+        raise ValueError(f"a page header holds a value of kind {kind}")
+    return None
+
+
+def _byte(file: BinaryIO) -> int:
+    data = file.read(1)
+    if not data:
+        raise ValueError("a page header breaks off")
+    return data[0]
+
+
+def _varint(file: BinaryIO) -> int:
+    value = 0
+    for shift in range(0, 70, 7):
+        part = _byte(file)
+        value |= (part & 127) << shift
+        if part < 128:
+            return value
+    raise ValueError("a number in a page header is too long")
+
+
+def _whole_number(file: BinaryIO) -> int:
+    """A number in zigzag form: 0, -1, 1, -2..."""
+    value = _varint(file)
+    return (value >> 1) ^ -(value & 1)
 
 
 def load_hub(name: str, subset: str | None = None, split: str | None = None) -> Any:
@@ -129,6 +289,15 @@ class HubTable(_ArrowTable):
     def source(self) -> str:
         return f"{self.name}[{self.split}]"
 
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """The folders in which ``datasets`` keeps the images that it has fetched, or those of a local set."""
+        import datasets
+        from huggingface_hub import constants
+
+        own = (os.path.abspath(self.name),) if os.path.isdir(self.name) else ()
+        return (*own, str(datasets.config.HF_DATASETS_CACHE), constants.HF_HUB_CACHE)
+
     @cached_property
     def _data(self) -> Any:
         """The split, with images as their bytes or paths."""
@@ -158,7 +327,7 @@ class HubTable(_ArrowTable):
     def count(self) -> int:
         return len(self._data)
 
-    def _batches(self, names: list[str], start: int) -> Iterator[_Batch | InputError]:
+    def _batches(self, names: list[str], start: int) -> Iterator[pa.RecordBatch | InputError]:
         data = self._data.select_columns(names).with_format("arrow")
         for first in range(start, len(data), BATCH_ROWS):
-            yield data[first : first + BATCH_ROWS]
+            yield from data[first : first + BATCH_ROWS].to_batches()

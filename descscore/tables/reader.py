@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeAlias
 
 from descscore.errors import DataError, ImageError, InputError
+from descscore.files import open_regular
 from descscore.tables.cells import CELL_LIMIT, id_text, is_unicode, named, parse_references
 from descscore.tables.rows import FileImage, Row, StoredImage, find_image, normal_split
 
@@ -91,6 +92,11 @@ class Table(ABC):
         By default any: what a row lacks is its own fault.
         """
         return list(wanted)
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """Folders in which absolute image paths may lie, besides the image root."""
+        return ()
 
     @abstractmethod
     def fingerprint(self, texts: Sequence[str]) -> dict[str, Any]:
@@ -176,7 +182,7 @@ class Reader:
     columns: Columns
     usual: Usual
     root: Path
-    """The folder that relative image paths begin at."""
+    """The folder that relative image paths begin at, and that no path may leave."""
     split: str = ""
     """The split of rows in a table without such a column."""
 
@@ -321,7 +327,7 @@ class Reader:
             raise ImageError("missing_image", "has no image")
         if not isinstance(value, str):
             raise ImageError("bad_image_type", f"the image is {type(value).__name__}, not a path")
-        return find_image(str(self.root), value)
+        return find_image(str(self.root), value, self.table.folders)
 
     def _id(self, number: int, record: Record, cells: Mapping[str, Any]) -> str:
         text = id_text(self._cell(cells, "id")) or record.id
@@ -360,7 +366,7 @@ _NUMBERED = re.compile(r"((?:row-+)?)[0-9]+")
 def open_file(path: Path) -> BinaryIO:
     """The file, open for reading bytes. Raises :class:`DataError` where it cannot be read."""
     try:
-        return path.open("rb")
+        return open_regular(path)
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from None
 

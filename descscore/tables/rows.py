@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from descscore.errors import DataError, ImageError, InputError
-from descscore.images import check_path
+from descscore.images import check_path, read_image_file
 
 MAX_LISTED = 20
 """Most rows that a message lists one by one."""
@@ -42,11 +42,7 @@ class FileImage:
         check_path(self.path)
 
     def read(self) -> bytes:
-        path = check_path(self.path)
-        try:
-            return path.read_bytes()
-        except OSError as error:
-            raise ImageError("unreadable_image", f"{path}: {error.strerror or error}") from None
+        return read_image_file(self.path)
 
     def __str__(self) -> str:
         return str(self.path)
@@ -232,12 +228,14 @@ def _text(name: str, text: object) -> str:
     return text
 
 
-def find_image(root: str, path: str) -> str:
-    """The file that a row's image path stands for; absolute paths stay as they are.
+def find_image(root: str, path: str, others: Iterable[str] = ()) -> str:
+    """The file that a row's image path stands for.
 
     Args:
-        root: The folder where relative paths begin. They may not leave it, by ``..`` or by a link.
+        root: The folder where relative paths begin. No path may leave it: not by ``..``, not by a link, and
+            not by being absolute. The root ``/`` allows every file.
         path: What the image's cell holds.
+        others: Further folders in which an absolute path may lie.
 
     Raises:
         ImageError: It is an address (kind ``url_not_supported``), no path at all
@@ -247,11 +245,12 @@ def find_image(root: str, path: str) -> str:
         hint = "addresses are never fetched; download the image and give the file's path"
         raise ImageError("url_not_supported", f"{path[:100]}: {hint}")
     _check_is_path(path)
-    if os.path.isabs(path) or "\0" in path:
+    if "\0" in path:
         return path
     file = os.path.join(root, path)
-    if not _is_below(root, file):
-        raise ImageError("outside_image_root", f"{path}: leads out of the image root {root}")
+    if not any(is_below(folder, file) for folder in (root, *(others if os.path.isabs(path) else ()))):
+        hint = "; the image root / allows every file" if os.path.isabs(path) else ""
+        raise ImageError("outside_image_root", f"{path}: leads out of the image root {root}{hint}")
     return file
 
 
@@ -283,7 +282,8 @@ def _check_is_path(path: str) -> None:
     )
 
 
-def _is_below(root: str, file: str) -> bool:
+def is_below(root: str, file: str) -> bool:
+    """Whether ``file`` is below the folder ``root`` when all links are followed."""
     root, file = os.path.join(os.getcwd(), root), os.path.join(os.getcwd(), file)
     folder, name = os.path.split(file)
     if name in ("", "..") or os.path.islink(file):

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from descscore.errors import DataError, InputError
+from descscore.files import open_regular
 from descscore.tables.cells import CELL_LIMIT, decode_text, named, parse_object
 from descscore.tables.reader import FileTable, Mark, Record, Table, file_fingerprint, open_file
+from descscore.tables.rows import is_below
 
 IMAGE_SUFFIXES = frozenset(
     [
@@ -72,7 +74,9 @@ class FolderTable(FileTable):
             for name in names:
                 if _suffix(name) in IMAGE_SUFFIXES or _suffix(name) == ".txt":
                     below = os.path.normpath(os.path.join(folder, name))
-                    stat = os.stat(os.path.join(self.path, below))
+                    path = os.path.join(self.path, below)
+                    # A link that leads nowhere is a fault of its row.
+                    stat = os.stat(path, follow_symlinks=os.path.exists(path))
                     line = f"{os.fsencode(below)!r} {stat.st_size} {stat.st_mtime_ns}\n"
                     digest.update(line.encode())
         return {"files_sha256": digest.hexdigest()}
@@ -97,8 +101,10 @@ class FolderTable(FileTable):
         if _suffix(pair.image) in UNREAD_SUFFIXES:
             raise _unread(pair.name, _suffix(pair.image))
         file = os.path.join(self.path, pair.text)
+        if not is_below(str(self.path), file):
+            raise InputError("outside_image_root", f"{file}: leads out of the folder {self.path}")
         try:
-            with open(file, "rb") as opened:
+            with open_regular(file) as opened:
                 data = opened.read(4 * CELL_LIMIT + 1)  # more bytes than the longest text may have
         except OSError as error:
             raise InputError("missing_text", f"{file}: {error.strerror or error}") from None
@@ -157,9 +163,18 @@ class _Sample:
             self.fault = InputError("bad_row", f"{self.key}: has two members {extension!r}")
         self.members[extension] = member
 
+    def read_text(self, extension: str) -> str:
+        """The text in a member. Raises :class:`InputError` for one that is too long or no text."""
+        name = f"{self.key}: its {extension}"
+        if self.members[extension].size > 4 * CELL_LIMIT:
+            raise InputError("bad_row", f"{name}: holds over {CELL_LIMIT:,} characters")
+        return decode_text(self.read(extension), name)
+
     def read(self, extension: str) -> bytes:
         """The bytes of a member. Raises :class:`EOFError` where the archive breaks off."""
         member = self.members[extension]
+        if member.issparse():  # a few bytes may stand for any number of zeros
+            raise InputError("bad_row", f"{self.key}: its member {extension!r} is a sparse file")
         opened = self.archive.extractfile(member)
         data = b"" if opened is None else opened.read()
         if len(data) != member.size:
@@ -211,24 +226,25 @@ class WebDatasetTable(Table):
         sample: _Sample = content
         try:
             return _sample_cells(sample, roles)
-        except (tarfile.TarError, OSError, EOFError) as error:
+        except InputError:
+            raise
+        except Exception as error:  # noqa: BLE001 - tarfile raises anything on hostile data
             raise InputError("damaged_shard", f"{sample.key}: cannot be read ({error})") from None
 
 
 def _sample_cells(sample: _Sample, roles: Mapping[str, str]) -> dict[str, Any]:
     cells: dict[str, Any] = {}
     if "json" in sample.members:
-        name = f"{sample.key}: its json"
-        text = decode_text(sample.read("json"), name)
+        text = sample.read_text("json")
         try:
             cells = parse_object(text, roles["id"])
         except InputError as error:
-            raise InputError(error.kind, f"{name}: {error}") from None
+            raise InputError(error.kind, f"{sample.key}: its json: {error}") from None
     for role in ("context", "references"):
         if role in roles and roles[role] not in cells:
             raise InputError("bad_row", f"{sample.key}: its json has no {roles[role]!r}")
     if "txt" in sample.members:
-        cells[roles["text"]] = decode_text(sample.read("txt"), f"{sample.key}: its txt")
+        cells[roles["text"]] = sample.read_text("txt")
     cells[roles["image"]] = sample.read(sample.image())
     return cells
 
@@ -239,11 +255,14 @@ def _shard_records(file: BinaryIO, shard: int, place: int) -> Iterator[Record]:
     lost: list[Record] = []
     try:
         file.seek(place)
-        archive = tarfile.TarFile(fileobj=file)
+        archive = tarfile.TarFile(fileobj=file, tarinfo=_CheckedHeader)
         for member in archive:
             archive.members = []  # type: ignore[attr-defined] # it keeps all headers, perhaps millions
+            if archive.offset <= member.offset:  # it would read the same members again, for ever
+                raise tarfile.ReadError("a member has a negative size")
             key, extension = _split(member.name)
-            if not (extension and member.isfile() and member.size <= _MEMBER_LIMIT) or is_hidden(member.name):
+            is_read = member.isfile() and (member.size <= _MEMBER_LIMIT or member.issparse())
+            if not (extension and is_read) or is_hidden(member.name):
                 continue
             if sample is None or sample.key != key:
                 if sample is not None:
@@ -251,9 +270,10 @@ def _shard_records(file: BinaryIO, shard: int, place: int) -> Iterator[Record]:
                 sample = _Sample(key, [shard, member.offset], archive)
             sample.add(extension, member)
         _check_end(file, archive.offset)
-    except (tarfile.TarError, OSError, EOFError) as error:
+    except Exception as error:  # noqa: BLE001 - tarfile raises anything on hostile data
         name = f"shard {file.name}"
-        fault = InputError("damaged_shard", f"{name}: damaged archive ({error})")
+        reason = str(error) or type(error).__name__
+        fault = InputError("damaged_shard", f"{name}: damaged archive ({reason})")
         lost = [Record(fault, [shard, file.tell()], name)]
     if sample is not None:
         yield sample.record
@@ -262,6 +282,25 @@ def _shard_records(file: BinaryIO, shard: int, place: int) -> Iterator[Record]:
 
 _MEMBER_LIMIT = 1 << 30
 """Bytes of the largest member that is read."""
+
+_EXTENSION_LIMIT = 1 << 16
+"""Bytes of the largest header that extends another one, with a long name for example."""
+
+_EXTENSIONS = (
+    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
+    *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
+)
+
+
+class _CheckedHeader(tarfile.TarInfo):
+    """A header that is refused before tarfile acts on a size that cannot be true."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _CheckedHeader:
+        header = super().frombuf(buf, encoding, errors)
+        if header.size < 0 or (header.type in _EXTENSIONS and header.size > _EXTENSION_LIMIT):
+            raise tarfile.ReadError(f"a header says that it holds {header.size:,} bytes")
+        return header
 
 
 def _check_end(file: BinaryIO, place: int) -> None:

@@ -16,11 +16,17 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from descscore.errors import DataError, InputError
-from descscore.tables.cells import CELL_LIMIT, is_unicode, parse_object, text_coding
+from descscore.tables.cells import CELL_LIMIT, from_csv_cell, is_unicode, parse_object, text_coding
 from descscore.tables.reader import Columns, FileTable, Mark, Reader, Record, open_file
 from descscore.tables.rows import Row
 
 _HEAD = 1 << 16
+
+LINE_LIMIT = 1 << 24
+"""Longest line, in characters. A longer one is passed over, not read into memory."""
+
+_RELEASE_LIMIT = 1 << 30
+"""Bytes of the largest ``wiki_split.json``, which is read as a whole."""
 
 
 class _Coding(NamedTuple):
@@ -66,13 +72,27 @@ class _Lines:
         return self
 
     def __next__(self) -> str:
+        """The next line. Raises :class:`InputError` for one that is too long, and then goes on behind it."""
+        line = part = self._part()
+        if not line:
+            raise StopIteration
+        self.number += 1
+        while len(part) == LINE_LIMIT and not part.endswith(self._coding.newline):
+            part = self._part()
+            if part:
+                line = ""
+        if not line:
+            raise InputError("bad_row", f"line {self.number} holds over {LINE_LIMIT:,} characters")
+        return line
+
+    def _part(self) -> str:
+        """The rest of a line, up to the limit."""
         try:
-            line = next(self._lines)
+            part = self._lines.readline(LINE_LIMIT)
         except UnicodeDecodeError as error:
             raise DataError(f"{self._lines.name}: is not whole {self._coding.name} text ({error})") from None
-        self.place += len(line.encode(self._coding.name, self._coding.errors))
-        self.number += 1
-        return line
+        self.place += len(part.encode(self._coding.name, self._coding.errors))
+        return part
 
 
 @dataclass(frozen=True)
@@ -127,6 +147,8 @@ class CsvTable(_LineTable):
                 content: list[str] | InputError = next(reader)
             except StopIteration:
                 return
+            except InputError as error:
+                content = error
             except csv.Error as error:
                 reason = next((text for part, text in _CSV_FAULTS.items() if part in str(error)), str(error))
                 content = InputError("bad_row", reason)
@@ -140,7 +162,7 @@ class CsvTable(_LineTable):
             # A text with a comma and no quotes would otherwise be cut at the comma, unseen.
             hint = "; put texts with commas in quotation marks" if len(content) > len(names) else ""
             raise InputError("bad_row", f"has {len(content)} cells, the header {len(names)}{hint}")
-        return dict(zip(names, content, strict=True))
+        return dict(zip(names, map(from_csv_cell, content), strict=True))
 
 
 _CSV_FAULTS = {
@@ -159,6 +181,8 @@ class JsonlTable(_LineTable):
         """Keys that occur: all of those ``wanted``, which need not stand in the first line."""
         missing, present = set(wanted), dict[str, None]()
         for record in self.records({}):
+            if isinstance(record.content, InputError):
+                continue
             try:
                 keys = self.cells(record.content, {}).keys()
             except InputError:
@@ -169,8 +193,16 @@ class JsonlTable(_LineTable):
                 break
         return list(present) or list(wanted)  # without one object, the faults of the rows say more
 
-    def _split(self, lines: _Lines) -> Iterator[str]:
-        return (line if line.strip() else "" for line in lines)
+    def _split(self, lines: _Lines) -> Iterator[str | InputError]:
+        while True:
+            try:
+                line = next(lines)
+            except StopIteration:
+                return
+            except InputError as error:
+                yield error
+            else:
+                yield line if line.strip() else ""
 
     def cells(self, content: Any, roles: Mapping[str, str]) -> Mapping[str, Any]:
         return parse_object(content.removeprefix("\N{ZERO WIDTH NO-BREAK SPACE}"), roles.get("id"))
@@ -188,7 +220,9 @@ class ConcadiaTable(FileTable):
 
     def records(self, roles: Mapping[str, str], mark: Mark = None) -> Iterator[Record]:
         with open_file(self.path) as file:
-            data = file.read()
+            data = file.read(_RELEASE_LIMIT + 1)
+        if len(data) > _RELEASE_LIMIT:
+            raise DataError(f"{self.path}: holds over {_RELEASE_LIMIT:,} bytes")
         try:
             release = json.loads(data.decode("utf-8-sig"))
         except UnicodeDecodeError as error:

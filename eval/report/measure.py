@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from scipy import stats
 
+from descscore import __version__
 from descscore.errors import DataError, UsageError
 from descscore.eval import quality
 from descscore.eval.captions import NOTES as CAPTION_NOTES
@@ -24,25 +25,24 @@ from descscore.eval.features import ImageMemory, RememberingEncoder, image_owner
 from descscore.eval.human import human_result
 from descscore.eval.metric_scores import Joined, join, read_scores, scorer_scores
 from descscore.eval.preference import (
-    OTHERS,
     PUBLISHED_FILES,
     length_pair_scores,
     model_pair_scores,
     ngram_pair_scores,
+    others,
     preference_rows,
     probability_row,
     published_pair_scores,
 )
 from descscore.eval.ratings import Judgments, digest, read_kreiss
 from descscore.eval.report.pages import FORMAT
-from descscore.eval.sanity import sanity_rows
+from descscore.eval.sanity import sanity
 from descscore.eval.statistics.bootstrap import Resampling
 from descscore.eval.statistics.correlation import MIN_ITEMS, Array, is_constant
 from descscore.eval.zero_shot import read_labelled, zero_shot
 from descscore.scorer import DescScorer
 from descscore.tables.open import DataOptions, load_pairs
 from descscore.tables.rows import PreferenceSet
-from descscore.version import __version__
 
 Json: TypeAlias = dict[str, Any]
 
@@ -101,7 +101,7 @@ def _head(subjects: Sequence[Subject], resampling: Resampling) -> Json:
 
 
 def _left_out(data: Path, part: Part) -> list[Json]:
-    """One entry for the whole part where it was not measured, otherwise one for each thing left out."""
+    """One entry for the whole part if it was not measured, otherwise one for each thing left out."""
     whole = missing(data, part.files)
     place = {"section": part.section, "data": part.data}
     if whole:
@@ -213,7 +213,7 @@ def critical_r(n: int, level: float = 0.05) -> float | None:
 
 
 def _scatter(judgments: Judgments, model: Joined) -> Json:
-    """Each item's cosine with its mean rating by BLV readers on each question, and a line a question."""
+    """Each item's cosine and mean rating by BLV readers on each question, and a line for each question."""
     means = {
         panel.question: [float(np.mean(values)) if values else None for values in panel.ratings]
         for panel in judgments.panels
@@ -229,7 +229,7 @@ def _scatter(judgments: Judgments, model: Joined) -> Json:
 
 
 def _line(scores: Array, ratings: list[float | None]) -> Json | None:
-    """Least-squares line of ratings on scores; None where scores do not vary."""
+    """Least-squares line of ratings on scores; None if scores do not vary."""
     kept = np.array([value is not None for value in ratings])
     x, y = scores[kept], np.array([value for value in ratings if value is not None])
     if len(x) < MIN_ITEMS or is_constant(x):
@@ -258,7 +258,7 @@ class Part:
     """Files and folders that it needs, below the data folder."""
     measure: Callable[[Bench], Json]
     optional: tuple[tuple[str, tuple[str, ...]], ...] = ()
-    """Files that it can do without, each group with a name for what is left out where they are missing."""
+    """Files that it can do without. Each group has a name for what is left out if they are missing."""
 
 
 def _rows(bench: Bench, measure: Callable[[DescScorer], Sequence[Any]]) -> list[Json]:
@@ -283,15 +283,16 @@ def _preference(source: str, bench: Bench) -> Json:
         scores.append(ngram_pair_scores(bench.pairs(TRAIN).split("train"), pairs))
     owner = image_owner(pairs)
     rows = [asdict(row) for item in scores for row in preference_rows(item, pairs, owner)]
-    return {"rows": rows, "others": OTHERS, **_counts(bench, source)}
+    return {"rows": rows, "others": others(len(pairs)), **_counts(bench, source)}
 
 
 def _sanity(source: str, bench: Bench) -> Json:
     pairs = bench.pairs(source).split("test")
-    rows = [
-        asdict(row) for subject in bench.subjects for row in sanity_rows(subject.scorer, pairs, subject.name)
-    ]
-    return {"rows": rows, **_counts(bench, source)}
+    found = [sanity(subject.scorer, pairs, subject.name) for subject in bench.subjects]
+    rows, figures = (
+        [asdict(row) for one in found for row in getattr(one, name)] for name in ("rows", "figures")
+    )
+    return {"rows": rows, "figures": figures, **_counts(bench, source)}
 
 
 def _probability(source: str, bench: Bench) -> Json:
@@ -368,4 +369,4 @@ PARTS = (
         for name, file in (("caltech101", "test.parquet"), ("tiny_imagenet", "val.parquet"))
     ),
 )
-"""In the report's order. Quality's zero-shot figures are those of section zeroshot."""
+"""In the report's order. Section zeroshot has the zero-shot figures, so section quality leaves them out."""

@@ -32,12 +32,12 @@ Column: TypeAlias = "str | tuple[Any, ...]"
 """A key of a row, or a function and the keys whose values it is called with."""
 
 FORMAT = 1
-"""Of the JSON; raised whenever its readers have to change."""
+"""Version of the JSON's format; it rises whenever readers must change."""
 
 NAMES = ("report.json", "report.md", "report.html")
 
 CLIP_B32 = 151_277_313
-"""Parameters of OpenAI's CLIP ViT-B/32, on which published CLIPScores rest."""
+"""Parameters of OpenAI's CLIP ViT-B/32, the model of published CLIPScores."""
 
 
 # Files
@@ -68,7 +68,7 @@ def write_report(report: Json, folder: Path) -> list[Path]:
 
 
 def read_report(path: Path) -> Json:
-    """A saved report's JSON; :class:`DataError` where it cannot be read."""
+    """A saved report's JSON; :class:`DataError` if it cannot be read."""
     try:
         report: Json = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -100,10 +100,10 @@ def scatter_alt(of: Row, question: str, row: Row) -> str:
 
 
 def forest(rows: Sequence[Row], target: Target) -> None:
-    """Correlations with their intervals, a panel a question, and each question's ceiling.
+    """Correlations with their intervals, a panel for each question, and each question's ceiling.
 
-    rows: of one group of raters, with ``metric, question, r, low, high, ceiling``. An r
-    without interval is a bare marker, one not defined says so.
+    rows: of one group of raters, with ``metric, question, r, low, high, ceiling``. A row without an
+    interval is a marker alone. A row whose r is not defined says so.
     """
     questions, names = _distinct(rows, "question"), _distinct(rows, "metric")
     looks = styles_of(names)
@@ -173,7 +173,7 @@ def preference_alt(rows: Sequence[Row]) -> str:
 def attack_shares(rows: Sequence[Row], target: Target) -> None:
     """How often each hostile text scores over the description, in per cent, with intervals.
 
-    rows: with ``metric, attack, value, low, high``; values that are None say so.
+    rows: with ``metric, attack, value, low, high``. A value of None is shown as not defined.
     """
     attacks, names = _distinct(rows, "attack"), _distinct(rows, "metric")
     looks, step = styles_of(names), 0.7 / max(1, len(names))
@@ -204,7 +204,7 @@ def attack_shares_alt(rows: Sequence[Row]) -> str:
 
 
 def reliability(curves: Sequence[Row], target: Target) -> None:
-    """Predicted probability against the observed share, a line a model, with the diagonal.
+    """Predicted probability against the observed share, a line for each model, with the diagonal.
 
     curves: with ``model`` and ``bins`` of ``predicted, observed, low, high``.
     """
@@ -243,7 +243,7 @@ def reliability_alt(rows: Sequence[Row]) -> str:
 
 @contextmanager
 def drawing(width: float, height: float, target: Target) -> Iterator[Any]:
-    """A figure in inches that is written to ``target`` when the block ends well."""
+    """A figure of this size in inches; it is written to ``target`` if the block ends without an error."""
     try:
         import matplotlib
         from matplotlib.figure import Figure
@@ -336,7 +336,7 @@ def _lengths(subset: str) -> str:
 
 
 def _short(name: str) -> str:
-    """A name that fits a plot: without what does not print, its end kept, where folders' names differ."""
+    """A name that fits a plot: printable, and of a long name only the end, where folders differ."""
     clean = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name)
     return clean if len(clean) <= _LONGEST_NAME else "\N{HORIZONTAL ELLIPSIS}" + clean[1 - _LONGEST_NAME :]
 

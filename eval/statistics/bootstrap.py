@@ -1,12 +1,12 @@
 """Studentised bootstrap over whole clusters (here: images), and correlations with such intervals.
 
-Items of one image are not independent, so a resample draws images with all
-their items. With few images the plain percentile interval of such resamples is
-too narrow; dividing each resample's deviation by its own standard error
-(bootstrap-t, Efron 1981; Hall 1988 for the symmetric form used here) repairs
-that. Everything works on *sums by cluster*, which a statistic turns into its
-value: a resample is then a matrix product, and the standard error of each (a
-delete-one-cluster jackknife) a subtraction, so no item is touched twice.
+Items of one image are not independent, so a resample draws images with all their items. With few
+images, the plain percentile interval of such resamples is too narrow. To repair this, each resample's
+deviation is divided by its own standard error (bootstrap-t, Efron 1981; Hall 1988 for the symmetric
+form used here).
+
+Everything works on *sums by cluster*, from which a statistic computes its value. So a resample is one
+matrix product, and its standard error (a delete-one-cluster jackknife) only needs subtractions.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from descscore.eval.statistics.correlation import (
 Clusters: TypeAlias = Sequence[Hashable] | np.ndarray[Any, Any]
 Index: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
 Statistic: TypeAlias = Callable[[Array], Array]
-"""Sums ``(..., k)`` -> values ``(...)``; NaN where they define none."""
+"""Sums ``(..., k)`` -> values ``(...)``; NaN if they define none."""
 
 MIN_CLUSTERS = 5
 """Fewest clusters for which an interval is reported."""
@@ -107,7 +107,7 @@ def cluster_sums(columns: Array, index: Index) -> Array:
 
 
 def estimate_of(interval: Interval, index: Index, method: str) -> Estimate:
-    """``interval`` with the items and clusters ``(n,)`` that it was found on."""
+    """``interval`` with the numbers of items and clusters, from each item's cluster ``(n,)``."""
     groups = len(np.unique(index))
     return Estimate(**vars(interval), n=len(index), clusters=groups, method=method)
 
@@ -125,7 +125,7 @@ def studentised(
     sums: ``(G, k)``, one row a cluster. The interval is value ± q·se with q the
     ``confidence`` quantile of |t*|; p the share of |t*| at least as large as
     |value - null| / se. A resample that has no value or no spread counts as an
-    infinite |t*|; where that happens in over 2 % of them no interval is defined.
+    infinite |t*|; if that happens in over 2 % of them, no interval is defined.
     """
     resampling = resampling or Resampling()
     value = float(statistic(sums.sum(0)))
@@ -146,28 +146,13 @@ def studentised(
     return Interval(value, value - reach, value + reach, (beyond + 1) / (len(deviations) + 1))
 
 
-def percentile(sums: Array, statistic: Statistic, resampling: Resampling | None = None) -> Interval:
-    """The plain percentile interval of the same resamples, without p.
-
-    Too narrow for few clusters; here so that simulations can show by how much.
-    """
-    resampling = resampling or Resampling()
-    values = np.concatenate([statistic(weights @ sums) for weights in _draws(sums, resampling)])
-    values = values[np.isfinite(values)]
-    if not len(values):
-        return Interval(None, None, None, None, "no resample has a value")
-    tail = (1 - resampling.confidence) / 2
-    low, high = np.quantile(values, [tail, 1 - tail])
-    return Interval(float(statistic(sums.sum(0))), float(low), float(high), None)
-
-
 def jackknife_error(sums: Array, statistic: Statistic) -> float:
-    """Delete-one-cluster standard error of ``statistic`` of ``sums`` ``(G, k)``; NaN where undefined."""
+    """Delete-one-cluster standard error of ``statistic`` of ``sums`` ``(G, k)``; NaN if undefined."""
     return float(_jackknife(sums.sum(0)[None], np.ones((1, len(sums))), sums, statistic)[0])
 
 
 def _deviations(sums: Array, statistic: Statistic, value: float, resampling: Resampling) -> Array:
-    """|t*| of each resample: ``(resamples,)``, infinite where it has no value or no spread."""
+    """|t*| of each resample: ``(resamples,)``, infinite if it has no value or no spread."""
     parts = []
     for weights in _draws(sums, resampling):
         totals = weights @ sums
@@ -251,24 +236,10 @@ def cluster_difference(
     return replace(estimate, low=max(-2.0, estimate.low), high=min(2.0, estimate.high))
 
 
-def percentile_pearson(
-    x: Numbers, y: Numbers, clusters: Clusters, resampling: Resampling | None = None
-) -> Estimate:
-    """Pearson's r with the plain percentile interval over clusters and no p, for comparison only."""
-    first, second = paired(x=x, y=y)
-    index = cluster_index(clusters, len(first))
-    method = "percentile bootstrap over clusters"
-    reason = undefined_reason(x=first, y=second)
-    if reason:
-        return undefined(index, method, reason)
-    interval = percentile(_moments([first, second], index), _pearson, resampling)
-    return estimate_of(interval, index, method)
-
-
 def _fisher(
     columns: dict[str, Array], clusters: Clusters, statistic: Statistic, resampling: Resampling | None
 ) -> Estimate:
-    """A correlation's interval, found on Fisher's z scale, where its spread hardly depends on its size."""
+    """A correlation's interval, computed on Fisher's z scale, where its spread hardly depends on its size."""
     arrays = list(columns.values())
     index = cluster_index(clusters, len(arrays[0]))
     reason = undefined_reason(**columns)
@@ -296,7 +267,7 @@ def _moments(columns: list[Array], index: Index) -> Array:
 
 
 def _r(sums: Array, first: int, second: int, columns: int) -> Array:
-    """r of two of the columns from sums ``(..., k)``: ``(...)``, NaN where one is constant."""
+    """r of two of the columns from sums ``(..., k)``: ``(...)``, NaN if one is constant."""
     total = np.where(sums[..., 0] > 0, sums[..., 0], np.nan)
 
     def covariance(a: int, b: int) -> Array:
@@ -309,10 +280,6 @@ def _r(sums: Array, first: int, second: int, columns: int) -> Array:
     spread = covariance(first, first) * covariance(second, second)
     spread = np.where(spread > 1e-18, spread, np.nan)
     return np.clip(covariance(first, second) / np.sqrt(spread), -1.0, 1.0)
-
-
-def _pearson(sums: Array) -> Array:
-    return _r(sums, 0, 1, 2)
 
 
 def _pearson_z(sums: Array) -> Array:

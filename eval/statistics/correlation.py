@@ -69,7 +69,7 @@ COLLINEAR = "one of the two is a straight line of the control"
 
 
 def partial_r(xy: Any, xz: Any, yz: Any) -> Any:
-    """Partial correlation of x and y given z from their plain ones; NaN where z explains one of them.
+    """Partial correlation of x and y given z from their plain ones; NaN if z explains one of them.
 
     Works on numbers and on arrays of one shape.
     """
@@ -105,7 +105,7 @@ def numbers(name: str, values: Numbers) -> Array:
 
 
 def undefined_reason(**columns: Array) -> str | None:
-    """Why no correlation of these columns is defined, or None where it is."""
+    """Why no correlation of these columns is defined, or None if it is."""
     n = len(next(iter(columns.values())))
     if n < MIN_ITEMS:
         return f"too few items ({n}, at least {MIN_ITEMS} are needed)"
@@ -184,7 +184,7 @@ def _half_correlations(ratings: list[Array], splits: int, seed: int) -> Array:
 
 
 def _rowwise_r(x: Array, y: Array) -> Array:
-    """Pearson's r of each row: ``(m, n)``, ``(m, n)`` -> ``(m,)``, NaN where a row is constant."""
+    """Pearson's r of each row: ``(m, n)``, ``(m, n)`` -> ``(m,)``, NaN if a row is constant."""
     x, y = x - x.mean(1, keepdims=True), y - y.mean(1, keepdims=True)
     scale = np.sqrt((x * x).sum(1) * (y * y).sum(1))
     return np.divide((x * y).sum(1), scale, out=np.full(len(x), np.nan), where=scale > 1e-12)

@@ -49,13 +49,12 @@ def cluster_mean(
 def proportion(
     hits: Numbers, clusters: Clusters | None = None, resampling: Resampling | None = None, null: float = 0.5
 ) -> Estimate:
-    """Share of hits ``(n,)``, each 0..1 (a share where one item is several trials), p against ``null``.
+    """Share of hits ``(n,)``, each 0..1 (a share if one item is several trials), p against ``null``.
 
-    Without clusters every item is its own: Wilson's interval, and the exact binomial
-    p where all hits are 0 or 1. With them: bootstrap-t over clusters, unless fewer
-    than ten clusters hold any of the rarer outcome; the bootstrap cannot see how
-    rare that is, so Wilson's interval is taken on as many trials as the items are
-    worth by their design effect (Korn and Graubard 1998).
+    Without clusters, items are independent: Wilson's interval, and the exact binomial p if all hits
+    are 0 or 1. With clusters, the interval is a bootstrap-t over them. But if fewer than ten clusters
+    hold any of the rarer outcome, the bootstrap cannot tell how rare it is. Then it is Wilson's
+    interval with the effective number of trials, from the design effect (Korn and Graubard 1998).
     """
     array = numbers("hits", hits)
     if not 0 < null < 1:
@@ -102,7 +101,7 @@ def _sums(values: Array, index: Index) -> Array:
 
 
 def _mean(sums: Array) -> Array:
-    """Means from counts and sums ``(..., 2)``; NaN where there is no item."""
+    """Means from counts and sums ``(..., 2)``; NaN if there is no item."""
     result: Array = sums[..., 1] / np.where(sums[..., 0] > 0, sums[..., 0], np.nan)
     return result
 
@@ -123,7 +122,7 @@ def _over_items(hits: Array, confidence: float, null: float) -> Estimate:
 
 
 def _by_effective_size(hits: Array, sums: Array, confidence: float, null: float) -> Estimate:
-    """Wilson's interval on the effective number of trials; all hits alike count one trial a cluster."""
+    """Wilson's interval with the effective number of trials; if all hits are alike, one for each cluster."""
     n, groups, share = len(hits), len(sums), float(hits.mean())
     if groups < MIN_CLUSTERS:
         reason = f"too few clusters ({groups}, at least {MIN_CLUSTERS} are needed)"
@@ -148,7 +147,7 @@ class Bin:
     """The items whose probability lies in ``(start, stop]``; the first bin holds 0 too.
 
     predicted: their mean probability. observed: the share that is true, with its 95 %
-    interval; low and high are None where there are too few clusters. n: items.
+    interval; low and high are None if there are too few clusters. n: items.
     """
 
     start: float

@@ -37,13 +37,21 @@ def grounding_sampled(images: Tensor, texts: Tensor, count: int, seed: int) -> T
     return wins_over_others(similarity.diagonal(), similarity.gather(1, others))
 
 
-def grounding_over_texts(images: Tensor, texts: Tensor, count: int, seed: int) -> Tensor:
+def grounding_over_texts(
+    images: Tensor, texts: Tensor, count: int, seed: int, own: Tensor | None = None
+) -> Tensor:
     """Wins of image ``i``'s own text over those of ``count`` random others: ``(n, d)`` each -> ``(n,)``.
 
-    A text tower cannot win this by liking one text in general, while in
-    :func:`grounding_sampled`, where the text stays the same, that costs it nothing.
+    A text tower that gives some texts a high cosine with every image loses here. In
+    :func:`grounding_sampled`, where the text stays the same, it loses nothing.
+
+    own: The images' own texts of another kind, such as captions, ``(n, d)``; None for ``texts``.
     """
-    return grounding_sampled(texts, images, count, seed)
+    count = min(count, len(images) - 1)
+    others = torch.from_numpy(pick_others(len(images), count, seed)).to(images.device)
+    similarity = images @ texts.T
+    mine = similarity if own is None else images @ own.T
+    return wins_over_others(mine.diagonal(), similarity.gather(1, others))
 
 
 def recall_at_k(

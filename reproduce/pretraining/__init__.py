@@ -1,1 +1,1 @@
-"""Training of the bundled base from scratch."""
+"""Training of the bundled base on a pretrained image tower."""

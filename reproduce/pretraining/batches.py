@@ -1,48 +1,26 @@
-"""The batch of each pretraining step: augmented images, their texts, and further negatives."""
+"""The batch of each step. The same step of the same stage always gives the same batch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import open_clip
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from reproduce.pretraining import data as teacher
-from reproduce.pretraining.augment import FIGURE, OBJECT, PHOTO, Augment, augment
-from reproduce.pretraining.data import (
-    OBJECT_TEMPLATES,
-    ObjectSet,
-    PieceSet,
-    load_figures,
-    load_objects,
-    load_photos,
-    vocabulary_words,
-)
-from reproduce.pretraining.model import PretrainConfig, Stage
+from reproduce.pretraining.data import KINDS, TEMPLATES, Corpus
+from reproduce.pretraining.image_tower import Views, virtual_pictures
+from reproduce.pretraining.settings import Settings, Stage
+
+Piece = tuple[str, Tensor]
+"""A text and its sentence vector, ``(384,)``."""
 
 
 @dataclass(frozen=True)
-class Corpus:
-    """Training images, and the sentence embeddings of every text piece."""
-
-    photos: PieceSet
-    figures: PieceSet
-    objects: ObjectSet
-    words: list[str]
-    photo_vectors: Tensor
-    figure_vectors: Tensor
-    name_vectors: Tensor
-    word_vectors: Tensor
-
-
-@dataclass(frozen=True)
-class TextBatch:
-    """Texts of one step: ``tokens`` ``(m, length)`` and their sentence embeddings ``(m, 384)``."""
+class Texts:
+    """Token rows ``(n, length)`` and sentence vectors ``(n, 384)`` of the same texts."""
 
     tokens: Tensor
     vectors: Tensor
@@ -50,108 +28,144 @@ class TextBatch:
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's input: ``m`` texts for ``n`` images, ``own`` ``(n, m)`` telling which belong together."""
+    """A step with ``n`` pictures and a text for each."""
 
-    pixels: Tensor
-    image_vectors: Tensor
+    pictures: Tensor
+    """Pooled features ``(n, 1280)``, or maps before the late stages."""
+    pooled: Tensor | None
+    """Pooled features of virtual pictures, which follow ``pictures``."""
+    texts: Texts
     own: Tensor
-    texts: TextBatch
-    words: TextBatch
+    """1 where a text belongs to a picture; two pictures may have the same text: ``(n, n)``."""
+    judged: Tensor
+    """The pictures of which the classifier's opinion counts: ``(k,)``."""
+    posteriors: Tensor
+    """That opinion: ``(k, 1000)``, rows sum to 1."""
+    class_vectors: Tensor
+    """A sentence vector for each class: ``(1000, 384)``."""
+    shuffled: Tensor
+    """Token rows of the first texts with their words shuffled."""
+    extra: Texts
+    """Texts without pictures."""
     bank: Tensor
-
-
-def load_corpus(data: Path, cache: Path, device: str) -> Corpus:
-    photos, figures, objects = load_photos(data), load_figures(data), load_objects(data)
-    words = vocabulary_words(open_clip.get_tokenizer("ViT-B-32"))
-    return Corpus(
-        photos,
-        figures,
-        objects,
-        words,
-        teacher.embed(photos.texts, device, cache),
-        teacher.embed(figures.texts, device, cache),
-        teacher.embed([f"a photo of a {name}" for name in objects.names], device, cache),
-        teacher.embed(words, device, cache),
-    )
+    """Sentence vectors of other texts: ``(b, 384)``."""
 
 
 class Sampler:
-    """Draws the batch of a given step; the same step always gives the same batch."""
+    """Draws batches of one stage."""
 
-    def __init__(self, corpus: Corpus, config: PretrainConfig, device: str) -> None:
-        self.corpus, self.config, self.device = corpus, config, device
-        self.tokenizer = open_clip.get_tokenizer("ViT-B-32", context_length=config.max_tokens)
-        pre = config.model["preprocess_cfg"]
-        self.mean = torch.tensor(pre["mean"], device=device).view(1, 3, 1, 1)
-        self.std = torch.tensor(pre["std"], device=device).view(1, 3, 1, 1)
-
-    def batch(self, step: int, stage: Stage) -> Batch:
-        config, corpus = self.config, self.corpus
-        rng = np.random.default_rng((config.seed, step))
-        torch_rng = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
-        photo = rng.choice(len(corpus.photos.images), config.photos, replace=False)
-        figure = rng.choice(len(corpus.figures.images), config.figures, replace=False)
-        thing = rng.choice(len(corpus.objects.images), config.objects, replace=False)
-        pixels = torch.cat(
-            [
-                self._pixels(corpus.photos.images, photo, PHOTO, stage, torch_rng),
-                self._pixels(corpus.figures.images, figure, FIGURE, stage, torch_rng),
-                self._pixels(corpus.objects.images, thing, OBJECT, stage, torch_rng),
-            ]
-        )
-        photo_texts = [self._piece(corpus.photos, corpus.photo_vectors, i, rng) for i in photo]
-        figure_texts = [self._piece(corpus.figures, corpus.figure_vectors, i, rng) for i in figure]
-        labels = corpus.objects.labels[thing]
-        classes, column = torch.unique(labels, return_inverse=True)
-        templates = rng.choice(OBJECT_TEMPLATES, len(classes))
-        prompts = [t.format(corpus.objects.names[c]) for t, c in zip(templates, classes, strict=True)]
-        pieces = photo_texts + figure_texts
-        own = torch.zeros(len(pixels), len(pieces) + len(prompts))
-        own[torch.arange(len(pieces)), torch.arange(len(pieces))] = 1
-        own[torch.arange(len(pieces), len(pixels)), len(pieces) + column] = 1
-        vectors = torch.cat([torch.stack([v for _, v in pieces]), corpus.name_vectors[classes]])
-        texts = self._texts([t for t, _ in pieces] + prompts, vectors)
-        return Batch(
-            pixels,
-            (own @ vectors).to(self.device),
-            own.to(self.device),
-            texts,
-            self._words(rng),
-            self._bank(rng),
-        )
-
-    def _pixels(
+    def __init__(
         self,
-        images: Tensor,
-        index: np.ndarray[Any, np.dtype[np.int64]],
-        how: Augment,
-        stage: Stage,
-        rng: torch.Generator,
-    ) -> Tensor:
-        chosen = images[torch.from_numpy(index)].to(self.device)
-        return (augment(chosen, stage.pixels, how, rng) - self.mean) / self.std
+        corpus: Corpus,
+        views: dict[str, Views],
+        classifier: tuple[Tensor, Tensor],
+        settings: Settings,
+        tokenizer: Any,
+    ) -> None:
+        self.corpus, self.views, self.settings, self.tokenizer = corpus, views, settings, tokenizer
+        self.classifier = classifier
+        if views:
+            real = torch.cat([views[kind].pooled[0] for kind in ("photos", "objects")])
+            self.virtual = virtual_pictures(real, classifier[0])
+        self.all_vectors = torch.cat(
+            [corpus.vectors["photos"], corpus.vectors["figures"], *corpus.class_vectors]
+        )
 
-    def _piece(
-        self, pieces: PieceSet, vectors: Tensor, image: int, rng: np.random.Generator
-    ) -> tuple[str, Tensor]:
-        """One text of the image, or two joined: descriptions met later are often several sentences."""
-        mine = np.arange(pieces.first[image], pieces.first[image + 1])
-        count = 2 if len(mine) > 1 and rng.random() < 0.3 else 1
+    def text_batch(self, step: int) -> Texts:
+        """Texts of one step of the stage without pictures, drawn from all texts."""
+        rng = np.random.default_rng((self.settings.seed, 1, step))
+        return self._texts([self._any_text(rng) for _ in range(self.settings.words_batch)], rng)
+
+    def batch(self, stage: Stage, step: int) -> Batch:
+        """The pictures and texts of one step."""
+        settings, rng = self.settings, np.random.default_rng((self.settings.seed, 2, step))
+        maps = "late" in stage.rates
+        pictures, features, pieces, judged = [], [], [], []
+        for kind in KINDS:
+            chosen = rng.choice(
+                len(self.corpus.pictures[kind].encoded), settings.pictures[kind], replace=False
+            )
+            view = rng.integers(min(stage.views, len(self.views[kind].pooled)), size=len(chosen))
+            pooled = torch.stack([self.views[kind].pooled[v][i] for v, i in zip(view, chosen, strict=True)])
+            features.append(pooled)
+            pictures.append(self._maps(kind, view, chosen, rng) if maps else pooled)
+            judged.append(torch.full((len(chosen),), kind != "figures"))
+            pieces += [self._piece(kind, int(picture), rng) for picture in chosen]
+        posteriors = F.softmax(F.linear(torch.cat(features), *self.classifier), dim=1)[torch.cat(judged)]
+        virtual = None
+        if not maps:  # virtual pictures have no maps
+            classes = rng.choice(len(self.virtual), settings.pictures["classes"], replace=False)
+            virtual = self.virtual[torch.from_numpy(classes)]
+            judged.append(torch.full((len(classes),), True))
+            posteriors = torch.cat([posteriors, F.one_hot(torch.from_numpy(classes), 1000).float()])
+            pieces += [self._class_text(int(number), rng) for number in classes]
+        numbers: dict[str, int] = {}
+        same = torch.tensor([numbers.setdefault(text, len(numbers)) for text, _ in pieces])
+        return Batch(
+            torch.cat(pictures),
+            virtual,
+            self._texts(pieces, rng),
+            (same[:, None] == same).float(),
+            torch.cat(judged).nonzero().flatten(),
+            posteriors,
+            torch.stack([some[rng.integers(len(some))] for some in self.corpus.class_vectors]),
+            self._tokens([_shuffled(text, rng) for text, _ in pieces[: settings.hard]]),
+            self._texts([self._extra(rng) for _ in range(settings.follow)], rng),
+            self.all_vectors[torch.from_numpy(rng.integers(len(self.all_vectors), size=settings.bank))],
+        )
+
+    def _maps(self, kind: str, view: np.ndarray, chosen: np.ndarray, rng: np.random.Generator) -> Tensor:
+        rows = np.stack([self.views[kind].maps[v][i] for v, i in zip(view, chosen, strict=True)])
+        maps = torch.from_numpy(rows).float()
+        if self.corpus.pictures[kind].mirror:
+            mirrored = torch.from_numpy(rng.random(len(maps)) < 0.5)
+            maps[mirrored] = maps[mirrored].flip(3)
+        return maps.contiguous(memory_format=torch.channels_last)
+
+    def _piece(self, kind: str, picture: int, rng: np.random.Generator) -> Piece:
+        """A text of the picture, or several joined: alt texts are often several sentences."""
+        pictures, vectors = self.corpus.pictures[kind], self.corpus.vectors[kind]
+        mine = np.arange(pictures.first[picture], pictures.first[picture + 1])
+        count = min(len(mine), int(rng.choice([1, 2, 3], p=[0.6, 0.28, 0.12])))
         chosen = rng.choice(mine, count, replace=False)
-        text = " ".join(pieces.texts[i] for i in chosen)
+        text = " ".join(pictures.texts[i] for i in chosen)
+        if kind == "objects":
+            text = str(rng.choice(TEMPLATES)).format(text)
         return text, F.normalize(vectors[chosen].sum(0), dim=0)
 
-    def _texts(self, texts: list[str], vectors: Tensor) -> TextBatch:
-        return TextBatch(self.tokenizer(texts).to(self.device), vectors.to(self.device))
+    def _class_text(self, number: int, rng: np.random.Generator) -> Piece:
+        texts = self.corpus.classes[number]
+        chosen = int(rng.integers(len(texts)))
+        text, is_name = texts[chosen], chosen < len(texts) - 1
+        text = str(rng.choice(TEMPLATES)).format(text) if is_name else text
+        return text, self.corpus.class_vectors[number][chosen]
 
-    def _words(self, rng: np.random.Generator) -> TextBatch:
-        chosen = rng.integers(len(self.corpus.words), size=self.config.words)
-        return self._texts([self.corpus.words[i] for i in chosen], self.corpus.word_vectors[chosen])
+    def _extra(self, rng: np.random.Generator) -> Piece:
+        chosen = int(rng.integers(len(self.corpus.extra)))
+        return self.corpus.extra[chosen], self.corpus.extra_vectors[chosen]
 
-    def _bank(self, rng: np.random.Generator) -> Tensor:
-        """Sentence embeddings of texts that serve as further negatives: photos, figures, class names."""
-        corpus, half = self.corpus, self.config.bank // 2
-        photo = rng.integers(len(corpus.photo_vectors), size=half)
-        figure = rng.integers(len(corpus.figure_vectors), size=half)
-        parts = [corpus.photo_vectors[photo], corpus.figure_vectors[figure], corpus.name_vectors]
-        return torch.cat(parts).to(self.device)
+    def _any_text(self, rng: np.random.Generator) -> Piece:
+        draw = rng.random()
+        if draw < 0.3:
+            return self._extra(rng)
+        if draw < 0.4:
+            return self._class_text(int(rng.integers(len(self.corpus.classes))), rng)
+        kind = "photos" if draw < 0.7 else "figures"
+        return self._piece(kind, int(rng.integers(len(self.corpus.pictures[kind].encoded))), rng)
+
+    def _texts(self, pieces: list[Piece], rng: np.random.Generator) -> Texts:
+        texts = [_other_end(text, rng) for text, _ in pieces]
+        return Texts(self._tokens(texts), torch.stack([vector for _, vector in pieces]))
+
+    def _tokens(self, texts: list[str]) -> Tensor:
+        return self.tokenizer(texts, context_length=self.settings.tokens)
+
+
+def _other_end(text: str, rng: np.random.Generator) -> str:
+    """The text with or without its full stop: a stop must carry nothing."""
+    bare = text.rstrip(" .")
+    return bare if rng.random() < 0.5 else f"{bare}."
+
+
+def _shuffled(text: str, rng: np.random.Generator) -> str:
+    return " ".join(rng.permutation(text.split()))

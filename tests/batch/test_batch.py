@@ -29,8 +29,11 @@ from click.testing import CliRunner, Result
 from filelock import FileLock
 
 from descscore import DescScorer, Score
+from descscore.batch.shards import ShardFolder, write_result_file
 from descscore.cli import main
 from descscore.models import load_model
+from descscore.records import Outcome
+from descscore.tables.text_tables import read_csv as read_scores
 
 COLUMNS = [
     *("id", "score", "cosine", "clip_score", "description_probability"),
@@ -120,16 +123,10 @@ def test_every_form_of_input_gives_the_scores_of_single_pairs(
 
 
 def test_a_hub_data_set(
-    pairs: Pairs,
-    expected: list[Score],
-    batch: Callable[..., Result],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    pairs: Pairs, expected: list[Score], batch: Callable[..., Result], hub_folder: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    (tmp_path / "set").mkdir()
-    write_parquet(tmp_path / "set" / "train-00000-of-00001.parquet", pairs, "struct")
-    result = batch(f"hub:{tmp_path / 'set'}", "--output", tmp_path / "out")
+    write_parquet(hub_folder / "train-00000-of-00001.parquet", pairs, "struct")
+    result = batch(f"hub:{hub_folder}", "--output", tmp_path / "out")
     assert result.exit_code == 0, result.output
     assert_equal(rows_of(tmp_path / "out"), pairs.ids, expected)
 
@@ -287,9 +284,9 @@ def test_other_columns_by_option(batch: Callable[..., Result], pairs: Pairs, tmp
 
 
 CHANGES: list[tuple[tuple[object, ...], str]] = [
-    (("--text-policy", "windows"), "signature"),
-    (("--precision", "bf16"), "signature"),
-    (("--model", "base"), "signature"),
+    (("--text-policy", "windows"), 'text: "weighted-windows77" there, "windows77" now'),
+    (("--precision", "bf16"), 'precision: "float32" there, "bf16" now'),
+    (("--model", "base"), "weights: "),
     (("--batch-size", 7), "batch_size"),
     (("--shard-size", 5), "shard_size"),
     (("--format", "csv"), "format"),
@@ -314,6 +311,18 @@ def test_a_changed_model_or_option_is_refused(
     assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
 
 
+def test_a_run_that_was_complete_already_says_so(
+    batch: Callable[..., Result], pairs: Pairs, tmp_path: Path
+) -> None:
+    source = write_csv(tmp_path / "in.csv", pairs)
+    first = batch(source, "--output", tmp_path / "out")
+    assert "already" not in first.output
+    again = batch(source, "--output", tmp_path / "out")
+    assert again.exit_code == 0
+    assert again.stderr == f"{tmp_path / 'out'}: all rows were scored already; nothing was left to do\n"
+    assert json.loads(batch(source, "--output", tmp_path / "out", "--json").stdout)["scored"] == 0
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_a_changed_input_is_refused(
     form: str, batch: Callable[..., Result], pairs: Pairs, tmp_path: Path
@@ -332,7 +341,7 @@ def test_a_changed_input_is_refused(
         os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     result = batch(*given)
     assert result.exit_code == 1
-    assert "fingerprint" in result.stderr
+    assert "What differs: the content of the input. To continue that run," in result.stderr
 
 
 def test_a_second_run_into_one_folder_is_refused(
@@ -462,3 +471,22 @@ def test_jobs_of_other_runs_do_not_merge(batch: Callable[..., Result], pairs: Pa
     result = CliRunner().invoke(main, ["merge", *jobs, "--output", str(tmp_path / "merged")])
     assert result.exit_code == 1
     assert "shard_size: 2 there, 3 now" in result.stderr
+
+
+def test_ids_and_errors_are_no_formulas_in_a_spreadsheet(tmp_path: Path) -> None:
+    """descscore reads them back as they were; JSON and Parquet hold them as they are."""
+    ids = ["=1+1", "+a", "-a", "@a", "\t=a", "'=a", "plain", "'plain"]
+    rows = [(name, Outcome("missing_image", f"{name}.png: no such file")) for name in ids]
+    shards = ShardFolder(tmp_path / "parts", "run", 100, ".arrow")
+    shards.folder.mkdir()
+    shards.write(0, rows)
+    for form in ("csv", "jsonl"):
+        write_result_file(shards, [0], tmp_path, form)
+    table = pa.csv.read_csv(tmp_path / "scores.csv")
+    for name in ("id", "error"):
+        assert not [cell for cell in table[name].to_pylist() if cell[0] in "=+-@\t"]
+    read = read_scores(tmp_path / "scores.csv")
+    assert [row.cells["id"] for row in read] == ids
+    assert [row.cells["error"] for row in read] == [f"{name}.png: no such file" for name in ids]
+    lines = (tmp_path / "scores.jsonl").read_text().splitlines()
+    assert [json.loads(line)["id"] for line in lines] == ids

@@ -63,7 +63,7 @@ def expected(scorer: DescScorer, pairs: Pairs) -> list[Score]:
 def batch(tiny_folder: Path, scorer: DescScorer, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
     """The command, in this process, with a model loaded once."""
     monkeypatch.setattr("descscore.scorer.load_model", lambda *_: scorer.model)
-    fixed = ["batch", "--model", str(tiny_folder), "--device", "cpu", "--workers", "0"]
+    fixed = ["batch", "--model", str(tiny_folder), "--device", "cpu", "--workers", "0", "--image-root", "/"]
     return lambda *args: CliRunner().invoke(main, [*fixed, *map(str, args)])
 
 
@@ -157,16 +157,10 @@ def test_every_form_of_input_gives_the_scores_of_single_pairs(
 
 
 def test_a_hub_data_set(
-    pairs: Pairs,
-    expected: list[Score],
-    batch: Callable[..., Result],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    pairs: Pairs, expected: list[Score], batch: Callable[..., Result], hub_folder: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    (tmp_path / "set").mkdir()
-    as_parquet(tmp_path / "set", records(pairs)).rename(tmp_path / "set" / "train-00000-of-00001.parquet")
-    given = (f"hub:{tmp_path / 'set'}", "--output", tmp_path / "out", *NAMED)
+    as_parquet(hub_folder, records(pairs)).rename(hub_folder / "train-00000-of-00001.parquet")
+    given = (f"hub:{hub_folder}", "--output", tmp_path / "out", *NAMED)
     result = batch(*given)
     assert result.exit_code == 0, result.output
     assert_equal(rows_of(tmp_path / "out"), expected)
@@ -277,20 +271,19 @@ def test_other_columns_or_other_contexts_are_another_run(
         assert "another input or other settings" in result.stderr
     assert batch(*given, "--context-column", "article").exit_code == 0
     as_csv(tmp_path, [row | {"article": "Another."} for row in records(pairs)])
-    assert "fingerprint" in batch(*given, "--context-column", "article").stderr
+    assert "What differs: the content of the input" in batch(*given, "--context-column", "article").stderr
 
 
 def test_the_fingerprint_of_a_hub_data_set_covers_contexts(
-    pairs: Pairs, batch: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pairs: Pairs, batch: Callable[..., Result], hub_folder: Path, tmp_path: Path
 ) -> None:
-    for name in ("set", "other"):
-        (tmp_path / name).mkdir()
-        changed = [row | {"article": name} for row in records(pairs)]
-        as_parquet(tmp_path / name, changed).rename(tmp_path / name / "train-00000-of-00001.parquet")
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "other").mkdir()
+    for folder in (hub_folder, tmp_path / "other"):
+        changed = [row | {"article": folder.name} for row in records(pairs)]
+        as_parquet(folder, changed).rename(folder / "train-00000-of-00001.parquet")
     named = ("--output", tmp_path / "out", "--context-column", "article")
-    assert batch(f"hub:{tmp_path / 'set'}", *named).exit_code == 0
-    assert "fingerprint" in batch(f"hub:{tmp_path / 'other'}", *named).stderr
+    assert batch(f"hub:{hub_folder}", *named).exit_code == 0
+    assert "What differs: the content of the input" in batch(f"hub:{tmp_path / 'other'}", *named).stderr
 
 
 def test_what_travels_to_an_actor_of_a_cluster_brings_contexts(
@@ -301,7 +294,7 @@ def test_what_travels_to_an_actor_of_a_cluster_brings_contexts(
     manifest = read_manifest(tmp_path / "out")
     assert manifest is not None
     (tmp_path / "out" / "part-000001.parquet").unlink()
-    opened = open_input(str(source), InputOptions(Columns(context="article", references="good")))
+    opened = open_input(str(source), InputOptions(Columns(context="article", references="good"), Path("/")))
     folder = manifest.folder(tmp_path / "out")
     signature = DescScorer.from_pretrained(tiny_folder, device="cpu").signature
     work = Work(opened, opened.scan(3), folder, [1], True, StreamOptions(workers=0), 8, signature)

@@ -115,6 +115,7 @@ def test_an_actor_makes_a_shard_from_what_travels_to_it(
     assert after["cosine"].to_pylist() == pytest.approx(before["cosine"].to_pylist(), abs=1e-6)
     (answer,) = actor({"number": [0]})["answer"]  # --strict, and the first shard has a bad row
     assert "row 4 (bad): missing_image" in json.loads(answer)["failure"]
+    assert json.loads(answer)["error"] == "DataError"
     with pytest.raises(UsageError, match="this node would score as"):
         ShardActor(replace(work, signature="another"), options)
 

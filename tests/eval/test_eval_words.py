@@ -14,7 +14,7 @@ import torch
 from click.testing import CliRunner, Result
 
 from descscore import DescScorer
-from descscore.adapters import AdapterInfo, save_full, weights_hash
+from descscore.adapters import AdapterInfo, include_base, save_full, weights_hash
 from descscore.cli import main
 from descscore.errors import DataError, UsageError
 from descscore.eval.statistics.bootstrap import Resampling
@@ -228,7 +228,10 @@ def model(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(1)
     readout = Readout(torch.randn(5), torch.tensor(0.1))
     save_full(
-        clip, base, AdapterInfo(str(tiny_folder), weights_hash(base), tuning="full", block=2, k=5), folder
+        clip,
+        base,
+        AdapterInfo(include_base(tiny_folder, folder), weights_hash(base), tuning="full", block=2, k=5),
+        folder,
     )
     save_purpose(Purpose(Site(2, 5), Rotation(32, 1).matrix().detach(), readout), folder)
     return folder
@@ -314,6 +317,19 @@ def test_the_command(model: Path, data: Path, tmp_path: Path) -> None:
     assert "kind of word" in shown.output
     assert "8 pairs" in shown.output
     assert "no parts of speech" in shown.output
+
+
+def test_rows_that_the_reader_refuses_are_counted_with_their_reason(tiny_folder: Path, data: Path) -> None:
+    pairs = [[f"{i}.png", "A red dog in a street", f"Ada, 19{i:02d}", "test"] for i in range(6)]
+    refused = ["0.png", "", "No description", "test"]
+    table = write_csv(data / "refused.csv", [["image", "description", "caption", "split"], *pairs, refused])
+    common = ("--data", table, "--model", tiny_folder, "--device", "cpu", "--resamples", 99)
+    shown = run(*common, "--spacy", "none")
+    assert shown.exit_code == 0, shown.output
+    assert "not usable (empty_description 1)" in shown.output
+    assert "row 7" in shown.output
+    (dropped,) = json.loads(run(*common, "--json").output)["dropped"]
+    assert "the description is empty" in dropped
 
 
 def test_a_model_without_purpose_has_the_cosine_alone(tiny_folder: Path, data: Path) -> None:

@@ -376,6 +376,7 @@ def test_command_prints_a_table_and_json(kreiss: Path) -> None:
     assert table.exit_code == 0, table.output
     assert "joined: 24 rated texts; dropped: 10" in table.output
     assert "a higher rating means less of it" in table.output
+    assert "BLV: blind and low-vision readers" in table.output
     assert "imaginability was not asked after the image" in table.output
     lines = [line for line in table.output.splitlines() if line.startswith(("metric", "CLIPScore  "))]
     assert len(lines) == 12

@@ -131,6 +131,9 @@ def test_command_takes_other_ratings(tmp_path: Path) -> None:
     found = run("--ratings", ratings, "--scores", scores, "--resamples", 199, "--json")
     assert found.exit_code == 0, found.output
     assert {row["clusters"] for row in json.loads(found.output)["rows"]} == {10}
+    shown = run("--ratings", ratings, "--scores", scores, "--resamples", 199).output
+    assert "note: r: Pearson's correlation" in shown
+    assert "BLV" not in shown  # nobody of that group rated
     alone = run("--ratings", ratings)
     assert alone.exit_code == 1
     assert "a model needs images, and there is none for 20 of 20 rated texts ('Text'" in alone.output

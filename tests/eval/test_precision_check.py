@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from conftest import TINY, save_model
+from conftest import TINY, make_photo, save_model
 from descscore.cli import main
 from descscore.demo import PHOTOS
 from descscore.errors import DataError
@@ -78,6 +78,22 @@ def test_published_pairs_are_own_texts_first_then_those_of_the_next_image() -> N
     assert texts == [*own, ("0", "description 1"), ("0", "caption 1"), ("1", "description 0")]
     with pytest.raises(DataError, match="8 pairs, not 9"):
         published_sample(pairs, 9)
+
+
+def test_the_command_says_which_rows_it_could_not_use(tmp_path: Path) -> None:
+    folder, rows = save_model(tmp_path / "m", TINY), ["image,description,caption"]
+    for i in range(5):
+        make_photo(tmp_path / f"{i}.png", i, (20, 20))
+        rows.append(f"{i}.png,A red dog {i},Ada {i}")
+    table = tmp_path / "pairs.csv"
+    table.write_text("\n".join([*rows, "gone.png,A dog,Ada"]) + "\n")
+    arguments = ["eval", "precision", "--data", str(table), "--split", "", "--pairs", "10"]
+    arguments += ["--model", str(folder), "--precision", "bf16"]
+    shown = CliRunner().invoke(main, arguments)
+    assert shown.exit_code == 0, shown.output
+    assert "not usable (missing_image 1)" in shown.stdout
+    (dropped,) = json.loads(CliRunner().invoke(main, [*arguments, "--json"]).stdout)["dropped"]
+    assert "gone.png" in dropped
 
 
 def test_the_command_prints_what_it_measured(tmp_path: Path) -> None:

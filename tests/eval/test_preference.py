@@ -99,17 +99,24 @@ def test_command_equals_the_library(table: Path, tiny_folder: Path) -> None:
     first = found["rows"][0]
     assert (first["value"], first["ties"], first["n"]) == (wins / N, ties, N)
     text = CliRunner().invoke(main, [*args]).output
-    assert "longer wins" in text
+    assert "longer wins: prefers the longer text" in text
     assert f"{100 * wins / N:.1f}%" in text
+    assert "other images' (15)" in text  # there are no 20 others
+    assert "n-grams" not in text  # no row, so no note
 
 
 def test_command_with_the_ngram_baseline(table: Path, tiny_folder: Path, tmp_path: Path) -> None:
     train = tmp_path / "train.parquet"
-    pq.write_table(pq.read_table(table), train)
+    pq.write_table(pq.read_table(table), train)  # with a pair of equal texts, which teaches nothing
     args = ["eval", "preference", "--data", str(table), "--model", str(tiny_folder), "--device", "cpu"]
     result = CliRunner().invoke(main, [*args, "--baseline-train", str(train)])
     assert result.exit_code == 0, result.output
-    assert "text-only n-grams" in result.output
+    assert "text-only n-grams: a classifier" in result.output
+    assert "16 pairs of split 'test'; " in result.output
+    assert "15 pairs of split 'train'; " in result.output
+    assert "not usable (equal_texts 1)" in result.output
+    found = json.loads(CliRunner().invoke(main, [*args, "--baseline-train", str(train), "--json"]).stdout)
+    assert ["train.parquet row" in row for row in found["dropped"]] == [True]
 
 
 def test_a_split_that_is_not_there(table: Path) -> None:

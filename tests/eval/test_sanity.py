@@ -19,18 +19,17 @@ from PIL import Image
 from descscore import DescScorer
 from descscore.cli import main
 from descscore.errors import DataError
+from descscore.eval.attacks import ATTACKS, FOREIGN, UNTRAINED, Target, content_words, nouns
 from descscore.eval.features import image_owner
 from descscore.eval.sanity import (
-    ATTACKS,
-    FOREIGN,
+    SanityFigure,
     SanityRow,
-    Target,
-    content_words,
     file_name,
     other_image,
+    sanity,
     sanity_lines,
-    sanity_rows,
     targets,
+    without_stop,
 )
 from descscore.eval.statistics.proportions import wilson
 from descscore.tables.open import DataOptions, load_pairs
@@ -47,6 +46,11 @@ DESCRIPTIONS = (
     "Grey cat",
 )
 N = len(DESCRIPTIONS)
+EMPTY = ("picture", "photo of something", "image", "camera name", "untitled", "general keywords")
+
+
+def sanity_rows(scorer: DescScorer, pairs: tuple[PreferencePair, ...], name: str) -> list[SanityRow]:
+    return sanity(scorer, pairs, name).rows
 
 
 def text(name: str, description: str, **rest: object) -> str | None:
@@ -90,6 +94,11 @@ def test_texts_by_hand() -> None:
     assert text("image of", dog) == "An image of a brown dog runs over the wet sand of a beach."
     assert text("first words", dog) == "A brown dog runs over"
     assert text("image", dog) == "image"
+    assert text("picture", dog) == "A picture."
+    assert text("camera name", dog) == "IMG_1234.jpg"
+    assert text("nouns", "The big red dog is sitting quietly, near a dog and two boats.") == "dog, boats"
+    assert nouns("A king and his wings") == ["king", "wings"]
+    assert text("unknown phrase", dog) in UNTRAINED
     assert text("file name", dog, file_name="IMG_1.JPG") == "IMG_1.JPG"
     assert text("wrong image", dog, other="A cat.") == "A cat."
     assert text("other language", dog) in FOREIGN
@@ -103,6 +112,7 @@ def test_nothing_is_scored_where_no_hostile_text_can_be_made() -> None:
         assert text(name, "a of the ?!") is None
     # What is the description itself, but for case and spacing, is no attack.
     assert text("image", "Image") is None
+    assert text("untitled", "untitled") is None
     assert text("shuffled words", "very very") is None
     assert text("repeated word", "Map") is None
     assert text("first words", "A dog  on the\nbeach") is None
@@ -111,7 +121,7 @@ def test_nothing_is_scored_where_no_hostile_text_can_be_made() -> None:
 
 
 def test_there_is_an_attack_of_each_kind_and_each_says_what_it_is() -> None:
-    assert len(BY_NAME) == len(ATTACKS) == 10
+    assert len(BY_NAME) == len(ATTACKS) == 16
     for attack in ATTACKS:
         assert len(attack.what) > 10
     assert "not a translation" in BY_NAME["other language"].what
@@ -184,7 +194,7 @@ def slow_row(scorer: DescScorer, pairs: tuple[PreferencePair, ...], name: str) -
         if hostile is None:
             left_out += 1
             continue
-        found = scorer.compare(pair.image.read(), description=hostile, caption=pair.description)
+        found = scorer.compare(pair.image.read(), description=hostile, caption=target.description)
         wins += found.preferred == "description"
         ties += found.preferred == "tie"
     return wins, ties, left_out
@@ -201,6 +211,7 @@ def test_rows_equal_a_slow_loop(scorer: DescScorer, pairs: tuple[PreferencePair,
         assert row.what == BY_NAME[row.attack].what
     left = {row.attack: row.left_out for row in rows}
     assert (left["repeated word"], left["keywords"], left["shuffled words"]) == (3, 3, 2)
+    assert left["picture"] == left["nouns"] - left["keywords"] == 0
     assert left["first words"] == 4
     assert left["file name"] == left["image"] == 0
 
@@ -250,6 +261,69 @@ def test_tables_show_the_numbers(scorer: DescScorer, pairs: tuple[PreferencePair
     assert lines[2].split() == ["m", "image", "8", "25.0%", "10.0", "to", "50.0", "2", "1"]
     assert lines[3].split() == ["m", "keywords", "0", "-", "-", "0", "9"]
     assert lines[-2:] == ["image: one word", "keywords: a list"]
+    figures = [
+        SanityFigure("m", "a change", 0.01234, None, None, 8),
+        SanityFigure("m", "a share", 0.5, 0.4, 0.6, 8),
+    ]
+    shown = sanity_lines([made, none], figures)
+    assert any(line.split() == ["m", "a", "change", "8", "0.012", "-"] for line in shown)
+    assert any(line.split() == ["m", "a", "share", "8", "0.500", "0.400", "to", "0.600"] for line in shown)
+
+
+def test_only_one_final_full_stop_is_taken_off() -> None:
+    assert without_stop("A dog.") == "A dog"
+    assert without_stop("A dog. \n") == "A dog"
+    for whole in ("A dog", "A dog...", "A dog?", ".", "Mr. Smith"):
+        assert without_stop(whole) == whole
+
+
+def test_figures_equal_a_slow_loop(scorer: DescScorer, pairs: tuple[PreferencePair, ...]) -> None:
+    found = {one.figure: one for one in sanity(scorer, pairs, "m").figures}
+    assert len(found) == 6  # a model without a read-out has no probabilities
+    moves = []
+    for pair in pairs:
+        bare = without_stop(pair.description)
+        first, second = (scorer.score(pair.image.read(), text).cosine for text in (bare, f"{bare}."))
+        moves.append(abs(first - second))
+    assert found["a final full stop moves the cosine: mean"].value == pytest.approx(np.mean(moves), abs=1e-6)
+    largest = found["a final full stop moves the cosine: largest"]
+    assert largest.value == pytest.approx(max(moves), abs=1e-6)
+    owner = image_owner(pairs)
+    for own in ("descriptions", "captions"):
+        for other in ("descriptions", "captions"):
+            wins = []
+            for i, pair in enumerate(pairs):
+                mine, *others = (
+                    scorer.score(pair.image.read(), text).cosine
+                    for text in (
+                        _text(pair, own),
+                        *(_text(one, other) for j, one in enumerate(pairs) if owner[j] != owner[i]),
+                    )
+                )
+                wins.append(np.mean([mine > rival for rival in others]))
+            figure = found[f"{own} over other images' {other}"]
+            assert figure.value == pytest.approx(np.mean(wins), abs=1e-6)
+            assert figure.n == N
+
+
+def _text(pair: PreferencePair, kind: str) -> str:
+    return without_stop(pair.description) if kind == "descriptions" else pair.caption
+
+
+def test_a_model_with_a_readout_says_how_likely_empty_phrases_are_descriptions(
+    pairs: tuple[PreferencePair, ...],
+) -> None:
+    scorer = DescScorer.from_pretrained("default", device="cpu")
+    found = {one.figure: one for one in sanity(scorer, pairs, "m").figures}
+    empty = found["description_probability of empty phrases: mean"]
+    phrases = [BY_NAME[name].make(Target("")) for name in EMPTY] + list(UNTRAINED)
+    photo = pairs[0].image.read()
+    expected = [scorer.score(photo, text or "").description_probability for text in phrases]
+    assert empty.value == pytest.approx(np.mean(expected), abs=1e-5)
+    assert empty.n == 11
+    assert empty.low is not None
+    assert empty.low < empty.value
+    assert found["description_probability of descriptions: mean"].n == N
 
 
 # The command
@@ -263,8 +337,10 @@ def test_command_equals_the_library(
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
     scorer = DescScorer.from_pretrained(tiny_folder, device="cpu")
+    expected = sanity(scorer, pairs, str(tiny_folder))
     assert found == {
-        "rows": [dataclasses.asdict(row) for row in sanity_rows(scorer, pairs, str(tiny_folder))],
+        "rows": [dataclasses.asdict(row) for row in expected.rows],
+        "figures": [dataclasses.asdict(figure) for figure in expected.figures],
         "signatures": [scorer.signature],
         "dropped": [],
     }

@@ -21,7 +21,6 @@ from descscore.eval.statistics.bootstrap import (
     cluster_pearson,
     cluster_sums,
     jackknife_error,
-    percentile_pearson,
     studentised,
 )
 from descscore.eval.statistics.correlation import kendall, pearson, spearman, split_half
@@ -264,7 +263,6 @@ def test_intervals_that_are_not_defined_say_why() -> None:
     assert (constant.value, constant.reason) == (None, "constant values (second)")
     lone = np.where(index == 0, x, 0.0)
     assert cluster_pearson(lone, y, index, QUICK).reason == "too few clusters hold any information"
-    assert percentile_pearson(np.ones(60), y, index, QUICK).reason == "constant values (x)"
 
 
 def test_bad_calls_are_named() -> None:

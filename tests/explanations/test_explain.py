@@ -13,43 +13,40 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from explained import PLACES, TEXTS, explained_adapter
+from explained import PLACES, TEXTS
+from explained import adapter as adapter
+from explained import explanations as explanations
+from explained import image as image
+from explained import plain as plain
+from explained import scorer as scorer
 from PIL import Image
 
 import descscore
 from descscore import DescScorer
 from descscore.errors import ImageError, InputError, ModelError, TextError, UsageError
-from descscore.explanations.explainer import ExplainOptions, explain, explain_batch
+from descscore.explanations.explainer import explain, explain_batch
 from descscore.explanations.explanation import Explanation
+from descscore.texts import TextPolicy
 from descscore.towers.text import run_from_block, run_to_block
 from pictures import make_photo
 from reproduce.purpose_subspace import log_odds_of, reference_places
 
 
-@pytest.fixture(scope="module")
-def adapter(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return explained_adapter(tiny_folder, tmp_path_factory.mktemp("adapter"))
-
-
-@pytest.fixture(scope="module")
-def scorer(adapter: Path) -> DescScorer:
-    return DescScorer.from_pretrained(adapter, device="cpu", text_policy="truncate")
-
-
-@pytest.fixture(scope="module")
-def plain(tiny_folder: Path) -> DescScorer:
-    return DescScorer.from_pretrained(tiny_folder, device="cpu")
-
-
-@pytest.fixture(scope="module")
-def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_photo(tmp_path_factory.mktemp("photos") / "a <b> & c.png", 0)
-
-
-@pytest.fixture(scope="module")
-def explanations(scorer: DescScorer, image: Path) -> list[Explanation]:
-    options = ExplainOptions(source=TEXTS[1], where=True)
-    return explain_batch([image] * 3, TEXTS, scorer, options)
+@pytest.mark.parametrize("text", ["猫が窓のそばに座っている。" * 12, "猫" * 90, "xq" * 100])
+@pytest.mark.parametrize("policy", ["truncate", "weighted-windows", "windows"])
+def test_a_text_without_blanks_over_the_context_is_explained(
+    adapter: Path, image: Path, text: str, policy: TextPolicy
+) -> None:
+    """All its tokens may be those of one word, and without that word nothing is left."""
+    scorer = DescScorer.from_pretrained(adapter, device="cpu", text_policy=policy)
+    explanation = explain(image, text, scorer=scorer)
+    assert explanation.convergence.converged
+    assert explanation.score.truncated == (policy == "truncate")
+    parts = sum(word.value for word in explanation.words)
+    assert parts == pytest.approx(explanation.convergence.difference, abs=0.01)
+    assert all(np.isfinite(word.leave_one_out) for word in explanation.words)
+    if "猫" in text:  # a character is a word
+        assert max(len(word.text) for word in explanation.words) <= 3
 
 
 def test_scores_are_those_of_scoring(
@@ -205,7 +202,7 @@ def test_input_fails_as_in_scoring(scorer: DescScorer, image: Path, tmp_path: Pa
             explain(photo, text, scorer=scorer)  # type: ignore[arg-type]
         with pytest.raises(kind) as scored:
             scorer.score_batch([photo], [text])  # type: ignore[list-item]
-        assert str(explained.value) == str(scored.value)
+        assert f"row 0: {explained.value}" == str(scored.value)  # one image has no rows
     with pytest.raises(UsageError, match="1 images but 2 texts"):
         explain_batch([image], ["a", "b"], scorer)
     with pytest.raises(TextError):

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import html.parser
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from explained import TEXTS, explained_adapter
+from explained import TEXTS
+from explained import adapter as adapter
+from explained import explanations as explanations
+from explained import image as image
+from explained import plain as plain
+from explained import scorer as scorer
 from PIL import Image
 
 from descscore import DescScorer
@@ -19,33 +25,6 @@ from descscore.explanations.explanation import Explanation
 from descscore.explanations.html_page import to_html
 from descscore.explanations.occlusion import GRID
 from descscore.explanations.terminal import to_text
-from pictures import make_photo
-
-
-@pytest.fixture(scope="module")
-def adapter(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return explained_adapter(tiny_folder, tmp_path_factory.mktemp("adapter"))
-
-
-@pytest.fixture(scope="module")
-def scorer(adapter: Path) -> DescScorer:
-    return DescScorer.from_pretrained(adapter, device="cpu", text_policy="truncate")
-
-
-@pytest.fixture(scope="module")
-def plain(tiny_folder: Path) -> DescScorer:
-    return DescScorer.from_pretrained(tiny_folder, device="cpu")
-
-
-@pytest.fixture(scope="module")
-def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_photo(tmp_path_factory.mktemp("photos") / "a <b> & c.png", 0)
-
-
-@pytest.fixture(scope="module")
-def explanations(scorer: DescScorer, image: Path) -> list[Explanation]:
-    options = ExplainOptions(source=TEXTS[1], where=True)
-    return explain_batch([image] * 3, TEXTS, scorer, options)
 
 
 def run(*args: object) -> Result:
@@ -95,6 +74,18 @@ def test_text_gives_every_number_with_its_sign(
         assert item.score.signature in text
         assert "higher than" in text
     assert "purpose" not in to_text(explain(image, "A dog", scorer=plain))
+
+
+def test_every_column_of_the_table_of_words_has_its_own_name_and_is_explained(
+    explanations: list[Explanation], plain: DescScorer, image: Path
+) -> None:
+    for item in (explanations[0], explain(image, "A dog", scorer=plain)):
+        lines = to_text(item).splitlines()
+        (head,) = (line for line in lines if line.startswith("word "))
+        names = [name for name in re.split(r"\s{2,}", head) if name not in ("word", "bar")]
+        assert len(set(names)) == len(names) > 1
+        explained = [line.partition(":")[0].strip() for line in lines if line.startswith("  ")]
+        assert [name for name in names if name not in explained] == []
 
 
 def test_text_obeys_no_control_characters(scorer: DescScorer, image: Path) -> None:

@@ -88,7 +88,9 @@ def test_a_folder_that_has_changed_is_loaded_anew(tiny_folder: Path, photo: Path
     save_model(folder, TINY, seed=1)
     after = descscore.score(photo, "A cat.", folder)
     assert after.signature != before.signature
-    assert after == DescScorer.from_pretrained(folder).score(photo, "A cat.")
+    fresh = DescScorer.from_pretrained(folder).score(photo, "A cat.")
+    # Rounding may differ from one run to the next: where values lie in memory decides the order of sums.
+    assert (after.signature, after.cosine) == (fresh.signature, pytest.approx(fresh.cosine, abs=1e-6))
 
 
 def test_a_relative_folder_is_that_of_the_working_directory(
@@ -100,8 +102,9 @@ def test_a_relative_folder_is_that_of_the_working_directory(
     for place in ("one", "other"):
         monkeypatch.chdir(tmp_path / place)
         found.append(descscore.score(photo, "A cat.", "model"))
-    assert found[1].cosine == DescScorer.from_pretrained(other).score(photo, "A cat.").cosine
-    assert found[0].cosine != found[1].cosine
+    alone = DescScorer.from_pretrained(other).score(photo, "A cat.").cosine
+    assert found[1].cosine == pytest.approx(alone, abs=1e-6)  # float32 sums; see above
+    assert abs(found[0].cosine - alone) > 1e-4
 
 
 def test_errors_are_the_scorers_and_are_not_kept(tiny_folder: Path, photo: Path, tmp_path: Path) -> None:

@@ -15,8 +15,7 @@ from descscore.errors import DataError, UsageError
 from descscore.tables.open import load_pairs
 from pictures import make_photo
 from report_data import make_adapter
-from reproduce import explanation_cases as cases_page
-from reproduce.explanation_cases import choose, main, make_cases
+from reproduce.explanations import CASES, choose, main, make_cases
 
 ROOT = Path(__file__).parents[2]
 TEXTS = ("description", "caption")
@@ -67,7 +66,7 @@ def test_the_page_holds_numbers_and_no_text_of_the_data(data: Path, adapter: Pat
     page = tmp_path / "explanations.md"
     page.write_text((ROOT / "docs" / "explanations.md").read_text(encoding="utf-8"), encoding="utf-8")
     before = page.read_text(encoding="utf-8").partition("<!-- cases -->")[0]
-    arguments = [str(tmp_path), "--data", str(data), "--model", str(adapter)]
+    arguments = ["cases", str(tmp_path), "--data", str(data), "--model", str(adapter)]
     for _ in range(2):  # a second time replaces, not adds
         result = CliRunner().invoke(main, arguments)
         assert result.exit_code == 0, result.output
@@ -80,7 +79,7 @@ def test_the_page_holds_numbers_and_no_text_of_the_data(data: Path, adapter: Pat
     assert not [word for word in (*NOUNS, *NAMES) if word in shown]
     assert re.search(r"\| number \| 36 \| [+-]\d\.\d\d \|", marks)
     found = json.loads((tmp_path / "explanation_cases.json").read_text(encoding="utf-8"))
-    assert cases_page.PART.markdown(found) in text
+    assert CASES.markdown(found) in text
     hold_their_rules(found)
     cases = json.dumps([found["works"], found["fails"]])
     assert not [word for word in (*NOUNS, *NAMES) if word in cases]
@@ -89,7 +88,7 @@ def test_the_page_holds_numbers_and_no_text_of_the_data(data: Path, adapter: Pat
 def test_the_file_holds_what_was_explained(data: Path, adapter: Path, tmp_path: Path) -> None:
     """A case's numbers are those of explaining its two texts once more, by themselves."""
     (tmp_path / "explanations.md").write_text("<!-- cases -->\n<!-- /cases -->\n", encoding="utf-8")
-    arguments = [str(tmp_path), "--data", str(data), "--model", str(adapter)]
+    arguments = ["cases", str(tmp_path), "--data", str(data), "--model", str(adapter)]
     assert CliRunner().invoke(main, arguments).exit_code == 0
     found = json.loads((tmp_path / "explanation_cases.json").read_text(encoding="utf-8"))
     scorer = DescScorer.from_pretrained(adapter, device="cpu")
@@ -134,9 +133,9 @@ def hold_their_rules(found: dict[str, Any]) -> None:
 
 def test_the_committed_page_shows_the_committed_file_and_the_bundled_model() -> None:
     """After a change of the weights this fails until the command has been run again."""
-    found = json.loads((ROOT / "docs" / cases_page.PART.data).read_text(encoding="utf-8"))
-    page = (ROOT / "docs" / cases_page.PART.page).read_text(encoding="utf-8")
-    assert f"<!-- cases -->\n{cases_page.PART.markdown(found)}<!-- /cases -->" in page
+    found = json.loads((ROOT / "docs" / CASES.data).read_text(encoding="utf-8"))
+    page = (ROOT / "docs" / CASES.page).read_text(encoding="utf-8")
+    assert f"<!-- cases -->\n{CASES.markdown(found)}<!-- /cases -->" in page
     hold_their_rules(found)
     assert found["signature"] == DescScorer.from_pretrained(device="cpu").signature
     assert found["pairs"] == 300
@@ -146,7 +145,7 @@ def test_what_cannot_be_written_is_said(data: Path, tiny_folder: Path, tmp_path:
     with pytest.raises(UsageError, match="no purpose read-out"):
         make_cases(DescScorer.from_pretrained(tiny_folder, device="cpu"), load_pairs(data).split("test"))
     (tmp_path / "explanations.md").write_text("no marks", encoding="utf-8")
-    committed = json.loads((ROOT / "docs" / cases_page.PART.data).read_text(encoding="utf-8"))
+    committed = json.loads((ROOT / "docs" / CASES.data).read_text(encoding="utf-8"))
     with pytest.raises(DataError, match="lacks the lines <!-- cases -->"):
-        cases_page.PART.write(committed, tmp_path)
-    assert not (tmp_path / cases_page.PART.data).exists()
+        CASES.write(committed, tmp_path)
+    assert not (tmp_path / CASES.data).exists()

@@ -15,7 +15,7 @@ from descscore import DescScorer
 from descscore.errors import DataError
 from descscore.explanations.explainer import explain_batch
 from pictures import make_photo
-from reproduce import explanation_cost as cost
+from reproduce import explanations as cost
 from reproduce.pages import merge_runs
 
 ROOT = Path(__file__).parents[2]
@@ -53,12 +53,12 @@ def made(threads: int = 2, **devices: dict[str, Any]) -> dict[str, Any]:
 
 
 def run(*args: object) -> Result:
-    return CliRunner().invoke(cost.main, [str(arg) for arg in args])
+    return CliRunner().invoke(cost.main, ["cost", *map(str, args)])
 
 
 def test_the_command_measures_and_keeps_other_runs(folder: Path, data: Path, tiny_folder: Path) -> None:
     other = made(cpu=costs(0.2, 0.1), cuda=costs(0.02, 0.01))
-    cost.PART.write({"runs": [other]}, folder)
+    cost.COST.write({"runs": [other]}, folder)
     threads = torch.get_num_threads()
     try:
         done = run(folder, "--data", data, "--model", tiny_folder, "--rounds", 1, "--threads", 1)
@@ -75,7 +75,7 @@ def test_the_command_measures_and_keeps_other_runs(folder: Path, data: Path, tin
     assert page.startswith("before\n")
     assert page.endswith("after\n")
     assert "old" not in page
-    assert cost.to_markdown(runs) in page
+    assert cost.cost_markdown(runs) in page
 
 
 def test_what_is_timed_is_each_text_alone_and_all_in_one_call(
@@ -93,7 +93,7 @@ def test_what_is_timed_is_each_text_alone_and_all_in_one_call(
     material = cost.Material.of(load_pairs(data).split("test"))
     assert list(material.texts[:1]) == ["A red dog in a small street 0"]
     assert material.images[:3] == material.images[3:]
-    found, explained = cost.measure(str(tiny_folder), "cpu", material, rounds=2)
+    found, explained = cost.measure_cost(str(tiny_folder), "cpu", material, rounds=2)
     assert calls == [1, 6, *([1] * 6 + [6]) * 2]
     assert [item.text for item in explained] == list(material.texts)
     assert found.texts == 6
@@ -105,7 +105,7 @@ def test_what_is_timed_is_each_text_alone_and_all_in_one_call(
 
 def test_the_page_says_how_many_times_cheaper_a_gpu_is() -> None:
     alone, both = made(cpu=costs(0.3, 0.25)), made(16, cpu=costs(0.2, 0.1), cuda=costs(0.02, 0.004))
-    text = cost.to_markdown([alone, both])
+    text = cost.cost_markdown([alone, both])
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if "|" in line]
     assert rows[2] == ["cpu, 2 threads", "6", "0.500", "0.300", "0.750", "0.250", ""]
     assert rows[3][0] == "cpu, 16 threads, machine with cuda"
@@ -115,23 +115,23 @@ def test_the_page_says_how_many_times_cheaper_a_gpu_is() -> None:
     assert "- at least 5 times cheaper on a GPU: 25.0 times, met" in text
     assert "- one text on average in less than a second on a CPU: 0.300 s, met" in text
     assert "- many together no dearer on a CPU: 0.83 times, met" in text
-    poor = cost.to_markdown([made(cpu=costs(1.2, 1.5), cuda=costs(0.5, 0.5))])
+    poor = cost.cost_markdown([made(cpu=costs(1.2, 1.5), cuda=costs(0.5, 0.5))])
     assert poor.count(", missed") == 3
-    assert "on a GPU: not measured" in cost.to_markdown([alone])
+    assert "on a GPU: not measured" in cost.cost_markdown([alone])
     assert "a machine's cuda" in text
-    assert "at most" not in cost.to_markdown([alone])
+    assert "at most" not in cost.cost_markdown([alone])
 
 
 def test_a_new_run_takes_the_place_of_one_like_it(folder: Path, tmp_path: Path) -> None:
     old, other = made(cpu=costs(0.3, 0.3)), made(1, cpu=costs(0.4, 0.4))
     new = made(cpu=costs(0.2, 0.2))
     assert merge_runs([old, other], [new], cost.setting_of) == [other, new]
-    cost.PART.write({"runs": [old]}, folder)
+    cost.COST.write({"runs": [old]}, folder)
     file = tmp_path / "other.json"
     both = made(cpu=costs(0.2, 0.1), cuda=costs(0.02, 0.01))
     file.write_text(json.dumps({"runs": [both]}))
     assert run(folder, "--add", file).exit_code == 0
-    assert cost.PART.runs(folder) == [old, both]
+    assert cost.COST.runs(folder) == [old, both]
 
 
 def test_what_cannot_be_done_is_said(folder: Path, tmp_path: Path) -> None:
@@ -139,14 +139,14 @@ def test_what_cannot_be_done_is_said(folder: Path, tmp_path: Path) -> None:
     for text in ("no JSON", "[]", '{"runs": [{}]}', '{"runs": 5}'):
         (tmp_path / "bad.json").write_text(text)
         with pytest.raises(DataError, match=r"bad\.json: not a file of this command"):
-            cost.PART.read(tmp_path / "bad.json")
+            cost.COST.read(tmp_path / "bad.json")
     (folder / "explanations.md").write_text("no marks")
     with pytest.raises(DataError, match="lacks the lines <!-- cost -->"):
-        cost.PART.write({"runs": [made(cpu=costs(0.3, 0.3))]}, folder)
-    assert not (folder / cost.PART.data).exists()
+        cost.COST.write({"runs": [made(cpu=costs(0.3, 0.3))]}, folder)
+    assert not (folder / cost.COST.data).exists()
 
 
 def test_the_committed_page_is_that_of_the_committed_file() -> None:
-    runs = cost.PART.runs(ROOT / "docs")
-    page = (ROOT / "docs" / cost.PART.page).read_text(encoding="utf-8")
-    assert f"<!-- cost -->\n{cost.to_markdown(runs)}<!-- /cost -->" in page
+    runs = cost.COST.runs(ROOT / "docs")
+    page = (ROOT / "docs" / cost.COST.page).read_text(encoding="utf-8")
+    assert f"<!-- cost -->\n{cost.cost_markdown(runs)}<!-- /cost -->" in page

@@ -15,6 +15,7 @@ import pytest
 from batch_inputs import make_pairs
 
 import descscore
+from descscore import images
 from descscore.errors import ImageError
 from descscore.images import PixelSpec, load_image, picture_pixels
 from descscore.stream import worker
@@ -79,7 +80,7 @@ def test_a_file_over_the_limit_is_said_and_none_sets_the_limit_aside(
     finally:
         tracemalloc.stop()
     assert peak < 10e6
-    monkeypatch.setattr(worker, "MAX_FILE_BYTES", 1000)
+    monkeypatch.setattr(images, "MAX_FILE_BYTES", 1000)
     file = tmp_path / "long.png"
     file.write_bytes(bytes(1000))
     assert worker.read_image_file(str(file)) == bytes(1000)
@@ -87,6 +88,20 @@ def test_a_file_over_the_limit_is_said_and_none_sets_the_limit_aside(
     with pytest.raises(ImageError, match=r"long.png: over the limit of 1000 bytes") as found:
         worker.read_image_file(str(file))
     assert found.value.kind == "image_too_large"
+
+
+def test_an_image_that_takes_too_much_memory_costs_its_own_row(photos: list[Path]) -> None:
+    """A decoder that nobody has bounded yet: the system refuses it the memory, and not the machine."""
+    spec = PixelSpec(32, 32)
+    options = PoolOptions(workers=1, slots=2, function="hostile_decoders:take_memory")
+    with DecodePool(spec, options) as pool:
+        for number, name in enumerate(("hungry", str(photos[0]))):
+            pool.submit(number, name)
+        first, second = pool.get(), pool.get()
+    assert first.error is not None
+    assert first.error.kind == "image_too_large"
+    assert "hungry: takes over 4,294,967,296 bytes of memory" in str(first.error)
+    assert second.error is None
 
 
 def test_pictures_in_slots_are_copied_to_where_they_are_asked_for(photos: list[Path]) -> None:

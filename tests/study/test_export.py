@@ -18,9 +18,10 @@ from descscore.cli import main
 from descscore.errors import DataError
 from descscore.eval.ratings import read_kreiss
 from descscore.study.export import BLV_COLUMNS, SIGHTED_COLUMNS, export_judgments, image_names
-from descscore.study.items import StudyItem
+from descscore.study.items import StudyItem, read_items
 from descscore.study.judgments import JudgmentStore
 from descscore.study.questions import AFTER, BEFORE, NO_IMAGE
+from pictures import make_photo
 from study_tools import IMAGES, TEXTS, answers, judge_all, make_store, register, write_table
 
 
@@ -229,3 +230,21 @@ def test_published_ratings_still_read_the_same(shared_data: Path | None, tmp_pat
     assert (result.exit_code, "holds no rows" in result.output) == (1, True)
     if shared_data:
         assert len(read_kreiss(shared_data).items) == 68
+
+
+def test_a_description_is_no_formula_in_a_spreadsheet(tmp_path: Path) -> None:
+    """And ``descscore eval human`` reads it as it was."""
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    make_photo(photos / "a.png", 0)
+    texts = ['=HYPERLINK("http://example.org","A cat")', "- a cat", "@cat", "'=cat"]
+    names = ("item", "image", "description", "article title", "article text")
+    rows = [(f"i{n}", "photos/a.png", f"'{text}", "+Cats", "=Cats") for n, text in enumerate(texts)]
+    items = write_table(tmp_path / "items.csv", [dict(zip(names, row, strict=True)) for row in rows])
+    store = JudgmentStore.for_study(tmp_path / "study.db", read_items(items))
+    assert [item.description for item in store.items()] == texts
+    judge_all(store, register(store, "=p", "blind"))
+    folder = export_judgments(store, tmp_path / "out").folder
+    for row in read(folder / "blv_ratings.csv"):
+        assert not [cell for cell in row.values() if cell[:1] in tuple("=+-@")]
+    assert {item.text for item in read_kreiss(folder).items} == set(texts)

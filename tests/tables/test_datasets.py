@@ -369,6 +369,10 @@ def test_a_hub_data_set(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = hub_data(folder)
     asked: list[str] = []
     monkeypatch.setattr(datasets, "load_dataset", lambda name: asked.append(name) or made)
+    # It could name any of the user's files; those that ``datasets`` keeps are its own.
+    assert load_pairs("someone/cats").reasons() == {"outside_image_root": 6}
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", folder)
+    asked.clear()
     data = load_pairs("someone/dogs")
     assert asked == ["someone/dogs"]
     assert data.splits() == {"train": 3, "val": 1, "test": 3}

@@ -267,7 +267,8 @@ def test_hidden_files_are_no_data(folder: Path) -> None:
     ]
     tables = folder / "tables"
     tables.mkdir()
-    (tables / "train.csv").write_text(f"image,description,caption\n{folder / 'a.png'},A dog.,Rex\n")
+    make_photo(tables / "a.png", seed=0)
+    (tables / "train.csv").write_text(f"image,description,caption\n{tables / 'a.png'},A dog.,Rex\n")
     (tables / "._train.csv").write_bytes(b"\0\5\x16\7\0")
     assert load_pairs(tables).splits() == {"train": 1}
 

@@ -117,10 +117,10 @@ def test_images_equal_open_clip(name: str, layout: torch.memory_format, pixels: 
 def unmerged_lora(clip: CLIP) -> None:
     from peft import LoraConfig, inject_adapter_in_model
 
-    from descscore.lora import use_exact_attention
+    from descscore.lora import unpack_attention
 
-    config = LoraConfig(r=2, target_modules=["resblocks.2.attn"], init_lora_weights=False)
-    inject_adapter_in_model(use_exact_attention(config), clip.transformer)
+    config = LoraConfig(r=2, target_modules=["resblocks.2.attn.q_proj"], init_lora_weights=False)
+    inject_adapter_in_model(config, unpack_attention(clip).transformer)
 
 
 @torch.inference_mode()

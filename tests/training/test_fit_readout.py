@@ -16,14 +16,18 @@ from descscore.errors import DataError
 from descscore.interchange import Rotation, interchange
 from descscore.models import load_model
 from descscore.purpose import Purpose, Site
-from descscore.towers.text import encode_tokens
+from descscore.texts import token_rows
+from descscore.towers.text import encode_tokens, run_to_block
 from descscore.training import finetune
 from descscore.training.config import Tower, preset
+from descscore.training.data import Examples
 from descscore.training.finetune import cross_calibration
 from descscore.training.readout import (
+    ReadoutTexts,
     fit_readout,
     fold_of,
     order_rotation,
+    policy_calibration,
     purpose_coordinates,
     reference_cosines,
 )
@@ -120,6 +124,59 @@ def test_calibration_sees_overfitting() -> None:
     fresh = torch.from_numpy(rng.normal(size=(500, 150))).float()
     p = torch.sigmoid(fresh @ fitted.readout.weight + fitted.readout.bias)
     assert float((p - 0.5).abs().mean()) < 0.15
+
+
+@pytest.fixture(scope="module")
+def written(tiny_folder: Path) -> Examples:
+    """Six pairs with descriptions of two windows and short captions."""
+    tokenizer = load_model(tiny_folder, "cpu").tokenizer
+    long = " ".join(f"A dog of {i} years runs over wet sand." for i in range(12))
+    texts = [*(f"Photo {i}. {long}" for i in range(6)), *(f"Ada, {1900 + i}" for i in range(6))]
+    images = torch.nn.functional.normalize(torch.randn(6, 16), dim=1)
+    tokens = token_rows(tokenizer, texts)
+    return Examples(images, torch.arange(6), tokens, tokenizer, ("a", "b") * 3, tuple(texts))
+
+
+def test_a_readout_meets_three_kinds_in_the_windows_of_scoring(clip, written: Examples) -> None:  # type: ignore[no-untyped-def]
+    texts = ReadoutTexts.of(written)
+    assert len(texts.is_description) == len(texts.groups) == 24
+    assert texts.is_description.tolist() == [True] * 6 + [False] * 18
+    assert texts.groups.tolist() == ["a", "b"] * 12
+    kinds = texts.weight.split(6)
+    assert float(kinds[0].sum()) == float(sum(kind.sum() for kind in kinds[1:]))
+    assert float(kinds[1].sum()) == float(kinds[2].sum() + kinds[3].sum())
+    counts = torch.bincount(texts.windows.owner)
+    assert counts[:6].min() >= 2
+    assert counts[6:18].max() == 1
+    purpose = Purpose(SITE, Rotation(32, 1).matrix().detach())
+    found = texts.coordinates(clip, purpose, batch_size=5)
+    for window in (0, 5, len(found) - 1):
+        row = torch.tensor([texts.windows.rows[texts.windows.row[window]]])
+        with torch.no_grad():
+            expected = purpose.coordinates(run_to_block(clip, row, SITE.block).state)
+        torch.testing.assert_close(found[window], expected[0], rtol=0, atol=1e-5)
+
+
+def test_the_calibration_is_of_whole_texts(written: Examples) -> None:
+    """Its log-loss is the least where a text's probability is the mean over its windows."""
+    texts = ReadoutTexts.of(written)
+    rng = np.random.default_rng(0)
+    kind = texts.is_description[texts.windows.owner].numpy()
+    odds = rng.normal(size=len(kind)) + np.where(kind, 1.0, -1.0)
+
+    def loss(scale: float, shift: float) -> float:
+        by_window = 1 / (1 + np.exp(-(scale * odds + shift)))
+        share = texts.windows.weight.numpy() * by_window
+        p = np.array([share[texts.windows.owner.numpy() == i].sum() for i in range(24)])
+        y = texts.is_description.numpy()
+        return float(-(texts.weight.numpy() * np.log(np.where(y, p, 1 - p))).sum())
+
+    scale, shift = policy_calibration([odds], [texts])
+    best = loss(scale, shift)
+    for other in ((scale + 0.2, shift), (scale - 0.2, shift), (scale, shift + 0.2), (scale, shift - 0.2)):
+        assert loss(*other) > best
+    twice = policy_calibration([odds, odds], [texts, texts])
+    assert twice == pytest.approx((scale, shift), abs=1e-2)
 
 
 def test_one_kind_or_one_group_is_refused() -> None:

@@ -15,11 +15,13 @@ from descscore.training.losses import (
     ImageMoments,
     contrastive_loss,
     cosines,
+    ending_loss,
     hold_loss,
     interchange_hits,
     interchange_loss,
     joint_loss,
     logit_shifts,
+    outrank_loss,
     pair_logits,
     preference_hits,
     preference_loss,
@@ -194,3 +196,37 @@ def test_losses_are_float32_under_autocast() -> None:
         contrast = contrastive_loss(images, first, SCALE)
     assert loss.dtype == contrast.dtype == torch.float32
     torch.testing.assert_close(contrast, contrastive_loss(images, first, SCALE))
+
+
+# The third kind, captions and endings
+
+
+def test_outrank_loss_by_hand() -> None:
+    # Own logits 6 and 10. Rivals have 8 and 6 with the first image, 6 and 8 with the second.
+    rivals = torch.tensor([[4.0, 3.0], [3.0, 4.0]])
+    expected = [math.log(1 + math.exp(2) + 1), math.log(1 + math.exp(-4) + math.exp(-2))]
+    assert float(outrank_loss(IMAGES, GOOD, rivals, SCALE)) == pytest.approx(sum(expected) / 2, abs=1e-5)
+    ignored = torch.tensor([[True, False], [False, True]])
+    expected = [math.log(2), math.log(1 + math.exp(-4))]
+    found = outrank_loss(IMAGES, GOOD, rivals, SCALE, ignored)
+    assert float(found) == pytest.approx(sum(expected) / 2, abs=1e-5)
+
+
+def test_a_rival_that_scores_lower_costs_less() -> None:
+    near, far = torch.tensor([[1.0, 1.0]]), torch.tensor([[-1.0, -1.0]])
+    assert outrank_loss(IMAGES, GOOD, far, SCALE) < outrank_loss(IMAGES, GOOD, near, SCALE)
+
+
+def test_ending_loss_by_hand() -> None:
+    # With the first image the logits 6 and 8 differ by 2, with the second 8 and 6.
+    found = ending_loss(torch.tensor([[3.0, 4.0]]), torch.tensor([[4.0, 3.0]]), IMAGES, SCALE)
+    assert float(found) == pytest.approx(4.0, abs=1e-4)
+    assert float(ending_loss(GOOD, 3 * GOOD, IMAGES, SCALE)) == pytest.approx(0.0, abs=1e-9)
+
+
+def test_no_ending_shrinks_the_scale() -> None:
+    scale = SCALE.clone().requires_grad_()
+    texts = GOOD.clone().requires_grad_()
+    ending_loss(texts, POOR, IMAGES, scale).backward()
+    assert scale.grad is None
+    assert texts.grad is not None

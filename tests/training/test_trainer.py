@@ -27,8 +27,8 @@ from descscore.models import load_model
 from descscore.tables.open import load_pairs
 from descscore.training import checkpoint, trainer
 from descscore.training.config import FinetuneConfig, Tower, preset
-from descscore.training.data import EpochPlan, Examples, Vocabulary, make_examples
-from descscore.training.objective import validate
+from descscore.training.data import EpochPlan, Examples, Vocabulary, make_examples, with_endings
+from descscore.training.objective import unit_features, validate
 from descscore.training.trainer import RunData, Trainer
 
 COLOURS, NAMES = ("red", "green", "blue", "white"), ("Ada", "Grace", "Alan", "Kurt")
@@ -120,6 +120,9 @@ def test_a_killed_run_ends_with_the_same_weights(
         "word_swap": 0.3,
         "schedule": "linear",
         "interpolation": 0.7,
+        "neither_weight": 0.5,
+        "caption_weight": 0.5,
+        "ending_weight": 0.5,
     }
     thin = thin if name == "joint" else {}
     settings = config(name, contrastive_weight=0.5, hold_weight=0.5, spread_weight=0.5, **thin)
@@ -150,6 +153,26 @@ def test_it_learns(base: Path, data: RunData, tmp_path: Path, name: str) -> None
     assert after["loss"] < 0.8 * before["loss"]
     accuracy = "preference" if name.startswith("bft") else "interchange"
     assert after[accuracy] > 0.9
+
+
+def test_it_learns_what_the_third_kind_is_and_that_a_stop_means_nothing(
+    base: Path, data: RunData, tmp_path: Path
+) -> None:
+    asked = {"neither_weight": 2.0, "caption_weight": 0.5, "ending_weight": 2.0}
+    run = make(base, data, tmp_path, config("joint", epochs=20, validate_every=1000, **asked))
+    before = validate(run.objective, run.held_out)  # type: ignore[arg-type]
+    assert {"empty", "jumbled", "caption_grounding"} <= before.keys()
+
+    def moved() -> float:
+        shown = with_endings(data.train, torch.Generator().manual_seed(0))
+        texts, twins = (unit_features(run.objective.clip, part) for part in (shown.tokens, shown.twins))
+        return float((texts - twins).detach().norm(dim=1).mean())
+
+    at_first = moved()
+    run.train()
+    after = validate(run.objective, run.held_out)  # type: ignore[arg-type]
+    assert after["empty"] > max(0.8, before["empty"])
+    assert moved() < 0.7 * at_first
 
 
 def test_the_best_weights_are_kept_not_the_last(
@@ -362,7 +385,8 @@ from descscore.training.trainer import Trainer
 base, table, output = map(Path, sys.argv[1:])
 pairs, model = load_pairs(table), load_model(base, "cpu")
 sets = [make_examples(model, pairs.split(s), table.parent / "cache") for s in ("train", "val")]
-settings = config("joint", epochs=1, contrastive_weight=1.0, hold_weight=0.5, spread_weight=0.5)
+weights = dict.fromkeys(["contrastive", "hold", "spread", "caption", "neither", "ending"], 0.5)
+settings = config("joint", epochs=1, **{{f"{{name}}_weight": value for name, value in weights.items()}})
 run = Trainer(load_model(base, "cpu").clip, RunData(*sets), settings, output)
 run.train()
 if run.accelerator.is_main_process:
@@ -411,18 +435,52 @@ def test_train_command_makes_an_adapter_that_scores(base: Path, tmp_path: Path, 
     assert result.exit_code == 0, result.output
     run = json.loads((tmp_path / "out/run.json").read_text())
     assert run["config"]["learning_rate"] == 0.003
-    assert run["published_learning_rate"] in (1e-5, 5e-6)
+    assert run["preset_learning_rate"] in (1e-5, 5e-6)
     assert run["pairs"] == {"train": 16, "val": 8}
     assert {"train_loss", "train_preference" if "bft" in name else "train_interchange"} <= set(
         run["history"][-1]
     )
     assert (tmp_path / "out/curves.png").stat().st_size > 5000
-    scorer = DescScorer.from_pretrained(tmp_path / "out", device="cpu")
+    # The folder holds its base, so that it can be moved and given away.
+    assert json.loads((tmp_path / "out/descscore_adapter.json").read_text())["base"] == "base_model"
+    scorer = DescScorer.from_pretrained((tmp_path / "out").rename(tmp_path / "moved"), device="cpu")
     photo = np.zeros((8, 8, 3), np.uint8)
     score = scorer.score(photo, "A red shape stands on a table.")
+    assert (score.description_probability is None) == (name == "bft-full")
     plain = DescScorer.from_pretrained(base, device="cpu").score(photo, "A red shape stands on a table.")
     assert score.clip_score == pytest.approx(plain.score, abs=1e-6)
     assert abs(score.cosine - plain.cosine) > 1e-4
+
+
+@pytest.mark.parametrize(("folds", "warned"), [("0", ""), ("17", "fewer groups than the 17")])
+def test_without_calibration_there_is_no_probability(
+    base: Path, tmp_path: Path, folds: str, warned: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    table = write_pairs(tmp_path / "pairs.parquet")
+    args = ["train", "--data", str(table), "--base", str(base), "--device", "cpu", "--epochs", "1"]
+    args += ["--output", str(tmp_path / "out"), "--batch-size", "8", "--calibration-folds", folds]
+    result = CliRunner().invoke(main, args)
+    assert result.exit_code == 0, result.output
+    assert warned in caplog.text
+    scorer = DescScorer.from_pretrained(tmp_path / "out", device="cpu")
+    score = scorer.score(np.zeros((8, 8, 3), np.uint8), "A red shape.")
+    assert score.description_probability is None
+    assert score.percentile is not None
+
+
+def test_a_lora_adapter_in_half_precision_scores_as_it_was_measured(base: Path, tmp_path: Path) -> None:
+    table = write_pairs(tmp_path / "pairs.parquet")
+    sizes, scores = [], []
+    for name in ("float32", "float16"):
+        args = ["train", "--data", str(table), "--base", str(base), "--device", "cpu", "--epochs", "2"]
+        args += ["--output", str(tmp_path / name), "--batch-size", "8", "--calibration-folds", "0"]
+        args += ["--learning-rate", "0.003", "--weights", name]
+        assert CliRunner().invoke(main, args).exit_code == 0
+        sizes.append((tmp_path / name / "adapter_model.safetensors").stat().st_size)
+        scorer = DescScorer.from_pretrained(tmp_path / name, device="cpu")
+        scores.append(scorer.score(np.zeros((8, 8, 3), np.uint8), "A red shape.").cosine)
+    assert sizes[1] < 0.6 * sizes[0]
+    assert scores[1] == pytest.approx(scores[0], abs=2e-3)
 
 
 def test_train_command_names_what_is_wrong(base: Path, tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ SCALED = {  # a tower of 6 blocks, width 128
 }
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_presets_as_published(name: str) -> None:
     c = preset(name)
     found = (c.loss, c.tuning, c.learning_rate, c.lora_rank, c.block, c.k, c.examples_per_epoch)
@@ -43,7 +43,7 @@ def test_presets_as_published(name: str) -> None:
     assert (c.validate_every, c.patience, c.preset) == (500, None, name)
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_presets_scale_with_the_tower(name: str) -> None:
     c = preset(name, Tower(width=128, blocks=6))
     assert (c.lora_rank, c.block, c.k) == SCALED[name]
@@ -51,7 +51,20 @@ def test_presets_scale_with_the_tower(name: str) -> None:
 
 
 def test_presets_cover_the_tables() -> None:
-    assert set(PRESETS) == set(PUBLISHED) == set(SCALED)
+    assert set(PRESETS) - {"small-data"} == set(PUBLISHED) == set(SCALED)
+
+
+@pytest.mark.parametrize("tower", [Tower(192, 6), Tower()])
+def test_the_recipe_for_small_data_meets_every_text_and_fits_into_three_megabytes(tower: Tower) -> None:
+    c = preset("small-data", tower)
+    assert (c.loss, c.tuning, c.learning_rate, c.epochs, c.text_window) == ("joint", "lora", 1e-3, 3, 32)
+    assert c.examples_per_epoch is None
+    assert min(c.neither_weight, c.caption_weight, c.ending_weight, c.hold_weight) > 0
+    assert c.lora_rank is not None
+    attention, feed_forward = 8 * tower.width * tower.blocks, 10 * tower.width * tower.blocks
+    values = c.lora_rank * (attention + feed_forward + 49_408 + tower.width)
+    if tower.width == 192:
+        assert 2 * values + 4 * tower.width**2 < 2.9e6  # float16, and the rotation
 
 
 def test_the_default_is_another_images_source_and_the_published_one_is_a_choice() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 from toy_examples import examples
 
-from descscore.errors import DataError
+from descscore.errors import DataError, UsageError
 from descscore.models import LoadedModel, load_model
+from descscore.texts import token_rows
 from descscore.training.config import FinetuneConfig, Tower, preset
 from descscore.training.data import (
     NEIGHBOURS,
     EpochPlan,
+    Examples,
     Vocabulary,
     WordSwap,
     cut_at,
@@ -26,7 +29,10 @@ from descscore.training.data import (
     draw_windows,
     drop_tokens,
     nearest_words,
+    other_endings,
     read_vocabulary,
+    with_endings,
+    with_neither,
 )
 
 START, END, SIZE = 58, 59, 60
@@ -281,3 +287,72 @@ def test_a_words_neighbours_are_of_its_kind(base: LoadedModel) -> None:
     assert {"blue", "pink", "orange", "yellow", "green", "purple", "crimson", "scarlet"} & set(colours)
     assert {"france", "london", "french", "parisian", "rome"} & set(names)
     assert not set(colours) & set(names)
+
+
+# The third kind of text, and final full stops
+
+
+def test_endings_by_hand() -> None:
+    s, e, dot = START, END, 9
+    rows = [[s, 5, e, 0], [s, 5, dot, e], [s, 5, 6, e], [s, dot, e, 0], [s, dot, dot, e]]
+    expected = [[s, 5, dot, e], [s, 5, e, 0], [s, 5, dot, e], [s, dot, e, 0], [s, dot, e, 0]]
+    assert other_endings(torch.tensor(rows), dot).tolist() == expected
+
+
+@pytest.fixture(scope="module")
+def written(tiny_folder: Path) -> Examples:
+    """Eight pairs with a tokenizer and real words, half of them with a final full stop."""
+    tokenizer = load_model(tiny_folder, "cpu").tokenizer
+    descriptions = [f"A brown dog and {i} cats run over wet sand{'.' * (i % 2)}" for i in range(8)]
+    texts = [*descriptions, *(f"Ada, {1900 + i}{'.' * (i % 2)}" for i in range(8))]
+    images = torch.nn.functional.normalize(torch.randn(8, 16), dim=1)
+    return Examples(images, torch.arange(8), token_rows(tokenizer, texts), tokenizer, texts=tuple(texts))
+
+
+def test_each_image_gets_an_empty_and_a_jumbled_text(written: Examples) -> None:
+    made = with_neither(written, torch.Generator().manual_seed(0))
+    assert (written.kinds, made.kinds) == (2, 4)
+    wide = written.tokens.shape[1]
+    assert torch.equal(made.tokens[:16, :wide], written.tokens)
+    assert written.tokenizer is not None
+    comma = written.tokenizer.encode(",")[0]
+    for i in range(8):
+        words = {int(t) for t in made.tokens[24 + i]} - {0, comma}
+        assert words <= {int(t) for t in made.tokens[i]}, i
+    chosen = made.select(torch.tensor([3, 1]))
+    assert torch.equal(chosen.tokens, made.tokens[[3, 1, 11, 9, 19, 17, 27, 25]])
+    assert chosen.texts == tuple(written.texts[i] for i in (3, 1, 11, 9))
+
+
+def test_a_final_full_stop_tells_nothing_about_the_kind(written: Examples) -> None:
+    many = written.select(torch.arange(8).repeat(50))
+    made = with_endings(many, torch.Generator().manual_seed(0))
+    assert made.tokenizer is not None
+    assert made.twins is not None
+    stop = made.tokenizer.encode(".")[0]
+
+    def stops(tokens: Tensor) -> Tensor:
+        return (tokens == stop).any(1)
+
+    assert (stops(made.tokens) != stops(made.twins)).all()
+    for kind in made.tokens.split(len(many)):
+        assert 0.4 < float(stops(kind).double().mean()) < 0.6
+    bare = torch.where(stops(made.tokens)[:, None], made.twins, made.tokens)
+    assert not (bare == stop).any()
+
+
+def test_what_alters_texts_needs_their_tokenizer(written: Examples) -> None:
+    bare = replace(written, tokenizer=None)
+    for change in (with_neither, with_endings):
+        with pytest.raises(UsageError, match="need their tokenizer"):
+            change(bare, torch.Generator())
+
+
+def test_an_epoch_shows_the_third_kind_and_both_endings(written: Examples) -> None:
+    asked = config(neither_weight=1.0, ending_weight=1.0, text_window=8)
+    first, again, other = (EpochPlan(written, asked, epoch).examples for epoch in (0, 0, 1))
+    assert (first.kinds, len(first.tokens)) == (4, 32)
+    assert first.twins is not None
+    assert first.twins.shape == first.tokens.shape
+    assert torch.equal(first.tokens, again.tokens)
+    assert first.tokens.shape != other.tokens.shape or not torch.equal(first.tokens, other.tokens)
