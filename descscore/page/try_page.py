@@ -18,7 +18,6 @@ from descscore.page.reply import FieldError, Reply, render
 from descscore.page.uploads import MAX_BYTES, UploadDecoder
 from descscore.records import Comparison, Score
 from descscore.scorer import DescScorer, comparison
-from descscore.stream.pairs import tokenize_text
 from descscore.texts import TokenizedText
 
 MAX_LETTERS = 2000
@@ -169,7 +168,7 @@ class _Form:
             self.wrong("context", _too_long(text, MAX_ARTICLE_LETTERS))
             return None
         try:
-            return tokenize_context(lambda words: tokenize_text(self._scorer.tokenize, words), text or None)
+            return tokenize_context(self._scorer.tokenize, text or None)
         except TextError as error:
             self.wrong("context", f"This text cannot be used: {error}")
             return None
