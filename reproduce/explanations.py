@@ -27,7 +27,7 @@ from descscore.errors import DataError, UsageError
 from descscore.eval.formatting import counted
 from descscore.eval.statistics.bootstrap import Estimate
 from descscore.eval.statistics.proportions import proportion
-from descscore.eval.throughput import machine
+from descscore.eval.timing import in_turn, machine
 from descscore.eval.word_kinds import kinds_of
 from descscore.eval.words import Explained, WordOptions, WordRow, explain_pairs, occurrences, report
 from descscore.explanations.explainer import ExplainOptions, explain_batch
@@ -35,7 +35,7 @@ from descscore.explanations.explanation import Explanation
 from descscore.scorer import DescScorer
 from descscore.tables.open import DataOptions, load_pairs
 from descscore.tables.rows import PreferencePair
-from reproduce.pages import Json, Part, add_option, folder_argument, merge_runs, render
+from reproduce.pages import Json, Part, RunsPart, add_option, folder_argument, render
 
 # Cases
 
@@ -282,12 +282,15 @@ def measure_cost(model: str, device: str, material: Material, rounds: int) -> tu
     scorer = DescScorer.from_pretrained(model, device=device)
     first = _timed(scorer, material.images[:1], material.texts[:1])
     explanations = explain_batch(material.images, material.texts, scorer)
-    alone: list[list[_Time]] = []
-    together: list[_Time] = []
-    for _ in range(rounds):
-        pairs = zip(material.images, material.texts, strict=True)
-        alone.append([_timed(scorer, [image], [text]) for image, text in pairs])
-        together.append(_timed(scorer, material.images, material.texts))
+    pairs = list(zip(material.images, material.texts, strict=True))
+
+    def each_alone(_: int) -> list[_Time]:
+        return [_timed(scorer, [image], [text]) for image, text in pairs]
+
+    times = in_turn(
+        {"alone": each_alone, "together": lambda _: [_timed(scorer, material.images, material.texts)]}, rounds
+    )
+    alone, together = times["alone"], [time for (time,) in times["together"]]
     count, median, mean = len(material.texts), statistics.median, statistics.fmean
     cost = Cost(
         device=device,
@@ -335,7 +338,7 @@ def run_of(
 
 
 def setting_of(run: Json) -> tuple[int, tuple[str, ...], int]:
-    """The setting of a run; a new run replaces a known one with the same setting."""
+    """Devices and threads of a run."""
     return len(run["costs"]), tuple(sorted(run["costs"])), run["threads"]
 
 
@@ -377,7 +380,9 @@ def _label(run: Json, device: str) -> str:
     return f"cpu, {counted(run['threads'], 'thread')}" + (f", machine with {others}" if others else "")
 
 
-COST = Part("explanation_cost.json", "explanations.md", "cost", lambda file: cost_markdown(file["runs"]))
+COST = RunsPart(
+    "explanation_cost.json", "explanations.md", "cost", lambda file: cost_markdown(file["runs"]), setting_of
+)
 
 
 # Commands
@@ -444,7 +449,7 @@ def cost(
         costs = {device: measure_cost(model, device, material, rounds) for device in devices}
         runs = [run_of(model, data, costs)]
         click.echo(cost_markdown(runs))
-    COST.write({"runs": merge_runs(COST.runs(folder), runs, setting_of)}, folder)
+    COST.add(runs, folder)
 
 
 if __name__ == "__main__":

@@ -100,16 +100,27 @@ class Part:
             raise DataError(f"{path}: not a file of this command ({error!r})") from None
         return content
 
+
+@dataclass(frozen=True)
+class RunsPart(Part):
+    """A part whose file holds runs of several machines and settings, in the order of their settings."""
+
+    setting: Callable[[Json], Any]
+    """The setting of a run. A new run replaces the known one of the same setting."""
+
     def runs(self, folder: Path) -> list[Json]:
         """The runs in the file in ``folder``; none if there is no such file."""
         file = folder / self.data
         return list(self.read(file)["runs"]) if file.is_file() else []
 
+    def merged(self, known: Sequence[Json], new: Sequence[Json]) -> list[Json]:
+        """All runs, each setting once."""
+        runs = {self.setting(run): run for run in (*known, *new)}
+        return [runs[key] for key in sorted(runs)]
 
-def merge_runs(known: Sequence[Json], new: Sequence[Json], setting: Callable[[Json], Any]) -> list[Json]:
-    """All runs in the order of their settings; a new run replaces the known one of the same setting."""
-    runs = {setting(run): run for run in (*known, *new)}
-    return [runs[key] for key in sorted(runs)]
+    def add(self, new: Sequence[Json], folder: Path) -> None:
+        """Add runs to the file and the page in ``folder``."""
+        self.write({"runs": self.merged(self.runs(folder), new)}, folder)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -38,7 +38,8 @@ from descscore.eval.precision import (
 )
 from descscore.eval.report.plots import STYLES, WIDTH, Target, drawing
 from descscore.eval.sample_inputs import as_many, caption, find_photos, make_photos
-from descscore.eval.throughput import FEW, Plan, machine, measure
+from descscore.eval.throughput import FEW, Plan, measure
+from descscore.eval.timing import machine
 from descscore.models import check_device, load_model
 from descscore.options import PATH
 from descscore.stream.pairs import cores

@@ -16,7 +16,6 @@ from descscore.errors import DataError
 from descscore.explanations.explainer import explain_batch
 from pictures import make_photo
 from reproduce import explanations as cost
-from reproduce.pages import merge_runs
 
 ROOT = Path(__file__).parents[2]
 MARKS = "before\n<!-- cost -->\nold\n<!-- /cost -->\nafter\n"
@@ -125,7 +124,7 @@ def test_the_page_says_how_many_times_cheaper_a_gpu_is() -> None:
 def test_a_new_run_takes_the_place_of_one_like_it(folder: Path, tmp_path: Path) -> None:
     old, other = made(cpu=costs(0.3, 0.3)), made(1, cpu=costs(0.4, 0.4))
     new = made(cpu=costs(0.2, 0.2))
-    assert merge_runs([old, other], [new], cost.setting_of) == [other, new]
+    assert cost.COST.merged([old, other], [new]) == [other, new]
     cost.COST.write({"runs": [old]}, folder)
     file = tmp_path / "other.json"
     both = made(cpu=costs(0.2, 0.1), cuda=costs(0.02, 0.01))
