@@ -11,6 +11,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,12 +23,13 @@ from descscore.explanations.explanation import (
     Convergence,
     Counterfactual,
     Explanation,
+    OcclusionMap,
     PurposePlace,
     WordParts,
 )
 from descscore.explanations.occlusion import occlusion_maps
 from descscore.explanations.words import Word, split_words, without_word
-from descscore.images import ImageSource
+from descscore.images import ImageSource, image_identity, load_image
 from descscore.interchange import Exchange, interchange_texts
 from descscore.models import LoadedModel
 from descscore.purpose import Purpose
@@ -103,7 +105,8 @@ def explain_batch(
         raise UsageError(f"precision {model.precision}: explanations need float32")
     if not len(images) and not len(texts):
         return []
-    features, encoded = scorer.encode_pairs(images, texts)
+    pictures = _pictures(images) if options.where else []  # the map needs them, too
+    features, encoded = scorer.encode_pairs(pictures or images, texts)
     scores = scorer.scores(features, encoded)
     features = features.clone()  # gradients refuse tensors of inference mode; a copy is none
     words = [split_words(model.tokenizer, text, scorer.text_policy) for text in texts]
@@ -114,7 +117,9 @@ def explain_batch(
     counterfactuals: Sequence[Counterfactual | None] = [None] * len(texts)
     if options.source is not None:
         counterfactuals = _counterfactuals(scorer, encoded.texts, scores, features, options.source)
-    maps = occlusion_maps(model, images, encoded.features) if options.where else [None] * len(texts)
+    maps: Sequence[OcclusionMap | None] = [None] * len(texts)
+    if options.where:
+        maps = occlusion_maps(scorer.encoder, pictures, encoded.features)
     return [
         Explanation(
             text=text,
@@ -130,6 +135,22 @@ def explain_batch(
             texts, scores, reasons, counterfactuals, maps, strict=True
         )
     ]
+
+
+def _pictures(images: Sequence[ImageSource]) -> list[Any]:
+    """The images, each distinct one decoded once.
+
+    One that cannot be decoded stays as it is: encoding names all errors of the pairs together.
+    """
+    pictures: dict[object, ImageSource] = {}
+    for image in images:
+        key = image_identity(image)
+        if key not in pictures:
+            try:
+                pictures[key] = load_image(image)
+            except InputError:
+                pictures[key] = image
+    return [pictures[image_identity(image)] for image in images]
 
 
 @dataclass(frozen=True)
