@@ -22,7 +22,10 @@ class Corner(torch.nn.Module):
     """An image tower that sees nothing but the top left quarter: how bright it is."""
 
     image_size = 32
-    preprocess_cfg: ClassVar = {"size": 32, "resize_mode": "squash"}
+    preprocess_cfg: ClassVar = {
+        **{"size": 32, "resize_mode": "squash", "interpolation": "bicubic"},
+        **{"mean": (0, 0, 0), "std": (1, 1, 1)},
+    }
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         half = pixels.shape[-1] // 2
