@@ -16,7 +16,7 @@ import os
 import resource
 import statistics
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
@@ -42,7 +42,7 @@ from descscore.training.config import Precision, Tower, preset
 from descscore.training.data import Batch, EpochPlan, Examples
 from descscore.training.objective import TextRuns, run_batch
 from descscore.training.trainer import RunData, Trainer
-from reproduce.pages import Json, RunsPart, add_option, render
+from reproduce.pages import Json, Part, render
 
 GOAL = 5.0
 """How many times faster than its comparison a pair should be, on a CPU."""
@@ -302,7 +302,19 @@ def to_markdown(costs: Json) -> str:
     return render("training_cost", tables=list(tables.values()), **given)
 
 
-PART = RunsPart("training_cost.json", "training.md", "cost", to_markdown, setting_of)
+PART = Part("training_cost.json", "training.md", "cost", to_markdown)
+
+
+def known_runs(folder: Path) -> list[Json]:
+    """The runs in the file in ``folder``; none if there is no such file."""
+    file = folder / PART.data
+    return list(PART.read(file)["runs"]) if file.is_file() else []
+
+
+def merge_runs(known: Sequence[Json], new: Sequence[Json]) -> list[Json]:
+    """All runs in the order of their settings; a new run replaces the known one of the same setting."""
+    runs = {setting_of(run): run for run in (*known, *new)}
+    return [runs[key] for key in sorted(runs)]
 
 
 @click.command()
@@ -327,7 +339,9 @@ PART = RunsPart("training_cost.json", "training.md", "cost", to_markdown, settin
 @click.option("--rounds", default=9, show_default=True, type=click.IntRange(1), help="Turns of every way.")
 @click.option("--steps", default=3, show_default=True, type=click.IntRange(1), help="Steps a turn.")
 @click.option("--output", type=PATH, help="Folder of the documentation, to write into.")
-@add_option
+@click.option(
+    "--add", type=click.Path(exists=True, path_type=Path), help="Take the runs of this file; measure nothing."
+)
 def main(
     model: str,
     device: str | None,
@@ -344,12 +358,11 @@ def main(
     settings = [
         Setting(model, where, precision, size) for size in sizes or (None,) for precision in precisions
     ]
-    if output:
-        PART.runs(output)  # a file that cannot be added to is an error now, not after the measurement
+    known = known_runs(output) if output else []
     runs = PART.read(add)["runs"] if add else [measure(setting, rounds, steps) for setting in settings]
     click.echo(json.dumps({"runs": runs}, indent=1))
     if output:
-        PART.add(runs, output)
+        PART.write({"runs": merge_runs(known, runs)}, output)
 
 
 def _keep_to(device: torch.device) -> None:

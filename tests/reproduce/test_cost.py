@@ -29,6 +29,7 @@ from reproduce.cost import (
     made_up,
     main,
     make_way,
+    merge_runs,
     scored_images,
     to_markdown,
 )
@@ -235,5 +236,5 @@ def test_the_page_shows_what_was_measured_and_tells_a_goal_that_is_missed() -> N
 def test_runs_of_the_same_setting_are_replaced_and_the_order_is_fixed() -> None:
     old = [one_run(), one_run(device="cuda"), one_run(batch_size=384)]
     new = one_run(machine="newer")
-    assert PART.merged(old, [new]) == [new, old[2], old[1]]
-    assert PART.merged([], [*reversed(old)]) == PART.merged([], old)
+    assert merge_runs(old, [new]) == [new, old[2], old[1]]
+    assert merge_runs([], [*reversed(old)]) == merge_runs([], old)
