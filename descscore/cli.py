@@ -16,6 +16,7 @@ import click
 
 from descscore import __version__
 from descscore.errors import InputError, UsageError, rows_error
+from descscore.files import atomic_write
 from descscore.options import Group, context_option, echo, model_options
 
 
@@ -141,18 +142,20 @@ def explain(
         raise UsageError("--html without a file and --json both print; give --html a file")
     from descscore.explanations.explainer import explain as run
     from descscore.explanations.terminal import to_text
+    from descscore.images import load_image
 
+    picture = load_image(image)
     scorer = _scorer(model, device, text_policy)
-    explanation = run(image, text, scorer=scorer, source=source, where=where)
+    explanation = run(picture, text, scorer=scorer, source=source, where=where)
     if html is not None:
         from descscore.explanations.html_page import to_html
-        from descscore.images import load_image
 
-        content = to_html(explanation, load_image(image), Path(image).name)
+        content = to_html(explanation, picture, Path(image).name)
         if page is None:
             click.echo(content, nl=False)
             return
-        page.write_text(content, encoding="utf-8")
+        with atomic_write(page) as part:
+            part.write_text(content, encoding="utf-8")
         echo(f"page: {page}", err=True)
     if as_json:
         echo(json.dumps({"image": image} | explanation.to_dict(), ensure_ascii=False, indent=2))

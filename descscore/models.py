@@ -15,14 +15,11 @@ weights file can run.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
-from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from descscore.adapters import (
@@ -66,8 +63,6 @@ class LoadedModel:
     """The scoring model."""
     base: CLIP
     """The untuned model, with the same image tower; ``clip`` itself if no adapter is loaded."""
-    preprocess: Callable[[Image.Image], Tensor]
-    """RGB image -> ``(3, height, width)`` float32, normalised as the configuration says."""
     tokenizer: Tokenizer
     """Texts to tokens, with the model's context length."""
     weights_hash: str
@@ -131,8 +126,8 @@ def _load(source: str, device: torch.device, cache_dir: str | Path | None) -> Lo
     folder = _folder_of(source)
     if folder is not None and (folder / ADAPTER_FILE).is_file():
         return _load_adapted(source, folder, device, cache_dir)
-    clip, preprocess, tokenizer = _load_base(source, folder, cache_dir)
-    return _finish(source, clip, clip, preprocess, tokenizer, device)
+    clip, tokenizer = _load_base(source, folder, cache_dir)
+    return _finish(source, clip, clip, tokenizer, device)
 
 
 def _folder_of(source: str) -> Path | None:
@@ -164,10 +159,8 @@ def _unknown(source: str, name: str) -> ModelError:
     )
 
 
-def _load_base(
-    source: str, folder: Path | None, cache_dir: str | Path | None
-) -> tuple[CLIP, Callable[[Image.Image], Tensor], Any]:
-    """An untuned model with its preprocessing and tokenizer."""
+def _load_base(source: str, folder: Path | None, cache_dir: str | Path | None) -> tuple[CLIP, Any]:
+    """An untuned model with its tokenizer."""
     if folder is None:
         return _load_tagged(source, cache_dir)
     if not (folder / CONFIG_FILE).is_file():
@@ -180,13 +173,10 @@ def _load_base(
     if not weights:
         raise ModelError(f"model folder {folder}: holds no weights (open_clip_model.safetensors)")
     check_config(folder / CONFIG_FILE, sum(path.stat().st_size for path in weights))
-    clip, _, preprocess = _create(name, source, None)
-    return clip, preprocess, get_tokenizer(name)
+    return _create(name, source, None), get_tokenizer(name)
 
 
-def _load_tagged(
-    source: str, cache_dir: str | Path | None
-) -> tuple[CLIP, Callable[[Image.Image], Tensor], Any]:
+def _load_tagged(source: str, cache_dir: str | Path | None) -> tuple[CLIP, Any]:
     """Load an open_clip model by name and pretrained tag, from the cache or the network."""
     name, _, tag = source.rpartition("/")
     config = pretrained.get_pretrained_cfg(name, tag)
@@ -207,8 +197,7 @@ def _load_tagged(
     options = {option: config.get(key) for key, option in _PREPROCESSING.items()}
     options["force_quick_gelu"] = bool(config.get("quick_gelu"))
     # With the tag, open_clip would ask the hub a second time; so open_clip gets the file.
-    clip, _, preprocess = _create(name, source, weights, **options)
-    return clip, preprocess, get_tokenizer(name)
+    return _create(name, source, weights, **options), get_tokenizer(name)
 
 
 class _NoRandomWeights(TorchFunctionMode):
@@ -220,12 +209,13 @@ class _NoRandomWeights(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
-def _create(name: str, source: str, weights: str | None, **options: Any) -> Any:
+def _create(name: str, source: str, weights: str | None, **options: Any) -> CLIP:
     try:
         with _NoRandomWeights():
-            return create_model_and_transforms(
+            clip: CLIP = create_model_and_transforms(
                 name, pretrained=weights, precision="fp32", require_pretrained=True, **options
-            )
+            )[0]
+            return clip
     except Exception as error:
         raise ModelError(
             f"model {source!r}: its weights or configuration are damaged or do not fit together "
@@ -242,23 +232,16 @@ def _load_adapted(
         if adapter.base not in BUNDLED:
             raise _unknown(adapter.base, adapter.base)
         base_folder = _folder_of(adapter.base)
-    base, preprocess, tokenizer = _load_base(adapter.base_name, base_folder, cache_dir)
+    base, tokenizer = _load_base(adapter.base_name, base_folder, cache_dir)
     clip = merge_adapter(base, adapter, folder)
-    model = _finish(source, clip, base, preprocess, tokenizer, device)
+    model = _finish(source, clip, base, tokenizer, device)
     if adapter.block is None or adapter.k is None:
         return model
     purpose = load_purpose(folder, Site(adapter.block, adapter.k), clip)
     return replace(model, purpose=purpose and purpose.to(device))
 
 
-def _finish(
-    source: str,
-    clip: CLIP,
-    base: CLIP,
-    preprocess: Callable[[Image.Image], Tensor],
-    tokenizer: Any,
-    device: torch.device,
-) -> LoadedModel:
+def _finish(source: str, clip: CLIP, base: CLIP, tokenizer: Any, device: torch.device) -> LoadedModel:
     check_text_tower(clip, source)
     for model in {id(clip): clip, id(base): base}.values():
         model.to(device=device, dtype=torch.float32).eval().requires_grad_(False)
@@ -266,7 +249,6 @@ def _finish(
         name=Path(source).name if Path(source).is_dir() and source not in BUNDLED else source,
         clip=clip,
         base=base,
-        preprocess=preprocess,
         tokenizer=Tokenizer(tokenizer, clip.context_length, source),
         weights_hash=weights_hash(clip),
         preprocessing=describe_preprocessing(clip),

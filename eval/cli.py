@@ -419,7 +419,8 @@ def throughput(
 ) -> None:
     """How many pairs ViT-B-32 (random weights) scores a second, its ceilings, and torchmetrics' rate."""
     from descscore.eval.sample_inputs import as_many, find_photos, make_photos
-    from descscore.eval.throughput import FEW, Plan, machine, measure, throughput_lines
+    from descscore.eval.throughput import FEW, Plan, measure, throughput_lines
+    from descscore.eval.timing import machine
     from descscore.models import check_device
 
     area = _size(size)

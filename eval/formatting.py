@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 from tabulate import DataRow, TableFormat, tabulate  # type: ignore[import-untyped, unused-ignore]
@@ -21,13 +22,6 @@ def percent(value: float | None, digits: int = 1) -> str:
     return UNDEFINED if value is None else f"{100 * value:.{digits}f}{PERCENT}"
 
 
-def percent_interval(low: float | None, high: float | None) -> str:
-    """``52.3 to 63.4 %``."""
-    if low is None or high is None:
-        return UNDEFINED
-    return f"{100 * low:.1f} to {100 * high:.1f}{PERCENT}"
-
-
 def signed(value: float | None, digits: int = 2) -> str:
     """A correlation or difference with its sign; no sign if it rounds to zero."""
     if value is None:
@@ -36,19 +30,21 @@ def signed(value: float | None, digits: int = 2) -> str:
     return f"{0:.{digits}f}" if float(shown) == 0 else shown.replace("-", MINUS)
 
 
-def signed_interval(low: float | None, high: float | None, digits: int = 2) -> str:
-    """``-0.32 to +0.09``, with a true minus sign."""
-    return UNDEFINED if low is None or high is None else f"{signed(low, digits)} to {signed(high, digits)}"
-
-
 def plain(value: float | None, digits: int = 2) -> str:
     """A number without a forced sign."""
     return UNDEFINED if value is None else f"{value:.{digits}f}".replace("-", MINUS)
 
 
-def plain_interval(low: float | None, high: float | None, digits: int = 2) -> str:
-    """``0.32 to 0.51``."""
-    return UNDEFINED if low is None or high is None else f"{plain(low, digits)} to {plain(high, digits)}"
+def interval(form: Callable[..., str], low: float | None, high: float | None, **options: int) -> str:
+    """``0.32 to 0.51`` or ``52.3 to 63.4 %``; form: one of the three functions above."""
+    if low is None or high is None:
+        return UNDEFINED
+    return f"{form(low, **options).removesuffix(PERCENT)} to {form(high, **options)}"
+
+
+percent_interval = partial(interval, percent)
+signed_interval = partial(interval, signed)
+plain_interval = partial(interval, plain)
 
 
 def p_value(value: float | None) -> str:
@@ -129,18 +125,27 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return text + "\n"
 
 
-def text_table(head: Sequence[str], rows: Sequence[Sequence[object]], names: int = 1) -> str:
-    """A table for a terminal. names: how many leading columns are aligned left; the rest is aligned right."""
+def text_table(
+    head: Sequence[str], rows: Sequence[Sequence[object]], names: int = 1, style: str = "simple"
+) -> str:
+    """A table for a terminal.
+
+    Args:
+        head: Headings.
+        rows: Cells.
+        names: How many leading columns are aligned left; the rest is aligned right.
+        style: ``simple`` with a line below the headings, or ``plain``.
+    """
     sides = ["left"] * names + ["right"] * (len(head) - names)
     cells = [[str(cell) for cell in row] for row in rows]
-    text: str = tabulate(cells, head, tablefmt="simple", colalign=sides, disable_numparse=True)
+    text: str = tabulate(cells, head, tablefmt=style, colalign=sides, disable_numparse=True)
     return text
 
 
-def row_lines(rows: Sequence[object], columns: Columns, names: int = 1) -> list[str]:
-    """Rows as the lines of a table for a terminal. names: as for :func:`text_table`."""
+def row_lines(rows: Sequence[object], columns: Columns, names: int = 1, style: str = "simple") -> list[str]:
+    """Rows as the lines of a table; names and style as for :func:`text_table`."""
     cells = [
         [column(row) if callable(column) else getattr(row, column) for column in columns.values()]
         for row in rows
     ]
-    return text_table(list(columns), cells, names).splitlines()
+    return text_table(list(columns), cells, names, style).splitlines()

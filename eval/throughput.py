@@ -8,10 +8,8 @@ parts take turns, because other work on a machine disturbs single rounds.
 from __future__ import annotations
 
 import json
-import platform
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -21,13 +19,9 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import open_clip
-import PIL
 import torch
-from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from torch import Tensor, nn
-from torch.nn.functional import linear
-from torch.utils.flop_counter import FlopCounterMode
 
 from descscore.adapters import weights_hash
 from descscore.encoder import DTYPES, Encoder, find_batch_size
@@ -35,6 +29,7 @@ from descscore.errors import DataError
 from descscore.eval.formatting import text_table
 from descscore.eval.sample_inputs import DECODE as BLANK
 from descscore.eval.sample_inputs import caption
+from descscore.eval.timing import flops, in_turn, matrix_rate, random_clip, seconds
 from descscore.models import LoadedModel, describe_preprocessing
 from descscore.scorer import DescScorer
 from descscore.stream.image_features import Decoder
@@ -143,14 +138,11 @@ class Rates:
 
 def random_model(device: torch.device) -> LoadedModel:
     """ViT-B-32 with random weights from a fixed seed."""
-    torch.manual_seed(0)
-    clip = open_clip.create_model("ViT-B-32").to(device).eval().requires_grad_(False)
-    config = PreprocessCfg(**open_clip.get_model_preprocess_cfg(clip))
+    clip = random_clip("ViT-B-32", device).eval().requires_grad_(False)
     return LoadedModel(
         name="ViT-B-32-random",
         clip=clip,
         base=clip,
-        preprocess=image_transform_v2(config, is_train=False),
         tokenizer=Tokenizer(open_clip.get_tokenizer("ViT-B-32"), clip.context_length, "ViT-B-32"),
         weights_hash=weights_hash(clip),
         preprocessing=describe_preprocessing(clip),
@@ -165,10 +157,15 @@ def measure(plan: Plan) -> Rates:
     scorer.encoder.batches.value = prepare(scorer, plan)
     encoder, pairs, passes = scorer.encoder, plan.pairs, PASSES if plan.device.type == "cuda" else 1
     pixels, texts = resident(scorer, pairs[: StreamOptions().window])
+
+    def again(run: Callable[[], object]) -> float:
+        """Seconds of some passes, one after the other."""
+        return seconds(lambda: [run() for _ in range(passes)], plan.device)
+
     parts: dict[str, Part] = {
         "decode": (lambda: _decode(plan, scorer), len(plan.photos)),
-        "image": (lambda: _again(passes, lambda: encoder.pixels(pixels)), passes * len(pixels)),
-        "text": (lambda: _again(passes, lambda: encoder.tokenized(texts).features), passes * len(texts)),
+        "image": (lambda: again(lambda: encoder.pixels(pixels)), passes * len(pixels)),
+        "text": (lambda: again(lambda: encoder.tokenized(texts)), passes * len(texts)),
         "pairs": (lambda: seconds(lambda: _end_to_end(pairs, scorer)), len(pairs)),
     }
     if plan.device.type == "cuda":  # a CPU has other limits: the model and the decoders share its cores
@@ -200,21 +197,13 @@ def resident(
     return pixels, [scorer.tokenize(text) for _, text in pairs]
 
 
-def _again(passes: int, run: Callable[[], torch.Tensor]) -> float:
-    """Seconds of ``passes`` passes, one after the other."""
-    return seconds(lambda: wait([run() for _ in range(passes)][-1]))
-
-
 def _medians(parts: dict[str, Part], rounds: int) -> dict[str, float]:
     """The rate of each part, the median over the rounds. Parts that need it run once before, to warm up."""
     for name, (run, _) in parts.items():
         if name not in _WARM:
             run()
-    rates: dict[str, list[float]] = {name: [] for name in parts}
-    for _ in range(rounds):
-        for name, (run, count) in parts.items():
-            rates[name].append(count / run())
-    return {name: statistics.median(values) for name, values in rates.items()}
+    times = in_turn({name: lambda _, run=run: run() for name, (run, _) in parts.items()}, rounds)
+    return {name: statistics.median(count / t for t in times[name]) for name, (_, count) in parts.items()}
 
 
 _WARM = ("decode", "pairs", "undecoded")
@@ -329,9 +318,6 @@ def image_tensor(path: Path) -> Tensor:
         return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
 
 
-_GPU_SIZE, _IN_A_ROW = 8192, 10
-
-
 def measure_work(encoder: Encoder, pixels: Tensor, texts: Sequence[TokenizedText]) -> Work:
     """Count one model's operations.
 
@@ -346,68 +332,6 @@ def measure_work(encoder: Encoder, pixels: Tensor, texts: Sequence[TokenizedText
         flops(lambda: Encoder(encoder.model, 1).pixels(pixels[:1])),
         flops(lambda: encoder.tokenized(texts)) / len(texts),
     )
-
-
-def matrix_rate(device: torch.device, dtype: torch.dtype, size: int | None = None) -> float:
-    """Floating-point operations a second of a matrix product: the fastest of ten timings.
-
-    On a GPU, each timing covers ten products in a row, so that there is no gap between them.
-
-    Args:
-        device: Where to multiply.
-        dtype: Number format of the matrices.
-        size: Rows and columns. By default 8192 each on a GPU; on a CPU the widths of ViT-B-32's wider
-            layers, and the rows of a batch of 32 images.
-    """
-    square = size or (_GPU_SIZE if device.type == "cuda" else None)
-    rows, width, out = (square, square, square) if square else (1600, 768, 3072)
-    inputs = torch.randn(rows, width, device=device).to(dtype)
-    weight = torch.randn(out, width, device=device).to(dtype)
-    times = _IN_A_ROW if device.type == "cuda" else 1
-
-    def run() -> None:
-        with torch.inference_mode():
-            wait([linear(inputs, weight) for _ in range(times)][-1])
-
-    run()
-    return times * 2 * rows * width * out / min(seconds(run) for _ in range(10))
-
-
-def flops(run: Callable[[], object]) -> float:
-    """Floating-point operations of one call, which must not run compiled code."""
-    with FlopCounterMode(display=False) as counter:
-        run()
-    return float(counter.get_total_flops())
-
-
-def seconds(run: Callable[[], object]) -> float:
-    """Wall-clock time of one call."""
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
-
-
-def wait(result: Tensor) -> Tensor:
-    """Wait until the device has made ``result``."""
-    return result[:1].cpu()
-
-
-def machine(device: torch.device) -> str:
-    """Processor or GPU, cores, and versions of what decides speed."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
-    return (
-        f"{name}, {cores()} cores; Python {platform.python_version()}, torch {torch.__version__}, "
-        f"open_clip {open_clip.__version__}, Pillow {PIL.__version__}"
-    )
-
-
-def _processor() -> str:
-    """The processor's name, and torch's vector instructions: processors of one name may differ in speed."""
-    name = platform.machine()
-    if Path("/proc/cpuinfo").is_file():
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
-    return f"{name} ({torch.backends.cpu.get_cpu_capability()})"
 
 
 NOTES = (

@@ -13,10 +13,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from tabulate import tabulate
 
 from descscore.errors import DataError, InputError, UsageError
 from descscore.eval.features import image_owner
+from descscore.eval.formatting import Columns, decimals, row_lines
 from descscore.eval.statistics.bootstrap import (
     MIN_CLUSTERS,
     Estimate,
@@ -63,101 +63,73 @@ class Occurrence:
 
 @dataclass(frozen=True)
 class WordRow:
-    """A word's mean part.
-
-    Attributes:
-        word: the word.
-        in_descriptions: how many of its occurrences are in descriptions.
-        mean: its mean part, with an interval, and p against 0.
-        q: p adjusted for all words tested (Benjamini and Hochberg 1995); None without a p.
-    """
+    """A word's mean part, with its p against 0."""
 
     word: str
     in_descriptions: int
+    """How many of its occurrences are in descriptions."""
     mean: Estimate
     q: float | None
+    """p adjusted for all words tested (Benjamini and Hochberg 1995); None without a p."""
 
 
 @dataclass(frozen=True)
 class KindRow:
-    """A kind's mean part.
-
-    Attributes:
-        kind: the kind of word.
-        mean: the mean part of its words.
-        difference: ``mean`` minus the mean part of all other words.
-    """
+    """The mean part of a kind of word."""
 
     kind: str
     mean: Estimate
     difference: Estimate
+    """``mean`` minus the mean part of all other words."""
 
 
 @dataclass(frozen=True)
 class NormRow:
-    """How a norm goes with words' mean parts.
-
-    Attributes:
-        norm: the norm's name.
-        covered: share of occurrences whose word the norm lists.
-        correlation: Pearson correlation, each word counted once.
-    """
+    """How a norm goes with words' mean parts."""
 
     norm: str
     covered: float
+    """Share of occurrences whose word the norm lists."""
     correlation: Estimate
+    """Pearson's; each word counts once."""
 
 
 @dataclass(frozen=True)
 class MeasureReport:
-    """The report of one measure.
-
-    Attributes:
-        measure: one of :data:`MEASURES`.
-        words: words that occur often enough, highest mean first.
-        kinds: kinds of word.
-        norms: norms, if any were given.
-        agreement: correlation over occurrences with what leaving the word out loses; None for
-            ``through``, which leaving out cannot measure.
-    """
+    """The report of one of :data:`MEASURES`."""
 
     measure: str
     words: tuple[WordRow, ...]
+    """Words that occur often enough, highest mean first."""
     kinds: tuple[KindRow, ...]
     norms: tuple[NormRow, ...]
     agreement: Estimate | None
+    """Correlation over occurrences with what leaving the word out loses; None for ``through``, which
+    leaving out cannot measure."""
 
 
 @dataclass(frozen=True)
 class WordOptions:
-    """How to pool.
-
-    Attributes:
-        least: occurrences that a word needs to be listed.
-        norms: by name, a value by word.
-        tagger: gives a text's parts of speech; None for none.
-        resampling: how intervals are computed.
-    """
+    """How to pool."""
 
     least: int = 10
+    """Occurrences that a word needs to be listed."""
     norms: Mapping[str, Mapping[str, float]] | None = None
+    """Norms by name, each a value by word."""
     tagger: Tagger | None = None
+    """Gives a text's parts of speech."""
     resampling: Resampling = Resampling()  # noqa: RUF009 - frozen
 
 
 @dataclass(frozen=True)
 class Explained:
-    """Pairs with their explanations.
-
-    Attributes:
-        pairs: the pairs that could be scored.
-        explanations: of each pair, that of the description and that of the caption.
-        dropped: for each other pair, its place and why it cannot be scored.
-    """
+    """Pairs that could be scored, with their explanations."""
 
     pairs: tuple[PreferencePair, ...]
     explanations: tuple[tuple[Explanation, Explanation], ...]
+    """Of each pair, that of the description and that of the caption."""
     dropped: tuple[str, ...]
+    """For each other pair, its place and why it cannot be scored."""
 
     @property
     def converged(self) -> float:
@@ -341,24 +313,30 @@ def to_json(reports: Sequence[MeasureReport], explained: Explained, signature: s
     }
 
 
+_KIND_COLUMNS: Columns = {
+    "kind of word": "kind",
+    "n": lambda row: row.mean.n,
+    "mean": lambda row: _interval(row.mean),
+    "minus all other words": lambda row: _interval(row.difference),
+}
+_WORD_COLUMNS: Columns = {
+    "n": lambda row: row.mean.n,
+    "in descr.": "in_descriptions",
+    "mean": lambda row: _interval(row.mean),
+    "q": lambda row: decimals(row.q, ".3f"),
+}
+
+
 def lines_of(measured: MeasureReport, count: int) -> list[str]:
     """One measure as lines of text: kinds, norms, and up to ``count`` words at either end."""
     unit = "log-odds of being a description" if measured.measure == "purpose" else "cosine"
     blocks = [
         f"{measured.measure}: mean part of a word, in {unit}, with 95 % intervals over images",
-        _table(
-            ["kind of word", "n", "mean", "minus all other words"],
-            [
-                [row.kind, row.mean.n, _interval(row.mean), _interval(row.difference)]
-                for row in measured.kinds
-            ],
-        ),
+        "\n".join(row_lines(measured.kinds, _KIND_COLUMNS, style="plain")),
     ]
     for title, rows in _ends(measured.words, count):
-        words = [
-            [row.word[:30], row.mean.n, row.in_descriptions, _interval(row.mean), _q(row)] for row in rows
-        ]
-        blocks.append(_table([title, "n", "in descr.", "mean", "q"], words) if words else f"{title}\nnone")
+        columns = {title: lambda row: row.word[:30], **_WORD_COLUMNS}
+        blocks.append("\n".join(row_lines(rows, columns, style="plain")) if rows else f"{title}\nnone")
     for norm in measured.norms:
         r, covered = norm.correlation, f"{100 * norm.covered:.0f} % of occurrences"
         reason = f"\n  ({r.reason})" if r.reason else ""
@@ -375,19 +353,9 @@ def _ends(rows: Sequence[WordRow], count: int) -> list[tuple[str, list[WordRow]]
     return [("raise it", up[:count]), ("lower it", down[:count])]
 
 
-def _q(row: WordRow) -> str:
-    return "-" if row.q is None else f"{row.q:.3f}"
-
-
 def _interval(estimate: Estimate) -> str:
     if estimate.value is None:
         return "-"
     if estimate.low is None or estimate.high is None:
         return f"{estimate.value:+.4f}"
     return f"{estimate.value:+.4f} ({estimate.low:+.4f} to {estimate.high:+.4f})"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    sides = ["left", *["right"] * (len(head) - 1)]
-    text: str = tabulate(rows, head, tablefmt="plain", colalign=sides, disable_numparse=True)
-    return text

@@ -16,24 +16,23 @@ import os
 import resource
 import statistics
 import sys
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import click
-import open_clip
 import torch
 from open_clip import CLIP
 from torch import Tensor
 
-from descscore.errors import DescscoreError, UsageError
+from descscore.errors import DescscoreError
 from descscore.eval.formatting import counted
-from descscore.eval.throughput import flops, machine
+from descscore.eval.timing import flops, in_turn, machine, random_clip, seconds
 from descscore.interchange import Exchange, Interchanged, interchange_run
 from descscore.models import check_device
 from descscore.options import PATH
@@ -43,7 +42,7 @@ from descscore.training.config import Precision, Tower, preset
 from descscore.training.data import Batch, EpochPlan, Examples
 from descscore.training.objective import TextRuns, run_batch
 from descscore.training.trainer import RunData, Trainer
-from reproduce.pages import Json, Part, add_option, merge_runs, render
+from reproduce.pages import Json, Part, render
 
 GOAL = 5.0
 """How many times faster than its comparison a pair should be, on a CPU."""
@@ -159,11 +158,11 @@ def resident_peak() -> float:
 
 def _seconds(ways: Mapping[str, Way], device: torch.device, rounds: int, steps: int) -> dict[str, float]:
     """Seconds of 1,000 image pairs, for each way."""
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    for turn in range(rounds):
-        first = WARM_UP + turn * steps
-        for name, way in ways.items():
-            times[name].append(_timed(way, range(first, first + steps), device))
+
+    def timed(way: Way, turn: int) -> float:
+        return _timed(way, range(WARM_UP + turn * steps, WARM_UP + (turn + 1) * steps), device)
+
+    times = in_turn({name: partial(timed, way) for name, way in ways.items()}, rounds)
     return {name: 1000 * statistics.median(times[name]) / (steps * way.pairs) for name, way in ways.items()}
 
 
@@ -174,17 +173,7 @@ def _gflop(way: Way, steps: int) -> float:
 
 
 def _timed(way: Way, steps: range, device: torch.device) -> float:
-    _wait(device)
-    began = time.perf_counter()
-    for i in steps:
-        way.step(i)
-    _wait(device)
-    return time.perf_counter() - began
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    return seconds(lambda: [way.step(i) for i in steps], device)
 
 
 @dataclass(frozen=True)
@@ -205,7 +194,7 @@ def make_way(name: str, setting: Setting) -> Way:
 
 
 def _trainer(name: str, drawn: bool, setting: Setting) -> Trainer:
-    clip = random_model(setting)
+    clip = random_clip(setting.model, setting.device)
     config = preset(name, Tower.of(clip))
     texts = setting.batch_size or config.batch_size
     examples = _STEPS * texts if drawn else None
@@ -213,16 +202,6 @@ def _trainer(name: str, drawn: bool, setting: Setting) -> Trainer:
     data = made_up(clip, _STEPS * config.pairs_per_batch)
     with TemporaryDirectory() as folder:
         return Trainer(clip, RunData(data, None), config, Path(folder))
-
-
-def random_model(setting: Setting) -> CLIP:
-    """The setting's model with random weights of seed 0, on its device."""
-    folder, name = Path(setting.model), setting.model
-    if not folder.is_dir() and open_clip.get_model_config(name) is None:
-        raise UsageError(f"model {name!r}: neither a folder nor a name that open_clip knows")
-    torch.manual_seed(0)
-    source = f"local-dir:{folder}" if folder.is_dir() else name
-    return open_clip.create_model(source, load_weights=False, device=setting.device)
 
 
 def made_up(clip: CLIP, pairs: int, seed: int = 0) -> Examples:
@@ -303,7 +282,7 @@ FULL = TextRuns(full_encode, full_exchange)
 
 
 def setting_of(run: Json) -> tuple[str, int, str]:
-    """The setting of a run; a new run replaces a known one with the same setting."""
+    """Device, texts in a step and number format of a run."""
     return str(run["device"]), int(run["batch_size"]), str(run["precision"])
 
 
@@ -324,6 +303,18 @@ def to_markdown(costs: Json) -> str:
 
 
 PART = Part("training_cost.json", "training.md", "cost", to_markdown)
+
+
+def known_runs(folder: Path) -> list[Json]:
+    """The runs in the file in ``folder``; none if there is no such file."""
+    file = folder / PART.data
+    return list(PART.read(file)["runs"]) if file.is_file() else []
+
+
+def merge_runs(known: Sequence[Json], new: Sequence[Json]) -> list[Json]:
+    """All runs in the order of their settings; a new run replaces the known one of the same setting."""
+    runs = {setting_of(run): run for run in (*known, *new)}
+    return [runs[key] for key in sorted(runs)]
 
 
 @click.command()
@@ -348,7 +339,9 @@ PART = Part("training_cost.json", "training.md", "cost", to_markdown)
 @click.option("--rounds", default=9, show_default=True, type=click.IntRange(1), help="Turns of every way.")
 @click.option("--steps", default=3, show_default=True, type=click.IntRange(1), help="Steps a turn.")
 @click.option("--output", type=PATH, help="Folder of the documentation, to write into.")
-@add_option
+@click.option(
+    "--add", type=click.Path(exists=True, path_type=Path), help="Take the runs of this file; measure nothing."
+)
 def main(
     model: str,
     device: str | None,
@@ -365,11 +358,11 @@ def main(
     settings = [
         Setting(model, where, precision, size) for size in sizes or (None,) for precision in precisions
     ]
-    known = PART.runs(output) if output else []
+    known = known_runs(output) if output else []
     runs = PART.read(add)["runs"] if add else [measure(setting, rounds, steps) for setting in settings]
     click.echo(json.dumps({"runs": runs}, indent=1))
     if output:
-        PART.write({"runs": merge_runs(known, runs, setting_of)}, output)
+        PART.write({"runs": merge_runs(known, runs)}, output)
 
 
 def _keep_to(device: torch.device) -> None:

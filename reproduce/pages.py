@@ -8,7 +8,7 @@ it is the whole page.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -28,9 +28,6 @@ data_option = click.option(
     "--data", required=True, type=click.Path(path_type=Path, exists=True), help="The data folder."
 )
 output_option = click.option("--output", required=True, type=PATH, help="Folder for the results.")
-add_option = click.option(
-    "--add", type=click.Path(exists=True, path_type=Path), help="Take the runs of this file; measure nothing."
-)
 
 
 def render(template: str, **values: Any) -> str:
@@ -89,7 +86,7 @@ class Part:
         page = folder / self.page
         text = self.put_in(page.read_text(encoding="utf-8"), content)
         write_json(content, folder / self.data)
-        page.write_text(text, encoding="utf-8")
+        write_text(text, page)
 
     def read(self, path: Path) -> dict[str, Any]:
         """The content of such a file. Raises :class:`DataError` for any other file."""
@@ -99,17 +96,6 @@ class Part:
         except (OSError, ValueError, KeyError, TypeError, AttributeError, TemplateError) as error:
             raise DataError(f"{path}: not a file of this command ({error!r})") from None
         return content
-
-    def runs(self, folder: Path) -> list[Json]:
-        """The runs in the file in ``folder``; none if there is no such file."""
-        file = folder / self.data
-        return list(self.read(file)["runs"]) if file.is_file() else []
-
-
-def merge_runs(known: Sequence[Json], new: Sequence[Json], setting: Callable[[Json], Any]) -> list[Json]:
-    """All runs in the order of their settings; a new run replaces the known one of the same setting."""
-    runs = {setting(run): run for run in (*known, *new)}
-    return [runs[key] for key in sorted(runs)]
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -121,5 +107,10 @@ def read_json(path: Path) -> dict[str, Any]:
 def write_json(content: Json, path: Path) -> None:
     """Write readable JSON, with a line break at its end, in one step."""
     text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
+    write_text(text + "\n", path)
+
+
+def write_text(text: str, path: Path) -> None:
+    """Write a text file in one step."""
     with atomic_write(path) as part:
-        part.write_text(text + "\n", encoding="utf-8")
+        part.write_text(text, encoding="utf-8")

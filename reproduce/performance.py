@@ -38,12 +38,13 @@ from descscore.eval.precision import (
 )
 from descscore.eval.report.plots import STYLES, WIDTH, Target, drawing
 from descscore.eval.sample_inputs import as_many, caption, find_photos, make_photos
-from descscore.eval.throughput import FEW, Plan, machine, measure
+from descscore.eval.throughput import FEW, Plan, measure
+from descscore.eval.timing import machine
 from descscore.models import check_device, load_model
 from descscore.options import PATH
 from descscore.stream.pairs import cores
 from descscore.tables.open import load_pairs
-from reproduce.pages import Json, put_in, read_json, render, write_json
+from reproduce.pages import Json, put_in, read_json, render, write_json, write_text
 
 PARTS = ("throughput", "precision", "memory")
 DATA_FILE, GPU_DATA_FILE = "performance.json", "performance_gpu.json"
@@ -263,7 +264,7 @@ def write_pages(figures: Json, gpu: Json, output: Path) -> None:
         ("scaling.md", "billion", billion(figures, gpu)),
     ):
         text = (output / page).read_text(encoding="utf-8")
-        (output / page).write_text(put_in(text, name, part), encoding="utf-8")
+        write_text(put_in(text, name, part), output / page)
 
 
 def measured(figures: Json) -> str:

@@ -48,7 +48,7 @@ from descscore.training.config import PRESETS, FinetuneConfig, Tower
 from descscore.training.data import make_examples
 from descscore.training.finetune import Request, finetune
 from reproduce.cross_validation import Recipe
-from reproduce.pages import data_option, output_option, read_json, render, write_json
+from reproduce.pages import data_option, output_option, read_json, render, write_json, write_text
 from reproduce.purpose_subspace import interchange_table
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
@@ -257,7 +257,7 @@ _SETS = (("OpenStax test", "openstax"), ("Concadia", "concadia"))
 
 def write_page(results: Record, output: Path, report: Record | None = None) -> None:
     """Write ``results.md`` and its plots. report: from ``descscore eval report``, or None."""
-    (output / "results.md").write_text(page(results, report), encoding="utf-8")
+    write_text(page(results, report), output / "results.md")
     if report is not None:
         write_figures(report, output)
     shipped = shipped_record(results)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import open_clip
 import pytest
 import torch
 from batch_inputs import TEXTS
@@ -22,6 +23,7 @@ from descscore.cli import main
 from descscore.context import ContextEncoder, ContextTexts, contextual_scores
 from descscore.errors import TextError, UsageError
 from descscore.images import ImageSource
+from descscore.models import ASSETS
 from descscore.stream.pairs import StreamOptions
 from descscore.texts import WINDOWS
 
@@ -96,7 +98,8 @@ def test_a_tuned_model_embeds_the_context_as_it_embeds_texts(photos: list[Path])
         row[: len(ids)] = torch.tensor(ids)
     with torch.inference_mode():
         raw = scorer.model.clip.encode_text(tokens).double()
-        pixels = scorer.model.preprocess(Image.open(photos[0]).convert("RGB"))
+        preprocess = open_clip.create_model_and_transforms(f"local-dir:{ASSETS / 'base'}")[2]
+        pixels = preprocess(Image.open(photos[0]).convert("RGB"))
         image = scorer.model.clip.encode_image(pixels[None])[0].double()
     found = scorer.score(photos[0], text, context=context).contextual_score
     assert found == pytest.approx(two_forms(image, *raw)[0], rel=1e-5, abs=1e-5)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import open_clip
 import pytest
 import torch
 from PIL import Image
@@ -83,7 +84,8 @@ def test_prepared_pixels_give_open_clips_features(tiny_folder: Path) -> None:
     pixels = torch.from_numpy(np.stack([picture_pixels(image, encoder.spec) for image in images]))
     torch.testing.assert_close(encoder.pixels(pixels), encoder.images(images), rtol=0, atol=1e-6)
     with torch.inference_mode():
-        ready = torch.stack([encoder.model.preprocess(image) for image in images])
+        preprocess = open_clip.create_model_and_transforms(f"local-dir:{tiny_folder}")[2]
+        ready = torch.stack([preprocess(image) for image in images])
         expected = encoder.model.clip.encode_image(ready, normalize=True)
     torch.testing.assert_close(encoder.pixels(pixels), expected, rtol=0, atol=1e-6)
 

@@ -16,11 +16,13 @@ import torch
 from huggingface_hub import constants
 from open_clip.pretrained import get_pretrained_cfg
 from open_clip.transformer import QuickGELU
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from conftest import TINY, make_photo, save_model
 from descscore import DescScorer
 from descscore.adapters import AdapterInfo, include_base, save_lora, weights_hash
+from descscore.encoder import Encoder
 from descscore.errors import ModelError, UsageError
 from descscore.lora import TARGETS, unpack_attention
 from descscore.models import _PREPROCESSING, load_model
@@ -117,13 +119,12 @@ def test_saved_quickgelu_vit_b_32_reloads_with_its_activation(hub_cache: Path, t
 def test_local_folder_has_its_own_preprocessing(tmp_path: Path, photo: Path) -> None:
     other = {**TINY, "preprocess_cfg": {**TINY["preprocess_cfg"], "mean": [0, 0, 0], "std": [1, 1, 1]}}
     folder = save_model(tmp_path / "m", other)
-    _, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{folder}")
+    clip, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{folder}")
     model = load_model(folder, "cpu")
-    from PIL import Image
-
     image = Image.open(photo)
-    torch.testing.assert_close(model.preprocess(image), preprocess(image), rtol=0, atol=1e-6)
-    assert 0 <= model.preprocess(image).min() <= model.preprocess(image).max() <= 1
+    with torch.inference_mode():
+        expected = clip.eval().encode_image(preprocess(image)[None], normalize=True)
+    torch.testing.assert_close(Encoder(model, 1).images([image]), expected, rtol=0, atol=1e-6)
     assert model.preprocessing == "32px-squash-bicubic-0/0/0/1/1/1"
 
 

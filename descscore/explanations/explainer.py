@@ -11,6 +11,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +28,7 @@ from descscore.explanations.explanation import (
 )
 from descscore.explanations.occlusion import occlusion_maps
 from descscore.explanations.words import Word, split_words, without_word
-from descscore.images import ImageSource
+from descscore.images import ImageSource, image_identity, load_image
 from descscore.interchange import Exchange, interchange_texts
 from descscore.models import LoadedModel
 from descscore.purpose import Purpose
@@ -101,11 +102,13 @@ def explain_batch(
     _check_precision(scorer.model)
     if not len(images) and not len(texts):
         return []
-    features, encoded = scorer.encode_pairs(images, texts)
+    where = options is not None and options.where
+    pictures = _pictures(images) if where else []  # the map needs them, too
+    features, encoded = scorer.encode_pairs(pictures or images, texts)
     explanations = explain_encoded(scorer, texts, features, encoded, options)
-    if options is None or not options.where:
+    if not where:
         return explanations
-    maps = occlusion_maps(scorer.model, images, encoded.features)
+    maps = occlusion_maps(scorer.encoder, pictures, encoded.features)
     return [replace(each, occlusion=occlusion) for each, occlusion in zip(explanations, maps, strict=True)]
 
 
@@ -157,6 +160,22 @@ def explain_encoded(
 def _check_precision(model: LoadedModel) -> None:
     if model.precision != "float32":
         raise UsageError(f"precision {model.precision}: explanations need float32")
+
+
+def _pictures(images: Sequence[ImageSource]) -> list[Any]:
+    """The images, each distinct one decoded once.
+
+    One that cannot be decoded stays as it is: encoding names all errors of the pairs together.
+    """
+    pictures: dict[object, ImageSource] = {}
+    for image in images:
+        key = image_identity(image)
+        if key not in pictures:
+            try:
+                pictures[key] = load_image(image)
+            except InputError:
+                pictures[key] = image
+    return [pictures[image_identity(image)] for image in images]
 
 
 @dataclass(frozen=True)

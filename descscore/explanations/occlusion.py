@@ -10,14 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from descscore.clip import get_model_preprocess_cfg
+from descscore.encoder import Encoder
 from descscore.explanations.explanation import OcclusionMap
-from descscore.images import ImageSource, image_identity, load_image
-from descscore.models import LoadedModel
+from descscore.images import PixelSpec, picture_pixels
 
 GRID = 8
 """Cells across and down."""
@@ -26,19 +24,22 @@ COVER = 2
 """Width of the sliding square in cells."""
 
 
-def occlusion_maps(model: LoadedModel, images: Sequence[ImageSource], texts: Tensor) -> list[OcclusionMap]:
-    """A map for each of n pairs; a repeated image is encoded once for all its texts.
+def occlusion_maps(encoder: Encoder, images: Sequence[Image.Image], texts: Tensor) -> list[OcclusionMap]:
+    """A map for each of n pairs; an image object that occurs again is encoded once for all its texts.
 
-    texts: ``(n, embed_dim)`` unit text features.
+    Args:
+        encoder: Encoder of the model.
+        images: RGB images of the n pairs.
+        texts: ``(n, embed_dim)`` unit text features.
     """
-    pairs: dict[object, list[int]] = {}
+    pairs: dict[int, list[int]] = {}
     for i, image in enumerate(images):
-        pairs.setdefault(image_identity(image), []).append(i)
+        pairs.setdefault(id(image), []).append(i)
     maps: dict[int, OcclusionMap] = {}
     for same in pairs.values():
-        image = load_image(images[same[0]])
-        box = visible_box(model, image.size)
-        losses = occlude(model, image, texts[same]).tolist()
+        image = images[same[0]]
+        box = visible_box(encoder.spec, image.size)
+        losses = occlude(encoder, image, texts[same]).tolist()
         maps |= {
             i: OcclusionMap(tuple(map(tuple, cells)), box) for i, cells in zip(same, losses, strict=True)
         }
@@ -46,41 +47,37 @@ def occlusion_maps(model: LoadedModel, images: Sequence[ImageSource], texts: Ten
 
 
 @torch.inference_mode()
-def occlude(model: LoadedModel, image: Image.Image, texts: Tensor, batch_size: int = 32) -> Tensor:
+def occlude(encoder: Encoder, image: Image.Image, texts: Tensor) -> Tensor:
     """Loss of cosine between n texts and an RGB image, by cell: ``(n, GRID, GRID)`` float64 on the CPU.
 
     texts: ``(n, embed_dim)`` unit text features.
     """
-    pixels = model.preprocess(image)
-    covers = _covers(pixels.shape[-2:])
-    mean = pixels.mean((1, 2), keepdim=True)
-    cosines = []
-    for start in range(0, len(covers), batch_size):
-        covered = torch.where(covers[start : start + batch_size, None], mean, pixels).to(model.device)
-        cosines.append(F.normalize(model.clip.encode_image(covered), dim=-1) @ texts.T)
-    uncovered = F.normalize(model.clip.encode_image(pixels[None].to(model.device)), dim=-1) @ texts.T
-    losses = (uncovered - torch.cat(cosines)).T.cpu().double()  # (n, covers)
+    pixels = torch.tensor(picture_pixels(image, encoder.spec))  # (height, width, 3)
+    mean = pixels.double().mean((0, 1)).round().to(torch.uint8)
+    covered = torch.where(_covers(pixels.shape[:2])[..., None], mean, pixels)
+    cosines = encoder.pixels(torch.cat([pixels[None], covered])) @ texts.T
+    losses = (cosines[:1] - cosines[1:]).T.cpu().double()  # (n, covers)
     return _by_cell(losses)
 
 
-def visible_box(model: LoadedModel, size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """The part of an image that the model's preprocessing keeps.
+def visible_box(spec: PixelSpec, size: tuple[int, int]) -> tuple[float, float, float, float]:
+    """The part of an image that the model sees.
 
-    size: width and height of the image in pixels.
+    Args:
+        spec: The pictures that the model takes.
+        size: Width and height of the image in pixels.
 
-    Returns left, top, right and bottom in fractions of width and height; they reach beyond
-    0..1 if the model pads.
+    Returns:
+        Left, top, right and bottom in fractions of width and height; they reach beyond 0..1 if the
+        model pads.
     """
-    config = get_model_preprocess_cfg(model.clip)
-    target = config["size"]
-    high, wide = target if isinstance(target, (tuple, list)) else (target, target)
     width, height = size
     across, down = 1.0, 1.0
-    if config["resize_mode"] != "squash":
-        # One scale for width and height: either the shorter or the longer edge fits the target.
-        choose = max if config["resize_mode"] == "shortest" else min
-        scale = choose(wide / width, high / height)
-        across, down = wide / (width * scale), high / (height * scale)
+    if spec.mode != "squash":
+        # One scale for width and height: either the shorter or the longer edge fits.
+        choose = max if spec.mode == "shortest" else min
+        scale = choose(spec.width / width, spec.height / height)
+        across, down = spec.width / (width * scale), spec.height / (height * scale)
     return ((1 - across) / 2, (1 - down) / 2, (1 + across) / 2, (1 + down) / 2)
 
 

@@ -1,4 +1,4 @@
-"""Score pairs in a stream, and return the results in order.
+"""Score pairs in a stream, decide each row's status, and return the results in order.
 
 Pairs are processed in windows. While the model scores one window, workers decode the images of the next
 two. Memory does not grow with the length of the stream.

@@ -53,7 +53,8 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Change links that leave ``docs`` into links to the site's pages."""
+    """Change links that leave ``docs``, or lead to the notebook, into links to the site's pages."""
+    markdown = markdown.replace(f"({NOTEBOOK}.ipynb", f"({NOTEBOOK}.md")
     return re.sub(r"\]\(\.\./([A-Z_]+\.md)", lambda match: f"]({PAGES.get(match[1], match[1])}", markdown)
 
 

@@ -199,7 +199,7 @@ def cluster_pearson(
 ) -> Estimate:
     """Pearson's r of ``(n,)`` and ``(n,)``, its interval by bootstrap-t on Fisher's z scale, p against 0.
 
-    clusters: a label an item. Raises :class:`descscore.errors.DataError` on NaN or
+    clusters: one label for each item. Raises :class:`descscore.errors.DataError` on NaN or
     unequal lengths; constant values and too few items or clusters give a reason.
     """
     first, second = paired(x=x, y=y)

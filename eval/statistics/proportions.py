@@ -164,7 +164,7 @@ def reliability_curve(
 ) -> list[Bin]:
     """Bins of equal width with at least one item, in ascending order.
 
-    labels: ``(n,)``, 0 or 1. probabilities: ``(n,)``, 0..1. clusters: a label an item,
+    labels: ``(n,)``, 0 or 1. probabilities: ``(n,)``, 0..1. clusters: one label for each item,
     such as its image; None takes items as independent. Raises :class:`DataError` for
     other values, :class:`UsageError` for fewer than one bin.
     """

@@ -10,6 +10,8 @@ import os
 import re
 from pathlib import Path
 
+from test_layers import LAYERS
+
 from doc_pages import ROOT, read
 
 PAGE = "CONTRIBUTING.md"
@@ -38,6 +40,27 @@ def test_the_map_has_a_line_for_every_file() -> None:
     wanted = f"<!-- tree -->\n```text\n{tree()}\n```\n<!-- /tree -->"
     if "DESCSCORE_UPDATE_DOCS" in os.environ:
         page = re.sub(r"<!-- tree -->.*<!-- /tree -->", lambda _: wanted, page, flags=re.S)
+        (ROOT / PAGE).write_text(page, encoding="utf-8")
+    assert wanted in page
+
+
+def layers() -> str:
+    """The layers that the test of imports holds, the lowest first; a folder ends in a slash."""
+    lines = []
+    for number, parts in enumerate((*LAYERS, ("reproduce",)), 1):
+        shown = [
+            f"{part}/" if any((ROOT / top / part).is_dir() for top in ("descscore", ".")) else part
+            for part in parts
+        ]
+        lines.append(f"{number}. " + ", ".join(f"`{name}`" for name in shown))
+    return "\n".join(lines)
+
+
+def test_the_list_of_layers_is_the_one_that_imports_are_held_to() -> None:
+    page = read(PAGE)
+    wanted = f"<!-- layers -->\n{layers()}\n<!-- /layers -->"
+    if "DESCSCORE_UPDATE_DOCS" in os.environ:
+        page = re.sub(r"<!-- layers -->.*<!-- /layers -->", lambda _: wanted, page, flags=re.S)
         (ROOT / PAGE).write_text(page, encoding="utf-8")
     assert wanted in page
 

@@ -17,16 +17,15 @@ import pytest
 
 from descscore.texts import DEFAULT_POLICY
 from doc_pages import ROOT, pages, read
-from reproduce import context_study, cost
+from reproduce import cost
 from reproduce.pages import Part
 from reproduce.results import write_figures, write_page
 
 DOCS = ROOT / "docs"
 GENERATED = {
-    "CONTRIBUTING.md": {"tree"},
+    "CONTRIBUTING.md": {"layers", "tree"},
     "README.md": {"demo", "results"},
-    "docs/explanations.md": {"cases", "cost"},
-    "docs/context_and_references.md": {"measured"},
+    "docs/explanations.md": {"cases"},
     "docs/performance.md": {"measured", "gpu"},
     "docs/training.md": {"cost"},
     "docs/scaling.md": {"billion"},
@@ -77,10 +76,14 @@ def test_results_page_and_its_plots_are_those_of_the_files(tmp_path: Path) -> No
         assert drawn_text(tmp_path / name) == drawn_text(DOCS / name), name
 
 
-@pytest.mark.parametrize("part", [context_study.PART, cost.PART], ids=lambda part: part.data)
+@pytest.mark.parametrize("part", [cost.PART], ids=lambda part: part.data)
 def test_a_part_of_a_page_is_that_of_its_file(part: Part) -> None:
     page = read(f"docs/{part.page}")
     assert part.put_in(page, loaded(part.data)) == page
+
+
+def test_the_default_text_policy_is_the_one_that_the_figures_chose() -> None:
+    assert loaded("long_texts.json")["chosen"] == DEFAULT_POLICY
 
 
 def test_the_default_text_policy_is_the_one_that_concepts_names() -> None:

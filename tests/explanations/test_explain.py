@@ -24,7 +24,7 @@ from PIL import Image
 import descscore
 from descscore import DescScorer
 from descscore.errors import ImageError, InputError, ModelError, TextError, UsageError
-from descscore.explanations.explainer import explain, explain_batch
+from descscore.explanations.explainer import ExplainOptions, explain, explain_batch
 from descscore.explanations.explanation import Explanation
 from descscore.texts import TextPolicy
 from descscore.towers.text import run_from_block, run_to_block
@@ -201,8 +201,8 @@ def test_input_fails_as_in_scoring(scorer: DescScorer, image: Path, tmp_path: Pa
         with pytest.raises(InputError) as explained:
             explain(photo, text, scorer=scorer)  # type: ignore[arg-type]
         with pytest.raises(kind) as scored:
-            scorer.score_batch([photo], [text])  # type: ignore[list-item]
-        assert f"row 0: {explained.value}" == str(scored.value)  # one image has no rows
+            scorer.score(photo, text)  # type: ignore[arg-type]
+        assert str(explained.value) == str(scored.value)
     with pytest.raises(UsageError, match="1 images but 2 texts"):
         explain_batch([image], ["a", "b"], scorer)
     with pytest.raises(TextError):
@@ -276,3 +276,15 @@ def test_a_tower_that_is_not_causal_is_refused_by_name(tmp_path: Path, tiny_fold
     )
     with pytest.raises(ModelError, match="causal"):
         DescScorer.from_pretrained(folder, device="cpu")
+
+
+def test_a_map_takes_paths_and_pictures_and_names_all_bad_rows(
+    scorer: DescScorer, image: Path, tmp_path: Path
+) -> None:
+    options = ExplainOptions(where=True)
+    by_path = explain_batch([image, image], ["a dog", "a cat"], scorer, options)
+    with Image.open(image) as opened:
+        by_picture = explain_batch([opened] * 2, ["a dog", "a cat"], scorer, options)
+    assert [item.occlusion for item in by_path] == [item.occlusion for item in by_picture]
+    with pytest.raises(ImageError, match=r"row 0: .*none\.jpg.*; row 1: "):
+        explain_batch([tmp_path / "none.jpg", image], ["a dog", ""], scorer, options)

@@ -14,6 +14,7 @@ import torch
 from click.testing import CliRunner
 
 from descscore.errors import DescscoreError, UsageError
+from descscore.eval.timing import random_clip
 from descscore.interchange import Exchange
 from descscore.purpose import Site
 from descscore.towers.text import end_positions
@@ -28,18 +29,17 @@ from reproduce.cost import (
     made_up,
     main,
     make_way,
+    merge_runs,
     scored_images,
-    setting_of,
     to_markdown,
 )
-from reproduce.pages import merge_runs
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture
 def tiny(tiny_folder: Path) -> open_clip.CLIP:
-    return cost.random_model(Setting(str(tiny_folder), CPU))
+    return random_clip(str(tiny_folder), CPU)
 
 
 def test_made_up_texts_are_as_long_as_concadias(tiny: open_clip.CLIP) -> None:
@@ -149,7 +149,7 @@ def test_the_comparison_has_the_gradients_of_the_way_itself(
 
 def test_a_model_that_nobody_knows_is_named() -> None:
     with pytest.raises(UsageError, match="'ViT-Z'"):
-        cost.random_model(Setting("ViT-Z", CPU))
+        random_clip("ViT-Z", CPU)
 
 
 @pytest.mark.long
@@ -236,5 +236,5 @@ def test_the_page_shows_what_was_measured_and_tells_a_goal_that_is_missed() -> N
 def test_runs_of_the_same_setting_are_replaced_and_the_order_is_fixed() -> None:
     old = [one_run(), one_run(device="cuda"), one_run(batch_size=384)]
     new = one_run(machine="newer")
-    assert merge_runs(old, [new], setting_of) == [new, old[2], old[1]]
-    assert merge_runs([], [*reversed(old)], setting_of) == merge_runs([], old, setting_of)
+    assert merge_runs(old, [new]) == [new, old[2], old[1]]
+    assert merge_runs([], [*reversed(old)]) == merge_runs([], old)

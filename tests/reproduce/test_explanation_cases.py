@@ -66,7 +66,7 @@ def test_the_page_holds_numbers_and_no_text_of_the_data(data: Path, adapter: Pat
     page = tmp_path / "explanations.md"
     page.write_text((ROOT / "docs" / "explanations.md").read_text(encoding="utf-8"), encoding="utf-8")
     before = page.read_text(encoding="utf-8").partition("<!-- cases -->")[0]
-    arguments = ["cases", str(tmp_path), "--data", str(data), "--model", str(adapter)]
+    arguments = [str(tmp_path), "--data", str(data), "--model", str(adapter)]
     for _ in range(2):  # a second time replaces, not adds
         result = CliRunner().invoke(main, arguments)
         assert result.exit_code == 0, result.output
@@ -88,7 +88,7 @@ def test_the_page_holds_numbers_and_no_text_of_the_data(data: Path, adapter: Pat
 def test_the_file_holds_what_was_explained(data: Path, adapter: Path, tmp_path: Path) -> None:
     """A case's numbers are those of explaining its two texts once more, by themselves."""
     (tmp_path / "explanations.md").write_text("<!-- cases -->\n<!-- /cases -->\n", encoding="utf-8")
-    arguments = ["cases", str(tmp_path), "--data", str(data), "--model", str(adapter)]
+    arguments = [str(tmp_path), "--data", str(data), "--model", str(adapter)]
     assert CliRunner().invoke(main, arguments).exit_code == 0
     found = json.loads((tmp_path / "explanation_cases.json").read_text(encoding="utf-8"))
     scorer = DescScorer.from_pretrained(adapter, device="cpu")
