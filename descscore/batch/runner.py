@@ -187,7 +187,8 @@ def run_batch(
         scored = 0
         if not manifest.is_whole(output):
             folder = manifest.folder(output)
-            folder.folder.mkdir(exist_ok=True)
+            if folder.folder != output:
+                folder.make()
             remove_unfinished(output)
             remove_unfinished(folder.folder)
             done = folder.done(manifest.identity.shards, scan.rows)
@@ -260,9 +261,7 @@ def _finish(manifest: Manifest, folder: ShardFolder, done: dict[int, ShardInfo],
         write_result_file(folder, sorted(done), output, form)
     write_manifest(output, manifest)
     if form != "parquet":
-        for path in folder.folder.iterdir():
-            path.unlink()
-        folder.folder.rmdir()
+        folder.remove(done)
     return manifest
 
 

@@ -77,6 +77,22 @@ class ShardFolder:
     size: int
     suffix: str = ".parquet"
 
+    def make(self) -> None:
+        """Make the folder if it is missing. Raises :class:`DataError` if its name is a link or a file.
+
+        Through a link, a run would write and delete files of another folder.
+        """
+        if self.folder.is_symlink() or (self.folder.exists() and not self.folder.is_dir()):
+            raise DataError(f"{self.folder}: is not a folder of this run; remove it or give another --output")
+        self.folder.mkdir(exist_ok=True)
+
+    def remove(self, numbers: Iterable[int]) -> None:
+        """Delete the shards ``numbers``, then the folder if nothing else is in it."""
+        for number in numbers:
+            self.path(number).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.folder.rmdir()
+
     def path(self, number: int) -> Path:
         return self.folder / f"part-{number:06d}{self.suffix}"
 

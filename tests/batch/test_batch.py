@@ -147,6 +147,27 @@ def test_batch_shard_and_workers_do_not_matter(
     assert_equal(rows_of(tmp_path / "out"), pairs.ids, expected)
 
 
+def test_files_of_others_in_the_output_stay(
+    batch: Callable[..., Result], pairs: Pairs, tmp_path: Path
+) -> None:
+    """A run with one file of results removes its own parts and nothing else, also behind a link."""
+    table, photos = write_csv(tmp_path / "in.csv", pairs), tmp_path / "precious"
+    photos.mkdir()
+    (photos / "photo.jpg").write_bytes(b"mine")
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "parts").symlink_to(photos)
+    refused = batch(table, "--output", tmp_path / "linked", "--format", "csv")
+    assert refused.exit_code != 0
+    assert "parts: is not a folder of this run; remove it" in refused.output
+    assert (photos / "photo.jpg").read_bytes() == b"mine"
+    own = tmp_path / "own" / "parts"
+    own.mkdir(parents=True)
+    (own / "notes.txt").write_text("mine")
+    done = batch(table, "--output", tmp_path / "own", "--format", "csv")
+    assert done.exit_code == 0, done.output
+    assert [path.name for path in own.iterdir()] == ["notes.txt"]
+
+
 def test_one_file_as_csv_and_jsonl(
     pairs: Pairs, expected: list[Score], batch: Callable[..., Result], tmp_path: Path
 ) -> None:
