@@ -19,7 +19,7 @@ def model_config() -> dict[str, Any]:
                 "timm_model_name": "tf_efficientnet_lite0",
                 "timm_model_pretrained": False,
                 "timm_pool": "avg",
-                "timm_proj": "mlp",
+                "timm_proj": "linear",
                 "image_size": 224,
             },
             "text_cfg": {
@@ -71,7 +71,7 @@ def stages() -> tuple[Stage, ...]:
         # Texts meet images.
         Stage("read", 600, {"head": 3e-4, "map": 3e-4, "text": 5e-4}, read, views=3),
         # The last stages of the image tower learn to see what texts speak of.
-        Stage("see", 200, {"late": 2e-4, "head": 2e-4, "map": 1e-4, "text": 1e-4}, read, views=3),
+        Stage("see", 240, {"late": 2e-4, "head": 2e-4, "map": 1e-4, "text": 1e-4}, read, views=3),
     )
 
 
