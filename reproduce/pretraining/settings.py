@@ -71,7 +71,7 @@ def stages() -> tuple[Stage, ...]:
         # Texts meet images.
         Stage("read", 600, {"head": 3e-4, "map": 3e-4, "text": 5e-4}, read, views=3),
         # The last stages of the image tower learn to see what texts speak of.
-        Stage("see", 240, {"late": 2e-4, "head": 2e-4, "map": 1e-4, "text": 1e-4}, read, views=3),
+        Stage("see", 240, {"late": 2e-4, "head": 3e-4, "map": 2e-4, "text": 2e-4}, read, views=3),
     )
 
 
@@ -86,7 +86,7 @@ class Settings:
         default_factory=lambda: {"photos": 96, "figures": 48, "objects": 48, "classes": 64}
     )
     """Pictures of a step by kind; ``classes`` counts virtual pictures, one for an ImageNet class."""
-    views: dict[str, int] = field(default_factory=lambda: {"photos": 3, "figures": 1, "objects": 1})
+    views: dict[str, int] = field(default_factory=lambda: {"photos": 3, "figures": 2, "objects": 1})
     """Cached views of each picture by kind: the first is the whole picture, others are random crops."""
     bank: int = 2048
     """Sentence vectors of other texts that serve as negatives in a step."""
