@@ -106,7 +106,8 @@ def test_the_table_of_presets_is_that_of_the_code() -> None:
     assert sorted(rows) == sorted(PRESETS)
     for name, cells in rows.items():
         config = preset(name)
-        assert cells[2] == ("LoRA" if config.tuning == "lora" else "all text weights")
+        lora = "LoRA on the whole tower" if config.lora_targets == "tower" else "LoRA"
+        assert cells[2] == (lora if config.tuning == "lora" else "all text weights")
         assert cells[3].startswith("both" if config.loss == "joint" else config.loss)
         assert float(cells[4]) == config.learning_rate
         assert cells[5] == ("" if config.lora_rank is None else str(config.lora_rank))
