@@ -43,10 +43,13 @@ class Student(nn.Module):
         head = [*self.clip.visual.head.parameters(), self.clip.logit_scale]
         return {"late": late_ones, "head": head, "text": text, "map": list(self.map.parameters())}
 
-    def images(self, pictures: Tensor) -> Tensor:
-        """Unit features of pooled features ``(n, 1280)`` or of maps before the late stages."""
+    def images(self, pictures: Tensor, dropout: float = 0.0) -> Tensor:
+        """Unit features of pooled features ``(n, 1280)`` or of maps before the late stages.
+
+        dropout: share of the pooled features that is left out at random.
+        """
         pooled = late(self.trunk, pictures) if pictures.ndim == 4 else pictures
-        return F.normalize(self.clip.visual.head(pooled), dim=-1)
+        return F.normalize(self.clip.visual.head(F.dropout(pooled, dropout)), dim=-1)
 
     def texts(self, tokens: Tensor, chunks: int = 8) -> Tensor:
         """Unit features in the given order. Texts of similar length run together, to save padding."""
@@ -114,9 +117,9 @@ def picture_losses(student: Student, batch: Batch, settings: Settings, read: boo
     * ``follow``: texts stay where the sentence encoder puts them.
     * ``order``: a picture prefers its text over the same words shuffled.
     """
-    images, scale = student.images(batch.pictures), student.clip.logit_scale.exp()
+    images, scale = student.images(batch.pictures, settings.dropout), student.clip.logit_scale.exp()
     if batch.pooled is not None:
-        images = torch.cat([images, student.images(batch.pooled)])
+        images = torch.cat([images, student.images(batch.pooled, settings.dropout)])
     vectors = batch.texts.vectors
     every = torch.cat([vectors, batch.bank])
     own = F.pad(batch.own, (0, len(batch.bank)))

@@ -102,6 +102,8 @@ class Settings:
     """Temperature of that likeness, a cosine of sentence vectors."""
     match_scale: float = 30.0
     """Factor on cosines in the loss ``match``."""
+    dropout: float = 0.5
+    """Share of the image tower's features left out at random; without, it learns photos by heart."""
     weight_decay: float = 0.05
     tokens: int = 64
     """Tokens of a text in training; later ones are cut."""

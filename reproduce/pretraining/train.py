@@ -153,6 +153,7 @@ class StageRun:
                 sums, began, count = {}, time.monotonic(), 0
 
     def _one_step(self) -> dict[str, float]:
+        torch.manual_seed(self.settings.seed * 1_000_003 + self.step)  # dropout is that of the step
         factor = rate_factor(self.step, self.stage)
         for group in self.optimizer.param_groups:
             group["lr"] = group["rate"] * factor
