@@ -52,7 +52,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def kill_one_actor(output: Path, killed: list[int]) -> None:
     """Once the first shard is there, kill -9 one of the processes that make shards."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while time.monotonic() < deadline and not killed:
         if list(output.glob("*.parquet")):
             for process in psutil.process_iter(["cmdline"]):
