@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import json
 import os
 import socket
 import tarfile
 import tempfile
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -49,6 +51,17 @@ def kinds(rows: list[Row]) -> list[str | None]:
     return [row.fault and row.fault.kind for row in rows]
 
 
+@contextlib.contextmanager
+def few_objects(most: int) -> Iterator[None]:
+    """Fails where Python's objects take over ``most`` bytes at once."""
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < most
+    finally:
+        tracemalloc.stop()
+
+
 # Parquet
 
 
@@ -72,6 +85,23 @@ def test_a_value_that_all_rows_share_is_in_memory_once(tmp_path: Path, size: int
         rows = rows_of(path)
     assert kinds(rows) == ["bad_row"] * 64
     assert len(str(rows[0].fault)) < 300
+
+
+@pytest.mark.parametrize(("column", "kind"), [("id", "bad_row"), ("image", "bad_image_type")])
+@pytest.mark.parametrize("size", [4097, MEBIBYTE, 6 * MEBIBYTE])
+def test_an_id_or_a_path_that_all_rows_share_costs_little(
+    tmp_path: Path, column: str, kind: str, size: int
+) -> None:
+    path = tmp_path / "a.parquet"
+    make_photo(tmp_path / "a.png", 0)
+    columns = {"image": pa.array(["a.png"] * 64), "text": pa.array(["A cat."] * 64)}
+    write(path, {**columns, column: repeated("x" * size, 64)})
+    assert path.stat().st_size < 10_000
+    with few_objects(40 * MEBIBYTE):
+        rows = rows_of(path)
+    assert set(kinds(rows)) <= {kind, "bad_row"}
+    assert [row.id for row in rows] == [str(number + 1) for number in range(64)]
+    assert max(len(str(row.fault)) for row in rows) < 300
 
 
 def test_a_photo_that_all_rows_share_is_in_memory_once(tmp_path: Path) -> None:
@@ -226,6 +256,40 @@ def test_a_long_text_in_an_archive_is_not_read(tmp_path: Path) -> None:
 
 
 # Text tables
+
+
+@pytest.mark.parametrize("length", [1000, 1001])
+def test_an_id_has_a_limit(tmp_path: Path, length: int) -> None:
+    make_photo(tmp_path / "a.png", 0)
+    path = tmp_path / "a.jsonl"
+    ids = ["é" * length, ["é" * (length - 4)], int("1" * length)]
+    path.write_text("".join(json.dumps({"image": "a.png", "text": "A cat.", "id": id}) + "\n" for id in ids))
+    rows = rows_of(path)
+    if length == 1000:
+        assert [len(row.id) for row in rows] == [1000] * 3
+        assert kinds(rows) == [None] * 3
+    else:
+        assert str(rows[0].fault) == "row 1: its id holds 1,001 characters, over the limit of 1,000"
+        assert [(row.id, row.fault and row.fault.kind) for row in rows] == [(n, "bad_row") for n in "123"]
+
+
+@pytest.mark.parametrize("text", ["A cat.", "\ud800"])
+def test_cells_that_no_role_reads_are_not_kept(tmp_path: Path, text: str) -> None:
+    """Not even by the fault of their row."""
+    make_photo(tmp_path / "a.png", 0)
+    line = json.dumps({"image": "a.png", "text": text, "more": [[]] * 3000}) + "\n"
+    (tmp_path / "a.jsonl").write_text(line * 60)
+    with few_objects(3 * MEBIBYTE):
+        rows = rows_of(tmp_path / "a.jsonl")
+    assert kinds(rows) == [None if text == "A cat." else "wrong_encoding"] * 60
+
+
+@pytest.mark.parametrize("key", ['"id"', '"\\u0069d"'])
+def test_a_column_may_begin_late(tmp_path: Path, key: str) -> None:
+    make_photo(tmp_path / "a.png", 0)
+    line = '{"image": "a.png", "text": "A kid."'
+    (tmp_path / "a.jsonl").write_text(f"{line}}}\n" * 200 + f'{line}, {key}: "b"}}\n')
+    assert rows_of(tmp_path / "a.jsonl")[-1].id == "b"
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
