@@ -11,7 +11,7 @@ import socket
 import tarfile
 import tempfile
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -205,6 +205,16 @@ def sparse(name: str, size: int) -> bytes:
     return bytes(head)
 
 
+def records(keys: Iterable[str]) -> bytes:
+    """Extended headers with short values."""
+    return b"".join(b"%d %b=a\n" % (len(key) + 6, key.encode()) for key in keys)
+
+
+def many_keys(count: int) -> bytes:
+    """A global header."""
+    return member("x", records(f"k{number:04}" for number in range(count)), type=tarfile.XGLTYPE)
+
+
 LARGE = 8**11 - 512
 PAX_SIZE = b"14 size=-1024\n"
 
@@ -215,6 +225,8 @@ PAX_SIZE = b"14 size=-1024\n"
         lambda: member("b.png", b"", size=-1024),
         lambda: extended(PAX_SIZE) + member("b.png", b""),
         lambda: member("x", PAX_SIZE, type=tarfile.XGLTYPE) + member("b.png", b""),
+        lambda: many_keys(101) + member("b.png", b"x") * 3,
+        lambda: many_keys(1000) * 20 + member("b.png", b"x") * 3,
         lambda: extended(b"9" * 40_000 + b" a=b\n") + member("b.png", b""),
         lambda: extended(b"") * 5000 + member("b.png", b""),
         lambda: member("x", b"", type=tarfile.GNUTYPE_LONGNAME, size=1 << 40),
@@ -234,6 +246,20 @@ def test_an_archive_made_to_trap_its_reader_ends_with_a_fault(
     assert kinds(rows)[0] is None
     assert set(kinds(rows)[1:]) == {"damaged_shard"}
     assert len(rows) <= 3
+
+
+def test_samples_of_many_members_and_long_headers_cost_little(tmp_path: Path) -> None:
+    photo = make_photo(tmp_path / "a.png", 0).read_bytes()
+    good = member("b.png", photo) + member("b.txt", b"A cat.")
+    own = records(f"k{number:04}" for number in range(500))
+    many = b"".join(extended(own) + member(f"a.x{number}", b"") for number in range(100))
+    more = b"".join(member(f"c.x{number}", b"") for number in range(1001))
+    path = tmp_path / "a.tar"
+    path.write_bytes(many_keys(100) + many + good + more + bytes(1024))
+    with few_objects(3 * MEBIBYTE):
+        rows = rows_of(path)
+    assert kinds(rows) == ["missing_image", None, "bad_row"]
+    assert str(rows[2].fault) == "c: has over 1000 members"
 
 
 def test_a_sparse_member_costs_its_own_row(tmp_path: Path) -> None:
@@ -278,10 +304,10 @@ def test_cells_that_no_role_reads_are_not_kept(tmp_path: Path, text: str) -> Non
     """Not even by the fault of their row."""
     make_photo(tmp_path / "a.png", 0)
     line = json.dumps({"image": "a.png", "text": text, "more": [[]] * 3000}) + "\n"
-    (tmp_path / "a.jsonl").write_text(line * 60)
-    with few_objects(3 * MEBIBYTE):
+    (tmp_path / "a.jsonl").write_text(line * 20)
+    with few_objects(MEBIBYTE):
         rows = rows_of(tmp_path / "a.jsonl")
-    assert kinds(rows) == [None if text == "A cat." else "wrong_encoding"] * 60
+    assert kinds(rows) == [None if text == "A cat." else "wrong_encoding"] * 20
 
 
 @pytest.mark.parametrize("key", ['"id"', '"\\u0069d"'])
