@@ -104,6 +104,34 @@ def test_an_id_or_a_path_that_all_rows_share_costs_little(
     assert max(len(str(row.fault)) for row in rows) < 300
 
 
+MANY = [None] * 200_000
+
+
+@pytest.mark.parametrize("column", ["image", "text", "id", "references", "context"])
+@pytest.mark.parametrize(
+    "values",
+    [
+        pa.array([[("a", "b")]], pa.map_(pa.string(), pa.string())),
+        pa.array([MANY], pa.list_(pa.null(), len(MANY))),
+        pa.array([[[[["a"]]]]]),
+        pa.array([[{"a": None}] * 100_000], pa.list_(pa.struct([("a", pa.string())]))),
+    ],
+)
+def test_a_column_of_a_type_that_hides_its_size_costs_its_rows(
+    tmp_path: Path, column: str, values: pa.Array
+) -> None:
+    path = tmp_path / "a.parquet"
+    make_photo(tmp_path / "a.png", 0)
+    table = {"image": pa.array(["a.png"]), "text": pa.array(["A cat."]), column: values}
+    filler = pa.array([os.urandom(8000)])  # a file of few bytes may not have so many values
+    pq.write_table(pa.table({**table, "filler": filler}), path)
+    with few_objects(3 * MEBIBYTE):
+        (row,) = rows_of(path, **{column: column})
+    assert row.fault is not None
+    assert row.fault.kind == "bad_row"
+    assert repr(column) in str(row.fault)
+
+
 def test_a_photo_that_all_rows_share_is_in_memory_once(tmp_path: Path) -> None:
     path, photo = tmp_path / "a.parquet", bytes(8 * MEBIBYTE)
     texts = pa.array([f"Text {i}." for i in range(64)])
@@ -145,7 +173,7 @@ def test_references_of_any_size_cost_their_own_row(tmp_path: Path) -> None:
     rows = rows_of(path, references="more")
     assert kinds(rows) == [None, "bad_row", None, None]
     assert [row.references for row in rows] == [["good", "better"], None, None, []]
-    assert "column 'more' holds 41,943,3" in str(rows[1].fault)
+    assert "column 'more' holds 41,94" in str(rows[1].fault)
 
 
 def forged(path: Path, rows: int) -> None:
@@ -252,11 +280,11 @@ def test_samples_of_many_members_and_long_headers_cost_little(tmp_path: Path) ->
     photo = make_photo(tmp_path / "a.png", 0).read_bytes()
     good = member("b.png", photo) + member("b.txt", b"A cat.")
     own = records(f"k{number:04}" for number in range(500))
-    many = b"".join(extended(own) + member(f"a.x{number}", b"") for number in range(100))
+    many = b"".join(extended(own) + member(f"a.x{number}", b"") for number in range(40))
     more = b"".join(member(f"c.x{number}", b"") for number in range(1001))
     path = tmp_path / "a.tar"
     path.write_bytes(many_keys(100) + many + good + more + bytes(1024))
-    with few_objects(3 * MEBIBYTE):
+    with few_objects(2 * MEBIBYTE):
         rows = rows_of(path)
     assert kinds(rows) == ["missing_image", None, "bad_row"]
     assert str(rows[2].fault) == "c: has over 1000 members"
