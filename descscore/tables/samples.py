@@ -322,7 +322,7 @@ class _CheckedHeader(tarfile.TarInfo):
     @classmethod
     def fromtarfile(cls, archive: tarfile.TarFile) -> _CheckedHeader:  # called before each header
         # Each header gets a copy of all keys.
-        if len(archive.pax_headers) > _MOST_GLOBAL:
+        if len(archive.pax_headers or ()) > _MOST_GLOBAL:
             raise tarfile.ReadError(f"global headers set over {_MOST_GLOBAL} keys")
         return super().fromtarfile(archive)
 
