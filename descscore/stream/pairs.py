@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol, TypeAlias
 
 import numpy as np
@@ -184,8 +185,8 @@ def stream_rows(
         stage = ImageStage(scoring.encoder, decoder)
         context_encoder = ContextEncoder(scoring.encoder.embeddings, REMEMBERED_CONTEXT_TEXTS)
         ahead: deque[list[_Pending]] = deque()
-        for window in _windows(rows, options):
-            ahead.append([_begin(scoring, stage, row, options) for row in window])
+        for window in _windows(partial(_begin, scoring, stage, options), rows, options):
+            ahead.append(window)
             decoder.flush()
             if len(ahead) > _WINDOWS_AHEAD:
                 yield from _finish(scoring, stage, context_encoder, ahead.popleft())
@@ -208,12 +209,17 @@ def start_decoder(scoring: Scoring, options: StreamOptions) -> Decoder:
     return DecodePool(spec, PoolOptions(options.processes, slots, options.time_limit, options.decode))
 
 
-def _windows(rows: Iterable[StreamRow], options: StreamOptions) -> Iterator[list[StreamRow]]:
-    """Rows in windows with a bounded number of rows and of bytes."""
-    window: list[StreamRow] = []
+def _windows(
+    begin: Callable[[StreamRow], _Pending], rows: Iterable[StreamRow], options: StreamOptions
+) -> Iterator[list[_Pending]]:
+    """Pairs in windows with a bounded number of pairs and of bytes.
+
+    No row outlives its turn: it may hold cells of any kind, whose size nobody counts.
+    """
+    window: list[_Pending] = []
     size = 0
     for row in rows:
-        window.append(row)
+        window.append(begin(row))
         size += _row_bytes(row)
         if len(window) >= options.window or size >= options.window_bytes:
             yield window
@@ -223,14 +229,14 @@ def _windows(rows: Iterable[StreamRow], options: StreamOptions) -> Iterator[list
 
 
 def _row_bytes(row: StreamRow) -> int:
-    """About the bytes that a row's image and texts take; each character of a text may become a token."""
+    """About the bytes that a row's image, texts and id take; each character of a text may become a token."""
     references = row.references if isinstance(row.references, (list, tuple)) else ()
-    texts = sum(len(text) for text in (row.text, row.context, *references) if isinstance(text, str))
+    texts = sum(len(text) for text in (row.id, row.text, row.context, *references) if isinstance(text, str))
     image = len(row.image) if isinstance(row.image, (bytes, bytearray, memoryview)) else 0
     return image + _BYTES_PER_CHARACTER * texts
 
 
-def _begin(scoring: Scoring, stage: ImageStage, row: StreamRow, options: StreamOptions) -> _Pending:
+def _begin(scoring: Scoring, stage: ImageStage, options: StreamOptions, row: StreamRow) -> _Pending:
     """Tokenise the texts and ask for the image. A row with a fault asks for nothing."""
     if options.decorative_empty and row.text == "":
         return _Pending(row.id, Outcome(DECORATIVE))
@@ -250,6 +256,7 @@ def _begin(scoring: Scoring, stage: ImageStage, row: StreamRow, options: StreamO
             raise ImageError("missing_image", "has no image")
         return _Pending(row.id, key=stage.request(row.image), text=text, context_texts=context_texts)
     except InputError as error:
+        error.__traceback__ = None  # through the row's own fault, it would keep the row in memory
         return _Pending(row.id, Outcome(error.kind, str(error)))
 
 

@@ -15,6 +15,9 @@ from descscore.errors import InputError, TextError
 CELL_LIMIT = 1 << 20
 """Longest cell of text, in characters, in every format."""
 
+ID_LIMIT = 1000
+"""Longest id in a column, in characters."""
+
 
 def id_text(value: object) -> str | None:
     """An id as a string; None if it is blank, or if a cell of its kind cannot be an id."""

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from descscore.errors import DataError, InputError
-from descscore.tables.cells import CELL_LIMIT
+from descscore.tables.cells import CELL_LIMIT, ID_LIMIT
 from descscore.tables.reader import BATCH_ROWS, FileTable, Mark, Record, Table, open_file
 
 _MOST_VALUES = 64
@@ -39,6 +39,9 @@ _BATCH_BYTES = 256 << 20
 _IMAGE_LIMIT = 1 << 30
 """Largest image in a cell, in bytes; other cells may hold :data:`CELL_LIMIT` characters."""
 
+_OBJECT_BYTES = 64
+"""Bytes of a small Python object, such as a value in a list."""
+
 
 class _ArrowTable(Table):
     """A table that Arrow reads a few rows at a time. The mark of a row is its number."""
@@ -46,6 +49,8 @@ class _ArrowTable(Table):
     def records(self, roles: Mapping[str, str], mark: Mark) -> Iterator[Record]:
         names = sorted(set(roles.values()))
         limits = {name: _IMAGE_LIMIT if name == roles.get("image") else 4 * CELL_LIMIT for name in names}
+        if list(roles.values()).count(roles.get("id", "")) == 1:
+            limits[roles["id"]] = 4 * ID_LIMIT
         for batch in self._batches(names, mark[0] if mark else 0):
             if isinstance(batch, InputError):
                 yield Record(batch)
@@ -60,6 +65,15 @@ class _ArrowTable(Table):
 def _batch_records(batch: pa.RecordBatch, limits: Mapping[str, int]) -> Iterator[Record]:
     """Rows one by one, because many rows may share one large value."""
     columns = {name: batch.column(name) for name in limits}
+    for name, column in columns.items():
+        if not _is_read(column.type):
+            fault = InputError("bad_row", f"column {name!r} has the type {str(column.type)[:60]}")
+            yield from repeat(Record(fault), len(batch))
+            return
+    limits = {
+        name: limit if _may_be_image(columns[name].type) else min(limit, 4 * CELL_LIMIT)
+        for name, limit in limits.items()
+    }
     sizes = {name: _bytes_by_row(column) for name, column in columns.items()}
     for row in range(len(batch)):
         large = next((name for name, limit in limits.items() if sizes[name][row] > limit), None)
@@ -70,18 +84,46 @@ def _batch_records(batch: pa.RecordBatch, limits: Mapping[str, int]) -> Iterator
             yield Record(InputError("bad_row", f"column {large!r} holds {size}"))
 
 
+def _is_read(kind: pa.DataType, depth: int = 2) -> bool:
+    """Whether :func:`_bytes_by_row` can tell the size of the type's values."""
+    if isinstance(kind, pa.BaseExtensionType):
+        kind = kind.storage_type
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return depth > 0 and _is_read(kind.value_type, depth - 1)
+    if pa.types.is_struct(kind):
+        return depth > 0 and all(_is_read(part.type, depth - 1) for part in kind)
+    return any(is_kind(kind) for is_kind in _FLAT)
+
+
+def _may_be_image(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return pa.types.is_struct(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
+_FLAT = (
+    *(pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary),
+    *(pa.types.is_fixed_size_binary, pa.types.is_primitive, pa.types.is_decimal, pa.types.is_null),
+)
+
+
 def _bytes_by_row(column: pa.Array) -> np.ndarray[Any, Any]:
     """About the bytes that each cell of a column takes as a Python value: ``(rows,)``."""
+    if isinstance(column, pa.ExtensionArray):
+        column = column.storage
     kind = column.type
     if pa.types.is_dictionary(kind):
         of_value = np.append(_bytes_by_row(column.dictionary), 0)  # the last one is for null
         return of_value[column.indices.cast(pa.int64()).fill_null(-1).to_numpy(zero_copy_only=False)]
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
         ends = pc.list_value_length(column).fill_null(0).to_numpy(zero_copy_only=False).cumsum()
-        totals = np.append(0, (_bytes_by_row(column.flatten()) + 8).cumsum())
+        totals = np.append(0, (_bytes_by_row(column.flatten()) + _OBJECT_BYTES).cumsum())
         return np.diff(totals[ends], prepend=0)
     if pa.types.is_struct(kind):
-        return np.sum([_bytes_by_row(part) for part in column.flatten()], axis=0) + np.zeros(len(column))
+        parts = [_bytes_by_row(part) for part in column.flatten()]
+        return np.sum(parts, axis=0) + np.full(len(column), _OBJECT_BYTES * len(parts))
     try:
         lengths = pc.binary_length(column)
     except pa.ArrowException:  # a number or a date

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, NamedTuple, TypeAlias
 
 from descscore.errors import DataError, ImageError, InputError
 from descscore.files import open_regular
-from descscore.tables.cells import CELL_LIMIT, id_text, is_unicode, named, parse_references
+from descscore.tables.cells import CELL_LIMIT, ID_LIMIT, id_text, is_unicode, named, parse_references
 from descscore.tables.rows import FileImage, Row, StoredImage, find_image, normal_split
 
 BATCH_ROWS = 64
@@ -271,11 +271,11 @@ class Reader:
             if "image" in self.roles:
                 image = self._image(self._cell(cells, "image"))
         except InputError as error:
-            fault = error
             # Errors of paths and of named records say already what they are about.
-            if record.id is None and error.kind not in ("url_not_supported", "outside_image_root"):
-                # An image's error stays one: an empty or decorative text is reported before it.
-                fault = type(error)(error.kind, f"row {number}: {error}")
+            is_named = record.id is not None or error.kind in ("url_not_supported", "outside_image_root")
+            # An image's error stays one: an empty or decorative text is reported before it. The new error
+            # has no traceback, which would keep all cells in memory.
+            fault = type(error)(error.kind, str(error) if is_named else f"row {number}: {error}")
         stored: StoredImage | None = FileImage(Path(image)) if isinstance(image, str) else None
         if isinstance(image, bytes):
             stored = CellImage(self, number - 1)
@@ -294,7 +294,7 @@ class Reader:
             group=None if group is None or group == "" else str(group),
             fault=fault,
             line=record.line,
-            cells=cells,
+            cells={} if self.roles else cells,
             stored=stored,
         )
 
@@ -302,7 +302,7 @@ class Reader:
         return cells.get(self.roles[role]) if role in self.roles else None
 
     def _check_texts(self, cells: Mapping[str, Any]) -> None:
-        """Raise :class:`InputError` for a cell that is too long or no Unicode.
+        """Raise :class:`InputError` for a cell that is too long or no Unicode, or an id that is too long.
 
         Where there are roles, only their cells count.
         """
@@ -315,6 +315,11 @@ class Reader:
                 raise InputError("bad_row", f"column {column!r} holds {length}")
             if not is_unicode(value):
                 raise InputError("wrong_encoding", f"column {column!r} is not UTF-8 text")
+        length = len(id_text(self._cell(cells, "id")) or "")
+        if length > ID_LIMIT and self.roles.get("id") != self.roles.get(
+            "image"
+        ):  # paths have their own limit
+            raise InputError("bad_row", f"its id holds {length:,} characters, over the limit of {ID_LIMIT:,}")
 
     def _image(self, value: object) -> str | bytes:
         if isinstance(value, Mapping):
@@ -330,7 +335,9 @@ class Reader:
         return find_image(str(self.root), value, self.table.folders)
 
     def _id(self, number: int, record: Record, cells: Mapping[str, Any]) -> str:
-        text = id_text(self._cell(cells, "id")) or record.id
+        text = id_text(self._cell(cells, "id"))
+        if text is None or len(text) > ID_LIMIT:
+            text = record.id
         if text is None:
             return f"{self._id_prefix}{number}"
         return text.encode("utf-8", "backslashreplace").decode()
@@ -352,7 +359,7 @@ class Reader:
             except InputError:
                 continue
             match = _NUMBERED.fullmatch(id_text(self._cell(cells, "id")) or "")
-            if match:
+            if match and len(match[0]) <= ID_LIMIT:
                 taken.add(match[1])
         prefix = ""
         while prefix in taken:

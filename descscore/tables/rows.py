@@ -82,7 +82,7 @@ class Row:
     line: int | None = None
     """The line of a text file on which the row begins, from 1."""
     cells: Mapping[str, Any] = field(default_factory=dict)
-    """The cells that were read, by column name."""
+    """The cells by column name, where no roles say which are read; empty otherwise."""
     stored: StoredImage | None = field(default=None, compare=False)
     """The image as a handle that holds no bytes."""
 
@@ -241,7 +241,7 @@ def find_image(root: str, path: str, others: Iterable[str] = ()) -> str:
         ImageError: It is an address (kind ``url_not_supported``), no path at all
             (``bad_image_type``), or leads out of the root (``outside_image_root``).
     """
-    if re.match(r"(?i)([a-z][a-z0-9+.-]*://|data:)", path):
+    if re.match(r"(?i)([a-z][a-z0-9+.-]*://|data:)", path[:_PATH_LIMIT]):
         hint = "addresses are never fetched; download the image and give the file's path"
         raise ImageError("url_not_supported", f"{path[:100]}: {hint}")
     _check_is_path(path)
@@ -268,7 +268,9 @@ def _check_is_path(path: str) -> None:
     """Raise :class:`ImageError` for a cell that cannot be a path, and say what it looks like."""
     if len(path) <= _SHORT:
         return
-    text, long_name = path.strip(), max(map(len, path.split("/"))) > _NAME_LIMIT
+    # A path has a limit, so both ends of a longer text show what it is: it may hold many megabytes.
+    ends = path if len(path) <= _PATH_LIMIT else path[:_PATH_LIMIT] + path[-_PATH_LIMIT:]
+    text, long_name = ends.strip(), max(map(len, ends.split("/"))) > _NAME_LIMIT
     look = next((look for look, form in _LOOKS.items() if re.fullmatch(form, text, re.DOTALL)), "")
     if not look and long_name and re.fullmatch(r"[\w+/=-]+", text, re.ASCII):
         look = "base64 data"

@@ -143,14 +143,22 @@ def _suffix(name: str) -> str:
     return os.path.splitext(name)[1].lower()
 
 
+class _Member(NamedTuple):
+    """Where a member's bytes lie. A whole header would keep all that extends it."""
+
+    place: int
+    size: int
+    is_sparse: bool
+
+
 @dataclass
 class _Sample:
     """A WebDataset sample: members of an archive that share a key, by their extension."""
 
     key: str
     place: list[int]
-    archive: tarfile.TarFile
-    members: dict[str, tarfile.TarInfo] = field(default_factory=dict)
+    file: BinaryIO
+    members: dict[str, _Member] = field(default_factory=dict)
     fault: InputError | None = None
     """Why the members cannot be used."""
 
@@ -160,8 +168,11 @@ class _Sample:
 
     def add(self, extension: str, member: tarfile.TarInfo) -> None:
         if extension in self.members:
-            self.fault = InputError("bad_row", f"{self.key}: has two members {extension!r}")
-        self.members[extension] = member
+            self.fault = InputError("bad_row", f"{self.key}: has two members {named([extension])}")
+        elif len(self.members) == _MOST_MEMBERS:
+            self.fault = InputError("bad_row", f"{self.key}: has over {_MOST_MEMBERS} members")
+        else:
+            self.members[extension] = _Member(member.offset_data, member.size, member.issparse())
 
     def read_text(self, extension: str) -> str:
         """The text in a member. Raises :class:`InputError` for one that is too long or no text."""
@@ -173,13 +184,13 @@ class _Sample:
     def read(self, extension: str) -> bytes:
         """The bytes of a member. Raises :class:`EOFError` where the archive breaks off."""
         member = self.members[extension]
-        if member.issparse():  # a few bytes may stand for any number of zeros
+        if member.is_sparse:  # a few bytes may stand for any number of zeros
             raise InputError("bad_row", f"{self.key}: its member {extension!r} is a sparse file")
-        opened = self.archive.extractfile(member)
-        data = b"" if opened is None else opened.read()
-        if len(data) != member.size:
-            raise EOFError(f"{member.name} breaks off after {len(data)} of {member.size} bytes")
-        return data
+        there = self.file.seek(0, os.SEEK_END) - member.place
+        if there < member.size:
+            raise EOFError(f"its {extension} breaks off after {there} of {member.size} bytes")
+        self.file.seek(member.place)
+        return self.file.read(member.size)
 
     def image(self) -> str:
         """The extension of its image. Raises :class:`InputError` where it has none, or more than one."""
@@ -267,7 +278,7 @@ def _shard_records(file: BinaryIO, shard: int, place: int) -> Iterator[Record]:
             if sample is None or sample.key != key:
                 if sample is not None:
                     yield sample.record
-                sample = _Sample(key, [shard, member.offset], archive)
+                sample = _Sample(key, [shard, member.offset], file)
             sample.add(extension, member)
         _check_end(file, archive.offset)
     except Exception as error:  # noqa: BLE001 - tarfile raises anything on hostile data
@@ -282,6 +293,12 @@ def _shard_records(file: BinaryIO, shard: int, place: int) -> Iterator[Record]:
 
 _MEMBER_LIMIT = 1 << 30
 """Bytes of the largest member that is read."""
+
+_MOST_MEMBERS = 1000
+"""Members of the largest sample."""
+
+_MOST_GLOBAL = 100
+"""Keys that global headers may set, together."""
 
 _EXTENSION_LIMIT = 1 << 16
 """Bytes of the largest header that extends another one, with a long name for example."""
@@ -301,6 +318,13 @@ class _CheckedHeader(tarfile.TarInfo):
         if header.size < 0 or (header.type in _EXTENSIONS and header.size > _EXTENSION_LIMIT):
             raise tarfile.ReadError(f"a header says that it holds {header.size:,} bytes")
         return header
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> _CheckedHeader:  # called before each header
+        # Each header gets a copy of all keys.
+        if len(archive.pax_headers or ()) > _MOST_GLOBAL:
+            raise tarfile.ReadError(f"global headers set over {_MOST_GLOBAL} keys")
+        return super().fromtarfile(archive)
 
 
 def _check_end(file: BinaryIO, place: int) -> None:

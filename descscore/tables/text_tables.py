@@ -178,13 +178,19 @@ class JsonlTable(_LineTable):
     """A file with one JSON object a line; empty lines are passed over."""
 
     def names(self, wanted: Collection[str] = ()) -> list[str]:
-        """Keys that occur: all of those ``wanted``, which need not stand in the first line."""
+        """Keys that occur: all of those ``wanted``, which need not stand in the first line.
+
+        After the first object, only lines that may hold a missing key are parsed: as it is, or escaped.
+        """
         missing, present = set(wanted), dict[str, None]()
         for record in self.records({}):
             if isinstance(record.content, InputError):
                 continue
+            line = record.content
+            if present and "\\" not in line and not any(f'"{name}"' in line for name in missing):
+                continue
             try:
-                keys = self.cells(record.content, {}).keys()
+                keys = self.cells(line, {}).keys()
             except InputError:
                 continue
             missing -= keys

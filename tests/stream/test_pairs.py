@@ -8,6 +8,7 @@ import itertools
 import random
 import struct
 import time
+import tracemalloc
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -229,6 +230,17 @@ def test_odd_texts(scorer: DescScorer, photos: list[Path], text: Any, status: st
     (outcome,) = scorer.score_stream([(photos[0], text)], HERE)
     assert outcome.status == status
     assert time.process_time() - start < 20
+
+
+def test_what_is_no_text_is_not_kept(scorer: DescScorer, photos: list[Path]) -> None:
+    """Memory does not grow with values that are no texts."""
+    pairs = ((photos[0], b"x" * 200_000) for _ in range(200))
+    tracemalloc.start()
+    outcomes = list(scorer.score_stream(pairs, HERE))  # type: ignore[arg-type]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert {outcome.status for outcome in outcomes} == {"not_text"}
+    assert peak < 8 << 20
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import json
 import os
 import socket
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterator
+import tracemalloc
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -49,6 +51,17 @@ def kinds(rows: list[Row]) -> list[str | None]:
     return [row.fault and row.fault.kind for row in rows]
 
 
+@contextlib.contextmanager
+def few_objects(most: int) -> Iterator[None]:
+    """Fails where Python's objects take over ``most`` bytes at once."""
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < most
+    finally:
+        tracemalloc.stop()
+
+
 # Parquet
 
 
@@ -72,6 +85,51 @@ def test_a_value_that_all_rows_share_is_in_memory_once(tmp_path: Path, size: int
         rows = rows_of(path)
     assert kinds(rows) == ["bad_row"] * 64
     assert len(str(rows[0].fault)) < 300
+
+
+@pytest.mark.parametrize(("column", "kind"), [("id", "bad_row"), ("image", "bad_image_type")])
+@pytest.mark.parametrize("size", [4097, MEBIBYTE, 6 * MEBIBYTE])
+def test_an_id_or_a_path_that_all_rows_share_costs_little(
+    tmp_path: Path, column: str, kind: str, size: int
+) -> None:
+    path = tmp_path / "a.parquet"
+    make_photo(tmp_path / "a.png", 0)
+    columns = {"image": pa.array(["a.png"] * 64), "text": pa.array(["A cat."] * 64)}
+    write(path, {**columns, column: repeated("x" * size, 64)})
+    assert path.stat().st_size < 10_000
+    with few_objects(40 * MEBIBYTE):
+        rows = rows_of(path)
+    assert set(kinds(rows)) <= {kind, "bad_row"}
+    assert [row.id for row in rows] == [str(number + 1) for number in range(64)]
+    assert max(len(str(row.fault)) for row in rows) < 300
+
+
+MANY = [None] * 200_000
+
+
+@pytest.mark.parametrize("column", ["image", "text", "id", "references", "context"])
+@pytest.mark.parametrize(
+    "values",
+    [
+        pa.array([[("a", "b")]], pa.map_(pa.string(), pa.string())),
+        pa.array([MANY], pa.list_(pa.null(), len(MANY))),
+        pa.array([[[[["a"]]]]]),
+        pa.array([[{"a": None}] * 100_000], pa.list_(pa.struct([("a", pa.string())]))),
+    ],
+)
+def test_a_column_of_a_type_that_hides_its_size_costs_its_rows(
+    tmp_path: Path, column: str, values: pa.Array
+) -> None:
+    path = tmp_path / "a.parquet"
+    make_photo(tmp_path / "a.png", 0)
+    table = {"image": pa.array(["a.png"]), "text": pa.array(["A cat."]), column: values}
+    filler = pa.array([os.urandom(8000)])  # a file of few bytes may not have so many values
+    pq.write_table(pa.table({**table, "filler": filler}), path)
+    with few_objects(3 * MEBIBYTE):
+        (row,) = rows_of(path, **{column: column})
+    assert row.fault is not None
+    assert row.fault.kind == "bad_row"
+    assert repr(column) in str(row.fault)
 
 
 def test_a_photo_that_all_rows_share_is_in_memory_once(tmp_path: Path) -> None:
@@ -115,7 +173,7 @@ def test_references_of_any_size_cost_their_own_row(tmp_path: Path) -> None:
     rows = rows_of(path, references="more")
     assert kinds(rows) == [None, "bad_row", None, None]
     assert [row.references for row in rows] == [["good", "better"], None, None, []]
-    assert "column 'more' holds 41,943,3" in str(rows[1].fault)
+    assert "column 'more' holds 41,94" in str(rows[1].fault)
 
 
 def forged(path: Path, rows: int) -> None:
@@ -175,6 +233,16 @@ def sparse(name: str, size: int) -> bytes:
     return bytes(head)
 
 
+def records(keys: Iterable[str]) -> bytes:
+    """Extended headers with short values."""
+    return b"".join(b"%d %b=a\n" % (len(key) + 6, key.encode()) for key in keys)
+
+
+def many_keys(count: int) -> bytes:
+    """A global header."""
+    return member("x", records(f"k{number:04}" for number in range(count)), type=tarfile.XGLTYPE)
+
+
 LARGE = 8**11 - 512
 PAX_SIZE = b"14 size=-1024\n"
 
@@ -185,6 +253,8 @@ PAX_SIZE = b"14 size=-1024\n"
         lambda: member("b.png", b"", size=-1024),
         lambda: extended(PAX_SIZE) + member("b.png", b""),
         lambda: member("x", PAX_SIZE, type=tarfile.XGLTYPE) + member("b.png", b""),
+        lambda: many_keys(101) + member("b.png", b"x") * 3,
+        lambda: many_keys(1000) * 20 + member("b.png", b"x") * 3,
         lambda: extended(b"9" * 40_000 + b" a=b\n") + member("b.png", b""),
         lambda: extended(b"") * 5000 + member("b.png", b""),
         lambda: member("x", b"", type=tarfile.GNUTYPE_LONGNAME, size=1 << 40),
@@ -204,6 +274,20 @@ def test_an_archive_made_to_trap_its_reader_ends_with_a_fault(
     assert kinds(rows)[0] is None
     assert set(kinds(rows)[1:]) == {"damaged_shard"}
     assert len(rows) <= 3
+
+
+def test_samples_of_many_members_and_long_headers_cost_little(tmp_path: Path) -> None:
+    photo = make_photo(tmp_path / "a.png", 0).read_bytes()
+    good = member("b.png", photo) + member("b.txt", b"A cat.")
+    own = records(f"k{number:04}" for number in range(500))
+    many = b"".join(extended(own) + member(f"a.x{number}", b"") for number in range(40))
+    more = b"".join(member(f"c.x{number}", b"") for number in range(1001))
+    path = tmp_path / "a.tar"
+    path.write_bytes(many_keys(100) + many + good + more + bytes(1024))
+    with few_objects(2 * MEBIBYTE):
+        rows = rows_of(path)
+    assert kinds(rows) == ["missing_image", None, "bad_row"]
+    assert str(rows[2].fault) == "c: has over 1000 members"
 
 
 def test_a_sparse_member_costs_its_own_row(tmp_path: Path) -> None:
@@ -226,6 +310,40 @@ def test_a_long_text_in_an_archive_is_not_read(tmp_path: Path) -> None:
 
 
 # Text tables
+
+
+@pytest.mark.parametrize("length", [1000, 1001])
+def test_an_id_has_a_limit(tmp_path: Path, length: int) -> None:
+    make_photo(tmp_path / "a.png", 0)
+    path = tmp_path / "a.jsonl"
+    ids = ["é" * length, ["é" * (length - 4)], int("1" * length)]
+    path.write_text("".join(json.dumps({"image": "a.png", "text": "A cat.", "id": id}) + "\n" for id in ids))
+    rows = rows_of(path)
+    if length == 1000:
+        assert [len(row.id) for row in rows] == [1000] * 3
+        assert kinds(rows) == [None] * 3
+    else:
+        assert str(rows[0].fault) == "row 1: its id holds 1,001 characters, over the limit of 1,000"
+        assert [(row.id, row.fault and row.fault.kind) for row in rows] == [(n, "bad_row") for n in "123"]
+
+
+@pytest.mark.parametrize("text", ["A cat.", "\ud800"])
+def test_cells_that_no_role_reads_are_not_kept(tmp_path: Path, text: str) -> None:
+    """Not even by the fault of their row."""
+    make_photo(tmp_path / "a.png", 0)
+    line = json.dumps({"image": "a.png", "text": text, "more": [[]] * 3000}) + "\n"
+    (tmp_path / "a.jsonl").write_text(line * 20)
+    with few_objects(MEBIBYTE):
+        rows = rows_of(tmp_path / "a.jsonl")
+    assert kinds(rows) == [None if text == "A cat." else "wrong_encoding"] * 20
+
+
+@pytest.mark.parametrize("key", ['"id"', '"\\u0069d"'])
+def test_a_column_may_begin_late(tmp_path: Path, key: str) -> None:
+    make_photo(tmp_path / "a.png", 0)
+    line = '{"image": "a.png", "text": "A kid."'
+    (tmp_path / "a.jsonl").write_text(f"{line}}}\n" * 200 + f'{line}, {key}: "b"}}\n')
+    assert rows_of(tmp_path / "a.jsonl")[-1].id == "b"
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
