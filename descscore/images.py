@@ -339,8 +339,8 @@ def picture_pixels(image: Image.Image, spec: PixelSpec) -> np.ndarray[Any, Any]:
     """An RGB picture -> ``(height, width, 3)`` uint8, resized, and cropped or padded in the centre.
 
     Raises:
-        ImageError: Of kind ``image_too_large``, for a picture that is so long and narrow that resizing it would
-            take over :data:`MAX_MEMORY`.
+        ImageError: Of kind ``image_too_large``, for a picture so long and narrow that resizing it would take
+            over :data:`MAX_MEMORY`.
     """
     target = _target_size(image.width, image.height, spec)
     if _resizing_bytes(image.size, target) > MAX_MEMORY:
@@ -352,8 +352,9 @@ def picture_pixels(image: Image.Image, spec: PixelSpec) -> np.ndarray[Any, Any]:
 def _resizing_bytes(size: tuple[int, int], target: tuple[int, int]) -> int:
     """An upper bound of the memory that Pillow's resizing takes, in bytes.
 
-    It holds the picture, the result, and between them a picture with the new width and the old height, of 4
-    bytes a pixel each; and for every new row and column, the weights of the old ones near it, of 8 bytes each.
+    Pillow holds the picture, the result, and between them a picture with the new width and the old height, of
+    4 bytes a pixel each. For every new row and column, it holds the weights of the old ones near it, of 8
+    bytes each.
     """
     (width, height), (new_width, new_height) = size, target
     pixels = width * height + new_width * height + new_width * new_height
