@@ -36,7 +36,7 @@ MAX_FILE_BYTES = 1 << 30
 
 MAX_MEMORY = 1 << 31
 """Memory that decoding an image may take, in bytes: the image, a turned copy and the RGB result, of 4 bytes a
-pixel each, and what the decoder needs itself."""
+pixel each, and what the decoder needs itself. Resizing an image may take as much."""
 
 _DECODER_BYTES = {"AVIF": 16, "JPEG2000": 16, "TIFF": 8, "WEBP": 16}
 """Bytes a pixel that a format's decoder may hold at once; the others decode row by row."""
@@ -336,11 +336,30 @@ def pixel_spec(config: Mapping[str, Any]) -> PixelSpec:
 
 
 def picture_pixels(image: Image.Image, spec: PixelSpec) -> np.ndarray[Any, Any]:
-    """An RGB picture -> ``(height, width, 3)`` uint8, resized, and cropped or padded in the centre."""
-    resized = image.resize(
-        _target_size(image.width, image.height, spec), Image.Resampling[spec.interpolation.upper()]
-    )
-    return np.asarray(_centred(resized, spec))
+    """An RGB picture -> ``(height, width, 3)`` uint8, resized, and cropped or padded in the centre.
+
+    Raises:
+        ImageError: Of kind ``image_too_large``, for a picture so long and narrow that resizing it would take
+            over :data:`MAX_MEMORY`.
+    """
+    target = _target_size(image.width, image.height, spec)
+    if _resizing_bytes(image.size, target) > MAX_MEMORY:
+        size = f"{image.width}x{image.height} pixels"
+        raise ImageError("image_too_large", f"image: {size} take over {MAX_MEMORY:,} bytes to resize")
+    return np.asarray(_centred(image.resize(target, Image.Resampling[spec.interpolation.upper()]), spec))
+
+
+def _resizing_bytes(size: tuple[int, int], target: tuple[int, int]) -> int:
+    """An upper bound of the memory that Pillow's resizing takes, in bytes.
+
+    Pillow holds the picture, the result, and between them a picture with the new width and the old height, of
+    4 bytes a pixel each. For every new row and column, it holds the weights of the old ones near it, of 8
+    bytes each.
+    """
+    (width, height), (new_width, new_height) = size, target
+    pixels = width * height + new_width * height + new_width * new_height
+    weights = 4 * (width + height) + 6 * (new_width + new_height)
+    return 4 * pixels + 8 * weights
 
 
 def _target_size(width: int, height: int, spec: PixelSpec) -> tuple[int, int]:
@@ -353,7 +372,7 @@ def _target_size(width: int, height: int, spec: PixelSpec) -> tuple[int, int]:
         return (short, longer) if width <= height else (longer, short)
     ratios = height / spec.height, width / spec.width
     ratio = max(ratios) if spec.mode == "longest" else min(ratios)
-    return round(width / ratio), round(height / ratio)
+    return max(1, round(width / ratio)), max(1, round(height / ratio))
 
 
 def _centred(image: Image.Image, spec: PixelSpec) -> Image.Image:

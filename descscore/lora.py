@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,9 @@ _SETTINGS = ("r", "lora_alpha", "target_modules", "bias", "lora_dropout", "rank_
 
 
 _MOST_SETTINGS = 1 << 20
+
+_MOST_NAMES = 1000
+"""Most names of layers in one setting: peft compares each with every layer."""
 
 LARGEST_RANK = 4096
 """Largest rank that an adapter may ask for: memory is set aside before its weights are compared with it."""
@@ -146,10 +150,15 @@ def merge_lora(clip: CLIP, folder: Path) -> CLIP:
             settings = json.loads(file.read(_MOST_SETTINGS))  # a longer file is cut, and so no JSON
         if settings.get("peft_type") != "LORA":
             raise ValueError(f"peft_type {settings.get('peft_type')!r} is not LORA")
-        wrapped = get_peft_model(unpack_attention(clip), LoraConfig(**_plain_settings(settings)))
+        config = LoraConfig(**_plain_settings(settings))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about names that no layer has, all of which it would print
+            wrapped = get_peft_model(unpack_attention(clip), config)
         result: Any = set_peft_model_state_dict(wrapped, load_file(folder / LORA_WEIGHTS))
     except Exception as error:
-        raise ModelError(f"adapter {folder}: damaged or made for another model ({error})") from error
+        raise ModelError(
+            f"adapter {folder}: damaged or made for another model ({str(error)[:300]})"
+        ) from error
     lost = [key for key in result.missing_keys if "lora_" in key]
     if result.unexpected_keys or lost:
         raise ModelError(
@@ -169,9 +178,11 @@ def _plain_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     plain = {key: settings[key] for key in _SETTINGS if key in settings}
     for key in ("target_modules", "rank_pattern", "alpha_pattern"):
         names = plain.get(key) or []
+        if not isinstance(names, str) and len(names) > _MOST_NAMES:
+            raise ValueError(f"{key}: {len(names):,} names of layers, over {_MOST_NAMES:,}")
         if isinstance(names, str) and names in TARGETS.values():
             continue
-        if isinstance(names, str) or not all(re.fullmatch(r"[\w.]+", str(name)) for name in names):
+        if isinstance(names, str) or not all(re.fullmatch(r"[\w.]{1,200}", str(name)) for name in names):
             raise ValueError(f"{key} {str(names)[:100]!r}: expected the plain names of layers")
     ranks = [plain.get("r", 1), *(plain.get("rank_pattern") or {}).values()]
     for rank in ranks:

@@ -14,6 +14,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import torch
+
+from descscore.clip import CLIP
 from descscore.errors import ModelError
 from descscore.files import read_json
 
@@ -21,6 +24,8 @@ LARGEST = 1 << 20
 """The largest whole number that a configuration may hold, such as a number of tokens."""
 _WIDEST, _DEEPEST, _LONGEST = 16_384, 256, 4096
 """Largest width and number of layers of a tower, and the longest text or edge of an image that it takes."""
+
+_SMALLEST_TOWER = {"layers": 1, "width": 64, "image_size": 16, "patch_size": 16}
 
 Check: TypeAlias = Callable[[object], bool]
 
@@ -177,30 +182,32 @@ def check_config(path: Path, weights: int) -> None:
     _check_part(path, "vision_cfg", vision, VISION)
     _check_part(path, "text_cfg", text, TEXT)
     _check_part(path, "preprocess_cfg", config.get("preprocess_cfg", {}), PREPROCESSING)
-    numbers = _fewest_numbers(vision, text)
+    numbers = _weights(path, model)
     if numbers > weights:  # of one byte each
         raise ModelError(
-            f"{path}: asks for over {numbers:,} weights, but the model's files hold {weights:,} bytes; they "
-            "are damaged, or of another model"
+            f"{path}: asks for {numbers:,} weights, but the model's files hold {weights:,} bytes; they are "
+            "damaged, or of another model"
         )
 
 
-def _fewest_numbers(vision: Mapping[str, Any], text: Mapping[str, Any]) -> int:
-    """A lower bound of the number of weights: those of attention and embeddings, where they are known."""
-    width = text.get("width", 512)
-    numbers = width * (text.get("vocab_size", 49408) + text.get("context_length", 77))
-    numbers += _attention(text, width)
-    if vision.get("timm_model_name") is None and isinstance(vision.get("layers", 12), int):
-        width = vision.get("width", 768)
-        sizes = (vision.get("image_size", 224), vision.get("patch_size", 16))
-        image, patch = (size[0] if isinstance(size, list) else size for size in sizes)
-        numbers += width * (image // max(patch, 1)) ** 2 + _attention(vision, width)
-    return int(numbers)
+def _weights(path: Path, model: Mapping[str, Any]) -> int:
+    """The number of a model's weights, from a model that is built without memory for them.
 
-
-def _attention(tower: Mapping[str, Any], width: int) -> int:
-    layers = tower.get("layers", 12)
-    return 4 * width**2 * layers if isinstance(layers, int) else 0
+    Older versions of timm read values while they build a tower, which fails without memory. A model with such
+    a tower counts with a tower smaller than any of timm's.
+    """
+    settings = {key: value for key, value in model.items() if key != "custom_text"}  # changes no tower
+    try:
+        with torch.device("meta"):
+            try:
+                clip = CLIP(**settings)
+            except (RuntimeError, NotImplementedError):
+                if not model["vision_cfg"].get("timm_model_name"):
+                    raise
+                clip = CLIP(**settings | {"vision_cfg": _SMALLEST_TOWER})
+    except Exception as error:
+        raise ModelError(f"{path}: no model can be built from it ({str(error)[:200]})") from error
+    return sum(parameter.numel() for parameter in clip.parameters())
 
 
 def _check_part(path: Path, part: str, values: object, allowed: Mapping[str, Check]) -> None:

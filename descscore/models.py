@@ -15,6 +15,8 @@ weights file can run.
 from __future__ import annotations
 
 import difflib
+import os
+import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -170,10 +172,27 @@ def _load_base(source: str, folder: Path | None, cache_dir: str | Path | None) -
     for path in weights:
         if not path.is_file():  # open_clip would open it, and wait for ever at a named pipe
             raise ModelError(f"{path}: is not a regular file")
+        _check_archive(path)
     if not weights:
         raise ModelError(f"model folder {folder}: holds no weights (open_clip_model.safetensors)")
-    check_config(folder / CONFIG_FILE, sum(path.stat().st_size for path in weights))
+    if folder.parent != ASSETS:  # the package's own models need no check, which takes a tenth of a second
+        check_config(folder / CONFIG_FILE, sum(path.stat().st_size for path in weights))
     return _create(name, source, None), get_tokenizer(name)
+
+
+def _check_archive(path: Path) -> None:
+    """Refuse a torch file whose content would take more memory than the file. torch compresses no weights."""
+    with path.open("rb") as file:
+        if file.read(4) != b"PK\x03\x04":  # so torch does not read it as an archive
+            return
+        try:
+            members = zipfile.ZipFile(file).infolist()
+        except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+            raise ModelError(f"{path}: is damaged ({_one_line(error)})") from None
+        size = os.fstat(file.fileno()).st_size
+    packed = any(member.compress_type != zipfile.ZIP_STORED for member in members)
+    if packed or sum(member.file_size for member in members) > size:
+        raise ModelError(f"{path}: holds compressed weights; save it with torch.save or as safetensors")
 
 
 def _load_tagged(source: str, cache_dir: str | Path | None) -> tuple[CLIP, Any]:

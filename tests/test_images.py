@@ -372,7 +372,7 @@ def test_pixels_equal_open_clips_transform_to_the_bit(
     width: int, height: int, size: Any, mode: str, interpolation: str
 ) -> None:
     if mode == "longest" and max(width, height) > 30 * min(width, height):
-        return  # a side would round to nothing, which open_clip cannot do either
+        return  # a side would round to nothing, which open_clip cannot do; ours has one pixel
     config = {"size": size, "resize_mode": mode, "interpolation": interpolation, "fill_color": 7}
     image = noise(width, height)
     original = image_transform_v2(PreprocessCfg(**config), is_train=False)
@@ -382,6 +382,31 @@ def test_pixels_equal_open_clips_transform_to_the_bit(
         expected = step(expected)
     found = picture_pixels(image, pixel_spec(config))
     assert np.array_equal(found, np.asarray(expected))
+
+
+@pytest.mark.parametrize("mode", ["shortest", "longest", "squash"])
+@pytest.mark.parametrize("size", [224, (224, 200)])
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_line_of_pixels_takes_no_gigabytes(mode: str, size: Any, turned: bool) -> None:
+    """Fitted by its shorter edge, a small file with a line of 30,000 pixels would take 6 GB."""
+    spec = pixel_spec({"size": size, "resize_mode": mode, "interpolation": "bicubic"})
+    for length in (300, 30_000):
+        line = Image.new("RGB", (length, 1) if turned else (1, length), "red")
+        if mode == "shortest" and length > 300:
+            mention = f"{line.width}x{line.height} pixels take over 2,147,483,648 bytes to resize"
+            with pytest.raises(ImageError, match=mention) as caught:
+                picture_pixels(line, spec)
+            assert caught.value.kind == "image_too_large"
+        else:
+            assert picture_pixels(line, spec).shape == (spec.height, spec.width, 3)
+
+
+def test_what_lies_between_the_two_passes_of_resizing_counts_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = pixel_spec({"size": 224, "resize_mode": "squash", "interpolation": "bicubic"})
+    monkeypatch.setattr(images, "MAX_MEMORY", 4 << 20)
+    with pytest.raises(ImageError, match="1x10000 pixels"):
+        picture_pixels(Image.new("RGB", (1, 10_000)), spec)
+    assert picture_pixels(Image.new("RGB", (100, 100)), spec).shape == (224, 224, 3)
 
 
 def test_an_unknown_resize_mode_is_refused() -> None:

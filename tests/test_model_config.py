@@ -92,6 +92,10 @@ def test_what_is_not_allowed_is_refused_by_its_name(folder: Path, part: str, key
         ("text_cfg", {"layers": 256, "width": 4096}),
         ("text_cfg", {"vocab_size": 1 << 20, "width": 2048}),
         ("vision_cfg", {"image_size": 4096, "patch_size": 1, "width": 1024}),
+        ("vision_cfg", {"layers": [1, 1, 1, 1], "width": 1024, "image_size": 4096}),
+        ("vision_cfg", {"layers": [3, 4, 6, 256], "width": 512}),
+        ("vision_cfg", {"mlp_ratio": 16, "width": 8192, "layers": 1, "head_width": 64}),
+        ("vision_cfg", {"timm_model_name": "vit_giant_patch14_clip_224", "image_size": 224}),
     ],
 )
 def test_a_small_file_does_not_ask_for_a_large_model(
@@ -100,9 +104,9 @@ def test_a_small_file_does_not_ask_for_a_large_model(
     """Before weights and model are compared, the model would take gigabytes."""
     change(folder, part, **changes)
     start = time.process_time()
-    with pytest.raises(ModelError, match=r"open_clip_config\.json: asks for over [\d,]+ weights"):
+    with pytest.raises(ModelError, match=r"open_clip_config\.json: asks for [\d,]+ weights"):
         load_model(folder, "cpu")
-    assert time.process_time() - start < 2
+    assert time.process_time() - start < 5
 
 
 def test_a_folder_that_says_nothing_of_other_libraries_loads(folder: Path) -> None:
@@ -145,7 +149,22 @@ def test_a_configuration_is_neither_read_without_end_nor_quoted(folder: Path) ->
 def test_the_bundled_models_and_those_of_the_tests_are_allowed(tmp_path: Path) -> None:
     assert (ASSETS / "base").is_dir()
     load_model("base", "cpu")
+    load_model(shutil.copytree(ASSETS / "base", tmp_path / "base"), "cpu")
     load_model(save_model(tmp_path / "m", TINY), "cpu")
+
+
+@pytest.mark.parametrize(
+    "vision",
+    [
+        {"layers": [1, 1, 1, 1], "width": 16, "image_size": 32},
+        {"timm_model_name": "vit_tiny_patch16_224", "timm_drop_path": 0.1, "image_size": 32},
+    ],
+)
+def test_towers_of_other_kinds_are_allowed(tmp_path: Path, vision: dict[str, Any]) -> None:
+    """A ResNet, and a transformer of timm, of which older versions read values while they build it."""
+    config = copy.deepcopy(TINY)
+    config["model_cfg"]["vision_cfg"] = vision
+    assert load_model(save_model(tmp_path / "m", config), "cpu").clip
 
 
 @pytest.mark.parametrize(
@@ -155,9 +174,15 @@ def test_the_bundled_models_and_those_of_the_tests_are_allowed(tmp_path: Path) -
         ("target_modules", ["(a+)+$"]),
         ("rank_pattern", {"(a+)+$": 4}),
         ("alpha_pattern", {".*": 4}),
+        ("target_modules", [f"layer{i}" for i in range(1001)]),
+        ("target_modules", [f"layer{i}" for i in range(1000)]),
+        ("rank_pattern", {f"layer{i}": 4 for i in range(1001)}),
+        ("alpha_pattern", {f"layer{i}": 4 for i in range(1001)}),
+        ("alpha_pattern", {"x" * 100_000: 4}),
         ("r", "64"),
         ("r", 10**9),
     ],
+    ids=lambda value: str(value)[:20],
 )
 def test_an_adapter_names_its_layers_by_plain_names(
     tiny_folder: Path, tmp_path: Path, key: str, value: Any
@@ -169,8 +194,23 @@ def test_an_adapter_names_its_layers_by_plain_names(
     load_model(folder, "cpu")
     path = folder / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
-    with pytest.raises(ModelError, match=key):
+    with pytest.raises(ModelError, match=f"(?i)^adapter .*{key[:6]}") as caught:
         load_model(folder, "cpu")
+    assert len(str(caught.value)) < len(str(folder)) + 400
+
+
+def test_names_that_no_layer_has_are_not_printed(
+    tiny_folder: Path, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    folder = tmp_path / "adapter"
+    clip = load_model(tiny_folder, "cpu").clip
+    info = AdapterInfo(include_base(tiny_folder, folder), weights_hash(clip))
+    save_lora(attach_lora(copy.deepcopy(clip), rank=2), info, folder)
+    path = folder / "adapter_config.json"
+    names = {f"layer{i}": 4 for i in range(1000)}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"rank_pattern": names}))
+    load_model(folder, "cpu")
+    assert all(len(str(warning.message)) < 400 for warning in recwarn)
 
 
 @pytest.mark.parametrize("how", ["absolute", "..", "link", "tag", "here"])

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+import io
 import json
 import pickle
 import resource
 import shutil
 import signal
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -223,6 +226,36 @@ def test_no_code_runs_from_a_pickle(tiny_folder: Path, tmp_path: Path) -> None:
     (folder / "open_clip_pytorch_model.bin").write_bytes(pickle.dumps(Attack(mark)))
     fails(folder, "damaged")
     assert not mark.exists()
+
+
+def test_torch_files_load_unless_they_take_more_memory_than_their_size(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    """A compressed file of zeros takes a thousand times its size; so do records that share their bytes."""
+    folder = shutil.copytree(tiny_folder, tmp_path / "m")
+    state = load_file(folder / "open_clip_model.safetensors")
+    (folder / "open_clip_model.safetensors").unlink()
+    path = folder / "open_clip_pytorch_model.bin"
+    for new in (False, True):
+        torch.save(state, path, _use_new_zipfile_serialization=new)
+        assert weights_hash(load_model(folder, "cpu").clip) == base_hash(tiny_folder)
+    plain = path.read_bytes()
+    with zipfile.ZipFile(io.BytesIO(plain)) as whole:
+        records = {info.filename: whole.read(info) for info in whole.infolist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
+        for name, content in records.items():
+            packed.writestr(name, content)
+    fails(folder, "open_clip_pytorch_model.bin", "compressed")
+    with zipfile.ZipFile(path, "w") as shared:
+        for name, content in records.items():
+            shared.writestr(name, content)
+        largest = max(shared.filelist, key=lambda info: info.file_size)
+        for number in range(3):
+            shared.filelist.append(twin := copy.copy(largest))
+            twin.filename = f"archive/data/twin{number}"
+    fails(folder, "open_clip_pytorch_model.bin", "compressed")
+    path.write_bytes(plain[: len(plain) // 2])
+    fails(folder, "damaged")
 
 
 def test_unknown_device_lists_what_there_is(tiny_folder: Path) -> None:

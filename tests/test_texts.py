@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 
 import open_clip
@@ -63,6 +64,62 @@ def test_windows_hold_whole_sentences_and_lose_nothing() -> None:
     assert all(row[0] == 49406 and row[-1] == 49407 and len(row) <= 77 for row in text.rows)
     inner = [token for row in text.rows for token in row[1:-1]]
     assert inner == TOKENIZER.encode(LONG)
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                "a cat",
+                "Zwei Hunde",
+                "sitzen auf é",
+                "猫が",
+                "don't",
+                "5.5",
+                "a_b",
+                "naïve",
+                ". ",
+                "! ",
+                "\n",
+                ";\n",
+            ]
+        ),
+        min_size=60,
+        max_size=150,
+    ),
+    st.sampled_from([" ", "  "]),
+)
+def test_windows_are_those_of_sentences_cleaned_one_by_one(parts: list[str], blank: str) -> None:
+    text = "A photo" + blank + blank.join(parts)
+    expected: list[list[int]] = []
+    for sentence in re.split(r"(?<=[.!?;])\s+|\n+", text.strip()):
+        ids = TOKENIZER.encode(sentence)
+        for part in [ids] if len(ids) <= 75 else map(TOKENIZER.encode, sentence.split()):
+            if expected and len(expected[-1]) + len(part) <= 75:
+                expected[-1] += part
+            elif part:
+                expected.append(list(part))
+    assert TOKENIZER.windows(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["\x01 " * 20_000 + "word " * 100, "é " * 40_000, "é. " * 10_000, "\x01\n" * 10_000 + "word " * 100],
+)
+def test_windows_of_many_small_pieces_take_seconds(text: str) -> None:
+    """Cleaning each word alone took far longer."""
+    start = time.process_time()
+    windows = TOKENIZER.tokenize(text, "windows")
+    assert [token for row in windows.rows for token in row[1:-1]] == TOKENIZER.encode(text)
+    assert time.process_time() - start < 8
+
+
+def test_noncharacters_are_read_or_refused() -> None:
+    long = "A cat sits. \ufdd0 &#xE000; &#xFDD1; A dog. " * 20
+    windows = TOKENIZER.tokenize(long, "windows")
+    assert [token for row in windows.rows for token in row[1:-1]] == TOKENIZER.encode(long)
+    with pytest.raises(TextError, match="noncharacters"):
+        TOKENIZER.tokenize(long + "".join(map(chr, range(0xFDD0, 0xFDF0))), "windows")
 
 
 def test_weighted_windows_count_by_their_tokens() -> None:

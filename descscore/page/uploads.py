@@ -118,7 +118,8 @@ def _check(data: bytes) -> None:
 
 _ADVICE = {
     "file_too_large": f"The file is larger than {MAX_BYTES // 2**20} MB. Choose a smaller one.",
-    "image_too_large": f"The image has more than {MAX_PIXELS // 10**6} million pixels. Choose a smaller one.",
+    "image_too_large": f"The image has more than {MAX_PIXELS // 10**6} million pixels, or is far too long "
+    "and narrow. Choose another one.",
     "empty_image": "The file is empty. Choose another one.",
     "not_an_image": "The file is not an image that can be read. "
     "Choose a JPEG, PNG, WebP, GIF, AVIF or BMP file.",
