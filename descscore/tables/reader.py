@@ -315,11 +315,10 @@ class Reader:
                 raise InputError("bad_row", f"column {column!r} holds {length}")
             if not is_unicode(value):
                 raise InputError("wrong_encoding", f"column {column!r} is not UTF-8 text")
-        length = len(id_text(self._cell(cells, "id")) or "")
-        if length > ID_LIMIT and self.roles.get("id") != self.roles.get(
-            "image"
-        ):  # paths have their own limit
-            raise InputError("bad_row", f"its id holds {length:,} characters, over the limit of {ID_LIMIT:,}")
+        size = len(id_text(self._cell(cells, "id")) or "")
+        is_path = self.roles.get("id") == self.roles.get("image")  # paths have their own limit
+        if size > ID_LIMIT and not is_path:
+            raise InputError("bad_row", f"its id holds {size:,} characters, over the limit of {ID_LIMIT:,}")
 
     def _image(self, value: object) -> str | bytes:
         if isinstance(value, Mapping):
