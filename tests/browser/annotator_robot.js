@@ -49,7 +49,9 @@
   }
 
   function hear() {
-    if (!sent || step() === sent.step || !$(".ds-status")?.textContent.startsWith("Saved.")) return;
+    // A server that was killed may have saved answers without saying so; sent again, they "were saved before".
+    const saved = /^(Saved\.|These answers were saved before)/.test($(".ds-status")?.textContent);
+    if (!sent || step() === sent.step || !saved) return;
     window.acknowledge(sent);
     sent = null;
   }
