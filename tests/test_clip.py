@@ -30,10 +30,10 @@ def python(code: str) -> str:
 @pytest.mark.parametrize("model", ["default", "tiny"])
 def test_scoring_imports_nothing_that_only_other_models_need(model: str, tiny_folder: Path) -> None:
     source = str(tiny_folder) if model == "tiny" else model
-    heavy = (
-        "{'transformers', 'torch._dynamo', 'timm.models.vision_transformer', 'torchvision.ops.boxes', 'peft'}"
-    )
-    assert python(SCORE.format(model=source) + f"print(sorted({heavy} & set(sys.modules)))") == "[]"
+    heavy = "{'transformers', 'timm.models.vision_transformer', 'torchvision.ops.boxes', 'peft'}"
+    if model != "tiny":  # torch needs it to count the weights of a folder's model before it takes memory
+        heavy += " | {'torch._dynamo'}"
+    assert python(SCORE.format(model=source) + f"print(sorted(({heavy}) & set(sys.modules)))") == "[]"
 
 
 @pytest.mark.long
