@@ -140,7 +140,7 @@ def _import_open_clip() -> None:
         importlib.import_module("timm.models.regnet")  # the image tower of the bundled model
     importlib.import_module("open_clip.factory")
     for name in _pending:
-        # An import of a submodule asks for the package's path, which then runs the package's code first.
+        # Importing a submodule asks for the package's path. That runs the package's code first.
         vars(sys.modules[name]).pop("__path__", None)
 
 

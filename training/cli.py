@@ -12,10 +12,8 @@ from typing import Any
 import click
 
 from descscore.errors import shown
-from descscore.options import echo
+from descscore.options import PATH, device_option, echo
 from descscore.training.config import Tower, options, preset
-
-_PATH = click.Path(path_type=Path)
 
 
 def setting_options(command: Any) -> Any:
@@ -29,7 +27,7 @@ def setting_options(command: Any) -> Any:
 
 @click.command()
 @click.option("--data", required=True, help="Concadia folder, table (CSV, JSONL, Parquet), or hub data set.")
-@click.option("--output", required=True, type=_PATH, help="Folder for the adapter.")
+@click.option("--output", required=True, type=PATH, help="Folder for the adapter.")
 @click.option(
     "--preset",
     "name",
@@ -39,7 +37,7 @@ def setting_options(command: Any) -> Any:
     "settings that no option gives.",
 )
 @click.option("--base", default="base", show_default=True, help="The untuned model to start from.")
-@click.option("--device", help="Torch device; by default a GPU where there is one.")
+@device_option
 @click.option("--train-split", "train", default="train", show_default=True, help="Split to train on.")
 @click.option(
     "--validation-split",
@@ -49,8 +47,8 @@ def setting_options(command: Any) -> Any:
     help="Split to validate on; '' for none.",
 )
 @click.option("--reference-split", "reference", help="Split whose descriptions percentiles refer to.")
-@click.option("--image-root", type=_PATH, help="Folder that image paths are relative to.")
-@click.option("--cache", type=_PATH, help="Folder for image features; by default in --output.")
+@click.option("--image-root", type=PATH, help="Folder that image paths are relative to.")
+@click.option("--cache", type=PATH, help="Folder for image features; by default in --output.")
 @click.option(
     "--calibration-folds",
     type=click.IntRange(0),

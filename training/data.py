@@ -266,7 +266,7 @@ def _tokenizer(examples: Examples) -> Tokenizer:
 
 
 def _rows(tokenizer: Tokenizer, texts: Sequence[str]) -> Tensor:
-    """Token rows; a text of which the tokenizer keeps nothing becomes an empty phrase."""
+    """Token rows. If the tokenizer drops all of a text, an empty phrase takes its place."""
     blank = tokenizer.encode(NAMED[0])
     return pad([tokenizer.wrap(tokenizer.encode(text) or blank) for text in texts])
 

@@ -18,6 +18,7 @@ from descscore import __version__
 from descscore.adapters import AdapterInfo, include_base, save_full, save_lora
 from descscore.clip import CLIP
 from descscore.errors import UsageError
+from descscore.files import atomic_write
 from descscore.models import LoadedModel, load_model
 from descscore.purpose import Purpose, save_purpose
 from descscore.tables.open import DataOptions, load_pairs
@@ -242,7 +243,8 @@ def _write(request: Request, trainer: Trainer, start: _Prepared, purpose: Purpos
     else:
         save_full(trainer.objective.clip, start.untuned, info, output, dtype)
     text = json.dumps(_run_record(request, trainer, start.pairs), indent=1)
-    (output / "run.json").write_text(text + "\n", encoding="utf-8")
+    with atomic_write(output / "run.json") as part:
+        part.write_text(text + "\n", encoding="utf-8")
 
 
 def _run_record(request: Request, trainer: Trainer, pairs: PreferenceSet) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from descscore.eval.attacks import GENERAL_KEYWORDS, UNTRAINED, content_words, nouns
 
@@ -52,6 +52,14 @@ _NAMES = _listed(
 )
 _SUFFIXES = _listed("jpg jpeg JPG png PNG gif webp tif bmp svg")
 
+
+class Chance(Protocol):
+    """A generator of random numbers: Python's or NumPy's."""
+
+    def random(self) -> float:
+        """A number in 0..1."""
+
+
 Draw = Callable[[random.Random], str]
 T = TypeVar("T")
 
@@ -72,6 +80,12 @@ def jumbled_text(description: str, rng: random.Random) -> str:
 def random_case(text: str, rng: random.Random) -> str:
     """``text`` as it is, in lower or upper case, or with another first letter."""
     return rng.choice((str, str, str.lower, str.upper, lambda t: t[:1].swapcase() + t[1:]))(text)
+
+
+def random_stop(text: str, rng: Chance) -> str:
+    """``text`` with or without a final full stop, by chance: the stop must carry nothing."""
+    bare = text.rstrip(". \n")
+    return bare + "." * (rng.random() < 0.5) if bare else text
 
 
 def _file_name(rng: random.Random) -> str:

@@ -24,7 +24,7 @@ from descscore.texts import DEFAULT_POLICY, TextWindows, TokenizedText, pad
 from descscore.towers.text import encode_tokens, run_to_block
 from descscore.training.data import Examples, unpadded
 from descscore.training.losses import cosines
-from descscore.training.neither import empty_text, jumbled_text
+from descscore.training.neither import empty_text, jumbled_text, random_stop
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 
@@ -67,7 +67,7 @@ class ReadoutTexts:
             cut = [TokenizedText((row,), len(row), False) for row in rows]
         else:
             texts += [empty_text(rng) for _ in range(n)] + [jumbled_text(text, rng) for text in texts[:n]]
-            cut = [tokenizer.tokenize(_other_ending(text, rng), DEFAULT_POLICY) for text in texts]
+            cut = [tokenizer.tokenize(random_stop(text, rng), DEFAULT_POLICY) for text in texts]
         kinds = len(cut) // n
         weight = torch.tensor([1.0, 1.0] if kinds == 2 else [2.0, 1.0, 0.5, 0.5], dtype=torch.float64)
         return cls(
@@ -93,12 +93,6 @@ class ReadoutTexts:
     def window_weight(self) -> Tensor:
         """``(w,)`` float64."""
         return self.windows.weight * self.weight[self.windows.owner]
-
-
-def _other_ending(text: str, rng: random.Random) -> str:
-    """A final full stop in half of the texts, whatever their kind."""
-    bare = text.rstrip(". \n")
-    return bare + "." * (rng.random() < 0.5) if bare else text
 
 
 def fit(clip: CLIP, rotation: Tensor, site: Site, examples: Examples) -> tuple[Tensor, FittedReadout]:

@@ -11,5 +11,5 @@ from pathlib import Path
 
 
 def module_path() -> str:
-    """The path to pass to ``evaluate.load``, which then fetches nothing."""
+    """The path for ``evaluate.load``. With it, ``evaluate`` fetches nothing."""
     return str(Path(__file__).with_name("description_score.py"))

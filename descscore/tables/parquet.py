@@ -238,7 +238,7 @@ def _check_pages(file: BinaryIO, chunk: pq.ColumnChunkMetaData) -> None:
         kind, size, stored = (header.get(field, -1) for field in (1, 2, 3))
         most = _DICTIONARY_LIMIT if kind == _DICTIONARY_PAGE else max(_PAGE_LIMIT, _MOST_COMPRESSED * stored)
         if stored < 0 or not 0 <= size <= most:
-            raise ValueError(f"a page of {size:,} bytes, of which the file holds {stored:,}")
+            raise ValueError(f"a page of {size:,} bytes, but the file holds {stored:,} bytes for it")
         place = file.tell() + stored
 
 

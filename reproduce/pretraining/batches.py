@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from descscore.training.neither import random_stop
 from reproduce.pretraining.data import KINDS, TEMPLATES, Corpus
 from reproduce.pretraining.image_tower import Views, virtual_pictures
 from reproduce.pretraining.settings import Settings, Stage
@@ -154,17 +155,11 @@ class Sampler:
         return self._piece(kind, int(rng.integers(len(self.corpus.pictures[kind].encoded))), rng)
 
     def _texts(self, pieces: list[Piece], rng: np.random.Generator) -> Texts:
-        texts = [_other_end(text, rng) for text, _ in pieces]
+        texts = [random_stop(text, rng) for text, _ in pieces]
         return Texts(self._tokens(texts), torch.stack([vector for _, vector in pieces]))
 
     def _tokens(self, texts: list[str]) -> Tensor:
         return self.tokenizer(texts, context_length=self.settings.tokens)
-
-
-def _other_end(text: str, rng: np.random.Generator) -> str:
-    """The text with or without its full stop: a stop must carry nothing."""
-    bare = text.rstrip(" .")
-    return bare if rng.random() < 0.5 else f"{bare}."
 
 
 def _shuffled(text: str, rng: np.random.Generator) -> str:

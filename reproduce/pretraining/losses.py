@@ -12,6 +12,7 @@ from typing import Any
 import open_clip
 import torch
 import torch.nn.functional as F
+from open_clip.loss import ClipLoss
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -89,8 +90,8 @@ def follow(texts: Tensor, places: Tensor) -> Tensor:
 
 def match(texts: Tensor, places: Tensor, scale: float) -> Tensor:
     """How hard it is to tell each text's own place from the places of the batch's other texts."""
-    logits, right = scale * texts @ places.T, torch.arange(len(texts))
-    return (F.cross_entropy(logits, right) + F.cross_entropy(logits.T, right)) / 2
+    loss: Tensor = ClipLoss()(texts, places, scale)
+    return loss
 
 
 def order(images: Tensor, texts: Tensor, shuffled: Tensor, scale: Tensor) -> Tensor:

@@ -35,13 +35,18 @@ def tree() -> str:
     return "\n".join(lines)
 
 
-def test_the_map_has_a_line_for_every_file() -> None:
+def check_part(name: str, content: str) -> None:
+    """Check that the page has ``content`` at its mark; with DESCSCORE_UPDATE_DOCS, put it there."""
     page = read(PAGE)
-    wanted = f"<!-- tree -->\n```text\n{tree()}\n```\n<!-- /tree -->"
+    wanted = f"<!-- {name} -->\n{content}\n<!-- /{name} -->"
     if "DESCSCORE_UPDATE_DOCS" in os.environ:
-        page = re.sub(r"<!-- tree -->.*<!-- /tree -->", lambda _: wanted, page, flags=re.S)
+        page = re.sub(f"<!-- {name} -->.*<!-- /{name} -->", lambda _: wanted, page, flags=re.S)
         (ROOT / PAGE).write_text(page, encoding="utf-8")
     assert wanted in page
+
+
+def test_the_map_has_a_line_for_every_file() -> None:
+    check_part("tree", f"```text\n{tree()}\n```")
 
 
 def layers() -> str:
@@ -57,12 +62,7 @@ def layers() -> str:
 
 
 def test_the_list_of_layers_is_the_one_that_imports_are_held_to() -> None:
-    page = read(PAGE)
-    wanted = f"<!-- layers -->\n{layers()}\n<!-- /layers -->"
-    if "DESCSCORE_UPDATE_DOCS" in os.environ:
-        page = re.sub(r"<!-- layers -->.*<!-- /layers -->", lambda _: wanted, page, flags=re.S)
-        (ROOT / PAGE).write_text(page, encoding="utf-8")
-    assert wanted in page
+    check_part("layers", layers())
 
 
 def test_a_line_of_the_map_fits_a_page() -> None:
