@@ -137,7 +137,7 @@ def _import_open_clip() -> None:
         constants = vars(importlib.import_module("timm.data.constants"))
         vars(timm.data).update({name: value for name, value in constants.items() if name.isupper()})
         importlib.import_module("timm.models._factory")
-        importlib.import_module("timm.models.regnet")  # the image tower of the bundled model
+        importlib.import_module("timm.models.efficientnet")  # the image tower of the bundled model
     importlib.import_module("open_clip.factory")
     for name in _pending:
         # Importing a submodule asks for the package's path. That runs the package's code first.

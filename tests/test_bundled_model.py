@@ -67,8 +67,8 @@ def test_golden_values(model: str) -> None:
     assert compute(model) == pytest.approx(expected, abs=2e-5)
 
 
-def test_stored_as_float16_within_30_megabytes_and_computed_in_float32() -> None:
-    assert WEIGHTS.stat().st_size <= 30_000_000
+def test_stored_as_float16_within_40_megabytes_and_computed_in_float32() -> None:
+    assert WEIGHTS.stat().st_size <= 40_000_000
     with safe_open(WEIGHTS, "pt") as file:
         kinds = {file.get_slice(key).get_dtype() for key in file.keys()}  # noqa: SIM118
     assert kinds <= {"F16", "I64"}
@@ -131,7 +131,7 @@ def test_default_is_files_that_run_no_code_and_that_people_can_read() -> None:
     assert kinds <= {".safetensors", ".json"}
     adapter = json.loads((folder / "descscore_adapter.json").read_text(encoding="utf-8"))
     assert adapter["base"] == "base"
-    assert sum(path.stat().st_size for path in folder.iterdir()) < 10_000_000
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 3_000_000
 
 
 def test_it_has_a_hold_on_the_image() -> None:

@@ -102,6 +102,7 @@ class Sampler:
             pieces += [self._class_text(int(number), rng) for number in classes]
         numbers: dict[str, int] = {}
         same = torch.tensor([numbers.setdefault(text, len(numbers)) for text, _ in pieces])
+        pieces = [(self._thinned(text, rng), vector) for text, vector in pieces]
         return Batch(
             torch.cat(pictures),
             virtual,
@@ -157,6 +158,13 @@ class Sampler:
     def _texts(self, pieces: list[Piece], rng: np.random.Generator) -> Texts:
         texts = [random_stop(text, rng) for text, _ in pieces]
         return Texts(self._tokens(texts), torch.stack([vector for _, vector in pieces]))
+
+    def _thinned(self, text: str, rng: np.random.Generator) -> str:
+        """A longer text without some of its words, so that the tower learns none by heart."""
+        words = text.split()
+        if len(words) < 6:
+            return text
+        return " ".join(word for word in words if rng.random() >= self.settings.word_dropout)
 
     def _tokens(self, texts: list[str]) -> Tensor:
         return self.tokenizer(texts, context_length=self.settings.tokens)

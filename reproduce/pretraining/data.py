@@ -124,7 +124,8 @@ class SentenceVectors:
 
     def _encode(self, texts: list[str]) -> Tensor:
         encoder = SentenceTransformer(str(get_model_path()), device="cpu")
-        vectors = encoder.encode(texts, batch_size=128, convert_to_tensor=True)
+        with torch.autocast("cpu", torch.bfloat16):
+            vectors = encoder.encode(texts, batch_size=128, convert_to_tensor=True)
         return F.normalize(vectors.float().cpu(), dim=-1).clone()
 
 

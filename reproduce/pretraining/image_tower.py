@@ -106,8 +106,9 @@ class Views:
 class ViewCache:
     """Runs views through the early stages and keeps the results in a folder, a file a view."""
 
-    def __init__(self, trunk: nn.Module, side: int, folder: Path, compiled: bool) -> None:
-        self.trunk, self.side, self.folder, self.compiled = trunk, side, folder, compiled
+    def __init__(self, trunk: nn.Module, side: int, folder: Path, compiled: bool, half: bool) -> None:
+        self.trunk, self.side, self.folder = trunk, side, folder
+        self.compiled, self.half = compiled, half
 
     def load(self, name: str, pictures: Pictures, count: int) -> Views:
         """The first ``count`` views of the pictures, made where they are missing."""
@@ -138,8 +139,9 @@ class ViewCache:
                 batch = range(start, min(start + 64, rows))
                 views = [self._view(pictures, row, number) for row in batch]
                 pixels = torch.from_numpy(np.stack(views)).contiguous(memory_format=torch.channels_last)
-                maps, features = run(pixels)
-                pooled.append(features)
+                with torch.autocast("cpu", torch.bfloat16, enabled=self.half):
+                    maps, features = run(pixels)
+                pooled.append(features.float())
                 kept[batch.start : batch.stop] = maps.half().numpy()
             kept.flush()
         with atomic_write(self._pooled(name, number)) as part:

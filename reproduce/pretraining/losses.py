@@ -25,8 +25,9 @@ from reproduce.pretraining.settings import Settings
 class Student(nn.Module):
     """The CLIP to be shipped, and a linear map from sentence vectors into its space, for training."""
 
-    def __init__(self, model: dict[str, Any]) -> None:
+    def __init__(self, model: dict[str, Any], half: bool = False) -> None:
         super().__init__()
+        self.half = half
         model_cfg = copy.deepcopy(model["model_cfg"])
         self.clip = open_clip.CLIP(**model_cfg)
         self.map = nn.Linear(384, model_cfg["embed_dim"], bias=False)
@@ -49,16 +50,25 @@ class Student(nn.Module):
 
         dropout: share of the pooled features that is left out at random.
         """
-        pooled = late(self.trunk, pictures) if pictures.ndim == 4 else pictures
+        with self._precision():
+            # Small parts stay in the processor's cache.
+            parts = (
+                [late(self.trunk, part) for part in pictures.split(32)] if pictures.ndim == 4 else [pictures]
+            )
+        pooled = torch.cat(parts).float()
         return F.normalize(self.clip.visual.head(F.dropout(pooled, dropout)), dim=-1)
 
     def texts(self, tokens: Tensor, chunks: int = 8) -> Tensor:
         """Unit features in the given order. Texts of similar length run together, to save padding."""
         order = end_positions(self.clip, tokens).argsort()
         # The fused CPU kernel's backward pass is several times slower at these lengths.
-        with sdpa_kernel(SDPBackend.MATH):
+        with sdpa_kernel(SDPBackend.MATH), self._precision():
             out = torch.cat([encode_tokens(self.clip, tokens[rows]) for rows in order.chunk(chunks)])
-        return F.normalize(out, dim=-1)[order.argsort()]
+        return F.normalize(out.float(), dim=-1)[order.argsort()]
+
+    def _precision(self) -> torch.autocast:
+        """The towers train in bfloat16 where that is asked for; what only measures runs in float32."""
+        return torch.autocast("cpu", torch.bfloat16, enabled=self.half and torch.is_grad_enabled())
 
     def mapped(self, vectors: Tensor) -> Tensor:
         """Unit places of sentence vectors in the model's space: ``(n, 384)`` -> ``(n, embed_dim)``."""

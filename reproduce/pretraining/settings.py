@@ -67,11 +67,11 @@ def stages() -> tuple[Stage, ...]:
         # The text tower learns to put any text where the sentence encoder puts it.
         Stage("words", 600, {"text": 1e-3}, {"follow": 4.0, "match": 1.0}, warmup=100),
         # Pictures meet sentence vectors: cheap, since neither tower runs.
-        Stage("head", 1500, {"head": 1e-3}, seen),
+        Stage("head", 800, {"head": 1e-3}, seen),
         # Texts meet images.
-        Stage("read", 600, {"head": 3e-4, "map": 3e-4, "text": 5e-4}, read, views=3),
+        Stage("read", 700, {"head": 3e-4, "map": 3e-4, "text": 5e-4}, read, views=5),
         # The last stages of the image tower learn to see what texts speak of.
-        Stage("see", 240, {"late": 2e-4, "head": 3e-4, "map": 2e-4, "text": 2e-4}, read, views=3),
+        Stage("see", 240, {"late": 2e-4, "head": 3e-4, "map": 2e-4, "text": 2e-4}, read, views=5),
     )
 
 
@@ -83,18 +83,18 @@ class Settings:
     model: dict[str, Any] = field(default_factory=model_config)
     seed: int = 0
     pictures: dict[str, int] = field(
-        default_factory=lambda: {"photos": 96, "figures": 48, "objects": 48, "classes": 64}
+        default_factory=lambda: {"photos": 96, "figures": 32, "objects": 24, "classes": 48}
     )
     """Pictures of a step by kind; ``classes`` counts virtual pictures, one for an ImageNet class."""
-    views: dict[str, int] = field(default_factory=lambda: {"photos": 3, "figures": 2, "objects": 1})
+    views: dict[str, int] = field(default_factory=lambda: {"photos": 5, "figures": 2, "objects": 1})
     """Cached views of each picture by kind: the first is the whole picture, others are random crops."""
     bank: int = 2048
     """Sentence vectors of other texts that serve as negatives in a step."""
-    follow: int = 96
+    follow: int = 48
     """Words and definitions of a step on which the text tower only follows the sentence encoder."""
     words_batch: int = 256
     """Texts of a step of the stage ``words``."""
-    hard: int = 48
+    hard: int = 32
     """Texts of a step that are also met with their words shuffled."""
     soft_share: float = 0.3
     """Share of a target that is spread over texts by their likeness to the right one."""
@@ -104,9 +104,13 @@ class Settings:
     """Factor on cosines in the loss ``match``."""
     dropout: float = 0.5
     """Share of the image tower's features left out at random; without, it learns photos by heart."""
+    word_dropout: float = 0.1
+    """Share of the words of a longer text that is left out at random."""
     weight_decay: float = 0.05
     tokens: int = 64
     """Tokens of a text in training; later ones are cut."""
     compiled: bool = True
     """Compile the image tower that makes the cached views; needs a C++ compiler."""
+    half: bool = True
+    """Compute in bfloat16 where that is safe: faster on processors that have it."""
     save_every: int = 100

@@ -43,12 +43,12 @@ class Pretraining:
         self.data, self.work, self.settings = data, work, settings
         work.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(settings.seed)
-        self.student = Student(settings.model).eval()  # batch norms stay as they are
+        self.student = Student(settings.model, settings.half).eval()  # batch norms stay as they are
         self.classifier = start_from_pretrained(self.student.trunk, pretrained_weights())
         self.tokenizer = open_clip.get_tokenizer("ViT-B-32")
         side = settings.model["model_cfg"]["vision_cfg"]["image_size"]
         self.student.trunk.to(memory_format=torch.channels_last)
-        self.cache = ViewCache(self.student.trunk, side, work / "views", settings.compiled)
+        self.cache = ViewCache(self.student.trunk, side, work / "views", settings.compiled, settings.half)
 
     def make_views(self) -> None:
         """Make all cached views: the whole pictures of every kind first."""
