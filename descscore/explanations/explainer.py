@@ -135,7 +135,7 @@ def explain_encoded(
     _check_precision(model)
     scores = scorer.scores(features, encoded)
     features = features.clone()  # gradients refuse tensors of inference mode; a copy is none
-    words = [split_words(model.tokenizer, text, scorer.text_policy) for text in texts]
+    words = [split_words(model.tokenizer, text, one) for text, one in zip(texts, encoded.texts, strict=True)]
     reasons: list[_Reasons] = []
     for start in range(0, len(texts), _TEXTS_AT_ONCE):
         part = slice(start, start + _TEXTS_AT_ONCE)
