@@ -19,7 +19,7 @@ from descscore.eval.formatting import Columns, decimals, row_lines
 from descscore.eval.statistics.bootstrap import Resampling, cluster_index, cluster_sums, studentised
 from descscore.eval.statistics.correlation import Array
 from descscore.study.judgments import Judgment
-from descscore.study.questions import NO_IMAGE, QUESTIONS, SCALE
+from descscore.study.questions import NO_IMAGE, QUESTIONS, RATING_SCALE
 
 NOTES = (
     "alpha: Krippendorff's for ordered ratings; 1 is full agreement, 0 is chance. Interval: 95 %, by a "
@@ -103,10 +103,10 @@ def _agreement(
 
 def value_counts(rated: Iterable[tuple[str, int]], items: Sequence[str]) -> Array:
     """How often each item got each value of the scale: ``(items, 5)``."""
-    counts = np.zeros((len(items), len(SCALE)))
+    counts = np.zeros((len(items), len(RATING_SCALE)))
     place = {item: row for row, item in enumerate(items)}
     for item, value in rated:
-        counts[place[item], SCALE.index(value)] += 1
+        counts[place[item], RATING_SCALE.index(value)] += 1
     return counts
 
 
