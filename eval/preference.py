@@ -20,7 +20,7 @@ import torch
 from descscore.errors import DataError
 from descscore.eval.features import image_features, image_owner, matched_cosines
 from descscore.eval.formatting import WINS, Columns, counted, row_lines
-from descscore.eval.ratings import read_rows, text_key
+from descscore.eval.ratings import number_in, place, read_rows, text_key
 from descscore.eval.statistics.correlation import Array
 from descscore.eval.statistics.proportions import (
     Bin,
@@ -268,10 +268,10 @@ def _published_scores(path: Path, pairs: Sequence[PreferencePair], kind: str) ->
     """The score of each pair's text of that kind: ``(n,)``."""
     known: dict[tuple[str, str], float] = {}
     for row in read_rows(path, ("imgstem_version", "texts", "clipscore")):
-        value = row.number("clipscore")
+        value = number_in(row, "clipscore")
         if value is None:
-            raise DataError(f"{row.place}: clipscore is blank")
-        known[row["imgstem_version"], text_key(row["texts"])] = value
+            raise DataError(f"{place(row)}: clipscore is blank")
+        known[row.cells["imgstem_version"], text_key(row.cells["texts"])] = value
     keys = [(Path(pair.id).stem, text_key(getattr(pair, kind))) for pair in pairs]
     missing = [stem for stem, text in keys if (stem, text) not in known]
     if missing:

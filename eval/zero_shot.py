@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from descscore.errors import DataError, UsageError
 from descscore.eval.features import image_features, text_features
 from descscore.eval.formatting import Columns, row_lines, share, share_interval
+from descscore.eval.ratings import parquet_rows
 from descscore.eval.statistics.proportions import proportion
 from descscore.images import ImageSource
 from descscore.scorer import DescScorer
+from descscore.tables.reader import Columns as TableColumns
 from descscore.tables.samples import IMAGE_SUFFIXES
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
@@ -138,20 +138,16 @@ def existing(path: Path) -> Path:
 
 def read_labelled(path: Path) -> LabelledImages:
     """A Parquet table with ``image`` and ``label``; class names in alphabetical order."""
-    table = pq.read_table(existing(path))
-    labels = table["label"].to_pylist()
+    rows = list(parquet_rows(existing(path), TableColumns(image="image", text="label")))
+    labels = [str(row.text) for row in rows]
     place = class_index(labels)
-    return LabelledImages(image_bytes(table), [place[label] for label in labels], list(place))
+    images = [row.image for row in rows if row.image is not None]
+    return LabelledImages(images, [place[label] for label in labels], list(place))
 
 
 def class_index(labels: Sequence[str]) -> dict[str, int]:
     """The classes among ``labels`` in alphabetical order, with their index."""
     return {name: i for i, name in enumerate(sorted(set(labels)))}
-
-
-def image_bytes(table: pa.Table) -> list[bytes]:
-    """The files in the column ``image`` of a Parquet table."""
-    return [cell.as_py() for cell in table["image"].combine_chunks().field("bytes")]
 
 
 IMAGE_COLUMNS = ("img", "image", "webp", "jpg", "png")
