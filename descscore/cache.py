@@ -50,18 +50,14 @@ _STALE_SECONDS = 3600.0
 
 @dataclass(frozen=True)
 class ImageKey:
-    """Everything that image features depend on, except the image.
-
-    Attributes:
-        weights: hash of the image tower's weights.
-        structure: hash of its modules; the weights do not show the activation function (QuickGELU
-            or GELU).
-        preprocessing: :func:`descscore.models.describe_preprocessing`.
-    """
+    """Everything that image features depend on, except the image."""
 
     weights: str
+    """Hash of the image tower's weights."""
     structure: str
+    """Hash of its modules; the weights do not show the activation function (QuickGELU or GELU)."""
     preprocessing: str
+    """:func:`descscore.models.describe_preprocessing`."""
 
     @property
     def folder(self) -> str:

@@ -32,33 +32,30 @@ GROUPS = {NO_IMAGE: "BLV", "before": "sighted, before the image", "after": "sigh
 
 @dataclass(frozen=True)
 class Agreement:
-    """Agreement of one group on one question.
-
-    Attributes:
-        group: Who answered: BLV, or sighted before or after the image.
-        question: The question's name.
-        raters: Number of raters.
-        items: Number of rated items.
-        images: Number of images, which the interval resamples.
-        ratings: Number of ratings.
-        mean: Mean rating.
-        alpha: Krippendorff's ordinal alpha; None if it is not defined.
-        low: Lower end of its 95 % interval, or None.
-        high: Its upper end, or None.
-        reason: Why alpha or its interval is not defined.
-    """
+    """Agreement of one group on one question."""
 
     group: str
+    """Who answered: BLV, or sighted before or after the image."""
     question: str
+    """The question's name."""
     raters: int
+    """Number of raters."""
     items: int
+    """Number of rated items."""
     images: int
+    """Number of images, which the interval resamples."""
     ratings: int
+    """Number of ratings."""
     mean: float
+    """Mean rating."""
     alpha: float | None
+    """Krippendorff's ordinal alpha; None if it is not defined."""
     low: float | None
+    """Lower end of its 95 % interval, or None."""
     high: float | None
+    """Its upper end, or None."""
     reason: str | None
+    """Why alpha or its interval is not defined."""
 
 
 def agreements(

@@ -55,19 +55,16 @@ SPLITS = ("test.parquet", "val.parquet", "train.parquet")
 
 @dataclass(frozen=True)
 class RatedPairs:
-    """Pairs of photo name and caption id with their ratings.
-
-    Attributes:
-        pairs: Photo name and caption id.
-        ratings: ``(n, 3)`` grades 1..4 of the experts, or ``(n, 1)`` shares of yes, 0..1.
-        left_out: Number of pairs left out because the caption is the photo's own.
-        source: File name and digest.
-    """
+    """Pairs of photo name and caption id with their ratings."""
 
     pairs: tuple[tuple[str, str], ...]
+    """Photo name and caption id."""
     ratings: Array
+    """``(n, 3)`` grades 1..4 of the experts, or ``(n, 1)`` shares of yes, 0..1."""
     left_out: int
+    """Number of pairs left out because the caption is the photo's own."""
     source: str
+    """File name and digest."""
 
 
 @dataclass(frozen=True)
@@ -212,24 +209,22 @@ class TauRow:
     """A model's agreement with one set of ratings.
 
     There is no p-value: the ratings of one pair, and the pairs of one photo, are not independent.
-
-    Attributes:
-        set: Name of the set of ratings.
-        statistic: ``tau-b`` or ``tau-c``.
-        tau: Kendall's tau, -1..1; None if it is not defined.
-        reason: Why it is not defined.
-        pairs: Number of pairs of photo and caption.
-        ratings: Number of ratings.
-        left_out: Number of pairs left out because the caption is the photo's own.
     """
 
     set: str
+    """Name of the set of ratings."""
     statistic: str
+    """``tau-b`` or ``tau-c``."""
     tau: float | None
+    """Kendall's tau, -1..1; None if it is not defined."""
     reason: str | None
+    """Why it is not defined."""
     pairs: int
+    """Number of pairs of photo and caption."""
     ratings: int
+    """Number of ratings."""
     left_out: int
+    """Number of pairs left out because the caption is the photo's own."""
 
 
 def read_caption_judgments(data: Path, references: bool = False) -> CaptionJudgments:

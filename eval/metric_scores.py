@@ -21,36 +21,30 @@ SCORE_COLUMNS = {"clipscore": "CLIPScore", "SPURTS_score": "SPURTS", "score": ""
 
 @dataclass(frozen=True)
 class Scores:
-    """A metric's scores as read from a file.
-
-    Attributes:
-        metric: The metric's name.
-        values: Score by text.
-        checks: Texts of attention checks.
-        source: File name and digest.
-    """
+    """A metric's scores as read from a file."""
 
     metric: str
+    """The metric's name."""
     values: dict[str, float]
+    """Score by text."""
     checks: frozenset[str]
+    """Texts of attention checks."""
     source: str
+    """File name and digest."""
 
 
 @dataclass(frozen=True)
 class Joined:
-    """A metric's scores of the rated items.
-
-    Attributes:
-        metric: The metric's name.
-        values: Scores in the items' order, ``(n,)``.
-        drops: Scores that were left out.
-        source: A file name with its digest, or a model's signature.
-    """
+    """A metric's scores of the rated items."""
 
     metric: str
+    """The metric's name."""
     values: Array
+    """Scores in the items' order, ``(n,)``."""
     drops: tuple[Drop, ...]
+    """Scores that were left out."""
     source: str
+    """A file name with its digest, or a model's signature."""
 
 
 def read_scores(path: Path, text_column: str | None = None, score_column: str | None = None) -> Scores:

@@ -70,50 +70,44 @@ Mask: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
 
 @dataclass(frozen=True)
 class SanityRow:
-    """How often one attack wins.
-
-    Attributes:
-        metric: The model.
-        attack: A short name.
-        what: The hostile text in words.
-        value: Share of pairs, 0..1, whose hostile text has a higher raw cosine with the image than
-            the description; a tie is no win. None where all pairs are left out.
-        low: Lower end of the 95 % interval over whole images; None where there are too few images.
-        high: Its upper end.
-        n: Pairs.
-        left_out: Pairs for which no such text can be made, or only the description itself.
-    """
+    """How often one attack wins."""
 
     metric: str
+    """The model."""
     attack: str
+    """A short name."""
     what: str
+    """The hostile text in words."""
     value: float | None
+    """Share of pairs, 0..1, whose hostile text has a higher raw cosine with the image than the description; a
+    tie is no win. None where all pairs are left out."""
     low: float | None
+    """Lower end of the 95 % interval over whole images; None where there are too few images."""
     high: float | None
+    """Its upper end."""
     ties: int
     n: int
+    """Pairs."""
     left_out: int
+    """Pairs for which no such text can be made, or only the description itself."""
 
 
 @dataclass(frozen=True)
 class SanityFigure:
-    """One figure of what a score must keep.
-
-    Attributes:
-        metric: The model.
-        figure: What is measured, in words.
-        value: A share or probability in 0..1, or a change of cosine.
-        low: Lower end of the 95 % interval, over whole images or over phrases; None without one.
-        high: Its upper end.
-        n: Number of pairs or phrases.
-    """
+    """One figure of what a score must keep."""
 
     metric: str
+    """The model."""
     figure: str
+    """What is measured, in words."""
     value: float
+    """A share or probability in 0..1, or a change of cosine."""
     low: float | None
+    """Lower end of the 95 % interval, over whole images or over phrases; None without one."""
     high: float | None
+    """Its upper end."""
     n: int
+    """Number of pairs or phrases."""
 
 
 @dataclass(frozen=True)

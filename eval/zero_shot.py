@@ -47,25 +47,22 @@ class LabelledImages:
 
 @dataclass(frozen=True)
 class ZeroShot:
-    """Result of classifying a set of images.
-
-    Attributes:
-        accuracy: Share of images whose own class wins, 0..1.
-        low: Lower end of its 95 % interval.
-        high: Its upper end.
-        macro_f1: Mean of the classes' F1, 0..1.
-        n: Number of images.
-        classes: Number of classes.
-        prompt: Template of the prompts.
-    """
+    """Result of classifying a set of images."""
 
     accuracy: float
+    """Share of images whose own class wins, 0..1."""
     low: float | None
+    """Lower end of its 95 % interval."""
     high: float | None
+    """Its upper end."""
     macro_f1: float
+    """Mean of the classes' F1, 0..1."""
     n: int
+    """Number of images."""
     classes: int
+    """Number of classes."""
     prompt: str
+    """Template of the prompts."""
 
 
 def check_prompt(prompt: str) -> str:

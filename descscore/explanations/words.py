@@ -44,20 +44,17 @@ _COARSE = 1_000_000
 
 @dataclass(frozen=True)
 class Word:
-    """``text[start:end]`` of the original text.
-
-    Attributes:
-        text: the word.
-        start: position of its first character.
-        end: position after its last character.
-        tokens: positions (row, column) of its tokens; the start token has column 0. Empty for a
-            word that the model does not see (cut off, or dropped in cleaning).
-    """
+    """``text[start:end]`` of the original text."""
 
     text: str
+    """The word."""
     start: int
+    """Position of its first character."""
     end: int
+    """Position after its last character."""
     tokens: tuple[tuple[int, int], ...]
+    """Positions (row, column) of its tokens; the start token has column 0. Empty for a word that the model
+    does not see (cut off, or dropped in cleaning)."""
 
 
 def split_words(tokenizer: Tokenizer, text: str, tokenized: TokenizedText) -> tuple[Word, ...]:

@@ -44,24 +44,21 @@ class StreamOptions:
     """Settings of a stream.
 
     For a sound image that is decoded in time, only ``decorative_empty`` changes the result.
-
-    Attributes:
-        workers: number of decoding processes, by default one per core. With 0 this process decodes,
-            and an image that hangs stops the stream.
-        time_limit: seconds that decoding one image may take.
-        window: number of pairs that are encoded together.
-        window_bytes: memory that a window's images and texts may take; one that reaches it is closed early.
-        decorative_empty: whether an empty text counts as HTML's ``alt=""`` (status ``decorative``)
-            instead of an error.
-        decode: ``module:name`` of the function that a worker runs on an image.
     """
 
     workers: int | None = None
+    """Number of decoding processes, by default one per core. With 0 this process decodes, and an image that
+    hangs stops the stream."""
     time_limit: float = 60.0
+    """Seconds that decoding one image may take."""
     window: int = 1024
+    """Number of pairs that are encoded together."""
     window_bytes: int = 64 << 20
+    """Memory that a window's images and texts may take; one that reaches it is closed early."""
     decorative_empty: bool = False
+    """Whether an empty text counts as HTML's ``alt=""`` (status ``decorative``) instead of an error."""
     decode: str = PREPARE
+    """``module:name`` of the function that a worker runs on an image."""
 
     def __post_init__(self) -> None:
         for name in ("window", "window_bytes", "time_limit"):
