@@ -20,9 +20,9 @@ from typing import Any
 from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 from safetensors.torch import load_file
 
+from descscore.attention import PROJECTIONS, UnpackedAttention, is_plain_attention
 from descscore.clip import CLIP
 from descscore.errors import ModelError
-from descscore.towers.blocks import PROJECTIONS, UnpackedAttention, is_plain_attention
 
 LORA_CONFIG = "adapter_config.json"
 LORA_WEIGHTS = "adapter_model.safetensors"

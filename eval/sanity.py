@@ -24,7 +24,8 @@ from descscore.eval.statistics.proportions import cluster_mean, proportion
 from descscore.scorer import DescScorer
 from descscore.tables.rows import FileImage, PreferencePair
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".gif", ".svg", ".webp", ".bmp", ".tif", ".tiff", ".avif"}
+_NAME_ENDINGS = {".jpg", ".jpeg", ".png", ".gif", ".svg", ".webp", ".bmp", ".tif", ".tiff", ".avif"}
+"""Endings of the names that images have in data sets, also of kinds that nothing here can read."""
 
 
 def targets(pairs: Sequence[PreferencePair], owner: Array, seed: int = 0) -> list[Target]:
@@ -47,7 +48,7 @@ def file_name(pair: PreferencePair) -> str | None:
     """The image's file name without folders, None where the data do not give it."""
     if isinstance(pair.image, FileImage):
         return pair.image.path.name
-    return Path(pair.id).name if Path(pair.id).suffix.lower() in IMAGE_SUFFIXES else None
+    return Path(pair.id).name if Path(pair.id).suffix.lower() in _NAME_ENDINGS else None
 
 
 def other_image(owner: Array, seed: int = 0) -> list[int | None]:
