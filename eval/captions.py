@@ -129,16 +129,19 @@ def read_photos(folder: Path, pairs: Collection[tuple[str, str]]) -> Photos:
     return photos_read
 
 
-def captioned_photos(path: Path) -> Iterator[tuple[str, ImageSource, list[str]]]:
-    """Name, image and captions of each photo in a Parquet file. Raises :class:`DataError` that names it."""
-    for row in parquet_rows(path, Columns(id="filename", image="image", references="captions")):
+def captioned_photos(path: Path, name: str | None = None) -> Iterator[tuple[str, ImageSource, list[str]]]:
+    """Name, image and captions of each photo in a Parquet file. Raises :class:`DataError` that names it.
+
+    name: the column of names; without one, the names are numbers from 1.
+    """
+    for row in parquet_rows(path, Columns(id=name, image="image", references="captions")):
         if row.image is None or not isinstance(row.references, list):
             raise DataError(f"{path}: row {row.number} has no photo or no list of captions")
         yield row.id, row.image, row.references
 
 
 def _add_photos(path: Path, photos: set[str], captions: set[str], photos_read: Photos) -> None:
-    for name, image, texts in captioned_photos(path):
+    for name, image, texts in captioned_photos(path, "filename"):
         if name in photos:
             photos_read.images[name] = image
         by_id = {f"{name}#{i}": text for i, text in enumerate(texts)}

@@ -99,28 +99,28 @@ NOTES = (
 
 @dataclass(frozen=True)
 class Item:
-    """A rated text. key: what scores are joined by. cluster: the image it belongs to. context: the
-    text around the image, if raters read one.
-    """
+    """A rated text."""
 
     key: str
+    """What scores are joined by."""
     text: str
     cluster: str
+    """The image it belongs to."""
     image: Path | None = None
     context: str | None = None
+    """The text around the image, if raters read one."""
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One question to one group of raters: for each item its ratings; empty if nobody rated it.
-
-    phase: ``before`` or ``after`` seeing the image, None if that does not apply.
-    """
+    """One question to one group of raters."""
 
     raters: str
     phase: str | None
+    """``before`` or ``after`` seeing the image, None if that does not apply."""
     question: str
     ratings: tuple[tuple[float, ...], ...]
+    """For each item its ratings; empty if nobody rated it."""
 
 
 @dataclass(frozen=True)
@@ -133,13 +133,14 @@ class Drop:
 
 @dataclass(frozen=True)
 class Judgments:
-    """Rated items with all panels' ratings in the items' order; source: folder or file and digest."""
+    """Rated items with all panels' ratings in the items' order."""
 
     items: tuple[Item, ...]
     panels: tuple[Panel, ...]
     drops: tuple[Drop, ...]
     notes: tuple[str, ...]
     source: str
+    """Folder or file and digest."""
 
 
 def find_folder(data: Path, folder: str, file: str) -> Path:

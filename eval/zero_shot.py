@@ -152,17 +152,16 @@ IMAGE_COLUMNS = ("img", "image", "webp", "jpg", "png")
 
 @dataclass(frozen=True)
 class HubSet:
-    """A classification set on the hub.
-
-    label: column of class numbers. prompt: the paper's (Zur et al. 2024). class_file: file of the
-    set with the name of class i in line i, for a label column that does not name its classes.
-    """
+    """A classification set on the hub."""
 
     name: str
     split: str
     label: str
+    """Column of class numbers."""
     prompt: str
+    """The paper's (Zur et al. 2024)."""
     class_file: str | None = None
+    """The set's file with the name of class i in line i; needed where the label column names no classes."""
 
 
 HUB_SETS = {
