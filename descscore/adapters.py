@@ -25,6 +25,7 @@ from safetensors.torch import load_file, save_file
 from descscore.clip import CLIP
 from descscore.errors import ModelError
 from descscore.files import atomic_write, read_json
+from descscore.lora import merge_lora
 
 ADAPTER_FILE = "descscore_adapter.json"
 CONFIG_FILE = "open_clip_config.json"
@@ -165,8 +166,6 @@ def merge_adapter(base: CLIP, info: AdapterInfo, folder: Path) -> CLIP:
         )
     if info.tuning == "full":
         return _load_full(base, folder)
-    from descscore.lora import merge_lora  # imports peft
-
     return merge_lora(copy.deepcopy(base, {id(base.visual): base.visual}), folder)
 
 

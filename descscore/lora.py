@@ -1,42 +1,29 @@
-"""Tune a text tower's low-rank updates (LoRA) through peft, and merge them from peft's files.
+"""Merge the low-rank updates (LoRA) of a text tower into its weights, from the files that peft writes.
 
-torch packs an attention's query, key and value into one matrix, which would give the three one shared
-low-rank input matrix A. For tuning, :func:`unpack_attention` turns each attention of the text tower into
-four linear layers. So query, key, value and output have a pair A, B each, as in the code of Zur et al.
-(2024), and peft's own linear layer does the rest. :func:`pack_attention` turns them back.
-
-Import this module only where LoRA is used: it imports peft, which takes over a second.
+An update of a layer is a pair of small matrices A ``(r, in)`` and B ``(out, r)``; the layer's weight grows by
+``alpha / r * B @ A``. Training goes through peft (:mod:`descscore.training.lora`). peft takes seconds to
+import, so scoring, which only adds the products once, does without it.
 """
 
 from __future__ import annotations
 
 import json
 import re
-import warnings
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
+import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
-from descscore.attention import PROJECTIONS, UnpackedAttention, is_plain_attention
+from descscore.attention import PROJECTIONS, is_plain_attention
 from descscore.clip import CLIP
 from descscore.errors import ModelError
 
 LORA_CONFIG = "adapter_config.json"
 LORA_WEIGHTS = "adapter_model.safetensors"
-_SETTINGS = ("r", "lora_alpha", "target_modules", "bias", "lora_dropout", "rank_pattern", "alpha_pattern")
-"""The settings that are read, which shape the low-rank matrices. Others could name a model to fetch."""
-
 
 _MOST_SETTINGS = 1 << 20
-
-_MOST_NAMES = 1000
-"""Most names of layers in one setting: peft compares each with every layer."""
-
-LARGEST_RANK = 4096
-"""Largest rank that an adapter may ask for: memory is set aside before its weights are compared with it."""
 
 _ATTENTION = "|".join(f"attn\\.{name}" for name in PROJECTIONS)
 TARGETS = {
@@ -45,28 +32,11 @@ TARGETS = {
 }
 """Names of the modules that get LoRA; peft matches whole names, so ``visual.transformer...`` stays out."""
 
-
-def unpack_attention(clip: CLIP) -> CLIP:
-    """Unpack each attention of the text tower, in place; the tower computes the same as before.
-
-    Raises :class:`ModelError` for a tower whose attention is not torch's plain one.
-    """
-    for number, block in enumerate(clip.transformer.resblocks):
-        attention: Any = block.attn
-        if not is_plain_attention(attention) or not attention.batch_first:
-            raise ModelError(f"text block {number}: LoRA needs torch's own plain attention")
-        block.attn = UnpackedAttention(attention).train(attention.training)
-    return clip
+_PREFIX = "base_model.model."
+"""peft's own, before the name of each layer."""
 
 
-def pack_attention(clip: CLIP) -> CLIP:
-    """Undo :func:`unpack_attention`, in place, keeping the weights as they are now."""
-    for block in clip.transformer.resblocks:
-        if isinstance(block.attn, UnpackedAttention):
-            block.attn = block.attn.packed()
-    return clip
-
-
+@torch.no_grad()
 def merge_lora(clip: CLIP, folder: Path) -> CLIP:
     """Merge the LoRA weights in ``folder`` into ``clip``, in place.
 
@@ -79,44 +49,102 @@ def merge_lora(clip: CLIP, folder: Path) -> CLIP:
     try:
         with (folder / LORA_CONFIG).open("rb") as file:
             settings = json.loads(file.read(_MOST_SETTINGS))  # a longer file is cut, and so no JSON
-        if settings.get("peft_type") != "LORA":
-            raise ValueError(f"peft_type {settings.get('peft_type')!r} is not LORA")
-        config = LoraConfig(**_plain_settings(settings))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about names that no layer has, all of which it would print
-            wrapped = get_peft_model(unpack_attention(clip), config)
-        result: Any = set_peft_model_state_dict(wrapped, load_file(folder / LORA_WEIGHTS))
+        rank, alpha, layers = _read_settings(settings, clip)
+        state = load_file(folder / LORA_WEIGHTS)
     except Exception as error:
         raise ModelError(
             f"adapter {folder}: damaged or made for another model ({str(error)[:300]})"
         ) from error
-    lost = [key for key in result.missing_keys if "lora_" in key]
-    if result.unexpected_keys or lost:
+    expected = {name for layer in layers for name in _pair(layer)}
+    unknown, missing = len(state.keys() - expected), len(expected - state.keys())
+    if unknown or missing:
         raise ModelError(
-            f"adapter {folder}: its weights do not fit its base "
-            f"({len(result.unexpected_keys)} unknown, {len(lost)} missing)"
+            f"adapter {folder}: its weights do not fit its base ({unknown} unknown, {missing} missing)"
         )
-    return pack_attention(wrapped.merge_and_unload())
+    for layer in layers:
+        a, b = (state[name] for name in _pair(layer))
+        weight = _weight(clip, layer)
+        weight = weight.T if layer == "token_embedding" else weight
+        shape = weight.shape
+        if a.shape != (rank, shape[1]) or b.shape != (shape[0], rank):
+            raise ModelError(
+                f"adapter {folder}: made for another model ({layer}: {tuple(b.shape)} and {tuple(a.shape)} "
+                f"do not fit {tuple(shape)} at rank {rank})"
+            )
+        weight += (b.float() @ a.float() * (alpha / rank)).to(weight)
+    return clip
 
 
-def _plain_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that shape the low-rank matrices.
+def _read_settings(settings: Any, clip: CLIP) -> tuple[int, float, list[str]]:
+    """Rank, alpha, and the names of the layers that have updates.
 
     Raises:
-        ValueError: The layers are neither one of :data:`TARGETS` nor plain names. peft would read other
-            names as regular expressions, and a stranger's expression may run for hours.
+        ValueError: A setting would change the updates in a way that this module does not know, or the layers
+            are neither one of :data:`TARGETS` nor plain names: a stranger's regular expression may run for
+            hours.
     """
-    plain = {key: settings[key] for key in _SETTINGS if key in settings}
-    for key in ("target_modules", "rank_pattern", "alpha_pattern"):
-        names = plain.get(key) or []
-        if not isinstance(names, str) and len(names) > _MOST_NAMES:
-            raise ValueError(f"{key}: {len(names):,} names of layers, over {_MOST_NAMES:,}")
-        if isinstance(names, str) and names in TARGETS.values():
-            continue
-        if isinstance(names, str) or not all(re.fullmatch(r"[\w.]{1,200}", str(name)) for name in names):
-            raise ValueError(f"{key} {str(names)[:100]!r}: expected the plain names of layers")
-    ranks = [plain.get("r", 1), *(plain.get("rank_pattern") or {}).values()]
-    for rank in ranks:
-        if not isinstance(rank, int) or not 1 <= rank <= LARGEST_RANK:
-            raise ValueError(f"r {str(rank)[:100]}: expected a whole number from 1 to {LARGEST_RANK}")
-    return plain
+    if settings.get("peft_type") != "LORA":
+        raise ValueError(f"peft_type {settings.get('peft_type')!r} is not LORA")
+    for key in (
+        "rank_pattern",
+        "alpha_pattern",
+        "use_rslora",
+        "use_dora",
+        "fan_in_fan_out",
+        "modules_to_save",
+    ):
+        if settings.get(key):
+            raise ValueError(f"{key} is set; expected one rank and alpha for plain updates of all layers")
+    if settings.get("bias", "none") != "none":
+        raise ValueError(f"bias {str(settings['bias'])[:100]!r}: only 'none' can be merged")
+    rank, alpha = settings.get("r"), settings.get("lora_alpha")
+    if not isinstance(rank, int) or rank < 1:
+        raise ValueError(f"r {str(rank)[:100]}: expected a whole number of at least 1")
+    if not isinstance(alpha, int | float):
+        raise ValueError(f"lora_alpha {str(alpha)[:100]}: expected a number")
+    return rank, float(alpha), _layers(settings.get("target_modules"), _known_layers(clip))
+
+
+def _layers(targets: Any, known: list[str]) -> list[str]:
+    if isinstance(targets, str) and targets in TARGETS.values():
+        return [layer for layer in known if re.fullmatch(targets, layer)]
+    named = targets if isinstance(targets, list) and all(isinstance(name, str) for name in targets) else []
+    found = [layer for layer in known if any(f".{layer}".endswith(f".{name}") for name in named)]
+    wrong = [name for name in named if not any(f".{layer}".endswith(f".{name}") for layer in known)]
+    if not found or wrong:
+        what = str(wrong[0] if wrong else targets)[:100]
+        raise ValueError(f"target_modules {what!r}: expected names of the text tower's layers")
+    return found
+
+
+def _known_layers(clip: CLIP) -> list[str]:
+    layers = [*(f"attn.{name}" for name in PROJECTIONS), "mlp.c_fc", "mlp.c_proj"]
+    count = len(clip.transformer.resblocks)
+    return [f"transformer.resblocks.{i}.{layer}" for i in range(count) for layer in layers] + [
+        "token_embedding"
+    ]
+
+
+def _pair(layer: str) -> tuple[str, str]:
+    """Names of a layer's A and B in peft's file; an embedding's A has a column for each word."""
+    if layer == "token_embedding":
+        return f"{_PREFIX}{layer}.lora_embedding_A", f"{_PREFIX}{layer}.lora_embedding_B"
+    return f"{_PREFIX}{layer}.lora_A.weight", f"{_PREFIX}{layer}.lora_B.weight"
+
+
+def _weight(clip: CLIP, layer: str) -> Tensor:
+    """A layer's weight, as a view: of torch's packed attention, the part that is the layer's.
+
+    Raises:
+        ModelError: The attention is not torch's own.
+    """
+    if ".attn." not in layer:
+        weight: Tensor = clip.get_submodule(layer).weight  # type: ignore[assignment]
+        return weight.data
+    block, _, name = layer.partition(".attn.")
+    attention: Any = clip.get_submodule(f"{block}.attn")
+    if not is_plain_attention(attention):
+        raise ModelError(f"{block}: LoRA needs torch's own plain attention")
+    if name == "out_proj":
+        return attention.out_proj.weight.data
+    return attention.in_proj_weight.data.chunk(3)[PROJECTIONS.index(name)]
