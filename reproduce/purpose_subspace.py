@@ -9,12 +9,13 @@ log-odds that are too extreme.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
 
 import click
+import numpy as np
 import torch
 from open_clip import CLIP
 from torch import Tensor
@@ -46,8 +47,8 @@ class InterchangeRow:
 
     subspace: str
     """What is swapped: ``trained``, the first k coordinates; ``beyond the first``, these without the first;
-    ``complement``, all others; ``random``, k coordinates of random rotations; ``full swap``, the whole state,
-    where k is the width."""
+    ``complement``, all others; ``random``, k coordinates of random rotations; ``found``, the first k
+    coordinates of :func:`mean_difference_rotation`; ``full swap``, the whole state, where k is the width."""
     k: int
     value: float
     """0 to 1; of random rotations the mean over :data:`RANDOM_ROTATIONS` draws."""
@@ -66,16 +67,10 @@ def sizes(width: int) -> tuple[int, ...]:
     return tuple(sorted({1, 8, width // 8, width // 2, width}))
 
 
-@torch.no_grad()
-def interchange_table(clip: CLIP, rotation: Tensor, block: int, examples: Examples) -> list[InterchangeRow]:
-    """All rows for one model. rotation: R ``(width, width)``; block: of the site.
-
-    Every text is once the base. Its source is a text of the other kind and of another image, drawn by
-    a fixed seed, the same for every subspace.
-    """
+def interchange_table(swaps: Swaps, rotation: Tensor) -> list[InterchangeRow]:
+    """All rows of a trained rotation R ``(width, width)``."""
     width = len(rotation)
-    swaps = _Swaps(clip, examples, block)
-    randoms = [Rotation(width, seed).matrix() for seed in range(RANDOM_ROTATIONS)]
+    randoms = [Rotation(width, seed).matrix().detach() for seed in range(RANDOM_ROTATIONS)]
     rows = []
     for k in sizes(width):
         rows.append(swaps.row("trained", k, rotation[:k]))
@@ -83,7 +78,29 @@ def interchange_table(clip: CLIP, rotation: Tensor, block: int, examples: Exampl
         rows.append(swaps.row("complement", k, rotation[k:]))
         draws = [float(swaps.hits(matrix[:k]).mean()) for matrix in randoms]
         rows.append(InterchangeRow("random", k, mean(draws), len(swaps), spread=stdev(draws)))
-    return [*rows, swaps.row("full swap", width, torch.eye(width))]
+    return rows
+
+
+def fold_rows(towers: Iterable[tuple[CLIP, Tensor, Examples]], site: Site) -> list[InterchangeRow]:
+    """Rows over the held-out texts of all folds, each swapped in the tower that has not seen them.
+
+    towers: for each fold its tower, its ordered rotation, and the pairs that it has not seen.
+    """
+    hits: dict[tuple[str, int], list[Array]] = {}
+    owners: list[Array] = []
+    for clip, rotation, held in towers:
+        swaps = Swaps(clip, held, site.block)
+        owners.append(swaps.owner)  # image numbers of the whole split
+        bases = {
+            ("trained", site.k): rotation[: site.k],
+            ("trained", 1): rotation[:1],
+            ("beyond the first", site.k): rotation[1 : site.k],
+            ("full swap", len(rotation)): torch.eye(len(rotation)),
+        }
+        for name, basis in bases.items():
+            hits.setdefault(name, []).append(swaps.hits(basis))
+    owner = np.concatenate(owners)
+    return [_row(subspace, k, np.concatenate(parts), owner) for (subspace, k), parts in hits.items()]
 
 
 def mean_difference_rotation(clip: CLIP, block: int, examples: Examples) -> Tensor:
@@ -96,13 +113,18 @@ def mean_difference_rotation(clip: CLIP, block: int, examples: Examples) -> Tens
     return order_rotation(clip, torch.eye(width), Site(block, width), examples)
 
 
-class _Swaps:
-    """All texts run to the site once; every subspace costs only the blocks after it."""
+class Swaps:
+    """Every text of the examples as base, with a source of the other kind and of another image.
 
+    A fixed seed draws the sources, the same for every subspace. All texts run to the site once; a subspace
+    costs only the blocks after it.
+    """
+
+    @torch.no_grad()
     def __init__(self, clip: CLIP, examples: Examples, block: int, batch: int = 128) -> None:
         texts = torch.arange(2 * len(examples))
         self._clip, self._images = clip, examples.images
-        self._owner = examples.owner.repeat(2).numpy()
+        self.owner: Array = examples.owner.repeat(2).numpy()
         self._sources = draw_sources(texts, examples.owner, "other", torch.Generator().manual_seed(SEED))
         self._runs = [run_to_block(clip, tokens, block) for tokens in torch.split(examples.tokens, batch)]
         self._states = torch.cat([run.state for run in self._runs])
@@ -113,10 +135,9 @@ class _Swaps:
 
     def row(self, subspace: str, k: int, basis: Tensor) -> InterchangeRow:
         """Accuracy with its interval. basis: as :meth:`hits` takes it."""
-        hits = self.hits(basis)
-        share = proportion(hits, self._owner)
-        return InterchangeRow(subspace, k, float(hits.mean()), len(self), share.low, share.high)
+        return _row(subspace, k, self.hits(basis), self.owner)
 
+    @torch.no_grad()
     def hits(self, basis: Tensor) -> Array:
         """Which swaps move the logit the right way, ``(texts,)`` of 0 and 1.
 
@@ -131,6 +152,11 @@ class _Swaps:
         logits = pair_logits(images, self._plain, torch.cat(parts), self._clip.logit_scale)
         right: Array = interchange_hits(logits, self._sources < len(self._images)).double().numpy()
         return right
+
+
+def _row(subspace: str, k: int, hits: Array, owner: Array) -> InterchangeRow:
+    share = proportion(hits, owner)
+    return InterchangeRow(subspace, k, float(hits.mean()), len(hits), share.low, share.high)
 
 
 def reference_places(model: LoadedModel, pairs: Sequence[PreferencePair]) -> Tensor:
