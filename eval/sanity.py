@@ -175,14 +175,14 @@ def sanity(scorer: DescScorer, pairs: Sequence[PreferencePair], name: str, seed:
         if scorer.model.tuned:
             before = _grounding(images, (untuned[0], untuned[2]), owner)
             gains = {f"{what}{LESS_BASE}": wins[what] - before[what] for what in wins}
-            figures += _grounding_figures(name, gains, owner)
+            figures += _grounding_figures(name, gains, owner, bounded=False)
     return Sanity(rows, figures)
 
 
 def _stop_figures(metric: str, moves: Array, owner: Array) -> list[SanityFigure]:
     what = "a final full stop moves the cosine"
     return [
-        _mean_figure(metric, f"{what}: mean", moves, owner),
+        _mean_figure(metric, f"{what}: mean", moves, owner, bounded=False),
         SanityFigure(metric, f"{what}: largest", float(moves.max()), None, None, len(moves)),
     ]
 
@@ -206,8 +206,11 @@ def _probability_figures(
     ]
 
 
-def _mean_figure(metric: str, figure: str, values: Array, clusters: Array) -> SanityFigure:
-    mean = cluster_mean(values, clusters)
+def _mean_figure(
+    metric: str, figure: str, values: Array, clusters: Array, bounded: bool = True
+) -> SanityFigure:
+    """The mean of ``(n,)``. bounded: whether all values lie in 0..1, and so the interval must too."""
+    mean = proportion(values, clusters) if bounded else cluster_mean(values, clusters)
     return SanityFigure(metric, figure, float(values.mean()), mean.low, mean.high, len(values))
 
 
@@ -229,8 +232,10 @@ def _grounding(images: Tensor, kinds: tuple[Tensor, Tensor], owner: Array) -> di
     return wins
 
 
-def _grounding_figures(metric: str, wins: dict[str, Array], owner: Array) -> list[SanityFigure]:
-    return [_mean_figure(metric, figure, values, owner) for figure, values in wins.items()]
+def _grounding_figures(
+    metric: str, wins: dict[str, Array], owner: Array, bounded: bool = True
+) -> list[SanityFigure]:
+    return [_mean_figure(metric, figure, values, owner, bounded) for figure, values in wins.items()]
 
 
 def _kept(texts: _Made) -> Mask:

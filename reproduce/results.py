@@ -205,9 +205,9 @@ def train_run(run: Run, sets: Sets) -> Path:
         validation=None,
         reference="val",
         cache=sets.work / "features",
-        # One calibration serves to ship; the other seeds show how far results vary.
+        # One calibration serves to ship; the others show how far results vary.
         calibration_folds=CALIBRATION_FOLDS if run.whole else 0,
-        weights="float16" if run.recipe == SHIPPED else "float32",
+        weights="float16" if run.recipe.preset == SHIPPED.preset else "float32",
     )
     log.info("training %s", run.name)
     return finetune(request, configure, lambda line: log.info("%s", line))
@@ -350,8 +350,8 @@ def joined(earlier: Record, planned: Sequence[Run], sets: Sets) -> Record:
     for run in planned:
         if (sets.folder(run) / "measured.json").is_file():
             kept[run.recipe.name, run.seed] = measured_run(run, sets)
-    order = {(run.recipe.name, run.seed): place for place, run in enumerate(planned)}
-    known = sorted((key for key in kept if key in order), key=lambda key: order[key])
+    order = list(dict.fromkeys(run.recipe.name for run in planned))
+    known = sorted((key for key in kept if key[0] in order), key=lambda key: (order.index(key[0]), key[1]))
     baselines = earlier.get("baselines") or text_baselines(sets)  # rules that depend on no model
     return {"baselines": baselines, "base": base, "runs": [kept[key] for key in known]}
 

@@ -323,7 +323,8 @@ def test_a_model_with_a_readout_says_how_likely_empty_phrases_are_descriptions(
     assert empty.value == pytest.approx(np.mean(expected), abs=1e-5)
     assert empty.n == 11
     assert empty.low is not None
-    assert empty.low < empty.value
+    assert empty.high is not None
+    assert 0 <= empty.low < empty.value < empty.high <= 1
     assert found["description_probability of descriptions: mean"].n == N
     captions = [scorer.score(photo, pair.caption).description_probability for pair in pairs]
     mean = found["description_probability of captions: mean"].value

@@ -77,6 +77,7 @@ def record(name: str, seed: int, value: float) -> dict[str, Any]:
         },
         "openstax_probability": {**probability, "bins": bins},
         "concadia_probability": {**probability, "log_loss": 0.8765, "bins": bins},
+        "signature": f"descscore:0|model:{name}|text:windows",
     }
 
 
@@ -222,7 +223,12 @@ def test_the_work_is_done_in_parts_and_nothing_twice(tmp_path: Path) -> None:
 
     adapter = next(work.glob("*/shipped-0/adapter_model.safetensors"))
     before = adapter.stat().st_mtime_ns
+    # A run of more seeds, made elsewhere, stays too.
+    kept = {**shipped, "seed": 3}
+    first["runs"].append(kept)
+    (output / "results.json").write_text(json.dumps(first), encoding="utf-8")
     both = results_command(data, work, output, "--only", "shipped, preference")
+    assert both["runs"].pop(1) == kept
     assert [run["name"] for run in both["runs"]] == ["shipped", "shipped, preference loss alone"]
     assert both["runs"][0] == shipped
     assert adapter.stat().st_mtime_ns == before
