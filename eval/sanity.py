@@ -195,7 +195,9 @@ def _probability_figures(
     empty = scorer.encoder.texts(phrases, scorer.text_policy).probabilities
     assert empty is not None  # the model has a read-out
     everyone = np.ones(len(owner), bool)
-    groups = {"empty phrases": (empty.double().cpu().numpy(), np.arange(len(phrases)))}
+    groups: dict[str, tuple[Array, Array]] = {
+        "empty phrases": (empty.double().cpu().numpy(), np.arange(len(phrases), dtype=float))
+    }
     for part, what in _JUDGED.items():
         keep = everyone if part in KINDS else _kept(made[_NAMES.index(part)])
         if keep.any():
