@@ -341,7 +341,7 @@ def zeroshot(data: str, prompts: tuple[str, ...], model: str, device: str | None
 
     source = read_labelled_source(data)
     scorer = DescScorer.from_pretrained(model, device=device)
-    rows = [zero_shot(scorer, source.images, prompt) for prompt in prompts or (source.prompt,)]
+    rows = zero_shot(scorer, source.images, prompts or (source.prompt,))
     result = {"rows": [asdict(row) for row in rows], "signature": scorer.signature}
     print_result(as_json, result, [*zero_shot_lines(rows), scorer.signature])
 

@@ -21,7 +21,7 @@ from descscore.eval.formatting import markdown_table
 from descscore.eval.ratings import read_rows
 from descscore.eval.statistics.proportions import proportion
 from descscore.eval.statistics.retrieval import grounding_by_photo, grounding_sampled, recall_at_k
-from descscore.eval.zero_shot import LabelledImages, existing, read_labelled, zero_shot
+from descscore.eval.zero_shot import PROMPTS, LabelledImages, existing, read_labelled, zero_shot
 from descscore.images import ImageSource
 from descscore.scorer import DescScorer
 from descscore.tables.open import DataOptions, load_pairs
@@ -35,7 +35,8 @@ SEED = 0
 NOTES = (
     "recall@k: share of images (texts) with a right text (image) among the k of highest cosine; it ranks "
     "within one gallery and has no interval.",
-    "zero-shot accuracy: share of images whose class has the prompt of highest cosine.",
+    "zero-shot accuracy: share of images whose class has the prompt of highest cosine, with the prompt "
+    f"{PROMPTS[0]!r} unless a mean is named.",
     "grounding: how often a description scores higher with its own photo than with another.",
 )
 
@@ -100,8 +101,8 @@ def measure(scorer: DescScorer, data: Path) -> list[Figure]:
     tiny = read_labelled(data / "tiny_imagenet" / "val.parquet")
     return [
         *retrieval_figures(scorer, data),
-        _zero_shot(scorer, caltech, "Caltech-101 zero-shot accuracy (unseen pictures)"),
-        _zero_shot(scorer, tiny, "Tiny ImageNet val accuracy (seen classes)"),
+        *_zero_shot(scorer, caltech, "Caltech-101 zero-shot accuracy (unseen pictures)"),
+        *_zero_shot(scorer, tiny, "Tiny ImageNet val accuracy (seen classes)"),
         *concadia_figures(scorer, data),
         *kreiss_figures(scorer, data),
     ]
@@ -131,9 +132,13 @@ def _chance_of_recall(k: int, images: int, texts: int, to_text: bool) -> float:
     return float(1 - stats.hypergeom.pmf(0, texts, per_image, k))
 
 
-def _zero_shot(scorer: DescScorer, data: LabelledImages, name: str) -> Figure:
-    result = zero_shot(scorer, data)
-    return Figure(name, result.accuracy, result.low, result.high, result.n, "image", 1 / result.classes)
+def _zero_shot(scorer: DescScorer, data: LabelledImages, name: str) -> list[Figure]:
+    """With the first prompt, and the mean over all."""
+    first, *_, mean = zero_shot(scorer, data, PROMPTS)
+    return [
+        Figure(label, row.accuracy, row.low, row.high, row.n, "image", 1 / row.classes)
+        for label, row in ((name, first), (f"{name}, {mean.prompt}", mean))
+    ]
 
 
 def concadia_figures(scorer: DescScorer, data: Path) -> list[Figure]:

@@ -67,6 +67,22 @@ def other_image(owner: Array, seed: int = 0) -> list[int | None]:
 SEED = 0
 
 Mask: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
+_Made: TypeAlias = "Sequence[str | None]"
+"""One hostile text for each pair; None where none can be made."""
+
+KINDS = ("descriptions", "captions")
+LESS_BASE = ", less its base's"
+"""End of the name of a figure that is a difference from the untuned base, paired by image."""
+
+_NAMES = tuple(attack.name for attack in ATTACKS)
+_PARTS = ("descriptions", "with a stop", "captions", *_NAMES)
+"""The texts of each pair, in the order in which they are encoded."""
+_JUDGED = {
+    **{kind: kind for kind in KINDS},
+    "shuffled words": "descriptions with their words shuffled",
+    "nouns": "lists of a description's nouns",
+}
+"""The texts whose mean probability is measured, in words."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +118,7 @@ class SanityFigure:
     figure: str
     """What is measured, in words."""
     value: float
-    """A share or probability in 0..1, or a change of cosine."""
+    """A share or probability in 0..1, a difference of two shares, or a change of cosine."""
     low: float | None
     """Lower end of the 95 % interval, over whole images or over phrases; None without one."""
     high: float | None
@@ -119,7 +135,7 @@ class Sanity:
     """One an attack of :data:`descscore.eval.attacks.ATTACKS`, in that order."""
     figures: list[SanityFigure]
     """First those of the final full stop, then of the probability if the model has one, then grounding if
-    there are two images."""
+    there are two images. For a tuned model, grounding less that of its base follows, paired by image."""
 
 
 def sanity(scorer: DescScorer, pairs: Sequence[PreferencePair], name: str, seed: int = SEED) -> Sanity:
@@ -140,64 +156,86 @@ def sanity(scorer: DescScorer, pairs: Sequence[PreferencePair], name: str, seed:
     parts += [[text or own for text, own in zip(part, bare, strict=True)] for part in made]
     encoded = scorer.encoder.texts([text for part in parts for text in part], scorer.text_policy)
     honest, stopped, captions, *hostile = encoded.features.reshape(len(parts), len(pairs), -1).unbind()
+    untuned = encoded.base_features.reshape(len(parts), len(pairs), -1)
     right = matched_cosines(images, honest)
     attacks = zip(ATTACKS, made, (matched_cosines(images, part) for part in hostile), strict=True)
     rows = [_row(name, attack, right, cosines, _kept(part), owner) for attack, part, cosines in attacks]
     figures = _stop_figures(name, np.abs(right - matched_cosines(images, stopped)), owner)
     if encoded.probabilities is not None:
-        figures += _probability_figures(scorer, name, encoded.probabilities[: len(pairs)], owner)
+        by_part = encoded.probabilities.double().cpu().numpy().reshape(len(parts), len(pairs))
+        figures += _probability_figures(scorer, name, dict(zip(_PARTS, by_part, strict=True)), made, owner)
     if len(np.unique(owner)) > 1:
-        figures += _grounding_figures(name, images, (honest, captions), owner)
+        wins = _grounding(images, (honest, captions), owner)
+        figures += _grounding_figures(name, wins, owner)
+        if scorer.model.tuned:
+            before = _grounding(images, (untuned[0], untuned[2]), owner)
+            gains = {f"{what}{LESS_BASE}": wins[what] - before[what] for what in wins}
+            figures += _grounding_figures(name, gains, owner, bounded=False)
     return Sanity(rows, figures)
 
 
 def _stop_figures(metric: str, moves: Array, owner: Array) -> list[SanityFigure]:
-    mean = cluster_mean(moves, owner)
     what = "a final full stop moves the cosine"
     return [
-        SanityFigure(metric, f"{what}: mean", float(moves.mean()), mean.low, mean.high, len(moves)),
+        _mean_figure(metric, f"{what}: mean", moves, owner, bounded=False),
         SanityFigure(metric, f"{what}: largest", float(moves.max()), None, None, len(moves)),
     ]
 
 
 def _probability_figures(
-    scorer: DescScorer, metric: str, descriptions: Tensor, owner: Array
+    scorer: DescScorer, metric: str, by_part: dict[str, Array], made: Sequence[_Made], owner: Array
 ) -> list[SanityFigure]:
+    """Mean probabilities of empty phrases, and of the texts of each pair: ``(n,)`` each."""
     phrases = [attack.make(Target("")) or "" for attack in PHRASES] + list(UNTRAINED)
     empty = scorer.encoder.texts(phrases, scorer.text_policy).probabilities
     assert empty is not None  # the model has a read-out
-    figures = []
-    for what, values, clusters in (
-        ("empty phrases", empty, np.arange(len(phrases))),
-        ("descriptions", descriptions, owner),
-    ):
-        array = values.double().cpu().numpy()
-        mean, figure = cluster_mean(array, clusters), f"description_probability of {what}: mean"
-        figures.append(SanityFigure(metric, figure, float(array.mean()), mean.low, mean.high, len(array)))
-    return figures
+    everyone = np.ones(len(owner), bool)
+    groups: dict[str, tuple[Array, Array]] = {
+        "empty phrases": (empty.double().cpu().numpy(), np.arange(len(phrases), dtype=float))
+    }
+    for part, what in _JUDGED.items():
+        keep = everyone if part in KINDS else _kept(made[_NAMES.index(part)])
+        if keep.any():
+            groups[what] = (by_part[part][keep], owner[keep])
+    return [
+        _mean_figure(metric, f"description_probability of {what}: mean", values, clusters)
+        for what, (values, clusters) in groups.items()
+    ]
 
 
-def _grounding_figures(
-    metric: str, images: Tensor, kinds: tuple[Tensor, Tensor], owner: Array
-) -> list[SanityFigure]:
-    """Descriptions and captions, each over the descriptions and captions of all other images."""
-    names, figures = ("descriptions", "captions"), []
+def _mean_figure(
+    metric: str, figure: str, values: Array, clusters: Array, bounded: bool = True
+) -> SanityFigure:
+    """The mean of ``(n,)``. bounded: whether all values lie in 0..1, and so the interval must too."""
+    mean = proportion(values, clusters) if bounded else cluster_mean(values, clusters)
+    return SanityFigure(metric, figure, float(values.mean()), mean.low, mean.high, len(values))
+
+
+def _grounding(images: Tensor, kinds: tuple[Tensor, Tensor], owner: Array) -> dict[str, Array]:
+    """Shares of other images' texts that each right text beats, ``(n,)``, by the figure's name.
+
+    kinds: the descriptions and the captions, ``(n, embed_dim)`` each. Each kind meets both kinds.
+    """
     # All cosines by one kind of product, so that equal texts tie to the last bit.
-    rivals = [
+    cosines = [
         np.stack([matched_cosines(images, text.expand_as(images)) for text in kind], 1) for kind in kinds
     ]
     others = owner[:, None] != owner[None, :]
-    for own, right in zip(names, rivals, strict=True):
-        for other, cosines in zip(names, rivals, strict=True):
-            beaten = (right.diagonal()[:, None] > cosines) & others
-            wins = beaten.sum(1) / others.sum(1)
-            mean = cluster_mean(wins, owner)
-            figure = f"{own} over other images' {other}"
-            figures.append(SanityFigure(metric, figure, float(wins.mean()), mean.low, mean.high, len(wins)))
-    return figures
+    wins = {}
+    for own, right in zip(KINDS, cosines, strict=True):
+        for other, rivals in zip(KINDS, cosines, strict=True):
+            beaten = (right.diagonal()[:, None] > rivals) & others
+            wins[f"{own} over other images' {other}"] = beaten.sum(1) / others.sum(1)
+    return wins
 
 
-def _kept(texts: Sequence[str | None]) -> Mask:
+def _grounding_figures(
+    metric: str, wins: dict[str, Array], owner: Array, bounded: bool = True
+) -> list[SanityFigure]:
+    return [_mean_figure(metric, figure, values, owner, bounded) for figure, values in wins.items()]
+
+
+def _kept(texts: _Made) -> Mask:
     return np.array([text is not None for text in texts])
 
 

@@ -29,6 +29,8 @@ from descscore.tables.samples import IMAGE_SUFFIXES
 Array: TypeAlias = "np.ndarray[Any, Any]"
 
 DEFAULT_PROMPT = "a photo of a {}"
+PROMPTS = (DEFAULT_PROMPT, "{}", "A picture of {}", "A photo of the {}.", "An image that shows a {}.")
+"""Different wordings: an accuracy that holds for one of them alone says little about a model."""
 
 NOTES = (
     "accuracy: share of images whose own class wins. macro-F1: the mean over classes of F1, which weighs "
@@ -62,7 +64,7 @@ class ZeroShot:
     classes: int
     """Number of classes."""
     prompt: str
-    """Template of the prompts."""
+    """Template of the prompts, or of how many prompts it is the mean."""
 
 
 def check_prompt(prompt: str) -> str:
@@ -72,30 +74,39 @@ def check_prompt(prompt: str) -> str:
     return prompt
 
 
-def predict(scorer: DescScorer, data: LabelledImages, prompt: str = DEFAULT_PROMPT) -> Array:
-    """The class of each image, ``(n,)`` indices into ``data.names``."""
-    texts = [check_prompt(prompt).format(name) for name in data.names]
-    cosines = image_features(scorer, data.images) @ text_features(scorer, texts).T
-    classes: Array = cosines.argmax(1).cpu().numpy()
+def predict(scorer: DescScorer, data: LabelledImages, prompts: Sequence[str]) -> Array:
+    """The class of each image by each prompt, ``(prompts, n)`` indices into ``data.names``."""
+    texts = [check_prompt(prompt).format(name) for prompt in prompts for name in data.names]
+    features = text_features(scorer, texts)  # before the images: a bad prompt ends at once
+    cosines = image_features(scorer, data.images) @ features.T
+    by_prompt = cosines.reshape(len(cosines), len(prompts), len(data.names))
+    classes: Array = by_prompt.argmax(2).T.cpu().numpy()
     return classes
 
 
-def zero_shot(scorer: DescScorer, data: LabelledImages, prompt: str = DEFAULT_PROMPT) -> ZeroShot:
-    """Classify all images. Raises :class:`DataError` for no images, :class:`UsageError` for a bad prompt."""
+def zero_shot(
+    scorer: DescScorer, data: LabelledImages, prompts: Sequence[str] = (DEFAULT_PROMPT,)
+) -> list[ZeroShot]:
+    """Classify all images by each prompt: a row a prompt, and for several prompts one of their means.
+
+    Raises :class:`DataError` for no images, :class:`UsageError` for a bad prompt.
+    """
     if not len(data.labels):
         raise DataError("zero-shot: no images")
     labels = np.asarray(data.labels)
-    predicted = predict(scorer, data, prompt)
-    estimate = proportion((predicted == labels).astype(float), null=1 / max(2, len(data.names)))
-    return ZeroShot(
-        float((predicted == labels).mean()),
-        estimate.low,
-        estimate.high,
-        macro_f1(labels, predicted),
-        len(labels),
-        len(data.names),
-        prompt,
-    )
+    predicted = predict(scorer, data, prompts)
+    hits, f1 = (predicted == labels).astype(float), [macro_f1(labels, row) for row in predicted]
+    results = list(zip(prompts, hits, f1, strict=True))
+    if len(prompts) > 1:
+        results.append((f"mean of {len(prompts)} prompts", hits.mean(0), float(np.mean(f1))))
+    return [_result(data, *result) for result in results]
+
+
+def _result(data: LabelledImages, prompt: str, hits: Array, f1: float) -> ZeroShot:
+    """hits: ``(n,)``, each 0..1."""
+    estimate = proportion(hits, null=1 / max(2, len(data.names)))
+    value = float(hits.mean())
+    return ZeroShot(value, estimate.low, estimate.high, f1, len(hits), len(data.names), prompt)
 
 
 def macro_f1(labels: Array, predicted: Array) -> float:

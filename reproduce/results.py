@@ -3,30 +3,33 @@
     descscore eval report --model default --model base --data DATA --output docs
     python -m reproduce.results --data DATA --work runs/results --output docs
 
-The first command writes the report that the page's last sections show. The second one, started again,
-goes on where it stopped. Every run keeps its adapter and its ``measured.json`` in a folder under
-``--work``; ``results.json`` gathers them, and the page is written from that file alone. Measuring sets are
-read here after training and used for nothing else.
+The first command writes the report that the page's last sections show. The second one can be stopped at any
+time. Started again, it goes on: every run keeps its adapter and its ``measured.json`` in a folder under
+``--work``, one folder for each base. ``results.json`` is written after every run, and holds all that are
+measured. ``--only shipped-0`` trains and measures a part, and keeps the other records of the same base.
+Several processes may share the work if each has its own ``--only``. Measuring sets are read here after
+training and used for nothing else.
 
 Published settings are for ViT-B/32 and 100,000 pairs. On a small tower and 5,441 pairs of textbook
-figures all runs here share :data:`SMALL`: 24 texts in a step, three passes, texts cut to windows, and a rate
-that falls to zero.
+figures the presets run here with :data:`SMALL`: 24 texts in a step, three passes, texts cut to windows, and a
+rate that falls to zero. The names of these runs say so: they are not the published recipes.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any, TypeAlias
 
 import click
-import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
 
 from descscore.errors import UsageError
+from descscore.eval.captions import CaptionJudgments, read_caption_judgments, tau_rows
 from descscore.eval.features import ImageMemory, RememberingEncoder, image_owner
 from descscore.eval.preference import (
     PairScores,
@@ -37,47 +40,54 @@ from descscore.eval.preference import (
     probability_row,
 )
 from descscore.eval.quality import measure
-from descscore.eval.report import plots
-from descscore.eval.statistics.proportions import cluster_mean
-from descscore.models import LoadedModel
+from descscore.eval.sanity import sanity
+from descscore.eval.statistics.correlation import Array
+from descscore.files import atomic_write
+from descscore.models import LoadedModel, load_model
 from descscore.options import PATH
 from descscore.scorer import DescScorer
 from descscore.tables.open import DataOptions, load_pairs
 from descscore.tables.rows import PreferencePair
-from descscore.training.config import PRESETS, FinetuneConfig, Tower
-from descscore.training.data import make_examples
-from descscore.training.finetune import Request, finetune
+from descscore.training.config import PRESETS, FinetuneConfig, Tower, preset
+from descscore.training.data import Examples, make_examples
+from descscore.training.finetune import CALIBRATION_FOLDS, Request, finetune, train_folds
+from descscore.training.objective import site_of
+from descscore.training.readout import order_rotation
 from reproduce.cross_validation import Recipe
-from reproduce.pages import data_option, output_option, read_json, render, write_json, write_text
-from reproduce.purpose_subspace import interchange_table
+from reproduce.pages import output_option, read_json, write_json
+from reproduce.purpose_subspace import (
+    InterchangeRow,
+    Swaps,
+    fold_rows,
+    interchange_table,
+    mean_difference_rotation,
+)
+from reproduce.results_page import write_page
 
-Array: TypeAlias = "np.ndarray[Any, Any]"
 Record: TypeAlias = dict[str, Any]
-Reading: TypeAlias = Callable[[Record], "float | None"]
 
 log = logging.getLogger(__name__)
 
-CALIBRATION_FOLDS = 3
 SMALL = {"batch_size": 24, "epochs": 3, "text_window": 32, "schedule": "linear"}
 CHOSEN_RATE = {"lora": 1e-3, "full": 3e-4}
-"""Learning rate by kind of tuning: the best of those tried (``docs/cross_validation.jsonl``)."""
-SEEDS = (0, 1, 2, 3, 4)
+"""Learning rate by kind of tuning: the best of those tried on an earlier base
+(``docs/cross_validation.jsonl``)."""
+SEEDS = 5
+"""Seeds 0 to 4, as in the paper."""
 
-SHIPPED = Recipe(
-    "shipped",
-    "das-full",
-    {
-        **SMALL,
-        "loss": "joint",
-        "learning_rate": 3e-4,
-        "contrastive_weight": 0.0625,
-        "hold_weight": 0.05,
-        "spread_weight": 0.1,
-        "token_dropout": 0.1,
-        "word_swap": 0.75,
-        "interpolation": 0.85,
-    },
+SHIPPED = Recipe("shipped", "small-data", {})
+ONE_LOSS = (
+    Recipe("shipped, preference loss alone", "small-data", {"loss": "preference", "block": None, "k": None}),
+    Recipe("shipped, interchange loss alone", "small-data", {"loss": "interchange"}),
 )
+"""The shipped recipe with one of its two losses: whether the interchange earns its place."""
+OVER_SEEDS = ("das-lora", "bft-lora")
+"""Presets that run with every seed; the others run once."""
+
+MOST_FOUND = 2000
+"""Training pairs, at most, from which a rotation is found after the training."""
+MOST_HELD = 600
+"""Held-out pairs of a fold, at most, whose purposes are interchanged."""
 
 
 @dataclass(frozen=True)
@@ -91,82 +101,167 @@ class Run:
     def name(self) -> str:
         return f"{self.recipe.name}-{self.seed}"
 
+    @property
+    def whole(self) -> bool:
+        """Whether this is the run that ships, of which everything is measured."""
+        return self.recipe == SHIPPED and self.seed == 0
 
-def runs() -> Iterator[Run]:
-    """All runs of the page.
 
-    The shipped recipe and the LoRA presets over all seeds, every other preset once, and all presets once
-    at their published rates.
+def runs(seeds: int = SEEDS) -> Iterator[Run]:
+    """All runs of the page, the most telling first.
+
+    The shipped recipe, its two losses alone, and the LoRA presets with every seed; the other presets once;
+    and all presets once at their own rates.
     """
-    for seed in SEEDS:
-        yield Run(SHIPPED, seed)
+    for recipe in (SHIPPED, *ONE_LOSS):
+        yield from (Run(recipe, seed) for seed in range(seeds))
     for name in PRESETS:
-        rate = CHOSEN_RATE["full" if name.endswith("full") else "lora"]
-        chosen = Recipe(name, name, {**SMALL, "learning_rate": rate})
-        for seed in SEEDS if name in ("das-lora", "bft-lora") else SEEDS[:1]:
-            yield Run(chosen, seed)
+        if name != SHIPPED.preset:
+            rate = CHOSEN_RATE["full" if name.endswith("full") else "lora"]
+            factor = f"{rate / preset(name).learning_rate:g} x its rate"
+            chosen = _small(name, factor, {"learning_rate": rate})
+            yield from (Run(chosen, seed) for seed in range(seeds if name in OVER_SEEDS else 1))
     for name in PRESETS:
-        yield Run(Recipe(f"{name} at the published rate", name, dict(SMALL)), 0)
+        if name != SHIPPED.preset:
+            yield Run(_small(name, "its rate", {}), 0)
+
+
+def _small(name: str, rate: str, changes: Record) -> Recipe:
+    """A preset with :data:`SMALL`, named for what it is."""
+    what = f"{rate}, {SMALL['epochs']} passes, windows of {SMALL['text_window']}"
+    return Recipe(f"{name} at {what}", name, {**SMALL, **changes})
 
 
 @dataclass(frozen=True)
 class Sets:
-    """The measuring sets, by name."""
+    """What models are measured on, read once, and the base that they start from."""
 
-    folder: Path
-    """The data folder."""
+    data: Path
+    work: Path
+    """Holds what belongs to this base alone."""
+    base: LoadedModel
     pairs: dict[str, tuple[PreferencePair, ...]]
+    """``concadia`` and ``openstax``."""
     owner: dict[str, Array]
-    """The image of each pair, as a number."""
+    judgments: CaptionJudgments
+    train: Examples
+    memory: ImageMemory = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def read(cls, data: Path, work: Path) -> Sets:
+        """Read everything, with the image features that earlier processes kept."""
+        base = load_model("base", "cpu")
+        work = work / base.weights_hash
+        work.mkdir(parents=True, exist_ok=True)
+        # Pairs with equal texts stay in: no metric can win them, and they count against all.
+        keep = DataOptions(keep_equal=True)
+        pairs = {name: load_pairs(str(data / name), keep).split("test") for name in ("concadia", "openstax")}
+        train = make_examples(base, load_pairs(str(data / "openstax")).split("train"), work / "features")
+        owner = {name: image_owner(part) for name, part in pairs.items()}
+        return cls(data, work, base, pairs, owner, read_caption_judgments(data), train, _load_memory(work))
+
+    def folder(self, run: Run) -> Path:
+        """The folder of a run: its adapter, its checkpoints and its measurements."""
+        return self.work / "".join(c if c.isalnum() else "-" for c in run.name)
+
+    def examples(self, name: str) -> Examples:
+        """The pairs of a measuring set as examples."""
+        return make_examples(self.base, self.pairs[name], self.work / "features")
 
 
-def read_sets(folder: Path) -> Sets:
-    """``concadia`` (all 300, equal texts kept) and ``openstax`` ``test``. Raises :class:`DataError`."""
-    keep = DataOptions(keep_equal=True)
-    pairs = {
-        "concadia": load_pairs(str(folder / "concadia"), keep).split("test"),
-        "openstax": load_pairs(str(folder / "openstax"), keep).split("test"),
-    }
-    return Sets(folder, pairs, {name: image_owner(part) for name, part in pairs.items()})
+_MEMORY = "measured_images.safetensors"
 
 
-def train_run(run: Run, data: Path, work: Path) -> Path:
-    """The adapter folder of a run, trained unless it is there."""
-    output = work / run.name.replace(" ", "-")
-    if (output / "run.json").is_file():
-        return output
-    shipped = run.recipe == SHIPPED
+def _load_memory(work: Path) -> ImageMemory:
+    tensors = load_file(work / _MEMORY) if (work / _MEMORY).is_file() else {}
+    places = {name: name.split("/") for name in tensors}
+    return {(tower, bytes.fromhex(digest)): tensors[name] for name, (tower, digest) in places.items()}
+
+
+def _save_memory(memory: ImageMemory, work: Path) -> None:
+    """Keep image features for other processes: half of them are of photos that only measuring reads."""
+    with atomic_write(work / _MEMORY) as part:
+        save_file({f"{tower}/{digest.hex()}": row for (tower, digest), row in memory.items()}, part)
+
+
+def train_run(run: Run, sets: Sets) -> Path:
+    """The adapter folder of a run, trained unless it is there.
+
+    Raises :class:`UsageError` for a folder that was trained with other settings.
+    """
+    output = sets.folder(run)
 
     def configure(tower: Tower) -> FinetuneConfig:
         return replace(run.recipe.settings(tower), seed=run.seed, save_every=10**9)
 
+    if (output / "run.json").is_file():
+        kept = json.loads((output / "run.json").read_text(encoding="utf-8"))["config"]
+        if kept != json.loads(json.dumps(asdict(configure(Tower.of(sets.base.clip))))):
+            raise UsageError(f"{output}: holds a run with other settings; remove it")
+        return output
     request = Request(
-        data=str(data / "openstax"),
+        data=str(sets.data / "openstax"),
         output=output,
         validation=None,
         reference="val",
-        cache=work / "features",
-        # One calibration serves to ship; the other seeds show how far results vary.
-        calibration_folds=CALIBRATION_FOLDS if shipped and run.seed == 0 else 0,
-        weights="float16" if shipped else "float32",
+        cache=sets.work / "features",
+        # One calibration serves to ship; the others show how far results vary.
+        calibration_folds=CALIBRATION_FOLDS if run.whole else 0,
+        weights="float16" if run.recipe.preset == SHIPPED.preset else "float32",
     )
     log.info("training %s", run.name)
     return finetune(request, configure, lambda line: log.info("%s", line))
 
 
-def measure_model(scorer: DescScorer, sets: Sets, work: Path) -> Record:
-    """All measurements of one model, as plain JSON types, shares in 0..1."""
+def measured_base(sets: Sets) -> Record:
+    """The record of the base."""
+    return _measured("base", sets.work / "base", sets)
+
+
+def measured_run(run: Run, sets: Sets) -> Record:
+    """The record of a run, which is trained and measured unless that is done."""
+    folder = train_run(run, sets)
+    about = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    record = {"name": run.recipe.name, "seed": run.seed, "config": about["config"]}
+    record |= {"seconds": about["seconds"], "trained_values": about["trained_values"]}
+    return record | _measured(str(folder), folder, sets, run)
+
+
+def _measured(source: str, folder: Path, sets: Sets, run: Run | None = None) -> Record:
+    path = folder / "measured.json"
+    if not path.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        log.info("measuring %s", folder.name)
+        scorer = DescScorer.from_pretrained(source, device="cpu")
+        scorer.encoder = RememberingEncoder(scorer.model, scorer.encoder.batch_size, sets.memory)
+        known = len(sets.memory)
+        record = measure_model(scorer, sets, whole=run is None or run.whole)
+        if run is not None and run.whole:
+            record["interchange"]["folds"] = _fold_rows(run, sets)
+        write_json(record, path)
+        if len(sets.memory) > known:
+            _save_memory(sets.memory, sets.work)
+    measured: Record = json.loads(path.read_text(encoding="utf-8"))
+    return measured
+
+
+def measure_model(scorer: DescScorer, sets: Sets, whole: bool) -> Record:
+    """All measurements of one model, as plain JSON types, shares in 0..1.
+
+    whole: whether every subspace is interchanged; otherwise only those that the tables over seeds show.
+    """
     record: Record = {"signature": scorer.signature}
     for name, pairs in sets.pairs.items():
         scores = model_pair_scores(scorer, pairs, "model")
         record[f"{name}_preference"] = _preference(scores, pairs, sets.owner[name])
         assert scores.over_others is not None
         record[f"{name}_grounding"] = float(scores.over_others.mean())
-        record[f"{name}_wins_over_others"] = scores.over_others.tolist()
         probability = probability_row(scorer, pairs, "model")
         record[f"{name}_probability"] = None if probability is None else asdict(probability)
-    record["quality"] = [asdict(figure) for figure in measure(scorer, sets.folder)]
-    record["interchange"] = _interchange(scorer.model, sets, work)
+    record["sanity"] = _sanity(scorer, sets.pairs["concadia"])
+    record["quality"] = [asdict(figure) for figure in measure(scorer, sets.data)]
+    record["taus"] = {row.set: row.tau for row in tau_rows(scorer, sets.judgments)}
+    record["interchange"] = _interchange(scorer.model, sets, whole)
     return record
 
 
@@ -174,24 +269,56 @@ def _preference(scores: PairScores, pairs: Sequence[PreferencePair], owner: Arra
     return asdict(preference_rows(scores, pairs, owner)[0])
 
 
-def _interchange(model: LoadedModel, sets: Sets, work: Path) -> list[Record] | None:
-    if model.purpose is None:
-        return None
-    examples, purpose = make_examples(model, sets.pairs["openstax"], work / "features"), model.purpose
-    rows = interchange_table(model.clip, purpose.rotation, purpose.site.block, examples)
+def _sanity(scorer: DescScorer, pairs: Sequence[PreferencePair]) -> Record:
+    """By name of the attack or figure, without what is the same for every model."""
+    found = sanity(scorer, pairs, "model")
+    kept = ("value", "low", "high", "n")
+    return {
+        "attacks": {row.attack: {key: getattr(row, key) for key in (*kept, "ties")} for row in found.rows},
+        "figures": {row.figure: {key: getattr(row, key) for key in kept} for row in found.figures},
+    }
+
+
+@torch.no_grad()
+def _interchange(model: LoadedModel, sets: Sets, whole: bool) -> Record:
+    """Rows by data set: of the trained rotation if there is one, and of one found in the tower as it is."""
+    purpose, usual = model.purpose, site_of(preset("das-lora", Tower.of(model.clip)))
+    site = usual if purpose is None else purpose.site
+    assert site is not None
+    found = mean_difference_rotation(model.clip, site.block, sets.train.sample(MOST_FOUND))
+    by_data = {}
+    for name in sets.pairs:
+        swaps, rows = Swaps(model.clip, sets.examples(name), site.block), []
+        if purpose is not None and whole:
+            rows = interchange_table(swaps, purpose.rotation)
+        elif purpose is not None:
+            rows = [swaps.row("trained", site.k, purpose.rotation[: site.k])]
+        rows += [swaps.row("found", k, found[:k]) for k in (1, site.k)]
+        rows.append(swaps.row("full swap", len(found), torch.eye(len(found))))
+        by_data[name] = [asdict(row) for row in rows]
+    return by_data
+
+
+def _fold_rows(run: Run, sets: Sets) -> list[Record]:
+    """Interchanges of held-out training texts, in the towers that the calibration trained without them."""
+    config = replace(run.recipe.settings(Tower.of(sets.base.clip)), seed=run.seed, save_every=10**9)
+    site = site_of(config)
+    assert site is not None
+    clip, towers = load_model("base", "cpu").clip, []
+    for held, trainer in train_folds(clip, sets.train, CALIBRATION_FOLDS, config, sets.folder(run) / "folds"):
+        rotation, tuned = trainer.objective.rotation, trainer.objective.clip.cpu()
+        assert rotation is not None
+        matrix, seen = rotation.matrix().detach().cpu(), sets.train.select(~held).sample(MOST_FOUND)
+        with torch.no_grad():
+            ordered = order_rotation(tuned, matrix, site, seen)
+        towers.append((tuned, ordered, sets.train.select(held).sample(MOST_HELD)))
+    rows: list[InterchangeRow] = fold_rows(towers, site)
     return [asdict(row) for row in rows]
-
-
-def against_base(record: Record, base: Record, owner: Array) -> Record:
-    """Paired difference of Concadia grounding from the base, with its 95 % interval over images."""
-    mine, others = (np.array(one["concadia_wins_over_others"]) for one in (record, base))
-    estimate = cluster_mean(mine - others, owner)
-    return {"value": estimate.value, "low": estimate.low, "high": estimate.high, "n": estimate.n}
 
 
 def text_baselines(sets: Sets) -> Record:
     """Rules that see the texts alone: "longer wins" and an n-gram classifier fitted on OpenStax ``train``."""
-    train = load_pairs(str(sets.folder / "openstax")).split("train")
+    train = load_pairs(str(sets.data / "openstax")).split("train")
     rows = {}
     for name, pairs in sets.pairs.items():
         for scores in (length_pair_scores(pairs), ngram_pair_scores(train, pairs)):
@@ -199,257 +326,73 @@ def text_baselines(sets: Sets) -> Record:
     return rows
 
 
-def gather(data: Path, work: Path, kept: Sequence[Record] = ()) -> Record:
-    """Train and measure all runs, except those that are trained or measured already.
+def chosen_runs(planned: Sequence[Run], only: Sequence[str]) -> list[Run]:
+    """The runs whose names start with one of ``only``; all if it is empty.
 
-    kept: records of earlier runs, which stay as they are.
+    Raises :class:`UsageError` if no run's name starts so.
     """
-    earlier = {(record["name"], record["seed"]): record for record in kept}
-    work.mkdir(parents=True, exist_ok=True)
-    sets = read_sets(data)
-    memory: ImageMemory = {}
-    base = _measured("base", work / "base", sets, work, memory)
-    records = []
-    for run in runs():
-        if (run.recipe.name, run.seed) in earlier:
-            records.append(earlier[run.recipe.name, run.seed])
-            continue
-        folder = train_run(run, data, work)
-        record = _measured(str(folder), folder, sets, work, memory)
-        settings = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        about = {"name": run.recipe.name, "seed": run.seed, "config": settings["config"]}
-        about |= {"seconds": settings["seconds"], "trained_values": settings["trained_values"]}
-        about["grounding_difference"] = against_base(record, base, sets.owner["concadia"])
-        records.append(about | _without_items(record))
-    return {"baselines": text_baselines(sets), "base": _without_items(base), "runs": records}
+    for start in only:
+        if not any(run.name.startswith(start) for run in planned):
+            raise UsageError(
+                f"--only {start!r}: no run starts so; there are {', '.join(r.name for r in planned)}"
+            )
+    return [run for run in planned if not only or run.name.startswith(tuple(only))]
 
 
-def _measured(source: str, folder: Path, sets: Sets, work: Path, memory: ImageMemory) -> Record:
-    path = folder / "measured.json"
-    if not path.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        # Texts are cut, as in the published runs and as earlier runs here were measured.
-        scorer = DescScorer.from_pretrained(source, text_policy="truncate")
-        scorer.encoder = RememberingEncoder(scorer.model, scorer.encoder.batch_size, memory)
-        write_json(measure_model(scorer, sets, work), path)
-    measured: Record = json.loads(path.read_text(encoding="utf-8"))
-    return measured
+def joined(earlier: Record, planned: Sequence[Run], sets: Sets) -> Record:
+    """All results of this base: what is measured under ``--work``, and else what ``earlier`` holds of it.
 
-
-def _without_items(record: Record) -> Record:
-    return {key: value for key, value in record.items() if not key.endswith("wins_over_others")}
-
-
-def kept_records(path: Path, again: Sequence[str]) -> list[Record]:
-    """The records in ``path`` without the models ``again``. Raises :class:`UsageError` for unknown models."""
-    records: list[Record] = json.loads(path.read_text(encoding="utf-8"))["runs"]
-    known = sorted({record["name"] for record in records})
-    for name in again:
-        if name not in known:
-            raise UsageError(f"--again {name!r}: {path} knows {', '.join(known)}")
-    return [record for record in records if record["name"] not in again]
-
-
-RELIABILITY, FOREST, PREFERENCE = "reliability.svg", "readers.svg", "preference.svg"
-RATERS = "BLV"
-_SETS = (("OpenStax test", "openstax"), ("Concadia", "concadia"))
-
-
-def write_page(results: Record, output: Path, report: Record | None = None) -> None:
-    """Write ``results.md`` and its plots. report: from ``descscore eval report``, or None."""
-    write_text(page(results, report), output / "results.md")
-    if report is not None:
-        write_figures(report, output)
-    shipped = shipped_record(results)
-    curves = [{"model": name, "bins": shipped[f"{key}_probability"]["bins"]} for name, key in _SETS]
-    plots.reliability(curves, output / RELIABILITY)
-
-
-def shipped_record(results: Record) -> Record:
-    """The run that ships: the first seed of the shipped recipe."""
-    return next(run for run in results["runs"] if (run["name"], run["seed"]) == ("shipped", 0))
-
-
-def over_seeds(runs: Sequence[Record], read: Reading) -> str:
-    """``mean ± sd`` in per cent, the one value of a single run, or a dash if there is none."""
-    values = [100 * value for run in runs if (value := read(run)) is not None]
-    if not values:
-        return "-"
-    return f"{mean(values):.1f} ± {stdev(values):.1f}" if len(values) > 1 else f"{values[0]:.1f}"
-
-
-def _preferred(key: str) -> Reading:
-    return lambda run: float(run[f"{key}_preference"]["value"])
-
-
-def _grounding(run: Record) -> float:
-    return float(run["concadia_grounding"])
-
-
-def _quality(part: str) -> Reading:
-    return lambda run: next(float(figure["value"]) for figure in run["quality"] if part in figure["name"])
-
-
-def _trained(run: Record) -> float | None:
-    """Interchange accuracy at the k that the run was trained with."""
-    k = run.get("config", {}).get("k")
-    rows = run["interchange"] or []
-    return next((row["value"] for row in rows if (row["subspace"], row["k"]) == ("trained", k)), None)
-
-
-_COLUMNS: dict[str, Reading] = {
-    "Concadia, description preferred": _preferred("concadia"),
-    "OpenStax test, description preferred": _preferred("openstax"),
-    "Concadia grounding, over other descriptions": _grounding,
-    "Concadia grounding, over other photos": _quality("Concadia grounding"),
-    "OpenStax test interchange at the trained k": _trained,
-}
-_TRANSFER: dict[str, Reading] = {
-    "Caltech-101": _quality("Caltech-101"),
-    "Tiny ImageNet": _quality("Tiny ImageNet"),
-    "image to text R@10": _quality("image to text recall@10"),
-    "text to image R@10": _quality("text to image recall@10"),
-}
-_SETTINGS = (
-    *("learning_rate", "batch_size", "epochs", "text_window", "token_dropout", "word_swap"),
-    *("contrastive_weight", "hold_weight", "spread_weight", "interpolation"),
-)
-_SUBSPACES = ("trained", "complement", "random")
-
-
-def page(results: Record, report: Record | None = None) -> str:
-    """The whole page, from the contents of ``results.json`` and ``report.json`` alone."""
-    shipped = shipped_record(results)
-    interchange: dict[int, Record] = {}
-    for row in sorted(shipped["interchange"], key=lambda row: row["k"]):
-        if row["subspace"] in _SUBSPACES:
-            interchange.setdefault(row["k"], {})[row["subspace"]] = row["value"]
-    return render(
-        "results",
-        **_shown_in_tables(results),
-        report=report,
-        **({} if report is None else _report_tables(report)),
-        goals=_goals(shipped, results["base"]),
-        columns=_COLUMNS,
-        transfer=_TRANSFER,
-        difference=_difference,
-        shipped=shipped,
-        kinds=_SUBSPACES,
-        interchange=interchange,
-        full_swap=next(row for row in shipped["interchange"] if row["subspace"] == "full swap"),
-        probabilities={name: shipped[f"{key}_probability"] for name, key in _SETS},
-        settings=_SETTINGS,
-        # A run made before a setting existed had the value that is now its default.
-        defaults={field.name: field.default for field in fields(FinetuneConfig)},
-    )
-
-
-def readme_table(results: Record) -> str:
-    """The README's short table: the shipped model, its base, the LoRA presets and text-only rules."""
-    reads = (_preferred("concadia"), _preferred("openstax"), _grounding)
-    return render("readme_results", **_shown_in_tables(results), reads=reads)
-
-
-def _shown_in_tables(results: Record) -> Record:
-    """The base and the runs by name, seeds together; and per cent preferred by rules that see texts alone."""
-    models: dict[str, list[Record]] = {"base": [results["base"]]}
-    for run in results["runs"]:
-        models.setdefault(run["name"], []).append(run)
-    baselines: dict[str, dict[str, str]] = {}
-    for name, row in results["baselines"].items():
-        metric, _, data = name.rpartition(", ")
-        baselines.setdefault(metric, {"openstax": ""})[data] = f"{100 * row['value']:.1f}"
-    return {"models": models, "baselines": baselines, "over_seeds": over_seeds}
-
-
-def _goals(shipped: Record, base: Record) -> list[tuple[str, float, float]]:
-    """Name, goal and value of all that is aimed at, in per cent."""
-    low = shipped["grounding_difference"]["low"]
-    return [
-        ("description preferred, Concadia", 85.0, 100 * shipped["concadia_preference"]["value"]),
-        ("description preferred, OpenStax `test`", 97.0, 100 * shipped["openstax_preference"]["value"]),
-        ("grounding less the base's, lower bound", -3.0, -100.0 if low is None else 100 * low),
-        ("interchange accuracy at the trained k", 95.0, 100 * (_trained(shipped) or 0)),
-        *(
-            (f"{name} less the base's", -2.0, 100 * ((read(shipped) or 0) - (read(base) or 0)))
-            for name, read in _TRANSFER.items()
-        ),
-    ]
-
-
-def _difference(estimate: Record) -> str:
-    value, low, high = (estimate[key] for key in ("value", "low", "high"))
-    between = "" if low is None else f" ({100 * low:+.1f} to {100 * high:+.1f})"
-    return f"{100 * value:+.1f}{between}"
-
-
-def write_figures(report: Record, folder: Path) -> None:
-    """Write the forest plot of BLV readers and the preference bars on the first data set."""
-    plots.forest(_blv_rows(report), folder / FOREST)
-    plots.preference_bars(report["preference"][0]["rows"], folder / PREFERENCE)
-
-
-def _blv_rows(report: Record) -> list[Record]:
-    """The report's correlations with blind and low-vision readers' ratings."""
-    return [row for row in report["human"][0]["rows"] if row["raters"] == RATERS]
-
-
-def _report_tables(report: Record) -> Record:
-    """What the page shows of the report.
-
-    ``taus``: Kendall's tau times 100 with Flickr8k's caption ratings, of models, then of published metrics.
-    ``attacks``: by hostile text and metric, how often it scores over the description on the first data set.
+    earlier: the contents of ``results.json``; empty if there are none. Records of another base are left out.
     """
-    taus: dict[str, Record] = {}
-    for row in report["captions"][0]["rows"]:
-        taus.setdefault(row["model"], {})[row["set"]] = 100 * row["tau"]
-    for row in report["captions"][0]["published"]:
-        taus[f"{row['metric']} (published)"] = row
-    attacks: dict[str, Record] = {}
-    for row in report["sanity"][0]["rows"]:
-        attacks.setdefault(row["attack"], {})[row["metric"]] = row["value"]
-    return {
-        "forest_alt": plots.forest_alt(_blv_rows(report), "blind and low-vision readers"),
-        "preference_alt": plots.preference_alt(report["preference"][0]["rows"]),
-        "readers": _blv_rows(report),
-        "taus": taus,
-        "attacks": attacks,
-        "metrics": list(dict.fromkeys(row["metric"] for row in report["sanity"][0]["rows"])),
-    }
+    base = measured_base(sets)
+    same = earlier.get("base", {}).get("signature") == base["signature"]
+    kept = {(record["name"], record["seed"]): record for record in earlier["runs"]} if same else {}
+    for run in planned:
+        if (sets.folder(run) / "measured.json").is_file():
+            kept[run.recipe.name, run.seed] = measured_run(run, sets)
+    order = list(dict.fromkeys(run.recipe.name for run in planned))
+    known = sorted((key for key in kept if key[0] in order), key=lambda key: (order.index(key[0]), key[1]))
+    baselines = earlier.get("baselines") or text_baselines(sets)  # rules that depend on no model
+    return {"baselines": baselines, "base": base, "runs": [kept[key] for key in known]}
 
 
 @click.command()
-@data_option
-@click.option("--work", required=True, type=PATH, help="Folder for adapters and caches.")
+@click.option("--data", type=click.Path(path_type=Path, exists=True), help="The data folder.")
+@click.option("--work", type=PATH, help="Folder for adapters, caches and measurements.")
 @output_option
 @click.option(
-    "--only", help="Only train, and only runs whose names start with this: to share the work among processes."
+    "--only",
+    multiple=True,
+    help="Train and measure only runs whose names, such as shipped-0, start so. May be repeated.",
 )
 @click.option(
-    "--again",
-    multiple=True,
-    help="Train and measure only these models anew; keep the other records of results.json.",
+    "--seeds",
+    type=click.IntRange(1),
+    default=SEEDS,
+    show_default=True,
+    help="Number of seeds, from 0 on, of the runs that have several.",
 )
 @click.option(
     "--from-json", is_flag=True, help="Train and measure nothing; write the page from results.json."
 )
 def main(
-    data: Path, work: Path, output: Path, only: str | None, again: tuple[str, ...], from_json: bool
+    data: Path | None, work: Path | None, output: Path, only: tuple[str, ...], seeds: int, from_json: bool
 ) -> None:
     """Write results.json, results.md and its plots; the page shows a report.json in --output too."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    if only is not None:
-        for run in runs():
-            if run.name.startswith(only):
-                train_run(run, data, work)
-        return
     path = output / "results.json"
     if not from_json:
-        results = gather(data, work, kept_records(path, again) if again else ())
+        if data is None or work is None:
+            raise UsageError("--data and --work: both are needed to train and measure")
+        planned = list(runs(seeds))
+        chosen = chosen_runs(planned, only)
+        sets = Sets.read(data, work)
         output.mkdir(parents=True, exist_ok=True)
-        write_json(results, path)
-    results = json.loads(path.read_text(encoding="utf-8"))
-    write_page(results, output, read_json(output / "report.json") or None)
+        write_json(joined(read_json(path), planned, sets), path)
+        for run in chosen:
+            measured_run(run, sets)
+            write_json(joined(read_json(path), planned, sets), path)
+    write_page(read_json(path), output, read_json(output / "report.json") or None)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 """Integrated gradients: how much each token moved the cosine and the purpose read-out.
 
-A path leads from a text without words (start token, padding, and the end token at its usual
-position) to the text. It runs through the space of token plus position embeddings, and the state
-is always read at the text's end token. Gauss-Legendre quadrature approximates the integral along
-the path; the number of nodes grows until the parts add up. Start and end token are the same at
-both ends of the path, so the whole difference comes from the words. Sources: Sundararajan et al.
-2017 (arXiv 1703.01365); for the part through a subspace, Zur et al. 2024 (arXiv 2406.09458).
+A path leads from a text without words to the text. The text without words has the start and the end token
+at their usual positions, and :data:`FILLER` between them. The path runs through the space of token plus
+position embeddings, and the state is always read at the text's end token. Gauss-Legendre quadrature
+approximates the integral along the path; the number of nodes grows until the parts add up. Start and end
+token are the same at both ends of the path, so the whole difference comes from the words. Sources:
+Sundararajan et al. 2017 (arXiv 1703.01365); for the part through a subspace, Zur et al. 2024 (arXiv
+2406.09458).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -30,6 +31,12 @@ STEPS = (50, 100, 200, 400, 800, 1024)
 
 RELATIVE, ABSOLUTE = 0.01, 1e-3
 """Parts have converged if their sum misses the difference by at most max(1 % of the difference, 1e-3)."""
+
+Filler: TypeAlias = Literal["padding", "end"]
+"""What takes the place of words: the padding token (CLIP's reads as "!"), or the end token."""
+
+FILLER: Filler = "padding"
+"""What every explanation starts from; ``python -m reproduce.attribution_starts`` compares both."""
 
 _NUMBERS_AT_ONCE = {"cpu": 4_000_000}
 _NUMBERS_ELSEWHERE = 100_000_000
@@ -120,7 +127,11 @@ def evaluate(clip: CLIP, texts: TextRows, purpose: Purpose | None = None) -> Val
 
 
 def attribute(
-    clip: CLIP, texts: TextRows, purpose: Purpose | None = None, steps: Sequence[int] = STEPS
+    clip: CLIP,
+    texts: TextRows,
+    purpose: Purpose | None = None,
+    steps: Sequence[int] = STEPS,
+    filler: Filler = FILLER,
 ) -> Attribution:
     """Integrated gradients of each text's cosine, and of its read-out's log-odds, by token.
 
@@ -131,8 +142,9 @@ def attribute(
         texts: The texts and their images.
         purpose: The model's purpose subspace; None for a model without one.
         steps: Numbers of nodes. The next number is tried for texts whose parts do not add up yet.
+        filler: What takes the place of words where the paths start.
     """
-    paths = _Paths(clip, texts, purpose)
+    paths = _Paths(clip, texts, purpose, filler)
     ends = paths.values([(0.0, 0.0), (1.0, 0.0)])
     parts = {name: torch.zeros(paths.tokens.shape, dtype=torch.float64) for name in paths.part_names}
     used = torch.zeros(len(texts.images), dtype=torch.int64)
@@ -160,12 +172,14 @@ def nodes(steps: int) -> Nodes:
     return tuple(zip(((1 + places) / 2).tolist(), (weights / 2).tolist(), strict=True))
 
 
-def without_words(clip: CLIP, tokens: Tensor) -> Tensor:
-    """Token rows ``(r, length)`` with all but their start and end tokens replaced by padding."""
+def without_words(clip: CLIP, tokens: Tensor, filler: Filler = FILLER) -> Tensor:
+    """Token rows ``(r, length)`` with the filler between their start and end tokens, and padding behind."""
     end = end_positions(clip, tokens)[:, None]
-    empty = torch.zeros_like(tokens)
+    mark, places = tokens.gather(1, end), torch.arange(tokens.shape[1], device=tokens.device)
+    between = mark if filler == "end" else torch.zeros_like(mark)
+    empty = torch.where(places < end, between, 0).scatter(1, end, mark)
     empty[:, 0] = tokens[:, 0]
-    return empty.scatter(1, end, tokens.gather(1, end))
+    return empty
 
 
 @dataclass(frozen=True)
@@ -198,8 +212,8 @@ class _Points:
 class _Paths:
     """The paths of n texts, and the model's values along them."""
 
-    def __init__(self, clip: CLIP, texts: TextRows, purpose: Purpose | None) -> None:
-        self.clip, self.texts, self.purpose = clip, texts, purpose
+    def __init__(self, clip: CLIP, texts: TextRows, purpose: Purpose | None, filler: Filler = FILLER) -> None:
+        self.clip, self.texts, self.purpose, self.filler = clip, texts, purpose, filler
         self.tokens = trim(clip, texts.tokens)
         self.end = end_positions(clip, self.tokens)
         self.reads_out = purpose is not None and purpose.readout is not None
@@ -275,7 +289,7 @@ class _Paths:
     @torch.no_grad()
     def embeddings(self, points: _Points) -> tuple[Tensor, Tensor]:
         """Embeddings at the points, and their paths from start to end: ``(m, longest, width)`` each."""
-        start = embed_tokens(self.clip, without_words(self.clip, points.tokens))
+        start = embed_tokens(self.clip, without_words(self.clip, points.tokens, self.filler))
         step = embed_tokens(self.clip, points.tokens) - start
         return start + points.place[:, None, None].to(step) * step, step
 

@@ -18,7 +18,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from descscore.errors import InputError, UsageError, rows_error
-from descscore.explanations.attribution import STEPS, Attribution, PathEnds, TextRows, attribute, evaluate
+from descscore.explanations.attribution import (
+    FILLER,
+    STEPS,
+    Attribution,
+    Filler,
+    PathEnds,
+    TextRows,
+    attribute,
+    evaluate,
+)
 from descscore.explanations.explanation import (
     Convergence,
     Counterfactual,
@@ -50,6 +59,8 @@ class ExplainOptions:
     """Whether to map the image by occlusion, which takes 82 passes of the image tower for each image."""
     steps: tuple[int, ...] = STEPS
     """Numbers of path points, tried one after another until the parts add up."""
+    filler: Filler = FILLER
+    """What takes the place of words in the text without words, from which all parts are measured."""
 
 
 def explain(
@@ -134,7 +145,7 @@ def explain_encoded(
     reasons: list[_Reasons] = []
     for start in range(0, len(texts), _TEXTS_AT_ONCE):
         part = slice(start, start + _TEXTS_AT_ONCE)
-        reasons += _reasons(model, encoded.texts[part], words[part], features[part], options.steps)
+        reasons += _reasons(model, encoded.texts[part], words[part], features[part], options)
     counterfactuals: Sequence[Counterfactual | None] = [None] * len(texts)
     if options.source is not None:
         counterfactuals = _counterfactuals(scorer, encoded.texts, scores, features, options.source)
@@ -189,7 +200,7 @@ def _reasons(
     texts: Sequence[TokenizedText],
     words: Sequence[Sequence[Word]],
     images: Tensor,
-    steps: Sequence[int],
+    options: ExplainOptions,
 ) -> list[_Reasons]:
     """Reasons of n texts with their words and unit image features ``(n, embed_dim)``."""
     shortened = {
@@ -200,7 +211,7 @@ def _reasons(
     }
     images = images.to(model.device)
     rows = TextRows.of(texts, images)
-    attribution = attribute(model.clip, rows, model.purpose, steps)
+    attribution = attribute(model.clip, rows, model.purpose, options.steps, options.filler)
     losses = _losses(model, shortened, images, attribution)
     owners = rows.owner.tolist()
     cosine_path, log_odds_path = attribution.cosine_path, attribution.log_odds_path

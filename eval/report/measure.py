@@ -39,7 +39,7 @@ from descscore.eval.report.pages import FORMAT
 from descscore.eval.sanity import sanity
 from descscore.eval.statistics.bootstrap import Resampling
 from descscore.eval.statistics.correlation import MIN_ITEMS, Array, is_constant
-from descscore.eval.zero_shot import read_labelled, zero_shot
+from descscore.eval.zero_shot import PROMPTS, read_labelled, zero_shot
 from descscore.scorer import DescScorer
 from descscore.tables.open import DataOptions, load_pairs
 from descscore.tables.rows import PreferenceSet
@@ -319,7 +319,7 @@ def _captions(bench: Bench) -> Json:
 
 def _zero_shot(file: str, bench: Bench) -> Json:
     images = read_labelled(bench.data / file)
-    return {"rows": _rows(bench, lambda scorer: [zero_shot(scorer, images)])}
+    return {"rows": _rows(bench, lambda scorer: zero_shot(scorer, images, PROMPTS))}
 
 
 def _counts(bench: Bench, source: str) -> Json:

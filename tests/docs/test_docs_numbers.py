@@ -18,14 +18,15 @@ import pytest
 from descscore.texts import DEFAULT_POLICY
 from doc_pages import ROOT, pages, read
 from reproduce import cost
+from reproduce.attribution_starts import STARTS
 from reproduce.pages import Part
-from reproduce.results import write_figures, write_page
+from reproduce.results_page import write_figures, write_page
 
 DOCS = ROOT / "docs"
 GENERATED = {
     "CONTRIBUTING.md": {"layers", "tree"},
     "README.md": {"demo", "results"},
-    "docs/explanations.md": {"cases"},
+    "docs/explanations.md": {"cases", "starts"},
     "docs/performance.md": {"measured", "gpu"},
     "docs/training.md": {"cost"},
     "docs/scaling.md": {"billion"},
@@ -76,7 +77,7 @@ def test_results_page_and_its_plots_are_those_of_the_files(tmp_path: Path) -> No
         assert drawn_text(tmp_path / name) == drawn_text(DOCS / name), name
 
 
-@pytest.mark.parametrize("part", [cost.PART], ids=lambda part: part.data)
+@pytest.mark.parametrize("part", [cost.PART, STARTS], ids=lambda part: part.data)
 def test_a_part_of_a_page_is_that_of_its_file(part: Part) -> None:
     page = read(f"docs/{part.page}")
     assert part.put_in(page, loaded(part.data)) == page

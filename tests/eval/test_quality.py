@@ -76,8 +76,8 @@ def figures(data: Path, tiny_folder: Path) -> dict[str, Figure]:
 
 
 def test_every_figure_is_there_with_n_and_chance(figures: dict[str, Figure]) -> None:
-    assert len(figures) == 11
-    assert [f.n for f in figures.values()] == [6, 6, 6, 30, 30, 30, 9, 9, 5, 12, 6]
+    assert len(figures) == 13
+    assert [f.n for f in figures.values()] == [6, 6, 6, 30, 30, 30, 9, 9, 9, 9, 5, 12, 6]
     recall = [f.chance for f in list(figures.values())[:6]]
     # One of 30 texts is drawn, five of which are right; one of 6 images is.
     assert recall[0] == pytest.approx(5 / 30)

@@ -22,6 +22,7 @@ from descscore.eval.report import measure as measuring
 from descscore.eval.report import pages
 from descscore.eval.report.measure import PARTS, critical_r, load_subjects
 from descscore.eval.report.pages import escape, to_html, to_markdown
+from descscore.eval.zero_shot import PROMPTS
 from report_data import IMAGES, PAIRS, TEXTS, description, make_adapter, make_data
 
 Json = dict[str, Any]
@@ -128,8 +129,11 @@ def test_other_sections_are_those_of_the_commands(found: Json, data: Path, model
     taus = [row for row in found["captions"][0]["rows"] if row["model"] == models[1]]
     assert [row["tau"] for row in taus] == pytest.approx([row["tau"] for row in captions["rows"]], abs=0.02)
     path = data / "caltech101/test.parquet"
-    zero_shot = json.loads(run("zeroshot", "--data", path, "--model", models[1], "--json").stdout)
-    assert [{"model": models[1]} | row for row in zero_shot["rows"]] == found["zeroshot"][0]["rows"][1:]
+    prompts = [part for prompt in PROMPTS for part in ("--prompt", prompt)]
+    zero_shot = json.loads(run("zeroshot", "--data", path, "--model", models[1], *prompts, "--json").stdout)
+    rows = [row for row in found["zeroshot"][0]["rows"] if row["model"] == models[1]]
+    assert [{"model": models[1]} | row for row in zero_shot["rows"]] == rows
+    assert len(rows) == len(PROMPTS) + 1
 
 
 def test_scatter_holds_the_scores_and_their_line(found: Json, models: tuple[str, str], data: Path) -> None:

@@ -22,6 +22,7 @@ from descscore.errors import DataError
 from descscore.eval.attacks import ATTACKS, FOREIGN, UNTRAINED, Target, content_words, nouns
 from descscore.eval.features import image_owner
 from descscore.eval.sanity import (
+    LESS_BASE,
     SanityFigure,
     SanityRow,
     file_name,
@@ -322,8 +323,32 @@ def test_a_model_with_a_readout_says_how_likely_empty_phrases_are_descriptions(
     assert empty.value == pytest.approx(np.mean(expected), abs=1e-5)
     assert empty.n == 11
     assert empty.low is not None
-    assert empty.low < empty.value
+    assert empty.high is not None
+    assert 0 <= empty.low < empty.value < empty.high <= 1
     assert found["description_probability of descriptions: mean"].n == N
+    captions = [scorer.score(photo, pair.caption).description_probability for pair in pairs]
+    mean = found["description_probability of captions: mean"].value
+    assert mean == pytest.approx(np.mean(captions), abs=1e-5)
+    # Two descriptions are a single word, which cannot be shuffled.
+    shuffled = found["description_probability of descriptions with their words shuffled: mean"]
+    assert shuffled.n == N - 2
+
+
+def test_a_tuned_model_is_compared_with_its_base_pair_by_pair(pairs: tuple[PreferencePair, ...]) -> None:
+    tuned, base = (
+        {
+            one.figure: one
+            for one in sanity(DescScorer.from_pretrained(name, device="cpu"), pairs, "m").figures
+        }
+        for name in ("default", "base")
+    )
+    compared = [name for name in tuned if name.endswith(LESS_BASE)]
+    assert len(compared) == 4
+    for name in compared:
+        plain = name.removesuffix(LESS_BASE)
+        assert tuned[name].value == pytest.approx(tuned[plain].value - base[plain].value, abs=1e-9)
+        assert tuned[name].n == N
+    assert not any(name.endswith(LESS_BASE) for name in base)
 
 
 # The command

@@ -66,11 +66,14 @@ def test_predictions_equal_a_slow_loop(folder: Path, tiny_folder: Path) -> None:
     for image in data.images:
         results = scorer.score_batch([image] * 3, [f"my {name}" for name in data.names])
         expected.append(int(np.argmax([result.cosine for result in results])))
-    found = predict(scorer, data, "my {}")
-    assert found.tolist() == expected
-    measured = zero_shot(scorer, data, "my {}")
-    assert measured.accuracy == np.mean(found == np.asarray(data.labels))
-    assert (measured.n, measured.classes) == (12, 3)
+    found = predict(scorer, data, ("a {}", "my {}"))
+    assert found[1].tolist() == expected
+    rows = zero_shot(scorer, data, ("a {}", "my {}"))
+    accuracies = (found == np.asarray(data.labels)).mean(1)
+    assert [row.accuracy for row in rows] == pytest.approx([*accuracies, accuracies.mean()])
+    assert [row.prompt for row in rows] == ["a {}", "my {}", "mean of 2 prompts"]
+    assert zero_shot(scorer, data, ("my {}",)) == rows[1:2]
+    assert {(row.n, row.classes) for row in rows} == {(12, 3)}
 
 
 def test_command_on_folder_and_table(folder: Path, tiny_folder: Path, tmp_path: Path) -> None:
@@ -87,7 +90,7 @@ def test_command_on_folder_and_table(folder: Path, tiny_folder: Path, tmp_path: 
         found.append(json.loads(result.stdout)["rows"])
         assert "macro-F1" in CliRunner().invoke(main, args).stdout
     assert found[0] == found[1]
-    assert [row["prompt"] for row in found[0]] == ["a {}", "the {}"]
+    assert [row["prompt"] for row in found[0]] == ["a {}", "the {}", "mean of 2 prompts"]
 
 
 def test_a_hub_data_set_names_its_classes(tiny_folder: Path) -> None:
@@ -103,7 +106,7 @@ def test_a_hub_data_set_names_its_classes(tiny_folder: Path) -> None:
     assert (found.names, found.labels) == (["red fox", "tench"], [0, 1, 0])
     scorer = DescScorer.from_pretrained(tiny_folder, device="cpu", batch_size=2)
     plain = LabelledImages(images, [0, 1, 0], found.names)
-    assert predict(scorer, found).tolist() == predict(scorer, plain).tolist()
+    assert predict(scorer, found, ("a {}",)).tolist() == predict(scorer, plain, ("a {}",)).tolist()
     with pytest.raises(DataError, match="does not name its classes"):
         hub_images(data, HubSet("x/y", "test", "img", "a {}"))
 
@@ -183,7 +186,7 @@ def test_country211_from_the_caches(caches: Path, tiny_folder: Path) -> None:
     row = json.loads(result.stdout)["rows"][0]
     plain = LabelledImages([noise(i, "webp") for i in range(6)], [0, 1, 2, 0, 1, 2], COUNTRIES)
     scorer = DescScorer.from_pretrained(tiny_folder, device="cpu")
-    expected = zero_shot(scorer, plain, "A picture of the country of {}")
+    expected = zero_shot(scorer, plain, ("A picture of the country of {}",))[0]
     assert (row["prompt"], row["n"], row["classes"]) == (expected.prompt, 6, 3)
     assert (row["accuracy"], row["macro_f1"]) == (expected.accuracy, expected.macro_f1)
     # A comma is part of a country's name, not the start of its synonyms.
@@ -198,7 +201,7 @@ def test_rendered_sst2_from_the_cache(caches: Path, tiny_folder: Path) -> None:
     assert (found.images.names, found.images.labels) == (["negative", "positive"], [0, 1, 0, 1, 0])
     scorer = DescScorer.from_pretrained(tiny_folder, device="cpu")
     plain = LabelledImages([noise(i, "png") for i in range(5)], [0] * 5, ["negative", "positive"])
-    assert predict(scorer, found.images).tolist() == predict(scorer, plain).tolist()
+    assert predict(scorer, found.images, ("a {}",)).tolist() == predict(scorer, plain, ("a {}",)).tolist()
 
 
 def test_a_set_that_is_in_no_cache_is_named(caches: Path) -> None:

@@ -96,7 +96,7 @@ def captum_parts(clip: Any, texts: TextRows, row: int, steps: int = 50) -> Tenso
 @pytest.mark.parametrize("block", [0, 3])
 def test_equals_captum(clip: Any, block: int) -> None:
     texts = make_texts(6, 11, 20)
-    found = attribute(clip, texts, make_purpose(block), steps=(50,))
+    found = attribute(clip, texts, make_purpose(block), steps=(50,), filler="padding")
     for row in range(3):
         expected = captum_parts(clip, texts, row)
         np.testing.assert_allclose(found.cosine[row], expected, atol=2e-6)
@@ -107,7 +107,7 @@ def test_equals_captum(clip: Any, block: int) -> None:
 def test_the_mediated_part_equals_captum_with_all_else_held(block: int) -> None:
     """Gradients are stopped by a hook everywhere but in the subspace of the end token's state."""
     clip, texts, purpose = make_clip(spread=3.0), make_texts(6, 11), make_purpose(block)
-    found = attribute(clip, texts, purpose, steps=(50,))
+    found = attribute(clip, texts, purpose, steps=(50,), filler="padding")
     basis = purpose.rotation[: purpose.site.k]
     assert found.through is not None
     for row in range(2):
@@ -190,15 +190,31 @@ def test_what_the_subspace_cannot_reach_is_not_mediated() -> None:
     assert float(found.cosine.abs().max()) > 0.01
 
 
+def test_a_path_may_start_at_end_tokens(clip: Any) -> None:
+    texts = make_texts(4, 9, 30)
+    found = attribute(clip, texts, make_purpose(), filler="end")
+    for row, length in enumerate((4, 9, 30)):
+        tokens = texts.tokens[row].clone()
+        tokens[1:length] = EOT
+        embedded = clip.token_embedding(tokens[:length]) + clip.positional_embedding[:length]
+        state = plain_state(clip, embedded[None], length - 1)
+        start = F.normalize(state @ clip.text_projection, dim=-1)[0] @ texts.images[row]
+        whole = evaluate(clip, texts).cosine[row]
+        np.testing.assert_allclose(found.cosine_path.difference[row], whole - start, atol=1e-6)
+        assert float(found.cosine[row, length:].abs().sum()) == 0  # no part behind the text
+    assert found.cosine_path.converged.all()
+    assert not torch.allclose(found.cosine, attribute(clip, texts, make_purpose(), filler="padding").cosine)
+
+
 def test_the_difference_is_that_of_whole_texts(clip: Any) -> None:
     """Against ``encode_text`` of the text, and of its start and end tokens with padding between them."""
     texts = make_texts(4, 9, 30)
-    found = attribute(clip, texts, make_purpose())
+    found = attribute(clip, texts, make_purpose(), filler="padding")
     whole, empty = texts.tokens, torch.zeros_like(texts.tokens)
     for row in range(3):
         end = int((whole[row] == EOT).nonzero())
         empty[row, 0], empty[row, end] = whole[row, 0], EOT
-    assert torch.equal(without_words(clip, whole), empty)
+    assert torch.equal(without_words(clip, whole, "padding"), empty)
 
     def cosines(tokens: Tensor) -> Tensor:
         padded = F.pad(tokens, (0, 77 - tokens.shape[1]))

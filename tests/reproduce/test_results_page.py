@@ -5,23 +5,22 @@ from __future__ import annotations
 import copy
 import json
 import re
+import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
-from descscore.errors import UsageError
+from descscore.errors import DataError, UsageError
+from descscore.eval.attacks import ATTACKS
 from descscore.eval.formatting import markdown_table
-from reproduce.results import (
-    SEEDS,
-    SHIPPED,
-    kept_records,
-    over_seeds,
-    page,
-    readme_table,
-    runs,
-    write_page,
-)
+from descscore.eval.sanity import KINDS, LESS_BASE
+from descscore.training.config import Tower, preset
+from report_data import PAIRS, make_data
+from reproduce.results import SEEDS, SHIPPED, Run, chosen_runs, main, runs
+from reproduce.results_page import Goal, over_seeds, page, readme_table, write_page
 
 ROOT = Path(__file__).parents[2]
 
@@ -39,7 +38,14 @@ def record(name: str, seed: int, value: float) -> dict[str, Any]:
         {"start": 0.5, "stop": 1.0, "n": 1, "predicted": 0.9, "observed": 1.0, "low": None, "high": None},
     ]
     probability = {"log_loss": 0.4321, "low": 0.4, "high": 0.5, "guessing": 0.693, "brier": 0.1, "texts": 10}
-    rows = [{"subspace": s, "k": 4, "value": value, "n": 20} for s in ("trained", "complement", "random")]
+    swaps = ("trained", "beyond the first", "complement", "random", "found")
+    rows = [{"subspace": s, "k": k, "value": value, "n": 20} for s in swaps for k in (1, 4)]
+    rows.append({"subspace": "full swap", "k": 8, "value": 0.5, "n": 20})
+    rows += [{**rows[-1], "subspace": "random", "k": 8, "spread": 0.0123}]
+    figure = {"value": 0.0314, "low": -0.0271, "high": 0.052, "n": 300}
+    names = [f"{a} over other images' {b}" for a in KINDS for b in KINDS]
+    figures = {name + end: figure for name in names for end in ("", LESS_BASE)}
+    attacks = {attack.name: {"value": 0.2, "ties": 3, "n": 300} for attack in ATTACKS}
     config = {
         "k": 4,
         "block": 2,
@@ -58,20 +64,26 @@ def record(name: str, seed: int, value: float) -> dict[str, Any]:
         "config": config,
         "seconds": 90.0,
         "trained_values": 1234567,
-        "grounding_difference": {"value": 0.012, "low": -0.01, "high": 0.03, "n": 300},
+        "sanity": {"figures": figures, "attacks": attacks},
+        "taus": {"expert": 0.4321, "crowdflower": None},
         "concadia_preference": {"value": value},
         "openstax_preference": {"value": value},
         "concadia_grounding": value,
         "quality": [{"name": found, "value": value} for found in quality],
-        "interchange": [*rows, {"subspace": "full swap", "k": 8, "value": 0.5, "n": 20}],
+        "interchange": {
+            "openstax": rows,
+            "concadia": rows,
+            "folds": [{**rows[0], "low": 0.11, "high": 0.99}],
+        },
         "openstax_probability": {**probability, "bins": bins},
         "concadia_probability": {**probability, "log_loss": 0.8765, "bins": bins},
+        "signature": f"descscore:0|model:{name}|text:windows",
     }
 
 
 @pytest.fixture
 def found() -> dict[str, Any]:
-    base = {k: v for k, v in record("base", 0, 0.5).items() if k != "config"} | {"interchange": None}
+    base = {k: v for k, v in record("base", 0, 0.5).items() if k != "config"} | {"interchange": {}}
     made = [record("shipped", 0, 0.8), record("shipped", 1, 0.9), record("das-lora", 0, 0.7)]
     return {"baselines": {"longer wins, concadia": {"value": 0.513}}, "base": base, "runs": made}
 
@@ -85,15 +97,21 @@ def test_mean_and_deviation_over_seeds(found: dict[str, Any]) -> None:
 
 def test_every_number_on_the_page_follows_the_file(found: dict[str, Any]) -> None:
     text = page(found)
-    for expected in ("85.0 ± 7.1", "+1.2 (-1.0 to +3.0)", "0.432", "0.876", "51.3", "1,234,567", "1.5"):
+    for expected in ("85.0 ± 7.1", "| +3.1 | -2.7 to +5.2 |", "0.432", "0.876", "51.3", "1,234,567", "1.5"):
         assert expected in text
+    assert "80.0 (11.0 to 99.0)" in text  # interchanges in the folds
+    assert "± 1.2" in text  # over random rotations
+    assert "| beats a list of its nouns | at least 75 | 79.0 | yes |" in text  # 20 % lose, 1 % tie
     other = copy.deepcopy(found)
     for run in other["runs"]:
         run["concadia_preference"]["value"] -= 0.3
     changed = [a for a, b in zip(text.splitlines(), page(other).splitlines(), strict=True) if a != b]
-    assert len(changed) == 3  # the goal, and the rows of the two models, and nothing else
-    rows = [line for line in text.splitlines() if line.startswith("|")]
-    assert len({line.count("|") for line in rows if line.startswith(("| base |", "| shipped | 2"))}) == 2
+    # The goal, the rows of the two models, the shipped one's again among those with one loss; no others.
+    assert len(changed) == 4
+    tables = re.findall(r"(?:^\|.*\n)+", text, re.M)
+    assert len(tables) > 8
+    for table in tables:
+        assert len({line.count("|") for line in table.splitlines()}) == 1, table
 
 
 def test_the_plot_has_its_numbers_in_words(found: dict[str, Any], tmp_path: Path) -> None:
@@ -112,24 +130,123 @@ def test_tables_have_as_many_cells_in_every_row() -> None:
     assert markdown_table(["a", "b"], [["1", "2"]]) == "| a | b |\n| --- | --- |\n| 1 | 2 |\n"
 
 
+def test_what_was_not_measured_is_said_and_its_column_left_out(found: dict[str, Any]) -> None:
+    for run in (found["base"], *found["runs"]):
+        del run["sanity"], run["taus"]
+        run["interchange"].pop("concadia", None)
+    text = page(found)
+    assert "| Flickr8k-Expert tau-c | at least 45 | not measured | - |" in text
+    assert "descriptions over captions" not in text
+    assert "Concadia interchange" not in text
+
+
+def test_a_goal_is_met_at_its_limit() -> None:
+    least, most = Goal("a", 0.5, lambda run: run["x"]), Goal("b", 0.05, lambda run: run["x"], True, False)
+    assert [least.row({"x": x})[2:] for x in (0.5, 0.499, None)] == [
+        ("50.0", "yes"),
+        ("49.9", "no"),
+        ("not measured", "-"),
+    ]
+    assert [most.row({"x": x})[1:] for x in (0.05, 0.051)] == [
+        ("at most 0.05", "0.050", "yes"),
+        ("at most 0.05", "0.051", "no"),
+    ]
+
+
+def test_the_page_needs_the_run_that_ships(found: dict[str, Any]) -> None:
+    found["runs"] = found["runs"][1:]
+    with pytest.raises(DataError, match="--only shipped-0"):
+        page(found)
+
+
 def test_the_runs_are_those_that_are_promised() -> None:
     planned = list(runs())
     assert len({run.name for run in planned}) == len(planned)
-    by_name: dict[str, list[int]] = {}
+    by_name: dict[str, list[Run]] = {}
     for run in planned:
-        by_name.setdefault(run.recipe.name, []).append(run.seed)
-    for name in ("shipped", "das-lora", "bft-lora"):
-        assert by_name[name] == list(SEEDS)
-    assert {"das-full", "bft-full", "joint", "das-lora at the published rate"} <= set(by_name)
-    assert all(len(seeds) == 1 for name, seeds in by_name.items() if "published" in name)
+        by_name.setdefault(run.recipe.name, []).append(run)
+    several = [name for name, some in by_name.items() if len(some) > 1]
+    assert len(several) == 5
+    for name in several:
+        assert [run.seed for run in by_name[name]] == list(range(SEEDS)) == [0, 1, 2, 3, 4]
+    assert len(list(runs(2))) == len(planned) - 3 * len(several)
+    for name, some in by_name.items():
+        one = some[0].recipe
+        rate = preset(one.preset).learning_rate
+        if name.startswith("shipped"):
+            assert one.preset == "small-data"
+        elif "at its rate" in name:
+            assert one.settings(Tower()).learning_rate == rate
+        else:
+            factor = float(re.search(r" at (\d+) x its rate, 3 passes, windows of 32$", name)[1])  # type: ignore[index]
+            assert one.settings(Tower()).learning_rate == pytest.approx(factor * rate)
 
 
-def test_measuring_one_model_again_keeps_the_others_records(tmp_path: Path) -> None:
-    records = [record("shipped", 0, 0.5), record("shipped", 1, 0.5), record("joint", 0, 0.25)]
-    (tmp_path / "results.json").write_text(json.dumps({"runs": records}), encoding="utf-8")
-    assert kept_records(tmp_path / "results.json", ["shipped"]) == records[2:]
-    with pytest.raises(UsageError, match=r"--again 'bft': .*results\.json knows joint, shipped"):
-        kept_records(tmp_path / "results.json", ["shipped", "bft"])
+def test_one_loss_alone_differs_from_the_shipped_recipe_in_nothing_else() -> None:
+    shipped = asdict(SHIPPED.settings(Tower(192, 6)))
+    for run in runs(1):
+        if run.recipe.name.startswith("shipped,"):
+            settings = asdict(run.recipe.settings(Tower(192, 6)))
+            changed = {key for key, value in settings.items() if value != shipped[key]}
+            assert changed - {"block", "k"} == {"loss"}
+
+
+def test_runs_are_chosen_by_the_beginning_of_their_names() -> None:
+    planned = list(runs())
+    assert [run.name for run in chosen_runs(planned, ["shipped-0"])] == ["shipped-0"]
+    assert len(chosen_runs(planned, ["shipped-"])) == SEEDS
+    assert len(chosen_runs(planned, ["shipped", "das-lora at 100"])) == 4 * SEEDS
+    assert chosen_runs(planned, []) == planned
+    with pytest.raises(UsageError, match=r"--only 'bft-none': no run starts so; there are shipped-0"):
+        chosen_runs(planned, ["shipped", "bft-none"])
+
+
+def results_command(data: Path, work: Path, output: Path, *options: str) -> dict[str, Any]:
+    args = ["--data", str(data), "--work", str(work), "--output", str(output), "--seeds", "1", *options]
+    result = CliRunner().invoke(main, args, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    made: dict[str, Any] = json.loads((output / "results.json").read_text(encoding="utf-8"))
+    return made
+
+
+@pytest.mark.long
+def test_the_work_is_done_in_parts_and_nothing_twice(tmp_path: Path) -> None:
+    data, work, output = make_data(tmp_path / "data"), tmp_path / "work", tmp_path / "docs"
+    copy_pairs(data)
+    first = results_command(data, work, output, "--only", "shipped-0")
+    assert [run["name"] for run in first["runs"]] == ["shipped"]
+    shipped = first["runs"][0]
+    assert {row["subspace"] for row in shipped["interchange"]["folds"]} >= {"trained", "beyond the first"}
+    assert shipped["sanity"]["figures"][f"captions over other images' descriptions{LESS_BASE}"]["n"] == PAIRS
+    assert {row["subspace"] for row in first["base"]["interchange"]["concadia"]} == {"found", "full swap"}
+    assert "## Does the interchange earn its place?" in (output / "results.md").read_text(encoding="utf-8")
+
+    adapter = next(work.glob("*/shipped-0/adapter_model.safetensors"))
+    before = adapter.stat().st_mtime_ns
+    # A run of more seeds, made elsewhere, stays too.
+    kept = {**shipped, "seed": 3}
+    first["runs"].append(kept)
+    (output / "results.json").write_text(json.dumps(first), encoding="utf-8")
+    both = results_command(data, work, output, "--only", "shipped, preference")
+    assert both["runs"].pop(1) == kept
+    assert [run["name"] for run in both["runs"]] == ["shipped", "shipped, preference loss alone"]
+    assert both["runs"][0] == shipped
+    assert adapter.stat().st_mtime_ns == before
+    rows = {row["subspace"] for row in both["runs"][1]["interchange"]["openstax"]}
+    assert rows == {"found", "full swap"}
+
+    # The page comes from the file alone; records outlive their folder.
+    shutil.rmtree(work)
+    page_before = (output / "results.md").read_bytes()
+    (output / "results.md").unlink()
+    result = CliRunner().invoke(main, ["--output", str(output), "--from-json"])
+    assert result.exit_code == 0, result.output
+    assert (output / "results.md").read_bytes() == page_before
+
+
+def copy_pairs(data: Path) -> None:
+    """A validation split, whose descriptions give the percentiles."""
+    shutil.copy(data / "openstax/test.parquet", data / "openstax/val.parquet")
 
 
 def committed(name: str) -> dict[str, Any]:
@@ -145,23 +262,3 @@ def test_the_committed_page_is_that_of_the_committed_file() -> None:
 def test_the_readme_shows_the_committed_results() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert f"<!-- results -->\n{readme_table(committed('results.json'))}<!-- /results -->" in readme
-
-
-REPLACED = "words swapped 0.5, descriptions held 0.1, spread 0.025, contrastive 0.125"
-"""The recipe that shipped before: what it kept of the base's recall, the one that ships now must keep too."""
-
-
-def test_the_shipped_recipe_is_the_best_that_keeps_recall() -> None:
-    lines = (ROOT / "docs" / "cross_validation.jsonl").read_text(encoding="utf-8").splitlines()
-    scores: dict[str, list[float]] = {}
-    kept: dict[str, float] = {}  # sum over folds and both ways; where it was not measured, none
-    for record in map(json.loads, lines):
-        if "score" in record:  # earlier ones were measured otherwise
-            scores.setdefault(record["recipe"], []).append(record["score"])
-        for way in ("image_to_text", "text_to_image"):
-            name = record["recipe"]
-            kept[name] = kept.get(name, 0.0) + record.get(f"recall_{way}", 0.0)
-    whole = {name: sum(found) / 3 for name, found in scores.items() if len(found) == 3}
-    best = max((name for name in whole if kept.get(name, 0) >= kept[REPLACED]), key=lambda name: whole[name])
-    recipes = json.loads((ROOT / "docs" / "recipes.json").read_text(encoding="utf-8"))
-    assert {"preset": SHIPPED.preset, **SHIPPED.changes} == recipes[best]

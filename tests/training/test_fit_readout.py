@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy_examples import examples
 
+from descscore import DescScorer
 from descscore.errors import DataError
 from descscore.interchange import Rotation, interchange
 from descscore.models import load_model
-from descscore.purpose import Purpose, Site
+from descscore.purpose import Purpose, Readout, Site
 from descscore.texts import token_rows
 from descscore.towers.text import encode_tokens, run_to_block
 from descscore.training import finetune
@@ -24,6 +25,7 @@ from descscore.training.data import Examples
 from descscore.training.finetune import cross_calibration
 from descscore.training.readout import (
     ReadoutTexts,
+    decisions,
     example_coordinates,
     fit_readout,
     fold_of,
@@ -155,6 +157,26 @@ def test_a_readout_meets_three_kinds_in_the_windows_of_scoring(clip, written: Ex
         with torch.no_grad():
             expected = purpose.coordinates(run_to_block(clip, row, SITE.block).state)
         torch.testing.assert_close(found[window], expected[0], rtol=0, atol=1e-5)
+
+
+def test_what_is_calibrated_is_what_a_score_shows(tiny_folder: Path, written: Examples) -> None:
+    """Long texts as well: the mean over the windows of the policy that scoring uses by default."""
+    readout = Readout(torch.linspace(-3, 3, SITE.k), torch.tensor(0.2))
+    purpose = Purpose(SITE, Rotation(32, 1).matrix().detach(), readout)
+    model = replace(load_model(tiny_folder, "cpu"), purpose=purpose)
+    texts = ReadoutTexts.of(written)
+    by_window = torch.sigmoid(torch.from_numpy(decisions(readout, texts.coordinates(model.clip, purpose))))
+    share = texts.windows.weight.double() * by_window
+    calibrated_on = torch.zeros(24, dtype=torch.float64).index_add(0, texts.windows.owner, share)[:12]
+    photo = np.zeros((8, 8, 3), np.uint8)
+    scorer, shown = DescScorer(model), []
+    for end in ("", "."):
+        some = [text.rstrip(".") + end for text in written.texts]
+        shown.append([score.description_probability for score in scorer.score_batch([photo] * 12, some)])
+    # Each text was read with or without a final full stop, by chance.
+    closest = np.abs(np.array(shown, float) - calibrated_on.numpy()).min(0)
+    assert closest.max() < 1e-5
+    assert len({round(value, 4) for value in calibrated_on.tolist()}) > 6
 
 
 def test_the_calibration_is_of_whole_texts(written: Examples) -> None:
