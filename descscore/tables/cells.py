@@ -130,6 +130,11 @@ def decode_text(data: bytes, name: str) -> str:
     return text
 
 
+def short(text: str, most: int = 100) -> str:
+    """A text on one line, cut in its middle, for a message: input is never repeated at length."""
+    return " ".join((text if len(text) <= most else f"{text[: most - 33]}...{text[-30:]}").split())
+
+
 def named(values: Iterable[str], most: int = 3) -> str:
     """The first few of ``values`` for an error message, each quoted and cut."""
     whole = list(values)
