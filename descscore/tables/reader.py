@@ -16,7 +16,16 @@ from typing import Any, BinaryIO, NamedTuple, TypeAlias
 
 from descscore.errors import DataError, ImageError, InputError
 from descscore.files import open_regular
-from descscore.tables.cells import CELL_LIMIT, ID_LIMIT, id_text, is_unicode, named, parse_references
+from descscore.tables.cells import (
+    CELL_LIMIT,
+    ID_LIMIT,
+    MESSAGE_LIMIT,
+    cut,
+    id_text,
+    is_unicode,
+    named,
+    parse_references,
+)
 from descscore.tables.rows import PATH_LIMIT, FileImage, Row, StoredImage, find_image, normal_split
 
 BATCH_ROWS = 64
@@ -225,7 +234,7 @@ class Reader:
                 roles[role] = name
             elif names and (role in _NEEDED or getattr(self.columns, role) is not None):
                 purpose = "" if names == (role,) else f" for the {role}"
-                wanted, there = " or ".join(map(repr, names)), named(present, 20) or "none"
+                wanted, there = " or ".join(map(repr, names)), cut(named(present, 20)) or "none"
                 raise DataError(f"{self.source}: no column {wanted}{purpose}; its columns are {there}")
         return roles
 
@@ -291,7 +300,8 @@ class Reader:
             is_named = record.id is not None or error.kind in ("url_not_supported", "outside_image_root")
             # An image's error stays one: an empty or decorative text is reported before it. The new error
             # has no traceback, which would keep all cells in memory.
-            fault = type(error)(error.kind, str(error) if is_named else f"row {number}: {error}")
+            reason = cut(str(error), MESSAGE_LIMIT)
+            fault = type(error)(error.kind, reason if is_named else f"row {number}: {reason}")
         stored: StoredImage | None = FileImage(Path(image)) if isinstance(image, str) else None
         if isinstance(image, bytes):
             stored = CellImage(self, number - 1)

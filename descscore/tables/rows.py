@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from descscore.errors import DataError, ImageError, InputError
+from descscore.errors import DataError, ImageError, InputError, is_blank
 from descscore.images import check_path, read_image_file
+from descscore.tables.cells import cut
 
 PATH_LIMIT = 4096
 """Longest path of an image, in characters."""
@@ -226,7 +227,7 @@ def _pair(row: Row, keep_equal: bool) -> PreferencePair:
 
 
 def _text(name: str, text: object) -> str:
-    if text is None or (isinstance(text, str) and not text.strip()):
+    if text is None or (isinstance(text, str) and is_blank(text)):
         raise InputError(f"empty_{name}", f"the {name} is empty")
     if not isinstance(text, str):
         raise InputError("not_text", f"the {name} is not text but {type(text).__name__} ({str(text)[:40]!r})")
@@ -255,7 +256,7 @@ def find_image(root: str, path: str, others: Iterable[str] = ()) -> str:
     file = os.path.join(root, path)
     if not any(is_below(folder, file) for folder in (root, *(others if os.path.isabs(path) else ()))):
         hint = "; the image root / allows every file" if os.path.isabs(path) else ""
-        raise ImageError("outside_image_root", f"{path}: leads out of the image root {root}{hint}")
+        raise ImageError("outside_image_root", f"{cut(path)}: leads out of the image root {root}{hint}")
     return file
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from descscore.errors import DataError, InputError
-from descscore.tables.cells import CELL_LIMIT, from_csv_cell, is_unicode, parse_object, text_coding
+from descscore.tables.cells import CELL_LIMIT, cut, from_csv_cell, is_unicode, parse_object, text_coding
 from descscore.tables.reader import (
     PREFERENCE,
     SCORING,
@@ -335,4 +335,4 @@ def check_columns(path: Path, names: Sequence[str], required: Iterable[str]) -> 
     """Raise a :class:`DataError` that names the missing columns and those there are."""
     missing = [name for name in required if name not in names]
     if missing:
-        raise DataError(f"{path}: lacks column {', '.join(missing)} (has {', '.join(names)[:500] or 'none'})")
+        raise DataError(f"{path}: lacks column {', '.join(missing)} (has {cut(', '.join(names)) or 'none'})")
