@@ -1,7 +1,7 @@
 """``.manifest.json``, the record of a run: its input, its settings and its results.
 
 A run that is started again continues only if its input and settings equal those in the manifest. The file
-is hidden, so that programs that read the folder as a table do not read it. Until version 0.6 it was called
+is hidden, so that programs that read the folder as a table do not read it. Earlier runs called it
 ``manifest.json``.
 """
 

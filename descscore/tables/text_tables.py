@@ -209,8 +209,8 @@ _USUAL_NAMES = frozenset(
 
 def _csv_rows(lines: Iterator[str], dialect: _Dialect) -> Iterator[list[str] | InputError]:
     """Rows, with an error in place of one that cannot be read."""
-    quoting = csv.QUOTE_MINIMAL if dialect.quoted else csv.QUOTE_NONE
-    reader = csv.reader(lines, strict=True, delimiter=dialect.delimiter, quoting=quoting)
+    quoting: dict[str, Any] = {} if dialect.quoted else {"quoting": csv.QUOTE_NONE}
+    reader = csv.reader(lines, strict=True, delimiter=dialect.delimiter, **quoting)
     while True:
         # The limit is the whole process's: other users of csv must not find it changed.
         usual = csv.field_size_limit(CELL_LIMIT)
