@@ -192,7 +192,7 @@ def _file_time() -> int:
     return time.time_ns() if clock is None else time.clock_gettime_ns(clock)
 
 
-def _taken(image: ImageSource | None, begun: int) -> ImageSource | None:
+def _taken(image: ImageSource, begun: int) -> ImageSource:
     """The image as it is when its pair is taken: the bytes of a file that has changed since the stream began.
 
     Its place may be used for the next pair's image, before a worker reads it. A file that changes for
