@@ -8,6 +8,7 @@ slow modules when it runs, so that help and usage errors come at once.
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,10 @@ from descscore import __version__
 from descscore.errors import InputError, UsageError, rows_error
 from descscore.files import atomic_write
 from descscore.options import Group, context_option, echo, model_options
+from descscore.tables.cells import text_coding
+
+_INPUT_LIMIT = 1 << 24
+"""Bytes of texts that are read from standard input."""
 
 
 @click.group(
@@ -59,7 +64,10 @@ def score(
     text_policy: str,
     as_json: bool,
 ) -> None:
-    """Score each TEXT as a replacement for IMAGE."""
+    """Score each TEXT as a replacement for IMAGE. The TEXT - stands for the lines of standard input."""
+    texts = tuple(line for text in texts for line in (_lines() if text == "-" else [text]))
+    if not texts:
+        raise UsageError("standard input: holds no text; give one a line")
     scorer, count = _scorer(model, device, text_policy), len(texts)
     try:
         results = scorer.score_batch(
@@ -161,6 +169,20 @@ def explain(
         echo(json.dumps({"image": image} | explanation.to_dict(), ensure_ascii=False, indent=2))
     elif html is None:
         echo(to_text(explanation))
+
+
+def _lines() -> list[str]:
+    """The texts on standard input, one a line; blank lines are none."""
+    data = sys.stdin.buffer.read(_INPUT_LIMIT + 1)
+    if len(data) > _INPUT_LIMIT:
+        raise UsageError(f"standard input: over {_INPUT_LIMIT:,} bytes; 'descscore batch' scores more")
+    coding, start = text_coding(data)
+    try:
+        return [line for line in re.split("\r\n|\n|\r", data[start:].decode(coding)) if line.strip()]
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"standard input: is not UTF-8 text ({error.reason} at byte {error.start})"
+        ) from None
 
 
 def _page_file(html: str | None) -> Path | None:

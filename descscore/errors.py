@@ -7,9 +7,12 @@ at once. An error's ``kind`` is a short, stable word for tables and logs, such a
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+
+import regex
 
 
 class DescscoreError(Exception):
@@ -94,6 +97,25 @@ def first_ten(problems: Sequence[str], separator: str = "; ") -> str:
 
 
 _CONTROLS = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+_SEEN = regex.compile(r"[^\s\p{Z}\p{Cc}\p{Default_Ignorable_Code_Point}\u2800\ufff9-\ufffc\U0001d159]")
+"""What a person can see or a screen reader says: no blank, zero-width character, filler or blank Braille."""
+
+_ENTITY = regex.compile(r"&(?:amp;)*(?:#[0-9]{1,8}|#[xX][0-9a-fA-F]{1,8}|[A-Za-z][A-Za-z0-9]{1,31});?")
+_MOST_UNESCAPED = 8
+
+
+def is_blank(text: str) -> bool:
+    """Whether nobody can see anything of ``text``, also where HTML's entities stand for its characters."""
+    for _ in range(_MOST_UNESCAPED):
+        if _SEEN.search(_ENTITY.sub("", text)):
+            return False
+        plain = html.unescape(text)
+        if plain == text:
+            break
+        text = plain
+    return not _SEEN.search(text)
 
 
 def shown(text: object) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -53,8 +54,13 @@ class Group(LazyGroup):
 
 
 def echo(text: object, *, err: bool = False) -> None:
-    """Print a line. Control characters, which texts and file names may hold, are shown, not sent."""
-    click.echo(shown(text), err=err)
+    """Print a line. Control characters, which texts and file names may hold, are shown, not sent.
+
+    What the terminal's coding lacks is replaced.
+    """
+    line = shown(text)
+    coding = getattr(sys.stderr if err else sys.stdout, "encoding", None) or "utf-8"
+    click.echo(line.encode(coding, "backslashreplace").decode(coding), err=err)
 
 
 text_policy_option = click.option(

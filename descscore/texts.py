@@ -32,7 +32,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from descscore.clip import SimpleTokenizer, ftfy
-from descscore.errors import ModelError, TextError, UsageError
+from descscore.errors import ModelError, TextError, UsageError, is_blank
 
 TextPolicy: TypeAlias = Literal["truncate", "error", "windows", "weighted-windows"]
 """What happens to a text over the context length.
@@ -105,10 +105,10 @@ def check_text(text: object) -> str:
         raise TextError(
             "not_text", f"text: expected a string, got {type(text).__name__} ({str(text)[:40]!r})"
         )
-    if not text.strip():
-        raise TextError("empty_text", f"text {text[:20]!r}: empty or blank")
     if len(text) > MAX_UNCLEANED:
-        raise _too_long(text, MAX_UNCLEANED)
+        raise TextError("empty_text", "text: blank") if text.isspace() else _too_long(text, MAX_UNCLEANED)
+    if is_blank(text):
+        raise TextError("empty_text", f"text {text[:20]!r}: empty or blank")
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:

@@ -238,3 +238,43 @@ def test_other_tokenizers_are_refused() -> None:
 
 def test_pad() -> None:
     assert pad([(1, 2), (3,)]).tolist() == [[1, 2], [3, 0]]
+
+
+INVISIBLE = [
+    *(
+        "\u200b",
+        "\u00ad",
+        "\u2060\ufeff",
+        "\u3164",
+        "\uffa0",
+        "\u2800\u2800",
+        "\u180e",
+        "\ufe0f",
+        "\U000e0020",
+    ),
+    *(
+        "&nbsp;",
+        "&#8203;",
+        "&shy;&#x2800;",
+        "&amp;nbsp;",
+        "&ZeroWidthSpace;",
+        " \u00a0\t&#xA0;",
+        "\u2028",
+        "\u034f",
+    ),
+]
+
+
+@pytest.mark.parametrize("text", INVISIBLE)
+def test_a_text_that_nobody_can_see_is_empty(text: str) -> None:
+    with pytest.raises(TextError) as raised:
+        check_text(text)
+    assert raised.value.kind == "empty_text"
+    assert check_text(f"{text}A dog.{text}")
+
+
+@pytest.mark.parametrize(
+    "text", ["&", "&amp;", "&#65;", "&notanentity;", ".", "é", "猫", "🐕‍🦺", "\u0301a", "&" * 99_999]
+)
+def test_a_text_that_somebody_sees_is_none_of_these(text: str) -> None:
+    assert check_text(text) == text

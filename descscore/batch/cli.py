@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,18 @@ from descscore.options import PATH, device_option, echo, speed_options, text_pol
 SOME_FAILED = 3
 """Exit code of a complete run in which some rows could not be scored."""
 
+INTERRUPTED = 130
+"""Exit code of a run that Ctrl-C stopped, as shells have it."""
+
 
 @click.command()
 @click.argument("source", metavar="INPUT")
 @click.option("--output", required=True, type=PATH, help="Folder for the results.")
 @click.option("--id-column", help="Column of ids; by default 'id', or row numbers without such a column.")
-@click.option("--image-column", default="image", show_default=True, help="Column of paths or image bytes.")
-@click.option("--text-column", default="text", show_default=True, help="Column of texts.")
+@click.option(
+    "--image-column", help="Column of paths or image bytes; by default 'image', or the format's own."
+)
+@click.option("--text-column", help="Column of texts; by default 'text', or the format's own.")
 @click.option("--context-column", help="Column of the texts around the images, for contextual_score.")
 @click.option(
     "--references-column",
@@ -31,7 +37,17 @@ SOME_FAILED = 3
     type=PATH,
     help="Folder that image paths start from and may not leave; by default the table's. / allows every file.",
 )
-@click.option("--split", default="train", show_default=True, help="Split of a hub data set.")
+@click.option(
+    "--annotations",
+    type=PATH,
+    help="COCO's annotations, or clipscore's references: the images of INPUT and their references.",
+)
+@click.option(
+    "--input-format",
+    type=click.Choice(["csv", "tsv", "jsonl", "json", "parquet"]),
+    help="Format of INPUT, where its name does not say it.",
+)
+@click.option("--split", default="train", show_default=True, help="Split of a data set that has splits.")
 @click.option("--subset", help="Configuration of a hub data set.")
 @click.option("--model", default="default", show_default=True, help="As for 'descscore score'.")
 @device_option
@@ -58,6 +74,12 @@ SOME_FAILED = 3
     help="Seconds that decoding an image may take; then its row fails.",
 )
 @click.option("--decorative-empty", is_flag=True, help='Count the empty text as alt="": decorative.')
+@click.option("--lean", is_flag=True, help="Leave image and text out of the results.")
+@click.option(
+    "--retry-failed",
+    is_flag=True,
+    help="Score again the rows that failed, and those whose image files have changed since.",
+)
 @click.option("--strict", is_flag=True, help="Stop at the first row that cannot be scored.")
 @click.option(
     "--engine",
@@ -72,9 +94,11 @@ SOME_FAILED = 3
 def batch(ctx: click.Context, /, source: str, output: Path, as_json: bool, **arguments: Any) -> None:
     """Score all pairs of INPUT into the folder --output.
 
-    INPUT is a table (.csv, .jsonl, .parquet) with the columns image and text, a folder
-    of images, each with a .txt file of the same name, WebDataset shards (.tar), or a hub
-    data set (hub:NAME). To continue a stopped run, start the same command again.
+    INPUT is a table (.csv, .tsv, .jsonl, .json, .parquet) with the columns image and text, a
+    file of clipscore, COCO or Concadia, a folder of images, each with a .txt file of the same
+    name or all with a table metadata.csv, WebDataset shards (.tar), a folder of save_to_disk, a
+    hub data set (hub:NAME), or - for a table on standard input. To continue a stopped run,
+    start the same command again.
 
     Exit code 3: done, but some rows could not be scored; their status says why.
     """
@@ -98,22 +122,39 @@ def batch(ctx: click.Context, /, source: str, output: Path, as_json: bool, **arg
         ),
         input_options=tuple(_input_options(arguments).items()),
         contexts=bool(arguments["context_column"]),
-        references=bool(arguments["references_column"]),
+        lean=arguments["lean"],
+        retry_failed=arguments["retry_failed"],
     )
     columns = Columns(**{name: arguments[f"{name}_column"] for name in _COLUMNS})
+    names = ("image_root", "split", "subset", "annotations")
     opened = open_input(
-        source, InputOptions(columns, arguments["image_root"], arguments["split"], arguments["subset"])
+        source, InputOptions(columns, format=arguments["input_format"], **{n: arguments[n] for n in names})
     )
+    options = replace(options, references="references" in opened.roles)
     model = {name: arguments[name] for name in ("model", "device", "text_policy", "precision")}
     scorer = load_scorer(model, arguments["compiled"])
     ray = RayOptions(model, arguments["actors"], arguments["compiled"])
     engine = ray_engine(ray) if arguments["engine"] == "ray" else None
-    summary = run_batch(scorer, opened, output, options, engine=engine, show_progress=True)
+    try:
+        summary = run_batch(scorer, opened, output, options, engine=engine, show_progress=True)
+    except KeyboardInterrupt:
+        echo(f"{output}: stopped; the same command goes on from here", err=True)
+        ctx.exit(INTERRUPTED)
     if summary.rows and not summary.scored:
-        echo(f"{output}: all rows were scored already; nothing was left to do", err=True)
+        echo(f"{output}: {_nothing_left(summary.failed, arguments['retry_failed'])}", err=True)
     echo(summary.to_json() if as_json else summary.to_text())
     if summary.failed:
         ctx.exit(SOME_FAILED)
+
+
+def _nothing_left(failed: int, retried: bool) -> str:
+    if retried:
+        return "no row had failed, and no image has changed; nothing was left to do"
+    rows = f"the {failed:,} failed rows, and those" if failed else "rows"
+    return (
+        "all rows were scored already; nothing was left to do "
+        f"(--retry-failed scores {rows} whose images have changed, again)"
+    )
 
 
 _COLUMNS = ("id", "image", "text", "context", "references")
@@ -121,10 +162,16 @@ _COLUMNS = ("id", "image", "text", "context", "references")
 
 def _input_options(arguments: dict[str, Any]) -> dict[str, Any]:
     """The input options on which results depend, by name."""
-    names = ("id_column", "image_column", "text_column", "split", "subset")
     root = arguments["image_root"]
-    options = {name: arguments[name] for name in names} | {"image_root": root and os.path.abspath(root)}
-    optional = ("context_column", "references_column")
+    options = {
+        "id_column": arguments["id_column"],
+        "image_column": arguments["image_column"] or "image",
+        "text_column": arguments["text_column"] or "text",
+        "split": arguments["split"],
+        "subset": arguments["subset"],
+        "image_root": root and os.path.abspath(root),
+    }
+    optional = ("context_column", "references_column", "input_format")
     return options | {name: arguments[name] for name in optional if arguments[name]}
 
 

@@ -1,6 +1,8 @@
-"""``manifest.json``, the record of a run: its input, its settings and its results.
+"""``.manifest.json``, the record of a run: its input, its settings and its results.
 
-A run that is started again continues only if its input and settings equal those in the manifest.
+A run that is started again continues only if its input and settings equal those in the manifest. The file
+is hidden, so that programs that read the folder as a table do not read it. Earlier runs called it
+``manifest.json``.
 """
 
 from __future__ import annotations
@@ -13,10 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from descscore.batch.shards import ShardFolder, ShardInfo, count_statuses, result_file
+from descscore.batch.summary import Digest
 from descscore.errors import DataError
 from descscore.files import atomic_write
 
-MANIFEST_FILE = "manifest.json"
+MANIFEST_FILE = ".manifest.json"
+_EARLIER_FILE = "manifest.json"
+IMAGE_AND_TEXT = "image_and_text"
+"""The option of a run whose rows hold image and text. Runs of earlier versions lack it, as lean runs do."""
 
 _FORMAT = 2
 _PARTS = "parts"
@@ -100,8 +106,12 @@ class Manifest:
     """The result files in order, with their rows; empty until the run is complete."""
     format: int = _FORMAT
     """Version of the manifest's format."""
+    begun: int = 0
+    """When the results were begun, in nanoseconds since 1970; 0 if nobody knows."""
+    digest: Digest | None = None
+    """The results as a whole; None until the run is complete."""
 
-    def finished(self, shards: Iterable[ShardInfo]) -> Manifest:
+    def finished(self, shards: Iterable[ShardInfo], digest: Digest) -> Manifest:
         """This manifest, completed with all shards."""
         ordered = sorted(shards, key=lambda shard: shard.number)
         size = self.identity.shard_size
@@ -109,13 +119,15 @@ class Manifest:
         if self.identity.format != "parquet":
             files = [{"file": result_file(self.identity.format), "rows": sum(s.rows for s in ordered)}]
         statuses = count_statuses(shard.statuses for shard in ordered)
-        return replace(self, complete=True, statuses=statuses, shards=files)
+        return replace(self, complete=True, statuses=statuses, shards=files, digest=digest)
 
     def folder(self, output: Path) -> ShardFolder:
         """The folder of this run's shards."""
+        lean = IMAGE_AND_TEXT not in self.identity.options
+        folder = ShardFolder(output, self.identity.run, self.identity.shard_size, lean=lean)
         if self.identity.format == "parquet":
-            return ShardFolder(output, self.identity.run, self.identity.shard_size)
-        return ShardFolder(output / _PARTS, self.identity.run, self.identity.shard_size, ".arrow")
+            return folder
+        return replace(folder, folder=output / _PARTS, suffix=".arrow")
 
     def is_whole(self, output: Path) -> bool:
         """Whether the run is complete and its files still exist."""
@@ -125,13 +137,19 @@ class Manifest:
 def read_manifest(output: Path) -> Manifest | None:
     """The manifest in ``output``, or None. Raises :class:`DataError` if it is damaged."""
     path = output / MANIFEST_FILE
+    if not path.exists():
+        path = output / _EARLIER_FILE
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         if data.get("format") != _FORMAT:
             raise DataError(
                 f"{path}: format {data.get('format')!r}; this version of descscore reads {_FORMAT}"
             )
-        return Manifest(**{**data, "identity": Identity(**data["identity"])})
+        begun = data.get("begun") or path.stat().st_mtime_ns
+        digest = data.get("digest") and Digest(**data["digest"])
+        return Manifest(
+            **{**data, "identity": Identity(**data["identity"]), "begun": begun, "digest": digest}
+        )
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -142,6 +160,7 @@ def write_manifest(output: Path, manifest: Manifest) -> None:
     with atomic_write(output / MANIFEST_FILE) as temporary:
         text = json.dumps(asdict(manifest), indent=2, ensure_ascii=True)
         temporary.write_text(text + "\n", encoding="utf-8")
+    (output / _EARLIER_FILE).unlink(missing_ok=True)
 
 
 def _short(value: object) -> str:

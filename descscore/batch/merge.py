@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from descscore.batch.manifest import Manifest, read_manifest, write_manifest
-from descscore.batch.runner import Summary
 from descscore.batch.shards import ShardInfo, count_statuses, result_file
+from descscore.batch.summary import Digest, Summary
 from descscore.errors import DataError, UsageError
 from descscore.files import atomic_write, locked
 
@@ -27,14 +27,16 @@ def merge(jobs: Sequence[Path], output: Path) -> Summary:
     output.mkdir(parents=True, exist_ok=True)
     with locked(output, "wait for it or give another --output"):
         first = next(iter(manifests.values()))
-        whole = Manifest(replace(first.identity, job=None))
+        begun = min(manifest.begun for manifest in manifests.values())
+        whole = Manifest(replace(first.identity, job=None), begun=begun)
         if whole.identity.format == "parquet":
             merged = _merge_shards(manifests, output, whole)
         else:
             merged = _merge_files(manifests, output, whole)
         write_manifest(output, merged)
     rows = sum(merged.statuses.values())
-    return Summary(str(output), rows, merged.statuses, 0, 0.0, merged.identity.signature)
+    digest = merged.digest or Digest()
+    return Summary(str(output), rows, merged.statuses, 0, 0.0, merged.identity.signature, digest)
 
 
 def _complete(path: Path) -> Manifest:
@@ -87,7 +89,14 @@ def _merge_shards(manifests: dict[Path, Manifest], output: Path, whole: Manifest
                 except OSError:
                     shutil.copyfile(folder.path(number), temporary)
         infos += target.done(manifest.identity.shards, whole.identity.rows).values()
-    return whole.finished(infos)
+    return whole.finished(infos, _digest(manifests))
+
+
+def _digest(manifests: dict[Path, Manifest]) -> Digest:
+    digest = Digest()
+    for manifest in manifests.values():
+        digest += manifest.digest or Digest()
+    return digest
 
 
 def _merge_files(manifests: dict[Path, Manifest], output: Path, whole: Manifest) -> Manifest:
@@ -101,4 +110,4 @@ def _merge_files(manifests: dict[Path, Manifest], output: Path, whole: Manifest)
                 shutil.copyfileobj(part, file)
     statuses = count_statuses(manifest.statuses for manifest in manifests.values())
     files = [{"file": name, "rows": sum(statuses.values())}]
-    return replace(whole, complete=True, statuses=statuses, shards=files)
+    return replace(whole, complete=True, statuses=statuses, shards=files, digest=_digest(manifests))

@@ -49,7 +49,7 @@ def ray_engine(options: RayOptions) -> Engine:
             answer = json.loads(row["answer"])
             if "failure" in answer:
                 raise _ERRORS.get(answer["error"], DataError)(answer["failure"])
-            advance(answer["rows"])
+            advance(answer["scored"])
             yield ShardInfo(**answer)
 
     return run

@@ -6,18 +6,36 @@ The path of a row: :func:`local_engine` reads it, :func:`descscore.stream.pairs.
 
 from __future__ import annotations
 
-import json
+import functools
+import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import pyarrow as pa
 from tqdm import tqdm
 
-from descscore.batch.manifest import MANIFEST_FILE, Identity, Manifest, read_manifest, write_manifest
-from descscore.batch.shards import ShardFolder, ShardInfo, write_result_file
+from descscore.batch.manifest import (
+    IMAGE_AND_TEXT,
+    MANIFEST_FILE,
+    Identity,
+    Manifest,
+    read_manifest,
+    write_manifest,
+)
+from descscore.batch.shards import (
+    Result,
+    ShardFolder,
+    ShardInfo,
+    read_result_file,
+    result_table,
+    write_result_file,
+)
+from descscore.batch.summary import Digest, Summary
 from descscore.context import extend_signature
 from descscore.encoder import find_batch_size
 from descscore.errors import DataError, UsageError
@@ -25,6 +43,7 @@ from descscore.files import locked, remove_unfinished
 from descscore.records import DECORATIVE, OK, Outcome
 from descscore.scorer import DescScorer
 from descscore.stream.pairs import StreamOptions, stream_rows
+from descscore.tables.cells import short
 from descscore.tables.reader import Reader, Scan
 from descscore.tables.rows import Row
 
@@ -55,6 +74,10 @@ class BatchOptions:
     """Whether the rows have contexts."""
     references: bool = False
     """Whether the rows have references."""
+    lean: bool = False
+    """Whether results leave out image and text."""
+    retry_failed: bool = False
+    """Whether to score again the rows that failed, and those whose images have changed."""
 
     def __post_init__(self) -> None:
         if self.shard_size < 1:
@@ -63,42 +86,6 @@ class BatchOptions:
             raise UsageError(f"format {self.format!r}: choose one of {', '.join(FORMATS)}")
         if self.job is not None and not 1 <= self.job[0] <= self.job[1]:
             raise UsageError(f"shard {self.job[0]}/{self.job[1]}: I must lie in 1..N")
-
-
-@dataclass(frozen=True)
-class Summary:
-    """The result of a run, for people."""
-
-    output: str
-    """The folder of the results."""
-    rows: int
-    """Rows of this run, scored by this start or an earlier one."""
-    statuses: dict[str, int]
-    """Number of rows by status."""
-    scored: int
-    """Rows that this start processed, whatever their status."""
-    seconds: float
-    """Time that this start took."""
-    signature: str
-    """Everything that the scores depend on."""
-
-    @property
-    def failed(self) -> int:
-        """Number of rows that could not be scored."""
-        return sum(count for status, count in self.statuses.items() if status not in (OK, DECORATIVE))
-
-    def to_json(self) -> str:
-        """All fields and ``failed``."""
-        return json.dumps({**asdict(self), "failed": self.failed}, indent=2)
-
-    def to_text(self) -> str:
-        """Rows by status, the rows that this start scored, and the signature."""
-        statuses = sorted(self.statuses.items(), key=lambda item: (item[0] != OK, item[0]))
-        lines = [f"{name:<20} {count:>12,}" for name, count in [*statuses, ("rows", self.rows)]]
-        if self.scored:
-            rate = self.scored / max(self.seconds, 1e-9)
-            lines.append(f"{self.scored:,} rows done now in {self.seconds:.1f} s ({rate:.1f} a second)")
-        return "\n".join([*lines, f"{self.output}: {self.signature}"])
 
 
 @dataclass(frozen=True)
@@ -121,6 +108,11 @@ class Work:
     """Rows per pass through the model."""
     signature: str
     """The scorer's signature."""
+    again: frozenset[int] = frozenset()
+    """Those of the shards in which only some rows are scored again: those that failed, and those whose images
+    have changed."""
+    since: int = 0
+    """When the results were begun; a file that was changed later counts as changed."""
 
     def rows_in(self, number: int) -> int:
         """Number of rows in shard ``number``."""
@@ -135,6 +127,33 @@ class Work:
                 if row is None:
                     raise DataError(f"{self.source.source}: became shorter while it was read")
                 yield row
+
+    def chosen(self, number: int) -> list[int]:
+        """Places in shard ``number`` of the rows to score.
+
+        Raises:
+            DataError: The shard was made from other rows.
+        """
+        if number not in self.again:
+            return list(range(self.rows_in(number)))
+        before = self.folder.read(number, ["id", "status"])
+        ids, statuses = before["id"].to_pylist(), before["status"].to_pylist()
+        places = []
+        for place, row in enumerate(self.read(number)):
+            if row.id != ids[place]:
+                name = f"row {number * self.folder.size + place + 1}"
+                raise DataError(f"{self.source.source}: {name} was {short(ids[place])}, is {short(row.id)}")
+            if statuses[place] not in (OK, DECORATIVE) or _changed_since(row.image, self.since):
+                places.append(place)
+        return places
+
+
+def _changed_since(image: object, since: int) -> bool:
+    """Whether a file was written, replaced or moved here after ``since``."""
+    try:
+        return isinstance(image, str) and os.stat(image).st_ctime_ns >= since
+    except (OSError, ValueError):
+        return True
 
 
 Advance: TypeAlias = Callable[[int], object]
@@ -176,23 +195,42 @@ def run_batch(
         scan = source.scan(options.shard_size)
         manifest = _manifest(scorer, source, scan.rows, output, options)
         scored = 0
-        if not manifest.is_whole(output):
-            folder = manifest.folder(output)
-            if folder.folder != output:
-                folder.make()
-            remove_unfinished(output)
-            remove_unfinished(folder.folder)
+        if options.retry_failed or not manifest.is_whole(output):
+            now = time.time_ns()
+            folder = _open_folder(manifest, output)
             done = folder.done(manifest.identity.shards, scan.rows)
-            todo = [number for number in manifest.identity.shards if number not in done]
+            again = frozenset(done if options.retry_failed else ())
+            todo = [n for n in manifest.identity.shards if n in again or n not in done]
             stream, size = options.stream, scorer.encoder.batch_size
             work = Work(source, scan, folder, todo, options.strict, stream, size, scorer.signature)
-            scored = sum(map(work.rows_in, todo))
-            before = sum(shard.rows for shard in done.values())
-            done |= _make_shards(work, engine or local_engine(scorer), before, show_progress)
-            manifest = _finish(manifest, folder, done, output)
+            work = replace(work, again=again, since=manifest.begun)
+            before = sum(shard.rows for n, shard in done.items() if n not in again)
+            made = _make_shards(work, engine or local_engine(scorer), before, show_progress)
+            scored = sum(shard.scored for shard in made.values())
+            manifest = _finish(manifest, folder, done | made, output, now if again else None)
     seconds = time.perf_counter() - started
-    rows = sum(manifest.statuses.values())
-    return Summary(str(output), rows, manifest.statuses, scored, seconds, manifest.identity.signature)
+    rows, digest = sum(manifest.statuses.values()), manifest.digest or Digest()
+    signature = manifest.identity.signature
+    return Summary(str(output), rows, manifest.statuses, scored, seconds, signature, digest)
+
+
+def _open_folder(manifest: Manifest, output: Path) -> ShardFolder:
+    """The folder of a run's shards, ready to be written to.
+
+    The rows of a complete run with one file of results become shards again.
+    """
+    folder, form = manifest.folder(output), manifest.identity.format
+    if folder.folder != output:
+        folder.make()
+    remove_unfinished(output)
+    remove_unfinished(folder.folder)
+    if manifest.is_whole(output):
+        if form != "parquet":
+            table = read_result_file(output, form, folder.lean)
+            for place, number in enumerate(manifest.identity.shards):
+                folder.write(number, [table.slice(place * folder.size, folder.size)])
+        write_manifest(output, replace(manifest, complete=False))
+    return folder
 
 
 def _manifest(scorer: DescScorer, source: Reader, rows: int, output: Path, options: BatchOptions) -> Manifest:
@@ -207,7 +245,11 @@ def _manifest(scorer: DescScorer, source: Reader, rows: int, output: Path, optio
         batch_size=scorer.encoder.batch_size,
         shard_size=options.shard_size,
         format=options.format,
-        options={**dict(options.input_options), "decorative_empty": options.stream.decorative_empty},
+        options={
+            **dict(options.input_options),
+            "decorative_empty": options.stream.decorative_empty,
+            **({} if options.lean else {IMAGE_AND_TEXT: True}),
+        },
         job=list(options.job) if options.job else None,
     )
     if earlier is None:
@@ -216,9 +258,12 @@ def _manifest(scorer: DescScorer, source: Reader, rows: int, output: Path, optio
             raise DataError(
                 f"{output}: holds {foreign[0]} but no {MANIFEST_FILE}; give an empty folder as --output"
             )
-        write_manifest(output, Manifest(identity))
-        return Manifest(identity)
+        manifest = Manifest(identity, begun=time.time_ns())
+        write_manifest(output, manifest)
+        return manifest
     differences = earlier.identity.differences(identity)
+    if differences == [f"{IMAGE_AND_TEXT}: null there, true now"]:
+        raise DataError(f"{output}: holds a run whose rows lack image and text; --lean goes on with it")
     if differences:
         raise DataError(
             f"{output}: holds a run with another input or other settings. What differs: "
@@ -238,16 +283,24 @@ def _batch_size(scorer: DescScorer, options: BatchOptions, earlier: Manifest | N
 
 def _make_shards(work: Work, engine: Engine, before: int, show_progress: bool) -> dict[int, ShardInfo]:
     """Run the engine with a progress bar. before: rows that an earlier start has scored."""
-    total = before + sum(map(work.rows_in, work.todo))
+    total = None if work.again else before + sum(map(work.rows_in, work.todo))
     # disable=None shows no bar unless standard error is a terminal.
     disable = None if show_progress else True
     with tqdm(total=total, initial=before, unit=" pairs", disable=disable, smoothing=0.1) as bar:
         return {shard.number: shard for shard in engine(work, bar.update)}
 
 
-def _finish(manifest: Manifest, folder: ShardFolder, done: dict[int, ShardInfo], output: Path) -> Manifest:
-    """Write the complete manifest and, for ``csv`` and ``jsonl``, the single file of results."""
-    manifest, form = manifest.finished(done.values()), manifest.identity.format
+def _finish(
+    manifest: Manifest, folder: ShardFolder, done: dict[int, ShardInfo], output: Path, begun: int | None
+) -> Manifest:
+    """Write the complete manifest and, for ``csv`` and ``jsonl``, the single file of results.
+
+    begun: when rows were scored again.
+    """
+    columns = [name for name in ("id", "text", "score", "cosine", "status") if name in folder.schema.names]
+    digest = Digest.of(folder.read(number, columns) for number in sorted(done))
+    manifest, form = manifest.finished(done.values(), digest), manifest.identity.format
+    manifest = replace(manifest, begun=begun or manifest.begun)
     if form != "parquet":
         write_result_file(folder, sorted(done), output, form)
     write_manifest(output, manifest)
@@ -269,22 +322,51 @@ def local_engine(scorer: DescScorer) -> Engine:
     """An engine that scores in this process, shard after shard; decoding runs ahead into the next shard."""
 
     def run(work: Work, advance: Advance) -> Iterator[ShardInfo]:
-        rows = (row for number in work.todo for row in work.read(number))
-        with closing(stream_rows(scorer.scoring, rows, work.stream)) as scored:  # type: ignore[type-var]
+        chosen = functools.cache(work.chosen)
+        inputs: deque[tuple[int, str | None, object]] = deque()
+
+        def rows() -> Iterator[Row]:
             for number in work.todo:
-                yield work.folder.write(number, list(_shard(work, number, scored, advance)))
+                places = set(chosen(number))
+                for place, row in enumerate(work.read(number) if places else ()):
+                    if place in places:
+                        inputs.append((row.number, row.image_cell, row.text))
+                        yield row
+
+        with closing(stream_rows(scorer.scoring, rows(), work.stream)) as scored:  # type: ignore[type-var]
+            for number in work.todo:
+                results = _results(len(chosen(number)), scored, inputs, work.strict, advance)
+                yield _write(work, number, chosen(number), results)
 
     return run
 
 
-def _shard(
-    work: Work, number: int, scored: Iterator[tuple[str, Outcome]], advance: Advance
-) -> Iterator[tuple[str, Outcome]]:
-    """Id and outcome of each row of shard ``number``."""
-    first = number * work.folder.size
-    for row in range(first, first + work.rows_in(number)):
+def _write(work: Work, number: int, places: list[int], results: Iterator[Result]) -> ShardInfo:
+    """Write a shard, or put the results at ``places`` of one that is there."""
+    if number not in work.again:
+        return work.folder.write(number, results)
+    if not places:
+        return work.folder.info(number)
+    before = work.folder.read(number).replace_schema_metadata(None)
+    after = result_table(list(results), work.folder.schema)
+    order = list(range(before.num_rows))
+    for new, place in enumerate(places, before.num_rows):
+        order[place] = new
+    return work.folder.write(number, [pa.concat_tables([before, after]).take(order)], len(places))
+
+
+def _results(
+    count: int,
+    scored: Iterator[tuple[str, Outcome]],
+    inputs: deque[tuple[int, str | None, object]],
+    strict: bool,
+    advance: Advance,
+) -> Iterator[Result]:
+    """The next ``count`` results, with the image and the text of each row."""
+    for _ in range(count):
         row_id, outcome = next(scored)
-        if work.strict and outcome.failed:
-            raise DataError(f"row {row + 1} ({row_id}): {outcome.status}: {outcome.error}")
+        number, image, text = inputs.popleft()
+        if strict and outcome.failed:
+            raise DataError(f"row {number} ({short(row_id)}): {outcome.status}: {outcome.error}")
         advance(1)
-        yield row_id, outcome
+        yield Result(row_id, outcome, image, text if isinstance(text, str) else None)

@@ -10,10 +10,10 @@ from __future__ import annotations
 import contextlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -23,11 +23,13 @@ import pyarrow.parquet as pq
 from descscore.errors import DataError
 from descscore.files import atomic_write
 from descscore.records import Outcome
-from descscore.tables.cells import to_csv_cell
+from descscore.tables.cells import from_csv_cell, to_csv_cell
 
 SCHEMA = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),
+        pa.field("image", pa.string()),
+        pa.field("text", pa.string()),
         pa.field("score", pa.float32()),
         pa.field("cosine", pa.float32()),
         pa.field("clip_score", pa.float32()),
@@ -45,9 +47,25 @@ SCHEMA = pa.schema(
 """Columns of a result. The scores are null unless the status is ``ok``; those of context and references are
 also null if the row has no context or references."""
 
-_NOT_SCORES = ("id", "status", "error")
+INPUTS = ("image", "text")
+"""The columns that a lean run leaves out."""
+
+_NOT_SCORES = ("id", *INPUTS, "status", "error")
+_CHUNK_ROWS, _CHUNK_BYTES = 1000, 32 << 20
+"""Rows, and characters of their texts, that are written together: no shard is in memory as a whole."""
 _FLOATS = tuple(field.name for field in SCHEMA if pa.types.is_floating(field.type))
 _RUN, _FIRST = b"descscore.run", b"descscore.first_row"
+
+
+class Result(NamedTuple):
+    """One row of the results."""
+
+    id: str
+    outcome: Outcome
+    image: str | None = None
+    """The image's path as written in the input; None for one that has none."""
+    text: str | None = None
+    """The text; None for one that is no string."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +77,8 @@ class ShardInfo:
     rows: int
     statuses: dict[str, int]
     """Number of rows by status."""
+    scored: int = 0
+    """Number of rows that were scored when it was written now."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +93,13 @@ class ShardFolder:
     """Rows of a shard."""
     suffix: str = ".parquet"
     """``.parquet``, or ``.arrow`` for parts that will become one file."""
+    lean: bool = False
+    """Whether the rows lack :data:`INPUTS`."""
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The columns of the shards."""
+        return schema(self.lean)
 
     def make(self) -> None:
         """Make the folder if it is missing. Raises :class:`DataError` if its name is a link or a file.
@@ -93,18 +120,29 @@ class ShardFolder:
     def path(self, number: int) -> Path:
         return self.folder / f"part-{number:06d}{self.suffix}"
 
-    def write(self, number: int, rows: Sequence[tuple[str, Outcome]]) -> ShardInfo:
-        """Write shard ``number`` from ids and outcomes. Raises :class:`DataError` if it cannot be written."""
+    def write(self, number: int, rows: Iterable[Result | pa.Table], scored: int | None = None) -> ShardInfo:
+        """Write shard ``number``. Raises :class:`DataError` if it cannot be written.
+
+        Args:
+            number: the shard's number.
+            rows: its rows, or tables of rows.
+            scored: how many of them are new; by default all.
+        """
         metadata = {_RUN: self.run.encode(), _FIRST: str(number * self.size).encode()}
-        table = _result_table(rows).replace_schema_metadata(metadata)
-        path = self.path(number)
-        with atomic_write(path) as temporary:
-            if self.suffix == ".parquet":
-                pq.write_table(table, temporary, compression="zstd")
-            else:
-                with pa.OSFile(str(temporary), "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
-                    writer.write_table(table)
-        return _info(number, path, table)
+        whole = self.schema.with_metadata(metadata)
+        path, statuses = self.path(number), Counter[str]()
+        with atomic_write(path) as temporary, self._writer(temporary, whole) as writer:
+            for table in _chunks(rows, self.schema):
+                statuses.update(table["status"].to_pylist())
+                writer.write_table(table.cast(whole))
+        count = sum(statuses.values())
+        done = count if scored is None else scored
+        return ShardInfo(number, path.name, count, count_statuses([statuses]), done)
+
+    def _writer(self, path: Path, whole: pa.Schema) -> Any:
+        if self.suffix == ".parquet":
+            return pq.ParquetWriter(path, whole, compression="zstd")
+        return pa.ipc.new_file(str(path), whole)
 
     def read(self, number: int, columns: Sequence[str] | None = None) -> pa.Table:
         """Read a shard. Raises :class:`DataError` if it is damaged or belongs to another run."""
@@ -119,6 +157,10 @@ class ShardFolder:
         if metadata.get(_FIRST) != str(number * self.size).encode():
             raise DataError(f"{path}: does not begin at row {number * self.size}")
         return table
+
+    def info(self, number: int) -> ShardInfo:
+        """What a whole shard holds. Raises :class:`DataError` as :meth:`read`."""
+        return _info(number, self.path(number), self.read(number, ["status"]))
 
     def done(self, numbers: Iterable[int], rows: int) -> dict[int, ShardInfo]:
         """The shards among ``numbers`` that exist and are whole. rows: rows of the whole input."""
@@ -155,17 +197,45 @@ def _info(number: int, path: Path, table: pa.Table) -> ShardInfo:
     return ShardInfo(number, path.name, table.num_rows, statuses)
 
 
-def _result_table(rows: Sequence[tuple[str, Outcome]]) -> pa.Table:
-    scores = [outcome.score for _, outcome in rows]
-    columns: dict[str, list[Any]] = {
+def schema(lean: bool) -> pa.Schema:
+    """:data:`SCHEMA`, or the columns of a lean run."""
+    return pa.schema([field for field in SCHEMA if not (lean and field.name in INPUTS)])
+
+
+def _chunks(rows: Iterable[Result | pa.Table], columns: pa.Schema) -> Iterator[pa.Table]:
+    """Tables of a bounded number of rows and characters."""
+    chunk: list[Result] = []
+    size = 0
+    for row in rows:
+        if isinstance(row, pa.Table):
+            if chunk:
+                yield result_table(chunk, columns)
+            yield row.replace_schema_metadata(None)
+            chunk, size = [], 0
+            continue
+        chunk.append(row)
+        size += len(row.text or "")
+        if len(chunk) >= _CHUNK_ROWS or size >= _CHUNK_BYTES:
+            yield result_table(chunk, columns)
+            chunk, size = [], 0
+    if chunk:
+        yield result_table(chunk, columns)
+
+
+def result_table(rows: Sequence[Result], columns: pa.Schema) -> pa.Table:
+    """The rows as a table with these columns."""
+    scores = [row.outcome.score for row in rows]
+    cells: dict[str, list[Any]] = {
         name: [None if score is None else getattr(score, name) for score in scores]
         for name in SCHEMA.names
         if name not in _NOT_SCORES
     }
-    columns["id"] = [row_id for row_id, _ in rows]
-    columns["status"] = [outcome.status for _, outcome in rows]
-    columns["error"] = [_printable(outcome.error) for _, outcome in rows]
-    return pa.table([pa.array(columns[f.name], f.type) for f in SCHEMA], schema=SCHEMA)
+    cells["id"] = [row.id for row in rows]
+    cells["image"] = [_printable(row.image) for row in rows]
+    cells["text"] = [_printable(row.text) for row in rows]
+    cells["status"] = [row.outcome.status for row in rows]
+    cells["error"] = [_printable(row.outcome.error) for row in rows]
+    return pa.table([pa.array(cells[f.name], f.type) for f in columns], schema=columns)
 
 
 def _printable(text: str | None) -> str | None:
@@ -179,20 +249,50 @@ def result_file(form: str) -> str:
 
 
 def write_result_file(folder: ShardFolder, numbers: Sequence[int], output: Path, form: str) -> None:
-    """Write ``scores.csv`` or ``scores.jsonl`` from the shards ``numbers``, with one in memory at a time."""
-    tables = (folder.read(number).replace_schema_metadata(None) for number in numbers)
+    """Write ``scores.csv`` or ``scores.jsonl`` from the shards ``numbers``, a part in memory at a time."""
+    tables = (
+        pa.Table.from_batches([batch]).replace_schema_metadata(None)
+        for number in numbers
+        for batch in folder.read(number).to_batches(_CHUNK_ROWS)
+    )
     with atomic_write(output / result_file(form)) as temporary, temporary.open("wb") as file:
-        _write_csv(tables, file) if form == "csv" else _write_jsonl(tables, file)
+        _write_csv(tables, file, folder.schema) if form == "csv" else _write_jsonl(tables, file)
 
 
-def _write_csv(tables: Iterable[pa.Table], file: BinaryIO) -> None:
-    with pa.csv.CSVWriter(file, SCHEMA) as writer:
+def _write_csv(tables: Iterable[pa.Table], file: BinaryIO, columns: pa.Schema) -> None:
+    with pa.csv.CSVWriter(file, columns) as writer:
         for table in tables:
-            for place, field in enumerate(SCHEMA):
+            for place, field in enumerate(columns):
                 if pa.types.is_string(field.type):
                     cells = [text and to_csv_cell(text) for text in table[field.name].to_pylist()]
                     table = table.set_column(place, field, pa.array(cells, field.type))
             writer.write_table(table)
+
+
+def read_result_file(output: Path, form: str, lean: bool) -> pa.Table:
+    """The rows of ``scores.csv`` or ``scores.jsonl``. Raises :class:`DataError` for a damaged file."""
+    path, columns = output / result_file(form), schema(lean)
+    try:
+        if form == "jsonl":
+            with path.open(encoding="utf-8") as lines:
+                return pa.Table.from_pylist([json.loads(line) for line in lines], columns)
+        table = pa.csv.read_csv(
+            path,
+            parse_options=pa.csv.ParseOptions(newlines_in_values=True),
+            convert_options=pa.csv.ConvertOptions(
+                column_types=columns,
+                null_values=[""],
+                strings_can_be_null=True,
+                quoted_strings_can_be_null=False,
+            ),
+        ).select(columns.names)
+        for place, field in enumerate(columns):
+            if pa.types.is_string(field.type):
+                cells = [text and from_csv_cell(text) for text in table[field.name].to_pylist()]
+                table = table.set_column(place, field, pa.array(cells, field.type))
+        return table
+    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+        raise DataError(f"{path}: is not as this run wrote it ({error})") from None
 
 
 def _write_jsonl(tables: Iterable[pa.Table], file: BinaryIO) -> None:

@@ -11,7 +11,7 @@ from threading import Lock
 from PIL import Image, ImageDraw
 
 from descscore.context import ContextTexts, tokenize_context
-from descscore.errors import DescscoreError, InputError, TextError
+from descscore.errors import DescscoreError, InputError, TextError, is_blank
 from descscore.explanations.explainer import explain_encoded
 from descscore.explanations.explanation import Explanation, effect_levels
 from descscore.page.reply import FieldError, Reply, render
@@ -146,7 +146,7 @@ class _Form:
         if upload is None and self.example is None:
             self.wrong("image", "Choose an image.")
         self.description = self._text("description")
-        self.caption = self._text("caption") if fields.get("caption", "").strip() else None
+        self.caption = None if is_blank(fields.get("caption", "")) else self._text("caption")
         self.context = self._context()
         self.drafts = self._drafts()
         self._check_length()
@@ -175,7 +175,7 @@ class _Form:
 
     def _drafts(self) -> tuple[str, ...]:
         lines = self._fields.get("drafts", "").splitlines()
-        drafts = tuple(line.strip() for line in lines if line.strip())
+        drafts = tuple(line.strip() for line in lines if not is_blank(line))
         if len(drafts) > MAX_DRAFTS:
             self.wrong("drafts", f"There are {len(drafts)} drafts; the limit is {MAX_DRAFTS}.")
         for number, draft in enumerate(drafts[:MAX_DRAFTS], start=1):

@@ -6,11 +6,13 @@ two. Memory does not grow with the length of the stream.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol, TypeAlias
 
@@ -20,11 +22,12 @@ from torch import Tensor
 
 from descscore.context import ContextEncoder, ContextTexts, tokenize_context_texts
 from descscore.errors import ImageError, InputError, TextError, UsageError
-from descscore.images import ImageSource
+from descscore.images import ImageSource, read_image_file
 from descscore.records import DECORATIVE, OK, Outcome, Pair, Score
 from descscore.stream.image_features import Decoder, ImageEncoder, ImageStage, Key, return_freed_memory
 from descscore.stream.pool import DecodePool, InlineDecoder
 from descscore.stream.worker import PREPARE, PoolOptions
+from descscore.tables.cells import MESSAGE_LIMIT, cut
 from descscore.texts import EncodedTexts, TokenizedText
 
 Tokenize: TypeAlias = Callable[[str], TokenizedText]
@@ -162,9 +165,42 @@ def stream_pairs(
     options: StreamOptions | None = None,
 ) -> Iterator[Outcome]:
     """See :meth:`descscore.DescScorer.score_stream`."""
-    with closing(stream_rows(scoring, map(_stream_pair, pairs), options or StreamOptions())) as scored:  # type: ignore[type-var]
+    begun = _file_time()
+    names: deque[str] = deque()
+
+    def rows() -> Iterator[StreamPair]:
+        for pair in pairs:
+            row = _stream_pair(pair)
+            image = _taken(row.image, begun)
+            names.append("" if image is row.image else os.fspath(row.image))  # type: ignore[arg-type]
+            yield replace(row, image=image)
+
+    with closing(stream_rows(scoring, rows(), options or StreamOptions())) as scored:  # type: ignore[type-var]
         for _, outcome in scored:
+            name = names.popleft()
+            if name and outcome.error:
+                outcome = replace(outcome, error=outcome.error.replace("image bytes", cut(name), 1))
             yield outcome
+
+
+def _file_time() -> int:
+    """The time of the clock that stamps files, in nanoseconds. It may lag behind the usual one."""
+    clock = getattr(time, "CLOCK_REALTIME_COARSE", None)
+    return time.time_ns() if clock is None else time.clock_gettime_ns(clock)
+
+
+def _taken(image: ImageSource, begun: int) -> ImageSource:
+    """The image as it is when its pair is taken: the bytes of a file that has changed since the stream began.
+
+    Its place may be used for the next pair's image, before a worker reads it. A file that changes for
+    the first time after its pair was taken is read as it is then.
+    """
+    if isinstance(image, (str, os.PathLike)):
+        with contextlib.suppress(ImageError, OSError, ValueError):
+            stat = os.stat(image)
+            if max(stat.st_mtime_ns, stat.st_ctime_ns) >= begun:
+                return read_image_file(image)
+    return image
 
 
 def _stream_pair(pair: tuple[ImageSource, str] | Pair) -> StreamPair:
@@ -254,7 +290,7 @@ def _begin(scoring: Scoring, stage: ImageStage, options: StreamOptions, row: Str
         return _Pending(row.id, key=stage.request(row.image), text=text, context_texts=context_texts)
     except InputError as error:
         error.__traceback__ = None  # through the row's own fault, it would keep the row in memory
-        return _Pending(row.id, Outcome(error.kind, str(error)))
+        return _Pending(row.id, Outcome(error.kind, cut(str(error), MESSAGE_LIMIT)))
 
 
 def tokenize_text(tokenize: Tokenize, text: object) -> TokenizedText:
@@ -292,7 +328,7 @@ def _score(
     scores = scoring.scores(features, texts, context_texts, context_encoder)
     for pair, image, score in zip(pairs, images, scores, strict=True):
         if isinstance(image, ImageError):
-            pair.outcome = Outcome(image.kind, str(image))
+            pair.outcome = Outcome(image.kind, cut(str(image), MESSAGE_LIMIT))
         else:
             pair.outcome = Outcome(OK, score=score)
         stage.release(pair.key)

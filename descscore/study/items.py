@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from descscore.errors import DataError, ImageError, StorageError
+from descscore.errors import DataError, ImageError, StorageError, is_blank
 from descscore.images import check_path, load_image
 from descscore.tables.rows import Row, find_image
 from descscore.tables.text_tables import read_csv
@@ -71,7 +71,7 @@ def study_mark(items: Iterable[StudyItem]) -> str:
 def _item(place: str, folder: Path, row: Row) -> StudyItem:
     values = [unicodedata.normalize("NFC", row.cells[name]).strip() for name in COLUMNS]
     for name, value in zip(COLUMNS, values, strict=True):
-        if not value:
+        if is_blank(value):
             raise DataError(f"{place}: {name} is blank")
     item, image, description, title, text = values
     try:

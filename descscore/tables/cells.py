@@ -19,6 +19,10 @@ ID_LIMIT = 1000
 """Longest id in a column, in characters."""
 
 
+MESSAGE_LIMIT = 400
+"""Longest message of a row's fault, in characters."""
+
+
 def id_text(value: object) -> str | None:
     """An id as a string; None if it is blank, or if a cell of its kind cannot be an id."""
     if value is None or value == "" or isinstance(value, (Mapping, bytes)):
@@ -128,6 +132,16 @@ def decode_text(data: bytes, name: str) -> str:
     if text is None or len(text) > CELL_LIMIT:
         raise InputError("bad_row", f"{name}: holds over {CELL_LIMIT:,} characters")
     return text
+
+
+def cut(text: str, most: int = 200) -> str:
+    """A text, cut in its middle, for a message: input is never repeated at length."""
+    return text if len(text) <= most else f"{text[: most - 33]}...{text[-30:]}"
+
+
+def short(text: str, most: int = 100) -> str:
+    """As :func:`cut`, on one line."""
+    return " ".join(cut(text, most).split())
 
 
 def named(values: Iterable[str], most: int = 3) -> str:

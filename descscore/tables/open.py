@@ -1,26 +1,44 @@
-"""Open what holds pairs: a table, a folder, WebDataset shards, Concadia's release, or a hub data set."""
+"""Open what holds pairs: a table, a folder, WebDataset shards, Concadia's release, or a hub data set.
+
+Each input is told by what it is: a file by its ending and then by its content, a folder by the files in it.
+"""
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import sys
+import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from descscore.errors import DataError, UsageError
-from descscore.tables.parquet import HubTable, ParquetTable, load_hub
-from descscore.tables.reader import PREFERENCE, SCORING, Columns, Reader, Table
+from descscore.tables.json_tables import CONCADIA, JsonTable
+from descscore.tables.parquet import HubTable, ParquetTable, is_saved, load_hub
+from descscore.tables.reader import PREFERENCE, SCORING, Columns, FileTable, Reader, Table
 from descscore.tables.rows import PreferenceSet, normal_split, sort_rows
 from descscore.tables.samples import FolderTable, WebDatasetTable, is_hidden
-from descscore.tables.text_tables import ConcadiaTable, CsvTable, JsonlTable
+from descscore.tables.text_tables import CsvTable, JsonlTable, TsvTable
 
-_FORMATS: dict[str, Callable[[Path], Table]] = {
-    ".csv": CsvTable,
-    ".jsonl": JsonlTable,
-    ".parquet": ParquetTable,
+FORMATS: dict[str, Callable[[Path], FileTable]] = {
+    "csv": CsvTable,
+    "tsv": TsvTable,
+    "jsonl": JsonlTable,
+    "json": JsonTable,
+    "parquet": ParquetTable,
 }
+"""The formats of tables, by name."""
+
+_ENDINGS = {f".{name}": name for name in FORMATS} | {".tab": "tsv", ".ndjson": "jsonl"}
+_IN_FOLDERS = tuple(ending for ending in _ENDINGS if ending != ".json")
+"""Endings of tables in a folder. A JSON file there may be anything, such as settings."""
+_METADATA = tuple(f"metadata{ending}" for ending in (".csv", ".jsonl", ".parquet"))
+"""Tables of a folder of images, as ``datasets`` calls them (ImageFolder)."""
 _SPLITS = ("train", "val", "test")
-_CONCADIA, _CONCADIA_IMAGES = "wiki_split.json", "resized"
+_CONCADIA_IMAGES = "resized"
+_STANDARD_INPUT = "-"
 
 
 @dataclass(frozen=True)
@@ -33,9 +51,13 @@ class InputOptions:
     image_root: Path | None = None
     """The folder that relative image paths begin at, and that none may leave; by default the table's own."""
     split: str = "train"
-    """The split of a hub data set."""
+    """The split of a data set that has splits."""
     subset: str | None = None
     """The configuration of a hub data set."""
+    format: str | None = None
+    """A name in :data:`FORMATS`, for a file whose ending does not tell its format, and for standard input."""
+    annotations: Path | None = None
+    """A file that names the images of COCO's results, and gives references by image."""
 
 
 @dataclass(frozen=True)
@@ -54,23 +76,32 @@ class DataOptions:
 def open_input(name: str, options: InputOptions = InputOptions()) -> Reader:
     """The input called ``name``, for scoring.
 
-    A file is a table by its ending (.csv, .jsonl, .parquet) or a WebDataset shard
-    (.tar). A folder with .tar files holds shards, any other folder images with sidecar
-    texts. ``hub:NAME``, or a name that is no file or folder, is a hub data set.
+    A file is a table by its ending (.csv, .tsv, .jsonl, .json, .parquet) or a WebDataset shard (.tar).
+    A folder is what its files say: Concadia's release, a data set that ``save_to_disk`` has written, images
+    with a table ``metadata.csv`` or ``metadata.jsonl``, .tar shards, or images with texts beside them.
+    ``hub:NAME``, or a name that is no file or folder, is a hub data set. ``-`` is standard input.
 
     Raises:
         DataError: It cannot be opened, or a column is missing or occurs twice.
-        UsageError: The image root is no folder, or a folder of images is asked for other columns.
+        UsageError: The image root is no folder; an option does not belong to this kind of input.
     """
     if options.image_root is not None and not options.image_root.is_dir():
         raise UsageError(f"image root {options.image_root}: no such folder")
     table, folder = _input_table(name, options)
     columns, root = options.columns, options.image_root or folder
+    if options.annotations is not None:
+        if not isinstance(table, JsonTable):
+            raise UsageError(
+                f"{name}: annotations belong to a JSON file of COCO's results or clipscore's texts"
+            )
+        table = replace(table, annotations=options.annotations)
+    if isinstance(table, JsonTable):
+        table = replace(table, root=root)
     if isinstance(table, FolderTable):
-        other = columns.context or columns.references
-        if other:
-            raise UsageError(f"{name}: a folder of images has no column {other!r}; give a table")
-        columns, root = Columns(), folder
+        given = [column for column in vars(columns).values() if column is not None]
+        if given or options.image_root is not None:
+            what = f"no column {given[0]!r}" if given else "no image root but itself"
+            raise UsageError(f"{name}: a folder of images has {what}; give a table")
     reader = Reader(table, columns, SCORING, root)
     reader.roles  # noqa: B018 - a missing column is an error at once, before a model is loaded
     return reader
@@ -80,22 +111,87 @@ def _input_table(name: str, options: InputOptions) -> tuple[Table, Path]:
     """The table of an input for scoring, and the folder that its image paths begin at."""
     path = Path(name)
     ending = path.suffix.lower()
+    if name == _STANDARD_INPUT:
+        return _standard_input(options.format), Path()
+    if options.format is not None:
+        if not path.is_file():
+            raise DataError(f"{name}: no such file")
+        return FORMATS[options.format](path), path.parent
     if name.startswith("hub:"):
         return HubTable(name.removeprefix("hub:"), options.subset, options.split), Path()
     if path.is_dir():
-        shards = _files(path, (".tar",))
-        return (WebDatasetTable(shards, name) if shards else FolderTable(path)), path
+        return _input_folder(path, name, options)
     if path.is_file() and ending == ".tar":
         return WebDatasetTable((path,), name), path.parent
-    if path.is_file() and ending in _FORMATS:
-        return _FORMATS[ending](path), path.parent
+    if path.is_file() and ending in _ENDINGS:
+        return _table(path), _images_of(path)
     if path.exists() and not path.is_file():
         raise DataError(f"{name}: is not a regular file")
     if path.is_file():
-        raise DataError(f"{name}: unknown kind of input; known are {', '.join(_FORMATS)}, .tar and folders")
-    if ending in (*_FORMATS, ".tar") or _is_path(name):
+        known = f"{', '.join(_ENDINGS)}, .tar and folders"
+        raise DataError(f"{name}: unknown kind of input; known are {known}; --input-format says which it is")
+    if ending in (*_ENDINGS, ".tar") or _is_path(name):
         raise DataError(f"{name}: no such file or folder")
     return HubTable(name, options.subset, options.split), Path()
+
+
+def _input_folder(path: Path, name: str, options: InputOptions) -> tuple[Table, Path]:
+    """As :func:`_input_table`, for a folder."""
+    if (path / CONCADIA).is_file():
+        return _table(path / CONCADIA), _images_of(path / CONCADIA)
+    if is_saved(path):
+        return HubTable(name, None, options.split), path
+    wanted = normal_split(options.split)
+    for split, table in _metadata(path):
+        if split in ("", wanted):
+            return _table(table), table.parent
+    shards = _files(path, (".tar",))
+    return (WebDatasetTable(shards, name) if shards else FolderTable(path)), path
+
+
+def _metadata(path: Path) -> list[tuple[str, Path]]:
+    """The tables of an ImageFolder with their splits: its own, or those of the folders of its splits."""
+    for folder in (path, path / "data"):
+        if folder.is_dir():
+            own = _named(folder, _METADATA)
+            if own:
+                return [("", own[0])]
+            below = sorted(
+                part for part in folder.iterdir() if part.is_dir() and normal_split(part.name) in _SPLITS
+            )
+            parts = [
+                (normal_split(part.name), table) for part in below for table in _named(part, _METADATA)[:1]
+            ]
+            if parts:
+                return parts
+    return []
+
+
+def _named(folder: Path, names: tuple[str, ...]) -> list[Path]:
+    """The files in a folder with one of the names, in either case."""
+    return sorted(path for path in folder.iterdir() if path.name.lower() in names and path.is_file())
+
+
+def _table(path: Path) -> FileTable:
+    return FORMATS[_ENDINGS[path.suffix.lower()]](path)
+
+
+def _images_of(path: Path) -> Path:
+    """The folder that the image paths of a table begin at."""
+    is_release = path.name == CONCADIA and (path.parent / _CONCADIA_IMAGES).is_dir()
+    return path.parent / _CONCADIA_IMAGES if is_release else path.parent
+
+
+def _standard_input(form: str | None) -> FileTable:
+    """A table on standard input: in a file until this process ends, because it is read more than once."""
+    if form is None:
+        raise UsageError(f"standard input: say with --input-format which of {', '.join(FORMATS)} it is")
+    folder = Path(tempfile.mkdtemp(prefix="descscore-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    path = folder / f"input.{form}"
+    with path.open("wb") as file:
+        shutil.copyfileobj(sys.stdin.buffer, file)
+    return replace(FORMATS[form](path), shown="standard input")
 
 
 def load_pairs(
@@ -126,40 +222,52 @@ def load_pairs(
 
 def _readers(name: str, options: DataOptions) -> Iterator[Reader]:
     """The tables that the data set ``name`` consists of, in order."""
-    path, columns = Path(name), options.columns
-    if (path / _CONCADIA).is_file() or path.name == _CONCADIA:
-        file = path / _CONCADIA if path.is_dir() else path
+    path = Path(name)
+    if (path / CONCADIA).is_file() or path.name == CONCADIA:
+        file = path / CONCADIA if path.is_dir() else path
         root = options.image_root or file.parent / _CONCADIA_IMAGES
-        yield Reader(ConcadiaTable(file), Columns(), PREFERENCE, root)  # its columns are always the same
+        yield Reader(JsonTable(file), Columns(), PREFERENCE, root)  # its columns are always the same
+    elif is_saved(path):
+        yield from _hub_readers(name, options)
     elif path.is_dir():
-        tables = _files(path, tuple(_FORMATS))
+        metadata = _metadata(path)
+        tables = [table for _, table in metadata] or _files(path, _IN_FOLDERS)
+        tables = tables or [table for split in _SPLITS for table in _named(path, (f"{split}.json",))]
         if not tables:
-            raise DataError(f"{path}: holds neither {_CONCADIA} nor a table ({', '.join(_FORMATS)})")
-        yield from (_file_reader(table, options) for table in tables)
-    elif path.exists() or path.suffix.lower() in _FORMATS:
+            raise DataError(f"{path}: holds neither {CONCADIA} nor a table ({', '.join(_ENDINGS)})")
+        splits = {table: split for split, table in metadata}
+        yield from (_file_reader(table, options, splits.get(table)) for table in tables)
+    elif path.exists() or path.suffix.lower() in _ENDINGS:
         yield _file_reader(path, options)
     elif _is_path(name):
         raise DataError(f"{name}: no such file or folder")
     else:
-        try:
-            splits = load_hub(name)
-        except DataError as error:
-            raise DataError(
-                f"{name}: no such file or folder, and no data set of that name: {error}"
-            ) from error
-        for split, data in splits.items():
-            table, root = HubTable(name, None, str(split), data), options.image_root or Path()
-            yield Reader(table, columns, PREFERENCE, root, normal_split(split))
+        yield from _hub_readers(name, options)
 
 
-def _file_reader(path: Path, options: DataOptions) -> Reader:
-    if path.suffix.lower() not in _FORMATS:
-        raise DataError(f"{path}: unknown kind of table; known are {', '.join(_FORMATS)}")
+def _hub_readers(name: str, options: DataOptions) -> Iterator[Reader]:
+    """The splits of a data set that ``datasets`` loads."""
+    try:
+        data = load_hub(name)
+    except DataError as error:
+        if Path(name).is_dir():
+            raise
+        raise DataError(f"{name}: no such file or folder, and no data set of that name: {error}") from error
+    for split, part in (data if isinstance(data, dict) else {"": data}).items():
+        table, root = HubTable(name, None, str(split), part), options.image_root or Path()
+        yield Reader(table, options.columns, PREFERENCE, root, normal_split(split))
+
+
+def _file_reader(path: Path, options: DataOptions, split: str | None = None) -> Reader:
+    """split: that of its rows; None: as the file is called."""
+    if path.suffix.lower() not in _ENDINGS:
+        raise DataError(f"{path}: unknown kind of table; known are {', '.join(_ENDINGS)}")
     if not path.is_file():
         raise DataError(f"{path}: no such file")
-    table, split = _FORMATS[path.suffix.lower()](path), normal_split(path.stem)
-    root = options.image_root or path.parent
-    return Reader(table, options.columns, PREFERENCE, root, split if split in _SPLITS else "")
+    table = _table(path)
+    if split is None:
+        split = normal_split(path.stem) if normal_split(path.stem) in _SPLITS else ""
+    return Reader(table, options.columns, PREFERENCE, options.image_root or path.parent, split)
 
 
 def _is_path(name: str) -> bool:

@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import repeat
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -20,8 +21,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from descscore.errors import DataError, InputError
+from descscore.files import read_json
 from descscore.tables.cells import CELL_LIMIT, ID_LIMIT
 from descscore.tables.reader import BATCH_ROWS, FileTable, Mark, Record, Table, open_file
+from descscore.tables.rows import is_below
 
 _MOST_VALUES = 64
 """Values that a column may say it holds for each byte of the file. Real tables hold less than one; a forged
@@ -303,11 +306,37 @@ def _whole_number(file: BinaryIO) -> int:
     return (value >> 1) ^ -(value & 1)
 
 
+def is_saved(folder: Path) -> bool:
+    """Whether ``save_to_disk`` of ``datasets`` has written the folder."""
+    return any((folder / name).is_file() for name in ("state.json", "dataset_dict.json"))
+
+
+def _load_saved(folder: Path, split: str | None) -> Any:
+    """As :func:`load_hub`, for a folder that ``save_to_disk`` has written. No file outside it is read."""
+    import datasets
+
+    for state in (folder / "state.json", *folder.glob("*/state.json")):
+        if state.is_file():
+            files = [Path(part["filename"]) for part in read_json(state)["_data_files"]]
+            if any(
+                file.name != str(file) or not is_below(str(folder), str(state.parent / file))
+                for file in files
+            ):
+                raise ValueError(f"{state} names files outside its folder")
+    data = datasets.load_from_disk(str(folder))
+    return data[split] if split and isinstance(data, dict) else data
+
+
 def load_hub(name: str, subset: str | None = None, split: str | None = None) -> Any:
-    """A data set by ``datasets``, or a split of it. Raises :class:`DataError` where it cannot be loaded."""
+    """A data set by ``datasets``, or a split of it. Raises :class:`DataError` where it cannot be loaded.
+
+    name: That of a data set on the hub, or a folder, also one that ``save_to_disk`` has written.
+    """
     import datasets
 
     try:
+        if is_saved(Path(name)):
+            return _load_saved(Path(name), split)
         # Only what is given is passed on, since a builder takes None for a name of its own.
         given = {"name": subset, "split": split}
         return datasets.load_dataset(name, **{key: value for key, value in given.items() if value})
@@ -372,4 +401,12 @@ class HubTable(_ArrowTable):
     def _batches(self, names: list[str], start: int) -> Iterator[pa.RecordBatch | InputError]:
         data = self._data.select_columns(names).with_format("arrow")
         for first in range(start, len(data), BATCH_ROWS):
-            yield from data[first : first + BATCH_ROWS].to_batches()
+            batches = data[first : first + BATCH_ROWS].to_batches()
+            try:
+                for batch in batches:
+                    batch.validate(full=True)  # a folder from strangers may hold any offsets
+            except pa.ArrowInvalid as error:
+                fault = InputError("bad_row", f"the table is damaged here ({error})")
+                yield from repeat(fault, min(BATCH_ROWS, len(data) - first))
+            else:
+                yield from batches

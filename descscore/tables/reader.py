@@ -8,7 +8,7 @@ import re
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -16,8 +16,17 @@ from typing import Any, BinaryIO, NamedTuple, TypeAlias
 
 from descscore.errors import DataError, ImageError, InputError
 from descscore.files import open_regular
-from descscore.tables.cells import CELL_LIMIT, ID_LIMIT, id_text, is_unicode, named, parse_references
-from descscore.tables.rows import FileImage, Row, StoredImage, find_image, normal_split
+from descscore.tables.cells import (
+    CELL_LIMIT,
+    ID_LIMIT,
+    MESSAGE_LIMIT,
+    cut,
+    id_text,
+    is_unicode,
+    named,
+    parse_references,
+)
+from descscore.tables.rows import PATH_LIMIT, FileImage, Row, StoredImage, find_image, normal_split
 
 BATCH_ROWS = 64
 """Rows of a table with images that are in memory together: with photos of 1 MB each, 64 MB."""
@@ -41,9 +50,16 @@ class Columns:
 Usual: TypeAlias = "Mapping[str, tuple[str, ...]]"
 """The names that a column of each role usually has, the first choice first."""
 
-SCORING: Usual = {"id": ("id",), "image": ("image",), "text": ("text",)}
+_IMAGES = ("image", "filename", "file_name", "path")
+SCORING: Usual = {
+    "id": ("id",),
+    "image": _IMAGES,
+    "text": ("text",),
+    "context": (),
+    "references": (),
+}
 PREFERENCE: Usual = {
-    "image": ("image", "filename", "file_name", "path"),
+    "image": _IMAGES,
     "description": ("description",),
     "caption": ("caption",),
     "split": ("split",),
@@ -94,6 +110,11 @@ class Table(ABC):
         return list(wanted)
 
     @property
+    def usual(self) -> Usual:
+        """The usual names of columns in this format, where they are not those of other tables."""
+        return {}
+
+    @property
     def folders(self) -> tuple[str, ...]:
         """Folders in which absolute image paths may lie, besides the image root."""
         return ()
@@ -121,10 +142,12 @@ class FileTable(Table):
     """A table in one file."""
 
     path: Path
+    shown: str = field(default="", kw_only=True)
+    """What it is called in messages, where not by its path."""
 
     @property
     def source(self) -> str:
-        return str(self.path)
+        return self.shown or str(self.path)
 
     def fingerprint(self, texts: Sequence[str]) -> dict[str, Any]:
         return file_fingerprint(self.path)
@@ -195,9 +218,11 @@ class Reader:
     def roles(self) -> dict[str, str]:
         """The column of each role. Raises :class:`DataError` for repeated and for missing columns."""
         choices: dict[str, tuple[str, ...]] = {}
+        own = self.table.usual
+        usual = {role: own.get(role, names) for role, names in self.usual.items()}
         for item in fields(Columns):
             given = getattr(self.columns, item.name)
-            choices[item.name] = self.usual.get(item.name, ()) if given is None else (given,)
+            choices[item.name] = usual.get(item.name, ()) if given is None else (given,)
         present = self.table.names({name for names in choices.values() for name in names})
         for column, count in Counter(present).items():
             if count > 1 and column:
@@ -209,7 +234,7 @@ class Reader:
                 roles[role] = name
             elif names and (role in _NEEDED or getattr(self.columns, role) is not None):
                 purpose = "" if names == (role,) else f" for the {role}"
-                wanted, there = " or ".join(map(repr, names)), named(present, 20) or "none"
+                wanted, there = " or ".join(map(repr, names)), cut(named(present, 20)) or "none"
                 raise DataError(f"{self.source}: no column {wanted}{purpose}; its columns are {there}")
         return roles
 
@@ -275,7 +300,8 @@ class Reader:
             is_named = record.id is not None or error.kind in ("url_not_supported", "outside_image_root")
             # An image's error stays one: an empty or decorative text is reported before it. The new error
             # has no traceback, which would keep all cells in memory.
-            fault = type(error)(error.kind, str(error) if is_named else f"row {number}: {error}")
+            reason = cut(str(error), MESSAGE_LIMIT)
+            fault = type(error)(error.kind, reason if is_named else f"row {number}: {reason}")
         stored: StoredImage | None = FileImage(Path(image)) if isinstance(image, str) else None
         if isinstance(image, bytes):
             stored = CellImage(self, number - 1)
@@ -285,6 +311,7 @@ class Reader:
             number=number,
             id=self._id(number, record, cells),
             image=image,
+            image_cell=_path_of(self._cell(cells, "image")),
             text=self._cell(cells, "text"),
             description=self._cell(cells, "description"),
             caption=self._cell(cells, "caption"),
@@ -321,6 +348,8 @@ class Reader:
             raise InputError("bad_row", f"its id holds {size:,} characters, over the limit of {ID_LIMIT:,}")
 
     def _image(self, value: object) -> str | bytes:
+        if isinstance(value, InputError):  # a format's own reason why there is none
+            raise value
         if isinstance(value, Mapping):
             value = value.get("bytes") or value.get("path")
         if isinstance(value, bytes):
@@ -364,6 +393,11 @@ class Reader:
         while prefix in taken:
             prefix = f"{prefix or 'row'}-"
         return prefix
+
+
+def _path_of(cell: object) -> str | None:
+    path = cell.get("path") if isinstance(cell, Mapping) else cell
+    return path if isinstance(path, str) and len(path) <= PATH_LIMIT else None
 
 
 _NUMBERED = re.compile(r"((?:row-+)?)[0-9]+")

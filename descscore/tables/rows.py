@@ -15,8 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from descscore.errors import DataError, ImageError, InputError
+from descscore.errors import DataError, ImageError, InputError, is_blank
 from descscore.images import check_path, read_image_file
+from descscore.tables.cells import cut
+
+PATH_LIMIT = 4096
+"""Longest path of an image, in characters."""
 
 MAX_LISTED = 20
 """Most rows that a message lists one by one."""
@@ -63,6 +67,8 @@ class Row:
     """The id as written. A row without one gets its number, or ``row-`` and its number."""
     image: str | bytes | None = None
     """A path, or the bytes of an image file. None with a fault, or where no image is read."""
+    image_cell: str | None = None
+    """The image's path as the table has it; None where it has none."""
     text: object = None
     """The text to score."""
     description: object = None
@@ -221,7 +227,7 @@ def _pair(row: Row, keep_equal: bool) -> PreferencePair:
 
 
 def _text(name: str, text: object) -> str:
-    if text is None or (isinstance(text, str) and not text.strip()):
+    if text is None or (isinstance(text, str) and is_blank(text)):
         raise InputError(f"empty_{name}", f"the {name} is empty")
     if not isinstance(text, str):
         raise InputError("not_text", f"the {name} is not text but {type(text).__name__} ({str(text)[:40]!r})")
@@ -241,7 +247,7 @@ def find_image(root: str, path: str, others: Iterable[str] = ()) -> str:
         ImageError: It is an address (kind ``url_not_supported``), no path at all
             (``bad_image_type``), or leads out of the root (``outside_image_root``).
     """
-    if re.match(r"(?i)([a-z][a-z0-9+.-]*://|data:)", path[:_PATH_LIMIT]):
+    if re.match(r"(?i)([a-z][a-z0-9+.-]*://|data:)", path[:PATH_LIMIT]):
         hint = "addresses are never fetched; download the image and give the file's path"
         raise ImageError("url_not_supported", f"{path[:100]}: {hint}")
     _check_is_path(path)
@@ -250,7 +256,7 @@ def find_image(root: str, path: str, others: Iterable[str] = ()) -> str:
     file = os.path.join(root, path)
     if not any(is_below(folder, file) for folder in (root, *(others if os.path.isabs(path) else ()))):
         hint = "; the image root / allows every file" if os.path.isabs(path) else ""
-        raise ImageError("outside_image_root", f"{path}: leads out of the image root {root}{hint}")
+        raise ImageError("outside_image_root", f"{cut(path)}: leads out of the image root {root}{hint}")
     return file
 
 
@@ -261,7 +267,7 @@ _LOOKS = {
     "markup": r"<.*>",
     "hexadecimal data": r"(?:89504e47|ffd8ff|47494638)[0-9a-fA-F]*",
 }
-_SHORT, _NAME_LIMIT, _PATH_LIMIT = 100, 255, 4096
+_SHORT, _NAME_LIMIT = 100, 255
 
 
 def _check_is_path(path: str) -> None:
@@ -269,12 +275,12 @@ def _check_is_path(path: str) -> None:
     if len(path) <= _SHORT:
         return
     # A path has a limit, so both ends of a longer text show what it is: it may hold many megabytes.
-    ends = path if len(path) <= _PATH_LIMIT else path[:_PATH_LIMIT] + path[-_PATH_LIMIT:]
+    ends = path if len(path) <= PATH_LIMIT else path[:PATH_LIMIT] + path[-PATH_LIMIT:]
     text, long_name = ends.strip(), max(map(len, ends.split("/"))) > _NAME_LIMIT
     look = next((look for look, form in _LOOKS.items() if re.fullmatch(form, text, re.DOTALL)), "")
     if not look and long_name and re.fullmatch(r"[\w+/=-]+", text, re.ASCII):
         look = "base64 data"
-    if not (look or long_name or len(path) > _PATH_LIMIT):
+    if not (look or long_name or len(path) > PATH_LIMIT):
         return
     guess = f"looks like {look}" if look else "is too long for a path"
     raise ImageError(

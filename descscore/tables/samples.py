@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, NamedTuple
 from descscore.errors import DataError, InputError
 from descscore.files import open_regular
 from descscore.tables.cells import CELL_LIMIT, decode_text, named, parse_object
-from descscore.tables.reader import FileTable, Mark, Record, Table, file_fingerprint, open_file
+from descscore.tables.reader import FileTable, Mark, Record, Table, Usual, file_fingerprint, open_file
 from descscore.tables.rows import is_below
 
 IMAGE_SUFFIXES = frozenset(
@@ -35,12 +35,26 @@ UNREAD_SUFFIXES = frozenset(
 
 
 def is_hidden(path: str) -> bool:
-    """Whether systems left a file behind: its name or a folder's begins with a dot, or is ``__MACOSX``.
+    """Whether systems left a file behind: its name or a folder's begins with a dot, or is one of theirs.
 
     path: Below a folder, or in an archive.
     """
     parts = [part for part in path.split("/") if part not in ("", ".", "..")]
-    return any(part.startswith(".") or part == "__MACOSX" for part in parts)
+    return any(part.startswith(".") or part.lower() in _SYSTEM_NAMES for part in parts)
+
+
+_SYSTEM_NAMES = frozenset(
+    [
+        "__macosx",
+        "@eadir",
+        "$recycle.bin",
+        "system volume information",
+        "lost+found",
+        "thumbs.db",
+        "desktop.ini",
+    ]
+)
+"""What macOS, Synology's storage, Windows and Linux leave in folders, in lower case."""
 
 
 def _unread(name: str, suffix: str) -> InputError:
@@ -65,25 +79,38 @@ class FolderTable(FileTable):
 
     The id is the path below the folder; rows come in the order of folders and names. An image
     without a text, and a text without an image, are rows with their fault. Hidden files are no rows.
+    A linked folder is read where it lies in this one; any other is a row with its fault.
     """
 
     def fingerprint(self, texts: Sequence[str]) -> dict[str, Any]:
-        """Names, sizes and times of change of all images and texts: touching one counts as a change."""
+        """Names of all images and texts, and sizes and times of change of the texts, as in a table.
+
+        What is in an image counts neither here nor in a table of paths.
+        """
         digest = hashlib.sha256()
-        for folder, names in self._folders():
-            for name in names:
-                if _suffix(name) in IMAGE_SUFFIXES or _suffix(name) == ".txt":
+        for folder, names, outside in self._folders():
+            for name in [*names, *outside]:
+                if _suffix(name) in IMAGE_SUFFIXES or _suffix(name) == ".txt" or name in outside:
                     below = os.path.normpath(os.path.join(folder, name))
-                    path = os.path.join(self.path, below)
-                    # A link that leads nowhere is a fault of its row.
-                    stat = os.stat(path, follow_symlinks=os.path.exists(path))
-                    line = f"{os.fsencode(below)!r} {stat.st_size} {stat.st_mtime_ns}\n"
-                    digest.update(line.encode())
-        return {"files_sha256": digest.hexdigest()}
+                    line = repr(os.fsencode(below))
+                    if _suffix(name) == ".txt":
+                        path = os.path.join(self.path, below)
+                        # A link that leads nowhere is a fault of its row.
+                        stat = os.stat(path, follow_symlinks=os.path.exists(path))
+                        line += f" {stat.st_size} {stat.st_mtime_ns}"
+                    digest.update(f"{line}\n".encode())
+        return {"texts_sha256": digest.hexdigest()}
 
     def records(self, roles: Mapping[str, str], mark: Mark = None) -> Iterator[Record]:
         empty = True
-        for folder, names in self._folders():
+        for folder, names, outside in self._folders():
+            for name in outside:
+                empty = False
+                below = _Pair(os.path.normpath(os.path.join(folder, name)), None)
+                fault = (
+                    f"{below.name}: is a linked folder that leads out of {self.path}; its images are not read"
+                )
+                yield Record(InputError("outside_image_root", fault), id=below.name)
             for pair in _pairs_of(names):
                 empty = False
                 below = _Pair(*(name and os.path.normpath(os.path.join(folder, name)) for name in pair))
@@ -110,11 +137,33 @@ class FolderTable(FileTable):
             raise InputError("missing_text", f"{file}: {error.strerror or error}") from None
         return {roles["image"]: pair.image, roles["text"]: decode_text(data, file)}
 
-    def _folders(self) -> Iterator[tuple[str, list[str]]]:
-        """Folders, relative, with the names of their files: one folder's names in memory at a time."""
-        for folder, below, names in os.walk(self.path):
-            below[:] = sorted(name for name in below if not is_hidden(name))
-            yield os.path.relpath(folder, self.path), sorted(name for name in names if not is_hidden(name))
+    def _folders(self) -> Iterator[tuple[str, list[str], list[str]]]:
+        """Folders, relative, with the names of their files, and those of links to folders outside.
+
+        One folder's names are in memory at a time.
+        """
+        root, linked = str(self.path), 0
+        for folder, below, names in os.walk(root, followlinks=True):
+            shown = sorted(name for name in below if not is_hidden(name))
+            links = [name for name in shown if os.path.islink(os.path.join(folder, name))]
+            outside = [name for name in links if not is_below(root, os.path.join(folder, name))]
+            here = os.path.join(os.path.realpath(folder), "")
+            # A link to a folder around it would lead round and round.
+            round_about = [
+                name
+                for name in links
+                if here.startswith(os.path.join(os.path.realpath(os.path.join(folder, name)), ""))
+            ]
+            linked += len(links)
+            if linked > _MOST_LINKS:
+                raise DataError(f"{root}: over {_MOST_LINKS:,} linked folders in it")
+            below[:] = [name for name in shown if name not in outside and name not in round_about]
+            files = sorted(name for name in names if not is_hidden(name))
+            yield os.path.relpath(folder, root), files, outside
+
+
+_MOST_LINKS = 10_000
+"""Most linked folders below a folder: links to one another would lead to any number of paths."""
 
 
 def _pairs_of(names: list[str]) -> Iterator[_Pair]:
@@ -212,9 +261,9 @@ class WebDatasetTable(Table):
     """Tar files ("shards") in order, of which only headers and the wanted members are read.
 
     The image of a sample is the member whose whole extension is an image's (``a.png``, and not
-    ``a.depth.png``); the text is ``txt``, or the text column of ``json``; the id is that of ``json``
-    or the sample's key; other columns are those of ``json``. A mark is the number of a shard and a
-    byte in it.
+    ``a.depth.png``); the text is ``txt``, or ``text`` of ``json``; the id is that of ``json``
+    or the sample's key. Columns that are named are members, or keys of ``json``. A mark is the number of
+    a shard and a byte in it.
     """
 
     paths: tuple[Path, ...]
@@ -223,6 +272,10 @@ class WebDatasetTable(Table):
     @property
     def source(self) -> str:
         return self.name
+
+    @property
+    def usual(self) -> Usual:
+        return {"id": (_ID,), "image": (_IMAGE,), "text": (_TEXT,)}
 
     def fingerprint(self, texts: Sequence[str]) -> dict[str, Any]:
         return {"shards": {path.name: file_fingerprint(path) for path in self.paths}}
@@ -243,20 +296,31 @@ class WebDatasetTable(Table):
             raise InputError("damaged_shard", f"{sample.key}: cannot be read ({error})") from None
 
 
+_ID, _IMAGE, _TEXT = "its id", "its image", "its text"
+"""The columns of a sample that nobody has named."""
+
+
 def _sample_cells(sample: _Sample, roles: Mapping[str, str]) -> dict[str, Any]:
-    cells: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     if "json" in sample.members:
-        text = sample.read_text("json")
+        column, text = roles.get("id", _ID), sample.read_text("json")
         try:
-            cells = parse_object(text, roles["id"])
+            found = parse_object(text, "id" if column == _ID else column)
         except InputError as error:
             raise InputError(error.kind, f"{sample.key}: its json: {error}") from None
-    for role in ("context", "references"):
-        if role in roles and roles[role] not in cells:
-            raise InputError("bad_row", f"{sample.key}: its json has no {roles[role]!r}")
-    if "txt" in sample.members:
-        cells[roles["text"]] = sample.read_text("txt")
-    cells[roles["image"]] = sample.read(sample.image())
+    texts = "txt" in sample.members
+    cells = {_ID: found.get("id"), _TEXT: sample.read_text("txt") if texts else found.get("text")}
+    for name in roles.values():
+        if name == _IMAGE:
+            cells[name] = sample.read(sample.image())
+        elif name == roles.get("image") and name in sample.members:
+            cells[name] = sample.read(name)
+        elif name in found:
+            cells[name] = found[name]
+        elif name in sample.members:
+            cells[name] = sample.read_text(name)
+        elif name not in cells:
+            raise InputError("bad_row", f"{sample.key}: has no member {name!r}, and its json no such key")
     return cells
 
 

@@ -1,11 +1,11 @@
-"""Tables in text files: CSV and JSON Lines, which can be read from the middle, and Concadia's release."""
+"""Tables in lines of text, which can be read from the middle: CSV, TSV and JSON Lines."""
 
 from __future__ import annotations
 
 import codecs
 import csv
 import io
-import json
+import logging
 import re
 from abc import abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -16,17 +16,26 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from descscore.errors import DataError, InputError
-from descscore.tables.cells import CELL_LIMIT, from_csv_cell, is_unicode, parse_object, text_coding
-from descscore.tables.reader import Columns, FileTable, Mark, Reader, Record, open_file
+from descscore.tables.cells import CELL_LIMIT, cut, from_csv_cell, is_unicode, parse_object, text_coding
+from descscore.tables.reader import (
+    PREFERENCE,
+    SCORING,
+    Columns,
+    FileTable,
+    Mark,
+    Reader,
+    Record,
+    Usual,
+    open_file,
+)
 from descscore.tables.rows import Row
+
+_log = logging.getLogger(__name__)
 
 _HEAD = 1 << 16
 
 LINE_LIMIT = 1 << 24
 """Longest line, in characters. A longer one is passed over, not read into memory."""
-
-_RELEASE_LIMIT = 1 << 30
-"""Bytes of the largest ``wiki_split.json``, which is read as a whole."""
 
 
 class _Coding(NamedTuple):
@@ -118,12 +127,41 @@ class _LineTable(FileTable):
             return _coding(self.path, file.read(_HEAD))
 
 
+class _Dialect(NamedTuple):
+    """How lines are divided into cells. quoted: whether quotation marks count; header: if there is one."""
+
+    delimiter: str
+    quoted: bool = True
+    header: bool = True
+
+
 @dataclass(frozen=True)
 class CsvTable(_LineTable):
-    """A CSV file with a header, in UTF-8, or in UTF-16 with a byte order mark."""
+    """Lines of cells, in UTF-8, or in UTF-16 with a byte order mark. The first line is the header.
+
+    The header tells whether commas, semicolons or tabs stand between the cells.
+    """
 
     def names(self, wanted: Collection[str] = ()) -> list[str]:
         return self._header
+
+    @property
+    def usual(self) -> Usual:
+        return _WIT if _WIT_CAPTION in self._header else {}
+
+    @cached_property
+    def _dialect(self) -> _Dialect:
+        """The one that divides the header; of several, the one that finds most of the usual names."""
+        headers = [self._first_row(_Dialect(delimiter)) for delimiter in _DELIMITERS]
+        found = [sum(name.strip().lower() in _USUAL_NAMES for name in header) for header in headers]
+        choices = [place for place, header in enumerate(headers) if len(header) > 1] or [0]
+        return _Dialect(_DELIMITERS[max(choices, key=found.__getitem__)])
+
+    def _first_row(self, dialect: _Dialect) -> list[str]:
+        with open_file(self.path) as file:
+            lines = _Lines(file, self._coding, self._coding.start, 0)
+            content = next(_csv_rows(lines, dialect), [])
+        return [] if isinstance(content, InputError) else content
 
     @cached_property
     def _header(self) -> list[str]:
@@ -135,34 +173,59 @@ class CsvTable(_LineTable):
         return [name.strip() for name in names]
 
     def records(self, roles: Mapping[str, str], mark: Mark = None) -> Iterator[Record]:
-        return islice(super().records(roles, mark), 0 if mark else 1, None)
+        return islice(super().records(roles, mark), 0 if mark or not self._dialect.header else 1, None)
 
     def _split(self, lines: _Lines) -> Iterator[list[str] | InputError]:
-        """Rows, with an error in place of one that cannot be read."""
-        reader = csv.reader(lines, strict=True)
-        while True:
-            # The limit is the whole process's: other users of csv must not find it changed.
-            usual = csv.field_size_limit(CELL_LIMIT)
-            try:
-                content: list[str] | InputError = next(reader)
-            except StopIteration:
-                return
-            except InputError as error:
-                content = error
-            except csv.Error as error:
-                reason = next((text for part, text in _CSV_FAULTS.items() if part in str(error)), str(error))
-                content = InputError("bad_row", reason)
-            finally:
-                csv.field_size_limit(usual)
-            yield content
+        return _csv_rows(lines, self._dialect)
 
     def cells(self, content: Any, roles: Mapping[str, str]) -> Mapping[str, Any]:
         names = self._header
         if len(content) != len(names):
             # A text with a comma and no quotes would otherwise be cut at the comma, unseen.
-            hint = "; put texts with commas in quotation marks" if len(content) > len(names) else ""
+            hint = _HINTS[self._dialect.delimiter] if len(content) > len(names) else ""
             raise InputError("bad_row", f"has {len(content)} cells, the header {len(names)}{hint}")
         return dict(zip(names, map(from_csv_cell, content), strict=True))
+
+
+_WIT_CAPTION = "caption_reference_description"
+_WIT: Usual = {
+    "image": (*SCORING["image"], "image_url"),
+    "text": ("text", "caption_alt_text_description"),
+    "description": ("description", "caption_alt_text_description"),
+    "caption": ("caption", _WIT_CAPTION),
+    "group": ("page_url",),
+}
+"""The columns of WIT (Srinivasan et al. 2021, arXiv 2103.01913)."""
+
+_DELIMITERS = (",", ";", "\t")
+_HINTS = {
+    delimiter: f"; put texts with {name} in quotation marks"
+    for delimiter, name in zip(_DELIMITERS, ("commas", "semicolons", "tabs"), strict=True)
+}
+_USUAL_NAMES = frozenset(
+    name for usual in (SCORING, PREFERENCE) for names in usual.values() for name in names
+)
+
+
+def _csv_rows(lines: Iterator[str], dialect: _Dialect) -> Iterator[list[str] | InputError]:
+    """Rows, with an error in place of one that cannot be read."""
+    quoting: dict[str, Any] = {} if dialect.quoted else {"quoting": csv.QUOTE_NONE}
+    reader = csv.reader(lines, strict=True, delimiter=dialect.delimiter, **quoting)
+    while True:
+        # The limit is the whole process's: other users of csv must not find it changed.
+        usual = csv.field_size_limit(CELL_LIMIT)
+        try:
+            content: list[str] | InputError = next(reader)
+        except StopIteration:
+            return
+        except InputError as error:
+            content = error
+        except csv.Error as error:
+            reason = next((text for part, text in _CSV_FAULTS.items() if part in str(error)), str(error))
+            content = InputError("bad_row", reason)
+        finally:
+            csv.field_size_limit(usual)
+        yield content
 
 
 _CSV_FAULTS = {
@@ -171,6 +234,42 @@ _CSV_FAULTS = {
     "expected after": "text follows a closing quotation mark; inside a quoted text a mark is written twice",
     "new-line character": "a carriage return stands outside quotation marks",
 }
+
+
+_ADDRESS = re.compile(r"(?i)[a-z][a-z0-9+.-]*://\S+|\S.*\.(png|jpe?g|gif|webp|bmp|tiff?|avif)")
+"""A cell that is an image's address or path, and so no column's name."""
+
+
+@dataclass(frozen=True)
+class TsvTable(CsvTable):
+    """Lines of cells with tabs between them.
+
+    A file whose first line holds an image's address or path has no header, as that of Conceptual Captions.
+    Its columns are numbered from 1, and quotation marks in it are part of the texts.
+    """
+
+    @cached_property
+    def _dialect(self) -> _Dialect:
+        has_header = not any(map(_ADDRESS.fullmatch, self._first_row(_Dialect("\t", quoted=False))))
+        return _Dialect("\t", has_header, has_header)
+
+    @cached_property
+    def _header(self) -> list[str]:
+        header = super()._header
+        return header if self._dialect.header else [str(i) for i in range(1, len(header) + 1)]
+
+    @cached_property
+    def usual(self) -> Usual:
+        """Without a header: the column of addresses or paths is the image, the only other one the text."""
+        if self._dialect.header:
+            return super().usual
+        cells = self._first_row(self._dialect)
+        image = next(i for i, cell in enumerate(cells, 1) if _ADDRESS.fullmatch(cell))
+        others = [str(i) for i in range(1, len(cells) + 1) if i != image]
+        text = others[0] if len(others) == 1 else ""
+        read = f", column {text} as the text" if text else "; name the others by their numbers"
+        _log.warning("%s: has no header; column %d is read as the image%s", self.path, image, read)
+        return {"image": (str(image),), **({"text": (text,)} if text else {})}
 
 
 @dataclass(frozen=True)
@@ -214,39 +313,6 @@ class JsonlTable(_LineTable):
         return parse_object(content.removeprefix("\N{ZERO WIDTH NO-BREAK SPACE}"), roles.get("id"))
 
 
-@dataclass(frozen=True)
-class ConcadiaTable(FileTable):
-    """The entries of Concadia's ``wiki_split.json``, in its order; the group of a row is its article.
-
-    Source: Kreiss et al. 2022, Concadia (arXiv 2104.08376).
-    """
-
-    def names(self, wanted: Collection[str] = ()) -> list[str]:
-        return ["filename", "article_id", "split", "description", "caption", "context"]
-
-    def records(self, roles: Mapping[str, str], mark: Mark = None) -> Iterator[Record]:
-        with open_file(self.path) as file:
-            data = file.read(_RELEASE_LIMIT + 1)
-        if len(data) > _RELEASE_LIMIT:
-            raise DataError(f"{self.path}: holds over {_RELEASE_LIMIT:,} bytes")
-        try:
-            release = json.loads(data.decode("utf-8-sig"))
-        except UnicodeDecodeError as error:
-            where = f"{error.reason} at byte {error.start}"
-            raise DataError(f"{self.path}: is not UTF-8 text ({where})") from None
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{self.path}: not valid JSON ({error})") from None
-        entries = release.get("images") if isinstance(release, dict) else None
-        if not isinstance(entries, list):
-            raise DataError(f"{self.path}: no list 'images' in it; expected Concadia's wiki_split.json")
-        for number, entry in enumerate(entries, 1):
-            if isinstance(entry, dict):
-                # Texts are fields ``{"raw": text, "tokens": [...]}``.
-                yield Record({k: v.get("raw") if isinstance(v, dict) else v for k, v in entry.items()})
-            else:
-                yield Record(InputError("bad_row", f"entry {number} of 'images' is not an object"))
-
-
 def read_csv(path: Path, required: Iterable[str] = ()) -> list[Row]:
     """All rows of a CSV file, with their cells as text by column name.
 
@@ -269,4 +335,4 @@ def check_columns(path: Path, names: Sequence[str], required: Iterable[str]) -> 
     """Raise a :class:`DataError` that names the missing columns and those there are."""
     missing = [name for name in required if name not in names]
     if missing:
-        raise DataError(f"{path}: lacks column {', '.join(missing)} (has {', '.join(names)[:500] or 'none'})")
+        raise DataError(f"{path}: lacks column {', '.join(missing)} (has {cut(', '.join(names)) or 'none'})")

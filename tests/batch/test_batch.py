@@ -29,6 +29,7 @@ from click.testing import CliRunner, Result
 from filelock import FileLock
 
 from descscore import DescScorer, Score
+from descscore.batch.shards import Result as Row
 from descscore.batch.shards import ShardFolder, write_result_file
 from descscore.cli import main
 from descscore.models import load_model
@@ -36,7 +37,7 @@ from descscore.records import Outcome
 from descscore.tables.text_tables import read_csv as read_scores
 
 COLUMNS = [
-    *("id", "score", "cosine", "clip_score", "description_probability"),
+    *("id", "image", "text", "score", "cosine", "clip_score", "description_probability"),
     *("contextual_score", "context_truncated", "reference_score", "references_truncated"),
     *("tokens", "truncated", "status", "error"),
 ]
@@ -114,7 +115,7 @@ def test_every_form_of_input_gives_the_scores_of_single_pairs(
         ids = [f"part{i // 4}/{i:03d}.png" for i in range(len(pairs))]
     rows = rows_of(tmp_path / "out")
     assert_equal(rows, ids, expected)
-    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    manifest = json.loads((tmp_path / "out" / ".manifest.json").read_text())
     assert [shard["rows"] for shard in manifest["shards"]] == [4, 4, 3]
     assert [shard["file"] for shard in manifest["shards"]] == sorted(
         path.name for path in (tmp_path / "out").rglob("*.parquet")
@@ -176,7 +177,7 @@ def test_one_file_as_csv_and_jsonl(
         output = tmp_path / form
         assert batch(source, "--output", output, "--format", form, "--shard-size", 4).exit_code == 0
         assert sorted(path.name for path in output.iterdir() if path.name != ".lock") == [
-            "manifest.json",
+            ".manifest.json",
             f"scores.{form}",
         ]
     table = pyarrow.csv.read_csv(
@@ -301,7 +302,8 @@ def test_other_columns_by_option(batch: Callable[..., Result], pairs: Pairs, tmp
     assert [row["id"] for row in rows_of(tmp_path / "out")] == ["k"]
     missing = batch(source, "--output", tmp_path / "no")
     assert missing.exit_code == 1
-    assert "no column 'image'; its columns are 'id', 'src', 'alt', 'key'" in missing.stderr
+    assert "no column 'image' or 'filename'" in missing.stderr
+    assert "its columns are 'id', 'src', 'alt', 'key'" in missing.stderr
 
 
 CHANGES: list[tuple[tuple[object, ...], str]] = [
@@ -340,7 +342,10 @@ def test_a_run_that_was_complete_already_says_so(
     assert "already" not in first.output
     again = batch(source, "--output", tmp_path / "out")
     assert again.exit_code == 0
-    assert again.stderr == f"{tmp_path / 'out'}: all rows were scored already; nothing was left to do\n"
+    assert again.stderr == (
+        f"{tmp_path / 'out'}: all rows were scored already; nothing was left to do "
+        "(--retry-failed scores rows whose images have changed, again)\n"
+    )
     assert json.loads(batch(source, "--output", tmp_path / "out", "--json").stdout)["scored"] == 0
 
 
@@ -402,7 +407,7 @@ def test_a_folder_with_foreign_tables_is_refused(
     result = batch(source, "--output", tmp_path)
     assert result.exit_code == 1
     assert "in.parquet" in result.stderr
-    assert not (tmp_path / "manifest.json").exists()
+    assert not (tmp_path / ".manifest.json").exists()
 
 
 @pytest.mark.parametrize(
@@ -442,7 +447,7 @@ def test_wrong_calls(
 def test_an_input_without_rows(batch: Callable[..., Result], tmp_path: Path) -> None:
     (tmp_path / "in.csv").write_text("id,image,text\n")
     assert batch(tmp_path / "in.csv", "--output", tmp_path / "out").exit_code == 0
-    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    manifest = json.loads((tmp_path / "out" / ".manifest.json").read_text())
     assert (manifest["complete"], manifest["shards"]) == (True, [])
 
 
@@ -475,8 +480,11 @@ def test_jobs_merge_into_what_one_run_makes(
 
 def _contents(path: Path) -> list[dict[str, Any]]:
     """Rows of a table; a manifest is one row of plain values."""
-    if path.name == "manifest.json":
-        return [{key: json.dumps(value) for key, value in json.loads(path.read_text()).items()}]
+    if path.name == ".manifest.json":
+        manifest = json.loads(path.read_text())
+        assert manifest.pop("begun") > 0
+        assert len(manifest["digest"].pop("worst")) == 10
+        return [{key: json.dumps(value) for key, value in manifest.items()}]
     if path.suffix == ".jsonl":
         return [json.loads(line) for line in path.read_text().splitlines()]
     table = pq.read_table(path) if path.suffix == ".parquet" else pyarrow.csv.read_csv(path)
@@ -497,7 +505,7 @@ def test_jobs_of_other_runs_do_not_merge(batch: Callable[..., Result], pairs: Pa
 def test_ids_and_errors_are_no_formulas_in_a_spreadsheet(tmp_path: Path) -> None:
     """descscore reads them back as they were; JSON and Parquet hold them as they are."""
     ids = ["=1+1", "+a", "-a", "@a", "\t=a", "'=a", "plain", "'plain"]
-    rows = [(name, Outcome("missing_image", f"{name}.png: no such file")) for name in ids]
+    rows = [Row(name, Outcome("missing_image", f"{name}.png: no such file")) for name in ids]
     shards = ShardFolder(tmp_path / "parts", "run", 100, ".arrow")
     shards.folder.mkdir()
     shards.write(0, rows)

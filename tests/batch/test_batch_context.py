@@ -148,7 +148,7 @@ def test_every_form_of_input_gives_the_scores_of_single_pairs(
     result = batch(source, "--output", tmp_path / "out", "--shard-size", 4, *NAMED)
     assert result.exit_code == 0, result.output
     assert_equal(rows_of(tmp_path / "out"), expected)
-    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    manifest = json.loads((tmp_path / "out" / ".manifest.json").read_text())
     options = manifest["identity"]["options"]
     assert (options["context_column"], options["references_column"]) == ("article", "good")
     parts = manifest["identity"]["signature"].split("|")
@@ -194,7 +194,7 @@ def test_without_the_options_no_such_column_is_read(
     for row, score in zip(rows_of(tmp_path / "out"), expected, strict=True):
         assert row["cosine"] == pytest.approx(score.cosine, abs=1e-6)
         assert row["contextual_score"] is row["reference_score"] is row["context_truncated"] is None
-    identity = json.loads((tmp_path / "out" / "manifest.json").read_text())["identity"]
+    identity = json.loads((tmp_path / "out" / ".manifest.json").read_text())["identity"]
     assert "context" not in identity["signature"]
     assert not {"context_column", "references_column"} & identity["options"].keys()
 
@@ -252,7 +252,7 @@ def test_a_column_that_is_not_there_is_said(
     shards = as_shards(tmp_path, records(pairs))
     assert batch(shards, "--output", tmp_path / "out", "--context-column", "artikle").exit_code == 3
     errors = {row["error"] for row in rows_of(tmp_path / "out")}
-    assert errors == {f"{name}: its json has no 'artikle'" for name in pairs.ids}
+    assert errors == {f"{name}: has no member 'artikle', and its json no such key" for name in pairs.ids}
     folder = write_folder(tmp_path / "images", pairs)
     for option in ("--context-column", "--references-column"):
         result = batch(folder, "--output", tmp_path / "none", option, "article")
@@ -310,7 +310,7 @@ def test_a_folder_of_an_earlier_form_is_refused(
     """Its shards lack columns that others of the same run would have."""
     given = (write_csv(tmp_path / "in.csv", pairs), "--output", tmp_path / "out")
     assert batch(*given).exit_code == 0
-    manifest = tmp_path / "out" / "manifest.json"
+    manifest = tmp_path / "out" / ".manifest.json"
     manifest.write_text(manifest.read_text().replace('"format": 2', '"format": 1'))
     result = batch(*given)
     assert result.exit_code == 1

@@ -223,7 +223,7 @@ def test_a_full_disk_is_an_error_and_the_run_goes_on(tiny_folder: Path, source: 
         resource.setrlimit(resource.RLIMIT_FSIZE, old)
         signal.signal(signal.SIGXFSZ, handler)
     assert sorted(path.name for path in (tmp_path / "out").iterdir() if path.name != ".lock") == [
-        "manifest.json"
+        ".manifest.json"
     ]
     assert run(tiny_folder, source, tmp_path / "out").scored == ROWS + 1
     run(tiny_folder, source, tmp_path / "expected")

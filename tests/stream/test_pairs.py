@@ -250,3 +250,40 @@ def test_what_is_no_text_is_not_kept(scorer: DescScorer, photos: list[Path]) -> 
 def test_wrong_options(wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         StreamOptions(**wrong)
+
+
+@pytest.mark.parametrize("kind", ["array", "bytearray", "picture", "path"])
+def test_an_image_is_taken_when_its_pair_is_taken(
+    scorer: DescScorer, photos: list[Path], tmp_path: Path, kind: str
+) -> None:
+    """A reused array, buffer, picture or file holds another image when the pair's turn comes."""
+    arrays = [np.asarray(Image.open(photo).convert("RGB").resize((32, 32))).copy() for photo in photos[:5]]
+    array, picture, path = arrays[0].copy(), Image.fromarray(arrays[0]), tmp_path / "frame.png"
+    data = bytearray(1 << 16)
+
+    def frames() -> Iterator[tuple[Any, str]]:
+        for frame in arrays:
+            array[:] = frame
+            picture.paste(Image.fromarray(frame))
+            buffer = io.BytesIO()
+            picture.save(buffer, "PNG")
+            data[:] = buffer.getvalue().ljust(1 << 16, b"\0")
+            if kind == "path":
+                path.write_bytes(buffer.getvalue())
+            yield {"array": array, "bytearray": data, "picture": picture, "path": path}[kind], "A cat."
+
+    expected = [scorer.score(frame, "A cat.").cosine for frame in arrays]
+    assert len({round(cosine, 6) for cosine in expected}) == 5
+    for workers in (0, 1):
+        found = cosines(list(scorer.score_stream(frames(), StreamOptions(workers=workers))))
+        assert found == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_fault_of_a_file_that_was_just_written_names_it(scorer: DescScorer, tmp_path: Path) -> None:
+    def frames() -> Iterator[tuple[Path, str]]:
+        (tmp_path / "x.png").write_bytes(b"no image")
+        yield tmp_path / "x.png", "A cat."
+
+    [outcome] = scorer.score_stream(frames(), HERE)
+    assert outcome.status == "not_an_image"
+    assert str(outcome.error).startswith(f"{tmp_path / 'x.png'}: ")

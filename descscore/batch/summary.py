@@ -1,0 +1,153 @@
+"""A run's results as a whole: their distribution, the worst rows, the rows that failed, and the counts."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from descscore.records import DECORATIVE, OK
+from descscore.tables.cells import short
+
+LISTED = 10
+"""Most rows that are listed: of the worst ones, and of those that failed in one way."""
+
+_STEPS = 100
+"""Steps in which a score of 1 is counted."""
+
+_SHARES = (5, 25, 50, 75, 95)
+
+
+@dataclass(frozen=True)
+class Digest:
+    """Results of any number of rows in bounded memory. Two digests add up.
+
+    Attributes:
+        counts: number of scored rows by their score in hundredths, as text, for JSON.
+        worst: the ten rows with the lowest cosines, the lowest first: id, score, cosine, text.
+        failures: the ids of the first ten rows of each status that is a failure.
+    """
+
+    counts: dict[str, int] = field(default_factory=dict)
+    worst: list[dict[str, Any]] = field(default_factory=list)
+    failures: dict[str, list[str]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, tables: Iterable[pa.Table]) -> Digest:
+        """The digest of tables of results, one in memory at a time."""
+        whole = cls()
+        for table in tables:
+            whole += cls._of(table)
+        return whole
+
+    @classmethod
+    def _of(cls, table: pa.Table) -> Digest:
+        names = [name for name in ("id", "score", "cosine", "text") if name in table.column_names]
+        scored = table.select(names).filter(pc.equal(table["status"], OK))
+        steps = pc.round(pc.multiply(scored["score"], _STEPS)).cast(pa.int32()).to_pylist()
+        order = pc.sort_indices(scored, [("cosine", "ascending")])[:LISTED]
+        worst = [
+            {
+                "id": row["id"],
+                "score": round(row["score"], 4),
+                "cosine": round(row["cosine"], 4),
+                "text": short(row.get("text") or ""),
+            }
+            for row in scored.take(order).to_pylist()
+        ]
+        failures: dict[str, list[str]] = {}
+        bad = table.select(["id", "status"]).filter(
+            pc.invert(pc.is_in(table["status"], pa.array([OK, DECORATIVE])))
+        )
+        for status in bad["status"].unique().to_pylist():
+            ids = bad["id"].filter(pc.equal(bad["status"], status))[:LISTED].to_pylist()
+            failures[status] = [short(row_id) for row_id in ids]
+        return cls({str(step): n for step, n in Counter(steps).items()}, worst, failures)
+
+    def __add__(self, other: Digest) -> Digest:
+        counts = Counter(self.counts)
+        counts.update(other.counts)
+        worst = sorted([*self.worst, *other.worst], key=lambda row: row["cosine"])[:LISTED]
+        failures = {
+            kind: [*self.failures.get(kind, []), *other.failures.get(kind, [])][:LISTED]
+            for kind in sorted({*self.failures, *other.failures})
+        }
+        return Digest(dict(sorted(counts.items())), worst, failures)
+
+    def distribution(self) -> dict[str, float]:
+        """Scores, to a hundredth, that the given share of the rows does not exceed; empty without rows."""
+        steps = sorted((int(step), n) for step, n in self.counts.items())
+        total, found = sum(n for _, n in steps), {}
+        for share in _SHARES if total else ():
+            below = 0
+            for step, n in steps:
+                below += n
+                if 100 * below >= share * total:
+                    found[f"{share} %"] = step / _STEPS
+                    break
+        return {"lowest": steps[0][0] / _STEPS, **found, "highest": steps[-1][0] / _STEPS} if total else {}
+
+    def to_lines(self, statuses: Mapping[str, int]) -> list[str]:
+        """The lines of a summary. statuses: number of rows by status."""
+        lines = []
+        spread = self.distribution()
+        if spread:
+            lines.append("scores: " + ", ".join(f"{name} {value:.2f}" for name, value in spread.items()))
+        if self.worst:
+            lines.append(f"the {len(self.worst)} rows with the lowest cosine:")
+            lines += [f"  {row['cosine']:+.4f}  {short(row['id'])}  {row['text']}" for row in self.worst]
+        for kind, ids in self.failures.items():
+            more = statuses.get(kind, 0) - len(ids)
+            lines.append(f"{kind}: rows {', '.join(ids)}" + (f" and {more:,} more" if more > 0 else ""))
+        return lines
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The result of a run, for people.
+
+    Attributes:
+        output: the folder of the results.
+        rows: rows of this run, scored by this start or an earlier one.
+        statuses: number of rows by status.
+        scored: rows that this start processed, whatever their status.
+        seconds: time that this start took.
+        signature: everything that the scores depend on.
+        digest: distribution, worst rows and failed rows.
+    """
+
+    output: str
+    rows: int
+    statuses: dict[str, int]
+    scored: int
+    seconds: float
+    signature: str
+    digest: Digest = Digest()
+
+    @property
+    def failed(self) -> int:
+        """Number of rows that could not be scored."""
+        return sum(count for status, count in self.statuses.items() if status not in (OK, DECORATIVE))
+
+    def to_json(self) -> str:
+        """All fields, ``failed``, and instead of the digest ``distribution``, ``worst`` and ``failures``."""
+        values = asdict(self)
+        del values["digest"]
+        digest = {"worst": self.digest.worst, "failures": self.digest.failures}
+        spread = {"distribution": self.digest.distribution()}
+        return json.dumps({**values, "failed": self.failed, **spread, **digest}, indent=2)
+
+    def to_text(self) -> str:
+        """Rows by status, what the digest says, the rows that this start scored, and the signature."""
+        statuses = sorted(self.statuses.items(), key=lambda item: (item[0] != OK, item[0]))
+        lines = [f"{name:<20} {count:>12,}" for name, count in [*statuses, ("rows", self.rows)]]
+        lines += self.digest.to_lines(self.statuses)
+        if self.scored:
+            rate = self.scored / max(self.seconds, 1e-9)
+            lines.append(f"{self.scored:,} rows done now in {self.seconds:.1f} s ({rate:.1f} a second)")
+        return "\n".join([*lines, f"{self.output}: {self.signature}"])
