@@ -139,7 +139,7 @@ def _weight(clip: CLIP, layer: str) -> Tensor:
         ModelError: The attention is not torch's own.
     """
     if ".attn." not in layer:
-        weight: Tensor = clip.get_submodule(layer).weight  # type: ignore[assignment]
+        weight: Tensor = clip.get_submodule(layer).weight
         return weight.data
     block, _, name = layer.partition(".attn.")
     attention: Any = clip.get_submodule(f"{block}.attn")

@@ -203,7 +203,7 @@ def _taken(image: ImageSource, begun: int) -> ImageSource:
     return image
 
 
-def _stream_pair(pair: tuple[ImageSource, str] | Pair) -> StreamPair:
+def _stream_pair(pair: tuple[ImageSource, str] | Pair) -> _UnnamedPair:
     if isinstance(pair, Pair):
         return _UnnamedPair(pair.image, pair.text, pair.context, pair.references)
     image, text = pair

@@ -27,7 +27,7 @@ class Student(nn.Module):
 
     def __init__(self, model: dict[str, Any], half: bool = False) -> None:
         super().__init__()
-        self.half = half
+        self.reduced = half
         model_cfg = copy.deepcopy(model["model_cfg"])
         self.clip = open_clip.CLIP(**model_cfg)
         self.map = nn.Linear(384, model_cfg["embed_dim"], bias=False)
@@ -53,7 +53,9 @@ class Student(nn.Module):
         with self._precision():
             # Small parts stay in the processor's cache.
             parts = (
-                [late(self.trunk, part) for part in pictures.split(32)] if pictures.ndim == 4 else [pictures]
+                [late(self.trunk, part) for part in torch.split(pictures, 32)]
+                if pictures.ndim == 4
+                else [pictures]
             )
         pooled = torch.cat(parts).float()
         return F.normalize(self.clip.visual.head(F.dropout(pooled, dropout)), dim=-1)
@@ -68,7 +70,7 @@ class Student(nn.Module):
 
     def _precision(self) -> torch.autocast:
         """The towers train in bfloat16 where that is asked for; what only measures runs in float32."""
-        return torch.autocast("cpu", torch.bfloat16, enabled=self.half and torch.is_grad_enabled())
+        return torch.autocast("cpu", torch.bfloat16, enabled=self.reduced and torch.is_grad_enabled())
 
     def mapped(self, vectors: Tensor) -> Tensor:
         """Unit places of sentence vectors in the model's space: ``(n, 384)`` -> ``(n, embed_dim)``."""
