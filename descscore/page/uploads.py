@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import queue
 from typing import TypeAlias
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from descscore.errors import ImageError
-from descscore.images import PixelSpec, load_image, picture_pixels
+from descscore.formats import BROWSER_FORMATS
+from descscore.images import PixelSpec, load_image, open_bytes, picture_pixels
 from descscore.stream.pool import DecodePool
 from descscore.stream.worker import Pixels, PoolOptions, content_digest
 
@@ -28,9 +28,6 @@ TIME_LIMIT = 10.0
 
 AT_ONCE = 2
 """Number of images that are decoded at once, each in a process of its own."""
-
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "BMP")
-"""Formats that browsers can show. Pillow can read others, one of them by running another program."""
 
 _START_OF_SCAN = b"\xff\xda"
 _Pools: TypeAlias = "queue.SimpleQueue[DecodePool | None]"
@@ -94,7 +91,7 @@ def prepare(data: str | bytes, spec: PixelSpec) -> tuple[Pixels, bytes]:
     """As :func:`descscore.stream.worker.prepare`, but only for images that a browser can show."""
     assert isinstance(data, bytes)
     _check(data)
-    return picture_pixels(load_image(data, MAX_PIXELS), spec), content_digest(data)
+    return picture_pixels(load_image(data, MAX_PIXELS, spec), spec), content_digest(data)
 
 
 def _check(data: bytes) -> None:
@@ -103,12 +100,10 @@ def _check(data: bytes) -> None:
         raise ImageError("file_too_large", "image bytes")
     if not data:
         raise ImageError("empty_image", "image bytes")
-    Image.init()
-    readable = [name for name in _FORMATS if name in Image.OPEN]
     try:
-        with Image.open(io.BytesIO(data), formats=readable) as image:
+        with open_bytes(data, BROWSER_FORMATS) as image:
             is_jpeg = image.format in ("JPEG", "MPO")
-    except UnidentifiedImageError:
+    except ImageError:
         raise ImageError("not_an_image", "image bytes") from None
     except Exception:  # noqa: BLE001 - load_image then raises the exact error
         return
