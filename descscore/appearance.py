@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
 import numpy as np
-from PIL import ExifTags, Image, ImageChops, ImageCms
+from PIL import ExifTags, Image, ImageCms
 
 from descscore.colour import needs_conversion, to_srgb
 
@@ -107,17 +107,12 @@ def _conversion(image: Image.Image) -> Convert:
         return lambda tile: _on_white(_grey(tile, low, high), info, _opaque_where(tile, clear))
     if mode == "LAB":
         return _lab_to_rgb
-    if mode == "CMYK":
-        # Browsers take every CMYK JPEG for inverted; Pillow only those with Adobe's mark.
-        inverted = image.format == "JPEG" and "adobe" not in info
-        return lambda tile: to_srgb(ImageChops.invert(tile) if inverted else tile, info)
     if _alpha_was_never_set(image):
         return lambda tile: to_srgb(tile.convert("RGB"), info)
     if mode in _TRANSPARENT_MODES or (clear is not None and not isinstance(clear, str)):
         return lambda tile: _transparent_on_white(tile, info)
-    if mode in ("1", "L"):
-        return lambda tile: to_srgb(tile.convert("L"), info)
-    return lambda tile: to_srgb(tile.convert("RGB"), info)
+    plain = {"1": "L", "L": "L", "CMYK": "CMYK"}.get(mode, "RGB")
+    return lambda tile: to_srgb(tile.convert(plain), info)
 
 
 def _alpha_was_never_set(image: Image.Image) -> bool:
@@ -131,8 +126,10 @@ def _transparent_on_white(tile: Image.Image, info: dict[str, Any]) -> Image.Imag
     if tile.mode == "La":  # Pillow has no other way out of this mode
         tile = tile.convert("LA")
     if tile.mode == "1":
-        clear, tile = tile.info.pop("transparency"), tile.convert("L")
-        tile.info["transparency"] = clear
+        plain = tile.copy()
+        plain.info = {}
+        plain, clear = plain.convert("L"), info["transparency"]
+        plain.info["transparency"], tile = clear, plain
     rgba = tile.convert("RGBA")
     colours = rgba.getchannel("R") if tile.mode in ("L", "LA") else rgba.convert("RGB")
     return _on_white(colours, info, rgba.getchannel("A"))
@@ -160,7 +157,7 @@ def _tiles(image: Image.Image) -> Iterator[tuple[int, int, int, int]]:
 def _in_tiles(image: Image.Image, convert: Convert) -> Image.Image:
     """Convert an image pixel by pixel to RGB, so that intermediate results take little memory."""
     if image.width * image.height <= _TILE_PIXELS:
-        return convert(image.copy() if image.mode == "1" else image)
+        return convert(image)
     result = Image.new("RGB", image.size)
     for box in _tiles(image):
         result.paste(convert(image.crop(box)), box)

@@ -77,7 +77,10 @@ def _built(data: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
         if (space, mode) not in (("RGB", "RGB"), ("RGB", "L"), ("GRAY", "L"), ("CMYK", "CMYK")):
             return None
         source = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}[space]
-        transform = ImageCms.buildTransform(profile, ImageCms.createProfile("sRGB"), source, "RGB")
+        srgb = ImageCms.createProfile("sRGB")
+        # The table that is made by default for greys is too coarse for dark ones.
+        flags = ImageCms.Flags.NOOPTIMIZE if source == "L" else ImageCms.Flags.NONE
+        transform = ImageCms.buildTransform(profile, srgb, source, "RGB", flags=flags)
         if source == "CMYK":
             return transform
         sample = Image.fromarray(_SAMPLE).convert(source)

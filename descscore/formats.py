@@ -92,7 +92,6 @@ _UNREAD = [
     ("DjVu", rb"AT&TFORM"),
     ("XPM", rb"/\* XPM"),
     ("XBM", rb"\s*#define \w+_width"),
-    ("a mouse pointer (CUR)", rb"\0\0\x02\0"),
     ("a ZIP archive", rb"PK\x03\x04"),
     ("compressed with gzip", rb"\x1f\x8b"),
     ("a pointer of Git LFS, not the file itself", rb"version https://git-lfs"),

@@ -50,8 +50,8 @@ DECODING = "v2-dct5"
 :data:`LEAST_REDUCED`."""
 
 LEAST_REDUCED = 5
-"""A JPEG file is decoded at a half, a quarter or an eighth of its size if it then still has this many times
-the width and height that a model takes."""
+"""A JPEG file is decoded at a half, a quarter or an eighth of its size if that leaves whole numbers of
+pixels, and this many times the width and height that a model takes."""
 
 
 def load_image(
@@ -73,6 +73,9 @@ def load_image(
             ``damaged_image``, ``image_too_large``, ``bad_array`` or ``bad_image_type``.
     """
     if isinstance(source, Image.Image):
+        if getattr(source, "tile", None) and source.format not in (*FORMATS, "HEIF"):
+            # To load it may start another program.
+            raise ImageError("not_an_image", f"image: {source.format}: not read; convert it")
         data = _bytes_not_loaded(source)
         if data is None:
             return _read(lambda: source, "image", max_pixels, own=False)
@@ -109,7 +112,8 @@ def open_bytes(data: bytes, formats: Iterable[str] = FORMATS) -> Image.Image:
 def _bytes_not_loaded(image: Image.Image) -> bytes | None:
     """The file of a PIL image that is opened but not loaded; None if it is not at hand as it was."""
     file = getattr(image, "fp", None)
-    if file is None or not getattr(image, "tile", None):
+    # For two formats Pillow lists no tiles, but replaces the file when it loads the picture.
+    if file is None or not (getattr(image, "tile", None) or image.format in ("WEBP", "AVIF")):
         return None
     try:
         place = file.tell()
@@ -252,9 +256,10 @@ def _reduce(image: Image.Image, spec: PixelSpec) -> None:
     width, height = image.size if orientation_of(image) < 5 else image.size[::-1]
     target = _target_size(width, height, spec)
     fits = min(width // (LEAST_REDUCED * target[0]), height // (LEAST_REDUCED * target[1]))
-    if fits >= 2:
-        factor = max(factor for factor in (2, 4, 8) if factor <= fits)
-        image.draft(None, (image.width // factor, image.height // factor))
+    for factor in (8, 4, 2):
+        if factor <= fits and not (width % factor or height % factor):
+            image.draft(None, (image.width // factor, image.height // factor))
+            return
 
 
 def decoding_bytes(image: Image.Image) -> int:
