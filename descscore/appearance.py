@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -55,15 +55,17 @@ def _first_frame_to_rgb(image: Image.Image, own: bool) -> Image.Image:
     box = _drawn_box(image)
     image.load()
     orientation = orientation_of(image)
-    if image.mode == "RGB" and image.format == "JPEG" and not _is_special(image):
-        # The file has one frame and is closed by now. A copy would cost a tenth of its decoding.
-        rgb = image if own else image.copy()
+    convert = _conversion(image)
+    if convert is not None:
+        rgb = _in_tiles(image, convert)
+    elif own and image.mode == "RGB" and image.format in ("JPEG", "PNG"):
+        rgb = image  # the file is closed by now, and a copy would cost a tenth of its decoding
     else:
-        rgb = _in_tiles(image, _conversion(image))
+        rgb = image.convert("RGB")
+    canvas = image.info.get("canvas")
     rgb.info = {}
     if box is not None:
         rgb = _placed(rgb.crop(box), image.size, box[:2])
-    canvas = image.info.get("canvas")
     if isinstance(canvas, tuple) and canvas[:2] != image.size:
         rgb = _placed(rgb, canvas[:2], canvas[2:])
     return rgb.transpose(_TURNS[orientation]) if orientation in _TURNS else rgb
@@ -94,12 +96,11 @@ def _placed(part: Image.Image, size: tuple[int, int], place: tuple[int, int]) ->
     return whole
 
 
-def _is_special(image: Image.Image) -> bool:
-    return "transparency" in image.info or needs_conversion(image.info, "RGB")
+def _conversion(image: Image.Image) -> Convert | None:
+    """What turns parts of a picture into RGB; None where Pillow's own conversion does.
 
-
-def _conversion(image: Image.Image) -> Convert:
-    """What turns parts of a picture into RGB. Facts about the whole picture are found here, once."""
+    Facts about the whole picture are found here, once.
+    """
     info, mode = image.info, image.mode
     clear = info.get("transparency")
     if mode.startswith("I") or mode == "F":
@@ -112,17 +113,20 @@ def _conversion(image: Image.Image) -> Convert:
     if mode in _TRANSPARENT_MODES or (clear is not None and not isinstance(clear, str)):
         return lambda tile: _transparent_on_white(tile, info)
     plain = {"1": "L", "L": "L", "CMYK": "CMYK"}.get(mode, "RGB")
+    if not needs_conversion(info, plain):
+        return None
     return lambda tile: to_srgb(tile.convert(plain), info)
 
 
 def _alpha_was_never_set(image: Image.Image) -> bool:
     if image.format not in _UNSET_ALPHA or image.mode not in ("RGBA", "LA"):
         return False
-    *colours, alpha = image.getextrema()
+    bands: Any = image.getextrema()
+    *colours, alpha = bands
     return alpha == (0, 0) and any(high for _, high in colours)
 
 
-def _transparent_on_white(tile: Image.Image, info: dict[str, Any]) -> Image.Image:
+def _transparent_on_white(tile: Image.Image, info: Mapping[Any, Any]) -> Image.Image:
     if tile.mode == "La":  # Pillow has no other way out of this mode
         tile = tile.convert("LA")
     if tile.mode == "1":
@@ -135,7 +139,7 @@ def _transparent_on_white(tile: Image.Image, info: dict[str, Any]) -> Image.Imag
     return _on_white(colours, info, rgba.getchannel("A"))
 
 
-def _on_white(colours: Image.Image, info: dict[str, Any], alpha: Image.Image | None) -> Image.Image:
+def _on_white(colours: Image.Image, info: Mapping[Any, Any], alpha: Image.Image | None) -> Image.Image:
     """A part in L or RGB, converted to sRGB and then laid on white, as browsers do."""
     rgb = to_srgb(colours, info)
     if alpha is None:

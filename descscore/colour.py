@@ -39,7 +39,7 @@ _SDR_WHITE = 203.0
 _BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
 
 
-def needs_conversion(info: Mapping[str, Any], mode: str) -> bool:
+def needs_conversion(info: Mapping[Any, Any], mode: str) -> bool:
     """Whether colours of a picture of ``mode`` (L, RGB or CMYK) are not sRGB.
 
     info: As ``Image.info`` of Pillow, and ``cicp`` (see :data:`descscore.metadata.Info`).
@@ -47,7 +47,7 @@ def needs_conversion(info: Mapping[str, Any], mode: str) -> bool:
     return _transform(info, mode) is not None or _curve(info) is not None
 
 
-def to_srgb(image: Image.Image, info: Mapping[str, Any]) -> Image.Image:
+def to_srgb(image: Image.Image, info: Mapping[Any, Any]) -> Image.Image:
     """A picture of mode L, RGB or CMYK -> RGB, its colours converted to sRGB."""
     transform = _transform(info, image.mode)
     if transform is not None:
@@ -63,7 +63,7 @@ def to_srgb(image: Image.Image, info: Mapping[str, Any]) -> Image.Image:
     return Image.fromarray(_encoded(linear) if matrix is not None else _screen(linear))
 
 
-def _transform(info: Mapping[str, Any], mode: str) -> ImageCms.ImageCmsTransform | None:
+def _transform(info: Mapping[Any, Any], mode: str) -> ImageCms.ImageCmsTransform | None:
     profile = info.get("icc_profile")
     return _built(profile, mode) if isinstance(profile, bytes) and profile else None
 
@@ -96,7 +96,7 @@ _LEVELS = np.array([*range(0, 255, 15), 255], np.uint8)
 _SAMPLE = np.stack(np.meshgrid(_LEVELS, _LEVELS, _LEVELS), -1).reshape(len(_LEVELS), -1, 3)
 
 
-def _curve(info: Mapping[str, Any]) -> tuple[Array, Array | None] | None:
+def _curve(info: Mapping[Any, Any]) -> tuple[Array, Array | None] | None:
     """The light of each of 256 levels, and the matrix to sRGB's primaries or None; None for sRGB itself."""
     if info.get("icc_profile") and "cicp" not in info:
         return None

@@ -17,6 +17,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -76,18 +77,18 @@ def load_image(
         if getattr(source, "tile", None) and source.format not in (*FORMATS, "HEIF"):
             # To load it may start another program.
             raise ImageError("not_an_image", f"image: {source.format}: not read; convert it")
-        data = _bytes_not_loaded(source)
-        if data is None:
+        file = _bytes_not_loaded(source)
+        if file is None:
             return _read(lambda: source, "image", max_pixels, own=False)
-        return _read(lambda: open_bytes(data), "image", max_pixels, spec)
+        return _read(partial(open_bytes, file), "image", max_pixels, spec)
     if isinstance(source, (bytes, bytearray, memoryview)):
         data = bytes(source)
         if not data:
             raise ImageError("empty_image", "image bytes: empty")
-        return _read(lambda: open_bytes(data), "image bytes", max_pixels, spec)
+        return _read(partial(open_bytes, data), "image bytes", max_pixels, spec)
     if isinstance(source, (str, os.PathLike)):
         data = read_image_file(source)
-        return _read(lambda: open_bytes(data), os.fsdecode(source), max_pixels, spec)
+        return _read(partial(open_bytes, data), os.fsdecode(source), max_pixels, spec)
     if hasattr(source, "__array__"):
         return array_to_image(np.asarray(source), max_pixels)
     raise ImageError(

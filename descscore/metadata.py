@@ -64,14 +64,17 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _separate_png(data: bytes) -> tuple[bytes, Info]:
-    kept: list[bytes] = [_PNG]
+    view = memoryview(data)
+    kept: list[bytes | memoryview] = [_PNG]
+    names = set()
     said: dict[bytes, bytes] = {}
     frames: list[tuple[bytes, list[bytes]]] = []
     """The ``fcTL`` and the pixel data of frames that are not the default picture; only the first is used."""
     has_pixels = False
     for name, start, end in _png_chunks(data):
+        names.add(name)
         if name in (b"IHDR", b"PLTE", b"IDAT"):
-            kept.append(data[start - 8 : end + 4])  # its checksum is Pillow's business
+            kept.append(view[start - 8 : end + 4])  # its checksum is Pillow's business
             has_pixels |= name == b"IDAT"
         elif name == b"fcTL" and len(frames) < 2:
             frames.append((data[start:end], [] if has_pixels else [b"default"]))
@@ -81,6 +84,8 @@ def _separate_png(data: bytes) -> tuple[bytes, Info]:
             content = data[start:end]
             if data[end : end + 4] == struct.pack(">I", zlib.crc32(name + content)):
                 said[name] = content
+    if names == {b"IHDR", b"IDAT", b"IEND"}:
+        return data, {}
     header = bytearray(kept[1][8:21])
     info = _png_info(said, depth=header[8], colour=header[9])
     if header[9] == _PNG_PALETTE and b"tRNS" in said:
@@ -137,7 +142,8 @@ def _png_colour(said: dict[bytes, bytes]) -> Info:
 
 
 def _separate_jpeg(data: bytes) -> tuple[bytes, Info]:
-    kept, info = [data[:2]], {}
+    kept = [data[:2]]
+    info: Info = {}
     profile: dict[int, bytes] = {}
     parts, place = 0, 2
     while data[place] == 0xFF:
