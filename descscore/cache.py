@@ -32,7 +32,7 @@ from torch import Tensor
 from descscore.adapters import weights_hash
 from descscore.errors import DataError, ImageError, ModelError, shown
 from descscore.files import atomic_write, remove_unfinished
-from descscore.images import PixelSpec, load_image
+from descscore.images import load_image
 from descscore.models import LoadedModel
 from descscore.tables.rows import FileImage, StoredImage
 
@@ -92,9 +92,7 @@ class FeatureCache:
         self.folder = Path(folder) / key.folder
         self.key, self.batch_size, self.shard_size = key, batch_size, shard_size
 
-    def get_many(
-        self, sources: Sequence[CachedSource], encode: Encode, spec: PixelSpec | None = None
-    ) -> Tensor:
+    def get_many(self, sources: Sequence[CachedSource], encode: Encode) -> Tensor:
         """Features of all sources, in order: ``(n, embed_dim)`` float32 on the CPU.
 
         Images without stored features are decoded and encoded, a repeated image once.
@@ -102,7 +100,6 @@ class FeatureCache:
         Args:
             sources: Paths, bytes of image files, or images of a data set.
             encode: Encodes the images without stored features.
-            spec: The pictures that the image tower takes, so that large files need not be decoded whole.
 
         Raises:
             ImageError: An image cannot be decoded. The error is the first image's; the features of all
@@ -123,7 +120,7 @@ class FeatureCache:
                 failures[row] = error
         features = self._stored(set(first))
         missing = {digest: sources[row] for digest, row in first.items() if digest not in features}
-        bad = self._encode_missing(missing, encode, spec, features)
+        bad = self._encode_missing(missing, encode, features)
         failures |= {first[digest]: error for digest, error in bad.items()}
         if failures:
             raise failures[min(failures)]
@@ -152,11 +149,7 @@ class FeatureCache:
         return features
 
     def _encode_missing(
-        self,
-        missing: dict[bytes, CachedSource],
-        encode: Encode,
-        spec: PixelSpec | None,
-        features: dict[bytes, Tensor],
+        self, missing: dict[bytes, CachedSource], encode: Encode, features: dict[bytes, Tensor]
     ) -> dict[bytes, ImageError]:
         """Encode ``missing`` into ``features`` and into shards; returns the errors of damaged images."""
         failures: dict[bytes, ImageError] = {}
@@ -164,7 +157,7 @@ class FeatureCache:
         pending = list(missing.items())
         try:
             for start in range(0, len(pending), self.batch_size):
-                images = _decode(pending[start : start + self.batch_size], spec, failures)
+                images = _decode(pending[start : start + self.batch_size], failures)
                 if images:
                     fresh |= zip(images, _encoded(list(images.values()), encode), strict=True)
                 if len(fresh) >= self.shard_size:
@@ -238,7 +231,7 @@ def _digest(data: bytes) -> bytes:
 
 
 def _decode(
-    sources: Sequence[tuple[bytes, CachedSource]], spec: PixelSpec | None, failures: dict[bytes, ImageError]
+    sources: Sequence[tuple[bytes, CachedSource]], failures: dict[bytes, ImageError]
 ) -> dict[bytes, Image.Image]:
     """Decoded images by digest; errors go into ``failures``."""
     images: dict[bytes, Image.Image] = {}
@@ -249,7 +242,7 @@ def _decode(
             if _digest(data) != digest:
                 # The new content's features must not be stored under the old content's hash.
                 raise ImageError("changed_image", "changed while it was read")
-            images[digest] = load_image(data, spec=spec)
+            images[digest] = load_image(data)
         except ImageError as error:
             failures[digest] = ImageError(error.kind, f"{name}: {error}")
     return images

@@ -142,9 +142,10 @@ def explain(
         raise UsageError("--html without a file and --json both print; give --html a file")
     from descscore.explanations.explainer import explain as run
     from descscore.explanations.terminal import to_text
+    from descscore.images import load_image
 
+    picture = load_image(image)
     scorer = _scorer(model, device, text_policy)
-    picture = scorer.picture(image)
     explanation = run(picture, text, scorer=scorer, source=source, where=where)
     if html is not None:
         from descscore.explanations.html_page import to_html

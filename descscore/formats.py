@@ -16,8 +16,6 @@ from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
-from descscore.errors import ImageError
-
 HAS_HEIF = find_spec("pillow_heif") is not None
 """Whether HEIC pictures can be read."""
 
@@ -105,26 +103,28 @@ def open_image(data: bytes, formats: Iterable[str] = FORMATS) -> Image.Image:
     """Let Pillow open the bytes of an image file, of one of ``formats``. No other program is ever started.
 
     Raises:
-        ImageError: Of kind ``not_an_image``: the file has another format, which the message names.
-        Exception: What Pillow raises for a damaged file.
+        UnidentifiedImageError: The file has another format, which the message names.
+        Exception: What else Pillow raises for a damaged file.
     """
     allowed = tuple(formats)
     try:
-        return _checked(_open(data, [name for name in _QUICK if name in allowed]))
+        return _open(data, [name for name in _QUICK if name in allowed])
     except UnidentifiedImageError:
-        pass
+        pass  # the other formats follow
     kind = unread_kind(data)
     if kind == "HEIC" and HAS_HEIF and allowed == FORMATS:
         _load_heif()
-        return _open(data, ["HEIF"])
-    if kind:
+        allowed = ("HEIF",)
+    elif kind:
         hint = " or install pillow-heif" if kind == "HEIC" else ""
-        raise ImageError("not_an_image", f"{kind}: not read; convert it{hint}")
+        raise UnidentifiedImageError(f"{kind}: not read; convert it{hint}")
     Image.init()
     try:
-        return _checked(_open(data, [name for name in allowed if name in Image.OPEN and name not in _QUICK]))
+        image = _open(data, [name for name in allowed if name in Image.OPEN and name not in _QUICK])
     except UnidentifiedImageError:
-        raise ImageError("not_an_image", "not an image that can be read") from None
+        raise UnidentifiedImageError("not an image that can be read") from None
+    _check_not_raw(image)
+    return image
 
 
 def unread_kind(data: bytes) -> str:
@@ -142,15 +142,14 @@ def _open(data: bytes, formats: list[str]) -> Image.Image:
     return Image.open(io.BytesIO(data), formats=formats)
 
 
-def _checked(image: Image.Image) -> Image.Image:
-    """The image. Raises :class:`ImageError` for a raw file in the form of a TIFF file.
+def _check_not_raw(image: Image.Image) -> None:
+    """Raise :class:`UnidentifiedImageError` for a raw file in the form of a TIFF file.
 
     Such a file begins with a preview, or holds what the sensor saw before it became a picture.
     """
     tags: Any = getattr(image, "tag_v2", {})
     if _DNG_VERSION in tags or (_SUB_IFDS in tags and tags.get(_NEW_SUBFILE_TYPE, 0) & 1):
-        raise ImageError("not_an_image", f"{_RAW}: not read; convert it")
-    return image
+        raise UnidentifiedImageError(f"{_RAW}: not read; convert it")
 
 
 _NEW_SUBFILE_TYPE, _SUB_IFDS, _DNG_VERSION = 254, 330, 50706

@@ -24,7 +24,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from descscore.appearance import orientation_of, to_rgb
+from descscore.appearance import to_rgb
 from descscore.errors import ImageError, ModelError
 from descscore.formats import FORMATS, open_image
 from descscore.metadata import separate
@@ -46,18 +46,11 @@ _DECODER_BYTES = {"AVIF": 16, "JPEG2000": 16, "TIFF": 8, "WEBP": 16}
 _PROGRESSIVE_BYTES = 6
 """Bytes a pixel that the decoder holds of a progressive JPEG."""
 
-DECODING = "v2-dct5"
-"""How files become pixels, for signatures: a version, which rises when scores of any files move, and
-:data:`LEAST_REDUCED`."""
-
-LEAST_REDUCED = 5
-"""A JPEG file is decoded at a half, a quarter or an eighth of its size if that leaves whole numbers of
-pixels, and this many times the width and height that a model takes."""
+DECODING = "v2"
+"""The version of how files become pixels, for signatures. It rises when scores of any files move."""
 
 
-def load_image(
-    source: ImageSource, max_pixels: int = MAX_PIXELS, spec: PixelSpec | None = None
-) -> Image.Image:
+def load_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Read ``source`` as an RGB image.
 
     Args:
@@ -65,8 +58,6 @@ def load_image(
             ``(height, width, 1, 3 or 4)`` of uint8 or bool, uint16 (full range), or float in 0..1. A PIL
             image that is opened but not loaded is read as its file.
         max_pixels: The largest image that is decoded.
-        spec: The pictures that a model takes. With it, a JPEG file that is many times larger is decoded
-            smaller (:data:`LEAST_REDUCED`), which is faster.
 
     Raises:
         ImageError: The image cannot be scored. Its ``kind`` is ``url_not_supported``,
@@ -80,15 +71,15 @@ def load_image(
         file = _bytes_not_loaded(source)
         if file is None:
             return _read(lambda: source, "image", max_pixels, own=False)
-        return _read(partial(open_bytes, file), "image", max_pixels, spec)
+        return _read(partial(open_bytes, file), "image", max_pixels)
     if isinstance(source, (bytes, bytearray, memoryview)):
         data = bytes(source)
         if not data:
             raise ImageError("empty_image", "image bytes: empty")
-        return _read(partial(open_bytes, data), "image bytes", max_pixels, spec)
+        return _read(partial(open_bytes, data), "image bytes", max_pixels)
     if isinstance(source, (str, os.PathLike)):
         data = read_image_file(source)
-        return _read(partial(open_bytes, data), os.fsdecode(source), max_pixels, spec)
+        return _read(partial(open_bytes, data), os.fsdecode(source), max_pixels)
     if hasattr(source, "__array__"):
         return array_to_image(np.asarray(source), max_pixels)
     raise ImageError(
@@ -100,7 +91,7 @@ def load_image(
 def open_bytes(data: bytes, formats: Iterable[str] = FORMATS) -> Image.Image:
     """Open the bytes of an image file with what the file says beside its pixels as ``info``.
 
-    Raises :class:`ImageError` for another format, and what Pillow raises for a damaged file.
+    Raises what :func:`descscore.formats.open_image` does.
     """
     pixels, said = separate(data)
     image = open_image(pixels, formats)
@@ -210,13 +201,7 @@ def _to_uint8(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     )
 
 
-def _read(
-    opener: Callable[[], Image.Image],
-    name: str,
-    max_pixels: int,
-    spec: PixelSpec | None = None,
-    own: bool = True,
-) -> Image.Image:
+def _read(opener: Callable[[], Image.Image], name: str, max_pixels: int, own: bool = True) -> Image.Image:
     """Open and decode an image; every error of Pillow becomes an :class:`ImageError` that names it."""
     try:
         image = opener()
@@ -228,15 +213,13 @@ def _read(
         if decoding_bytes(image) > MAX_MEMORY:
             size = f"{width}x{height} pixels of {image.format or image.mode}"
             raise ImageError("image_too_large", f"{size} take over {MAX_MEMORY:,} bytes to decode")
-        if spec is not None:
-            _reduce(image, spec)
         return to_rgb(image, own)
     except ImageError as error:
         raise ImageError(error.kind, f"{name}: {error}") from None
     except Image.DecompressionBombError as error:
         raise ImageError("image_too_large", f"{name}: {error}") from None
-    except UnidentifiedImageError:
-        raise ImageError("not_an_image", f"{name}: not an image that can be read") from None
+    except UnidentifiedImageError as error:
+        raise ImageError("not_an_image", f"{name}: {error}") from None
     except MemoryError:
         raise ImageError("image_too_large", f"{name}: takes more memory than there is") from None
     except Exception as error:  # noqa: BLE001 - decoders raise anything on hostile data
@@ -248,19 +231,6 @@ def shown_size(image: Image.Image) -> tuple[int, int]:
     """Width and height of the whole picture, of which an opened file's first frame may be a part."""
     canvas = image.info.get("canvas")
     return (canvas[0], canvas[1]) if isinstance(canvas, tuple) else image.size
-
-
-def _reduce(image: Image.Image, spec: PixelSpec) -> None:
-    """Let an opened JPEG file be decoded smaller, if it is far larger than what the model takes."""
-    if image.format not in ("JPEG", "MPO"):
-        return
-    width, height = image.size if orientation_of(image) < 5 else image.size[::-1]
-    target = _target_size(width, height, spec)
-    fits = min(width // (LEAST_REDUCED * target[0]), height // (LEAST_REDUCED * target[1]))
-    for factor in (8, 4, 2):
-        if factor <= fits and not (width % factor or height % factor):
-            image.draft(None, (image.width // factor, image.height // factor))
-            return
 
 
 def decoding_bytes(image: Image.Image) -> int:

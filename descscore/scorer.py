@@ -108,7 +108,7 @@ class DescScorer:
             ImageError: The image cannot be scored.
             TextError: The text, the context or a reference cannot be scored.
         """
-        picture, tokenized = self.picture(image), self.tokenize(text)
+        picture, tokenized = load_image(image), self.tokenize(text)
         contexts = [tokenize_context_texts(self.tokenize, context, references)]
         encoded = self.encoder.tokenized([tokenized])
         return self.scores(self.encoder.images([picture]), encoded, contexts)[0]
@@ -178,15 +178,11 @@ class DescScorer:
             ImageError: The image cannot be scored.
             TextError: A text or the context cannot be scored.
         """
-        picture = self.picture(image)
+        picture = load_image(image)
         contexts = [tokenize_context_texts(self.tokenize, context, ())] * 2
         encoded = self.encoder.tokenized([self.tokenize(description), self.tokenize(caption)])
         first, second = self.scores(self.encoder.images([picture]).expand(2, -1), encoded, contexts)
         return comparison(first, second, float(self.model.clip.logit_scale.exp()))
-
-    def picture(self, image: ImageSource) -> Image.Image:
-        """An image as RGB, large enough for the model; raises :class:`descscore.errors.ImageError`."""
-        return load_image(image, spec=self.encoder.spec)
 
     def tokenize(self, text: str) -> TokenizedText:
         """Tokens of ``text`` under this scorer's policy; raises :class:`descscore.errors.TextError`."""
@@ -246,7 +242,7 @@ class DescScorer:
         size = self.encoder.batch_size
         for start in range(0, len(unique), size):
             rows = [first[key] for key in unique[start : start + size]]
-            pictures = _each([images[row] for row in rows], self.picture, problems, rows)
+            pictures = _each([images[row] for row in rows], load_image, problems, rows)
             if not problems:
                 parts.append(self.encoder.images(pictures))
         if problems:

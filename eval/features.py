@@ -13,7 +13,7 @@ from torch import Tensor
 from descscore.cache import image_key
 from descscore.encoder import Encoder
 from descscore.eval.statistics.correlation import Array
-from descscore.images import ImageSource
+from descscore.images import ImageSource, load_image
 from descscore.models import LoadedModel
 from descscore.scorer import DescScorer
 from descscore.tables.rows import PreferencePair
@@ -24,7 +24,7 @@ def image_features(scorer: DescScorer, images: Sequence[ImageSource]) -> Tensor:
     """Unit features ``(n, d)`` in order; only one batch of decoded pictures is in memory at a time."""
     size = scorer.encoder.batch_size
     parts = [images[i : i + size] for i in range(0, len(images), size)]
-    return torch.cat([scorer.encoder.images([scorer.picture(image) for image in part]) for part in parts])
+    return torch.cat([scorer.encoder.images([load_image(image) for image in part]) for part in parts])
 
 
 def text_features(scorer: DescScorer, texts: Sequence[str]) -> Tensor:

@@ -32,6 +32,7 @@ from descscore.eval.statistics.proportions import cluster_mean
 from descscore.eval.word_kinds import KINDS, Tagger, bare, kinds_of
 from descscore.explanations.explainer import ExplainOptions, explain_batch
 from descscore.explanations.explanation import Explanation, WordParts
+from descscore.images import load_image
 from descscore.scorer import DescScorer
 from descscore.tables.rows import PreferencePair
 
@@ -169,7 +170,7 @@ def _usable(
     for pair in pairs:
         try:
             scorer.tokenize(pair.description), scorer.tokenize(pair.caption)
-            image = scorer.picture(pair.image.read())
+            image = load_image(pair.image.read())
         except InputError as error:
             dropped.append(f"{pair.source} row {pair.number} ({pair.id}): {error}")
             continue

@@ -36,7 +36,7 @@ from picture_files import (
 )
 from PIL import Image
 
-from descscore import colour
+from descscore import appearance
 from descscore.images import load_image
 
 WIDTH, HEIGHT = 40, 24
@@ -619,14 +619,7 @@ def test_every_format_and_mode_is_read_as_a_plain_png(form: str, mode: str) -> N
 
 
 def test_a_large_picture_is_converted_as_a_small_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from descscore import appearance
-
     file = saved(Image.fromarray(np.dstack([RGB, GREY])), "PNG", icc_profile=ADOBE)
     whole = read(file)
     monkeypatch.setattr(appearance, "_TILE_PIXELS", 100)
     same(file, whole)
-
-
-def test_srgb_needs_no_conversion() -> None:
-    assert not colour.needs_conversion({"gamma": 0.45455}, "RGB")
-    assert colour.needs_conversion({"icc_profile": ADOBE}, "RGB")

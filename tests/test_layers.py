@@ -14,8 +14,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "clip", "colour", "metadata"),
-    ("files", "options", "texts", "formats", "appearance", "images", "model_config"),
+    ("errors", "clip", "appearance", "formats", "metadata"),
+    ("files", "options", "texts", "images", "model_config"),
     ("towers",),
     ("context", "purpose", "interchange", "adapters", "lora", "records"),
     ("tables", "models"),
@@ -106,8 +106,8 @@ def test_no_imports_form_a_circle() -> None:
 
 
 def test_imports_stay_shallow() -> None:
-    assert depth("descscore.scorer") <= 7
-    assert {name: depth(name) for name in INSTALLED if depth(name) > 12} == {}
+    assert depth("descscore.scorer") <= 6
+    assert {name: depth(name) for name in INSTALLED if depth(name) > 11} == {}
 
 
 def test_no_file_is_longer_than_a_reader_can_hold() -> None:

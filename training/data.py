@@ -111,7 +111,7 @@ def make_examples(
         raise DataError("no pairs to train or validate on")
     encoder = Encoder(model, batch_size)
     store = FeatureCache(cache, image_key(model), batch_size)
-    images = store.get_many([pair.image for pair in pairs], encoder.images, encoder.spec)
+    images = store.get_many([pair.image for pair in pairs], encoder.images)
     owner = torch.unique(images, dim=0, return_inverse=True)[1]
     texts = [pair.description for pair in pairs] + [pair.caption for pair in pairs]
     groups = tuple(pair.group or f"image {i}" for pair, i in zip(pairs, owner.tolist(), strict=True))

@@ -28,7 +28,7 @@ from descscore.explanations.explanation import (
 )
 from descscore.explanations.occlusion import occlusion_maps
 from descscore.explanations.words import Word, split_words, without_word
-from descscore.images import ImageSource, image_identity
+from descscore.images import ImageSource, image_identity, load_image
 from descscore.interchange import Exchange, interchange_texts
 from descscore.models import LoadedModel
 from descscore.purpose import Purpose
@@ -103,7 +103,7 @@ def explain_batch(
     if not len(images) and not len(texts):
         return []
     where = options is not None and options.where
-    pictures = _pictures(scorer, images) if where else []  # the map needs them, too
+    pictures = _pictures(images) if where else []  # the map needs them, too
     features, encoded = scorer.encode_pairs(pictures or images, texts)
     explanations = explain_encoded(scorer, texts, features, encoded, options)
     if not where:
@@ -162,7 +162,7 @@ def _check_precision(model: LoadedModel) -> None:
         raise UsageError(f"precision {model.precision}: explanations need float32")
 
 
-def _pictures(scorer: DescScorer, images: Sequence[ImageSource]) -> list[Any]:
+def _pictures(images: Sequence[ImageSource]) -> list[Any]:
     """The images, each distinct one decoded once.
 
     One that cannot be decoded stays as it is: encoding names all errors of the pairs together.
@@ -172,7 +172,7 @@ def _pictures(scorer: DescScorer, images: Sequence[ImageSource]) -> list[Any]:
         key = image_identity(image)
         if key not in pictures:
             try:
-                pictures[key] = scorer.picture(image)
+                pictures[key] = load_image(image)
             except InputError:
                 pictures[key] = image
     return [pictures[image_identity(image)] for image in images]

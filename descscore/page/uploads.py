@@ -6,7 +6,7 @@ import queue
 from typing import TypeAlias
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from descscore.errors import ImageError
 from descscore.formats import BROWSER_FORMATS
@@ -91,7 +91,7 @@ def prepare(data: str | bytes, spec: PixelSpec) -> tuple[Pixels, bytes]:
     """As :func:`descscore.stream.worker.prepare`, but only for images that a browser can show."""
     assert isinstance(data, bytes)
     _check(data)
-    return picture_pixels(load_image(data, MAX_PIXELS, spec), spec), content_digest(data)
+    return picture_pixels(load_image(data, MAX_PIXELS), spec), content_digest(data)
 
 
 def _check(data: bytes) -> None:
@@ -103,7 +103,7 @@ def _check(data: bytes) -> None:
     try:
         with open_bytes(data, BROWSER_FORMATS) as image:
             is_jpeg = image.format in ("JPEG", "MPO")
-    except ImageError:
+    except UnidentifiedImageError:
         raise ImageError("not_an_image", "image bytes") from None
     except Exception:  # noqa: BLE001 - load_image then raises the exact error
         return

@@ -126,8 +126,7 @@ class ImageStage:
     def _request_picture(self, image: ImageSource) -> Key:
         """As :meth:`request`, for a picture in memory, which needs no worker."""
         try:
-            spec = self.encoder.spec
-            pixels = picture_pixels(load_image(image, spec=spec), spec)
+            pixels = picture_pixels(load_image(image), self.encoder.spec)
         except ImageError as error:
             key = b"picture %d" % self._number()
             self._wanted[key] = _Wanted(1, False, error)

@@ -98,7 +98,7 @@ def prepare(source: str | bytes, spec: PixelSpec) -> tuple[Pixels, bytes]:
     """
     data = source if isinstance(source, bytes) else read_image_file(source)
     try:
-        return picture_pixels(load_image(data, spec=spec), spec), content_digest(data)
+        return picture_pixels(load_image(data), spec), content_digest(data)
     except ImageError as error:
         reason = str(error).removeprefix("image bytes: ")
         raise ImageError(error.kind, f"{image_name(source)}: {reason}") from None
