@@ -1,14 +1,15 @@
 """Store image features on disk, so that an image tower encodes each image only once.
 
 Each combination of image tower and preprocessing has its own folder. In the folder, safetensors
-shards hold the features. The SHA-256 of an image file's bytes identifies its features, so the
-file's name does not matter. A shard is written in one step and never changes. So writers need no
-lock (two writers of the same images store the same features twice), and a killed process leaves
-only whole shards. Every shard has a checksum. If it does not match, the shard is deleted and its
-images are encoded again.
+files hold the features. The SHA-256 of an image file's bytes identifies its features, so the
+image file's name does not matter. A feature file is written in one step and never changes. So writers need
+no lock (two writers of the same images store the same features twice), and a killed process leaves
+only whole feature files. Every feature file has a checksum. If it does not match, the file is deleted and
+its images are encoded again.
 
-A cache belongs to one user: whoever can write a shard decides what a model sees. So the folder is made for
-its owner alone, a folder of another user is refused, and a shard that others could have written is not read.
+A cache belongs to one user: whoever can write a feature file decides what a model sees. So the folder is
+made for its owner alone, a folder of another user is refused, and a file that others could have written is
+not read.
 """
 
 from __future__ import annotations
@@ -49,18 +50,14 @@ _STALE_SECONDS = 3600.0
 
 @dataclass(frozen=True)
 class ImageKey:
-    """Everything that image features depend on, except the image.
-
-    Attributes:
-        weights: hash of the image tower's weights.
-        structure: hash of its modules; the weights do not show the activation function (QuickGELU
-            or GELU).
-        preprocessing: :func:`descscore.models.describe_preprocessing`.
-    """
+    """Everything that image features depend on, except the image."""
 
     weights: str
+    """Hash of the image tower's weights."""
     structure: str
+    """Hash of its modules; the weights do not show the activation function (QuickGELU or GELU)."""
     preprocessing: str
+    """:func:`descscore.models.describe_preprocessing`."""
 
     @property
     def folder(self) -> str:
@@ -82,15 +79,15 @@ class FeatureCache:
         folder: The cache's folder; this tower's features get a folder inside it.
         key: The image tower and its preprocessing.
         batch_size: Images decoded and encoded at a time.
-        shard_size: Features kept in memory before they are written; a killed process loses at
+        file_size: Features kept in memory before they are written; a killed process loses at
             most this many.
     """
 
     def __init__(
-        self, folder: str | os.PathLike[str], key: ImageKey, batch_size: int = 64, shard_size: int = 1024
+        self, folder: str | os.PathLike[str], key: ImageKey, batch_size: int = 64, file_size: int = 1024
     ) -> None:
         self.folder = Path(folder) / key.folder
-        self.key, self.batch_size, self.shard_size = key, batch_size, shard_size
+        self.key, self.batch_size, self.file_size = key, batch_size, file_size
 
     def get_many(self, sources: Sequence[CachedSource], encode: Encode) -> Tensor:
         """Features of all sources, in order: ``(n, embed_dim)`` float32 on the CPU.
@@ -127,7 +124,7 @@ class FeatureCache:
         return torch.stack([features[digests[row]] for row in range(len(sources))])
 
     def _stored(self, wanted: set[bytes]) -> dict[bytes, Tensor]:
-        """The wanted features that shards hold; one shard is in memory at a time."""
+        """The wanted features that feature files hold; one file is in memory at a time."""
         features: dict[bytes, Tensor] = {}
         _claim(self.folder)
         for path in sorted(self.folder.glob("*.safetensors")):
@@ -136,22 +133,22 @@ class FeatureCache:
                     "%s: others may have written this file, so its images are encoded again", shown(path)
                 )
                 continue
-            shard = _read_shard(path)
-            if shard is None:
+            stored = _read_features(path)
+            if stored is None:
                 log.warning(
                     "%s: damaged feature cache file, deleted; its images are encoded again", shown(path)
                 )
                 path.unlink(missing_ok=True)
                 continue
-            for digest, feature in zip(*shard, strict=True):
+            for digest, feature in zip(*stored, strict=True):
                 if digest in wanted and digest not in features:
-                    features[digest] = feature.clone()  # a view would keep the whole shard in memory
+                    features[digest] = feature.clone()  # a view would keep the whole file in memory
         return features
 
     def _encode_missing(
         self, missing: dict[bytes, CachedSource], encode: Encode, features: dict[bytes, Tensor]
     ) -> dict[bytes, ImageError]:
-        """Encode ``missing`` into ``features`` and into shards; returns the errors of damaged images."""
+        """Encode ``missing`` into ``features`` and feature files; returns the errors of damaged images."""
         failures: dict[bytes, ImageError] = {}
         fresh: dict[bytes, Tensor] = {}
         pending = list(missing.items())
@@ -160,7 +157,7 @@ class FeatureCache:
                 images = _decode(pending[start : start + self.batch_size], failures)
                 if images:
                     fresh |= zip(images, _encoded(list(images.values()), encode), strict=True)
-                if len(fresh) >= self.shard_size:
+                if len(fresh) >= self.file_size:
                     features |= fresh
                     self._write(fresh)
                     fresh = {}
@@ -170,7 +167,7 @@ class FeatureCache:
         return failures
 
     def _write(self, fresh: dict[bytes, Tensor]) -> None:
-        """Write ``fresh`` as a new shard; its images' digests determine its name."""
+        """Write ``fresh`` as a new file; its images' digests determine its name."""
         if not fresh:
             return
         name = hashlib.sha256(b"".join(sorted(fresh))).hexdigest()[:16]
@@ -178,7 +175,7 @@ class FeatureCache:
             self.folder.parent.mkdir(parents=True, exist_ok=True)
             self.folder.mkdir(mode=0o700, exist_ok=True)
             self._describe()
-            _write_shard(self.folder / f"{name}.safetensors", fresh)
+            _write_features(self.folder / f"{name}.safetensors", fresh)
             remove_unfinished(self.folder, _STALE_SECONDS)
         except (OSError, SafetensorError) as error:
             raise DataError(f"{self.folder}: image features cannot be written ({error})") from error
@@ -263,8 +260,8 @@ def _checksum(digests: Tensor, features: Tensor) -> str:
     return both.hexdigest()
 
 
-def _read_shard(path: Path) -> tuple[list[bytes], Tensor] | None:
-    """Digests and features ``(m, embed_dim)`` of a shard; None if it is damaged."""
+def _read_features(path: Path) -> tuple[list[bytes], Tensor] | None:
+    """Digests and features ``(m, embed_dim)`` of a feature file; None if it is damaged."""
     try:
         with safe_open(str(path), framework="pt") as file:
             digests, features = file.get_tensor("digests"), file.get_tensor("features")
@@ -276,7 +273,7 @@ def _read_shard(path: Path) -> tuple[list[bytes], Tensor] | None:
     return [row.numpy().tobytes() for row in digests], features
 
 
-def _write_shard(path: Path, fresh: dict[bytes, Tensor]) -> None:
+def _write_features(path: Path, fresh: dict[bytes, Tensor]) -> None:
     digests = torch.tensor([list(digest) for digest in fresh], dtype=torch.uint8)
     features = torch.stack(list(fresh.values())).contiguous()
     metadata = {"format": "pt", "sha256": _checksum(digests, features)}

@@ -46,12 +46,6 @@ class Photo:
 
 PHOTOS = (
     Photo(
-        "matplotlib",
-        "mpl-data/sample_data/grace_hopper.jpg",
-        "A woman in a dark naval uniform and a white cap looks into the camera, a flag behind her.",
-        "Grace Hopper, one of the first programmers of the Harvard Mark I, in 1984.",
-    ),
-    Photo(
         "skimage",
         "data/chelsea.png",
         "The face of a ginger tabby cat with green eyes, looking to the side.",
@@ -68,6 +62,12 @@ PHOTOS = (
         "data/rocket.jpg",
         "A white rocket lifts off from its launch pad between towers, fire and smoke below it.",
         "The mission of February 2015 on its way to observe the solar wind.",
+    ),
+    Photo(
+        "matplotlib",
+        "mpl-data/sample_data/grace_hopper.jpg",
+        "A woman in a dark naval uniform and a white cap looks into the camera, a flag behind her.",
+        "Grace Hopper, one of the first programmers of the Harvard Mark I, in 1984.",
     ),
 )
 

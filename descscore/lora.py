@@ -17,12 +17,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 from safetensors.torch import load_file
-from torch import Tensor, nn
-from torch.nn import functional as F
 
+from descscore.attention import PROJECTIONS, UnpackedAttention, is_plain_attention
 from descscore.clip import CLIP
 from descscore.errors import ModelError
 
@@ -40,77 +38,12 @@ _MOST_NAMES = 1000
 LARGEST_RANK = 4096
 """Largest rank that an adapter may ask for: memory is set aside before its weights are compared with it."""
 
-PROJECTIONS = ("q_proj", "k_proj", "v_proj", "out_proj")
-"""Names of an unpacked attention's linear layers; the first three are packed in this order."""
-
 _ATTENTION = "|".join(f"attn\\.{name}" for name in PROJECTIONS)
 TARGETS = {
     "attention": rf"transformer\.resblocks\.\d+\.({_ATTENTION})",
     "tower": rf"transformer\.resblocks\.\d+\.({_ATTENTION}|mlp\.c_fc|mlp\.c_proj)|token_embedding",
 }
 """Names of the modules that get LoRA; peft matches whole names, so ``visual.transformer...`` stays out."""
-
-
-class UnpackedAttention(nn.Module):
-    """Self-attention as four linear layers, of which peft can give each an update of its own.
-
-    attention: torch's own, with one packed input projection. The layers share no memory with it.
-    """
-
-    q_proj: nn.Linear
-    k_proj: nn.Linear
-    v_proj: nn.Linear
-    out_proj: nn.Linear
-
-    def __init__(self, attention: nn.MultiheadAttention) -> None:
-        super().__init__()
-        self.num_heads = attention.num_heads
-        weights = [*attention.in_proj_weight.chunk(3), attention.out_proj.weight]
-        packed: Any = attention.in_proj_bias
-        biases = [*([None] * 3 if packed is None else packed.chunk(3)), attention.out_proj.bias]
-        for name, weight, bias in zip(PROJECTIONS, weights, biases, strict=True):
-            self.add_module(name, _linear(weight, bias))
-
-    def forward(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        need_weights: bool = False,
-        attn_mask: Tensor | None = None,
-    ) -> tuple[Tensor, None]:
-        """As ``nn.MultiheadAttention`` on ``(batch, length, width)``; never gives attention weights."""
-        batch, length, width = query.shape
-        parts = (self.q_proj(query), self.k_proj(key), self.v_proj(value))
-        q, k, v = (part.view(batch, length, self.num_heads, -1).transpose(1, 2) for part in parts)
-        mask = None if attn_mask is None else attn_mask.to(q.dtype)
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return self.out_proj(mixed.transpose(1, 2).reshape(batch, length, width)), None
-
-    @torch.no_grad()
-    def packed(self) -> nn.MultiheadAttention:
-        """The same attention as torch packs it, on the same device. Updates must be merged before."""
-        layers: list[Any] = [getattr(self, name) for name in PROJECTIONS]
-        width, bias = layers[0].in_features, layers[0].bias is not None
-        # Made without memory, so that no random start is drawn.
-        out: Any = nn.MultiheadAttention(width, self.num_heads, bias=bias, batch_first=True, device="meta")
-        for name in ("weight", "bias") if bias else ("weight",):
-            values = [getattr(layer, name) for layer in layers]
-            trained = values[3].requires_grad
-            setattr(out, f"in_proj_{name}", nn.Parameter(torch.cat(values[:3]), trained))
-            setattr(out.out_proj, name, nn.Parameter(values[3].clone(), trained))
-        packed: nn.MultiheadAttention = out.train(self.training)
-        return packed
-
-
-@torch.no_grad()
-def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
-    rows, columns = weight.shape
-    layer = nn.Linear(columns, rows, bias=bias is not None, device="meta", dtype=weight.dtype)
-    layer.weight = nn.Parameter(weight.detach().clone(), requires_grad=weight.requires_grad)
-    if bias is not None:
-        layer.bias = nn.Parameter(bias.detach().clone(), requires_grad=bias.requires_grad)
-    return layer
 
 
 def unpack_attention(clip: CLIP) -> CLIP:
@@ -120,9 +53,7 @@ def unpack_attention(clip: CLIP) -> CLIP:
     """
     for number, block in enumerate(clip.transformer.resblocks):
         attention: Any = block.attn
-        plain = type(attention) is nn.MultiheadAttention and attention.in_proj_weight is not None
-        extras = plain and (attention.bias_k is not None, attention.add_zero_attn, attention.dropout)
-        if not extras or any(extras) or not attention.batch_first:
+        if not is_plain_attention(attention) or not attention.batch_first:
             raise ModelError(f"text block {number}: LoRA needs torch's own plain attention")
         block.attn = UnpackedAttention(attention).train(attention.training)
     return clip

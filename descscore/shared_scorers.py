@@ -34,19 +34,16 @@ CACHE_SIZE = 4
 
 @dataclass(frozen=True)
 class ScorerOptions:
-    """Settings of a shared scorer; the arguments of :meth:`DescScorer.from_pretrained`.
-
-    Attributes:
-        device: torch device; None for a GPU if there is one.
-        text_policy: how texts over the context length are scored.
-        precision: number format of the model.
-        cache_dir: folder for downloaded models; None for the libraries' own.
-    """
+    """Settings of a shared scorer; the arguments of :meth:`DescScorer.from_pretrained`."""
 
     device: str | None = None
+    """Torch device; None for a GPU if there is one."""
     text_policy: TextPolicy = DEFAULT_POLICY
+    """How texts over the context length are scored."""
     precision: str = "float32"
+    """Number format of the model."""
     cache_dir: str | Path | None = None
+    """Folder for downloaded models; None for the libraries' own."""
 
 
 def score(

@@ -19,7 +19,7 @@ from descscore.eval.formatting import Columns, decimals, row_lines
 from descscore.eval.statistics.bootstrap import Resampling, cluster_index, cluster_sums, studentised
 from descscore.eval.statistics.correlation import Array
 from descscore.study.judgments import Judgment
-from descscore.study.questions import NO_IMAGE, QUESTIONS, SCALE
+from descscore.study.questions import NO_IMAGE, QUESTIONS, RATING_SCALE
 
 NOTES = (
     "alpha: Krippendorff's for ordered ratings; 1 is full agreement, 0 is chance. Interval: 95 %, by a "
@@ -32,33 +32,30 @@ GROUPS = {NO_IMAGE: "BLV", "before": "sighted, before the image", "after": "sigh
 
 @dataclass(frozen=True)
 class Agreement:
-    """Agreement of one group on one question.
-
-    Attributes:
-        group: Who answered: BLV, or sighted before or after the image.
-        question: The question's name.
-        raters: Number of raters.
-        items: Number of rated items.
-        images: Number of images, which the interval resamples.
-        ratings: Number of ratings.
-        mean: Mean rating.
-        alpha: Krippendorff's ordinal alpha; None if it is not defined.
-        low: Lower end of its 95 % interval, or None.
-        high: Its upper end, or None.
-        reason: Why alpha or its interval is not defined.
-    """
+    """Agreement of one group on one question."""
 
     group: str
+    """Who answered: BLV, or sighted before or after the image."""
     question: str
+    """The question's name."""
     raters: int
+    """Number of raters."""
     items: int
+    """Number of rated items."""
     images: int
+    """Number of images, which the interval resamples."""
     ratings: int
+    """Number of ratings."""
     mean: float
+    """Mean rating."""
     alpha: float | None
+    """Krippendorff's ordinal alpha; None if it is not defined."""
     low: float | None
+    """Lower end of its 95 % interval, or None."""
     high: float | None
+    """Its upper end, or None."""
     reason: str | None
+    """Why alpha or its interval is not defined."""
 
 
 def agreements(
@@ -103,10 +100,10 @@ def _agreement(
 
 def value_counts(rated: Iterable[tuple[str, int]], items: Sequence[str]) -> Array:
     """How often each item got each value of the scale: ``(items, 5)``."""
-    counts = np.zeros((len(items), len(SCALE)))
+    counts = np.zeros((len(items), len(RATING_SCALE)))
     place = {item: row for row, item in enumerate(items)}
     for item, value in rated:
-        counts[place[item], SCALE.index(value)] += 1
+        counts[place[item], RATING_SCALE.index(value)] += 1
     return counts
 
 

@@ -8,22 +8,22 @@ photo's own captions; and tau-b over the share of yes, with the own captions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from descscore.errors import DataError
 from descscore.eval.features import pair_cosines
 from descscore.eval.formatting import text_table
-from descscore.eval.ratings import digest, find_folder
+from descscore.eval.ratings import digest, find_folder, parquet_rows
 from descscore.eval.statistics.correlation import Array, Correlation, Numbers, kendall, numbers
+from descscore.images import ImageSource
 from descscore.scorer import DescScorer
 from descscore.tables.cells import named
+from descscore.tables.reader import Columns
 
 PUBLISHED = {
     "CLIP-S": (51.2, 34.4),
@@ -55,26 +55,23 @@ SPLITS = ("test.parquet", "val.parquet", "train.parquet")
 
 @dataclass(frozen=True)
 class RatedPairs:
-    """Pairs of photo name and caption id with their ratings.
-
-    Attributes:
-        pairs: Photo name and caption id.
-        ratings: ``(n, 3)`` grades 1..4 of the experts, or ``(n, 1)`` shares of yes, 0..1.
-        left_out: Number of pairs left out because the caption is the photo's own.
-        source: File name and digest.
-    """
+    """Pairs of photo name and caption id with their ratings."""
 
     pairs: tuple[tuple[str, str], ...]
+    """Photo name and caption id."""
     ratings: Array
+    """``(n, 3)`` grades 1..4 of the experts, or ``(n, 1)`` shares of yes, 0..1."""
     left_out: int
+    """Number of pairs left out because the caption is the photo's own."""
     source: str
+    """File name and digest."""
 
 
 @dataclass(frozen=True)
 class Photos:
-    """Photos, as the bytes of their files by name, and captions by id (``name#0`` to ``name#4``)."""
+    """Photos by name, and captions by id (``name#0`` to ``name#4``)."""
 
-    images: dict[str, bytes]
+    images: dict[str, ImageSource]
     captions: dict[str, str]
 
 
@@ -132,23 +129,32 @@ def read_photos(folder: Path, pairs: Collection[tuple[str, str]]) -> Photos:
     return photos_read
 
 
+def captioned_photos(path: Path, name: str | None = None) -> Iterator[tuple[str, ImageSource, list[str]]]:
+    """Name, image and captions of each photo in a Parquet file. Raises :class:`DataError` that names it.
+
+    name: the column of names; without one, the names are numbers from 1.
+    """
+    for row in parquet_rows(path, Columns(id=name, image="image", references="captions")):
+        if row.image is None or not isinstance(row.references, list):
+            raise DataError(f"{path}: row {row.number} has no photo or no list of captions")
+        yield row.id, row.image, row.references
+
+
 def _add_photos(path: Path, photos: set[str], captions: set[str], photos_read: Photos) -> None:
-    try:
-        for batch in pq.ParquetFile(path).iter_batches(64, columns=["filename", "captions", "image"]):
-            for row in batch.to_pylist():
-                name = row["filename"]
-                if name in photos:
-                    photos_read.images[name] = row["image"]["bytes"]
-                texts = {f"{name}#{i}": text for i, text in enumerate(row["captions"])}
-                photos_read.captions.update({key: text for key, text in texts.items() if key in captions})
-    except (OSError, pa.ArrowException, KeyError, TypeError) as error:
-        raise DataError(f"{path}: not a table of photos with captions ({error})") from None
+    for name, image, texts in captioned_photos(path, "filename"):
+        if name in photos:
+            photos_read.images[name] = image
+        by_id = {f"{name}#{i}": text for i, text in enumerate(texts)}
+        photos_read.captions.update({key: text for key, text in by_id.items() if key in captions})
 
 
 def _read_pairs(
     path: Path, rating: Callable[[list[str]], list[float]]
 ) -> tuple[tuple[tuple[str, str], ...], Array]:
-    """Pairs and ratings of a tab-separated file of five columns; a pair may occur once."""
+    """Pairs and ratings of a tab-separated file of five columns; a pair may occur once.
+
+    The files have no line with the columns' names, so the reader of CSV files cannot read them.
+    """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -206,24 +212,22 @@ class TauRow:
     """A model's agreement with one set of ratings.
 
     There is no p-value: the ratings of one pair, and the pairs of one photo, are not independent.
-
-    Attributes:
-        set: Name of the set of ratings.
-        statistic: ``tau-b`` or ``tau-c``.
-        tau: Kendall's tau, -1..1; None if it is not defined.
-        reason: Why it is not defined.
-        pairs: Number of pairs of photo and caption.
-        ratings: Number of ratings.
-        left_out: Number of pairs left out because the caption is the photo's own.
     """
 
     set: str
+    """Name of the set of ratings."""
     statistic: str
+    """``tau-b`` or ``tau-c``."""
     tau: float | None
+    """Kendall's tau, -1..1; None if it is not defined."""
     reason: str | None
+    """Why it is not defined."""
     pairs: int
+    """Number of pairs of photo and caption."""
     ratings: int
+    """Number of ratings."""
     left_out: int
+    """Number of pairs left out because the caption is the photo's own."""
 
 
 def read_caption_judgments(data: Path, references: bool = False) -> CaptionJudgments:

@@ -50,43 +50,41 @@ class HumanRow:
     """One metric against the mean ratings of one group of raters on one question.
 
     What is not defined is None.
-
-    Attributes:
-        phase: ``before`` or ``after`` the image; None if that does not apply.
-        n: Items.
-        clusters: Images.
-        r: Pearson's correlation, with p against 0 and the 95 % interval low to high.
-        pearson_p: The textbook p, which takes items as independent; spearman_p, kendall_p likewise.
-        partial_r: r given the length of the text, with its own p and interval.
-        partial_r_log_length: r given the logarithm of the length.
-        reliability: Of the mean ratings, by split halves.
-        ceiling: The r that no metric can be expected to pass.
-        reason: Why r or its interval is not defined; partial_reason and reliability_reason likewise.
     """
 
     metric: str
     raters: str
     phase: str | None
+    """``before`` or ``after`` the image; None if that does not apply."""
     question: str
     n: int
+    """Items."""
     clusters: int
+    """Images."""
     r: float | None
+    """Pearson's correlation, with p against 0 and the 95 % interval low to high."""
     p: float | None
     low: float | None
     high: float | None
     pearson_p: float | None
+    """The textbook p, which takes items as independent; spearman_p, kendall_p likewise."""
     spearman: float | None
     spearman_p: float | None
     kendall: float | None
     kendall_p: float | None
     partial_r: float | None
+    """R given the length of the text, with its own p and interval."""
     partial_p: float | None
     partial_low: float | None
     partial_high: float | None
     partial_r_log_length: float | None
+    """R given the logarithm of the length."""
     reliability: float | None
+    """Of the mean ratings, by split halves."""
     ceiling: float | None
+    """The r that no metric can be expected to pass."""
     reason: str | None
+    """Why r or its interval is not defined; partial_reason and reliability_reason likewise."""
     partial_reason: str | None
     reliability_reason: str | None
 
@@ -111,23 +109,20 @@ class DifferenceRow:
 
 @dataclass(frozen=True)
 class HumanResult:
-    """The outcome of :func:`human_result`.
-
-    Attributes:
-        rows: A row for each metric, group of raters, phase and question.
-        differences: A row for each pair of metrics, likewise.
-        joined: Number of rated texts with a score.
-        drops: What was left out, and how many.
-        notes: Explanations of the numbers.
-        signature: Everything that the numbers depend on.
-    """
+    """The outcome of :func:`human_result`."""
 
     rows: tuple[HumanRow, ...]
+    """A row for each metric, group of raters, phase and question."""
     differences: tuple[DifferenceRow, ...]
+    """A row for each pair of metrics, likewise."""
     joined: int
+    """Number of rated texts with a score."""
     drops: tuple[Drop, ...]
+    """What was left out, and how many."""
     notes: tuple[str, ...]
+    """Explanations of the numbers."""
     signature: str
+    """Everything that the numbers depend on."""
 
     @property
     def dropped(self) -> int:
@@ -141,21 +136,18 @@ class HumanResult:
 
 @dataclass(frozen=True)
 class _Cell:
-    """The rated items of one panel.
-
-    Attributes:
-        panel: The panel.
-        means: Mean rating of each item, ``(n,)``.
-        kept: The items' places among all items, ``(n,)``.
-        clusters: Each item's image.
-        reliability: Reliability of the means.
-    """
+    """The rated items of one panel."""
 
     panel: Panel
+    """The panel."""
     means: Array
+    """Mean rating of each item, ``(n,)``."""
     kept: np.ndarray[Any, np.dtype[np.int64]]
+    """The items' places among all items, ``(n,)``."""
     clusters: list[str]
+    """Each item's image."""
     reliability: Reliability
+    """Reliability of the means."""
 
 
 def human_result(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from descscore.errors import DataError
-from descscore.eval.ratings import ATTENTION_CHECKS, Drop, Item, digest, read_rows, text_key
+from descscore.eval.ratings import ATTENTION_CHECKS, Drop, Item, digest, number_in, place, read_rows, text_key
 from descscore.eval.statistics.correlation import Array, numbers
 from descscore.records import Score
 from descscore.scorer import DescScorer
@@ -21,36 +21,30 @@ SCORE_COLUMNS = {"clipscore": "CLIPScore", "SPURTS_score": "SPURTS", "score": ""
 
 @dataclass(frozen=True)
 class Scores:
-    """A metric's scores as read from a file.
-
-    Attributes:
-        metric: The metric's name.
-        values: Score by text.
-        checks: Texts of attention checks.
-        source: File name and digest.
-    """
+    """A metric's scores as read from a file."""
 
     metric: str
+    """The metric's name."""
     values: dict[str, float]
+    """Score by text."""
     checks: frozenset[str]
+    """Texts of attention checks."""
     source: str
+    """File name and digest."""
 
 
 @dataclass(frozen=True)
 class Joined:
-    """A metric's scores of the rated items.
-
-    Attributes:
-        metric: The metric's name.
-        values: Scores in the items' order, ``(n,)``.
-        drops: Scores that were left out.
-        source: A file name with its digest, or a model's signature.
-    """
+    """A metric's scores of the rated items."""
 
     metric: str
+    """The metric's name."""
     values: Array
+    """Scores in the items' order, ``(n,)``."""
     drops: tuple[Drop, ...]
+    """Scores that were left out."""
     source: str
+    """A file name with its digest, or a model's signature."""
 
 
 def read_scores(path: Path, text_column: str | None = None, score_column: str | None = None) -> Scores:
@@ -63,17 +57,17 @@ def read_scores(path: Path, text_column: str | None = None, score_column: str | 
     columns = list(rows[0].cells)
     text = _column(path, columns, text_column, list(TEXT_COLUMNS))
     score = _column(path, columns, score_column, list(SCORE_COLUMNS))
-    repeated = [key for key, times in Counter(text_key(row[text]) for row in rows).items() if times > 1]
+    repeated = [key for key, times in Counter(text_key(row.cells[text]) for row in rows).items() if times > 1]
     if repeated:
         raise DataError(f"{path}: more than one row for {named(repeated)}")
     values: dict[str, float] = {}
     for row in rows:
-        value = row.number(score)
+        value = number_in(row, score)
         if value is None:
-            raise DataError(f"{row.place}: {score} is blank for {named([row[text]])}")
-        values[text_key(row[text])] = value
+            raise DataError(f"{place(row)}: {score} is blank for {named([row.cells[text]])}")
+        values[text_key(row.cells[text])] = value
     checks = frozenset(
-        text_key(row[text]) for row in rows if row.cells.get("imgstem_version") in ATTENTION_CHECKS
+        text_key(row.cells[text]) for row in rows if row.cells.get("imgstem_version") in ATTENTION_CHECKS
     )
     metric = SCORE_COLUMNS.get(score) or f"{path.stem}:{score}"
     return Scores(metric, values, checks, f"{path.name}#{digest(path)}")

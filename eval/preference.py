@@ -20,7 +20,7 @@ import torch
 from descscore.errors import DataError
 from descscore.eval.features import image_features, image_owner, matched_cosines
 from descscore.eval.formatting import WINS, Columns, counted, row_lines
-from descscore.eval.ratings import read_rows, text_key
+from descscore.eval.ratings import number_in, place, read_rows, text_key
 from descscore.eval.statistics.correlation import Array
 from descscore.eval.statistics.proportions import (
     Bin,
@@ -46,26 +46,23 @@ LENGTH, NGRAMS = "longer wins", "text-only n-grams"
 
 @dataclass(frozen=True)
 class PreferenceRow:
-    """One share of wins.
-
-    Attributes:
-        metric: Model or baseline.
-        question: ``caption`` (description over caption) or ``other`` (over other images' descriptions).
-        subset: All, or a quartile by the description's length.
-        value: Share of pairs, 0..1, that the description wins; a tie is not a win.
-        low: Lower end of the 95 % interval over whole images.
-        high: Its upper end.
-        n: Pairs.
-    """
+    """One share of wins."""
 
     metric: str
+    """Model or baseline."""
     question: str
+    """``caption`` (description over caption) or ``other`` (over other images' descriptions)."""
     subset: str
+    """All, or a quartile by the description's length."""
     value: float
+    """Share of pairs, 0..1, that the description wins; a tie is not a win."""
     low: float | None
+    """Lower end of the 95 % interval over whole images."""
     high: float | None
+    """Its upper end."""
     ties: int
     n: int
+    """Pairs."""
 
 
 @dataclass(frozen=True)
@@ -200,27 +197,24 @@ GUESSING = math.log(2)
 
 @dataclass(frozen=True)
 class ProbabilityRow:
-    """One model's probabilities on the descriptions and captions of one data set.
-
-    Attributes:
-        log_loss: Mean, in nats.
-        low: Lower end of its 95 % interval over whole images.
-        high: Its upper end.
-        guessing: The log-loss of always saying one half.
-        brier: Mean squared error, 0..1.
-        texts: How many; half of them are descriptions.
-        bins: The reliability curve.
-    """
+    """One model's probabilities on the descriptions and captions of one data set."""
 
     model: str
     log_loss: float
+    """Mean, in nats."""
     low: float | None
+    """Lower end of its 95 % interval over whole images."""
     high: float | None
+    """Its upper end."""
     guessing: float
+    """The log-loss of always saying one half."""
     brier: float
+    """Mean squared error, 0..1."""
     texts: int
+    """How many; half of them are descriptions."""
     images: int
     bins: tuple[Bin, ...]
+    """The reliability curve."""
 
 
 def probability_row(scorer: DescScorer, pairs: Sequence[PreferencePair], name: str) -> ProbabilityRow | None:
@@ -268,10 +262,10 @@ def _published_scores(path: Path, pairs: Sequence[PreferencePair], kind: str) ->
     """The score of each pair's text of that kind: ``(n,)``."""
     known: dict[tuple[str, str], float] = {}
     for row in read_rows(path, ("imgstem_version", "texts", "clipscore")):
-        value = row.number("clipscore")
+        value = number_in(row, "clipscore")
         if value is None:
-            raise DataError(f"{row.place}: clipscore is blank")
-        known[row["imgstem_version"], text_key(row["texts"])] = value
+            raise DataError(f"{place(row)}: clipscore is blank")
+        known[row.cells["imgstem_version"], text_key(row.cells["texts"])] = value
     keys = [(Path(pair.id).stem, text_key(getattr(pair, kind))) for pair in pairs]
     missing = [stem for stem, text in keys if (stem, text) not in known]
     if missing:

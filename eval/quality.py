@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 from scipy import stats
 
+from descscore.eval.captions import captioned_photos
 from descscore.eval.features import image_features, text_features
 from descscore.eval.formatting import markdown_table
 from descscore.eval.ratings import read_rows
 from descscore.eval.statistics.proportions import proportion
 from descscore.eval.statistics.retrieval import grounding_by_photo, grounding_sampled, recall_at_k
-from descscore.eval.zero_shot import LabelledImages, existing, image_bytes, read_labelled, zero_shot
+from descscore.eval.zero_shot import LabelledImages, existing, read_labelled, zero_shot
 from descscore.images import ImageSource
 from descscore.scorer import DescScorer
 from descscore.tables.open import DataOptions, load_pairs
@@ -69,10 +69,9 @@ class TextsOfImages:
 
 def read_flickr8k(data: Path, split: str = "test") -> TextsOfImages:
     """Flickr8k photos with five captions each (Hodosh et al. 2013)."""
-    table = pq.read_table(existing(data / "flickr8k" / f"{split}.parquet"))
-    captions = table["captions"].to_pylist()
-    owner = [i for i, own in enumerate(captions) for _ in own]
-    return TextsOfImages(image_bytes(table), [text for own in captions for text in own], owner)
+    photos = list(captioned_photos(existing(data / "flickr8k" / f"{split}.parquet")))
+    texts, owner = zip(*[(text, i) for i, (*_, own) in enumerate(photos) for text in own], strict=True)
+    return TextsOfImages([image for _, image, _ in photos], texts, owner)
 
 
 def read_concadia_descriptions(data: Path) -> TextsOfImages:
@@ -86,7 +85,10 @@ def read_kreiss2022_descriptions(data: Path) -> TextsOfImages:
     """All descriptions of Kreiss et al. 2022 with their 18 photos, each description once."""
     folder = existing(data / "kreiss2022")
     path = existing(folder / "descriptions.csv")
-    rows = {row["description"]: row["img_file"] for row in read_rows(path, ("description", "img_file"))}
+    rows = {
+        row.cells["description"]: row.cells["img_file"]
+        for row in read_rows(path, ("description", "img_file"))
+    }
     names = sorted(set(rows.values()))
     images = [existing(Path(find_image(str(folder / "images"), name))) for name in names]
     return TextsOfImages(images, list(rows), [names.index(name) for name in rows.values()])
@@ -147,7 +149,7 @@ def kreiss_figures(scorer: DescScorer, data: Path) -> list[Figure]:
     """Grounding on the photos of Kreiss et al. 2022. Raises as :func:`measure`."""
     source = read_kreiss2022_descriptions(data)
     ratings = read_rows(existing(data / "kreiss2022" / "blv_ratings.csv"), ("description",))
-    rated = {row["description"] for row in ratings}
+    rated = {row.cells["description"] for row in ratings}
     images, texts = image_features(scorer, source.images), text_features(scorer, source.texts)
     owner = torch.tensor(list(source.owner), device=images.device)
     wins = grounding_by_photo(texts @ images.T, owner).cpu().numpy()

@@ -11,40 +11,38 @@ from __future__ import annotations
 import hashlib
 import math
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
 from descscore.errors import DataError, UsageError
 from descscore.tables.cells import named
+from descscore.tables.parquet import ParquetTable
+from descscore.tables.reader import Columns, Reader
+from descscore.tables.rows import Row
 from descscore.tables.text_tables import read_csv
 
 _BLANK = frozenset({"", "na", "nan", "null", "none"})
 
 
-@dataclass(frozen=True)
-class Row:
-    """One row of a CSV file, its cells by column name and its place for error messages."""
+def place(row: Row) -> str:
+    """Where a CSV file has a row, for error messages."""
+    return f"{row.source}: line {row.line}"
 
-    place: str
-    cells: dict[str, str]
 
-    def __getitem__(self, column: str) -> str:
-        return self.cells[column]
-
-    def number(self, column: str) -> float | None:
-        """The cell as a number, None if it is blank or NA; anything else is a :class:`DataError`."""
-        text = self.cells[column].strip()
-        if text.lower() in _BLANK:
-            return None
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not math.isfinite(value):
-            raise DataError(f"{self.place}: {column} is {text[:40]!r}, not a number")
-        return value
+def number_in(row: Row, column: str) -> float | None:
+    """The cell as a number, None if it is blank or NA; anything else is a :class:`DataError`."""
+    text = row.cells[column].strip()
+    if text.lower() in _BLANK:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise DataError(f"{place(row)}: {column} is {text[:40]!r}, not a number")
+    return value
 
 
 def read_rows(path: Path, required: Iterable[str] = (), empty: bool = False) -> list[Row]:
@@ -53,10 +51,18 @@ def read_rows(path: Path, required: Iterable[str] = (), empty: bool = False) -> 
     Raises :class:`DataError` as :func:`descscore.tables.text_tables.read_csv`, and for a file
     without rows.
     """
-    rows = [Row(f"{path}: line {row.line}", dict(row.cells)) for row in read_csv(path, required)]
+    rows = read_csv(path, required)
     if not rows and not empty:
         raise DataError(f"{path}: holds no rows")
     return rows
+
+
+def parquet_rows(path: Path, columns: Columns) -> Iterator[Row]:
+    """The rows of a Parquet table with these columns. Raises :class:`DataError` for a row with a fault."""
+    for row in Reader(ParquetTable(path), columns, {}, path.parent).rows():
+        if row.fault is not None:
+            raise DataError(f"{path}: {row.fault}")
+        yield row
 
 
 def text_key(text: str) -> str:
@@ -93,28 +99,28 @@ NOTES = (
 
 @dataclass(frozen=True)
 class Item:
-    """A rated text. key: what scores are joined by. cluster: the image it belongs to. context: the
-    text around the image, if raters read one.
-    """
+    """A rated text."""
 
     key: str
+    """What scores are joined by."""
     text: str
     cluster: str
+    """The image it belongs to."""
     image: Path | None = None
     context: str | None = None
+    """The text around the image, if raters read one."""
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One question to one group of raters: for each item its ratings; empty if nobody rated it.
-
-    phase: ``before`` or ``after`` seeing the image, None if that does not apply.
-    """
+    """One question to one group of raters."""
 
     raters: str
     phase: str | None
+    """``before`` or ``after`` seeing the image, None if that does not apply."""
     question: str
     ratings: tuple[tuple[float, ...], ...]
+    """For each item its ratings; empty if nobody rated it."""
 
 
 @dataclass(frozen=True)
@@ -127,13 +133,14 @@ class Drop:
 
 @dataclass(frozen=True)
 class Judgments:
-    """Rated items with all panels' ratings in the items' order; source: folder or file and digest."""
+    """Rated items with all panels' ratings in the items' order."""
 
     items: tuple[Item, ...]
     panels: tuple[Panel, ...]
     drops: tuple[Drop, ...]
     notes: tuple[str, ...]
     source: str
+    """Folder or file and digest."""
 
 
 def find_folder(data: Path, folder: str, file: str) -> Path:
@@ -162,19 +169,19 @@ def read_kreiss(data: Path) -> Judgments:
     blv_all = read_rows(blv_path, blv_needed, empty=True)
     sighted_needed = ["anon_worker_id", "img_id", "img_file", "description", *asked]
     sighted_all = read_rows(sighted_path, sighted_needed, empty=bool(blv_all))
-    blv = [row for row in blv_all if row["img_id"] not in ATTENTION_CHECKS]
+    blv = [row for row in blv_all if row.cells["img_id"] not in ATTENTION_CHECKS]
     sighted = [row for row in sighted_all if not _is_check(row)]
-    files = {row["img_id"]: row["img_file"] for row in sighted}
+    files = {row.cells["img_id"]: row.cells["img_file"] for row in sighted}
     items = _items(blv or sighted, files, folder / "images")
     rated = {item.key for item in items}
-    shared = [row for row in sighted if text_key(row["description"]) in rated]
+    shared = [row for row in sighted if text_key(row.cells["description"]) in rated]
     panels = [_panel("BLV", None, q, blv, "participant", c, items) for q, c in QUESTIONS.items() if blv]
     for phase, suffix in phases.items() if shared else ():
         for question, column in QUESTIONS.items():
             if column + suffix in asked:
                 who = "anon_worker_id"
                 panels.append(_panel("sighted", phase, question, shared, who, column + suffix, items))
-    others = {text_key(row["description"]) for row in sighted} - rated
+    others = {text_key(row.cells["description"]) for row in sighted} - rated
     checks = len(blv_all) - len(blv) + len(sighted_all) - len(sighted)
     drops = (
         Drop("descriptions that only sighted people rated", len(others)),
@@ -196,7 +203,7 @@ def collect(
     ratings: dict[str, list[float]] = {item.key: [] for item in items}
     for row, rater, item, value in rated:
         if (rater, item) in seen:
-            raise DataError(f"{row.place}: rater {rater!r} rates {named([item])} a second time")
+            raise DataError(f"{place(row)}: rater {rater!r} rates {named([item])} a second time")
         seen.add((rater, item))
         if value is not None and item in ratings:
             ratings[item].append(value)
@@ -212,14 +219,14 @@ def _panel(
     column: str,
     items: tuple[Item, ...],
 ) -> Panel:
-    rated = ((r, r[rater_column], text_key(r["description"]), _rating(r, column)) for r in rows)
+    rated = ((r, r.cells[rater_column], text_key(r.cells["description"]), _rating(r, column)) for r in rows)
     return Panel(raters, phase, question, collect(items, rated))
 
 
 def _rating(row: Row, column: str) -> float | None:
-    value = row.number(column)
+    value = number_in(row, column)
     if value is not None and not 1 <= value <= 5:
-        raise DataError(f"{row.place}: {column} is {value:g}, ratings run from 1 to 5")
+        raise DataError(f"{place(row)}: {column} is {value:g}, ratings run from 1 to 5")
     return value
 
 
@@ -228,13 +235,14 @@ def _items(rows: list[Row], files: dict[str, str], images: Path) -> tuple[Item, 
     cluster: dict[str, str] = {}
     context: dict[str, str | None] = {}
     for row in rows:
-        key, article = text_key(row["description"]), row.cells.get("article_text")
-        if cluster.setdefault(key, row["img_id"]) != row["img_id"]:
+        key, article = text_key(row.cells["description"]), row.cells.get("article_text")
+        image = row.cells["img_id"]
+        if cluster.setdefault(key, image) != image:
             raise DataError(
-                f"{row.place}: {named([key])} belongs to image {row['img_id']!r}, earlier to {cluster[key]!r}"
+                f"{place(row)}: {named([key])} belongs to image {image!r}, earlier to {cluster[key]!r}"
             )
         if context.setdefault(key, article) != article:
-            raise DataError(f"{row.place}: {named([key])} stands in another article_text than before")
+            raise DataError(f"{place(row)}: {named([key])} stands in another article_text than before")
     photos = _photos(images)
     by_stem = {Path(name).stem: photo for name, photo in photos.items()}
     return tuple(
@@ -252,11 +260,11 @@ def _photos(folder: Path) -> dict[str, Path]:
 
 
 def _is_check(row: Row) -> bool:
-    return row["img_id"] in ATTENTION_CHECKS or Path(row["img_file"]).stem in ATTENTION_CHECKS
+    return row.cells["img_id"] in ATTENTION_CHECKS or Path(row.cells["img_file"]).stem in ATTENTION_CHECKS
 
 
 def _blanks(rows: list[Row], columns: Iterable[str]) -> int:
-    return sum(row.number(column) is None for column in columns for row in rows)
+    return sum(number_in(row, column) is None for column in columns for row in rows)
 
 
 Groups: TypeAlias = Literal["auto", "raters", "items"]
@@ -289,7 +297,7 @@ def read_ratings(path: Path, groups: Groups = "auto") -> Judgments:
     role = _role(path, rows, groups)
     items = _named_items(rows, role)
     panels = _panels(rows, role, items)
-    blanks = sum(row.number("value") is None for row in rows)
+    blanks = sum(number_in(row, "value") is None for row in rows)
     notes = (
         f"the column group of {path.name} is taken to group {role}.",
         *_text_note(rows),
@@ -301,7 +309,7 @@ def read_ratings(path: Path, groups: Groups = "auto") -> Judgments:
 def _role(path: Path, rows: list[Row], groups: Groups) -> str:
     if groups != "auto":
         return groups
-    if "image" in rows[0].cells or len({row["group"] for row in rows}) == 1:
+    if "image" in rows[0].cells or len({row.cells["group"] for row in rows}) == 1:
         return "raters"
     by_rater = _one_group_each(rows, "rater")
     by_item = _one_group_each(rows, "item")
@@ -312,7 +320,7 @@ def _role(path: Path, rows: list[Row], groups: Groups) -> str:
 
 
 def _one_group_each(rows: list[Row], column: str) -> bool:
-    pairs = {(row[column], row["group"]) for row in rows}
+    pairs = {(row.cells[column], row.cells["group"]) for row in rows}
     return len(pairs) == len({name for name, _ in pairs})
 
 
@@ -320,14 +328,14 @@ def _named_items(rows: list[Row], role: str) -> tuple[Item, ...]:
     """Items in order of appearance; their text and cluster must be the same in every row."""
     items: dict[str, Item] = {}
     for row in rows:
-        key = text_key(row["item"])
+        key = text_key(row.cells["item"])
         if not key:
-            raise DataError(f"{row.place}: item is blank")
-        cluster = row.cells.get("image") or (row["group"] if role == "items" else key)
+            raise DataError(f"{place(row)}: item is blank")
+        cluster = row.cells.get("image") or (row.cells["group"] if role == "items" else key)
         item = Item(key, text_key(row.cells.get("text") or key), cluster, context=row.cells.get("context"))
         if items.setdefault(key, item) != item:
             raise DataError(
-                f"{row.place}: {named([key])} has another text, image, group or context than before"
+                f"{place(row)}: {named([key])} has another text, image, group or context than before"
             )
     return tuple(items.values())
 
@@ -335,14 +343,16 @@ def _named_items(rows: list[Row], role: str) -> tuple[Item, ...]:
 def _panels(rows: list[Row], role: str, items: tuple[Item, ...]) -> tuple[Panel, ...]:
     grouped: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
-        raters = row["group"] if role == "raters" else "all"
-        grouped.setdefault((raters, row["question"]), []).append(row)
+        raters = row.cells["group"] if role == "raters" else "all"
+        grouped.setdefault((raters, row.cells["question"]), []).append(row)
     return tuple(
         Panel(
             raters,
             None,
             question,
-            collect(items, ((r, r["rater"], text_key(r["item"]), r.number("value")) for r in part)),
+            collect(
+                items, ((r, r.cells["rater"], text_key(r.cells["item"]), number_in(r, "value")) for r in part)
+            ),
         )
         for (raters, question), part in grouped.items()
     )

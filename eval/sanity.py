@@ -24,7 +24,8 @@ from descscore.eval.statistics.proportions import cluster_mean, proportion
 from descscore.scorer import DescScorer
 from descscore.tables.rows import FileImage, PreferencePair
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".gif", ".svg", ".webp", ".bmp", ".tif", ".tiff", ".avif"}
+_NAME_ENDINGS = {".jpg", ".jpeg", ".png", ".gif", ".svg", ".webp", ".bmp", ".tif", ".tiff", ".avif"}
+"""Endings of the names that images have in data sets, also of kinds that nothing here can read."""
 
 
 def targets(pairs: Sequence[PreferencePair], owner: Array, seed: int = 0) -> list[Target]:
@@ -47,7 +48,7 @@ def file_name(pair: PreferencePair) -> str | None:
     """The image's file name without folders, None where the data do not give it."""
     if isinstance(pair.image, FileImage):
         return pair.image.path.name
-    return Path(pair.id).name if Path(pair.id).suffix.lower() in IMAGE_SUFFIXES else None
+    return Path(pair.id).name if Path(pair.id).suffix.lower() in _NAME_ENDINGS else None
 
 
 def other_image(owner: Array, seed: int = 0) -> list[int | None]:
@@ -70,50 +71,44 @@ Mask: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
 
 @dataclass(frozen=True)
 class SanityRow:
-    """How often one attack wins.
-
-    Attributes:
-        metric: The model.
-        attack: A short name.
-        what: The hostile text in words.
-        value: Share of pairs, 0..1, whose hostile text has a higher raw cosine with the image than
-            the description; a tie is no win. None where all pairs are left out.
-        low: Lower end of the 95 % interval over whole images; None where there are too few images.
-        high: Its upper end.
-        n: Pairs.
-        left_out: Pairs for which no such text can be made, or only the description itself.
-    """
+    """How often one attack wins."""
 
     metric: str
+    """The model."""
     attack: str
+    """A short name."""
     what: str
+    """The hostile text in words."""
     value: float | None
+    """Share of pairs, 0..1, whose hostile text has a higher raw cosine with the image than the description; a
+    tie is no win. None where all pairs are left out."""
     low: float | None
+    """Lower end of the 95 % interval over whole images; None where there are too few images."""
     high: float | None
+    """Its upper end."""
     ties: int
     n: int
+    """Pairs."""
     left_out: int
+    """Pairs for which no such text can be made, or only the description itself."""
 
 
 @dataclass(frozen=True)
 class SanityFigure:
-    """One figure of what a score must keep.
-
-    Attributes:
-        metric: The model.
-        figure: What is measured, in words.
-        value: A share or probability in 0..1, or a change of cosine.
-        low: Lower end of the 95 % interval, over whole images or over phrases; None without one.
-        high: Its upper end.
-        n: Number of pairs or phrases.
-    """
+    """One figure of what a score must keep."""
 
     metric: str
+    """The model."""
     figure: str
+    """What is measured, in words."""
     value: float
+    """A share or probability in 0..1, or a change of cosine."""
     low: float | None
+    """Lower end of the 95 % interval, over whole images or over phrases; None without one."""
     high: float | None
+    """Its upper end."""
     n: int
+    """Number of pairs or phrases."""
 
 
 @dataclass(frozen=True)

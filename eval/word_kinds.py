@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TypeAlias
 
 from descscore.errors import DataError, UsageError
-from descscore.eval.ratings import Row, read_rows
+from descscore.eval.ratings import number_in, read_rows
 from descscore.explanations.explanation import WordParts
+from descscore.tables.rows import Row
 
 KINDS = (
     "number",
@@ -159,9 +160,9 @@ def _known_columns(path: Path, present: Sequence[str], known: Sequence[str], wha
 def _values(rows: Sequence[Row], word: str, column: str) -> dict[str, float]:
     values: dict[str, float] = {}
     for row in rows:
-        value = row.number(column)
+        value = number_in(row, column)
         if value is not None:
-            values.setdefault(bare(row[word].strip()), value)
+            values.setdefault(bare(row.cells[word].strip()), value)
     return values
 
 

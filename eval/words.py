@@ -44,21 +44,18 @@ _PAIRS_AT_ONCE = 32
 
 @dataclass(frozen=True)
 class Occurrence:
-    """One word of one text.
-
-    Attributes:
-        word: the word in lower case, without a possessive ending.
-        kinds: kinds of word (:mod:`.word_kinds`), and parts of speech as ``pos NOUN``.
-        in_description: whether the text is the description; otherwise it is the caption.
-        image: number of the text's image.
-        parts: how much the word moved its text's values.
-    """
+    """One word of one text."""
 
     word: str
+    """The word in lower case, without a possessive ending."""
     kinds: frozenset[str]
+    """Kinds of word (:mod:`.word_kinds`), and parts of speech as ``pos NOUN``."""
     in_description: bool
+    """Whether the text is the description; otherwise it is the caption."""
     image: int
+    """Number of the text's image."""
     parts: WordParts
+    """How much the word moved its text's values."""
 
 
 @dataclass(frozen=True)

@@ -15,16 +15,16 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from descscore.errors import DataError, UsageError
 from descscore.eval.features import image_features, text_features
 from descscore.eval.formatting import Columns, row_lines, share, share_interval
+from descscore.eval.ratings import parquet_rows
 from descscore.eval.statistics.proportions import proportion
 from descscore.formats import IMAGE_SUFFIXES
 from descscore.images import ImageSource
 from descscore.scorer import DescScorer
+from descscore.tables.reader import Columns as TableColumns
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 
@@ -47,25 +47,22 @@ class LabelledImages:
 
 @dataclass(frozen=True)
 class ZeroShot:
-    """Result of classifying a set of images.
-
-    Attributes:
-        accuracy: Share of images whose own class wins, 0..1.
-        low: Lower end of its 95 % interval.
-        high: Its upper end.
-        macro_f1: Mean of the classes' F1, 0..1.
-        n: Number of images.
-        classes: Number of classes.
-        prompt: Template of the prompts.
-    """
+    """Result of classifying a set of images."""
 
     accuracy: float
+    """Share of images whose own class wins, 0..1."""
     low: float | None
+    """Lower end of its 95 % interval."""
     high: float | None
+    """Its upper end."""
     macro_f1: float
+    """Mean of the classes' F1, 0..1."""
     n: int
+    """Number of images."""
     classes: int
+    """Number of classes."""
     prompt: str
+    """Template of the prompts."""
 
 
 def check_prompt(prompt: str) -> str:
@@ -138,10 +135,11 @@ def existing(path: Path) -> Path:
 
 def read_labelled(path: Path) -> LabelledImages:
     """A Parquet table with ``image`` and ``label``; class names in alphabetical order."""
-    table = pq.read_table(existing(path))
-    labels = table["label"].to_pylist()
+    rows = list(parquet_rows(existing(path), TableColumns(image="image", text="label")))
+    labels = [str(row.text) for row in rows]
     place = class_index(labels)
-    return LabelledImages(image_bytes(table), [place[label] for label in labels], list(place))
+    images = [row.image for row in rows if row.image is not None]
+    return LabelledImages(images, [place[label] for label in labels], list(place))
 
 
 def class_index(labels: Sequence[str]) -> dict[str, int]:
@@ -149,27 +147,21 @@ def class_index(labels: Sequence[str]) -> dict[str, int]:
     return {name: i for i, name in enumerate(sorted(set(labels)))}
 
 
-def image_bytes(table: pa.Table) -> list[bytes]:
-    """The files in the column ``image`` of a Parquet table."""
-    return [cell.as_py() for cell in table["image"].combine_chunks().field("bytes")]
-
-
 IMAGE_COLUMNS = ("img", "image", "webp", "jpg", "png")
 
 
 @dataclass(frozen=True)
 class HubSet:
-    """A classification set on the hub.
-
-    label: column of class numbers. prompt: the paper's (Zur et al. 2024). class_file: file of the
-    set with the name of class i in line i, for a label column that does not name its classes.
-    """
+    """A classification set on the hub."""
 
     name: str
     split: str
     label: str
+    """Column of class numbers."""
     prompt: str
+    """The paper's (Zur et al. 2024)."""
     class_file: str | None = None
+    """The set's file with the name of class i in line i; needed where the label column names no classes."""
 
 
 HUB_SETS = {

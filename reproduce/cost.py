@@ -38,7 +38,7 @@ from descscore.models import check_device
 from descscore.options import PATH
 from descscore.purpose import Site
 from descscore.towers.text import begin, end_positions
-from descscore.training.config import Precision, Tower, preset
+from descscore.training.config import MixedPrecision, Tower, preset
 from descscore.training.data import Batch, EpochPlan, Examples
 from descscore.training.objective import TextRuns, run_batch
 from descscore.training.trainer import RunData, Trainer
@@ -76,7 +76,7 @@ class Setting:
     model: str
     """Name in open_clip, or a model folder. Only its shape counts."""
     device: torch.device
-    precision: Precision = "no"
+    precision: MixedPrecision = "no"
     batch_size: int | None = None
     """Texts in a step; None for the presets' number."""
 

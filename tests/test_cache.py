@@ -63,7 +63,7 @@ def expected(paths: Sequence[Path]) -> Tensor:
     return torch.stack([feature(Image.open(path).convert("RGB")) for path in paths])
 
 
-def shards(folder: Path) -> list[Path]:
+def feature_files(folder: Path) -> list[Path]:
     return sorted(folder.glob("*/*.safetensors"))
 
 
@@ -113,9 +113,9 @@ def test_another_model_has_its_own_features(folder: Path, photos: list[Path], pa
     assert any('"other"' in text for text in texts)
 
 
-def test_features_go_to_disk_a_shard_at_a_time(folder: Path, photos: list[Path]) -> None:
-    FeatureCache(folder, KEY, batch_size=1, shard_size=2).get_many(photos, Counting())
-    assert len(shards(folder)) == 4
+def test_features_go_to_disk_a_file_at_a_time(folder: Path, photos: list[Path]) -> None:
+    FeatureCache(folder, KEY, batch_size=1, file_size=2).get_many(photos, Counting())
+    assert len(feature_files(folder)) == 4
     encode = Counting()
     assert torch.equal(FeatureCache(folder, KEY).get_many(photos, encode), expected(photos))
     assert encode.total == 0
@@ -143,10 +143,10 @@ def noise(path: Path) -> None:
 def test_damaged_files_are_noticed_and_rebuilt(
     folder: Path, photos: list[Path], damage: object, caplog: pytest.LogCaptureFixture
 ) -> None:
-    cache = FeatureCache(folder, KEY, batch_size=1, shard_size=3)
+    cache = FeatureCache(folder, KEY, batch_size=1, file_size=3)
     cache.get_many(photos, Counting())
     assert callable(damage)
-    damage(shards(folder)[0])
+    damage(feature_files(folder)[0])
     encode = Counting()
     assert torch.equal(cache.get_many(photos, encode), expected(photos))
     assert encode.total in (1, 3)
@@ -211,7 +211,7 @@ def test_an_error_in_the_model_keeps_what_came_before(folder: Path, photos: list
 def test_wrong_features_are_refused(folder: Path, photos: list[Path], wrong: Tensor) -> None:
     with pytest.raises(ModelError, match="features"):
         FeatureCache(folder, KEY).get_many(photos, lambda images: wrong)
-    assert not shards(folder)
+    assert not feature_files(folder)
 
 
 def test_no_sources_are_an_error(folder: Path) -> None:
@@ -252,14 +252,14 @@ def test_old_temporary_files_go_and_young_ones_stay(folder: Path, photos: list[P
 
 
 def fill(folder: Path, photos: list[Path], pauses: list[float], start: Barrier) -> None:
-    """What a writing process does: a shard for every image, each after its pause in seconds."""
+    """What a writing process does: a file for every image, each after its pause in seconds."""
 
     def slow(images: Sequence[Image.Image]) -> Tensor:
         time.sleep(pauses.pop(0))
         return torch.stack([feature(image) for image in images])
 
     start.wait()
-    FeatureCache(folder, KEY, batch_size=1, shard_size=1).get_many(photos, slow)
+    FeatureCache(folder, KEY, batch_size=1, file_size=1).get_many(photos, slow)
 
 
 @pytest.mark.long
@@ -271,7 +271,7 @@ def test_processes_may_write_at_the_same_time_and_be_killed(folder: Path, photos
     for writer in (finished, killed):
         writer.start()
     deadline = time.monotonic() + 120
-    while len(shards(folder)) < 5 and time.monotonic() < deadline:
+    while len(feature_files(folder)) < 5 and time.monotonic() < deadline:
         time.sleep(0.01)
     killed.kill()
     for writer in (finished, killed):
@@ -295,7 +295,7 @@ def test_any_calls_give_the_right_features(
     encode = Counting()
     for call in calls:
         sources = [paths[i] for i in call]
-        found = FeatureCache(root / "cache", KEY, batch_size=size, shard_size=size).get_many(sources, encode)
+        found = FeatureCache(root / "cache", KEY, batch_size=size, file_size=size).get_many(sources, encode)
         assert torch.equal(found, expected(sources))
     assert encode.total == len({i for call in calls for i in call})
 
@@ -347,9 +347,9 @@ def zeros(images: Sequence[Image.Image]) -> Tensor:
 def test_features_that_others_may_have_written_are_not_used(
     folder: Path, photos: list[Path], tmp_path: Path, planted: str
 ) -> None:
-    """A shard with false features has a checksum that fits; who can write it decides what a model sees."""
+    """A file with false features has a checksum that fits; who can write it decides what a model sees."""
     FeatureCache(tmp_path / "false", KEY).get_many(photos, zeros)
-    (false,) = shards(tmp_path / "false")
+    (false,) = feature_files(tmp_path / "false")
     target = folder / KEY.folder / false.name
     target.parent.mkdir(parents=True)
     if planted == "by others":
@@ -367,7 +367,7 @@ def test_only_its_owner_can_write_to_a_cache(folder: Path, photos: list[Path]) -
     before = os.umask(0)
     try:
         FeatureCache(folder, KEY).get_many(photos, Counting())
-        modes = [path.stat().st_mode & 0o077 for path in (folder / KEY.folder, *shards(folder))]
+        modes = [path.stat().st_mode & 0o077 for path in (folder / KEY.folder, *feature_files(folder))]
         assert modes == [0, 0]
         (folder / KEY.folder).chmod(0o777)  # as an earlier version made it
         FeatureCache(folder, KEY).get_many(photos, Counting())

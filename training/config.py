@@ -19,7 +19,7 @@ Tuning = Literal["lora", "full"]
 SourceImage = Literal["other", "same"]
 Targets = Literal["attention", "tower"]
 Schedule = Literal["constant", "linear"]
-Precision = Literal["no", "fp16", "bf16"]
+MixedPrecision = Literal["no", "fp16", "bf16"]
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ class FinetuneConfig:
     """Blends tuned and original weights at the end (0.8 = 80 % tuned). This restores more of the
     original's ability than it costs. Published is 1. Validations see the tuned weights."""
 
-    precision: Precision = field(default="no", metadata=_about("Mixed precision; no for float32."))
+    precision: MixedPrecision = field(default="no", metadata=_about("Mixed precision; no for float32."))
     """Number format of products. Weights stay float32. ``fp16`` needs a GPU."""
     seed: int = field(default=0, metadata=_about("Seed of everything that is drawn."))
     """The paper reports 0 to 4."""

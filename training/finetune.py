@@ -8,6 +8,7 @@ import logging
 import platform
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -100,13 +101,18 @@ def finetune(request: Request, configure: Callable[[Tower], FinetuneConfig], rep
         The adapter folder.
 
     Raises:
-        DescscoreError: The data have no usable pairs, the loss is not finite, or the disk cannot be
-            written.
+        DescscoreError: The data have no usable pairs, scikit-learn is missing, the loss is not finite, or the
+            disk cannot be written.
     """
     model = load_model(request.base, request.device)
     if model.tuned:
         raise UsageError(f"base {request.base!r}: is an adapter; fine-tuning starts from an untuned model")
     config = configure(Tower.of(model.clip))
+    if site_of(config) is not None and request.calibration_folds and find_spec("sklearn") is None:
+        raise UsageError(
+            "the read-out needs scikit-learn, which is not installed; run: pip install 'descscore[train]', "
+            "or give --calibration-folds 0 for a model without description_probability"
+        )
     start = _prepare(request, model)
     trainer = Trainer(model.clip, start.data, config, request.output, report)
     trainer.train()
@@ -149,18 +155,14 @@ def _purpose(request: Request, trainer: Trainer, start: _Prepared) -> Purpose | 
     matrix, tuned = rotation.matrix().detach().cpu(), trainer.objective.clip.cpu()
     plain = Purpose(site, matrix, None, reference_cosines(tuned, start.reference))
     train, folds = start.data.train, request.calibration_folds
-    without = "no read-out, so no description_probability"
     if not folds:
         return plain
     if len(set(train.groups)) < folds:
-        log.warning("fewer groups than the %d calibration folds: %s", folds, without)
+        message = "fewer groups than the %d calibration folds: no read-out, so no description_probability"
+        log.warning(message, folds)
         return plain
-    try:
-        scale = cross_calibration(start.untuned, train, trainer.config, folds, request.output / "folds")
-        ordered, fitted = fit(tuned, matrix, site, train)
-    except ImportError:
-        log.warning("scikit-learn is not installed: %s", without)
-        return plain
+    scale = cross_calibration(start.untuned, train, trainer.config, folds, request.output / "folds")
+    ordered, fitted = fit(tuned, matrix, site, train)
     return replace(plain, rotation=ordered, readout=calibrated(fitted.readout, *scale))
 
 

@@ -21,21 +21,14 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from descscore.clip import CLIP, Transformer
+from descscore.clip import CLIP
 from descscore.eval.statistics.retrieval import grounding_over_texts, grounding_sampled
 from descscore.interchange import Exchange, Interchanged, Rotation, interchange, interchange_texts
-from descscore.lora import PROJECTIONS, UnpackedAttention
 from descscore.purpose import Site, check_site
-from descscore.towers.blocks import (
-    Parts,
-    finish,
-    is_plain_attention,
-    is_plain_but_for_attention,
-    project,
-)
+from descscore.towers.blocks import knows
 from descscore.towers.text import (
     Prefixes,
     embed_prefixes,
@@ -79,7 +72,7 @@ def encode(clip: CLIP, tokens: Tensor) -> Tensor:
     prefixes = _prefixes(clip, tokens)
     blocks: Any = clip.transformer.resblocks
     states = _run(blocks[:-1], embed_prefixes(clip, prefixes), prefixes)
-    return project_end(clip, run_ends(blocks[-1], states, prefixes, _PARTS))[prefixes.back]
+    return project_end(clip, run_ends(blocks[-1], states, prefixes))[prefixes.back]
 
 
 def unit_features(clip: CLIP, tokens: Tensor, batch_size: int = 128) -> Tensor:
@@ -105,20 +98,8 @@ def encode_exchange(
     new = interchange(state[exchange.base], state[exchange.source], matrix, site.k)
     both = _with_other_ends(prefixes, prefixes.back[exchange.base])
     states = _run(blocks[site.block + 1 : -1], torch.cat([states, new]), both)
-    features = project_end(clip, run_ends(blocks[-1], states, both, _PARTS))
+    features = project_end(clip, run_ends(blocks[-1], states, both))
     return Interchanged(features[prefixes.back], features[len(tokens) :], state)
-
-
-def knows(transformer: nn.Module) -> bool:
-    """Whether all blocks have the form that this module runs: open_clip's plain one, with LoRA or without."""
-    blocks: Any = transformer.resblocks
-    return type(transformer) is Transformer and all(map(_is_known, blocks))
-
-
-def _is_known(block: nn.Module) -> bool:
-    if not is_plain_but_for_attention(block):
-        return False
-    return type(block.attn) is UnpackedAttention or is_plain_attention(block.attn)
 
 
 def _prefixes(clip: CLIP, tokens: Tensor) -> Prefixes:
@@ -148,32 +129,8 @@ def _with_other_ends(prefixes: Prefixes, rows: Tensor) -> Prefixes:
 def _run(blocks: Any, states: Tensor, prefixes: Prefixes) -> Tensor:
     """Some blocks: ``(m, width)`` -> ``(m, width)``."""
     for block in blocks:
-        states = run_block(block, states, prefixes, _PARTS)
+        states = run_block(block, states, prefixes)
     return states
-
-
-def _project(block: Any, states: Tensor, parts: tuple[int, int]) -> Tensor:
-    """Normalised states' queries, keys, values: ``(m, width)`` -> ``(m, parts, heads, width / heads)``."""
-    attention: Any = block.attn
-    if type(attention) is not UnpackedAttention:
-        return project(block, states, parts)
-    normed = block.ln_1(states)
-    found = [getattr(attention, name)(normed) for name in PROJECTIONS[slice(*parts)]]
-    return torch.stack(found, dim=1).view(len(states), len(found), attention.num_heads, -1)
-
-
-def _finish(block: Any, states: Tensor, mixed: Tensor) -> Tensor:
-    """A block's output from its input and from attention's mix, heads side by side: ``(m, width)`` each."""
-    attention: Any = block.attn
-    if type(attention) is not UnpackedAttention:
-        return finish(block, states, mixed)
-    states = states + block.ls_1(attention.out_proj(mixed))
-    finished: Tensor = states + block.ls_2(block.mlp(block.ln_2(states)))
-    return finished
-
-
-_PARTS = Parts(_project, _finish)
-"""A block's two ends, with LoRA where there is any."""
 
 
 @dataclass(frozen=True)

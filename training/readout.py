@@ -137,7 +137,7 @@ def order_rotation(clip: CLIP, rotation: Tensor, site: Site, examples: Examples)
     these differences, so that smaller k keep as much of the purpose as they can.
     """
     n = len(examples)
-    coordinates = purpose_coordinates(clip, examples, Purpose(site, rotation)).double()
+    coordinates = example_coordinates(clip, examples, Purpose(site, rotation)).double()
     difference = coordinates[:n] - coordinates[n:]
     first = torch.nn.functional.normalize(difference.mean(0), dim=0)
     rest = difference - (difference @ first)[:, None] * first
@@ -151,7 +151,7 @@ def order_rotation(clip: CLIP, rotation: Tensor, site: Site, examples: Examples)
 
 
 @torch.no_grad()
-def purpose_coordinates(clip: CLIP, examples: Examples, purpose: Purpose, batch_size: int = 128) -> Tensor:
+def example_coordinates(clip: CLIP, examples: Examples, purpose: Purpose, batch_size: int = 128) -> Tensor:
     """Purpose coordinates of all texts: ``(2n, k)``, descriptions first."""
     parts = [
         purpose.coordinates(run_to_block(clip, part, purpose.site.block).state)

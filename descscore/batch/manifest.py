@@ -24,29 +24,26 @@ _PARTS = "parts"
 
 @dataclass(frozen=True)
 class Identity:
-    """What must be equal for a run to be continued; fixed at the first start.
-
-    Attributes:
-        input: name of the input.
-        fingerprint: values that change when the input changes.
-        rows: number of rows of the whole input.
-        signature: the scorer's signature.
-        batch_size: rows per pass through the model; results do not depend on it.
-        shard_size: rows of a shard.
-        format: ``parquet``, ``csv`` or ``jsonl``.
-        options: other options on which results depend, by name.
-        job: ``[I, N]`` for the I-th of N jobs (``--shard I/N``), else None.
-    """
+    """What must be equal for a run to be continued; fixed at the first start."""
 
     input: str
+    """Name of the input."""
     fingerprint: dict[str, Any]
+    """Values that change when the input changes."""
     rows: int
+    """Number of rows of the whole input."""
     signature: str
+    """The scorer's signature."""
     batch_size: int
+    """Rows per pass through the model; results do not depend on it."""
     shard_size: int
+    """Rows of a shard."""
     format: str
+    """``parquet``, ``csv`` or ``jsonl``."""
     options: dict[str, Any]
+    """Other options on which results depend, by name."""
     job: list[int] | None = None
+    """``[I, N]`` for the I-th of N jobs (``--shard I/N``), else None."""
 
     @property
     def shard_count(self) -> int:
@@ -91,21 +88,18 @@ class Identity:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The content of a manifest.
-
-    Attributes:
-        identity: the run's input and settings.
-        complete: whether all shards are written.
-        statuses: number of rows by status; empty until the run is complete.
-        shards: the result files in order, with their rows; empty until the run is complete.
-        format: version of the manifest's format.
-    """
+    """The content of a manifest."""
 
     identity: Identity
+    """The run's input and settings."""
     complete: bool = False
+    """Whether all shards are written."""
     statuses: dict[str, int] = field(default_factory=dict)
+    """Number of rows by status; empty until the run is complete."""
     shards: Sequence[dict[str, Any]] = ()
+    """The result files in order, with their rows; empty until the run is complete."""
     format: int = _FORMAT
+    """Version of the manifest's format."""
 
     def finished(self, shards: Iterable[ShardInfo]) -> Manifest:
         """This manifest, completed with all shards."""

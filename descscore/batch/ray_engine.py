@@ -26,20 +26,17 @@ _ERRORS: dict[str, type[DescscoreError]] = {
 
 @dataclass(frozen=True)
 class RayOptions:
-    """Settings of the Ray engine.
-
-    Attributes:
-        model: as for :func:`descscore.batch.runner.load_scorer`.
-        actors: number of actors; by default one for each GPU of the cluster, or, without GPUs, one for
-            every two cores.
-        compiled: whether to use ``torch.compile`` for the image tower.
-        address: address of the cluster; by default the one in RAY_ADDRESS, or a local cluster.
-    """
+    """Settings of the Ray engine."""
 
     model: dict[str, Any]
+    """As for :func:`descscore.batch.runner.load_scorer`."""
     actors: int | None = None
+    """Number of actors; by default one for each GPU of the cluster, or, without GPUs, one for every two
+    cores."""
     compiled: bool = False
+    """Whether to use ``torch.compile`` for the image tower."""
     address: str | None = None
+    """Address of the cluster; by default the one in RAY_ADDRESS, or a local cluster."""
 
 
 def ray_engine(options: RayOptions) -> Engine:

@@ -35,29 +35,26 @@ _DEFAULT_STREAM = StreamOptions()
 
 @dataclass(frozen=True)
 class BatchOptions:
-    """Settings of a run.
-
-    Attributes:
-        shard_size: rows of a shard.
-        format: ``parquet`` for shards, ``csv`` or ``jsonl`` for one file.
-        batch_size: rows per pass through the model; None to choose one at the first start.
-        job: ``(I, N)`` to score the I-th of N parts.
-        strict: stop at the first row that cannot be scored.
-        stream: how rows are decoded and scored.
-        input_options: input options on which results depend, such as columns, by name.
-        contexts: whether the rows have contexts.
-        references: whether the rows have references.
-    """
+    """Settings of a run."""
 
     shard_size: int = 10_000
+    """Rows of a shard."""
     format: str = "parquet"
+    """``parquet`` for shards, ``csv`` or ``jsonl`` for one file."""
     batch_size: int | None = None
+    """Rows per pass through the model; None to choose one at the first start."""
     job: tuple[int, int] | None = None
+    """``(I, N)`` to score the I-th of N parts."""
     strict: bool = False
+    """Stop at the first row that cannot be scored."""
     stream: StreamOptions = _DEFAULT_STREAM
+    """How rows are decoded and scored."""
     input_options: tuple[tuple[str, Any], ...] = ()
+    """Input options on which results depend, such as columns, by name."""
     contexts: bool = False
+    """Whether the rows have contexts."""
     references: bool = False
+    """Whether the rows have references."""
 
     def __post_init__(self) -> None:
         if self.shard_size < 1:
@@ -70,23 +67,20 @@ class BatchOptions:
 
 @dataclass(frozen=True)
 class Summary:
-    """The result of a run, for people.
-
-    Attributes:
-        output: the folder of the results.
-        rows: rows of this run, scored by this start or an earlier one.
-        statuses: number of rows by status.
-        scored: rows that this start processed, whatever their status.
-        seconds: time that this start took.
-        signature: everything that the scores depend on.
-    """
+    """The result of a run, for people."""
 
     output: str
+    """The folder of the results."""
     rows: int
+    """Rows of this run, scored by this start or an earlier one."""
     statuses: dict[str, int]
+    """Number of rows by status."""
     scored: int
+    """Rows that this start processed, whatever their status."""
     seconds: float
+    """Time that this start took."""
     signature: str
+    """Everything that the scores depend on."""
 
     @property
     def failed(self) -> int:
@@ -109,27 +103,24 @@ class Summary:
 
 @dataclass(frozen=True)
 class Work:
-    """The shards that an engine must write.
-
-    Attributes:
-        source: the input.
-        scan: the input's layout.
-        folder: the folder for the shards.
-        todo: numbers of the shards to write.
-        strict: stop at the first row that cannot be scored.
-        stream: how rows are decoded and scored.
-        batch_size: rows per pass through the model.
-        signature: the scorer's signature.
-    """
+    """The shards that an engine must write."""
 
     source: Reader
+    """The input."""
     scan: Scan
+    """The input's layout."""
     folder: ShardFolder
+    """The folder for the shards."""
     todo: Sequence[int]
+    """Numbers of the shards to write."""
     strict: bool
+    """Stop at the first row that cannot be scored."""
     stream: StreamOptions
+    """How rows are decoded and scored."""
     batch_size: int
+    """Rows per pass through the model."""
     signature: str
+    """The scorer's signature."""
 
     def rows_in(self, number: int) -> int:
         """Number of rows in shard ``number``."""

@@ -63,19 +63,16 @@ class ShardInfo:
 
 @dataclass(frozen=True)
 class ShardFolder:
-    """The folder of a run's shards.
-
-    Attributes:
-        folder: the folder.
-        run: id of the run that the shards belong to (:attr:`descscore.batch.manifest.Identity.run`).
-        size: rows of a shard.
-        suffix: ``.parquet``, or ``.arrow`` for parts that will become one file.
-    """
+    """The folder of a run's shards."""
 
     folder: Path
+    """The folder."""
     run: str
+    """Id of the run that the shards belong to (:attr:`descscore.batch.manifest.Identity.run`)."""
     size: int
+    """Rows of a shard."""
     suffix: str = ".parquet"
+    """``.parquet``, or ``.arrow`` for parts that will become one file."""
 
     def make(self) -> None:
         """Make the folder if it is missing. Raises :class:`DataError` if its name is a link or a file.

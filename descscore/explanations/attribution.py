@@ -44,19 +44,16 @@ Nodes: TypeAlias = "Sequence[tuple[float, float]]"
 
 @dataclass(frozen=True)
 class TextRows:
-    """n texts as r token rows, each text with the image that its cosine is taken with.
-
-    Attributes:
-        tokens: ``(r, length)``, padded with 0.
-        owner: ``(r,)`` the text of each row, 0..n-1; a text in windows has several rows.
-        share: ``(r,)`` the weight of each row in its text; a text's shares add up to 1.
-        images: ``(n, embed_dim)`` unit image features.
-    """
+    """n texts as r token rows, each text with the image that its cosine is taken with."""
 
     tokens: Tensor
+    """``(r, length)``, padded with 0."""
     owner: Tensor
+    """``(r,)`` the text of each row, 0..n-1; a text in windows has several rows."""
     share: Tensor
+    """``(r,)`` the weight of each row in its text; a text's shares add up to 1."""
     images: Tensor
+    """``(n, embed_dim)`` unit image features."""
 
     @classmethod
     def of(cls, texts: Sequence[TokenizedText], images: Tensor) -> TextRows:
@@ -72,31 +69,24 @@ class TextRows:
 
 @dataclass(frozen=True)
 class Values:
-    """The model's values for n texts, float64 on the CPU.
-
-    Attributes:
-        cosine: ``(n, ...)`` cosines with their images.
-        log_odds: ``(n, ...)`` log-odds of being a description, means over a text's windows; None
-            without a read-out.
-    """
+    """The model's values for n texts, float64 on the CPU."""
 
     cosine: Tensor
+    """``(n, ...)`` cosines with their images."""
     log_odds: Tensor | None
+    """``(n, ...)`` log-odds of being a description, means over a text's windows; None without a read-out."""
 
 
 @dataclass(frozen=True)
 class PathEnds:
-    """The ends of n texts' paths, and the error of the parts; float64 on the CPU.
-
-    Attributes:
-        value: ``(n,)`` the value of the text.
-        difference: ``(n,)`` value of the text minus that of the text without words.
-        delta: ``(n,)`` sum of the parts minus the difference.
-    """
+    """The ends of n texts' paths, and the error of the parts; float64 on the CPU."""
 
     value: Tensor
+    """``(n,)`` the value of the text."""
     difference: Tensor
+    """``(n,)`` value of the text minus that of the text without words."""
     delta: Tensor
+    """``(n,)`` sum of the parts minus the difference."""
 
     @property
     def converged(self) -> Tensor:
@@ -106,24 +96,21 @@ class PathEnds:
 
 @dataclass(frozen=True)
 class Attribution:
-    """Each token's parts of n texts' values, float64 on the CPU.
-
-    Attributes:
-        cosine: ``(r, length)`` parts of the cosine.
-        through: ``(r, length)`` the share of ``cosine`` that flows through the purpose subspace
-            at its site; None for a model without one.
-        log_odds: ``(r, length)`` parts of the read-out's log-odds; None without a read-out.
-        cosine_path: the ends of the paths in cosine.
-        log_odds_path: the ends of the paths in log-odds; None without a read-out.
-        steps: ``(n,)`` number of nodes used.
-    """
+    """Each token's parts of n texts' values, float64 on the CPU."""
 
     cosine: Tensor
+    """``(r, length)`` parts of the cosine."""
     through: Tensor | None
+    """``(r, length)`` the share of ``cosine`` that flows through the purpose subspace at its site; None for a
+    model without one."""
     log_odds: Tensor | None
+    """``(r, length)`` parts of the read-out's log-odds; None without a read-out."""
     cosine_path: PathEnds
+    """The ends of the paths in cosine."""
     log_odds_path: PathEnds | None
+    """The ends of the paths in log-odds; None without a read-out."""
     steps: Tensor
+    """``(n,)`` number of nodes used."""
 
 
 def evaluate(clip: CLIP, texts: TextRows, purpose: Purpose | None = None) -> Values:
@@ -183,27 +170,24 @@ def without_words(clip: CLIP, tokens: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Points:
-    """p points on texts' paths, as m token rows; a text in windows has several rows per point.
-
-    Attributes:
-        text: ``(p,)`` each point's text.
-        tokens: ``(m, longest)`` token rows.
-        end: ``(m,)`` positions of the rows' end tokens.
-        row: ``(m,)`` each row's number in :class:`TextRows`.
-        point: ``(m,)`` each row's point.
-        place: ``(m,)`` each row's place on the path, 0..1.
-        weight: ``(m,)`` weight of each row's point in the integral, float64 on the CPU.
-        share: ``(m,)`` weight of each row in its text.
-    """
+    """p points on texts' paths, as m token rows; a text in windows has several rows per point."""
 
     text: Tensor
+    """``(p,)`` each point's text."""
     tokens: Tensor
+    """``(m, longest)`` token rows."""
     end: Tensor
+    """``(m,)`` positions of the rows' end tokens."""
     row: Tensor
+    """``(m,)`` each row's number in :class:`TextRows`."""
     point: Tensor
+    """``(m,)`` each row's point."""
     place: Tensor
+    """``(m,)`` each row's place on the path, 0..1."""
     weight: Tensor
+    """``(m,)`` weight of each row's point in the integral, float64 on the CPU."""
     share: Tensor
+    """``(m,)`` weight of each row in its text."""
 
     def mean(self, values: Tensor) -> Tensor:
         """Mean over the rows of each point: ``(m, ...)`` -> ``(p, ...)``."""

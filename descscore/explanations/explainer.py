@@ -42,19 +42,14 @@ _TEXTS_AT_ONCE = 64
 
 @dataclass(frozen=True)
 class ExplainOptions:
-    """Settings of explanations.
-
-    Attributes:
-        source: a text whose purpose the counterfactual gives to the explained texts; None for no
-            counterfactual.
-        where: whether to map the image by occlusion, which takes 82 passes of the image tower
-            for each image.
-        steps: numbers of path points, tried one after another until the parts add up.
-    """
+    """Settings of explanations."""
 
     source: str | None = None
+    """A text whose purpose the counterfactual gives to the explained texts; None for no counterfactual."""
     where: bool = False
+    """Whether to map the image by occlusion, which takes 82 passes of the image tower for each image."""
     steps: tuple[int, ...] = STEPS
+    """Numbers of path points, tried one after another until the parts add up."""
 
 
 def explain(
@@ -135,7 +130,7 @@ def explain_encoded(
     _check_precision(model)
     scores = scorer.scores(features, encoded)
     features = features.clone()  # gradients refuse tensors of inference mode; a copy is none
-    words = [split_words(model.tokenizer, text, scorer.text_policy) for text in texts]
+    words = [split_words(model.tokenizer, text, one) for text, one in zip(texts, encoded.texts, strict=True)]
     reasons: list[_Reasons] = []
     for start in range(0, len(texts), _TEXTS_AT_ONCE):
         part = slice(start, start + _TEXTS_AT_ONCE)

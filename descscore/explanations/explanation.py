@@ -16,138 +16,118 @@ OCCLUSION_NOTE = (
 
 @dataclass(frozen=True)
 class WordParts:
-    """The effects of one word on its text's values.
-
-    Attributes:
-        text: the word.
-        start: position of its first character in the explained text.
-        end: position after its last character.
-        tokens: number of its tokens. 0 for a word that the model does not see (cut off, or dropped in
-            cleaning); all its numbers are then 0.
-        value: its part of the cosine.
-        through: the share of ``value`` that flows through the purpose subspace; None for a model
-            without one.
-        around: the rest of ``value``; None for a model without a purpose subspace.
-        purpose: its part of the log-odds of being a description; None without a read-out.
-        leave_one_out: loss of cosine without the word's tokens.
-        leave_one_out_purpose: loss of log-odds without them; None without a read-out.
-    """
+    """The effects of one word on its text's values."""
 
     text: str
+    """The word."""
     start: int
+    """Position of its first character in the explained text."""
     end: int
+    """Position after its last character."""
     tokens: int
+    """Number of its tokens. 0 for a word that the model does not see (cut off, or dropped in cleaning); all
+    its numbers are then 0."""
     value: float
+    """Its part of the cosine."""
     through: float | None
+    """The share of ``value`` that flows through the purpose subspace; None for a model without one."""
     around: float | None
+    """The rest of ``value``; None for a model without a purpose subspace."""
     purpose: float | None
+    """Its part of the log-odds of being a description; None without a read-out."""
     leave_one_out: float
+    """Loss of cosine without the word's tokens."""
     leave_one_out_purpose: float | None
+    """Loss of log-odds without them; None without a read-out."""
 
 
 @dataclass(frozen=True)
 class Convergence:
-    """Whether the words' parts add up.
-
-    Attributes:
-        difference: value of the text minus that of the text without words.
-        delta: sum of the parts minus the difference.
-        steps: number of nodes of the integral.
-        converged: whether ``|delta|`` is at most max(1 % of ``|difference|``, 1e-3).
-    """
+    """Whether the words' parts add up."""
 
     difference: float
+    """Value of the text minus that of the text without words."""
     delta: float
+    """Sum of the parts minus the difference."""
     steps: int
+    """Number of nodes of the integral."""
     converged: bool
+    """Whether ``|delta|`` is at most max(1 % of ``|difference|``, 1e-3)."""
 
 
 @dataclass(frozen=True)
 class PurposePlace:
-    """The purpose read-out of a text, compared with reference texts.
-
-    Attributes:
-        log_odds: log-odds of being a description.
-        probability: probability of being a description, 0..1; the mean over a text's windows.
-        block: the text block (0-based) after which the purpose is read.
-        k: dimensions of the subspace.
-        above_descriptions: per cent of reference descriptions with lower log-odds, ties half;
-            None for a model without reference texts.
-        above_captions: the same for reference captions.
-        descriptions: ascending quantiles of the log-odds of reference descriptions; None for a model
-            without reference texts.
-        captions: the same for reference captions.
-    """
+    """The purpose read-out of a text, compared with reference texts."""
 
     log_odds: float
+    """Log-odds of being a description."""
     probability: float
+    """Probability of being a description, 0..1; the mean over a text's windows."""
     block: int
+    """The text block (0-based) after which the purpose is read."""
     k: int
+    """Dimensions of the subspace."""
     above_descriptions: float | None
+    """Per cent of reference descriptions with lower log-odds, ties half; None for a model without reference
+    texts."""
     above_captions: float | None
+    """The same for reference captions."""
     descriptions: tuple[float, ...] | None
+    """Ascending quantiles of the log-odds of reference descriptions; None for a model without reference
+    texts."""
     captions: tuple[float, ...] | None
+    """The same for reference captions."""
 
 
 @dataclass(frozen=True)
 class Counterfactual:
-    """The explained text with the purpose of another text, by interchange in the subspace.
-
-    Attributes:
-        source: the other text.
-        source_probability: probability that the other text is a description, 0..1; None without a
-            read-out.
-        score: score of the explained text with the other purpose, 0..2.5.
-        cosine: its cosine with the other purpose, -1..1.
-        change: this cosine minus the cosine with its own purpose.
-    """
+    """The explained text with the purpose of another text, by interchange in the subspace."""
 
     source: str
+    """The other text."""
     source_probability: float | None
+    """Probability that the other text is a description, 0..1; None without a read-out."""
     score: float
+    """Score of the explained text with the other purpose, 0..2.5."""
     cosine: float
+    """Its cosine with the other purpose, -1..1."""
     change: float
+    """This cosine minus the cosine with its own purpose."""
 
 
 @dataclass(frozen=True)
 class OcclusionMap:
-    """The loss of cosine when a part of the image is covered, by cell of a grid.
-
-    Attributes:
-        values: rows of cells; rows from top to bottom, cells from left to right.
-        box: the part of the image that the model sees: left, top, right and bottom in fractions
-            of the image's width and height. It reaches beyond 0..1 if the model pads.
-        note: a warning about the use of the map.
-    """
+    """The loss of cosine when a part of the image is covered, by cell of a grid."""
 
     values: tuple[tuple[float, ...], ...]
+    """Rows of cells; rows from top to bottom, cells from left to right."""
     box: tuple[float, float, float, float]
+    """The part of the image that the model sees: left, top, right and bottom in fractions of the image's
+    width and height. It reaches beyond 0..1 if the model pads."""
     note: str = OCCLUSION_NOTE
+    """A warning about the use of the map."""
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """One text's score with one image, and why.
-
-    Attributes:
-        text: the explained text.
-        score: the score, as :class:`descscore.DescScorer` gives it.
-        words: every word of the text in order.
-        convergence: whether the words' parts of the cosine add up.
-        purpose_convergence: whether the words' parts of the log-odds add up; None without a read-out.
-        purpose: the text's purpose read-out; None without one.
-        counterfactual: the text with another purpose; None without a ``source``.
-        occlusion: the occlusion map of the image; None unless it was wanted.
-    """
+    """One text's score with one image, and why."""
 
     text: str
+    """The explained text."""
     score: Score
+    """The score, as :class:`descscore.DescScorer` gives it."""
     words: tuple[WordParts, ...]
+    """Every word of the text in order."""
     convergence: Convergence
+    """Whether the words' parts of the cosine add up."""
     purpose_convergence: Convergence | None
+    """Whether the words' parts of the log-odds add up; None without a read-out."""
     purpose: PurposePlace | None
+    """The text's purpose read-out; None without one."""
     counterfactual: Counterfactual | None = None
+    """The text with another purpose; None without a ``source``."""
     occlusion: OcclusionMap | None = None
+    """The occlusion map of the image; None unless it was wanted."""
 
     def to_dict(self) -> dict[str, Any]:
         """The explanation as plain JSON types: the text, the fields of the score, then all other fields."""

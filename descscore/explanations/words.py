@@ -16,7 +16,7 @@ from typing import TypeAlias
 
 import regex
 
-from descscore.texts import WINDOWS, TextPolicy, TokenizedText, Tokenizer
+from descscore.texts import TokenizedText, Tokenizer
 
 Span: TypeAlias = tuple[int, int]
 """First character, and the one after the last."""
@@ -44,29 +44,28 @@ _COARSE = 1_000_000
 
 @dataclass(frozen=True)
 class Word:
-    """``text[start:end]`` of the original text.
-
-    Attributes:
-        text: the word.
-        start: position of its first character.
-        end: position after its last character.
-        tokens: positions (row, column) of its tokens; the start token has column 0. Empty for a
-            word that the model does not see (cut off, or dropped in cleaning).
-    """
+    """``text[start:end]`` of the original text."""
 
     text: str
+    """The word."""
     start: int
+    """Position of its first character."""
     end: int
+    """Position after its last character."""
     tokens: tuple[tuple[int, int], ...]
+    """Positions (row, column) of its tokens; the start token has column 0. Empty for a word that the model
+    does not see (cut off, or dropped in cleaning)."""
 
 
-def split_words(tokenizer: Tokenizer, text: str, policy: TextPolicy = "truncate") -> tuple[Word, ...]:
+def split_words(tokenizer: Tokenizer, text: str, tokenized: TokenizedText) -> tuple[Word, ...]:
     """The words of ``text`` in order, each with the tokens that the model reads.
 
     Every character except white space belongs to exactly one word, and every token to at most one.
-    ``text`` must be one that ``tokenizer.tokenize`` accepts.
+    ``tokenized`` is what ``tokenizer.tokenize`` made of ``text``.
     """
-    rows = _token_rows(tokenizer, text, policy)
+    rows = [list(row[1:-1]) for row in tokenized.rows]
+    if tokenized.truncated:  # the rows lack the tokens that were cut off, and words are split by all tokens
+        rows = [tokenizer.encode(text)]
     room = tokenizer.context_length - 2
     places = [(r, c + 1) if c < room else None for r, row in enumerate(rows) for c in range(len(row))]
     pieces = [tokenizer.token_bytes(token) for row in rows for token in row]
@@ -96,14 +95,6 @@ def without_word(text: TokenizedText, word: Word) -> TokenizedText:
         for r, row in enumerate(text.rows)
     )
     return replace(text, rows=rows, tokens=text.tokens - len(left_out))
-
-
-def _token_rows(tokenizer: Tokenizer, text: str, policy: TextPolicy) -> list[list[int]]:
-    """Token ids by row, before the rows are cut to the context length."""
-    ids = tokenizer.encode(text)
-    if policy in WINDOWS and len(ids) + 2 > tokenizer.context_length:
-        return tokenizer.windows(text)
-    return [ids]
 
 
 def _char_spans(pieces: Sequence[bytes]) -> Iterator[Span]:

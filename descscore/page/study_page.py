@@ -22,7 +22,7 @@ from descscore.errors import DescscoreError, ImageError, StorageError
 from descscore.images import load_image
 from descscore.page.reply import FieldError, Reply, asset, render
 from descscore.study.database import DiskFullError, ReadOnlyError
-from descscore.study.items import MAX_PIXELS, StudyItem, study_mark
+from descscore.study.items import MAX_ITEM_PIXELS, StudyItem, study_mark
 from descscore.study.judgments import (
     Annotator,
     JudgmentStore,
@@ -37,7 +37,7 @@ from descscore.study.questions import (
     BEFORE,
     NO_IMAGE,
     QUESTIONS,
-    SCALE,
+    RATING_SCALE,
     SCREEN_READER_USE,
     SIGHTED,
     VISION_GROUPS,
@@ -272,7 +272,7 @@ def _profile_errors(fields: Fields) -> tuple[FieldError, ...]:
 
 def _answer_errors(phase: str, fields: Fields) -> tuple[FieldError, ...]:
     """An error for each question of a phase without an answer."""
-    allowed = {str(value) for value in SCALE}
+    allowed = {str(value) for value in RATING_SCALE}
     return tuple(
         FieldError(question.name, f"Choose an answer from 1 to 5: {question.text}")
         for question in questions_of(phase)
@@ -327,7 +327,7 @@ def image_address(item: StudyItem) -> str:
             name the file; the log does.
     """
     try:
-        image = load_image(_unchanged_bytes(item), MAX_PIXELS)
+        image = load_image(_unchanged_bytes(item), MAX_ITEM_PIXELS)
     except (ImageError, OSError) as error:
         _log.error("%s: %s", item.image, error)
         raise ImageError("study_image", "The image of this step cannot be shown.") from None

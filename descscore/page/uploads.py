@@ -17,7 +17,7 @@ from descscore.stream.worker import Pixels, PoolOptions, content_digest
 MAX_BYTES = 20 * 2**20
 """Largest image file that is accepted: 20 MB."""
 
-MAX_PIXELS = 60_000_000
+MAX_UPLOAD_PIXELS = 60_000_000
 """Largest image that is decoded, in pixels."""
 
 MAX_SCANS = 200
@@ -91,7 +91,7 @@ def prepare(data: str | bytes, spec: PixelSpec) -> tuple[Pixels, bytes]:
     """As :func:`descscore.stream.worker.prepare`, but only for images that a browser can show."""
     assert isinstance(data, bytes)
     _check(data)
-    return picture_pixels(load_image(data, MAX_PIXELS), spec), content_digest(data)
+    return picture_pixels(load_image(data, MAX_UPLOAD_PIXELS), spec), content_digest(data)
 
 
 def _check(data: bytes) -> None:
@@ -113,8 +113,8 @@ def _check(data: bytes) -> None:
 
 _ADVICE = {
     "file_too_large": f"The file is larger than {MAX_BYTES // 2**20} MB. Choose a smaller one.",
-    "image_too_large": f"The image has more than {MAX_PIXELS // 10**6} million pixels, or is far too long "
-    "and narrow. Choose another one.",
+    "image_too_large": f"The image has more than {MAX_UPLOAD_PIXELS // 10**6} million pixels, or is far too "
+    "long and narrow. Choose another one.",
     "empty_image": "The file is empty. Choose another one.",
     "not_an_image": "The file is not an image that can be read. "
     "Choose a JPEG, PNG, WebP, GIF, AVIF or BMP file.",

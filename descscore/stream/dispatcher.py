@@ -121,23 +121,20 @@ class JobQueue:
 
 @dataclass(frozen=True)
 class Shared:
-    """The state that the threads of a dispatcher share.
-
-    Attributes:
-        spec: size of the prepared pictures.
-        options: settings of the pool.
-        memory_fd: file descriptor of the memory for prepared pictures.
-        jobs: images that wait to be decoded.
-        free: free slots of the memory; None makes a thread stop.
-        answers: fields of :class:`descscore.stream.worker.Decoded`, or an error that ends the pool.
-    """
+    """The state that the threads of a dispatcher share."""
 
     spec: PixelSpec
+    """Size of the prepared pictures."""
     options: PoolOptions
+    """Settings of the pool."""
     memory_fd: int
+    """File descriptor of the memory for prepared pictures."""
     jobs: JobQueue = field(default_factory=JobQueue)
+    """Images that wait to be decoded."""
     free: queue.SimpleQueue[int | None] = field(default_factory=queue.SimpleQueue)
+    """Free slots of the memory; None makes a thread stop."""
     answers: queue.SimpleQueue[tuple[Any, ...] | WorkerError] = field(default_factory=queue.SimpleQueue)
+    """Fields of :class:`descscore.stream.worker.Decoded`, or an error that ends the pool."""
 
 
 def _send_answers(connection: Connection[Any, Any], shared: Shared) -> None:

@@ -74,17 +74,14 @@ class Decoder(Protocol):
 
 @dataclass
 class _Wanted:
-    """A key that pairs wait for.
-
-    Attributes:
-        pairs: number of pairs that wait for it.
-        pending: the image has not been decoded yet.
-        result: its feature or its error; None until it is known.
-    """
+    """A key that pairs wait for."""
 
     pairs: int = 0
+    """Number of pairs that wait for it."""
     pending: bool = False
+    """The image has not been decoded yet."""
     result: Feature | ImageError | None = None
+    """Its feature or its error; None until it is known."""
 
 
 class ImageStage:

@@ -44,24 +44,21 @@ class StreamOptions:
     """Settings of a stream.
 
     For a sound image that is decoded in time, only ``decorative_empty`` changes the result.
-
-    Attributes:
-        workers: number of decoding processes, by default one per core. With 0 this process decodes,
-            and an image that hangs stops the stream.
-        time_limit: seconds that decoding one image may take.
-        window: number of pairs that are encoded together.
-        window_bytes: memory that a window's images and texts may take; one that reaches it is closed early.
-        decorative_empty: whether an empty text counts as HTML's ``alt=""`` (status ``decorative``)
-            instead of an error.
-        decode: ``module:name`` of the function that a worker runs on an image.
     """
 
     workers: int | None = None
+    """Number of decoding processes, by default one per core. With 0 this process decodes, and an image that
+    hangs stops the stream."""
     time_limit: float = 60.0
+    """Seconds that decoding one image may take."""
     window: int = 1024
+    """Number of pairs that are encoded together."""
     window_bytes: int = 64 << 20
+    """Memory that a window's images and texts may take; one that reaches it is closed early."""
     decorative_empty: bool = False
+    """Whether an empty text counts as HTML's ``alt=""`` (status ``decorative``) instead of an error."""
     decode: str = PREPARE
+    """``module:name`` of the function that a worker runs on an image."""
 
     def __post_init__(self) -> None:
         for name in ("window", "window_bytes", "time_limit"):
@@ -83,7 +80,7 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-class StreamRow(Protocol):
+class StreamPair(Protocol):
     """One pair of the input, such as a :class:`descscore.tables.rows.Row`.
 
     Attributes:
@@ -113,7 +110,7 @@ class StreamRow(Protocol):
 
 
 @dataclass(frozen=True)
-class _UnnamedRow:
+class _UnnamedPair:
     image: ImageSource
     text: object
     context: object = None
@@ -165,20 +162,20 @@ def stream_pairs(
     options: StreamOptions | None = None,
 ) -> Iterator[Outcome]:
     """See :meth:`descscore.DescScorer.score_stream`."""
-    with closing(stream_rows(scoring, map(_row, pairs), options or StreamOptions())) as scored:  # type: ignore[type-var]
+    with closing(stream_rows(scoring, map(_stream_pair, pairs), options or StreamOptions())) as scored:  # type: ignore[type-var]
         for _, outcome in scored:
             yield outcome
 
 
-def _row(pair: tuple[ImageSource, str] | Pair) -> StreamRow:
+def _stream_pair(pair: tuple[ImageSource, str] | Pair) -> StreamPair:
     if isinstance(pair, Pair):
-        return _UnnamedRow(pair.image, pair.text, pair.context, pair.references)
+        return _UnnamedPair(pair.image, pair.text, pair.context, pair.references)
     image, text = pair
-    return _UnnamedRow(image, text)
+    return _UnnamedPair(image, text)
 
 
 def stream_rows(
-    scoring: Scoring, rows: Iterable[StreamRow], options: StreamOptions
+    scoring: Scoring, rows: Iterable[StreamPair], options: StreamOptions
 ) -> Iterator[tuple[str, Outcome]]:
     """Id and outcome of each row, in order. Closing the iterator ends its workers."""
     with closing(start_decoder(scoring, options)) as decoder:
@@ -210,7 +207,7 @@ def start_decoder(scoring: Scoring, options: StreamOptions) -> Decoder:
 
 
 def _windows(
-    begin: Callable[[StreamRow], _Pending], rows: Iterable[StreamRow], options: StreamOptions
+    begin: Callable[[StreamPair], _Pending], rows: Iterable[StreamPair], options: StreamOptions
 ) -> Iterator[list[_Pending]]:
     """Pairs in windows with a bounded number of pairs and of bytes.
 
@@ -220,7 +217,7 @@ def _windows(
     size = 0
     for row in rows:
         window.append(begin(row))
-        size += _row_bytes(row)
+        size += _pair_bytes(row)
         if len(window) >= options.window or size >= options.window_bytes:
             yield window
             window, size = [], 0
@@ -228,7 +225,7 @@ def _windows(
         yield window
 
 
-def _row_bytes(row: StreamRow) -> int:
+def _pair_bytes(row: StreamPair) -> int:
     """About the bytes that a row's image, texts and id take; each character of a text may become a token."""
     references = row.references if isinstance(row.references, (list, tuple)) else ()
     texts = sum(len(text) for text in (row.id, row.text, row.context, *references) if isinstance(text, str))
@@ -236,7 +233,7 @@ def _row_bytes(row: StreamRow) -> int:
     return image + _BYTES_PER_CHARACTER * texts
 
 
-def _begin(scoring: Scoring, stage: ImageStage, options: StreamOptions, row: StreamRow) -> _Pending:
+def _begin(scoring: Scoring, stage: ImageStage, options: StreamOptions, row: StreamPair) -> _Pending:
     """Tokenise the texts and ask for the image. A row with a fault asks for nothing."""
     if options.decorative_empty and row.text == "":
         return _Pending(row.id, Outcome(DECORATIVE))

@@ -50,37 +50,31 @@ class WorkerError(DescscoreError):
 
 @dataclass(frozen=True)
 class PoolOptions:
-    """Settings of a pool of workers.
-
-    Attributes:
-        workers: number of worker processes.
-        slots: number of prepared pictures that the shared memory holds.
-        time_limit: seconds that one image may take.
-        function: ``module:name`` of the function that prepares one image, with the arguments and
-            the result of :func:`prepare`.
-    """
+    """Settings of a pool of workers."""
 
     workers: int
+    """Number of worker processes."""
     slots: int
+    """Number of prepared pictures that the shared memory holds."""
     time_limit: float = 60.0
+    """Seconds that one image may take."""
     function: str = PREPARE
+    """``module:name`` of the function that prepares one image, with the arguments and the result of
+    :func:`prepare`."""
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """The answer for one image.
-
-    Attributes:
-        number: the number under which the image was submitted.
-        slot: slot of its pixels in the decoder; None if there is an error.
-        digest: SHA-256 of the image file; None if there is an error.
-        error: the reason why the image cannot be decoded; None without one.
-    """
+    """The answer for one image."""
 
     number: int
+    """The number under which the image was submitted."""
     slot: int | None
+    """Slot of its pixels in the decoder; None if there is an error."""
     digest: bytes | None
+    """SHA-256 of the image file; None if there is an error."""
     error: ImageError | None = None
+    """The reason why the image cannot be decoded; None without one."""
 
 
 def prepare(source: str | bytes, spec: PixelSpec) -> tuple[Pixels, bytes]:

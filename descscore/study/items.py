@@ -20,7 +20,7 @@ from descscore.tables.text_tables import read_csv
 
 COLUMNS = ("item", "image", "description", "article title", "article text")
 
-MAX_PIXELS = 60_000_000
+MAX_ITEM_PIXELS = 60_000_000
 """Largest image of a study, in pixels."""
 
 
@@ -95,7 +95,7 @@ def _check_unique(path: Path, lines: Sequence[int | None], values: Sequence[str]
 def _check_images(path: Path, items: tuple[StudyItem, ...]) -> None:
     for image in dict.fromkeys(item.image for item in items):
         try:
-            load_image(image, MAX_PIXELS)
+            load_image(image, MAX_ITEM_PIXELS)
         except ImageError as error:
             raise DataError(f"{path}: {error}") from None
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-SCALE = (1, 2, 3, 4, 5)
+RATING_SCALE = (1, 2, 3, 4, 5)
 """All questions are answered on this scale; 5 is the good end of each."""
 
 NO_IMAGE, BEFORE, AFTER = "none", "before", "after"

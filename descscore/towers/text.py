@@ -28,12 +28,12 @@ from descscore.clip import CLIP
 from descscore.errors import ModelError
 from descscore.towers.blocks import (
     KEYS_VALUES,
-    PLAIN,
     QUERIES,
     QUERIES_KEYS_VALUES,
-    Parts,
     check_block,
+    finish,
     knows,
+    project,
     text_blocks,
 )
 
@@ -87,24 +87,24 @@ def embed_prefixes(clip: CLIP, prefixes: Prefixes) -> Tensor:
     return embedded
 
 
-def run_block(block: Any, states: Tensor, prefixes: Prefixes, parts: Parts = PLAIN) -> Tensor:
+def run_block(block: Any, states: Tensor, prefixes: Prefixes) -> Tensor:
     """One block: ``(m, width)`` -> ``(m, width)``. Only attention needs whole rows."""
-    packed = parts.project(block, states, QUERIES_KEYS_VALUES)
+    packed = project(block, states, QUERIES_KEYS_VALUES)
     queries, keys, values = _spread(packed, prefixes)
     mixed = F.scaled_dot_product_attention(queries, keys, values, is_causal=True)
     rows = mixed.transpose(1, 2).reshape(prefixes.places.numel(), -1)  # (n * longest, width)
-    return parts.finish(block, states, rows.index_select(0, prefixes.first))
+    return finish(block, states, rows.index_select(0, prefixes.first))
 
 
-def run_ends(block: Any, states: Tensor, prefixes: Prefixes, parts: Parts = PLAIN) -> Tensor:
+def run_ends(block: Any, states: Tensor, prefixes: Prefixes) -> Tensor:
     """The last block, only for the ends of the rows: ``(m, width)`` -> ``(n, width)``."""
     ends = states[prefixes.ends]
-    queries = parts.project(block, ends, QUERIES).transpose(1, 2)  # (n, heads, 1, head width)
-    keys, values = _spread(parts.project(block, states, KEYS_VALUES), prefixes)
+    queries = project(block, ends, QUERIES).transpose(1, 2)  # (n, heads, 1, head width)
+    keys, values = _spread(project(block, states, KEYS_VALUES), prefixes)
     columns = torch.arange(prefixes.places.shape[1], device=states.device)
     seen = (columns < prefixes.lengths[:, None])[:, None, None]  # (n, 1, 1, longest)
     mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=seen)
-    return parts.finish(block, ends, mixed.flatten(1))
+    return finish(block, ends, mixed.flatten(1))
 
 
 def _spread(packed: Tensor, prefixes: Prefixes) -> Tensor:

@@ -19,7 +19,7 @@ import numpy as np
 from descscore.errors import DataError
 from descscore.eval.formatting import counted, listing, percent, plain, sentence, signed, signed_interval
 
-Row: TypeAlias = Mapping[str, Any]
+Measured: TypeAlias = Mapping[str, Any]
 """A row of the report's JSON."""
 Target: TypeAlias = "str | Path | IO[bytes]"
 """A file whose suffix says the format, or a stream, which gets SVG."""
@@ -56,7 +56,7 @@ def styles_of(names: Sequence[str]) -> dict[str, Style]:
     return {name: STYLES[i % len(STYLES)] for i, name in enumerate(dict.fromkeys(names))}
 
 
-def scatter(scatter_of: Row, question: str, target: Target) -> None:
+def scatter(scatter_of: Measured, question: str, target: Target) -> None:
     """A model's cosine of each description with its mean rating, 1 to 5, and the fitted line.
 
     scatter_of: ``points`` with ``cosine`` and the question's rating, and ``lines``.
@@ -80,7 +80,7 @@ def scatter(scatter_of: Row, question: str, target: Target) -> None:
         axes.grid(color="#DDDDDD", linewidth=0.6)
 
 
-def scatter_alt(of: Row, question: str, row: Row) -> str:
+def scatter_alt(of: Measured, question: str, row: Measured) -> str:
     """The scatter plot in words: how many points, where the line runs, and r with its interval."""
     kept = [point for point in of["points"] if point[question] is not None]
     cosines = [point["cosine"] for point in kept]
@@ -99,7 +99,7 @@ def scatter_alt(of: Row, question: str, row: Row) -> str:
     return text + f"The fitted line {way} from {plain(start)} to {plain(stop)}; {r}."
 
 
-def forest(rows: Sequence[Row], target: Target) -> None:
+def forest(rows: Sequence[Measured], target: Target) -> None:
     """Correlations with their intervals, a panel for each question, and each question's ceiling.
 
     rows: of one group of raters, with ``metric, question, r, low, high, ceiling``. A row without an
@@ -122,7 +122,7 @@ def forest(rows: Sequence[Row], target: Target) -> None:
         panels[0].set_xlim(-1, 1)
 
 
-def forest_alt(rows: Sequence[Row], name: str) -> str:
+def forest_alt(rows: Sequence[Measured], name: str) -> str:
     """The forest plot in words: each question's ceiling, highest metric, and all with their r."""
     sentences = []
     for question in dict.fromkeys(row["question"] for row in rows):
@@ -135,7 +135,7 @@ def forest_alt(rows: Sequence[Row], name: str) -> str:
     )
 
 
-def preference_bars(rows: Sequence[Row], target: Target) -> None:
+def preference_bars(rows: Sequence[Measured], target: Target) -> None:
     """How often the description wins over its caption, in per cent: all pairs, then by length quartile.
 
     rows: with ``metric, question, subset, value, low, high``; those of another question than
@@ -156,7 +156,7 @@ def preference_bars(rows: Sequence[Row], target: Target) -> None:
         _legend(figure, axes)
 
 
-def preference_alt(rows: Sequence[Row]) -> str:
+def preference_alt(rows: Sequence[Measured]) -> str:
     """The bars in words: each metric over all pairs, then from the shortest to the longest quartile."""
     own = [row for row in rows if row["question"] == "caption"]
     sentences = []
@@ -170,7 +170,7 @@ def preference_alt(rows: Sequence[Row]) -> str:
     return " ".join(["Bar chart with intervals.", *sentences])
 
 
-def attack_shares(rows: Sequence[Row], target: Target) -> None:
+def attack_shares(rows: Sequence[Measured], target: Target) -> None:
     """How often each hostile text scores over the description, in per cent, with intervals.
 
     rows: with ``metric, attack, value, low, high``. A value of None is shown as not defined.
@@ -191,7 +191,7 @@ def attack_shares(rows: Sequence[Row], target: Target) -> None:
         _legend(figure, axes)
 
 
-def attack_shares_alt(rows: Sequence[Row]) -> str:
+def attack_shares_alt(rows: Sequence[Measured]) -> str:
     """The shares in words: each metric's attacks from the most to the least successful."""
     sentences = []
     for metric in dict.fromkeys(row["metric"] for row in rows):
@@ -203,7 +203,7 @@ def attack_shares_alt(rows: Sequence[Row]) -> str:
     return " ".join([kind, *sentences])
 
 
-def reliability(curves: Sequence[Row], target: Target) -> None:
+def reliability(curves: Sequence[Measured], target: Target) -> None:
     """Predicted probability against the observed share, a line for each model, with the diagonal.
 
     curves: with ``model`` and ``bins`` of ``predicted, observed, low, high``.
@@ -226,7 +226,7 @@ def reliability(curves: Sequence[Row], target: Target) -> None:
         _legend(figure, axes)
 
 
-def reliability_alt(rows: Sequence[Row]) -> str:
+def reliability_alt(rows: Sequence[Measured]) -> str:
     """The curve in words: its ends, and the largest distance from the diagonal of each model."""
     sentences = []
     for row in rows:
@@ -308,7 +308,7 @@ def _name_rows(axes: Any, names: Sequence[str]) -> None:
 
 
 def _bars(
-    axes: Any, places: Sequence[float], rows: Sequence[Row], width: float, style: Style, label: str
+    axes: Any, places: Sequence[float], rows: Sequence[Measured], width: float, style: Style, label: str
 ) -> None:
     heights = [100 * row["value"] for row in rows]
     axes.bar(
@@ -341,7 +341,7 @@ def _short(name: str) -> str:
     return clean if len(clean) <= _LONGEST_NAME else "\N{HORIZONTAL ELLIPSIS}" + clean[1 - _LONGEST_NAME :]
 
 
-def _distinct(rows: Sequence[Row], key: str) -> list[str]:
+def _distinct(rows: Sequence[Measured], key: str) -> list[str]:
     if not rows:
         raise DataError("plot: no rows")
     return list(dict.fromkeys(row[key] for row in rows))

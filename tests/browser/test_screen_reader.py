@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
+
 import pytest
 from playwright.sync_api import Page
 from screen_reader import outline, texts
@@ -197,9 +199,8 @@ def test_a_step_without_the_image_is_read_in_its_order(study_page: Page) -> None
     assert [text for text in read if text in wanted] == wanted
 
 
-def test_what_is_announced_on_the_way(study_page: Page) -> None:
-    """One live region from the beginning, whose text changes; no announcement comes twice or is cut short."""
-    page = study_page
+def listen(page: Page) -> None:
+    """Keep all that the live region says from now on in ``window.said``."""
     page.evaluate(
         """() => {
             window.said = [];
@@ -210,6 +211,12 @@ def test_what_is_announced_on_the_way(study_page: Page) -> None:
             }).observe(region, { childList: true, characterData: true, subtree: true });
         }"""
     )
+
+
+def test_what_is_announced_on_the_way(study_page: Page) -> None:
+    """One live region from the beginning, whose text changes; no announcement comes twice or is cut short."""
+    page = study_page
+    listen(page)
     register(page, "Herald", 0)
     press(page, "start")
     wait_for_status(page, "Description 1 of 2.")
@@ -295,6 +302,18 @@ def test_the_page_to_try(try_page: Page) -> None:
     assert rows[-len(words) :] == [f'rowheader "{word}"' for word in words]
     assert {'rowheader "Description"', 'rowheader "Caption"'} <= set(rows)
     assert {f'rowheader "{draft}"' for draft in EXAMPLES["house"].drafts} <= set(rows)
+
+
+def test_nothing_is_announced_that_a_quick_reply_has_overtaken(try_page: Page) -> None:
+    """The page puts words into its live region a moment late; a reply may come before that moment."""
+    page = try_page
+    page.clock.install()
+    page.clock.pause_at(datetime.now() + timedelta(hours=1))
+    press(page, "score")
+    page.wait_for_selector(".ds-problems li")
+    listen(page)
+    page.clock.run_for(1000)
+    assert (page.evaluate("window.said"), page.inner_text(".ds-status")) == ([], "")
 
 
 @pytest.mark.parametrize("flaw", ["<button></button>", "<input aria-label='x' aria-invalid='true'>"])

@@ -133,7 +133,7 @@ def test_photos_are_read_from_every_file_needed(flickr: Path) -> None:
     with pytest.raises(DataError, match=r"'photo4\.jpg#7', 'photo9\.jpg' not found \(test\.parquet, train"):
         read_photos(flickr, [("photo9.jpg", "photo4.jpg#7")])
     (flickr / "test.parquet").write_bytes(b"no table")
-    with pytest.raises(DataError, match=r"test\.parquet: not a table of photos"):
+    with pytest.raises(DataError, match=r"test\.parquet: cannot be read as Parquet"):
         read_photos(flickr, [("photo0.jpg", "photo4.jpg#3")])
 
 

@@ -21,7 +21,8 @@ def tokenizer(tiny_folder: Path) -> Tokenizer:
 
 def check(tokenizer: Tokenizer, text: str, policy: TextPolicy = "truncate") -> tuple[Word, ...]:
     """The words, after all that must hold for any text."""
-    words = split_words(tokenizer, text, policy)
+    tokenized = tokenizer.tokenize(text, policy)
+    words = split_words(tokenizer, text, tokenized)
     rejoined, end = "", 0
     for word in words:
         assert word.start >= end
@@ -32,8 +33,7 @@ def check(tokenizer: Tokenizer, text: str, policy: TextPolicy = "truncate") -> t
         rejoined, end = rejoined + gap + word.text, word.end
     assert rejoined + text[end:] == text
     assert not text[end:].strip()
-    rows = tokenizer.tokenize(text, policy).rows
-    expected = [(r, c) for r, row in enumerate(rows) for c in range(1, len(row) - 1)]
+    expected = [(r, c) for r, row in enumerate(tokenized.rows) for c in range(1, len(row) - 1)]
     assert sorted(token for word in words for token in word.tokens) == expected
     return words
 

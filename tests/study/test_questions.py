@@ -6,7 +6,16 @@ import random
 
 import pytest
 
-from descscore.study.questions import AFTER, BEFORE, NO_IMAGE, SCALE, Progress, Step, phases_of, questions_of
+from descscore.study.questions import (
+    AFTER,
+    BEFORE,
+    NO_IMAGE,
+    RATING_SCALE,
+    Progress,
+    Step,
+    phases_of,
+    questions_of,
+)
 
 PUBLISHED = {
     "q_reconstructivity": (
@@ -39,7 +48,7 @@ github.com/elisakreiss/contextual-description-evaluation."""
 def test_wording_ends_and_order_are_the_published_ones(phase: str) -> None:
     asked = [(one.column, (one.text, one.low, one.high)) for one in questions_of(phase)]
     assert asked == [item for item in PUBLISHED.items() if phase != AFTER or item[0] != "q_reconstructivity"]
-    assert SCALE == (1, 2, 3, 4, 5)
+    assert RATING_SCALE == (1, 2, 3, 4, 5)
 
 
 def test_only_the_sighted_are_asked_again() -> None:

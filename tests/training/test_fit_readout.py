@@ -24,11 +24,11 @@ from descscore.training.data import Examples
 from descscore.training.finetune import cross_calibration
 from descscore.training.readout import (
     ReadoutTexts,
+    example_coordinates,
     fit_readout,
     fold_of,
     order_rotation,
     policy_calibration,
-    purpose_coordinates,
     reference_cosines,
 )
 
@@ -53,7 +53,7 @@ def test_ordering_keeps_the_subspace_and_every_interchange_at_the_trained_k(clip
 def test_the_first_coordinate_holds_the_mean_difference_and_the_next_most_of_the_rest(clip) -> None:  # type: ignore[no-untyped-def]
     data, n = examples(), 24
     ordered = order_rotation(clip, Rotation(32, 1).matrix().detach(), SITE, data)
-    found = purpose_coordinates(clip, data, Purpose(SITE, ordered)).double()
+    found = example_coordinates(clip, data, Purpose(SITE, ordered)).double()
     difference = found[:n] - found[n:]
     mean = difference.mean(0)
     assert float(mean[0]) > 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import json
 import os
@@ -466,6 +467,22 @@ def test_without_calibration_there_is_no_probability(
     score = scorer.score(np.zeros((8, 8, 3), np.uint8), "A red shape.")
     assert score.description_probability is None
     assert score.percentile is not None
+
+
+def test_missing_scikit_learn_is_told_before_training(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = write_pairs(tmp_path / "pairs.parquet")
+    args = ["train", "--data", str(table), "--base", str(base), "--device", "cpu"]
+    args += ["--output", str(tmp_path / "out")]
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        "descscore.training.finetune.find_spec", lambda name: None if name == "sklearn" else find(name)
+    )
+    result = CliRunner().invoke(main, args)
+    assert result.exit_code == UsageError.exit_code
+    assert "pip install 'descscore[train]'" in result.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_lora_adapter_in_half_precision_scores_as_it_was_measured(base: Path, tmp_path: Path) -> None:

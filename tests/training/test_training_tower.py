@@ -18,8 +18,9 @@ from tower_models import TEXT_TOWERS, TEXTS, model, other_blocks, own_block, par
 from descscore.interchange import Exchange, Interchanged, Rotation, interchange_texts
 from descscore.purpose import Site
 from descscore.texts import pad
+from descscore.towers.blocks import knows
 from descscore.training.lora import attach_lora, select_full, trained_parameters
-from descscore.training.objective import encode, encode_exchange, knows
+from descscore.training.objective import encode, encode_exchange
 
 START, END = 49406, 49407
 TUNINGS = ("attention", "tower", "full")

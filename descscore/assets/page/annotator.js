@@ -15,6 +15,7 @@ const LOST_SECONDS = 120;
 let waiting = null; // the pressed button, until its answer comes
 let asking = null; // aborts the request on its way; a later request ends an earlier one
 let slow = null; // the timer that says that it takes long
+let saying = null; // the timer of the next announcement; a later announcement ends an earlier one
 let image = null; // the chosen file
 let code = stored(); // whose page this is; another tab may show another annotator's
 
@@ -34,9 +35,10 @@ function forget() {
 }
 
 function announce(text) {
+  clearTimeout(saying);
   live.textContent = "";
   // A moment later, because a screen reader would not announce the same words twice.
-  setTimeout(() => { live.textContent = text; }, 50);
+  if (text) saying = setTimeout(() => { live.textContent = text; }, 50);
 }
 
 function busy(button) {
