@@ -1,8 +1,8 @@
 """Read an image from any source, and prepare the pixels that a model takes.
 
-:func:`load_image` turns any source into an 8-bit RGB picture, as a person would see it. It applies
-the EXIF orientation, puts transparent images on white, converts palettes and CMYK, scales 16-bit and
-float greys, and takes the first frame of an animation. It never fetches anything.
+:func:`load_image` turns any source into an 8-bit RGB picture, as a current browser shows it:
+:mod:`descscore.formats` opens the file, :mod:`descscore.metadata` says what it holds beside its pixels, and
+:mod:`descscore.appearance` makes the picture of both. It never fetches anything and starts no program.
 :func:`picture_pixels` resizes a picture, then crops or pads it. Its result equals the first part of
 open_clip's evaluation transform to the bit.
 
@@ -13,18 +13,21 @@ normalises whole batches on the model's device.
 
 from __future__ import annotations
 
-import io
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
+from descscore.appearance import to_rgb
 from descscore.errors import ImageError, ModelError
+from descscore.formats import FORMATS, open_image
+from descscore.metadata import separate
 
 ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | np.ndarray[Any, Any]"
 
@@ -43,10 +46,8 @@ _DECODER_BYTES = {"AVIF": 16, "JPEG2000": 16, "TIFF": 8, "WEBP": 16}
 _PROGRESSIVE_BYTES = 6
 """Bytes a pixel that the decoder holds of a progressive JPEG."""
 
-_TILE_PIXELS = 1 << 20
-"""Pixels of a large image that are converted at once."""
-
-_TRANSPARENT_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
+DECODING = "v2"
+"""The version of how files become pixels, for signatures. It rises when scores of any files move."""
 
 
 def load_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -54,7 +55,8 @@ def load_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Image.Image
 
     Args:
         source: A path, the bytes of an image file, a PIL image, or an array ``(height, width)`` or
-            ``(height, width, 1, 3 or 4)`` of uint8 or bool, uint16 (full range), or float in 0..1.
+            ``(height, width, 1, 3 or 4)`` of uint8 or bool, uint16 (full range), or float in 0..1. A PIL
+            image that is opened but not loaded is read as its file.
         max_pixels: The largest image that is decoded.
 
     Raises:
@@ -63,22 +65,57 @@ def load_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Image.Image
             ``damaged_image``, ``image_too_large``, ``bad_array`` or ``bad_image_type``.
     """
     if isinstance(source, Image.Image):
-        image = _open_checked(lambda: source, "image", max_pixels)
-        return image.copy() if image is source else image
+        if getattr(source, "tile", None) and source.format not in (*FORMATS, "HEIF"):
+            # To load it may start another program.
+            raise ImageError("not_an_image", f"image: {source.format}: not read; convert it")
+        file = _bytes_not_loaded(source)
+        if file is None:
+            return _read(lambda: source, "image", max_pixels, own=False)
+        return _read(partial(open_bytes, file), "image", max_pixels)
     if isinstance(source, (bytes, bytearray, memoryview)):
         data = bytes(source)
         if not data:
             raise ImageError("empty_image", "image bytes: empty")
-        return _open_checked(lambda: Image.open(io.BytesIO(data)), "image bytes", max_pixels)
+        return _read(partial(open_bytes, data), "image bytes", max_pixels)
     if isinstance(source, (str, os.PathLike)):
-        path = check_path(source)
-        return _open_checked(lambda: Image.open(path), str(path), max_pixels)
+        data = read_image_file(source)
+        return _read(partial(open_bytes, data), os.fsdecode(source), max_pixels)
     if hasattr(source, "__array__"):
         return array_to_image(np.asarray(source), max_pixels)
     raise ImageError(
         "bad_image_type",
         f"image: expected a path, bytes, a PIL image or an array, got {type(source).__name__}",
     )
+
+
+def open_bytes(data: bytes, formats: Iterable[str] = FORMATS) -> Image.Image:
+    """Open the bytes of an image file with what the file says beside its pixels as ``info``.
+
+    Raises what :func:`descscore.formats.open_image` does.
+    """
+    pixels, said = separate(data)
+    image = open_image(pixels, formats)
+    for name in ("xmp", "XML:com.adobe.xmp", "Raw profile type exif"):
+        image.info.pop(name, None)  # Pillow, unlike browsers, looks there for an orientation
+    image.info.update(said)
+    return image
+
+
+def _bytes_not_loaded(image: Image.Image) -> bytes | None:
+    """The file of a PIL image that is opened but not loaded; None if it is not at hand as it was."""
+    file = getattr(image, "fp", None)
+    # For two formats Pillow lists no tiles, but replaces the file when it loads the picture.
+    if file is None or not (getattr(image, "tile", None) or image.format in ("WEBP", "AVIF")):
+        return None
+    try:
+        place = file.tell()
+        file.seek(0)
+        data = file.read(MAX_FILE_BYTES)
+        file.seek(place)
+        with open_bytes(data) as again:
+            return bytes(data) if shown_size(again) == image.size else None
+    except Exception:  # noqa: BLE001 - the image itself is tried next, and says what is wrong
+        return None
 
 
 def image_identity(image: ImageSource) -> object:
@@ -143,7 +180,7 @@ def array_to_image(array: np.ndarray[Any, Any], max_pixels: int = MAX_PIXELS) ->
     if 0 in array.shape:
         raise ImageError("bad_array", f"array of shape {shape}: has no pixels")
     image = Image.fromarray(_to_uint8(array))
-    return _open_checked(lambda: image, f"array of shape {shape}", max_pixels)
+    return _read(lambda: image, f"array of shape {shape}", max_pixels)
 
 
 def _to_uint8(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -164,27 +201,25 @@ def _to_uint8(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     )
 
 
-def _open_checked(opener: Any, name: str, max_pixels: int) -> Image.Image:
-    """Open and decode an image; every error of Pillow becomes an :class:`ImageError`."""
+def _read(opener: Callable[[], Image.Image], name: str, max_pixels: int, own: bool = True) -> Image.Image:
+    """Open and decode an image; every error of Pillow becomes an :class:`ImageError` that names it."""
     try:
         image = opener()
-        if 0 in image.size:
-            raise ImageError("damaged_image", f"{name}: has no pixels ({image.width}x{image.height})")
-        if image.width * image.height > max_pixels:
-            size = f"{image.width}x{image.height} pixels"
-            raise ImageError("image_too_large", f"{name}: {size}, over the limit of {max_pixels}")
+        width, height = shown_size(image)
+        if 0 in (width, height):
+            raise ImageError("damaged_image", f"has no pixels ({width}x{height})")
+        if width * height > max_pixels:
+            raise ImageError("image_too_large", f"{width}x{height} pixels, over the limit of {max_pixels}")
         if decoding_bytes(image) > MAX_MEMORY:
-            size = f"{image.width}x{image.height} pixels of {image.format or image.mode}"
-            raise ImageError("image_too_large", f"{name}: {size} take over {MAX_MEMORY:,} bytes to decode")
-        return to_rgb(image)
-    except ImageError:
-        raise
+            size = f"{width}x{height} pixels of {image.format or image.mode}"
+            raise ImageError("image_too_large", f"{size} take over {MAX_MEMORY:,} bytes to decode")
+        return to_rgb(image, own)
+    except ImageError as error:
+        raise ImageError(error.kind, f"{name}: {error}") from None
     except Image.DecompressionBombError as error:
         raise ImageError("image_too_large", f"{name}: {error}") from None
-    except UnidentifiedImageError:
-        raise ImageError("not_an_image", f"{name}: not an image that Pillow can read") from None
-    except PermissionError:
-        raise ImageError("unreadable_image", f"{name}: permission denied") from None
+    except UnidentifiedImageError as error:
+        raise ImageError("not_an_image", f"{name}: {error}") from None
     except MemoryError:
         raise ImageError("image_too_large", f"{name}: takes more memory than there is") from None
     except Exception as error:  # noqa: BLE001 - decoders raise anything on hostile data
@@ -192,109 +227,19 @@ def _open_checked(opener: Any, name: str, max_pixels: int) -> Image.Image:
         raise ImageError("damaged_image", f"{name}: damaged or truncated image ({reason})") from None
 
 
+def shown_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height of the whole picture, of which an opened file's first frame may be a part."""
+    canvas = image.info.get("canvas")
+    return (canvas[0], canvas[1]) if isinstance(canvas, tuple) else image.size
+
+
 def decoding_bytes(image: Image.Image) -> int:
     """An upper bound of the memory that reading an opened image takes, in bytes."""
     decoder = _DECODER_BYTES.get(image.format or "", 0)
     if image.info.get("progressive"):
         decoder = _PROGRESSIVE_BYTES
-    return image.width * image.height * (3 * 4 + decoder)
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """The first frame of ``image`` as a person would see it, as 8-bit RGB.
-
-    ``image`` stays unchanged, and may be the result itself.
-    """
-    frame = image.tell()
-    if not frame:
-        return _first_frame_to_rgb(image)
-    image.seek(0)
-    try:
-        return _first_frame_to_rgb(image)
-    finally:
-        image.seek(frame)
-
-
-def _first_frame_to_rgb(image: Image.Image) -> Image.Image:
-    image.load()
-    image = _upright(image)
-    if image.mode == "RGB" and image.format == "JPEG":
-        # The file has one frame and is closed by now. A copy would cost a tenth of its decoding.
-        return image
-    if image.mode.startswith("I") or image.mode == "F":
-        low, high = _grey_range(image)
-        return _in_tiles(image, lambda tile: _scale_deep_grey(tile, low, high))
-    if image.mode == "LAB":
-        return _in_tiles(image, _lab_to_rgb)
-    if image.mode in _TRANSPARENT_MODES or "transparency" in image.info:
-        return _in_tiles(image, _on_white)
-    return image.convert("RGB")
-
-
-def _tiles(image: Image.Image) -> Iterator[tuple[int, int, int, int]]:
-    """Boxes of at most :data:`_TILE_PIXELS` that cover an image."""
-    width = min(image.width, _TILE_PIXELS)
-    height = _TILE_PIXELS // width
-    for top in range(0, image.height, height):
-        for left in range(0, image.width, width):
-            yield left, top, min(left + width, image.width), min(top + height, image.height)
-
-
-def _in_tiles(image: Image.Image, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
-    """Convert an image pixel by pixel to RGB, so that intermediate results take little memory."""
-    if image.width * image.height <= _TILE_PIXELS:
-        return convert(image)
-    result = Image.new("RGB", image.size)
-    for box in _tiles(image):
-        result.paste(convert(image.crop(box)), box)
-    return result
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """Turn the image as its EXIF data say. As in browsers, damaged EXIF data are ignored."""
-    try:
-        turned = image.getexif().get(ExifTags.Base.Orientation) in range(2, 9)
-        return ImageOps.exif_transpose(image) if turned else image
-    except Exception:  # noqa: BLE001 - the pixels can be used even if the tags are damaged
-        return image
-
-
-def _on_white(image: Image.Image) -> Image.Image:
-    rgba = image.convert("RGBA")
-    white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-    return Image.alpha_composite(white, rgba).convert("RGB")
-
-
-def _grey_range(image: Image.Image) -> tuple[float, float]:
-    """The values of a deep grey image that mean black and white.
-
-    16-bit greys have their full range. 32-bit and float greys have none, so their values set it.
-    """
-    if image.mode not in ("I", "F"):
-        return 0.0, 65535.0
-    lows, highs = [], []
-    for box in _tiles(image):
-        values = np.asarray(image.crop(box))
-        finite = values[np.isfinite(values)]
-        if finite.size:
-            lows.append(float(finite.min()))
-            highs.append(float(finite.max()))
-    low, high = min(lows, default=0.0), max(highs, default=1.0)
-    usual = 1.0 if image.mode == "F" else 65535.0
-    return (0.0, usual) if low >= 0 and high <= usual else (low, high)
-
-
-def _scale_deep_grey(image: Image.Image, low: float, high: float) -> Image.Image:
-    values = np.asarray(image).astype(np.float64)
-    scaled = (np.nan_to_num(values, nan=low) - low) / max(high - low, 1e-12)
-    return Image.fromarray((scaled.clip(0, 1) * 255).round().astype(np.uint8)).convert("RGB")
-
-
-def _lab_to_rgb(image: Image.Image) -> Image.Image:
-    lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-    converted = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
-    assert converted is not None  # only the in-place form returns nothing
-    return converted
+    width, height = shown_size(image)
+    return width * height * (3 * 4 + decoder)
 
 
 _MODES = ("shortest", "longest", "squash")

@@ -43,6 +43,7 @@ from descscore.clip import (
     pretrained,
 )
 from descscore.errors import DescscoreError, ModelError, UsageError
+from descscore.images import DECODING
 from descscore.model_config import check_config
 from descscore.purpose import Purpose, Site, load_purpose
 from descscore.texts import Tokenizer
@@ -276,10 +277,11 @@ def _finish(source: str, clip: CLIP, base: CLIP, tokenizer: Any, device: torch.d
 
 
 def describe_preprocessing(model: CLIP) -> str:
-    """A short name of a model's preprocessing, such as ``128px-squash-bicubic-clip``.
+    """A short name of a model's preprocessing, such as ``128px-squash-bicubic-clip-v2``.
 
     Its parts are size, resize mode, interpolation and normalisation: ``clip`` for the mean and
-    standard deviation of OpenAI's models, otherwise the numbers themselves.
+    standard deviation of OpenAI's models, otherwise the numbers themselves. Last comes how files become
+    pixels (:data:`descscore.images.DECODING`).
     """
     config = get_model_preprocess_cfg(model)
     size = config["size"]
@@ -289,7 +291,7 @@ def describe_preprocessing(model: CLIP) -> str:
     numbers = (*config["mean"], *config["std"])
     usual = (*OPENAI_DATASET_MEAN, *OPENAI_DATASET_STD)
     norm = "clip" if numbers == usual else "/".join(f"{x:.4g}" for x in numbers)
-    return f"{pixels}px-{config['resize_mode']}-{config['interpolation']}-{norm}"
+    return f"{pixels}px-{config['resize_mode']}-{config['interpolation']}-{norm}-{DECODING}"
 
 
 def _one_line(error: BaseException) -> str:

@@ -12,9 +12,9 @@ import numpy as np
 from PIL import Image
 
 from descscore.errors import DataError
+from descscore.formats import IMAGE_SUFFIXES
 from descscore.images import PixelSpec
 from descscore.stream.worker import content_digest
-from descscore.tables.samples import IMAGE_SUFFIXES
 
 DECODE = f"{__name__}:blank"
 """For :class:`descscore.stream.pairs.StreamOptions`."""

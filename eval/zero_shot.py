@@ -21,10 +21,10 @@ from descscore.eval.features import image_features, text_features
 from descscore.eval.formatting import Columns, row_lines, share, share_interval
 from descscore.eval.ratings import parquet_rows
 from descscore.eval.statistics.proportions import proportion
+from descscore.formats import IMAGE_SUFFIXES
 from descscore.images import ImageSource
 from descscore.scorer import DescScorer
 from descscore.tables.reader import Columns as TableColumns
-from descscore.tables.samples import IMAGE_SUFFIXES
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from open_clip.transform import PreprocessCfg, image_transform_v2
-from PIL import Image
+from PIL import Image, ImageFile
 
 from descscore import images
 from descscore.errors import ImageError, ModelError
@@ -119,7 +119,7 @@ def test_a_decoder_without_memory_costs_its_own_image(
     def out_of_memory(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(Image.Image, "convert", out_of_memory)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", out_of_memory)
     with pytest.raises(ImageError, match=r"a\.png: takes more memory than there is") as caught:
         load_image(tmp_path / "a.png")
     assert caught.value.kind == "image_too_large"

@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "attention", "clip"),
+    ("errors", "attention", "clip", "appearance", "formats", "metadata"),
     ("files", "options", "texts", "images", "model_config"),
     ("towers",),
     ("context", "purpose", "interchange", "adapters", "lora", "records"),

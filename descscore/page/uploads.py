@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import queue
 from typing import TypeAlias
 
@@ -10,7 +9,8 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from descscore.errors import ImageError
-from descscore.images import PixelSpec, load_image, picture_pixels
+from descscore.formats import BROWSER_FORMATS
+from descscore.images import PixelSpec, load_image, open_bytes, picture_pixels
 from descscore.stream.pool import DecodePool
 from descscore.stream.worker import Pixels, PoolOptions, content_digest
 
@@ -28,9 +28,6 @@ TIME_LIMIT = 10.0
 
 AT_ONCE = 2
 """Number of images that are decoded at once, each in a process of its own."""
-
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "BMP")
-"""Formats that browsers can show. Pillow can read others, one of them by running another program."""
 
 _START_OF_SCAN = b"\xff\xda"
 _Pools: TypeAlias = "queue.SimpleQueue[DecodePool | None]"
@@ -103,10 +100,8 @@ def _check(data: bytes) -> None:
         raise ImageError("file_too_large", "image bytes")
     if not data:
         raise ImageError("empty_image", "image bytes")
-    Image.init()
-    readable = [name for name in _FORMATS if name in Image.OPEN]
     try:
-        with Image.open(io.BytesIO(data), formats=readable) as image:
+        with open_bytes(data, BROWSER_FORMATS) as image:
             is_jpeg = image.format in ("JPEG", "MPO")
     except UnidentifiedImageError:
         raise ImageError("not_an_image", "image bytes") from None

@@ -12,26 +12,10 @@ from typing import Any, BinaryIO, NamedTuple
 
 from descscore.errors import DataError, InputError
 from descscore.files import open_regular
+from descscore.formats import IMAGE_SUFFIXES, UNREAD_SUFFIXES
 from descscore.tables.cells import CELL_LIMIT, decode_text, named, parse_object
 from descscore.tables.reader import FileTable, Mark, Record, Table, Usual, file_fingerprint, open_file
 from descscore.tables.rows import is_below
-
-IMAGE_SUFFIXES = frozenset(
-    [
-        *(".apng", ".avif", ".bmp", ".dib", ".gif", ".icns", ".ico", ".jfif", ".jpe", ".jpeg", ".jpg"),
-        *(".j2c", ".j2k", ".jp2", ".jpc", ".jpf", ".jpx", ".mpo", ".pbm", ".pcx", ".pgm", ".png"),
-        *(".pnm", ".ppm", ".qoi", ".sgi", ".tga", ".tif", ".tiff", ".webp"),
-    ]
-)
-"""Endings of image files, in lower case."""
-
-UNREAD_SUFFIXES = frozenset(
-    [
-        *(".ai", ".arw", ".cr2", ".cr3", ".dng", ".emf", ".eps", ".heic", ".heif", ".hif", ".jxl", ".nef"),
-        *(".orf", ".pdf", ".psd", ".raf", ".raw", ".rw2", ".svg", ".svgz", ".wmf", ".xcf"),
-    ]
-)
-"""Endings of pictures in formats that are not read. Such a file is a row, with a fault, if it has a text."""
 
 
 def is_hidden(path: str) -> bool:
