@@ -192,7 +192,7 @@ def train_run(run: Run, sets: Sets) -> Path:
     output = sets.folder(run)
 
     def configure(tower: Tower) -> FinetuneConfig:
-        return replace(run.recipe.settings(tower), seed=run.seed, save_every=10**9)
+        return replace(run.recipe.settings(tower), seed=run.seed)
 
     if (output / "run.json").is_file():
         kept = json.loads((output / "run.json").read_text(encoding="utf-8"))["config"]
@@ -301,7 +301,7 @@ def _interchange(model: LoadedModel, sets: Sets, whole: bool) -> Record:
 
 def _fold_rows(run: Run, sets: Sets) -> list[Record]:
     """Interchanges of held-out training texts, in the towers that the calibration trained without them."""
-    config = replace(run.recipe.settings(Tower.of(sets.base.clip)), seed=run.seed, save_every=10**9)
+    config = replace(run.recipe.settings(Tower.of(sets.base.clip)), seed=run.seed)
     site = site_of(config)
     assert site is not None
     clip, towers = load_model("base", "cpu").clip, []

@@ -253,7 +253,8 @@ def test_a_loss_that_is_not_finite_names_the_last_checkpoint(
     run.train()
     again = make(base, data, tmp_path / "b", config(epochs=1))
     with torch.no_grad():
-        next(iter(again.parameters.values())).fill_(torch.nan)
+        for values in again.parameters.values():  # one alone may be lost: some attention kernels skip it
+            values.fill_(torch.nan)
     with pytest.raises(DescscoreError, match=r"loss is nan at step 1.*Last checkpoint: None"):
         again.train()
     assert checkpoint.latest(run.checkpoints) is not None
