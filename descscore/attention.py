@@ -8,9 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from descscore.clip import CLIP
-from descscore.errors import ModelError
-
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "out_proj")
 """Names of an unpacked attention's linear layers; the first three are packed in this order."""
 
@@ -86,24 +83,3 @@ def is_plain_attention(attention: Any) -> bool:
         and not attention.add_zero_attn
         and not attention.dropout
     )
-
-
-def unpack_attention(clip: CLIP) -> CLIP:
-    """Unpack each attention of the text tower, in place; the tower computes the same as before.
-
-    Raises :class:`ModelError` for a tower whose attention is not torch's plain one.
-    """
-    for number, block in enumerate(clip.transformer.resblocks):
-        attention: Any = block.attn
-        if not is_plain_attention(attention) or not attention.batch_first:
-            raise ModelError(f"text block {number}: LoRA needs torch's own plain attention")
-        block.attn = UnpackedAttention(attention).train(attention.training)
-    return clip
-
-
-def pack_attention(clip: CLIP) -> CLIP:
-    """Undo :func:`unpack_attention`, in place, keeping the weights as they are now."""
-    for block in clip.transformer.resblocks:
-        if isinstance(block.attn, UnpackedAttention):
-            block.attn = block.attn.packed()
-    return clip

@@ -1,8 +1,8 @@
 """Score sample photos of installed packages: ``python -m descscore.demo``.
 
 The photos are sample data of matplotlib and scikit-image, read from the installed packages.
-Each photo is scored with a description, a caption, and another photo's description. All texts
-were written for this demonstration.
+Each photo is scored with a description, a caption, and the descriptions of the other photos. All
+texts were written for this demonstration.
 """
 
 from __future__ import annotations
@@ -73,22 +73,28 @@ PHOTOS = (
 
 
 def table(scorer: DescScorer, photos: tuple[Photo, ...] = PHOTOS) -> str:
-    """A line with score and cosine for each photo and text, and the number of descriptions that win."""
+    """A line with score and cosine for each photo and text, and the number of descriptions that win.
+
+    Of the other photos' descriptions, the one with the highest score is shown.
+    """
     lines = [f"{'photo':<17} {'text':<20} {'score':>6} {'cosine':>8}  wording", "-" * 100]
     won_caption = won_other = 0
     for i, photo in enumerate(photos):
-        other = photos[(i + 1) % len(photos)]
-        texts = [photo.description, photo.caption, other.description]
-        results = scorer.score_batch([photo.find()] * 3, texts)
-        names = ("description", "caption", "other's description")
-        for name, text, result in zip(names, texts, results, strict=True):
+        others = [other.description for other in photos[:i] + photos[i + 1 :]]
+        texts = [photo.description, photo.caption, *others]
+        results = scorer.score_batch([photo.find()] * len(texts), texts)
+        best = max(range(2, len(texts)), key=lambda number: results[number].cosine)
+        for name, number in (("description", 0), ("caption", 1), ("other's description", best)):
+            text, result = texts[number], results[number]
             wording = text if len(text) <= 46 else text[:43] + "..."
             lines.append(f"{photo.name:<17} {name:<20} {result.score:6.3f} {result.cosine:+8.4f}  {wording}")
         won_caption += results[0].cosine > results[1].cosine
-        won_other += results[0].cosine > results[2].cosine
+        won_other += sum(results[0].cosine > result.cosine for result in results[2:])
     lines.append("-" * 100)
     lines.append(f"The description beats the caption on {won_caption} of {len(photos)} photos")
-    lines.append(f"and another photo's description on {won_other} of {len(photos)}.")
+    lines.append(
+        f"and another photo's description in {won_other} of {len(photos) * (len(photos) - 1)} pairs."
+    )
     return "\n".join([*lines, scorer.signature])
 
 

@@ -1,8 +1,12 @@
-"""Merge the low-rank updates (LoRA) of a text tower into its weights, from the files that peft writes.
+"""Merge the low-rank updates (LoRA) of a text tower from the files that peft writes; unpack it to be tuned.
 
 An update of a layer is a pair of small matrices A ``(r, in)`` and B ``(out, r)``; the layer's weight grows by
 ``alpha / r * B @ A``. Training goes through peft (:mod:`descscore.training.lora`). peft takes seconds to
 import, so scoring, which only adds the products once, does without it.
+
+torch packs an attention's query, key and value into one matrix, which would give the three one shared A. So
+:func:`unpack_attention` turns each attention into four linear layers for training. Query, key, value and
+output then have a pair A, B each, as in the code of Zur et al. (2024).
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from descscore.attention import PROJECTIONS, is_plain_attention
+from descscore.attention import PROJECTIONS, UnpackedAttention, is_plain_attention
 from descscore.clip import CLIP
 from descscore.errors import ModelError
 
@@ -148,3 +152,24 @@ def _weight(clip: CLIP, layer: str) -> Tensor:
     if name == "out_proj":
         return attention.out_proj.weight.data
     return attention.in_proj_weight.data.chunk(3)[PROJECTIONS.index(name)]
+
+
+def unpack_attention(clip: CLIP) -> CLIP:
+    """Unpack each attention of the text tower, in place; the tower computes the same as before.
+
+    Raises :class:`ModelError` for a tower whose attention is not torch's plain one.
+    """
+    for number, block in enumerate(clip.transformer.resblocks):
+        attention: Any = block.attn
+        if not is_plain_attention(attention) or not attention.batch_first:
+            raise ModelError(f"text block {number}: LoRA needs torch's own plain attention")
+        block.attn = UnpackedAttention(attention).train(attention.training)
+    return clip
+
+
+def pack_attention(clip: CLIP) -> CLIP:
+    """Undo :func:`unpack_attention`, in place, keeping the weights as they are now."""
+    for block in clip.transformer.resblocks:
+        if isinstance(block.attn, UnpackedAttention):
+            block.attn = block.attn.packed()
+    return clip

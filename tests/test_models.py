@@ -25,10 +25,9 @@ from safetensors.torch import load_file, save_file
 from conftest import TINY, make_photo, save_model
 from descscore import DescScorer
 from descscore.adapters import AdapterInfo, include_base, save_lora, weights_hash
-from descscore.attention import unpack_attention
 from descscore.encoder import Encoder
 from descscore.errors import ModelError, UsageError
-from descscore.lora import TARGETS
+from descscore.lora import TARGETS, unpack_attention
 from descscore.models import _PREPROCESSING, load_model
 
 

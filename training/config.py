@@ -242,7 +242,7 @@ _SMALL_DATA: dict[str, Any] = {
     "lora_alpha": 16,
     "lora_targets": "tower",
     "schedule": "linear",
-    "epochs": 3,
+    "epochs": 2,
     "batch_size": 48,
     "examples_per_epoch": None,
     "text_window": 32,
@@ -251,7 +251,7 @@ _SMALL_DATA: dict[str, Any] = {
     "contrastive_weight": 0.25,
     "hold_weight": 0.05,
     "spread_weight": 0.05,
-    "caption_weight": 0.5,
+    "caption_weight": 0.2,
     "neither_weight": 0.5,
     "ending_weight": 1.0,
 }

@@ -16,10 +16,9 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 
-from descscore.attention import unpack_attention
 from descscore.clip import CLIP
 from descscore.errors import ModelError, UsageError
-from descscore.lora import TARGETS
+from descscore.lora import TARGETS, unpack_attention
 
 
 def attach_lora(
@@ -27,7 +26,7 @@ def attach_lora(
 ) -> PeftModel:
     """Put LoRA on the text tower of ``clip``, in place, and freeze all else (logit_scale too).
 
-    The tower's attention is unpacked (:func:`descscore.attention.unpack_attention`).
+    The tower's attention is unpacked (:func:`descscore.lora.unpack_attention`).
 
     Args:
         clip: The untuned model. It runs as before, now with the updates.

@@ -108,7 +108,7 @@ def test_an_actor_makes_a_shard_from_what_travels_to_it(
     (answer,) = actor({"number": [2]})["answer"]
     assert json.loads(answer) == {
         **{"number": 2, "file": "part-000002.parquet", "rows": 5},
-        **{"statuses": {"ok": 5}},
+        **{"statuses": {"ok": 5}, "scored": 5},
     }
     after = pq.read_table(tmp_path / "part-000002.parquet")
     assert after["id"] == before["id"]

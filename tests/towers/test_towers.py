@@ -117,7 +117,7 @@ def test_images_equal_open_clip(name: str, layout: torch.memory_format, pixels: 
 def unmerged_lora(clip: CLIP) -> None:
     from peft import LoraConfig, inject_adapter_in_model
 
-    from descscore.attention import unpack_attention
+    from descscore.lora import unpack_attention
 
     config = LoraConfig(r=2, target_modules=["resblocks.2.attn.q_proj"], init_lora_weights=False)
     inject_adapter_in_model(config, unpack_attention(clip).transformer)

@@ -13,9 +13,10 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
 from conftest import TINY, save_model
-from descscore.attention import PROJECTIONS, UnpackedAttention, pack_attention, unpack_attention
+from descscore.attention import PROJECTIONS, UnpackedAttention
 from descscore.errors import ModelError, UsageError
 from descscore.interchange import Exchange, Rotation, interchange_texts
+from descscore.lora import pack_attention, unpack_attention
 from descscore.models import load_model
 from descscore.purpose import Site
 from descscore.training.config import Tower, preset
