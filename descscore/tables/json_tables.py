@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from descscore.errors import DataError, ImageError, InputError
+from descscore.formats import IMAGE_SUFFIXES
 from descscore.tables.cells import id_text, named, text_coding
 from descscore.tables.reader import FileTable, Mark, Record, Usual, file_fingerprint, open_file
-from descscore.tables.samples import IMAGE_SUFFIXES, is_hidden
+from descscore.tables.samples import is_hidden
 
 JSON_LIMIT = 1 << 30
 """Bytes of the largest JSON file that is read as a whole."""
