@@ -1,6 +1,6 @@
 """A picture that Pillow has opened, as a person sees it: upright, on white, in 8-bit sRGB.
 
-Colours become sRGB as in browsers: by a file's ICC profile, or by its gamma and primaries.
+Colours become sRGB as in browsers: by a file's ICC profile, by PNG's cICP, or by its gamma and primaries.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ output then have a pair A, B each, as in the code of Zur et al. (2024).
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -102,9 +103,9 @@ def _read_settings(settings: Any, clip: CLIP) -> tuple[int, float, list[str]]:
     if settings.get("bias", "none") != "none":
         raise ValueError(f"bias {str(settings['bias'])[:100]!r}: only 'none' can be merged")
     rank, alpha = settings.get("r"), settings.get("lora_alpha")
-    if not isinstance(rank, int) or rank < 1:
+    if type(rank) is not int or rank < 1:
         raise ValueError(f"r {str(rank)[:100]}: expected a whole number of at least 1")
-    if not isinstance(alpha, int | float):
+    if type(alpha) not in (int, float) or not math.isfinite(alpha):
         raise ValueError(f"lora_alpha {str(alpha)[:100]}: expected a number")
     return rank, float(alpha), _layers(settings.get("target_modules"), _known_layers(clip))
 

@@ -1,4 +1,7 @@
-"""The batch of each step. The same step of the same stage always gives the same batch."""
+"""The batch of each step. The same step of the same stage always gives the same batch.
+
+Stages share their draws: step ``n`` of each has the same photos.
+"""
 
 from __future__ import annotations
 

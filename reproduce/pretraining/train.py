@@ -184,7 +184,7 @@ def rate_factor(step: int, stage: Stage) -> float:
 
 
 def _groups(parameters: list[nn.Parameter], rate: float, decay: float) -> list[dict[str, Any]]:
-    """Optimizer groups: norms, biases, embeddings and the temperature do not decay."""
+    """Optimizer groups: norms, biases, token embeddings and the temperature do not decay."""
     large = [p for p in parameters if p.ndim > 1 and p.shape[0] < 10_000]
     small = [p for p in parameters if p.ndim < 2 or p.shape[0] >= 10_000]
     return [
