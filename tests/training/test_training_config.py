@@ -57,7 +57,7 @@ def test_presets_cover_the_tables() -> None:
 @pytest.mark.parametrize("tower", [Tower(192, 6), Tower()])
 def test_the_recipe_for_small_data_meets_every_text_and_fits_into_three_megabytes(tower: Tower) -> None:
     c = preset("small-data", tower)
-    assert (c.loss, c.tuning, c.learning_rate, c.epochs, c.text_window) == ("joint", "lora", 1e-3, 3, 32)
+    assert (c.loss, c.tuning, c.learning_rate, c.epochs, c.text_window) == ("joint", "lora", 1e-3, 2, 32)
     assert c.examples_per_epoch is None
     assert min(c.neither_weight, c.caption_weight, c.ending_weight, c.hold_weight) > 0
     assert c.lora_rank is not None
