@@ -14,9 +14,14 @@ os.environ["TRANSFORMERS_OFFLINE"] = "1"
 import open_clip
 import pytest
 import torch
+from hypothesis import settings
 from safetensors.torch import save_file
 
 from pictures import make_photo
+
+# A busy machine may take any time for an example.
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 TINY: dict[str, Any] = {
     "model_cfg": {
