@@ -48,21 +48,6 @@ class UnpackedAttention(nn.Module):
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return self.out_proj(mixed.transpose(1, 2).reshape(batch, length, width)), None
 
-    @torch.no_grad()
-    def packed(self) -> nn.MultiheadAttention:
-        """The same attention as torch packs it, on the same device. Updates must be merged before."""
-        layers: list[Any] = [getattr(self, name) for name in PROJECTIONS]
-        width, bias = layers[0].in_features, layers[0].bias is not None
-        # Made without memory, so that no random start is drawn.
-        out: Any = nn.MultiheadAttention(width, self.num_heads, bias=bias, batch_first=True, device="meta")
-        for name in ("weight", "bias") if bias else ("weight",):
-            values = [getattr(layer, name) for layer in layers]
-            trained = values[3].requires_grad
-            setattr(out, f"in_proj_{name}", nn.Parameter(torch.cat(values[:3]), trained))
-            setattr(out.out_proj, name, nn.Parameter(values[3].clone(), trained))
-        packed: nn.MultiheadAttention = out.train(self.training)
-        return packed
-
 
 @torch.no_grad()
 def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:

@@ -166,11 +166,3 @@ def unpack_attention(clip: CLIP) -> CLIP:
             raise ModelError(f"text block {number}: LoRA needs torch's own plain attention")
         block.attn = UnpackedAttention(attention).train(attention.training)
     return clip
-
-
-def pack_attention(clip: CLIP) -> CLIP:
-    """Undo :func:`unpack_attention`, in place, keeping the weights as they are now."""
-    for block in clip.transformer.resblocks:
-        if isinstance(block.attn, UnpackedAttention):
-            block.attn = block.attn.packed()
-    return clip
