@@ -67,7 +67,8 @@ class DataOptions:
     columns: Columns = Columns()  # noqa: RUF009 - frozen
     """Names of columns, where they differ from the usual ones."""
     image_root: Path | None = None
-    """As in :class:`InputOptions`; by default the table's own folder (Concadia: ``resized``)."""
+    """As in :class:`InputOptions`; by default the table's own folder (Concadia: ``resized`` in it, if it
+    is there)."""
     keep_equal: bool = False
     """Whether a pair with equal texts is usable. It is no use for training, but in an evaluation it
     counts against the model."""
@@ -204,9 +205,10 @@ def load_pairs(
     ``val`` (or ``validation``, ``dev``) or ``test``; otherwise its rows have the split ''.
 
     Args:
-        source: A folder with Concadia's ``wiki_split.json``, or that file; a table (CSV, JSONL or
-            Parquet); a folder of such tables, read in the order of their names; or the name of a
-            hub data set.
+        source: A folder with Concadia's ``wiki_split.json``, or that file; a table (CSV, TSV, JSON, JSON
+            Lines or Parquet); a folder of such tables, read in the order of their names; a folder of images
+            with ``metadata.csv`` or ``metadata.jsonl``, or one that ``save_to_disk`` has written; or the
+            name of a hub data set.
         options: How to read it.
 
     Returns:
@@ -225,7 +227,7 @@ def _readers(name: str, options: DataOptions) -> Iterator[Reader]:
     path = Path(name)
     if (path / CONCADIA).is_file() or path.name == CONCADIA:
         file = path / CONCADIA if path.is_dir() else path
-        root = options.image_root or file.parent / _CONCADIA_IMAGES
+        root = options.image_root or _images_of(file)
         yield Reader(JsonTable(file), Columns(), PREFERENCE, root)  # its columns are always the same
     elif is_saved(path):
         yield from _hub_readers(name, options)

@@ -219,6 +219,8 @@ def _group_batches(
             first += len(batch)
             if len(kept):
                 yield kept
+    except GeneratorExit:  # as the interpreter ends, the classes below may be gone
+        raise
     except (OSError, ValueError, MemoryError, pa.ArrowException) as error:
         reason = error
     fault = InputError("bad_row", f"the table is damaged here ({reason})")

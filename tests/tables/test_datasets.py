@@ -6,6 +6,8 @@ import csv
 import json
 import pickle
 import random
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -214,6 +216,17 @@ def test_parquet_images_travel_to_another_process(folder: Path) -> None:
     assert copy.pairs[1].image.read() == data.pairs[1].image.read()
 
 
+def test_a_process_that_has_read_a_parquet_image_ends_without_a_word(folder: Path) -> None:
+    path = numbered(folder, 40, 20)
+    code = (
+        "import sys, torch; from descscore.models import load_model\n"
+        "from descscore.tables.open import load_pairs\n"
+        "image = load_pairs(sys.argv[1]).pairs[0].image; image.read()"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")
+
+
 def test_a_parquet_file_that_went_away_is_an_image_error(folder: Path) -> None:
     path = write_struct_parquet(folder, [text_row(i) for i in range(3)])
     image = load_pairs(path).pairs[2].image
@@ -240,6 +253,13 @@ def write_concadia(folder: Path, entries: list[Any]) -> Path:
     (folder / "pictures").rename(folder / "resized")
     (folder / "wiki_split.json").write_text(json.dumps({"images": entries}), encoding="utf-8")
     return folder
+
+
+def test_concadia_s_images_may_lie_beside_its_file(folder: Path) -> None:
+    (folder / "wiki_split.json").write_text(json.dumps({"images": [concadia_entry(0)]}), encoding="utf-8")
+    (folder / "pictures" / "0.jpg").rename(folder / "0.jpg")
+    (pair,) = load_pairs(folder).pairs
+    assert pair.image == FileImage(folder / "0.jpg")
 
 
 @pytest.mark.parametrize("inner", ["", "wiki_split.json"])
