@@ -50,7 +50,7 @@ from descscore.tables.open import DataOptions, load_pairs
 from descscore.tables.rows import PreferencePair
 from descscore.training.config import PRESETS, FinetuneConfig, Tower, preset
 from descscore.training.data import Examples, make_examples
-from descscore.training.finetune import CALIBRATION_FOLDS, Request, finetune, train_folds
+from descscore.training.finetune import Request, finetune, train_folds
 from descscore.training.objective import site_of
 from descscore.training.readout import order_rotation
 from reproduce.cross_validation import Recipe
@@ -84,6 +84,8 @@ ONE_LOSS = (
 OVER_SEEDS = ("das-lora", "bft-lora")
 """Presets that run with every seed; the others run once."""
 
+FOLDS = 2
+"""Folds of the shipped run's calibration. Its interchanges are measured in their towers too."""
 MOST_FOUND = 2000
 """Training pairs, at most, from which a rotation is found after the training."""
 MOST_HELD = 600
@@ -206,7 +208,7 @@ def train_run(run: Run, sets: Sets) -> Path:
         reference="val",
         cache=sets.work / "features",
         # One calibration serves to ship; the others show how far results vary.
-        calibration_folds=CALIBRATION_FOLDS if run.whole else 0,
+        calibration_folds=FOLDS if run.whole else 0,
         weights="float16" if run.recipe.preset == SHIPPED.preset else "float32",
     )
     log.info("training %s", run.name)
@@ -305,7 +307,7 @@ def _fold_rows(run: Run, sets: Sets) -> list[Record]:
     site = site_of(config)
     assert site is not None
     clip, towers = load_model("base", "cpu").clip, []
-    for held, trainer in train_folds(clip, sets.train, CALIBRATION_FOLDS, config, sets.folder(run) / "folds"):
+    for held, trainer in train_folds(clip, sets.train, FOLDS, config, sets.folder(run) / "folds"):
         rotation, tuned = trainer.objective.rotation, trainer.objective.clip.cpu()
         assert rotation is not None
         matrix, seen = rotation.matrix().detach().cpu(), sets.train.select(~held).sample(MOST_FOUND)
