@@ -1,4 +1,4 @@
-"""The data classes that scoring takes and returns: pairs, scores, outcomes and comparisons."""
+"""The data classes that scoring takes and returns: pairs, scores and their bands, outcomes and comparisons."""
 
 from __future__ import annotations
 
@@ -24,6 +24,36 @@ class Pair:
     """The text around the image; None or blank without a context."""
     references: Sequence[str] = ()
     """Good descriptions of the image."""
+
+
+@dataclass(frozen=True)
+class Band:
+    """A range of percentiles with a word for people to read."""
+
+    name: str
+    """``weak``, ``fair`` or ``good``."""
+    lowest: float
+    """The lowest percentile of the band, 0..100; it ends where the next band begins."""
+    meaning: str
+    """What the band says of a text, as a clause without a full stop."""
+
+
+BANDS = (
+    Band("weak", 0, "more than nine in ten reference descriptions fit their pictures better"),
+    Band("fair", 10, "it fits better than one in ten reference descriptions, but not than half of them"),
+    Band("good", 50, "it fits its picture at least as well as half of the reference descriptions"),
+)
+"""All bands, ascending. ``python -m reproduce.bands`` measures how many right and wrong texts each holds."""
+
+
+def band_of(percentile: float | None) -> Band | None:
+    """The band of a percentile 0..100; None for a model without reference descriptions.
+
+    The percentile refers to the model's own reference descriptions, so the borders hold for every model.
+    """
+    if percentile is None:
+        return None
+    return next(band for band in reversed(BANDS) if percentile >= band.lowest)
 
 
 @dataclass(frozen=True)
@@ -63,6 +93,11 @@ class Score:
 
     def __float__(self) -> float:
         return self.score
+
+    @property
+    def band(self) -> Band | None:
+        """Weak, fair or good, by the percentile; None for a model without reference descriptions."""
+        return band_of(self.percentile)
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as plain JSON types."""
