@@ -1,4 +1,4 @@
-"""The data classes that scoring takes and returns: pairs, scores and their bands, outcomes and comparisons."""
+"""The data classes that scoring takes and returns: pairs, scores with their bands, outcomes, comparisons."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ class Band:
 
 
 BANDS = (
-    Band("weak", 0, "more than nine in ten reference descriptions fit their pictures better"),
-    Band("fair", 10, "it fits better than one in ten reference descriptions, but not than half of them"),
-    Band("good", 50, "it fits its picture at least as well as half of the reference descriptions"),
+    Band("weak", 0, "more than nine in ten reference descriptions fit better"),
+    Band("fair", 10, "it fits better than one in ten reference descriptions, not than half"),
+    Band("good", 50, "it fits at least as well as half of the reference descriptions"),
 )
 """All bands, ascending. ``python -m reproduce.bands`` measures how many right and wrong texts each holds."""
 

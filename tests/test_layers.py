@@ -20,7 +20,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("context", "purpose", "interchange", "adapters", "lora", "records"),
     ("tables", "models"),
     ("cache", "encoder", "stream"),
-    ("scorer",),
+    ("scorer", "screen"),
     ("shared_scorers", "batch", "explanations"),
     ("metrics", "coco", "record_metric", "evaluate_module", "study", "demo"),
     ("page",),

@@ -24,9 +24,11 @@ from descscore.explanations.attribution import (
     Attribution,
     Filler,
     PathEnds,
+    Progress,
     TextRows,
     attribute,
     evaluate,
+    no_progress,
 )
 from descscore.explanations.explanation import (
     Convergence,
@@ -61,6 +63,8 @@ class ExplainOptions:
     """Numbers of path points, tried one after another until the parts add up."""
     filler: Filler = FILLER
     """What takes the place of words in the text without words, from which all parts are measured."""
+    progress: Progress = no_progress
+    """Called after each pass of the text tower."""
 
 
 def explain(
@@ -70,6 +74,7 @@ def explain(
     scorer: DescScorer | None = None,
     source: str | None = None,
     where: bool = False,
+    progress: Progress = no_progress,
 ) -> Explanation:
     """Why ``text`` gets its score with ``image``.
 
@@ -80,13 +85,14 @@ def explain(
             explain more than one text.
         source: A text whose purpose the counterfactual gives to ``text``.
         where: Whether to map the image by occlusion.
+        progress: Called after each pass of the text tower.
 
     Raises:
         InputError: As :meth:`DescScorer.score`.
         UsageError: The model's precision is not float32, or there is a ``source`` but the model has no
             purpose subspace.
     """
-    options = ExplainOptions(source, where)
+    options = ExplainOptions(source, where, progress=progress)
     try:
         return explain_batch([image], [text], scorer or DescScorer.from_pretrained(), options)[0]
     except InputError as error:
@@ -211,8 +217,8 @@ def _reasons(
     }
     images = images.to(model.device)
     rows = TextRows.of(texts, images)
-    attribution = attribute(model.clip, rows, model.purpose, options.steps, options.filler)
-    losses = _losses(model, shortened, images, attribution)
+    attribution = attribute(model.clip, rows, model.purpose, options.steps, options.filler, options.progress)
+    losses = _losses(model, shortened, images, attribution, options.progress)
     owners = rows.owner.tolist()
     cosine_path, log_odds_path = attribution.cosine_path, attribution.log_odds_path
     reasons = []
@@ -238,6 +244,7 @@ def _losses(
     shortened: Mapping[tuple[int, int], TokenizedText],
     images: Tensor,
     attribution: Attribution,
+    progress: Progress,
 ) -> Mapping[tuple[int, int], tuple[float, float]]:
     """Losses of cosine and log-odds without a word, by numbers of text and word.
 
@@ -248,10 +255,11 @@ def _losses(
         shortened: Texts without one word, by numbers of text and word.
         images: Unit image features of the texts.
         attribution: The attribution of the whole texts.
+        progress: Called after each pass.
     """
     owner = [i for i, _ in shortened]
     rows = TextRows.of(list(shortened.values()), images[owner])
-    without = evaluate(model.clip, rows, model.purpose)
+    without = evaluate(model.clip, rows, model.purpose, progress)
     cosine = attribution.cosine_path.value[owner] - without.cosine
     log_odds = torch.zeros_like(cosine)
     if attribution.log_odds_path is not None and without.log_odds is not None:
