@@ -39,7 +39,8 @@ from descscore.explanations.explanation import (
 )
 from descscore.explanations.occlusion import occlusion_maps
 from descscore.explanations.words import Word, split_words, without_word
-from descscore.images import ImageSource, image_identity, load_image
+from descscore.image_lists import AnyImage, image_source
+from descscore.images import image_identity, load_image
 from descscore.interchange import Exchange, interchange_texts
 from descscore.models import LoadedModel
 from descscore.purpose import Purpose
@@ -68,7 +69,7 @@ class ExplainOptions:
 
 
 def explain(
-    image: ImageSource,
+    image: AnyImage,
     text: str,
     *,
     scorer: DescScorer | None = None,
@@ -102,7 +103,7 @@ def explain(
 
 
 def explain_batch(
-    images: Sequence[ImageSource],
+    images: Sequence[AnyImage],
     texts: Sequence[str],
     scorer: DescScorer,
     options: ExplainOptions | None = None,
@@ -174,17 +175,17 @@ def _check_precision(model: LoadedModel) -> None:
         raise UsageError(f"precision {model.precision}: explanations need float32")
 
 
-def _pictures(images: Sequence[ImageSource]) -> list[Any]:
+def _pictures(images: Sequence[AnyImage]) -> list[Any]:
     """The images, each distinct one decoded once.
 
     One that cannot be decoded stays as it is: encoding names all errors of the pairs together.
     """
-    pictures: dict[object, ImageSource] = {}
+    pictures: dict[object, Any] = {}
     for image in images:
         key = image_identity(image)
         if key not in pictures:
             try:
-                pictures[key] = load_image(image)
+                pictures[key] = load_image(image_source(image))
             except InputError:
                 pictures[key] = image
     return [pictures[image_identity(image)] for image in images]
