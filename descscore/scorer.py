@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from PIL import Image
@@ -389,7 +389,7 @@ def _difference(first: float | None, second: float | None) -> float | None:
     return None if first is None or second is None else first - second
 
 
-def _as_list(name: str, values: Sequence[Any]) -> list[Any]:
+def _as_list(name: str, values: Any) -> list[Any]:
     """The values as a list; refuses a single path or text, which would be split into letters."""
     if isinstance(values, (str, bytes, os.PathLike, Image.Image)):
         raise UsageError(f"{name}: expected a list, got one {type(values).__name__}")
@@ -403,7 +403,7 @@ def _load(image: AnyImage) -> Image.Image:
 def _check_pairs(images: ImageBatch, texts: Sequence[str]) -> list[tuple[AnyImage, str]]:
     """Pairs of image and text; :class:`UsageError` unless the lists have equal lengths."""
     texts = _as_list("texts", texts)
-    images = [images] * len(texts) if is_one_image(images) else _as_list("images", images)  # type: ignore[arg-type]
+    images = [cast(AnyImage, images)] * len(texts) if is_one_image(images) else _as_list("images", images)
     if len(images) != len(texts):
         raise UsageError(f"{len(images)} images but {len(texts)} texts: a pair needs one of each")
     return list(zip(images, texts, strict=True))

@@ -119,7 +119,7 @@ class StreamPair(Protocol):
 
 @dataclass(frozen=True)
 class _UnnamedPair:
-    image: AnyImage | None
+    image: ImageSource | None
     text: object
     context: object = None
     references: object = None
@@ -209,23 +209,25 @@ def _taken(image: ImageSource | None, begun: int) -> ImageSource | None:
 
 
 def _stream_pair(pair: StreamInput) -> _UnnamedPair:
-    if isinstance(pair, Mapping):
-        row = _UnnamedPair(*(pair.get(name) for name in ("image", "text", "context", "references")))
-        row = replace(row, id="" if pair.get("id") is None else str(pair["id"]))
+    if isinstance(pair, Pair):
+        image: Any = pair.image
+        row = _UnnamedPair(None, pair.text, pair.context, pair.references)
+    elif isinstance(pair, Mapping):
+        image, row_id = pair.get("image"), pair.get("id")
+        context, references = pair.get("context"), pair.get("references")
+        row = _UnnamedPair(None, pair.get("text"), context, references, "" if row_id is None else str(row_id))
         missing = [name for name in ("image", "text") if name not in pair]
         if missing:
             keys = cut(", ".join(map(str, pair)))
             fault = InputError(f"missing_{missing[0]}", f"no key {' or '.join(missing)}; its keys: {keys}")
-            return replace(row, image=None, fault=fault)
-    elif isinstance(pair, Pair):
-        row = _UnnamedPair(pair.image, pair.text, pair.context, pair.references)
+            return replace(row, fault=fault)
     else:
         image, text = pair
-        row = _UnnamedPair(image, text)
+        row = _UnnamedPair(None, text)
     try:
-        return replace(row, image=None if row.image is None else image_source(row.image))
+        return replace(row, image=image_source(image))
     except ImageError as error:
-        return replace(row, image=None, fault=error)
+        return replace(row, fault=error)
 
 
 def stream_rows(

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from explained import explained_adapter
 
 from conftest import make_photo
 from descscore import DescScorer
 from descscore.errors import UsageError
 from descscore.eval.quality import TextsOfImages
-from report_data import make_adapter
 from reproduce.bands import BANDS_PART, measure_bands
 
 
@@ -18,7 +18,7 @@ def test_every_pair_is_counted_in_its_band(tiny_folder: Path, tmp_path: Path) ->
     photos = [make_photo(tmp_path / f"{seed}.png", seed) for seed in range(4)]
     texts = ["A cat.", "Two boats.", "Grace Hopper, 1984", "A red car stands at a gate.", "A dog runs."]
     source = TextsOfImages(photos, texts, [0, 0, 1, 2, 3])
-    scorer = DescScorer.from_pretrained(make_adapter(tiny_folder, tmp_path / "adapter"), device="cpu")
+    scorer = DescScorer.from_pretrained(explained_adapter(tiny_folder, tmp_path / "adapter"), device="cpu")
     measured = measure_bands(scorer, source)
     expected: dict[str, list[str]] = {"right": [], "wrong": []}
     for photo in range(4):
