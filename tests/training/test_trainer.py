@@ -439,7 +439,9 @@ def test_train_command_makes_an_adapter_that_scores(
     assert result.exit_code == 0, result.output
     run = json.loads((tmp_path / "out/run.json").read_text())
     left = (
-        "only the adapter" if "bft" in name else "left: cosines of 8 reference descriptions, 3 towers of at"
+        "only the adapter"
+        if "bft" in name
+        else "left: cosines of 8 reference descriptions, 3 towers of up to"
     )
     assert f"trained 8 steps; {left}" in caplog.text
     assert run["config"]["learning_rate"] == 0.003
