@@ -45,7 +45,7 @@ def main(debug: bool) -> None:
 
 
 @main.command()
-@click.argument("images", metavar="IMAGE [TEXT]...", nargs=-1, required=True)
+@click.argument("images", metavar="IMAGE TEXT...", nargs=-1, required=True)
 @click.option("--text", "texts", multiple=True, help="A text; IMAGE may then be repeated. May be repeated.")
 @context_option
 @click.option(
@@ -70,7 +70,7 @@ def score(
     """Score each TEXT as a replacement for IMAGE.
 
     The TEXT - stands for the lines of standard input, and @FILE for the lines of a file. A TEXT that
-    begins with @ is written with @@. With --text, every argument is an image.
+    begins with @ is written with @@. The arguments are IMAGE TEXT..., or with --text images alone.
     """
     if not texts:
         images, texts = images[:1], images[1:]
