@@ -1,8 +1,8 @@
 """The ``descscore`` command, with its commands ``score``, ``compare`` and ``explain``.
 
 Exit codes: 0 success, 1 failure, 2 wrong usage, 3 success except for some rows (``batch``).
-An error is one line on standard error; ``--debug`` shows the traceback. Each command imports
-slow modules when it runs, so that help and usage errors come at once.
+An error is one line on standard error; ``--debug``, before or after the command, shows the traceback.
+Each command imports slow modules when it runs, so that help and usage errors come at once.
 """
 
 from __future__ import annotations
@@ -10,19 +10,20 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import click
 
 from descscore import __version__
-from descscore.errors import InputError, UsageError, rows_error
+from descscore.errors import InputError, UsageError, first_ten, rows_error
 from descscore.files import atomic_write
-from descscore.options import Group, context_option, echo, model_options
+from descscore.options import Group, context_option, echo, model_options, verbose_option
 from descscore.tables.cells import text_coding
 
 _INPUT_LIMIT = 1 << 24
-"""Bytes of texts that are read from standard input."""
+"""Bytes of texts that are read from standard input or a file."""
 
 
 @click.group(
@@ -44,8 +45,8 @@ def main(debug: bool) -> None:
 
 
 @main.command()
-@click.argument("image")
-@click.argument("texts", metavar="TEXT...", nargs=-1, required=True)
+@click.argument("images", metavar="IMAGE TEXT...", nargs=-1, required=True)
+@click.option("--text", "texts", multiple=True, help="A text; IMAGE may then be repeated. May be repeated.")
 @context_option
 @click.option(
     "--reference",
@@ -53,67 +54,81 @@ def main(debug: bool) -> None:
     multiple=True,
     help="A good description of IMAGE; adds reference_score. May be repeated.",
 )
+@verbose_option
 @model_options
 def score(
-    image: str,
+    images: tuple[str, ...],
     texts: tuple[str, ...],
     context: str | None,
     references: tuple[str, ...],
+    verbose: bool,
     model: str,
     device: str | None,
     text_policy: str,
     as_json: bool,
 ) -> None:
-    """Score each TEXT as a replacement for IMAGE. The TEXT - stands for the lines of standard input."""
-    texts = tuple(line for text in texts for line in (_lines() if text == "-" else [text]))
+    """Score each TEXT as a replacement for IMAGE.
+
+    The TEXT - stands for the lines of standard input, and @FILE for the lines of a file. A TEXT that
+    begins with @ is written with @@. The arguments are IMAGE TEXT..., or with --text images alone.
+    """
     if not texts:
-        raise UsageError("standard input: holds no text; give one a line")
-    scorer, count = _scorer(model, device, text_policy), len(texts)
+        images, texts = images[:1], images[1:]
+        _refuse_images(images[0], texts)
+    texts = tuple(line for text in texts for line in _texts(text))
+    if not texts:
+        raise UsageError("no text: give at least one after the image, or with --text")
+    pairs = [(image, text) for image in images for text in texts]
+    scorer, count = _scorer(model, device, text_policy), len(pairs)
+    contexts = [_whole(context)] * count
     try:
         results = scorer.score_batch(
-            [image] * count, texts, contexts=[context] * count, references=[references] * count
+            *zip(*pairs, strict=True), contexts=contexts, references=[references] * count
         )
     except InputError as error:
         raise rows_error(error.rows, name=None) from error
     if as_json:
-        rows = [{"image": image, "text": t} | r.to_dict() for t, r in zip(texts, results, strict=True)]
+        rows = [{"image": i, "text": t} | r.to_dict() for (i, t), r in zip(pairs, results, strict=True)]
         echo(json.dumps(rows, ensure_ascii=False, indent=2))
         return
-    for text, result in zip(texts, results, strict=True):
-        echo(f"{_line(result)}  {text}")
-    echo(results[0].signature)
+    from descscore.screen import Line, show_meaning, show_scores
+
+    lines = [Line(text, result) for (_, text), result in zip(pairs, results, strict=True)]
+    for number, image in enumerate(images):
+        show_scores(image, lines[number * len(texts) : (number + 1) * len(texts)], verbose)
+    show_meaning(results, verbose)
 
 
 @main.command()
 @click.argument("image")
-@click.option("--description", required=True, help="The text meant to replace the image.")
-@click.option("--caption", required=True, help="The text meant to add to the image.")
+@click.option(
+    "--description", required=True, help="The text meant to replace the image; - or @FILE reads it."
+)
+@click.option("--caption", required=True, help="The text meant to add to the image; - or @FILE reads it.")
 @context_option
+@verbose_option
 @model_options
 def compare(
     image: str,
     description: str,
     caption: str,
     context: str | None,
+    verbose: bool,
     model: str,
     device: str | None,
     text_policy: str,
     as_json: bool,
 ) -> None:
     """Compare a description and a caption of IMAGE."""
-    result = _scorer(model, device, text_policy).compare(image, description, caption, context=context)
+    texts = _whole(description), _whole(caption)
+    result = _scorer(model, device, text_policy).compare(image, *texts, context=_whole(context))
     if as_json:
         echo(json.dumps({"image": image} | result.to_dict(), ensure_ascii=False, indent=2))
         return
-    echo(f"description  {_line(result.description)}  {description}")
-    echo(f"caption      {_line(result.caption)}  {caption}")
-    echo(
-        f"margin {result.margin:+.4f} (cosine), preferred: {result.preferred}, "
-        f"probability of the description {result.probability:.3f}"
-    )
-    if result.contextual_margin is not None:
-        echo(f"contextual margin {result.contextual_margin:+.4f}")
-    echo(result.signature)
+    from descscore.screen import show_comparison, show_meaning
+
+    show_comparison(image, result, texts, verbose)
+    show_meaning([result.description, result.caption], verbose)
 
 
 @main.command()
@@ -132,6 +147,7 @@ def compare(
     flag_value="-",
     help="Write one self-contained page to FILE (.html); without FILE, print it.",
 )
+@verbose_option
 @model_options
 def explain(
     image: str,
@@ -139,22 +155,28 @@ def explain(
     source: str | None,
     where: bool,
     html: str | None,
+    verbose: bool,
     model: str,
     device: str | None,
     text_policy: str,
     as_json: bool,
 ) -> None:
-    """Show why TEXT gets its score with IMAGE: how each word moves the score and the purpose."""
+    """Show why TEXT gets its score with IMAGE: how each word moves the score and the purpose.
+
+    The TEXT - stands for all of standard input, and @FILE for all of a file.
+    """
     page = _page_file(html)
     if html is not None and page is None and as_json:
         raise UsageError("--html without a file and --json both print; give --html a file")
     from descscore.explanations.explainer import explain as run
-    from descscore.explanations.terminal import to_text
+    from descscore.explanations.terminal import progress_bar, to_text
     from descscore.images import load_image
+    from descscore.screen import show_meaning, text_width
 
-    picture = load_image(image)
+    text, picture = _whole(text), load_image(image)
     scorer = _scorer(model, device, text_policy)
-    explanation = run(picture, text, scorer=scorer, source=source, where=where)
+    with progress_bar() as progress:
+        explanation = run(picture, text, scorer=scorer, source=_whole(source), where=where, progress=progress)
     if html is not None:
         from descscore.explanations.html_page import to_html
 
@@ -168,21 +190,74 @@ def explain(
     if as_json:
         echo(json.dumps({"image": image} | explanation.to_dict(), ensure_ascii=False, indent=2))
     elif html is None:
-        echo(to_text(explanation))
+        echo(image)
+        echo(to_text(explanation, verbose, text_width()))
+        echo("")
+        show_meaning([explanation.score], verbose)
 
 
-def _lines() -> list[str]:
-    """The texts on standard input, one a line; blank lines are none."""
-    data = sys.stdin.buffer.read(_INPUT_LIMIT + 1)
+def _refuse_images(image: str, texts: Sequence[str]) -> None:
+    """Raise :class:`UsageError` if texts are names of image files, as a shell makes them of ``*.png``."""
+    from descscore.formats import IMAGE_SUFFIXES
+
+    files = [text for text in texts if Path(text).suffix.lower() in IMAGE_SUFFIXES and _is_file(text)]
+    if files:
+        names = " ".join([image, *files][:3]) + (" ..." if len(files) > 2 else "")
+        raise UsageError(
+            f"{first_ten(files, ', ')}: an image file where a text belongs; "
+            f'give texts with --text: descscore score {names} --text "A cat on a wall."'
+        )
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):  # too long for a file name
+        return False
+
+
+@overload
+def _whole(text: str) -> str: ...
+@overload
+def _whole(text: str | None) -> str | None: ...
+def _whole(text: str | None) -> str | None:
+    """One text: all of standard input for ``-``, all of a file for ``@FILE``; without line ends around it."""
+    if text is None:
+        return None
+    data = _read(text)
+    return text.removeprefix("@") if data is None else data.strip("\r\n")
+
+
+def _texts(text: str) -> list[str]:
+    """The texts that an argument stands for: the lines of what it names; blank lines are none."""
+    data = _read(text)
+    if data is None:
+        return [text.removeprefix("@")]
+    return [line for line in re.split("\r\n|\n|\r", data) if line.strip()]
+
+
+def _read(text: str) -> str | None:
+    """What ``-`` and ``@FILE`` stand for; None for a text, whose first ``@`` is written ``@@``."""
+    if text == "-":
+        name, data = "standard input", sys.stdin.buffer.read(_INPUT_LIMIT + 1)
+    elif text.startswith("@") and not text.startswith("@@"):
+        name = text[1:]
+        if not _is_file(name):
+            raise UsageError(f"{text}: no such file; write @{text} for a text that begins with @")
+        with Path(name).open("rb") as file:
+            data = file.read(_INPUT_LIMIT + 1)
+    else:
+        return None
     if len(data) > _INPUT_LIMIT:
-        raise UsageError(f"standard input: over {_INPUT_LIMIT:,} bytes; 'descscore batch' scores more")
+        raise UsageError(f"{name}: over {_INPUT_LIMIT:,} bytes; 'descscore batch' scores more")
     coding, start = text_coding(data)
     try:
-        return [line for line in re.split("\r\n|\n|\r", data[start:].decode(coding)) if line.strip()]
+        decoded = data[start:].decode(coding)
     except UnicodeDecodeError as error:
-        raise UsageError(
-            f"standard input: is not UTF-8 text ({error.reason} at byte {error.start})"
-        ) from None
+        raise UsageError(f"{name}: is not UTF-8 text ({error.reason} at byte {error.start})") from None
+    if not decoded.strip():
+        raise UsageError(f"{name}: holds no text")
+    return decoded
 
 
 def _page_file(html: str | None) -> Path | None:
@@ -199,23 +274,6 @@ def _scorer(model: str, device: str | None, text_policy: str) -> Any:
     from descscore.scorer import DescScorer
 
     return DescScorer.from_pretrained(model, device=device, text_policy=text_policy)  # type: ignore[arg-type]
-
-
-def _line(result: Any) -> str:
-    """A :class:`descscore.Score` in one line."""
-    length = f"{result.tokens} tokens"
-    length += f", in {result.windows} windows" if result.windows > 1 else ""
-    length += ", cut" if result.truncated else ""
-    line = f"score {result.score:.4f}  cosine {result.cosine:+.4f}  clip_score {result.clip_score:.4f}"
-    if result.contextual_score is not None:
-        line += f"  contextual {result.contextual_score:+.4f}{_cut(result.context_truncated, 'context')}"
-    if result.reference_score is not None:
-        line += f"  reference {result.reference_score:.4f}{_cut(result.references_truncated, 'reference')}"
-    return f"{line}  ({length})"
-
-
-def _cut(truncated: bool | None, what: str) -> str:
-    return f" ({what} cut)" if truncated else ""
 
 
 if __name__ == "__main__":

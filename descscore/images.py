@@ -118,7 +118,7 @@ def _bytes_not_loaded(image: Image.Image) -> bytes | None:
         return None
 
 
-def image_identity(image: ImageSource) -> object:
+def image_identity(image: object) -> object:
     """Equal for two arguments that are the same image: the path, or the identity of the object."""
     return os.fspath(image) if isinstance(image, (str, os.PathLike)) else id(image)
 

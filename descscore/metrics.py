@@ -11,16 +11,15 @@ Needs torchmetrics: ``pip install "descscore[metrics]"``.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeAlias, cast
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import Module
 
-from descscore.errors import ImageError, UsageError
-from descscore.images import ImageSource
+from descscore.errors import UsageError
+from descscore.image_lists import ImageBatch, image_list
 from descscore.scorer import SCALE, DescScorer
 from descscore.shared_scorers import ModelSource, ScorerHandle, score_named
 
@@ -33,13 +32,6 @@ except ImportError as error:
     ) from error
 
 __all__ = ["DescriptionScore", "PreferenceAccuracy"]
-
-ImageBatch: TypeAlias = "Sequence[ImageSource | Tensor] | ImageSource | Tensor"
-"""A list of images, one image, or a tensor ``(n, channels, height, width)``.
-
-A tensor is uint8, or float in 0..1, with 1 channel (grey), 3 (red, green, blue) or 4 (red, green,
-blue, opacity). An image of another type is anything that :func:`descscore.images.load_image` takes.
-"""
 
 
 class ScorerMetric(Metric):
@@ -231,7 +223,7 @@ class DescriptionScore(ScorerMetric):
 
         Args:
             images: A list of paths, bytes, PIL images, arrays or tensors (see
-                :data:`descscore.metrics.ImageBatch`), or one tensor
+                :data:`descscore.image_lists.ImageBatch`), or one tensor
                 ``(n, channels, height, width)``, uint8 or float in 0..1.
             texts: One text per image; or a single text for a single image.
         """
@@ -317,59 +309,3 @@ class PreferenceAccuracy(ScorerMetric):
         Needs ``per_item=True``. Order and processes: see :meth:`descscore.metrics.DescriptionScore.scores`.
         """
         return self._gathered()
-
-
-def image_list(images: ImageBatch, count: int | None) -> list[ImageSource]:
-    """The images of ``count`` texts, as a list that a scorer takes.
-
-    A repeated image stays one object, so that it is encoded once.
-
-    Args:
-        images: The images.
-        count: Number of texts; None for a single text outside a list.
-
-    Raises:
-        ImageError: A tensor has a wrong shape.
-        UsageError: There is one array or path instead of a list.
-    """
-    if isinstance(images, Tensor):
-        images = _tensors(images, count)
-    elif isinstance(images, np.ndarray) and images.ndim != 4 and count is not None:
-        raise UsageError("images: one array; give a list of them, or one (n, height, width, channels)")
-    elif count is None and not isinstance(images, (list, tuple)):
-        return [images]  # type: ignore[list-item]
-    elif isinstance(images, (str, bytes)) or not hasattr(images, "__iter__"):
-        raise UsageError(f"images: expected a list, got one {type(images).__name__}")
-    return _converted([*cast(Iterable[Any], images)])
-
-
-def _tensors(images: Tensor, count: int | None) -> list[Tensor]:
-    """One tensor as a list of images ``(channels, height, width)``."""
-    if images.ndim == 4:
-        return list(images)
-    if images.ndim == 3 and count in (None, 1):
-        return [images]
-    shape = "x".join(map(str, images.shape))
-    raise ImageError(
-        "bad_array",
-        f"images: tensor of shape {shape} for {count or 1} texts: expected (n, channels, height, width), "
-        "or (channels, height, width) for one image",
-    )
-
-
-def _converted(images: Sequence[Any]) -> list[ImageSource]:
-    arrays = {id(image): _array(image, i) for i, image in enumerate(images) if isinstance(image, Tensor)}
-    return [arrays.get(id(image), image) for image in images]
-
-
-def _array(image: Tensor, row: int) -> np.ndarray[Any, Any]:
-    """``(channels, height, width)`` -> ``(height, width, channels)`` on the host, values as they are."""
-    if image.ndim != 3 or image.shape[0] not in (1, 3, 4):
-        shape = "x".join(map(str, image.shape))
-        raise ImageError(
-            "bad_array",
-            f"row {row}: tensor of shape {shape}: expected (channels, height, width) with 1, 3 or 4 channels",
-        )
-    if image.dtype == torch.bfloat16:
-        image = image.float()
-    return image.detach().permute(1, 2, 0).cpu().numpy()

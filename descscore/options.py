@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -33,11 +34,30 @@ class LazyGroup(click.Group):
         return sorted({*super().list_commands(ctx), *self._lazy})
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        if name not in self._lazy:
-            return super().get_command(ctx, name)
-        module, _, attribute = self._lazy[name].partition(":")
-        command: click.Command = getattr(importlib.import_module(module), attribute)
+        if name in self._lazy:
+            module, _, attribute = self._lazy[name].partition(":")
+            command: click.Command | None = getattr(importlib.import_module(module), attribute)
+        else:
+            command = super().get_command(ctx, name)
+        if command is not None and all(parameter.name != "debug" for parameter in command.params):
+            command.params.append(_debug_option())
         return command
+
+
+def _debug_option() -> click.Option:
+    """``--debug`` behind a command, as before it."""
+
+    def callback(ctx: click.Context, _option: click.Parameter, value: bool) -> None:
+        if value:
+            ctx.find_root().params["debug"] = True
+
+    return click.Option(
+        ["--debug"],
+        is_flag=True,
+        expose_value=False,
+        callback=callback,
+        help="Show the traceback of an error.",
+    )
 
 
 class Group(LazyGroup):
@@ -53,14 +73,21 @@ class Group(LazyGroup):
             ctx.exit(error.exit_code if isinstance(error, DescscoreError) else 1)
 
 
-def echo(text: object, *, err: bool = False) -> None:
+def echo(text: object, *, err: bool = False, dim: bool = False) -> None:
     """Print a line. Control characters, which texts and file names may hold, are shown, not sent.
 
     What the terminal's coding lacks is replaced.
+
+    Args:
+        text: The line.
+        err: Whether to print it on standard error.
+        dim: Whether a terminal shows it dim. Elsewhere, and with ``NO_COLOR``, it is plain.
     """
-    line = shown(text)
-    coding = getattr(sys.stderr if err else sys.stdout, "encoding", None) or "utf-8"
-    click.echo(line.encode(coding, "backslashreplace").decode(coding), err=err)
+    line, stream = shown(text), sys.stderr if err else sys.stdout
+    coding = getattr(stream, "encoding", None) or "utf-8"
+    line = line.encode(coding, "backslashreplace").decode(coding)
+    styled = dim and stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    click.echo(click.style(line, dim=True) if styled else line, err=err)
 
 
 text_policy_option = click.option(
@@ -74,16 +101,20 @@ context_option = click.option(
     "--context", help="Text around the image, such as its article; adds contextual_score."
 )
 device_option = click.option("--device", help="Torch device; by default a GPU if there is one.")
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+json_option = click.option("-j", "--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+output_option = click.option("-o", "--output", required=True, type=PATH, help="Folder for the results.")
+verbose_option = click.option(
+    "-v", "--verbose", is_flag=True, help="Also print cosine, clip_score and the other numbers."
+)
 models_option = click.option(
-    "--model", "models", multiple=True, help="Model to measure, by default 'default'. May be repeated."
+    "-m", "--model", "models", multiple=True, help="Model to measure, by default 'default'. May be repeated."
 )
 
 
 def model_option(default: str = "default") -> Callable[[F], F]:
     """``--model``, once."""
     return click.option(
-        "--model", default=default, show_default=True, help="Bundled name, folder, or open_clip model."
+        "-m", "--model", default=default, show_default=True, help="Bundled name, folder, or open_clip model."
     )
 
 
@@ -162,6 +193,7 @@ def model_options(command: F) -> F:
     """Add ``--model``, ``--device``, ``--text-policy`` and ``--json``, the same for every scoring command."""
     options = (
         click.option(
+            "-m",
             "--model",
             default="default",
             show_default=True,

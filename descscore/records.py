@@ -1,8 +1,9 @@
-"""The data classes that scoring takes and returns: pairs, scores, outcomes and comparisons."""
+"""The data classes that scoring takes and returns: pairs, scores with their bands, outcomes, comparisons."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import html
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -27,8 +28,42 @@ class Pair:
 
 
 @dataclass(frozen=True)
+class Band:
+    """A range of percentiles with a word for people to read."""
+
+    name: str
+    """``weak``, ``fair`` or ``good``."""
+    lowest: float
+    """The lowest percentile of the band, 0..100; it ends where the next band begins."""
+    meaning: str
+    """What the band says of a text, as a clause without a full stop."""
+
+
+BANDS = (
+    Band("weak", 0, "more than nine in ten reference descriptions fit better"),
+    Band("fair", 10, "it fits better than one in ten reference descriptions, not than half"),
+    Band("good", 50, "it fits at least as well as half of the reference descriptions"),
+)
+"""All bands, ascending. ``python -m reproduce.bands`` measures how many right and wrong texts each holds."""
+
+
+def band_of(percentile: float | None) -> Band | None:
+    """The band of a percentile 0..100; None for a model without reference descriptions.
+
+    The percentile refers to the model's own reference descriptions, so the borders hold for every model.
+    """
+    if percentile is None:
+        return None
+    return next(band for band in reversed(BANDS) if percentile >= band.lowest)
+
+
+@dataclass(frozen=True, repr=False)
 class Score:
-    """How well one text would replace one image; ``float(result)`` is ``score``."""
+    """How well one text would replace one image; ``float(result)`` is ``score``.
+
+    Scores sort by their cosines, so ``max(scores)`` is the best and ``sorted(scores)`` begins with the
+    worst. Only scores with one signature can be compared.
+    """
 
     score: float
     """``2.5 * max(cosine, 0)`` under the description-tuned model: 0..2.5."""
@@ -64,6 +99,25 @@ class Score:
     def __float__(self) -> float:
         return self.score
 
+    def __lt__(self, other: Score) -> bool:
+        return self.cosine < other.cosine if isinstance(other, Score) else NotImplemented
+
+    def __repr__(self) -> str:
+        parts = [f"{self.score:.3f}", f"cosine {self.cosine:+.3f}"]
+        if self.band and self.percentile is not None:
+            parts.append(f"{self.band.name} {self.percentile:.0f} %")
+        if self.description_probability is not None:
+            parts.append(f"description {100 * self.description_probability:.0f} %")
+        return f"Score({', '.join(parts)}, {self.tokens} tokens{', cut' if self.truncated else ''})"
+
+    def _repr_html_(self) -> str:
+        return _html_table(repr(self), ("Number", "Value"), self.to_dict().items())
+
+    @property
+    def band(self) -> Band | None:
+        """Weak, fair or good, by the percentile; None for a model without reference descriptions."""
+        return band_of(self.percentile)
+
     def to_dict(self) -> dict[str, Any]:
         """All fields as plain JSON types."""
         return asdict(self)
@@ -80,6 +134,8 @@ class Outcome:
     """The reason why the pair cannot be scored; None without one."""
     score: Score | None = None
     """None unless the status is ``ok``."""
+    id: str | None = None
+    """The pair's id; None for a pair without one."""
 
     @property
     def failed(self) -> bool:
@@ -87,9 +143,9 @@ class Outcome:
         return self.status not in (OK, DECORATIVE)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison:
-    """A description and a caption of one image, compared."""
+    """A description and a caption of one image, compared. Comparisons sort by their margins."""
 
     description: Score
     """The description's score."""
@@ -112,6 +168,35 @@ class Comparison:
         """Whether the description wins; a tie is not a win."""
         return self.preferred == "description"
 
+    def __lt__(self, other: Comparison) -> bool:
+        return self.margin < other.margin if isinstance(other, Comparison) else NotImplemented
+
+    def __repr__(self) -> str:
+        winner = self.preferred if self.preferred == "tie" else f"{self.preferred} preferred"
+        return f"Comparison({winner}, margin {self.margin:+.3f}, probability {self.probability:.3f})"
+
+    def _repr_html_(self) -> str:
+        description, caption = self.description.to_dict(), self.caption.to_dict()
+        rows = [(name, value, caption[name]) for name, value in description.items()]
+        return _html_table(repr(self), ("Number", "Description", "Caption"), rows)
+
     def to_dict(self) -> dict[str, Any]:
         """All fields as plain JSON types."""
         return asdict(self)
+
+
+def _html_table(title: str, head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A table for notebooks: a caption, heads of columns and rows, and no row without a value."""
+    columns = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in head)
+    body = "".join(
+        f'<tr><th scope="row">{html.escape(str(name))}</th>'
+        + "".join(f"<td>{html.escape(_rounded(value))}</td>" for value in values)
+        + "</tr>"
+        for name, *values in rows
+        if any(value is not None for value in values)
+    )
+    return f"<table><caption>{html.escape(title)}</caption><tr>{columns}</tr>{body}</table>"
+
+
+def _rounded(value: object) -> str:
+    return "" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)

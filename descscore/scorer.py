@@ -10,22 +10,28 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from PIL import Image
 from torch import Tensor
 
+import descscore
 from descscore import __version__
 from descscore.context import ContextEncoder, ContextTexts, ScoredPairs, row_cosines, tokenize_context_texts
 from descscore.encoder import Encoder, with_precision
 from descscore.errors import InputError, UsageError, rows_error
-from descscore.images import ImageSource, image_identity, load_image
+from descscore.frames import outcome_columns, pair_dicts
+from descscore.image_lists import AnyImage, ImageBatch, image_source, is_one_image
+from descscore.images import image_identity, load_image
 from descscore.models import LoadedModel, load_model
 from descscore.purpose import Purpose
-from descscore.records import Comparison, Outcome, Pair, Score
-from descscore.stream.pairs import Scoring, StreamOptions, stream_pairs
+from descscore.records import Comparison, Outcome, Score
+from descscore.stream.pairs import Scoring, StreamInput, StreamOptions, stream_pairs
 from descscore.texts import DEFAULT_POLICY, EncodedTexts, TextPolicy, TokenizedText, check_policy
+
+if TYPE_CHECKING:
+    from descscore import Explanation
 
 SCALE = 2.5
 """CLIPScore's factor (Hessel et al. 2021): ``score = 2.5 * max(cosine, 0)``."""
@@ -86,9 +92,14 @@ class DescScorer:
         """
         return cls(load_model(name, device, cache_dir), text_policy, batch_size, precision)
 
+    def __repr__(self) -> str:
+        name = self.model.name if len(self.model.name) <= 30 else f"...{self.model.name[-27:]}"
+        settings = f"{self.text_policy}, {self.model.precision}, {self.model.device}"
+        return f"DescScorer({name!r}, {settings})"
+
     def score(
         self,
-        image: ImageSource,
+        image: AnyImage,
         text: str,
         *,
         context: str | None = None,
@@ -99,7 +110,8 @@ class DescScorer:
         Context and references only add scores; they change none of the others.
 
         Args:
-            image: A path, the bytes of an image file, a PIL image or an array.
+            image: A path, the bytes of an image file, a PIL image, an array, or a tensor
+                ``(channels, height, width)``, uint8 or float in 0..1.
             text: The text. The scorer's text policy applies to it, to the context and to references.
             context: The text around the image, for ``contextual_score``; a blank one counts as None.
             references: Good descriptions of the image, for ``reference_score``.
@@ -108,26 +120,26 @@ class DescScorer:
             ImageError: The image cannot be scored.
             TextError: The text, the context or a reference cannot be scored.
         """
-        picture, tokenized = load_image(image), self.tokenize(text)
+        picture, tokenized = _load(image), self.tokenize(text)
         contexts = [tokenize_context_texts(self.tokenize, context, references)]
         encoded = self.encoder.tokenized([tokenized])
         return self.scores(self.encoder.images([picture]), encoded, contexts)[0]
 
     def score_batch(
         self,
-        images: Sequence[ImageSource],
+        images: ImageBatch,
         texts: Sequence[str],
         *,
         contexts: Sequence[str | None] | None = None,
         references: Sequence[Sequence[str] | None] | None = None,
     ) -> list[Score]:
-        """Score pairs: image ``i`` with text ``i``, one result per pair, in order.
+        """Score pairs: image ``i`` with text ``i``, or one image with each text; a result per text, in order.
 
         A repeated image (the same path or object) is read once. A repeated text, context or
         reference is encoded once.
 
         Args:
-            images: As for :meth:`score`, one per pair.
+            images: As for :meth:`score`, one per pair; or one image for all texts.
             texts: As for :meth:`score`, one per pair.
             contexts: As for :meth:`score`, one per pair; None for a pair without a context.
             references: As for :meth:`score`, one list per pair; None for a pair without references.
@@ -152,7 +164,7 @@ class DescScorer:
         return self.scores(*self._encode_pairs(images, texts, problems), context_texts)
 
     def score_stream(
-        self, pairs: Iterable[tuple[ImageSource, str] | Pair], options: StreamOptions | None = None
+        self, pairs: Iterable[StreamInput], options: StreamOptions | None = None
     ) -> Iterator[Outcome]:
         """Score a stream of any length: one outcome per pair, in order, in bounded memory.
 
@@ -161,13 +173,62 @@ class DescScorer:
         encoded once (see :mod:`descscore.stream.pairs`). Results equal those of :meth:`score`.
 
         Args:
-            pairs: Image and text, or a :class:`descscore.Pair` with context or references.
+            pairs: Image and text; a :class:`descscore.Pair` with context or references; or a dict with the
+                keys ``image`` and ``text``, and if it has them ``context``, ``references`` and ``id``. The
+                outcome of a dict carries its id. Other keys have no effect.
             options: How the stream runs.
         """
         return stream_pairs(self.scoring, pairs, options)
 
+    def score_frame(
+        self,
+        frame: Any,
+        *,
+        image: str = "image",
+        text: str = "text",
+        context: str | None = None,
+        references: str | None = None,
+        options: StreamOptions | None = None,
+    ) -> Any:
+        """Score the rows of a pandas frame: a copy of the frame with more columns, in its order and index.
+
+        The new columns are ``score``, ``cosine``, ``clip_score``, ``description_probability``,
+        ``percentile``, ``band``, ``tokens``, ``truncated``, ``signature``, those of context and references,
+        ``status`` and ``error``. The scores of a row that cannot be scored are None, and ``error`` says why.
+
+        Args:
+            frame: A pandas frame, or one with its interface.
+            image: Name of the column of images.
+            text: Name of the column of texts.
+            context: Name of the column of contexts; None without one.
+            references: Name of the column of lists of references; None without one.
+            options: How the stream runs.
+
+        Raises:
+            UsageError: A column is missing, or the frame already has a column of scores.
+        """
+        roles = {"image": image, "text": text, "context": context, "references": references}
+        pairs = pair_dicts(frame, {role: column for role, column in roles.items() if column is not None})
+        return frame.assign(**outcome_columns(list(self.score_stream(pairs, options)), roles))
+
+    def rank(self, image: AnyImage, texts: Sequence[str]) -> list[tuple[str, Score]]:
+        """The texts with their scores, the best first; equally good ones in the order given.
+
+        Raises as :meth:`score_batch`.
+        """
+        texts = _as_list("texts", texts)
+        scored = zip(texts, self.score_batch([image] * len(texts), texts), strict=True)
+        return sorted(scored, key=lambda pair: pair[1], reverse=True)
+
+    def explain(
+        self, image: AnyImage, text: str, *, source: str | None = None, where: bool = False
+    ) -> Explanation:
+        """Why ``text`` gets its score with ``image``: :func:`descscore.explain` with this scorer."""
+        # Explanations stand above this module, so the package finds them when they are wanted.
+        return descscore.explain(image, text, scorer=self, source=source, where=where)
+
     def compare(
-        self, image: ImageSource, description: str, caption: str, *, context: str | None = None
+        self, image: AnyImage, description: str, caption: str, *, context: str | None = None
     ) -> Comparison:
         """Whether ``description`` or ``caption`` would replace ``image`` better.
 
@@ -178,7 +239,7 @@ class DescScorer:
             ImageError: The image cannot be scored.
             TextError: A text or the context cannot be scored.
         """
-        picture = load_image(image)
+        picture = _load(image)
         contexts = [tokenize_context_texts(self.tokenize, context, ())] * 2
         encoded = self.encoder.tokenized([self.tokenize(description), self.tokenize(caption)])
         first, second = self.scores(self.encoder.images([picture]).expand(2, -1), encoded, contexts)
@@ -188,9 +249,7 @@ class DescScorer:
         """Tokens of ``text`` under this scorer's policy; raises :class:`descscore.errors.TextError`."""
         return self.model.tokenizer.tokenize(text, self.text_policy)
 
-    def encode_pairs(
-        self, images: Sequence[ImageSource], texts: Sequence[str]
-    ) -> tuple[Tensor, EncodedTexts]:
+    def encode_pairs(self, images: ImageBatch, texts: Sequence[str]) -> tuple[Tensor, EncodedTexts]:
         """Unit image features ``(n, embed_dim)`` and texts of n pairs; raises as :meth:`score_batch`."""
         return self._encode_pairs(images, texts, {})
 
@@ -220,7 +279,7 @@ class DescScorer:
         return Scoring(self.encoder, self.tokenize, self.scores)
 
     def _encode_pairs(
-        self, images: Sequence[ImageSource], texts: Sequence[str], problems: dict[int, InputError]
+        self, images: ImageBatch, texts: Sequence[str], problems: dict[int, InputError]
     ) -> tuple[Tensor, EncodedTexts]:
         """As :meth:`encode_pairs`. ``problems`` holds earlier errors, by row; errors here are added."""
         pairs = _check_pairs(images, texts)
@@ -230,7 +289,7 @@ class DescScorer:
             raise rows_error(problems)
         return features, self.encoder.tokenized(tokenized)
 
-    def _encode_images(self, images: list[ImageSource], problems: dict[int, InputError]) -> Tensor:
+    def _encode_images(self, images: list[AnyImage], problems: dict[int, InputError]) -> Tensor:
         """Features ``(n, embed_dim)``, one batch at a time.
 
         After a problem it encodes nothing more, and only decodes to find the other bad images.
@@ -242,7 +301,7 @@ class DescScorer:
         size = self.encoder.batch_size
         for start in range(0, len(unique), size):
             rows = [first[key] for key in unique[start : start + size]]
-            pictures = _each([images[row] for row in rows], load_image, problems, rows)
+            pictures = _each([images[row] for row in rows], _load, problems, rows)
             if not problems:
                 parts.append(self.encoder.images(pictures))
         if problems:
@@ -330,16 +389,21 @@ def _difference(first: float | None, second: float | None) -> float | None:
     return None if first is None or second is None else first - second
 
 
-def _as_list(name: str, values: Sequence[Any]) -> list[Any]:
+def _as_list(name: str, values: Any) -> list[Any]:
     """The values as a list; refuses a single path or text, which would be split into letters."""
     if isinstance(values, (str, bytes, os.PathLike, Image.Image)):
         raise UsageError(f"{name}: expected a list, got one {type(values).__name__}")
     return list(values)
 
 
-def _check_pairs(images: Sequence[ImageSource], texts: Sequence[str]) -> list[tuple[ImageSource, str]]:
+def _load(image: AnyImage) -> Image.Image:
+    return load_image(image_source(image))
+
+
+def _check_pairs(images: ImageBatch, texts: Sequence[str]) -> list[tuple[AnyImage, str]]:
     """Pairs of image and text; :class:`UsageError` unless the lists have equal lengths."""
-    images, texts = _as_list("images", images), _as_list("texts", texts)
+    texts = _as_list("texts", texts)
+    images = [cast(AnyImage, images)] * len(texts) if is_one_image(images) else _as_list("images", images)
     if len(images) != len(texts):
         raise UsageError(f"{len(images)} images but {len(texts)} texts: a pair needs one of each")
     return list(zip(images, texts, strict=True))

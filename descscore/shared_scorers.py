@@ -19,6 +19,7 @@ import torch
 from cachetools import LRUCache, cached
 
 from descscore.errors import InputError, ModelError, rows_error
+from descscore.image_lists import AnyImage
 from descscore.images import ImageSource
 from descscore.models import BUNDLED
 from descscore.records import Score
@@ -47,7 +48,7 @@ class ScorerOptions:
 
 
 def score(
-    image: ImageSource,
+    image: AnyImage,
     text: str,
     model: ModelSource = "default",
     *,

@@ -226,6 +226,7 @@ def words(
 @click.option("--text-column", help="Column of --scores with the texts; by default found by name.")
 @click.option("--score-column", help="Column of --scores with the scores; by default found by name.")
 @click.option(
+    "-m",
     "--model",
     "models",
     multiple=True,
@@ -449,6 +450,7 @@ def _size(text: str) -> tuple[int, int]:
 @evaluate.command()
 @data_option("The data folder")
 @click.option(
+    "-o",
     "--output",
     type=PATH,
     required=True,

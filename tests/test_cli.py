@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 import resource
 import subprocess
 import sys
@@ -16,6 +18,7 @@ from conftest import make_photo
 from descscore import DescScorer, __version__
 from descscore.cli import main
 from descscore.errors import shown
+from descscore.records import band_of
 
 
 def run(*args: object) -> Result:
@@ -39,19 +42,127 @@ def test_score_as_json_equals_the_library(photo: Path, tiny_folder: Path, model:
     assert [row["text"] for row in rows] == ["A cat.", "Une tour à Paris"]
 
 
-def test_score_as_text_prints_the_signature(photo: Path, model: tuple[str, ...]) -> None:
+def test_score_as_text_is_a_table_that_explains_itself_with_the_signature_once(
+    photo: Path, model: tuple[str, ...]
+) -> None:
     result = run("score", photo, "A cat.", "word " * 100, "--text-policy", "truncate", *model)
-    first, second, signature = result.output.splitlines()
-    assert first.endswith("A cat.")
-    assert "(5 tokens)" in first
-    assert "(102 tokens, cut)" in second
+    name, head, first, second, _, *legend, signature = result.output.splitlines()
+    assert name == str(photo)
+    assert first.index("A cat.") == second.index("word word") == head.index("text")
+    assert (
+        first.split()[0]
+        == f"{DescScorer.from_pretrained(model[1], device='cpu').score(photo, 'A cat.').score:.2f}"
+    )
+    assert "text cut" in second
+    assert "cut" not in first
+    assert {line.partition(":")[0].strip() for line in legend} >= set(head.split()) - {"note", "text"}
     assert signature.startswith(f"descscore:{__version__}|model:")
+    assert result.output.count("descscore:") == 1
+    assert not {"cosine", "clip_score", "tokens"} & set(head.split())
 
 
-def test_a_long_text_is_said_to_be_in_windows(photo: Path, model: tuple[str, ...]) -> None:
-    (row,) = json.loads(run("score", photo, "word " * 100, "--json", *model).output)
+def test_verbose_adds_the_other_numbers(photo: Path, model: tuple[str, ...]) -> None:
+    (row,) = json.loads(run("score", photo, "word " * 100, "-j", *model).output)
     assert (row["truncated"], row["windows"]) == (False, 2)
-    assert "(102 tokens, in 2 windows)" in run("score", photo, "word " * 100, *model).output
+    _, head, line, *_ = run("score", photo, "word " * 100, "-v", *model).output.splitlines()
+    cells = dict(zip(head.split(), line.split(), strict=False))
+    assert cells["cosine"] == f"{row['cosine']:+.4f}"
+    assert cells["clip_score"] == f"{row['clip_score']:.4f}"
+    assert (cells["tokens"], cells["windows"]) == ("102", "2")
+
+
+def test_a_model_with_references_says_how_a_text_stands_among_them(photo: Path) -> None:
+    """Before, the terminal showed neither percentile nor probability, and nobody knew if 0.8 was much."""
+    texts = ("A cat.", "Rex")
+    rows = json.loads(run("score", photo, *texts, "-j").output)
+    lines = run("score", photo, *texts).output.splitlines()
+    assert lines[1].split() == ["score", "fit", "description", "text"]
+    for row, line, text in zip(rows, lines[2:], texts, strict=False):
+        band = band_of(row["percentile"])
+        assert band is not None
+        shown = f"{band.name} {row['percentile']:.0f} %"
+        probability = f"{100 * row['description_probability']:.0f} %"
+        assert re.split(r"\s{2,}", line.strip()) == [f"{row['score']:.2f}", shown, probability, text]
+        assert f"  {band.name}: {band.meaning}" in lines
+
+
+def test_several_images_are_scored_with_each_text(tmp_path: Path, model: tuple[str, ...]) -> None:
+    photos = [make_photo(tmp_path / f"{name}.png", seed) for seed, name in enumerate("ab")]
+    rows = json.loads(run("score", *photos, "--text", "A cat.", "--text", "Rex", "-j", *model).output)
+    assert [(row["image"], row["text"]) for row in rows] == [
+        (str(photo), text) for photo in photos for text in ("A cat.", "Rex")
+    ]
+
+
+def test_images_in_place_of_texts_are_noticed(tmp_path: Path, model: tuple[str, ...]) -> None:
+    """Before, ``score *.png`` scored the names of all other pictures as texts of the first."""
+    photos = [make_photo(tmp_path / f"{name}.png", seed) for seed, name in enumerate("abc")]
+    result = run("score", *photos, *model)
+    assert result.exit_code == 2
+    assert f"{photos[1]}, {photos[2]}: an image file" in result.stderr
+    assert "--text" in result.stderr
+    assert run("score", photos[0], "a drawing named none.png", *model).exit_code == 0
+
+
+def test_texts_come_from_files_and_standard_input(
+    tmp_path: Path, photo: Path, model: tuple[str, ...]
+) -> None:
+    file = tmp_path / "texts.txt"
+    file.write_text("A cat.\n\nTwo dogs.\r\n", encoding="utf-8")
+    rows = json.loads(run("score", photo, f"@{file}", "@@home", "-j", *model).output)
+    assert [row["text"] for row in rows] == ["A cat.", "Two dogs.", "@home"]
+    file.write_text("A cat\non a wall.\n", encoding="utf-8")
+    args = ("compare", photo, "--description", f"@{file}", "--caption", "-", "-j", *model)
+    parsed = json.loads(CliRunner().invoke(main, [str(arg) for arg in args], input="Our Minka\n").output)
+    direct = run(
+        "compare", photo, "--description", "A cat\non a wall.", "--caption", "Our Minka", "-j", *model
+    )
+    assert parsed == json.loads(direct.output)
+    for args in (("score", photo, "@none.txt"), ("explain", photo, "@none.txt")):
+        result = run(*args, *model)
+        assert result.exit_code == 2
+        assert "@none.txt: no such file" in result.stderr
+    file.write_bytes(b"\xff\xfe\xff")
+    assert str(file) in run("score", photo, f"@{file}", *model).stderr
+    file.write_text(" \n")
+    assert "holds no text" in run("score", photo, f"@{file}", *model).stderr
+
+
+@pytest.mark.parametrize(("no_color", "dim"), [(None, True), ("1", False)])
+def test_a_terminal_gets_its_width_and_a_dim_signature_unless_no_color(
+    photo: Path, model: tuple[str, ...], no_color: str | None, dim: bool
+) -> None:
+    import os
+    import pty
+
+    environment = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "COLUMNS")}
+    environment |= {"TERM": "xterm", "COLUMNS": "60"} | ({"NO_COLOR": no_color} if no_color else {})
+    parent, child = pty.openpty()
+    command = [
+        sys.executable,
+        "-m",
+        "descscore.cli",
+        "score",
+        str(photo),
+        "A cat sits on a wall. " * 6,
+        *model,
+    ]
+    process = subprocess.Popen(command, stdout=child, stderr=subprocess.PIPE, env=environment)
+    os.close(child)
+    data = b""
+    with contextlib.suppress(OSError):  # a terminal that its last program has left is an error
+        while part := os.read(parent, 4096):
+            data += part
+    os.close(parent)
+    process.communicate()
+    assert process.returncode == 0
+    lines = data.decode().splitlines()
+    assert ("\x1b[2m" in lines[-1]) == dim
+    assert ("\x1b" in data.decode()) == dim
+    table = [line for line in lines[1:] if line and "\x1b" not in line and "cat" in line]
+    assert len(table) > 1
+    assert all(len(line) <= 60 for line in table)
+    assert "".join(table).count("wall") == 6
 
 
 def test_every_text_policy_can_be_asked_for() -> None:
@@ -73,7 +184,7 @@ def test_compare(photo: Path, model: tuple[str, ...]) -> None:
     assert parsed["preferred"] == ("description" if cosines[0] > cosines[1] else "caption")
     text = run(*args).output
     assert f"margin {parsed['margin']:+.4f}" in text
-    assert f"preferred: {parsed['preferred']}" in text
+    assert f"The {parsed['preferred']} fits the picture better" in text
 
 
 @pytest.mark.parametrize(
@@ -122,8 +233,16 @@ def test_an_error_of_one_image_speaks_of_no_rows_and_is_said_once(
 
 
 def test_debug_shows_the_traceback(tmp_path: Path, model: tuple[str, ...]) -> None:
-    result = run("--debug", "score", tmp_path / "none.jpg", "a", *model)
-    assert type(result.exception).__name__ == "ImageError"
+    missing = tmp_path / "none.jpg"
+    for args in (
+        ("--debug", "score", missing, "a", *model),
+        ("score", missing, "a", *model, "--debug"),
+        ("score", "--debug", missing, "a", *model),
+    ):
+        assert type(run(*args).exception).__name__ == "ImageError"
+    nested = run("judgments", "export", "--database", tmp_path / "none.db", "-o", tmp_path / "out", "--debug")
+    assert type(nested.exception).__name__ == "StorageError"
+    assert "no such file" in run("score", missing, "a", *model).stderr
     done = subprocess.run(
         [sys.executable, "-m", "descscore.cli", "--debug", "score", "none.jpg", "a", *model],
         capture_output=True,
@@ -140,6 +259,23 @@ def test_every_command_and_option_is_documented() -> None:
         for parameter in command.params:
             if isinstance(parameter, click.Option):
                 assert parameter.help, f"{path} {parameter.opts}"
+        if isinstance(command, click.Group):
+            context = click.Context(command)
+            for name in command.list_commands(context):
+                child = command.get_command(context, name)
+                assert child is not None
+                walk(child, f"{path} {name}")
+
+    walk(main, "descscore")
+
+
+def test_frequent_options_have_the_same_letter_everywhere() -> None:
+    letters = {"--model": "-m", "--output": "-o", "--json": "-j", "--verbose": "-v"}
+
+    def walk(command: click.Command, path: str) -> None:
+        for parameter in command.params:
+            for name in set(parameter.opts) & set(letters):
+                assert letters[name] in parameter.opts, path
         if isinstance(command, click.Group):
             context = click.Context(command)
             for name in command.list_commands(context):

@@ -18,6 +18,7 @@ from descscore.errors import ModelError
 from descscore.interchange import Rotation
 from descscore.models import load_model
 from descscore.purpose import Purpose, Readout, Site, save_purpose
+from descscore.records import band_of
 from descscore.towers.text import run_to_block
 
 TEXTS = ("A red car stands at a gate.", "Ada, 1902")
@@ -32,6 +33,12 @@ def test_probability_and_percentile_by_hand() -> None:
     bare = Purpose(Site(0, 2), torch.eye(3))
     assert bare.probability(state) is None
     assert bare.percentile(torch.tensor([0.1])) is None
+
+
+def test_every_percentile_has_one_band_and_a_model_without_references_has_none() -> None:
+    names = {percentile: band_of(percentile) for percentile in (0.0, 9.99, 10.0, 49.99, 50.0, 100.0)}
+    assert [band.name for band in names.values() if band] == ["weak", "weak", "fair", "fair", "good", "good"]
+    assert band_of(None) is None
 
 
 @pytest.fixture

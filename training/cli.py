@@ -27,7 +27,7 @@ def setting_options(command: Any) -> Any:
 
 @click.command()
 @click.option("--data", required=True, help="Concadia folder, table (CSV, JSONL, Parquet), or hub data set.")
-@click.option("--output", required=True, type=PATH, help="Folder for the adapter.")
+@click.option("-o", "--output", required=True, type=PATH, help="Folder for the adapter.")
 @click.option(
     "--preset",
     "name",

@@ -116,12 +116,27 @@ def finetune(request: Request, configure: Callable[[Tower], FinetuneConfig], rep
     start = _prepare(request, model)
     trainer = Trainer(model.clip, start.data, config, request.output, report)
     trainer.train()
+    log.info("trained %d steps; %s", trainer.step, _what_is_left(request, trainer, start))
     if request.weights == "float16":
         _round_to_half(trainer)
     purpose = _purpose(request, trainer, start)
     if trainer.accelerator.is_main_process:
+        log.info("writes the adapter to %s", request.output)
         _write(request, trainer, start, purpose)
     return request.output
+
+
+def _what_is_left(request: Request, trainer: Trainer, start: _Prepared) -> str:
+    """What comes after the last step, so that nobody thinks that the run hangs."""
+    if site_of(trainer.config) is None:
+        return "only the adapter is left to be written"
+    parts = [f"cosines of {len(start.reference):,} reference descriptions"]
+    if request.calibration_folds:
+        parts.append(
+            f"{request.calibration_folds} towers of up to {trainer.total_steps} steps for calibration"
+        )
+        parts.append(f"the read-out of {2 * len(start.data.train):,} texts")
+    return f"left: {', '.join(parts)}"
 
 
 def _prepare(request: Request, model: LoadedModel) -> _Prepared:
@@ -162,6 +177,7 @@ def _purpose(request: Request, trainer: Trainer, start: _Prepared) -> Purpose | 
         log.warning(message, folds)
         return plain
     scale = cross_calibration(start.untuned, train, trainer.config, folds, request.output / "folds")
+    log.info("read-out: fits on %d texts", 2 * len(train))
     ordered, fitted = fit(tuned, matrix, site, train)
     return replace(plain, rotation=ordered, readout=calibrated(fitted.readout, *scale))
 
@@ -205,18 +221,30 @@ def train_folds(
     """
     fold = fold_of(examples.groups, folds)
     for number in range(folds):
-        held = fold == number
-        yield held, train_without(clip, examples, ~held, config, folder / f"fold{number}")
+        held, name = fold == number, f"tower {number + 1} of {folds}"
+        log.info("%s: trains without %d of %d pairs", name, int(held.sum()), len(examples))
+
+        def report(line: dict[str, Any], name: str = name) -> None:
+            log.info("%s: step %d", name, line["step"])
+
+        yield held, train_without(clip, examples, ~held, config, folder / f"fold{number}", report)
 
 
 def train_without(
-    clip: CLIP, examples: Examples, keep: Tensor, config: FinetuneConfig, folder: Path
+    clip: CLIP,
+    examples: Examples,
+    keep: Tensor,
+    config: FinetuneConfig,
+    folder: Path,
+    report: Report = lambda line: None,
 ) -> Trainer:
-    """Train a copy of the untuned ``clip`` where ``keep`` ``(n,)`` is true; no validation, one checkpoint."""
-    never = 10**9
-    quiet = replace(config, save_every=never, validate_every=never, patience=None)
+    """Train a copy of the untuned ``clip`` where ``keep`` ``(n,)`` is true; no validation, one checkpoint.
+
+    report: called every ``validate_every`` steps.
+    """
+    quiet = replace(config, save_every=10**9, patience=None)
     fresh = copy.deepcopy(clip).requires_grad_(True)
-    trainer = Trainer(fresh, RunData(examples.select(keep), None), quiet, folder)
+    trainer = Trainer(fresh, RunData(examples.select(keep), None), quiet, folder, report)
     trainer.train()
     return trainer
 

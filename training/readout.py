@@ -8,10 +8,12 @@ are averaged.
 
 from __future__ import annotations
 
+import logging
 import random
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -26,7 +28,14 @@ from descscore.training.data import Examples, unpadded
 from descscore.training.losses import cosines
 from descscore.training.neither import empty_text, jumbled_text, random_stop
 
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
 Array: TypeAlias = "np.ndarray[Any, Any]"
+
+TELL_EVERY = 10.0
+"""Seconds between two lines of the log about one piece of work."""
 
 FOLDS = 5
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)
@@ -83,7 +92,7 @@ class ReadoutTexts:
         rows = self.windows.rows
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
         found = torch.empty(len(rows), purpose.site.k)
-        for start in range(0, len(rows), batch_size):
+        for start in told(range(0, len(rows), batch_size), "read-out: batches of texts"):
             part = order[start : start + batch_size]
             state = run_to_block(clip, pad([rows[i] for i in part]), purpose.site.block).state
             found[part] = purpose.coordinates(state).float()
@@ -93,6 +102,16 @@ class ReadoutTexts:
     def window_weight(self) -> Tensor:
         """``(w,)`` float64."""
         return self.windows.weight * self.weight[self.windows.owner]
+
+
+def told(items: Sequence[T], what: str) -> Iterator[T]:
+    """The items; the log says every :data:`TELL_EVERY` seconds how many of them are done."""
+    said = time.monotonic()
+    for number, item in enumerate(items):
+        if time.monotonic() - said >= TELL_EVERY:
+            log.info("%s: %d of %d", what, number, len(items))
+            said = time.monotonic()
+        yield item
 
 
 def fit(clip: CLIP, rotation: Tensor, site: Site, examples: Examples) -> tuple[Tensor, FittedReadout]:
@@ -155,7 +174,7 @@ def example_coordinates(clip: CLIP, examples: Examples, purpose: Purpose, batch_
     """Purpose coordinates of all texts: ``(2n, k)``, descriptions first."""
     parts = [
         purpose.coordinates(run_to_block(clip, part, purpose.site.block).state)
-        for part in torch.split(examples.tokens, batch_size)
+        for part in told(torch.split(examples.tokens, batch_size), "purpose subspace: batches of texts")
     ]
     return torch.cat(parts).float()
 
@@ -186,7 +205,8 @@ def fit_readout(
     w = np.ones(len(y)) if weight is None else weight.cpu().numpy() * (len(y) / float(weight.sum()))
     centre, spread = x.mean(0), x.std(0) + 1e-12
     z = (x - centre) / spread
-    held_out = {c: _held_out_decisions(z, y, w, groups, c) for c in STRENGTHS}
+    strengths = told(STRENGTHS, "read-out: penalties tried")
+    held_out = {c: _held_out_decisions(z, y, w, groups, c) for c in strengths}
     scales = {c: platt(d, y, w) for c, d in held_out.items()}
     losses = {
         c: log_loss(y, _sigmoid(scales[c][0] * d + scales[c][1]), sample_weight=w)
@@ -240,7 +260,8 @@ def decisions(readout: Readout, coordinates: Tensor) -> Array:
 def reference_cosines(clip: CLIP, examples: Examples, batch_size: int = 128) -> Tensor:
     """Cosines of descriptions with their own images, ascending: ``(n,)``."""
     parts = torch.split(examples.tokens[: len(examples)], batch_size)
-    texts = torch.cat([encode_tokens(clip, tokens) for tokens in parts])
+    told_parts = told(parts, "reference descriptions: batches of texts")
+    texts = torch.cat([encode_tokens(clip, tokens) for tokens in told_parts])
     return cosines(examples.images, texts).sort().values
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from descscore.errors import UsageError
-from descscore.options import PATH, device_option, echo, speed_options, text_policy_option
+from descscore.options import PATH, device_option, echo, output_option, speed_options, text_policy_option
 
 SOME_FAILED = 3
 """Exit code of a complete run in which some rows could not be scored."""
@@ -21,7 +21,7 @@ INTERRUPTED = 130
 
 @click.command()
 @click.argument("source", metavar="INPUT")
-@click.option("--output", required=True, type=PATH, help="Folder for the results.")
+@output_option
 @click.option("--id-column", help="Column of ids; by default 'id', or row numbers without such a column.")
 @click.option(
     "--image-column", help="Column of paths or image bytes; by default 'image', or the format's own."
@@ -49,7 +49,7 @@ INTERRUPTED = 130
 )
 @click.option("--split", default="train", show_default=True, help="Split of a data set that has splits.")
 @click.option("--subset", help="Configuration of a hub data set.")
-@click.option("--model", default="default", show_default=True, help="As for 'descscore score'.")
+@click.option("-m", "--model", default="default", show_default=True, help="As for 'descscore score'.")
 @device_option
 @text_policy_option
 @speed_options
@@ -89,7 +89,7 @@ INTERRUPTED = 130
     help="Where to run: in this process, or on a Ray cluster.",
 )
 @click.option("--actors", type=click.IntRange(1), help="Ray: scoring processes; by default one per GPU.")
-@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+@click.option("-j", "--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 @click.pass_context
 def batch(ctx: click.Context, /, source: str, output: Path, as_json: bool, **arguments: Any) -> None:
     """Score all pairs of INPUT into the folder --output.
@@ -186,8 +186,8 @@ def _job(text: str | None) -> tuple[int, int] | None:
 
 @click.command()
 @click.argument("jobs", metavar="FOLDER...", nargs=-1, required=True, type=PATH)
-@click.option("--output", required=True, type=PATH, help="Folder for all results.")
-@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+@click.option("-o", "--output", required=True, type=PATH, help="Folder for all results.")
+@click.option("-j", "--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 @click.pass_context
 def merge(ctx: click.Context, jobs: tuple[Path, ...], output: Path, as_json: bool) -> None:
     """Join the FOLDERs of all N jobs of 'descscore batch --shard I/N'."""

@@ -24,9 +24,11 @@ from descscore.explanations.attribution import (
     Attribution,
     Filler,
     PathEnds,
+    Progress,
     TextRows,
     attribute,
     evaluate,
+    no_progress,
 )
 from descscore.explanations.explanation import (
     Convergence,
@@ -37,7 +39,8 @@ from descscore.explanations.explanation import (
 )
 from descscore.explanations.occlusion import occlusion_maps
 from descscore.explanations.words import Word, split_words, without_word
-from descscore.images import ImageSource, image_identity, load_image
+from descscore.image_lists import AnyImage, image_source
+from descscore.images import image_identity, load_image
 from descscore.interchange import Exchange, interchange_texts
 from descscore.models import LoadedModel
 from descscore.purpose import Purpose
@@ -61,15 +64,18 @@ class ExplainOptions:
     """Numbers of path points, tried one after another until the parts add up."""
     filler: Filler = FILLER
     """What takes the place of words in the text without words, from which all parts are measured."""
+    progress: Progress = no_progress
+    """Called after each pass of the text tower."""
 
 
 def explain(
-    image: ImageSource,
+    image: AnyImage,
     text: str,
     *,
     scorer: DescScorer | None = None,
     source: str | None = None,
     where: bool = False,
+    progress: Progress = no_progress,
 ) -> Explanation:
     """Why ``text`` gets its score with ``image``.
 
@@ -80,13 +86,14 @@ def explain(
             explain more than one text.
         source: A text whose purpose the counterfactual gives to ``text``.
         where: Whether to map the image by occlusion.
+        progress: Called after each pass of the text tower.
 
     Raises:
         InputError: As :meth:`DescScorer.score`.
         UsageError: The model's precision is not float32, or there is a ``source`` but the model has no
             purpose subspace.
     """
-    options = ExplainOptions(source, where)
+    options = ExplainOptions(source, where, progress=progress)
     try:
         return explain_batch([image], [text], scorer or DescScorer.from_pretrained(), options)[0]
     except InputError as error:
@@ -96,7 +103,7 @@ def explain(
 
 
 def explain_batch(
-    images: Sequence[ImageSource],
+    images: Sequence[AnyImage],
     texts: Sequence[str],
     scorer: DescScorer,
     options: ExplainOptions | None = None,
@@ -168,17 +175,17 @@ def _check_precision(model: LoadedModel) -> None:
         raise UsageError(f"precision {model.precision}: explanations need float32")
 
 
-def _pictures(images: Sequence[ImageSource]) -> list[Any]:
+def _pictures(images: Sequence[AnyImage]) -> list[Any]:
     """The images, each distinct one decoded once.
 
     One that cannot be decoded stays as it is: encoding names all errors of the pairs together.
     """
-    pictures: dict[object, ImageSource] = {}
+    pictures: dict[object, Any] = {}
     for image in images:
         key = image_identity(image)
         if key not in pictures:
             try:
-                pictures[key] = load_image(image)
+                pictures[key] = load_image(image_source(image))
             except InputError:
                 pictures[key] = image
     return [pictures[image_identity(image)] for image in images]
@@ -211,8 +218,8 @@ def _reasons(
     }
     images = images.to(model.device)
     rows = TextRows.of(texts, images)
-    attribution = attribute(model.clip, rows, model.purpose, options.steps, options.filler)
-    losses = _losses(model, shortened, images, attribution)
+    attribution = attribute(model.clip, rows, model.purpose, options.steps, options.filler, options.progress)
+    losses = _losses(model, shortened, images, attribution, options.progress)
     owners = rows.owner.tolist()
     cosine_path, log_odds_path = attribution.cosine_path, attribution.log_odds_path
     reasons = []
@@ -238,6 +245,7 @@ def _losses(
     shortened: Mapping[tuple[int, int], TokenizedText],
     images: Tensor,
     attribution: Attribution,
+    progress: Progress,
 ) -> Mapping[tuple[int, int], tuple[float, float]]:
     """Losses of cosine and log-odds without a word, by numbers of text and word.
 
@@ -248,10 +256,11 @@ def _losses(
         shortened: Texts without one word, by numbers of text and word.
         images: Unit image features of the texts.
         attribution: The attribution of the whole texts.
+        progress: Called after each pass.
     """
     owner = [i for i, _ in shortened]
     rows = TextRows.of(list(shortened.values()), images[owner])
-    without = evaluate(model.clip, rows, model.purpose)
+    without = evaluate(model.clip, rows, model.purpose, progress)
     cosine = attribution.cosine_path.value[owner] - without.cosine
     log_odds = torch.zeros_like(cosine)
     if attribution.log_odds_path is not None and without.log_odds is not None:

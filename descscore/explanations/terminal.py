@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from tabulate import tabulate
+from tqdm import tqdm
 
+from descscore.explanations.attribution import Progress
 from descscore.explanations.explanation import (
     Convergence,
     Counterfactual,
@@ -14,25 +17,49 @@ from descscore.explanations.explanation import (
     OcclusionMap,
     PurposePlace,
     WordParts,
-    effect_levels,
 )
+from descscore.screen import Line, score_table
 
-_WORD, _BAR, _SCALE = 20, 12, 48
-"""Widths in characters: of the longest word shown whole, of the longest bar, of the purpose scale."""
+_WORD, _SCALE = 20, 48
+"""Widths in characters: of the longest word shown whole, and of the purpose scale."""
+
+_BRIEF = ("value", "purpose")
+"""The columns of a table of words that is not verbose."""
 
 
-def to_text(explanation: Explanation) -> str:
-    """The whole explanation, with one line per word in the order of the text."""
+def to_text(explanation: Explanation, verbose: bool = False, width: int | None = None) -> str:
+    """The whole explanation, with one line per word in the order of the text; without the signature.
+
+    Args:
+        explanation: What to show.
+        verbose: Whether to show also what a text loses without each word, and what flows through the
+            purpose.
+        width: Columns of the terminal; None to keep the text on one line.
+    """
+    line = Line(printable(explanation.text), explanation.score)
     blocks = [
-        _scores(explanation),
-        *([_purpose(explanation.purpose)] if explanation.purpose else []),
-        _words(explanation.words),
-        _sums(explanation),
+        [score_table([line], verbose, width)],
+        *([_purpose(explanation.purpose)] if explanation.purpose and verbose else []),
+        _words(explanation.words, verbose),
+        _sums(explanation, verbose),
         *([_counterfactual(explanation.counterfactual)] if explanation.counterfactual else []),
         *([_map(explanation.occlusion)] if explanation.occlusion else []),
-        [explanation.score.signature],
     ]
     return "\n\n".join("\n".join(block) for block in blocks)
+
+
+@contextmanager
+def progress_bar() -> Iterator[Progress]:
+    """A bar on standard error, if that is a terminal and the work takes over a second."""
+    with tqdm(total=0, unit=" rows", delay=1, disable=None, leave=False) as bar:
+
+        def progress(stage: str, rows: int, total: int) -> None:
+            if bar.n >= (bar.total or 0):
+                bar.reset(total)
+                bar.set_description(stage, refresh=False)
+            bar.update(rows)
+
+        yield progress
 
 
 def printable(text: str) -> str:
@@ -69,18 +96,6 @@ def place_sentence(place: PurposePlace) -> str:
         f"{text}; higher than {place.above_descriptions:.0f} % of reference descriptions "
         f"and {place.above_captions:.0f} % of reference captions"
     )
-
-
-def _scores(explanation: Explanation) -> list[str]:
-    score = explanation.score
-    untuned = f"score of the untuned model {score.clip_score:.4f}"
-    lines = [
-        printable(explanation.text),
-        f"score {score.score:.4f}  cosine {score.cosine:+.4f}  {untuned}",
-    ]
-    if score.truncated:
-        lines.append(f"cut: the text has {score.tokens} tokens, and the model does not read them all")
-    return lines
 
 
 def _purpose(place: PurposePlace) -> list[str]:
@@ -132,7 +147,7 @@ class Column:
 
 
 _COLUMNS = (
-    Column("value", "Cosine", "cosine", "+.4f", "the word's part of the cosine, also drawn as the bar"),
+    Column("value", "Cosine", "cosine", "+.4f", "the word's part of the cosine"),
     Column(
         "leave_one_out",
         "Cosine, word left out",
@@ -160,29 +175,28 @@ def columns_of(words: Sequence[WordParts]) -> list[Column]:
     return [c for c in _COLUMNS if any(getattr(word, c.key) is not None for word in words)]
 
 
-def _words(words: Sequence[WordParts]) -> list[str]:
-    columns = columns_of(words)
+def _words(words: Sequence[WordParts], verbose: bool) -> list[str]:
+    # "around" is the rest of "cosine", so it would say nothing that the other columns do not.
+    columns = [c for c in columns_of(words) if c.key != "around" and (verbose or c.key in _BRIEF)]
     rows = []
-    for word, level in zip(words, effect_levels(words, _BAR), strict=True):
-        name, numbers, bar = printable(word.text), [""] * len(columns), "(not seen by the model)"
+    for word in words:
+        name, numbers = printable(word.text), ["(not seen by the model)", *[""] * (len(columns) - 1)]
         if word.tokens:
             numbers = [column.show(word) for column in columns]
-            bar = ("+" if word.value > 0 else "-") * level
         short = name if len(name) <= _WORD else name[: _WORD - 3] + "..."
-        rows.append([short, numbers[0], bar, *numbers[1:]])
-    first, *others = (column.short_name for column in columns)
+        rows.append([short, *numbers])
     legend = [f"  {column.short_name}: {column.meaning}" for column in columns]
-    return [*_table(["word", first, "bar", *others], rows, left=(0, 2)), *legend]
+    return [*_table(["word", *(column.short_name for column in columns)], rows, left=(0,)), *legend]
 
 
-def _sums(explanation: Explanation) -> list[str]:
+def _sums(explanation: Explanation, verbose: bool) -> list[str]:
     lines = []
     for key, name in (("value", "cosine"), *([("purpose", "purpose")] if explanation.purpose else [])):
         raised, lowered = strongest(explanation.words, key)
         lines.append(f"{name}: raised most by {raised}; lowered most by {lowered}")
-    lines.append(convergence_sentence("cosine", explanation.convergence))
-    if explanation.purpose_convergence:
-        lines.append(convergence_sentence("purpose", explanation.purpose_convergence))
+    for name, path in (("cosine", explanation.convergence), ("purpose", explanation.purpose_convergence)):
+        if path and (verbose or not path.converged):
+            lines.append(convergence_sentence(name, path))
     return [printable(line) for line in lines]
 
 
@@ -204,5 +218,5 @@ def _map(where: OcclusionMap) -> list[str]:
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int]) -> list[str]:
     """A table with aligned columns: the columns numbered in ``left`` to the left, all others to the right."""
     alignment = ["left" if column in left else "right" for column in range(len(head))]
-    text = tabulate(rows, head, tablefmt="plain", disable_numparse=True, colalign=alignment)
+    text = tabulate([head, *rows], tablefmt="plain", disable_numparse=True, colalign=alignment)
     return [line.rstrip() for line in text.splitlines()]

@@ -53,6 +53,7 @@ class ServeOptions:
     "--port", type=click.IntRange(0, 65535), default=7860, show_default=True, help="Port; 0 takes a free one."
 )
 @click.option(
+    "-m",
     "--model",
     default="default",
     show_default=True,

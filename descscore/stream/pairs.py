@@ -10,11 +10,11 @@ import contextlib
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from descscore.context import ContextEncoder, ContextTexts, tokenize_context_texts
 from descscore.errors import ImageError, InputError, TextError, UsageError
+from descscore.image_lists import AnyImage, image_source
 from descscore.images import ImageSource, read_image_file
 from descscore.records import DECORATIVE, OK, Outcome, Pair, Score
 from descscore.stream.image_features import Decoder, ImageEncoder, ImageStage, Key, return_freed_memory
@@ -31,6 +32,10 @@ from descscore.tables.cells import MESSAGE_LIMIT, cut
 from descscore.texts import EncodedTexts, TokenizedText
 
 Tokenize: TypeAlias = Callable[[str], TokenizedText]
+
+StreamInput: TypeAlias = "tuple[AnyImage, str] | Pair | Mapping[str, Any]"
+"""A pair: image and text, a :class:`descscore.Pair`, or a mapping with the keys image and text, and if it has
+them context, references and id."""
 
 REMEMBERED_CONTEXT_TEXTS = 4096
 """Number of contexts and references whose features are kept for the pairs that follow."""
@@ -114,7 +119,7 @@ class StreamPair(Protocol):
 
 @dataclass(frozen=True)
 class _UnnamedPair:
-    image: ImageSource
+    image: ImageSource | None
     text: object
     context: object = None
     references: object = None
@@ -161,7 +166,7 @@ class _Pending:
 
 def stream_pairs(
     scoring: Scoring,
-    pairs: Iterable[tuple[ImageSource, str] | Pair],
+    pairs: Iterable[StreamInput],
     options: StreamOptions | None = None,
 ) -> Iterator[Outcome]:
     """See :meth:`descscore.DescScorer.score_stream`."""
@@ -176,11 +181,11 @@ def stream_pairs(
             yield replace(row, image=image)
 
     with closing(stream_rows(scoring, rows(), options or StreamOptions())) as scored:  # type: ignore[type-var]
-        for _, outcome in scored:
+        for row_id, outcome in scored:
             name = names.popleft()
             if name and outcome.error:
                 outcome = replace(outcome, error=outcome.error.replace("image bytes", cut(name), 1))
-            yield outcome
+            yield replace(outcome, id=row_id) if row_id else outcome
 
 
 def _file_time() -> int:
@@ -189,7 +194,7 @@ def _file_time() -> int:
     return time.time_ns() if clock is None else time.clock_gettime_ns(clock)
 
 
-def _taken(image: ImageSource, begun: int) -> ImageSource:
+def _taken(image: ImageSource | None, begun: int) -> ImageSource | None:
     """The image as it is when its pair is taken: the bytes of a file that has changed since the stream began.
 
     Its place may be used for the next pair's image, before a worker reads it. A file that changes for
@@ -203,11 +208,26 @@ def _taken(image: ImageSource, begun: int) -> ImageSource:
     return image
 
 
-def _stream_pair(pair: tuple[ImageSource, str] | Pair) -> _UnnamedPair:
+def _stream_pair(pair: StreamInput) -> _UnnamedPair:
     if isinstance(pair, Pair):
-        return _UnnamedPair(pair.image, pair.text, pair.context, pair.references)
-    image, text = pair
-    return _UnnamedPair(image, text)
+        image: Any = pair.image
+        row = _UnnamedPair(None, pair.text, pair.context, pair.references)
+    elif isinstance(pair, Mapping):
+        image, row_id = pair.get("image"), pair.get("id")
+        context, references = pair.get("context"), pair.get("references")
+        row = _UnnamedPair(None, pair.get("text"), context, references, "" if row_id is None else str(row_id))
+        missing = [name for name in ("image", "text") if name not in pair]
+        if missing:
+            keys = cut(", ".join(map(str, pair)))
+            fault = InputError(f"missing_{missing[0]}", f"no key {' or '.join(missing)}; its keys: {keys}")
+            return replace(row, fault=fault)
+    else:
+        image, text = pair
+        row = _UnnamedPair(None, text)
+    try:
+        return replace(row, image=image_source(image))
+    except ImageError as error:
+        return replace(row, fault=error)
 
 
 def stream_rows(

@@ -25,6 +25,7 @@ def judgments() -> None:
 @judgments.command()
 @_DATABASE
 @click.option(
+    "-o",
     "--output",
     type=click.Path(path_type=Path, file_okay=False),
     required=True,

@@ -271,7 +271,7 @@ def test_steps_are_raised_only_where_they_must_be() -> None:
     texts, purpose = make_texts(6, 20, 40, 77), make_purpose(3)
     rough = attribute(clip, texts, purpose, (2,))
     assert not rough.cosine_path.converged.all()
-    fine = attribute(clip, texts, purpose, (2, 3, 4, 5, 6, 7, *STEPS))
+    fine = attribute(clip, texts, purpose, (*range(2, 16), *STEPS))
     assert fine.cosine_path.converged.all()
     assert len(set(fine.steps.tolist())) > 1
     for row, steps in enumerate(fine.steps.tolist()):

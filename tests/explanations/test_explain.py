@@ -265,6 +265,17 @@ def test_one_text_takes_under_a_second(tmp_path: Path) -> None:
     assert min(times) < 1.0
 
 
+@pytest.mark.long
+def test_a_text_of_600_words_takes_seconds(tmp_path: Path) -> None:
+    """Before, two minutes: all windows ran again for each word left out. In the processor's own time."""
+    scorer = DescScorer.from_pretrained("default", device="cpu")
+    words = np.random.default_rng(0).choice(REAL_TEXT.split(), 600)
+    start = time.process_time()
+    item = explain(make_photo(tmp_path / "a.png", 3), " ".join(words), scorer=scorer)
+    assert time.process_time() - start < 20
+    assert item.convergence.converged
+
+
 def test_a_tower_that_is_not_causal_is_refused_by_name(tmp_path: Path, tiny_folder: Path) -> None:
     config: dict[str, Any] = json.loads((tiny_folder / "open_clip_config.json").read_text())
     config["model_cfg"]["text_cfg"]["no_causal_mask"] = True

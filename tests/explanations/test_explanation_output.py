@@ -66,21 +66,35 @@ def test_text_gives_every_number_with_its_sign(
     explanations: list[Explanation], plain: DescScorer, image: Path
 ) -> None:
     for item in explanations:
-        text = to_text(item)
+        brief, whole = to_text(item), to_text(item, verbose=True)
         for word in item.words:
-            line = f"{word.value:+8.4f}" if word.tokens else "(not seen by the model)"
-            assert line in text
-        assert "add up" in text
-        assert item.score.signature in text
-        assert "higher than" in text
-    assert "purpose" not in to_text(explain(image, "A dog", scorer=plain))
+            line = f"{word.value:+.4f}" if word.tokens else "(not seen by the model)"
+            assert line in brief
+            assert line in whole
+            assert not word.tokens or f"{word.leave_one_out:+.4f}" in whole
+        assert "add up" in whole
+        assert "higher than" in whole
+    assert "purpose" not in to_text(explain(image, "A dog", scorer=plain), verbose=True)
+
+
+def test_no_two_columns_say_the_same(explanations: list[Explanation]) -> None:
+    """Each number once: no bar of a number beside it, and no rest that two other columns give."""
+    for verbose in (False, True):
+        text = to_text(explanations[0], verbose)
+        (head,) = (line for line in text.splitlines() if line.startswith("word "))
+        names = re.split(r"\s{2,}", head)
+        assert len(set(names)) == len(names)
+        assert not {"bar", "around"} & set(names)
+        rows = text.split(head)[1].split("  cosine: ")[0].split("\n")[1:-1]
+        columns = list(zip(*(re.split(r"\s{2,}", row) for row in rows), strict=True))
+        assert len(set(columns)) == len(columns) == len(names)
 
 
 def test_every_column_of_the_table_of_words_has_its_own_name_and_is_explained(
     explanations: list[Explanation], plain: DescScorer, image: Path
 ) -> None:
     for item in (explanations[0], explain(image, "A dog", scorer=plain)):
-        lines = to_text(item).splitlines()
+        lines = to_text(item, verbose=True).splitlines()
         (head,) = (line for line in lines if line.startswith("word "))
         names = [name for name in re.split(r"\s{2,}", head) if name not in ("word", "bar")]
         assert len(set(names)) == len(names) > 1

@@ -19,7 +19,7 @@ from descscore.models import load_model
 from descscore.purpose import Purpose, Readout, Site
 from descscore.texts import token_rows
 from descscore.towers.text import encode_tokens, run_to_block
-from descscore.training import finetune
+from descscore.training import finetune, readout
 from descscore.training.config import Tower, preset
 from descscore.training.data import Examples
 from descscore.training.finetune import cross_calibration
@@ -65,8 +65,9 @@ def test_the_first_coordinate_holds_the_mean_difference_and_the_next_most_of_the
 
 
 def test_the_calibration_uses_only_decisions_on_unseen_groups(
-    clip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    clip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:  # type: ignore[no-untyped-def]
+    caplog.set_level("INFO")
     data = replace(examples(), groups=("a",) * 8 + ("b",) * 8 + ("c",) * 8)
     trained: list[torch.Tensor] = []
     real = finetune.train_without
@@ -78,6 +79,10 @@ def test_the_calibration_uses_only_decisions_on_unseen_groups(
     monkeypatch.setattr(finetune, "train_without", spy)
     config = replace(preset("joint", Tower(32, 4)), epochs=1, batch_size=8, learning_rate=3e-3)
     scale, shift = cross_calibration(clip, data, config, 3, tmp_path)
+    said = "\n".join(caplog.messages)
+    for tower in (1, 2, 3):
+        assert f"tower {tower} of 3: trains without 8 of 24 pairs" in said
+        assert f"tower {tower} of 3: step 4" in said
     assert np.isfinite([scale, shift]).all()
     assert scale > 0
     assert torch.stack(trained).sum(0).tolist() == [2] * 24  # each pair is left out once
@@ -92,6 +97,20 @@ def test_reference_cosines_are_sorted_and_each_of_its_own_image(clip) -> None:  
         texts = torch.nn.functional.normalize(encode_tokens(clip, data.tokens[:24]), dim=1)
     expected = (texts * data.images).sum(1).sort().values
     assert torch.allclose(found, expected, atol=1e-6)
+
+
+def test_long_work_says_how_far_it_is(
+    clip, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:  # type: ignore[no-untyped-def]
+    """Before, a run with many pairs said nothing for minutes after its last step."""
+    caplog.set_level("INFO")
+    reference_cosines(clip, examples(), batch_size=5)
+    assert not caplog.messages
+    monkeypatch.setattr(readout, "TELL_EVERY", 0.0)
+    reference_cosines(clip, examples(), batch_size=5)
+    assert [line.partition(": ")[2] for line in caplog.messages] == [
+        f"batches of texts: {done} of 5" for done in range(5)
+    ]
 
 
 def synthetic(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -429,13 +429,21 @@ def test_two_processes_equal_one(base: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["das-lora", "bft-full"])
-def test_train_command_makes_an_adapter_that_scores(base: Path, tmp_path: Path, name: str) -> None:
+def test_train_command_makes_an_adapter_that_scores(
+    base: Path, tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
     table = write_pairs(tmp_path / "pairs.parquet")
     args = ["train", "--data", str(table), "--preset", name, "--base", str(base), "--device", "cpu"]
     args += ["--output", str(tmp_path / "out"), "--epochs", "2", "--batch-size", "8"]
     result = CliRunner().invoke(main, [*args, "--learning-rate", "0.003"])
     assert result.exit_code == 0, result.output
     run = json.loads((tmp_path / "out/run.json").read_text())
+    left = (
+        "only the adapter"
+        if "bft" in name
+        else "left: cosines of 8 reference descriptions, 3 towers of up to"
+    )
+    assert f"trained 8 steps; {left}" in caplog.text
     assert run["config"]["learning_rate"] == 0.003
     assert run["preset_learning_rate"] in (1e-5, 5e-6)
     assert run["pairs"] == {"train": 16, "val": 8}

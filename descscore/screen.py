@@ -1,0 +1,164 @@
+"""Scores as a screen for people: tables as wide as the terminal, and what their numbers mean.
+
+In a pipe a text stays on its line, whole, and there are no escape codes. A program should read ``--json``.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tabulate import tabulate
+
+from descscore.options import echo
+from descscore.records import BANDS, Comparison, Score
+
+_LEAST_TEXT = 20
+"""Narrowest column of texts, in characters."""
+
+_GAP = 2
+
+_NUMBERS = ("score", "description", "cosine", "clip_score", "tokens", "windows", "contextual", "reference")
+"""Columns that are aligned to the right."""
+
+_PREFERRED = {
+    "description": "The description fits the picture better",
+    "caption": "The caption fits the picture better",
+    "tie": "Both fit the picture equally well",
+}
+
+
+@dataclass(frozen=True)
+class Line:
+    """A text with its score."""
+
+    text: str
+    score: Score
+    kind: str = ""
+    """``description`` or ``caption`` in a comparison."""
+
+
+def show_scores(image: str, lines: Sequence[Line], verbose: bool = False) -> None:
+    """Print the scores of texts for one image. verbose: also the cosine and other numbers."""
+    echo(image)
+    echo(score_table(lines, verbose, text_width()))
+    echo("")
+
+
+def show_comparison(image: str, result: Comparison, texts: tuple[str, str], verbose: bool = False) -> None:
+    """Print a comparison of the two ``texts``, and which one is preferred."""
+    lines = [
+        Line(texts[0], result.description, "description"),
+        Line(texts[1], result.caption, "caption"),
+    ]
+    show_scores(image, lines, verbose)
+    margin = f"cosine margin {result.margin:+.4f}"
+    if result.contextual_margin is not None:
+        margin += f", contextual margin {result.contextual_margin:+.4f}"
+    probability = f"probability of the description {result.probability:.3f}"
+    echo(f"{_PREFERRED[result.preferred]} ({margin}, {probability}).")
+    echo("")
+
+
+def show_meaning(scores: Sequence[Score], verbose: bool = False) -> None:
+    """Print what the columns and the bands of ``scores`` mean, and the signature, dim."""
+    for line in meaning(scores, verbose):
+        echo(line, dim=True)
+    for signature in dict.fromkeys(score.signature for score in scores):
+        echo(signature, dim=True)
+
+
+def text_width() -> int | None:
+    """Columns of the terminal; None where the output is not shown on one."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def score_table(lines: Sequence[Line], verbose: bool = False, width: int | None = None) -> str:
+    """A table with a line for each text. width: columns of the terminal; None keeps texts on their lines."""
+    rows = [_cells(line, verbose) for line in lines]
+    names = [name for name in rows[0] if any(row[name] for row in rows)]
+    cells = [names, *([row[name] for name in names] for row in rows)]
+    widths: list[int | None] = [None] * len(names)
+    if width is not None:
+        others = sum(max(len(row[column]) for row in cells) + _GAP for column in range(len(names) - 1))
+        widths[-1] = max(width - others, _LEAST_TEXT)
+    sides = ["right" if name in _NUMBERS else "left" for name in names]
+    table = tabulate(cells, tablefmt="plain", disable_numparse=True, colalign=sides, maxcolwidths=widths)
+    return "\n".join(line.rstrip() for line in table.splitlines())
+
+
+def band_cell(score: Score) -> str:
+    """``good 83 %``; empty for a model without reference descriptions."""
+    if score.band is None or score.percentile is None:
+        return ""
+    return f"{score.band.name} {score.percentile:.0f} %"
+
+
+def _cells(line: Line, verbose: bool) -> dict[str, str]:
+    """Every column of a line; empty cells of all lines make no column."""
+    score, probability = line.score, line.score.description_probability
+    cells = {
+        "": line.kind,
+        "score": f"{score.score:.2f}",
+        "fit": band_cell(score),
+        "description": "" if probability is None else f"{100 * probability:.0f} %",
+    }
+    if verbose:
+        cells |= {
+            "cosine": f"{score.cosine:+.4f}",
+            "clip_score": f"{score.clip_score:.4f}",
+            "tokens": str(score.tokens),
+            "windows": str(score.windows) if score.windows > 1 else "",
+        }
+    cells |= {
+        "contextual": _number(score.contextual_score, "+.4f"),
+        "reference": _number(score.reference_score, ".2f"),
+        "note": _note(score),
+        "text": " ".join(line.text.split()),
+    }
+    return cells
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
+
+
+def _note(score: Score) -> str:
+    """What of the input the model did not read."""
+    cut = {
+        "text": score.truncated,
+        "context": score.context_truncated,
+        "reference": score.references_truncated,
+    }
+    parts = [name for name, is_cut in cut.items() if is_cut]
+    return f"{' and '.join(parts)} cut" if parts else ""
+
+
+def meaning(scores: Sequence[Score], verbose: bool = False) -> list[str]:
+    """What the columns that a table of ``scores`` has mean, a line each."""
+    columns = {
+        "score": "0 to 2.5, how well the text fits the picture: 2.5 x cosine",
+        "fit": _any(
+            [score.percentile for score in scores],
+            "share of reference descriptions that fit their pictures worse",
+        ),
+        **{f"  {band.name}": band.meaning for band in BANDS if band in [score.band for score in scores]},
+        "description": _any(
+            [score.description_probability for score in scores],
+            "probability that the text is a description, whatever the picture",
+        ),
+        "clip_score": "score under the model before it was tuned" if verbose else "",
+        "contextual": _any(
+            [score.contextual_score for score in scores], "how well the text fits picture and context"
+        ),
+        "reference": _any(
+            [score.reference_score for score in scores], "0 to 1.43, score and likeness to a good description"
+        ),
+    }
+    return [f"{name}: {text}" for name, text in columns.items() if text]
+
+
+def _any(values: Sequence[float | None], text: str) -> str:
+    return text if any(value is not None for value in values) else ""
