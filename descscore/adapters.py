@@ -25,7 +25,9 @@ from safetensors.torch import load_file, save_file
 from descscore.clip import CLIP
 from descscore.errors import ModelError
 from descscore.files import atomic_write, read_json
+from descscore.hub import parse_name
 from descscore.lora import merge_lora
+from descscore.towers.blocks import own_text_tower, text_tower
 
 ADAPTER_FILE = "descscore_adapter.json"
 CONFIG_FILE = "open_clip_config.json"
@@ -40,12 +42,22 @@ _ROWS, _CHANGED = "token_embedding.rows", "token_embedding.changed"
 ``(m, width)``."""
 
 
+_OTHER_PARTS = ("visual.", "text_decoder.")
+"""Parts of a model that no adapter changes: its image tower, and the decoder of CoCa."""
+
+
+def _embedding(clip: CLIP) -> str:
+    """The name of the token embedding's weights."""
+    return "token_embedding.weight" if text_tower(clip) is clip else "text.token_embedding.weight"
+
+
 @dataclass(frozen=True)
 class AdapterInfo:
     """The content of ``descscore_adapter.json``."""
 
     base: str
-    """Bundled name, open_clip model, or a folder inside the adapter's own (:func:`include_base`)."""
+    """Bundled name, open_clip model, a repository on the hub (``hf-hub:ORG/NAME``), or a folder inside the
+    adapter's own (:func:`include_base`)."""
     base_weights: str
     """Hash of the base's weights, from :func:`weights_hash`."""
     pretrained: str | None = None
@@ -71,7 +83,7 @@ class AdapterInfo:
             ModelError: The base is a folder outside. An adapter may come from a stranger, so it may not
                 choose what is read elsewhere, be it by ``..``, by an absolute path or by a link.
         """
-        if self.pretrained or self.base == "base":
+        if self.pretrained or self.base == "base" or parse_name(self.base) is not None:
             return None
         base, home = (folder / self.base).resolve(), folder.resolve()
         if home in base.parents:
@@ -178,9 +190,9 @@ def _load_full(base: CLIP, folder: Path) -> CLIP:
             raise FileNotFoundError("no such file")
         state = load_file(folder / TEXT_WEIGHTS)
         if _ROWS in state:
-            table = clip.token_embedding.weight.detach().clone()
+            table = own_text_tower(clip).token_embedding.weight.detach().clone()
             table[state.pop(_ROWS).long()] = state.pop(_CHANGED).to(table.dtype)
-            state["token_embedding.weight"] = table
+            state[_embedding(clip)] = table
         weights = clip.state_dict()
         state = {
             name: value.to(weights[name], copy=True) if name in weights else value
@@ -189,8 +201,8 @@ def _load_full(base: CLIP, folder: Path) -> CLIP:
         result = clip.load_state_dict(state, strict=False, assign=True)
     except Exception as error:
         raise ModelError(f"adapter {folder}: {TEXT_WEIGHTS} cannot be loaded ({error})") from error
-    missing = [key for key in result.missing_keys if not key.startswith("visual.")]
-    if missing or result.unexpected_keys or any(key.startswith("visual.") for key in state):
+    missing = [key for key in result.missing_keys if not key.startswith(_OTHER_PARTS)]
+    if missing or result.unexpected_keys or any(key.startswith(_OTHER_PARTS) for key in state):
         raise ModelError(f"adapter {folder}: {TEXT_WEIGHTS} does not hold exactly the text tower's weights")
     return clip
 
@@ -219,8 +231,8 @@ def save_full(
     of unseen words unchanged, and most of a small tower's weights are such embeddings.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    state = {k: v.cpu() for k, v in clip.state_dict().items() if not k.startswith("visual.")}
-    table, before = state.pop("token_embedding.weight"), base.token_embedding.weight.detach().cpu()
+    state = {k: v.cpu() for k, v in clip.state_dict().items() if not k.startswith(_OTHER_PARTS)}
+    table, before = state.pop(_embedding(clip)), own_text_tower(base).token_embedding.weight.detach().cpu()
     rows = (table != before).any(1).nonzero()[:, 0]
     state |= {_ROWS: rows.int(), _CHANGED: table[rows]}
     weights = {k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items()}

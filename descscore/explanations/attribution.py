@@ -24,6 +24,7 @@ from torch import Tensor
 from descscore.clip import CLIP
 from descscore.purpose import Purpose
 from descscore.texts import TokenizedText, pad
+from descscore.towers.blocks import own_text_tower
 from descscore.towers.text import HalfRun, carry_on, embed_tokens, end_positions, run_from_block, trim
 
 STEPS = (50, 100, 200, 400, 800, 1024)
@@ -217,7 +218,8 @@ class _Paths:
         self.tokens = trim(clip, texts.tokens)
         self.end = end_positions(clip, self.tokens)
         self.reads_out = purpose is not None and purpose.readout is not None
-        layers, width = len(clip.transformer.resblocks), clip.transformer.width
+        transformer = own_text_tower(clip).transformer
+        layers, width = len(transformer.resblocks), transformer.width
         self.block = purpose.site.block if purpose else layers - 1
         numbers = _NUMBERS_AT_ONCE.get(self.tokens.device.type, _NUMBERS_ELSEWHERE)
         self.tokens_at_once = numbers // (width * layers)
