@@ -27,6 +27,7 @@ from descscore.errors import ModelError
 from descscore.files import atomic_write, read_json
 from descscore.hub import parse_name
 from descscore.lora import merge_lora
+from descscore.subwords import SETTINGS_FILES, TOKENIZER_FILE
 from descscore.towers.blocks import own_text_tower, text_tower
 
 ADAPTER_FILE = "descscore_adapter.json"
@@ -37,6 +38,8 @@ TEXT_WEIGHTS = "text_tower.safetensors"
 FORMAT = 1
 BASE_FOLDER = "base_model"
 """Folder inside an adapter's with the base, where that is nobody else's model."""
+_BASE_FILES = (CONFIG_FILE, TOKENIZER_FILE, *SETTINGS_FILES, "README.md")
+"""Files of a base beside its weights; the last one states its licence."""
 _ROWS, _CHANGED = "token_embedding.rows", "token_embedding.changed"
 """Names of two tensors: numbers ``(m,)`` of the tokens that training changed, and their embeddings
 ``(m, width)``."""
@@ -143,7 +146,7 @@ def include_base(base: Path, folder: Path) -> str:
     target = folder / BASE_FOLDER
     target.mkdir(parents=True, exist_ok=True)
     for file in base.iterdir():
-        if file.name == CONFIG_FILE or file.suffix in WEIGHTS_SUFFIXES:
+        if file.name in _BASE_FILES or file.suffix in WEIGHTS_SUFFIXES:
             copy_file = target / file.name
             copy_file.unlink(missing_ok=True)
             try:

@@ -115,7 +115,7 @@ def check_references(references: object) -> tuple[object, ...]:
     """The references of one pair.
 
     Raises:
-        TextError: There are too many, they are together over :data:`descscore.word_tokens.MAX_TEXT` characters
+        TextError: There are too many, together over :data:`descscore.word_tokens.MAX_TEXT` characters
             long, or they are not a list: a single text would be split into letters (kind
             ``bad_references``).
     """

@@ -15,10 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from huggingface_hub import HfApi, constants, hf_hub_download
-from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
-from huggingface_hub.file_download import repo_folder_name
-from huggingface_hub.utils import HFValidationError, validate_repo_id
+from huggingface_hub import constants
 
 from descscore import __version__
 from descscore.errors import ModelError
@@ -59,17 +56,19 @@ def parse_name(source: str) -> Repository | None:
     if prefix is None:
         return None
     name, at, revision = source.removeprefix(prefix).partition("@")
-    try:
-        validate_repo_id(name)
-        valid = re.fullmatch(r"[\w.-]+/[\w.-]+", name, re.ASCII) is not None
-    except HFValidationError:
-        valid = False
     named = re.fullmatch(r"\w[\w./-]{0,99}", revision, re.ASCII) and ".." not in revision
-    if not valid or (at and not named):
+    if not is_repository_name(name) or (at and not named):
         raise ModelError(
-            f"model {source[:200]!r}: expected hf-hub:ORG/NAME or hf-hub:ORG/NAME@REVISION; the hub was not asked"
+            f"model {source[:200]!r}: expected hf-hub:ORG/NAME or hf-hub:ORG/NAME@REVISION; the hub was not "
+            "asked"
         )
     return Repository(name, revision or None)
+
+
+def is_repository_name(name: str) -> bool:
+    """Whether ``name`` can be that of a repository on the hub, ``ORG/NAME``."""
+    parts = re.fullmatch(r"([\w-][\w.-]*)/([\w-][\w.-]*)", name, re.ASCII)
+    return parts is not None and len(name) <= 96 and ".." not in name and "--" not in name
 
 
 def fetch(repository: Repository, wanted: Wanted, cache_dir: str | Path | None = None) -> Path:
@@ -94,12 +93,14 @@ def fetch(repository: Repository, wanted: Wanted, cache_dir: str | Path | None =
         return kept
     if constants.HF_HUB_OFFLINE:
         raise ModelError(f"{repository}: {fault}, and HF_HUB_OFFLINE forbids to ask {constants.ENDPOINT}")
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
     try:
         names, commit = _within(_SECONDS, lambda: _listing(repository))
     except GatedRepoError:
         raise ModelError(
-            f"{repository}: asks for an agreement on its page at {constants.ENDPOINT}; accept it there, then run: "
-            "hf auth login"
+            f"{repository}: asks for an agreement on its page at {constants.ENDPOINT}; accept it there, then "
+            "run: hf auth login"
         ) from None
     except RevisionNotFoundError:
         raise ModelError(
@@ -107,10 +108,10 @@ def fetch(repository: Repository, wanted: Wanted, cache_dir: str | Path | None =
         ) from None
     except RepositoryNotFoundError:
         raise ModelError(
-            f"{repository}: {constants.ENDPOINT} has no such model, or it is private (then run: hf auth login)"
+            f"{repository}: {constants.ENDPOINT} has no such model, or it is private (run: hf auth login)"
         ) from None
     except Exception as error:
-        reason = " ".join(str(error).split())[:150] or type(error).__name__
+        reason = _reason(error)
         if kept is not None:
             log.warning(
                 "%s: %s cannot be reached (%s); used from the cache", repository, constants.ENDPOINT, reason
@@ -118,7 +119,7 @@ def fetch(repository: Repository, wanted: Wanted, cache_dir: str | Path | None =
             return kept
         raise ModelError(
             f"{repository}: {fault}, and {constants.ENDPOINT} cannot be reached ({reason})"
-        ) from None
+        ) from error
     try:
         first, *others = wanted(names)
     except ModelError as error:
@@ -128,38 +129,40 @@ def fetch(repository: Repository, wanted: Wanted, cache_dir: str | Path | None =
 
 def _listing(repository: Repository) -> tuple[list[str], str]:
     """The names of a repository's files, and its commit."""
+    from huggingface_hub import HfApi
+
     api = HfApi(endpoint=constants.ENDPOINT, library_name="descscore", library_version=__version__)
     info = api.model_info(repository.id, revision=repository.revision, timeout=_SECONDS)
     return [file.rfilename for file in info.siblings or ()], str(info.sha)
 
 
 def _download(repository: Repository, commit: str, names: Sequence[str], cache: Path) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    options: dict[str, Any] = {
+        "cache_dir": cache,
+        "endpoint": constants.ENDPOINT,
+        "library_name": "descscore",
+    }
     try:
-        for number, name in enumerate(names):
-            # Asked by its branch, the client remembers which commit that is: so it can be found offline.
-            revision = repository.revision if number == 0 else commit
-            path = hf_hub_download(
-                repository.id,
-                name,
-                revision=revision,
-                cache_dir=cache,
-                endpoint=constants.ENDPOINT,
-                library_name="descscore",
-                library_version=__version__,
-            )
-            if number == 0:
-                folder = Path(path).parent
+        # Asked by its branch, the client remembers which commit that is: so it can be found offline.
+        first = hf_hub_download(repository.id, names[0], revision=repository.revision, **options)
+        for name in names[1:]:
+            hf_hub_download(repository.id, name, revision=commit, **options)
     except Exception as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ModelError(
-            f"{repository}: {name} cannot be downloaded from {constants.ENDPOINT} ({reason})"
-        ) from None
-    return folder
+            f"{repository}: cannot be downloaded from {constants.ENDPOINT} ({_reason(error)})"
+        ) from error
+    return Path(first).parent
+
+
+def _reason(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _cached(repository: Repository, wanted: Wanted, cache: Path) -> tuple[Path | None, str]:
     """The repository's folder in the cache; or None, and what is missing."""
-    root = cache / repo_folder_name(repo_id=repository.id, repo_type="model")
+    root = cache / f"models--{repository.id.replace('/', '--')}"
     revision = repository.revision or "main"
     reference = root / "refs" / revision
     commit = reference.read_text().strip() if reference.is_file() else revision
@@ -182,7 +185,7 @@ def _within(seconds: float, call: Callable[[], Any]) -> Any:
     def run() -> None:
         try:
             results.append(call())
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - raised below, in the thread that waits
             errors.append(error)
 
     thread = threading.Thread(target=run, daemon=True)

@@ -224,12 +224,12 @@ def check_config(path: Path, weights: int, tower_folder: Callable[[str], Path]) 
             raise ModelError(f"{path}: model_cfg has multimodal_cfg, which needs custom_text")
         _check_part(path, "multimodal_cfg", model["multimodal_cfg"], DECODER)
     name = text.get("hf_tokenizer_name")
-    if name and name not in known_repositories("hf_tokenizer_name"):
-        if not (path.parent / TOKENIZER_FILE).is_file():
-            raise ModelError(
-                f"{path}: text_cfg has hf_tokenizer_name = {json.dumps(name)}, which none of open_clip's own models "
-                f"has, and no {TOKENIZER_FILE} stands beside it"
-            )
+    known = known_repositories("hf_tokenizer_name")
+    if name and name not in known and not (path.parent / TOKENIZER_FILE).is_file():
+        raise ModelError(
+            f"{path}: text_cfg has hf_tokenizer_name = {json.dumps(name)}, a name that none of "
+            f"open_clip's own models has, and no {TOKENIZER_FILE} stands beside it"
+        )
     if text.get("hf_model_name"):
         folder = str(tower_folder(text["hf_model_name"]))
         text = text | {"hf_model_name": folder, "hf_model_pretrained": False}

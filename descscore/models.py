@@ -57,6 +57,7 @@ from descscore.lora import LORA_CONFIG, LORA_WEIGHTS
 from descscore.model_config import check_config
 from descscore.purpose import FILE as PURPOSE_FILE
 from descscore.purpose import Purpose, Site, load_purpose
+from descscore.sharing import CARD, licence_of
 from descscore.subwords import (
     SETTINGS_FILES,
     TOKENIZER_FILE,
@@ -73,9 +74,6 @@ ASSETS = Path(__file__).parent / "assets"
 
 _PREPROCESSING = {key: f"image_{key}" for key in ("mean", "std", "interpolation", "resize_mode")}
 """Preprocessing settings of an open_clip tag, each with the option of open_clip's factory that takes it."""
-
-CARD = "README.md"
-"""A model's card, whose first lines may name the licence."""
 
 _DEFAULT_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 _WEIGHTS = (
@@ -113,6 +111,8 @@ class LoadedModel:
     """The model's purpose subspace; None for a model without one."""
     precision: str = "float32"
     """Number format of the towers' weights (:func:`descscore.encoder.with_precision`)."""
+    licence: str | None = None
+    """Licence of the base, as the card beside its weights names it; None if there is none."""
 
     @property
     def tuned(self) -> bool:
@@ -246,6 +246,7 @@ class _Base:
     tokenizer: Any
     """open_clip's own, or :class:`descscore.subwords.Subwords`."""
     context_length: int
+    licence: str | None = None
 
 
 def _load_base(source: str, folder: Path | None, cache_dir: str | Path | None) -> _Base:
@@ -268,7 +269,8 @@ def _load_base(source: str, folder: Path | None, cache_dir: str | Path | None) -
     name = f"local-dir:{folder}"
     options = {"text_cfg": text} if text.get("hf_model_name") else {}
     clip = _create(name, source, None, **options)
-    return _with_tokenizer(clip, name, text, folder, cache_dir)
+    base = _with_tokenizer(clip, name, text, folder, cache_dir)
+    return replace(base, licence=licence_of(folder / CARD))
 
 
 def _with_tokenizer(
@@ -343,8 +345,8 @@ def _load_tagged(source: str, cache_dir: str | Path | None) -> _Base:
         return _with_tokenizer(_create(name, source, weights, **options), name, text, None, cache_dir)
     except ModelError as error:
         raise ModelError(
-            f"model {source!r}: {error}. Available without a network: {' and '.join(BUNDLED)}, or a local folder "
-            f"with {CONFIG_FILE}"
+            f"model {source!r}: {error}. Available without a network: {' and '.join(BUNDLED)}, or a local "
+            f"folder with {CONFIG_FILE}"
         ) from error
 
 
@@ -421,6 +423,7 @@ def _finish(source: str, clip: CLIP, base: _Base, device: torch.device) -> Loade
         weights_hash=weights_hash(clip),
         preprocessing=describe_preprocessing(clip),
         device=device,
+        licence=base.licence,
     )
 
 

@@ -2,7 +2,8 @@
 
 A model keeps a text's purpose (to describe, or to caption) in a ``k``-dimensional
 subspace of one hidden state z: the residual stream after one text block, at the position where the
-feature is read (the end-of-text token in most models). The first ``k`` rows of an orthogonal matrix R span the subspace.
+feature is read (the end-of-text token in most models).
+The first ``k`` rows of an orthogonal matrix R span the subspace.
 :mod:`descscore.interchange` learns R. The probability is a calibrated linear read-out of
 (R z)_1..k. It is fitted on training data (``descscore.training.readout``) and stored with the
 adapter. Source: Zur et al. 2024 (arXiv 2406.09458); Geiger et al. 2024 (arXiv 2303.02536).

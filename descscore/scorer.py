@@ -308,9 +308,9 @@ def pair_scores(
 def comparison(description: Score, caption: Score, logit_scale: float, logit_bias: float = 0.0) -> Comparison:
     """Compare two texts for one image by their cosines; a tie is not a win.
 
-    The probability is that of the description if one of the two texts is right, by the model's logits. With a
-    softmax over the two logits, and with a sigmoid for each, it is the sigmoid of their difference; so a bias,
-    which both have, cancels out.
+    The probability is that of the description if one of the two texts is right, by the model's logits. With
+    a softmax over the two logits, and with a sigmoid for each, it is the sigmoid of their difference. So a
+    bias, which both have, cancels out.
     """
     margin = description.cosine - caption.cosine
     logits = [logit_scale * score.cosine + logit_bias for score in (description, caption)]

@@ -9,6 +9,7 @@ stranger: :func:`folder_tokenizer` reads its ``tokenizer.json`` only, which hold
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,8 @@ _LARGEST = 256 << 20
 """Largest ``tokenizer.json`` that is read, in bytes; one of 900,000 words takes 60 MB."""
 _MARKS = ("\u2581", "\u0120")
 """With one of these signs SentencePiece and byte-level BPE mark that a word begins."""
+_REST = "##"
+"""With this sign WordPiece marks that a word goes on."""
 
 
 class Subwords:
@@ -97,8 +100,8 @@ class Subwords:
         ids = [i for i in self._raw(text, marks=False) if i != self._zero]
         if self._limit is not None and max(ids, default=0) >= self._limit:
             raise ModelError(
-                f"the tokenizer gives token {max(ids)}, but the model has {self._limit:,} tokens; the two do not "
-                "belong together"
+                f"the tokenizer gives token {max(ids)}, but the model has {self._limit:,} tokens; the two do "
+                "not belong together"
             )
         return ids
 
@@ -107,8 +110,8 @@ class Subwords:
     ) -> list[list[int]]:
         """Token ids of clean sentences, in windows of at most ``room`` tokens.
 
-        A window is tokenised as a whole. A sentence that does not fit is split at blanks, and a word that does
-        not fit is split between characters.
+        A window is tokenised as a whole. A sentence that does not fit is split at blanks, and a word that
+        does not fit is split between characters.
         """
 
         def read(text: str) -> list[int]:
@@ -129,13 +132,20 @@ class Subwords:
         )
         return str(piece or "")
 
+    @cached_property
+    def _marks_rest(self) -> bool:
+        """Whether what goes on with a word is marked, as in BERT's WordPiece, and not what begins one."""
+        return any(self._piece(token).startswith(_REST) for token in range(self.size))
+
     def begins_word(self, token: int) -> bool:
         """Whether a word begins with this token."""
-        return self._piece(token).startswith(_MARKS)
+        piece = self._piece(token)
+        return not piece.startswith(_REST) if self._marks_rest else piece.startswith(_MARKS)
 
     def spelling(self, token: int) -> str:
-        """The letters of a token, without the sign that a word begins."""
-        return self._piece(token).lstrip("".join(_MARKS))
+        """The letters of a token, without the sign that a word begins or goes on."""
+        piece = self._piece(token)
+        return piece.removeprefix(_REST) if self._marks_rest else piece.lstrip("".join(_MARKS))
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids."""
@@ -201,7 +211,7 @@ def folder_tokenizer(folder: Path, settings: dict[str, Any], limit: int | None) 
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from None
     except Exception as error:
-        raise ModelError(f"{path}: cannot be read ({str(error)[:200]})") from None
+        raise ModelError(f"{path}: cannot be read ({str(error)[:200]})") from error
 
 
 def _special_tokens(folder: Path) -> dict[str, str]:

@@ -173,7 +173,7 @@ class Tokenizer:
         return self.subwords is None and self._tokenizer.decoder[token].endswith("</w>")
 
     def begins_word(self, token: int) -> bool:
-        """Whether this token is the first of its word; open_clip's tokenizer, which marks ends, does not say."""
+        """Whether this token is the first of its word; open_clip's own tokenizer does not say."""
         return self.subwords is not None and self.subwords.begins_word(token)
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -192,7 +192,7 @@ class Tokenizer:
         return row if self.padding is None else (*row, *[self.padding] * (self.context_length - len(row)))
 
     def unwrap(self, row: Sequence[int]) -> tuple[int, ...]:
-        """The token ids in a row from :meth:`wrap`, which zeros may follow, without start, end and padding."""
+        """The token ids in a row from :meth:`wrap`, without start, end and padding; zeros may follow it."""
         padding, stop = self.padding or 0, len(row)
         while stop > len(self.start) and row[stop - 1] == padding:
             stop -= 1

@@ -1,4 +1,4 @@
-"""A small model of each family that open_clip knows, with random weights, as a folder; and their tokenizers."""
+"""A small model of each family that open_clip knows, with random weights, and its tokenizer."""
 
 from __future__ import annotations
 
@@ -12,11 +12,28 @@ import open_clip
 import torch
 from open_clip.coca_model import CoCa
 from safetensors.torch import save_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from conftest import TINY
 
-WORDS = "a cat dog red car man in the of on walks with brown sand coat photo".split()
+WORDS = [
+    "a",
+    "cat",
+    "dog",
+    "red",
+    "car",
+    "man",
+    "in",
+    "the",
+    "of",
+    "on",
+    "walks",
+    "with",
+    "brown",
+    "sand",
+    "coat",
+    "photo",
+]
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,'-;!?é"
 
 TEXTS = (
@@ -192,7 +209,7 @@ def plain_model(config: dict[str, Any], tower: Path | None = None) -> Any:
     torch.manual_seed(0)
     clip = kind(**settings)
     generator = torch.Generator().manual_seed(1)
-    for name, weight in clip.named_parameters():
+    for weight in clip.parameters():
         if weight.ndim:
             weight.data += torch.randn(weight.shape, generator=generator) * 0.1
     return clip.eval().requires_grad_(False)
@@ -274,6 +291,7 @@ def _bert() -> Any:
     tokenizer = Tokenizer(
         models.WordPiece({name: i for i, name in enumerate(dict.fromkeys(names))}, unk_token="[UNK]")
     )
+    tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
     tokenizer.post_processor = processors.TemplateProcessing(

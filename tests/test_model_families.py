@@ -10,6 +10,7 @@ from typing import Any
 import open_clip
 import pytest
 import torch
+from model_families import FAMILIES, ROBERTA, TEXTS, config_of, plain_model, save_family, save_in_cache
 from open_clip.tokenizer import HFTokenizer
 from PIL import Image
 
@@ -17,7 +18,6 @@ from descscore import DescScorer
 from descscore.errors import UsageError
 from descscore.explanations.explainer import explain
 from descscore.towers.text import can_shorten, runs_short
-from model_families import FAMILIES, ROBERTA, TEXTS, config_of, plain_model, save_family, save_in_cache
 
 Scorers = Callable[[str], DescScorer]
 

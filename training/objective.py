@@ -3,8 +3,8 @@
 The formulas of the losses are in :mod:`descscore.training.losses`. Validation measures the same
 accuracies on pairs that are not trained on, and grounding.
 
-A causal text tower runs only what reaches a feature, with gradients and with LoRA. Features and gradients equal
-those of plain open_clip on the full context length, to rounding. It skips padding, the beginnings that
+A causal text tower runs only what reaches a feature, with gradients and with LoRA. Features and gradients
+equal those of plain open_clip on the full context length, to rounding. It skips padding, the beginnings that
 another text has too (:mod:`descscore.towers.text`), and, in the last block, all positions but the
 end-of-text token, for which the other tokens only supply keys and values. After the site of an interchange,
 an interchanged text adds its end-of-text token alone: the tower is causal, so all tokens before it keep the

@@ -74,8 +74,8 @@ def own_text_tower(clip: Any) -> Any:
     if not isinstance(tower, (CLIP, TextTransformer)):
         kind = type(getattr(tower, "transformer", tower)).__name__
         raise ModelError(
-            f"the text tower is a {kind}: its texts can be scored; but fine-tuning, adapters and explanations "
-            "need open_clip's own text transformer"
+            f"the text tower is a {kind}, which can score; but fine-tuning, adapters and explanations need "
+            "open_clip's own text transformer"
         )
     return tower
 

@@ -222,7 +222,7 @@ def end_positions(model: CLIP, tokens: Tensor) -> Tensor:
 
 
 def trim(model: CLIP, tokens: Tensor) -> Tensor:
-    """Drop the columns that reach no feature: those in which all rows have only padding, if it is not read."""
+    """Drop the columns in which all rows have only padding, unless the tower reads it."""
     if not can_shorten(model):
         return tokens
     return tokens[:, : int(end_positions(model, tokens).max()) + 1]
@@ -367,7 +367,7 @@ def join_tokens(parts: Sequence[Tensor]) -> Tensor:
 
 
 def check_text_tower(model: Any, source: str) -> None:
-    """Raise :class:`ModelError` unless ``model`` has an image tower, and a text tower of one feature a text."""
+    """Raise :class:`ModelError` unless ``model`` gives a feature for an image, and one for a text."""
     missing = [name for name in ("visual", "encode_image", "encode_text") if not hasattr(model, name)]
     if missing:
         raise ModelError(
