@@ -13,6 +13,7 @@ import copy
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from dataclasses import asdict, dataclass, fields
@@ -22,13 +23,12 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from descscore.clip import CLIP
+from descscore.clip import CLIP, text_tower
 from descscore.errors import ModelError
-from descscore.files import atomic_write, read_json
-from descscore.hub import parse_name
+from descscore.files import atomic_write, open_regular, read_json
+from descscore.hub import SETTINGS_FILES, TOKENIZER_FILE, parse_name
 from descscore.lora import merge_lora
-from descscore.subwords import SETTINGS_FILES, TOKENIZER_FILE
-from descscore.towers.blocks import own_text_tower, text_tower
+from descscore.towers.blocks import own_text_tower
 
 ADAPTER_FILE = "descscore_adapter.json"
 CONFIG_FILE = "open_clip_config.json"
@@ -38,8 +38,12 @@ TEXT_WEIGHTS = "text_tower.safetensors"
 FORMAT = 1
 BASE_FOLDER = "base_model"
 """Folder inside an adapter's with the base, where that is nobody else's model."""
-_BASE_FILES = (CONFIG_FILE, TOKENIZER_FILE, *SETTINGS_FILES, "README.md")
-"""Files of a base beside its weights; the last one states its licence."""
+CARD = "README.md"
+"""A model's card: the page that the hub shows, with the licence in its first lines."""
+_BASE_FILES = (CONFIG_FILE, TOKENIZER_FILE, *SETTINGS_FILES, CARD)
+"""Files of a base beside its weights."""
+_HEAD = 1 << 16
+"""Bytes of a card that are searched for a licence."""
 _ROWS, _CHANGED = "token_embedding.rows", "token_embedding.changed"
 """Names of two tensors: numbers ``(m,)`` of the tokens that training changed, and their embeddings
 ``(m, width)``."""
@@ -156,6 +160,24 @@ def include_base(base: Path, folder: Path) -> str:
     return BASE_FOLDER
 
 
+def licence_of(card: Path) -> str | None:
+    """The licence that a model card names in its first lines; None if it names none."""
+    try:
+        with open_regular(card) as file:
+            head = file.read(_HEAD).decode("utf-8", "replace")
+    except OSError:
+        return None
+    block = re.match(r"---\s*\n(.*?)\n---\s*\n", head, re.DOTALL)
+    if block is None:
+        return None
+    found = {
+        key: value
+        for key in ("license", "license_name")
+        for value in re.findall(rf"^{key}: *['\"]?([\w.-]{{1,60}})['\"]? *$", block[1], re.M | re.A)
+    }
+    return found.get("license_name") if found.get("license") == "other" else found.get("license")
+
+
 def weights_hash(model: CLIP) -> str:
     """First 12 hex digits of the SHA-256 over the names, shapes and float32 values of all weights."""
     digest = hashlib.sha256()
@@ -173,6 +195,10 @@ def merge_adapter(base: CLIP, info: AdapterInfo, folder: Path) -> CLIP:
     Raises:
         ModelError: The adapter was made for other weights, or its files are damaged.
     """
+    try:
+        own_text_tower(base)
+    except ModelError as error:
+        raise ModelError(f"adapter {folder}: {error}") from None
     actual = weights_hash(base)
     if actual != info.base_weights:
         raise ModelError(

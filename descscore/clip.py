@@ -169,3 +169,8 @@ pretrained: Any = importlib.import_module("open_clip.pretrained")
 """Downloads and names of pretrained weights; the first use imports all of open_clip."""
 ftfy: Any = importlib.import_module("ftfy")
 """Mends texts; the first use imports it."""
+
+
+def text_tower(clip: Any) -> Any:
+    """The module that holds the text tower: the model itself (``CLIP``), or its part ``text``."""
+    return getattr(clip, "text", clip)

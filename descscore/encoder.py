@@ -27,13 +27,12 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from descscore.clip import CLIP, get_model_preprocess_cfg
+from descscore.clip import CLIP, get_model_preprocess_cfg, text_tower
 from descscore.errors import ModelError, UsageError
 from descscore.images import picture_pixels, pixel_spec
 from descscore.models import LoadedModel
 from descscore.purpose import Purpose
 from descscore.texts import EncodedTexts, TextPolicy, TextWindows, TokenizedText, pad
-from descscore.towers.blocks import text_tower
 from descscore.towers.image import compiled, encode_images, is_plain
 from descscore.towers.text import run_texts, runs_short
 

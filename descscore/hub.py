@@ -25,6 +25,24 @@ log = logging.getLogger(__name__)
 PREFIXES = ("hf-hub:", "hub:")
 """What a name on the hub begins with."""
 
+TOKENIZER_FILE = "tokenizer.json"
+SETTINGS_FILES = ("tokenizer_config.json", "special_tokens_map.json")
+"""Files that name the padding token, which ``tokenizer.json`` may leave out."""
+TOKENIZER_FILES = (
+    TOKENIZER_FILE,
+    *SETTINGS_FILES,
+    *(
+        "added_tokens.json",
+        "spiece.model",
+        "sentencepiece.bpe.model",
+        "vocab.txt",
+        "vocab.json",
+        "merges.txt",
+    ),
+    "config.json",
+)
+"""The files of a tokenizer's repository that ``transformers`` may read."""
+
 _SECONDS = 8.0
 """A hub that has not listed a repository's files by then counts as unreachable."""
 

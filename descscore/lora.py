@@ -22,9 +22,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from descscore.attention import PROJECTIONS, UnpackedAttention, is_plain_attention
-from descscore.clip import CLIP
+from descscore.clip import CLIP, text_tower
 from descscore.errors import ModelError
-from descscore.towers.blocks import own_text_tower, text_blocks, text_tower
 
 LORA_CONFIG = "adapter_config.json"
 LORA_WEIGHTS = "adapter_model.safetensors"
@@ -50,7 +49,7 @@ def targets(clip: Any, which: str) -> str:
 
     peft matches whole names, so ``visual.transformer...`` stays out.
     """
-    return TARGETS[which] if own_text_tower(clip) is clip else f"{_INSIDE}({TARGETS[which]})"
+    return TARGETS[which] if text_tower(clip) is clip else f"{_INSIDE}({TARGETS[which]})"
 
 
 @torch.no_grad()
@@ -138,7 +137,7 @@ def _layers(chosen: Any, clip: CLIP) -> list[str]:
 def _known_layers(clip: CLIP) -> list[str]:
     layers = [*(f"attn.{name}" for name in PROJECTIONS), "mlp.c_fc", "mlp.c_proj"]
     inside = "" if text_tower(clip) is clip else "text."
-    blocks = range(len(text_blocks(clip)))
+    blocks = range(len(text_tower(clip).transformer.resblocks))
     names = [f"transformer.resblocks.{i}.{layer}" for i in blocks for layer in layers] + ["token_embedding"]
     return [inside + name for name in names]
 
@@ -173,7 +172,7 @@ def unpack_attention(clip: CLIP) -> CLIP:
 
     Raises :class:`ModelError` for a tower whose attention is not torch's plain one.
     """
-    for number, block in enumerate(text_blocks(clip)):
+    for number, block in enumerate(text_tower(clip).transformer.resblocks):
         attention: Any = block.attn
         if not is_plain_attention(attention) or not attention.batch_first:
             raise ModelError(f"text block {number}: LoRA needs torch's own plain attention")

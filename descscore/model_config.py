@@ -21,7 +21,7 @@ import torch
 from descscore.clip import CLIP, CustomTextCLIP, get_model_config, list_models
 from descscore.errors import ModelError
 from descscore.files import read_json
-from descscore.subwords import TOKENIZER_FILE
+from descscore.hub import TOKENIZER_FILE
 
 LARGEST = 1 << 20
 """The largest whole number that a configuration may hold, such as a number of tokens."""
@@ -95,7 +95,7 @@ def known_repositories(key: str) -> frozenset[str]:
 
 def is_known_tower(value: object) -> bool:
     """A text tower of another library that one of open_clip's own models has."""
-    return value in known_repositories("hf_model_name")
+    return isinstance(value, str) and value in known_repositories("hf_model_name")
 
 
 def is_repository(value: object) -> bool:

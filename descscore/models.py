@@ -31,9 +31,11 @@ from torch.overrides import TorchFunctionMode
 from descscore.adapters import (
     ADAPTER_FILE,
     BASE_FOLDER,
+    CARD,
     CONFIG_FILE,
     TEXT_WEIGHTS,
     WEIGHTS_SUFFIXES,
+    licence_of,
     merge_adapter,
     read_adapter,
     weights_hash,
@@ -48,25 +50,25 @@ from descscore.clip import (
     get_tokenizer,
     list_models,
     pretrained,
+    text_tower,
 )
 from descscore.errors import DescscoreError, ModelError, UsageError
 from descscore.files import read_json
-from descscore.hub import Repository, fetch, parse_name
+from descscore.hub import (
+    SETTINGS_FILES,
+    TOKENIZER_FILE,
+    TOKENIZER_FILES,
+    Repository,
+    fetch,
+    parse_name,
+)
 from descscore.images import DECODING
 from descscore.lora import LORA_CONFIG, LORA_WEIGHTS
 from descscore.model_config import check_config
 from descscore.purpose import FILE as PURPOSE_FILE
 from descscore.purpose import Purpose, Site, load_purpose
-from descscore.sharing import CARD, licence_of
-from descscore.subwords import (
-    SETTINGS_FILES,
-    TOKENIZER_FILE,
-    TOKENIZER_FILES,
-    folder_tokenizer,
-    known_tokenizer,
-)
+from descscore.subwords import folder_tokenizer, known_tokenizer
 from descscore.texts import Tokenizer
-from descscore.towers.blocks import text_tower
 from descscore.towers.text import can_shorten, check_text_tower
 
 BUNDLED = ("base", "default")

@@ -15,15 +15,21 @@ from typing import Any
 from huggingface_hub import constants
 
 from descscore import __version__
-from descscore.adapters import ADAPTER_FILE, BASE_FOLDER, TEXT_WEIGHTS, AdapterInfo, read_adapter
+from descscore.adapters import (
+    ADAPTER_FILE,
+    BASE_FOLDER,
+    CARD,
+    TEXT_WEIGHTS,
+    AdapterInfo,
+    licence_of,
+    read_adapter,
+)
 from descscore.errors import ModelError, UsageError
-from descscore.files import atomic_write, open_regular, read_json
+from descscore.files import atomic_write, read_json
 from descscore.hub import is_repository_name, parse_name
 from descscore.lora import LORA_CONFIG, LORA_WEIGHTS
 from descscore.purpose import FILE as PURPOSE_FILE
 
-CARD = "README.md"
-"""A model's card: the page that the hub shows, with the licence in its first lines."""
 RUN_FILE = "run.json"
 """The record of a fine-tuning run. It may name folders of a machine, so it is not shared."""
 
@@ -32,8 +38,6 @@ SHARED = (ADAPTER_FILE, CARD, LORA_CONFIG, LORA_WEIGHTS, TEXT_WEIGHTS, PURPOSE_F
 
 _BUNDLED_LICENCE = "descscore-weights"
 _TRAINED = ("base_licence", "config", "data", "history", "pairs", "steps", "trained_values", "unusable")
-_HEAD = 1 << 16
-"""Bytes of a card that are searched for a licence."""
 
 
 class Adapter:
@@ -96,24 +100,6 @@ class Adapter:
                 f"adapter {self.folder}: cannot be uploaded to {constants.ENDPOINT} ({reason})"
             ) from error
         return str(commit.commit_url)
-
-
-def licence_of(card: Path) -> str | None:
-    """The licence that a model card names in its first lines; None if it names none."""
-    try:
-        with open_regular(card) as file:
-            head = file.read(_HEAD).decode("utf-8", "replace")
-    except OSError:
-        return None
-    block = re.match(r"---\s*\n(.*?)\n---\s*\n", head, re.DOTALL)
-    if block is None:
-        return None
-    found = {
-        key: value
-        for key in ("license", "license_name")
-        for value in re.findall(rf"^{key}: *['\"]?([\w.-]{{1,60}})['\"]? *$", block[1], re.M | re.A)
-    }
-    return found.get("license_name") if found.get("license") == "other" else found.get("license")
 
 
 def model_card(folder: Path, info: AdapterInfo) -> str:

@@ -16,25 +16,8 @@ from typing import Any
 from descscore.clip import get_clean_fn
 from descscore.errors import ModelError
 from descscore.files import read_json
+from descscore.hub import SETTINGS_FILES, TOKENIZER_FILE
 from descscore.word_tokens import MAX_TEXT, clean_text, too_long
-
-TOKENIZER_FILE = "tokenizer.json"
-SETTINGS_FILES = ("tokenizer_config.json", "special_tokens_map.json")
-"""Files that name the padding token, which ``tokenizer.json`` may leave out."""
-TOKENIZER_FILES = (
-    TOKENIZER_FILE,
-    *SETTINGS_FILES,
-    *(
-        "added_tokens.json",
-        "spiece.model",
-        "sentencepiece.bpe.model",
-        "vocab.txt",
-        "vocab.json",
-        "merges.txt",
-    ),
-    "config.json",
-)
-"""The files of a tokenizer's repository that ``transformers`` may read."""
 
 _LARGEST = 256 << 20
 """Largest ``tokenizer.json`` that is read, in bytes; one of 900,000 words takes 60 MB."""

@@ -20,10 +20,10 @@ from hub_stand_in import COMMIT, stand_in
 from model_families import save_family, save_in_cache
 
 from descscore import Adapter, DescScorer
-from descscore.adapters import AdapterInfo, include_base, save_lora, weights_hash
+from descscore.adapters import AdapterInfo, include_base, licence_of, save_lora, weights_hash
 from descscore.errors import ModelError, UsageError
 from descscore.models import load_model
-from descscore.sharing import licence_of, model_card
+from descscore.sharing import model_card
 from descscore.training.lora import attach_lora
 
 SCORE = """
@@ -132,6 +132,7 @@ print(json.dumps(said))
             ("hf-hub:org/empty", slow),
         ]
         said = online(code.format(cases=cases), hub.address, tmp_path / "cache")
+        assert sum("org/nonesuch" in line for line in hub.asked) == 1
     trickle.close()
     expected = [
         "hf-hub:org/nonesuch: http.* has no such model",

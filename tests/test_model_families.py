@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ from open_clip.tokenizer import HFTokenizer
 from PIL import Image
 
 from descscore import DescScorer
-from descscore.errors import UsageError
-from descscore.explanations.explainer import explain
+from descscore.errors import ModelError, UsageError
+from descscore.explanations.explainer import explain, explains
+from descscore.towers.blocks import own_text_tower
 from descscore.towers.text import can_shorten, runs_short
 
 Scorers = Callable[[str], DescScorer]
@@ -148,3 +150,55 @@ def test_bfloat16_is_near(name: str, folders: Callable[[str], Path], cache: Path
     exact = DescScorer.from_pretrained(folders(name), **options).score(photo, TEXTS[1])
     fast = DescScorer.from_pretrained(folders(name), precision="bf16", **options).score(photo, TEXTS[1])
     assert fast.cosine == pytest.approx(exact.cosine, abs=0.03)
+
+
+PAGE = Path(__file__).parents[1] / "docs" / "models.md"
+
+
+def table_of(scorers: Scorers) -> str:
+    """The table of the documentation, from what the small models turn out to do."""
+    lines = [
+        "| family | such as | text run | tokenizer | fine-tuning | explanations |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, family in FAMILIES.items():
+        model = scorers(name).model
+        try:
+            own_text_tower(model.clip)
+            tuning = "yes"
+        except ModelError:
+            tuning = "no: the text tower is not open_clip's"
+        run = "short" if runs_short(model.clip) else f"whole: {family.tower}"
+        tokenizer = "open_clip's own" if model.tokenizer.subwords is None else "`tokenizer.json`"
+        can = "yes" if explains(model) else "no"
+        lines.append(f"| {family.label} | {family.examples} | {run} | {tokenizer} | {tuning} | {can} |")
+    return "\n".join(lines) + "\n"
+
+
+def test_the_documentation_has_the_table_that_these_models_give(scorers: Scorers) -> None:
+    begin, end = "<!-- families -->\n", "<!-- /families -->"
+    page = PAGE.read_text(encoding="utf-8")
+    before, _, rest = page.partition(begin)
+    shown, _, after = rest.partition(end)
+    if os.environ.get("DESCSCORE_UPDATE_DOCS"):
+        shown = table_of(scorers)
+        PAGE.write_text(before + begin + shown + end + after, encoding="utf-8")
+    assert shown == table_of(scorers)
+
+
+def test_every_model_of_open_clip_belongs_to_a_family() -> None:
+    """By the class, the mask, the pooling and the kind of tokenizer; and a known name is never guessed."""
+
+    def kind(config: dict[str, Any]) -> tuple[object, ...]:
+        text = config["text_cfg"]
+        tower = (
+            "hf" if text.get("hf_model_name") else text.get("no_causal_mask", False),
+            text.get("embed_cls", False),
+        )
+        return (*tower, text.get("pool_type", "argmax"), bool(text.get("hf_tokenizer_name")))
+
+    known = {kind(config_of(family)["model_cfg"]) for family in FAMILIES.values()}
+    for name in open_clip.list_models():
+        config: Any = open_clip.get_model_config(name)
+        assert kind(config) in known, name
+        assert "siglip" not in name.lower() or config["text_cfg"].get("hf_tokenizer_name"), name

@@ -43,12 +43,13 @@ def attach_lora(
 
     Raises:
         UsageError: The rank or alpha is below 1.
-        ModelError: The attention is not torch's plain one, or the number of trained values is not the one
+        ModelError: The text tower is not open_clip's, its attention is not torch's plain one, or the number of trained values is not the one
             that the tower's shape gives, as happens when a library renames its layers.
     """
     alpha = rank if alpha is None else alpha
     if rank < 1 or alpha < 1:
         raise UsageError(f"LoRA rank {rank}, alpha {alpha}: both must be at least 1")
+    own_text_tower(clip)
     names = lora_targets(clip, targets)
     config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=names, lora_dropout=0.0, bias="none")
     # peft draws on the CPU before it moves anything, so one seed serves every device.

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from descscore.attention import PROJECTIONS, UnpackedAttention, is_plain_attention
-from descscore.clip import CLIP, ResidualAttentionBlock, TextTransformer, Transformer
+from descscore.clip import CLIP, ResidualAttentionBlock, TextTransformer, Transformer, text_tower
 from descscore.errors import ModelError, UsageError
 
 QUERIES_KEYS_VALUES, QUERIES, KEYS_VALUES = (0, 3), (0, 1), (1, 3)
@@ -57,11 +57,6 @@ def finish(block: Any, states: Tensor, mixed: Tensor) -> Tensor:
     normed = block.ln_2(states).to(projection.weight.dtype)
     output: Tensor = states + block.ls_2(block.mlp(normed))
     return output
-
-
-def text_tower(clip: Any) -> Any:
-    """The module that holds the text tower: the model itself (``CLIP``), or its part ``text``."""
-    return getattr(clip, "text", clip)
 
 
 def own_text_tower(clip: Any) -> Any:

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from descscore.clip import CLIP, TextTransformer
+from descscore.clip import CLIP, TextTransformer, text_tower
 from descscore.errors import ModelError
 from descscore.towers.blocks import (
     KEYS_VALUES,
@@ -39,7 +39,6 @@ from descscore.towers.blocks import (
     own_text_tower,
     project,
     text_blocks,
-    text_tower,
 )
 
 
