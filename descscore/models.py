@@ -201,21 +201,22 @@ def _folder_of(source: str, cache_dir: str | Path | None = None) -> Path | None:
 
 
 def _needed(names: Sequence[str]) -> list[str]:
-    """The files of a model's repository that are needed, among the names of all its files."""
+    """The files of a model's repository that are needed, among the names of all its files.
+
+    Weights come last: where they are in a cache, all else is.
+    """
     here = set(names)
-    if ADAPTER_FILE in here:
-        own = [name for name in (LORA_CONFIG, LORA_WEIGHTS, TEXT_WEIGHTS, PURPOSE_FILE) if name in here]
-        inside = {
-            name.removeprefix(f"{BASE_FOLDER}/") for name in names if name.startswith(f"{BASE_FOLDER}/")
-        }
-        return [
-            ADAPTER_FILE,
-            *own,
-            *(f"{BASE_FOLDER}/{name}" for name in (_base_files(inside) if inside else ())),
-        ]
-    if CONFIG_FILE in here:
+    if CONFIG_FILE in here and ADAPTER_FILE not in here:
         return _base_files(here)
-    raise ModelError(f"holds neither {CONFIG_FILE} nor {ADAPTER_FILE}")
+    if ADAPTER_FILE not in here:
+        raise ModelError(f"holds neither {CONFIG_FILE} nor {ADAPTER_FILE}")
+    if not here & {LORA_WEIGHTS, TEXT_WEIGHTS}:
+        raise ModelError(f"holds no weights for its {ADAPTER_FILE} ({LORA_WEIGHTS})")
+    prefix = f"{BASE_FOLDER}/"
+    inside = {name.removeprefix(prefix) for name in names if name.startswith(prefix)}
+    base = [prefix + name for name in (_base_files(inside) if inside else ())]
+    own = [name for name in (PURPOSE_FILE, LORA_CONFIG, TEXT_WEIGHTS, LORA_WEIGHTS) if name in here]
+    return [ADAPTER_FILE, *base, *own]
 
 
 def _base_files(names: set[str]) -> list[str]:
@@ -224,7 +225,7 @@ def _base_files(names: set[str]) -> list[str]:
     if CONFIG_FILE not in names or not weights:
         raise ModelError(f"holds no weights for its {CONFIG_FILE} ({_WEIGHTS[0]})")
     others = (TOKENIZER_FILE, *SETTINGS_FILES, CARD)
-    return [CONFIG_FILE, weights[0], *(name for name in others if name in names)]
+    return [CONFIG_FILE, *(name for name in others if name in names), weights[0]]
 
 
 def _unknown(source: str, name: str) -> ModelError:
@@ -283,7 +284,7 @@ def _with_tokenizer(
     context = int(text.get("context_length", 77))
     if not repository:
         return _Base(clip, get_tokenizer(name), context)
-    settings, limit = text.get("tokenizer_kwargs") or {}, getattr(text_tower(clip), "vocab_size", None)
+    settings, limit = text.get("tokenizer_kwargs") or {}, getattr(text_tower(clip), "vocab_size", 0) or None
     if folder is not None and (folder / TOKENIZER_FILE).is_file():
         return _Base(clip, folder_tokenizer(folder, settings, limit), context)
     found = fetch(Repository(repository), _tokenizer_files, cache_dir)

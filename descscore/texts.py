@@ -21,7 +21,6 @@ from torch import Tensor
 
 from descscore.clip import SimpleTokenizer
 from descscore.errors import ModelError, TextError, UsageError, is_blank
-from descscore.subwords import Subwords
 from descscore.word_tokens import WordTokens, clean_text, too_long
 
 TextPolicy: TypeAlias = Literal["truncate", "error", "windows", "weighted-windows"]
@@ -112,10 +111,11 @@ class Tokenizer:
     """
 
     def __init__(self, tokenizer: Any, context_length: int, source: str, padded: bool = False) -> None:
-        self.subwords = tokenizer if isinstance(tokenizer, Subwords) else None
-        needed = ("encode", "sot_token_id", "eot_token_id")
-        if self.subwords is None and not all(hasattr(tokenizer, name) for name in needed):
+        own = all(hasattr(tokenizer, name) for name in ("encode", "sot_token_id", "eot_token_id"))
+        if not own and not hasattr(tokenizer, "of_clean"):
             raise ModelError(f"{source}: its tokenizer ({type(tokenizer).__name__}) is not supported")
+        self.subwords: Any = None if own else tokenizer
+        """Another library's tokenizer (:class:`descscore.subwords.Subwords`); None for open_clip's own."""
         self._tokenizer = tokenizer
         self._encode = WordTokens(tokenizer) if type(tokenizer) is SimpleTokenizer else tokenizer
         self.context_length = context_length

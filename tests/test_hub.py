@@ -187,6 +187,18 @@ def test_an_adapters_base_may_lie_on_the_hub(tmp_path: Path, tiny_folder: Path) 
         load_model(folder, "cpu", tmp_path / "empty")
 
 
+def test_a_cache_that_is_not_whole_does_not_count(tmp_path: Path, tiny_folder: Path) -> None:
+    """As a download leaves it that was stopped: weights come last."""
+    folder = make_adapter(tiny_folder, tmp_path / "adapter")
+    config = {"open_clip_config.json": tiny_folder / "open_clip_config.json"}
+    save_in_cache(tmp_path / "cache", "org/base", config)
+    files = {name: folder / name for name in ("descscore_adapter.json", "adapter_config.json")}
+    save_in_cache(tmp_path / "cache", "org/mine", files)
+    for name in ("org/base", "org/mine"):
+        with pytest.raises(ModelError, match=rf"{name}: not whole in the cache .*no weights"):
+            load_model(f"hf-hub:{name}", "cpu", tmp_path / "cache")
+
+
 @pytest.mark.parametrize(
     "source",
     [

@@ -43,8 +43,9 @@ def attach_lora(
 
     Raises:
         UsageError: The rank or alpha is below 1.
-        ModelError: The text tower is not open_clip's, its attention is not torch's plain one, or the number of trained values is not the one
-            that the tower's shape gives, as happens when a library renames its layers.
+        ModelError: The text tower is not open_clip's, its attention is not torch's plain one, or the number
+            of trained values is not the one that the tower's shape gives, as happens when a library renames
+            its layers.
     """
     alpha = rank if alpha is None else alpha
     if rank < 1 or alpha < 1:
