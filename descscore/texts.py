@@ -117,7 +117,9 @@ class Tokenizer:
         self.subwords: Any = None if own else tokenizer
         """Another library's tokenizer (:class:`descscore.subwords.Subwords`); None for open_clip's own."""
         self._tokenizer = tokenizer
-        self._encode = WordTokens(tokenizer) if type(tokenizer) is SimpleTokenizer else tokenizer
+        self._encode: Any = tokenizer.encode if own else tokenizer
+        if type(tokenizer) is SimpleTokenizer:
+            self._encode = WordTokens(tokenizer)
         self.context_length = context_length
         self.padding: int | None
         """The token with which rows are filled up to the context length; None where they are not."""
@@ -144,7 +146,8 @@ class Tokenizer:
 
     def _read(self, cleaned: str) -> list[int]:
         """As :meth:`encode`, for a text that is clean."""
-        return self._without_marks(self._encode.of_clean(cleaned))
+        read = getattr(self._encode, "of_clean", self._encode)
+        return self._without_marks(read(cleaned))
 
     def _without_marks(self, ids: Sequence[int]) -> list[int]:
         marks = {*self.start, *self.end}

@@ -35,7 +35,7 @@ _MOST_MARKS = 500
 
 def too_long(text: str, limit: int) -> TextError:
     """The error for a text of over ``limit`` characters."""
-    return TextError("texttoo_long", f"text {text[:40]!r}...: {len(text):,} characters, over {limit:,}")
+    return TextError("text_too_long", f"text {text[:40]!r}...: {len(text):,} characters, over {limit:,}")
 
 
 _MARKS = regex.compile(rf"\p{{M}}{{{_MOST_MARKS + 1}}}")
