@@ -85,7 +85,7 @@ INSTEAD = (
     Instead(
         "docs/models.md",
         'hf upload ORG/NAME OUT --exclude "checkpoints/*" "features/*" "folds/*" run.json',
-        "hf upload --help",
+        "python -m pip show --quiet huggingface_hub",
         NETWORK,
     ),
     Instead(
