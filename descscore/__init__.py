@@ -27,9 +27,11 @@ if TYPE_CHECKING:
     from descscore.records import Score as Score
     from descscore.scorer import DescScorer as DescScorer
     from descscore.shared_scorers import score as score
+    from descscore.sharing import Adapter as Adapter
 
 _MODULES = {
     "DescScorer": "descscore.scorer",
+    "Adapter": "descscore.sharing",
     "Score": "descscore.records",
     "Comparison": "descscore.records",
     "Pair": "descscore.records",

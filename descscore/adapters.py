@@ -13,6 +13,7 @@ import copy
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from dataclasses import asdict, dataclass, fields
@@ -22,10 +23,12 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from descscore.clip import CLIP
+from descscore.clip import CLIP, text_tower
 from descscore.errors import ModelError
-from descscore.files import atomic_write, read_json
+from descscore.files import atomic_write, open_regular, read_json
+from descscore.hub import SETTINGS_FILES, TOKENIZER_FILE, parse_name
 from descscore.lora import merge_lora
+from descscore.towers.blocks import own_text_tower
 
 ADAPTER_FILE = "descscore_adapter.json"
 CONFIG_FILE = "open_clip_config.json"
@@ -35,9 +38,24 @@ TEXT_WEIGHTS = "text_tower.safetensors"
 FORMAT = 1
 BASE_FOLDER = "base_model"
 """Folder inside an adapter's with the base, where that is nobody else's model."""
+CARD = "README.md"
+"""A model's card: the page that the hub shows, with the licence in its first lines."""
+_BASE_FILES = (CONFIG_FILE, TOKENIZER_FILE, *SETTINGS_FILES, CARD)
+"""Files of a base beside its weights."""
+_HEAD = 1 << 16
+"""Bytes of a card that are searched for a licence."""
 _ROWS, _CHANGED = "token_embedding.rows", "token_embedding.changed"
 """Names of two tensors: numbers ``(m,)`` of the tokens that training changed, and their embeddings
 ``(m, width)``."""
+
+
+_OTHER_PARTS = ("visual.", "text_decoder.")
+"""Parts of a model that no adapter changes: its image tower, and the decoder of CoCa."""
+
+
+def _embedding(clip: CLIP) -> str:
+    """The name of the token embedding's weights."""
+    return "token_embedding.weight" if text_tower(clip) is clip else "text.token_embedding.weight"
 
 
 @dataclass(frozen=True)
@@ -45,7 +63,8 @@ class AdapterInfo:
     """The content of ``descscore_adapter.json``."""
 
     base: str
-    """Bundled name, open_clip model, or a folder inside the adapter's own (:func:`include_base`)."""
+    """Bundled name, open_clip model, a repository on the hub (``hf-hub:ORG/NAME``), or a folder inside the
+    adapter's own (:func:`include_base`)."""
     base_weights: str
     """Hash of the base's weights, from :func:`weights_hash`."""
     pretrained: str | None = None
@@ -71,7 +90,7 @@ class AdapterInfo:
             ModelError: The base is a folder outside. An adapter may come from a stranger, so it may not
                 choose what is read elsewhere, be it by ``..``, by an absolute path or by a link.
         """
-        if self.pretrained or self.base == "base":
+        if self.pretrained or self.base == "base" or parse_name(self.base) is not None:
             return None
         base, home = (folder / self.base).resolve(), folder.resolve()
         if home in base.parents:
@@ -131,7 +150,7 @@ def include_base(base: Path, folder: Path) -> str:
     target = folder / BASE_FOLDER
     target.mkdir(parents=True, exist_ok=True)
     for file in base.iterdir():
-        if file.name == CONFIG_FILE or file.suffix in WEIGHTS_SUFFIXES:
+        if file.name in _BASE_FILES or file.suffix in WEIGHTS_SUFFIXES:
             copy_file = target / file.name
             copy_file.unlink(missing_ok=True)
             try:
@@ -139,6 +158,24 @@ def include_base(base: Path, folder: Path) -> str:
             except OSError:  # another disk, or one without links
                 shutil.copyfile(file, copy_file)
     return BASE_FOLDER
+
+
+def licence_of(card: Path) -> str | None:
+    """The licence that a model card names in its first lines; None if it names none."""
+    try:
+        with open_regular(card) as file:
+            head = file.read(_HEAD).decode("utf-8", "replace")
+    except OSError:
+        return None
+    block = re.match(r"---\s*\n(.*?)\n---\s*\n", head, re.DOTALL)
+    if block is None:
+        return None
+    found = {
+        key: value
+        for key in ("license", "license_name")
+        for value in re.findall(rf"^{key}: *['\"]?([\w.-]{{1,60}})['\"]? *$", block[1], re.M | re.A)
+    }
+    return found.get("license_name") if found.get("license") == "other" else found.get("license")
 
 
 def weights_hash(model: CLIP) -> str:
@@ -158,6 +195,10 @@ def merge_adapter(base: CLIP, info: AdapterInfo, folder: Path) -> CLIP:
     Raises:
         ModelError: The adapter was made for other weights, or its files are damaged.
     """
+    try:
+        own_text_tower(base)
+    except ModelError as error:
+        raise ModelError(f"adapter {folder}: {error}") from None
     actual = weights_hash(base)
     if actual != info.base_weights:
         raise ModelError(
@@ -178,9 +219,9 @@ def _load_full(base: CLIP, folder: Path) -> CLIP:
             raise FileNotFoundError("no such file")
         state = load_file(folder / TEXT_WEIGHTS)
         if _ROWS in state:
-            table = clip.token_embedding.weight.detach().clone()
+            table = own_text_tower(clip).token_embedding.weight.detach().clone()
             table[state.pop(_ROWS).long()] = state.pop(_CHANGED).to(table.dtype)
-            state["token_embedding.weight"] = table
+            state[_embedding(clip)] = table
         weights = clip.state_dict()
         state = {
             name: value.to(weights[name], copy=True) if name in weights else value
@@ -189,8 +230,8 @@ def _load_full(base: CLIP, folder: Path) -> CLIP:
         result = clip.load_state_dict(state, strict=False, assign=True)
     except Exception as error:
         raise ModelError(f"adapter {folder}: {TEXT_WEIGHTS} cannot be loaded ({error})") from error
-    missing = [key for key in result.missing_keys if not key.startswith("visual.")]
-    if missing or result.unexpected_keys or any(key.startswith("visual.") for key in state):
+    missing = [key for key in result.missing_keys if not key.startswith(_OTHER_PARTS)]
+    if missing or result.unexpected_keys or any(key.startswith(_OTHER_PARTS) for key in state):
         raise ModelError(f"adapter {folder}: {TEXT_WEIGHTS} does not hold exactly the text tower's weights")
     return clip
 
@@ -219,8 +260,8 @@ def save_full(
     of unseen words unchanged, and most of a small tower's weights are such embeddings.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    state = {k: v.cpu() for k, v in clip.state_dict().items() if not k.startswith("visual.")}
-    table, before = state.pop("token_embedding.weight"), base.token_embedding.weight.detach().cpu()
+    state = {k: v.cpu() for k, v in clip.state_dict().items() if not k.startswith(_OTHER_PARTS)}
+    table, before = state.pop(_embedding(clip)), own_text_tower(base).token_embedding.weight.detach().cpu()
     rows = (table != before).any(1).nonzero()[:, 0]
     state |= {_ROWS: rows.int(), _CHANGED: table[rows]}
     weights = {k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items()}

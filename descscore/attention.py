@@ -45,6 +45,8 @@ class UnpackedAttention(nn.Module):
         parts = (self.q_proj(query), self.k_proj(key), self.v_proj(value))
         q, k, v = (part.view(batch, length, self.num_heads, -1).transpose(1, 2) for part in parts)
         mask = None if attn_mask is None else attn_mask.to(q.dtype)
+        if mask is not None and mask.ndim == 3:  # of each row and head
+            mask = mask.view(batch, self.num_heads, length, length)
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return self.out_proj(mixed.transpose(1, 2).reshape(batch, length, width)), None
 

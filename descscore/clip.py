@@ -152,12 +152,16 @@ _importing = False
 from open_clip.constants import OPENAI_DATASET_MEAN as OPENAI_DATASET_MEAN
 from open_clip.constants import OPENAI_DATASET_STD as OPENAI_DATASET_STD
 from open_clip.factory import create_model_and_transforms as create_model_and_transforms
+from open_clip.factory import get_model_config as get_model_config
 from open_clip.factory import get_tokenizer as get_tokenizer
 from open_clip.factory import list_models as list_models
 from open_clip.model import CLIP as CLIP
+from open_clip.model import CustomTextCLIP as CustomTextCLIP
 from open_clip.model import get_model_preprocess_cfg as get_model_preprocess_cfg
 from open_clip.tokenizer import SimpleTokenizer as SimpleTokenizer
+from open_clip.tokenizer import get_clean_fn as get_clean_fn
 from open_clip.transformer import ResidualAttentionBlock as ResidualAttentionBlock
+from open_clip.transformer import TextTransformer as TextTransformer
 from open_clip.transformer import Transformer as Transformer
 from open_clip.transformer import VisionTransformer as VisionTransformer
 
@@ -165,3 +169,8 @@ pretrained: Any = importlib.import_module("open_clip.pretrained")
 """Downloads and names of pretrained weights; the first use imports all of open_clip."""
 ftfy: Any = importlib.import_module("ftfy")
 """Mends texts; the first use imports it."""
+
+
+def text_tower(clip: Any) -> Any:
+    """The module that holds the text tower: the model itself (``CLIP``), or its part ``text``."""
+    return getattr(clip, "text", clip)

@@ -30,7 +30,8 @@ from cachetools import LRUCache
 from torch import Tensor
 
 from descscore.errors import TextError
-from descscore.texts import MAX_TEXT, EncodedTexts, TokenizedText
+from descscore.texts import EncodedTexts, TokenizedText
+from descscore.word_tokens import MAX_TEXT
 
 CONTEXT_SIGNATURE = "context:kreiss2022-no-prefix"
 """Added to the signature of a score that has a contextual score."""
@@ -114,7 +115,7 @@ def check_references(references: object) -> tuple[object, ...]:
     """The references of one pair.
 
     Raises:
-        TextError: There are too many, they are together over :data:`descscore.texts.MAX_TEXT` characters
+        TextError: There are too many, together over :data:`descscore.word_tokens.MAX_TEXT` characters
             long, or they are not a list: a single text would be split into letters (kind
             ``bad_references``).
     """

@@ -27,15 +27,14 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from descscore.clip import CLIP, get_model_preprocess_cfg
+from descscore.clip import CLIP, get_model_preprocess_cfg, text_tower
 from descscore.errors import ModelError, UsageError
 from descscore.images import picture_pixels, pixel_spec
 from descscore.models import LoadedModel
 from descscore.purpose import Purpose
 from descscore.texts import EncodedTexts, TextPolicy, TextWindows, TokenizedText, pad
-from descscore.towers.blocks import knows
 from descscore.towers.image import compiled, encode_images, is_plain
-from descscore.towers.text import run_texts
+from descscore.towers.text import run_texts, runs_short
 
 log = logging.getLogger(__name__)
 
@@ -348,8 +347,12 @@ def with_precision(model: LoadedModel, precision: str) -> LoadedModel:
 
 
 def _reduce_texts(clip: CLIP, dtype: torch.dtype) -> None:
-    if knows(clip.transformer):
-        _reduce_blocks(clip.transformer, dtype)
+    tower = text_tower(clip)
+    if runs_short(clip):
+        _reduce_blocks(tower.transformer, dtype)
+        return
+    if tower is not clip:  # open_clip's own code runs it in one number format
+        tower.to(dtype)
         return
     modules = (clip.token_embedding, clip.transformer, clip.ln_final, clip.text_projection)
     for part in modules:
@@ -358,7 +361,8 @@ def _reduce_texts(clip: CLIP, dtype: torch.dtype) -> None:
     for weight in (clip.positional_embedding, clip.text_projection):
         if isinstance(weight, Tensor):
             weight.data = weight.data.to(dtype)
-    clip.attn_mask = clip.attn_mask.to(dtype)
+    if clip.attn_mask is not None:
+        clip.attn_mask = clip.attn_mask.to(dtype)
 
 
 def _reduce_images(visual: Any, dtype: torch.dtype) -> None:

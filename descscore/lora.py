@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from descscore.attention import PROJECTIONS, UnpackedAttention, is_plain_attention
-from descscore.clip import CLIP
+from descscore.clip import CLIP, text_tower
 from descscore.errors import ModelError
 
 LORA_CONFIG = "adapter_config.json"
@@ -35,10 +35,21 @@ TARGETS = {
     "attention": rf"transformer\.resblocks\.\d+\.({_ATTENTION})",
     "tower": rf"transformer\.resblocks\.\d+\.({_ATTENTION}|mlp\.c_fc|mlp\.c_proj)|token_embedding",
 }
-"""Names of the modules that get LoRA; peft matches whole names, so ``visual.transformer...`` stays out."""
+"""Names of the modules that get LoRA, inside the text tower."""
+
+_INSIDE = r"text\."
+"""Before these names, where the text tower is a part of its model."""
 
 _PREFIX = "base_model.model."
 """peft's own, before the name of each layer."""
+
+
+def targets(clip: Any, which: str) -> str:
+    """The modules of ``clip`` that get LoRA, as peft takes them; ``which`` is a key of :data:`TARGETS`.
+
+    peft matches whole names, so ``visual.transformer...`` stays out.
+    """
+    return TARGETS[which] if text_tower(clip) is clip else f"{_INSIDE}({TARGETS[which]})"
 
 
 @torch.no_grad()
@@ -69,7 +80,7 @@ def merge_lora(clip: CLIP, folder: Path) -> CLIP:
     for layer in layers:
         a, b = (state[name] for name in _pair(layer))
         weight = _weight(clip, layer)
-        weight = weight.T if layer == "token_embedding" else weight
+        weight = weight.T if layer.endswith("token_embedding") else weight
         shape = weight.shape
         if a.shape != (rank, shape[1]) or b.shape != (shape[0], rank):
             raise ModelError(
@@ -107,32 +118,33 @@ def _read_settings(settings: Any, clip: CLIP) -> tuple[int, float, list[str]]:
         raise ValueError(f"r {str(rank)[:100]}: expected a whole number of at least 1")
     if type(alpha) not in (int, float) or not math.isfinite(alpha):
         raise ValueError(f"lora_alpha {str(alpha)[:100]}: expected a number")
-    return rank, float(alpha), _layers(settings.get("target_modules"), _known_layers(clip))
+    return rank, float(alpha), _layers(settings.get("target_modules"), clip)
 
 
-def _layers(targets: Any, known: list[str]) -> list[str]:
-    if isinstance(targets, str) and targets in TARGETS.values():
-        return [layer for layer in known if re.fullmatch(targets, layer)]
-    named = targets if isinstance(targets, list) and all(isinstance(name, str) for name in targets) else []
+def _layers(chosen: Any, clip: CLIP) -> list[str]:
+    known = _known_layers(clip)
+    if isinstance(chosen, str) and chosen in [targets(clip, which) for which in TARGETS]:
+        return [layer for layer in known if re.fullmatch(chosen, layer)]
+    named = chosen if isinstance(chosen, list) and all(isinstance(name, str) for name in chosen) else []
     found = [layer for layer in known if any(f".{layer}".endswith(f".{name}") for name in named)]
     wrong = [name for name in named if not any(f".{layer}".endswith(f".{name}") for layer in known)]
     if not found or wrong:
-        what = str(wrong[0] if wrong else targets)[:100]
+        what = str(wrong[0] if wrong else chosen)[:100]
         raise ValueError(f"target_modules {what!r}: expected names of the text tower's layers")
     return found
 
 
 def _known_layers(clip: CLIP) -> list[str]:
     layers = [*(f"attn.{name}" for name in PROJECTIONS), "mlp.c_fc", "mlp.c_proj"]
-    count = len(clip.transformer.resblocks)
-    return [f"transformer.resblocks.{i}.{layer}" for i in range(count) for layer in layers] + [
-        "token_embedding"
-    ]
+    inside = "" if text_tower(clip) is clip else "text."
+    blocks = range(len(text_tower(clip).transformer.resblocks))
+    names = [f"transformer.resblocks.{i}.{layer}" for i in blocks for layer in layers] + ["token_embedding"]
+    return [inside + name for name in names]
 
 
 def _pair(layer: str) -> tuple[str, str]:
     """Names of a layer's A and B in peft's file; an embedding's A has a column for each word."""
-    if layer == "token_embedding":
+    if layer.endswith("token_embedding"):
         return f"{_PREFIX}{layer}.lora_embedding_A", f"{_PREFIX}{layer}.lora_embedding_B"
     return f"{_PREFIX}{layer}.lora_A.weight", f"{_PREFIX}{layer}.lora_B.weight"
 
@@ -160,7 +172,7 @@ def unpack_attention(clip: CLIP) -> CLIP:
 
     Raises :class:`ModelError` for a tower whose attention is not torch's plain one.
     """
-    for number, block in enumerate(clip.transformer.resblocks):
+    for number, block in enumerate(text_tower(clip).transformer.resblocks):
         attention: Any = block.attn
         if not is_plain_attention(attention) or not attention.batch_first:
             raise ModelError(f"text block {number}: LoRA needs torch's own plain attention")

@@ -8,17 +8,20 @@ a wrong type.
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
 
-from descscore.clip import CLIP
+from descscore.clip import CLIP, CustomTextCLIP, get_model_config, list_models
 from descscore.errors import ModelError
 from descscore.files import read_json
+from descscore.hub import TOKENIZER_FILE
 
 LARGEST = 1 << 20
 """The largest whole number that a configuration may hold, such as a number of tokens."""
@@ -76,9 +79,28 @@ def is_plain_mapping(value: object) -> bool:
 
 
 def is_tokenizer_setting(value: object) -> bool:
-    """Settings of open_clip's own tokenizer that only choose how it cleans a text."""
+    """Settings of open_clip's tokenizers that only choose how texts are cleaned, and one of CLIPA's."""
     ways = ("lower", "whitespace", "canonicalize")
-    return isinstance(value, dict) and all(key == "clean" and part in ways for key, part in value.items())
+    return isinstance(value, dict) and all(
+        (key == "clean" and part in ways) or (key == "strip_sep_token" and is_flag(part))
+        for key, part in value.items()
+    )
+
+
+@lru_cache
+def known_repositories(key: str) -> frozenset[str]:
+    """The names on the hub that open_clip's own models give for a key of ``text_cfg``."""
+    return frozenset((get_model_config(name) or {})["text_cfg"].get(key) for name in list_models()) - {None}
+
+
+def is_known_tower(value: object) -> bool:
+    """A text tower of another library that one of open_clip's own models has."""
+    return isinstance(value, str) and value in known_repositories("hf_model_name")
+
+
+def is_repository(value: object) -> bool:
+    """A name on the hub. What it leads to is decided in :mod:`descscore.models`."""
+    return isinstance(value, str) and re.fullmatch(r"\w[\w.-]{0,95}(/[\w.-]{1,96})?", value) is not None
 
 
 def is_false(value: object) -> bool:
@@ -134,6 +156,16 @@ TEXT: dict[str, Check] = {
     "proj_bias": is_flag,
     "proj_type": optional(is_word),
     "tokenizer_kwargs": optional(is_tokenizer_setting),
+    "hf_tokenizer_name": is_repository,
+    "hf_model_name": is_known_tower,
+    "hf_model_pretrained": is_flag,  # open_clip sets it to False if it has all weights
+    "hf_proj_type": optional(is_word),
+    "hf_pooler_type": optional(is_word),
+}
+
+DECODER: dict[str, Check] = {
+    **TEXT,
+    **dict.fromkeys(("dim_head", "n_queries", "attn_pooler_heads"), up_to(_WIDEST)),
 }
 
 MODEL: dict[str, Check] = {
@@ -147,6 +179,7 @@ MODEL: dict[str, Check] = {
     "output_dict": is_flag,
     "vision_cfg": lambda value: isinstance(value, dict),
     "text_cfg": lambda value: isinstance(value, dict),
+    "multimodal_cfg": lambda value: isinstance(value, dict),
 }
 
 PREPROCESSING: dict[str, Check] = {
@@ -160,13 +193,17 @@ PREPROCESSING: dict[str, Check] = {
 }
 
 
-def check_config(path: Path, weights: int) -> None:
+def check_config(path: Path, weights: int, tower_folder: Callable[[str], Path]) -> dict[str, Any]:
     """Read ``open_clip_config.json`` and check every key and value.
 
     Args:
         path: The file.
         weights: Bytes of the model's weights. A model for which they cannot be enough is not built, since
             its memory would have no bound.
+        tower_folder: Gives the folder with the configuration of a text tower of another library, by its name.
+
+    Returns:
+        The settings of the text tower, with the folder for the name of such a tower.
 
     Raises:
         ModelError: The file cannot be read, lacks a part, holds a key or a value that is not allowed, or asks
@@ -182,12 +219,27 @@ def check_config(path: Path, weights: int) -> None:
     _check_part(path, "vision_cfg", vision, VISION)
     _check_part(path, "text_cfg", text, TEXT)
     _check_part(path, "preprocess_cfg", config.get("preprocess_cfg", {}), PREPROCESSING)
-    numbers = _weights(path, model)
+    if "multimodal_cfg" in model:
+        if not model.get("custom_text"):
+            raise ModelError(f"{path}: model_cfg has multimodal_cfg, which needs custom_text")
+        _check_part(path, "multimodal_cfg", model["multimodal_cfg"], DECODER)
+    name = text.get("hf_tokenizer_name")
+    known = known_repositories("hf_tokenizer_name")
+    if name and name not in known and not (path.parent / TOKENIZER_FILE).is_file():
+        raise ModelError(
+            f"{path}: text_cfg has hf_tokenizer_name = {json.dumps(name)}, a name that none of "
+            f"open_clip's own models has, and no {TOKENIZER_FILE} stands beside it"
+        )
+    if text.get("hf_model_name"):
+        folder = str(tower_folder(text["hf_model_name"]))
+        text = text | {"hf_model_name": folder, "hf_model_pretrained": False}
+    numbers = _weights(path, model | {"text_cfg": text})
     if numbers > weights:  # of one byte each
         raise ModelError(
             f"{path}: asks for {numbers:,} weights, but the model's files hold {weights:,} bytes; they are "
             "damaged, or of another model"
         )
+    return dict(text)
 
 
 def _weights(path: Path, model: Mapping[str, Any]) -> int:
@@ -196,15 +248,18 @@ def _weights(path: Path, model: Mapping[str, Any]) -> int:
     Older versions of timm read values while they build a tower, which fails without memory. A model with such
     a tower counts with a tower smaller than any of timm's.
     """
-    settings = {key: value for key, value in model.items() if key != "custom_text"}  # changes no tower
+    settings = {key: value for key, value in model.items() if key != "custom_text"}
+    kind: Any = CustomTextCLIP if model.get("custom_text") or model["text_cfg"].get("hf_model_name") else CLIP
+    if "multimodal_cfg" in model:
+        kind = importlib.import_module("open_clip.coca_model").CoCa
     try:
         with torch.device("meta"):
             try:
-                clip = CLIP(**settings)
+                clip = kind(**settings)
             except (RuntimeError, NotImplementedError):
                 if not model["vision_cfg"].get("timm_model_name"):
                     raise
-                clip = CLIP(**settings | {"vision_cfg": _SMALLEST_TOWER})
+                clip = kind(**settings | {"vision_cfg": _SMALLEST_TOWER})
     except Exception as error:
         raise ModelError(f"{path}: no model can be built from it ({str(error)[:200]})") from error
     return sum(parameter.numel() for parameter in clip.parameters())

@@ -1,13 +1,16 @@
-"""Load a model from the package, a folder or open_clip.
+"""Load a model from the package, a folder, the hub or open_clip.
 
-:func:`load_model` takes three kinds of source:
+:func:`load_model` takes four kinds of source:
 
 * a bundled name: ``base`` (untuned) or ``default`` (the base with the bundled adapter);
 * a local folder with a base in open_clip's format (``open_clip_config.json`` and weights), or with
   an adapter (``descscore_adapter.json``), which names its base, or holds it;
+* a repository on the hub that holds what such a folder does, written ``hf-hub:ORG/NAME`` or
+  ``hf-hub:ORG/NAME@REVISION``;
 * an open_clip model and its pretrained tag, written ``ViT-B-32/openai``.
 
-Preprocessing, tokenizer, context length and activation come from the model's own configuration.
+Any model of open_clip with an image tower and a text tower will do. Preprocessing, tokenizer, context
+length and activation come from the model's own configuration.
 Weights are safetensors, or torch files read by torch's loader for tensors only. So no code in a
 weights file can run.
 """
@@ -17,6 +20,7 @@ from __future__ import annotations
 import difflib
 import os
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,8 +30,12 @@ from torch.overrides import TorchFunctionMode
 
 from descscore.adapters import (
     ADAPTER_FILE,
+    BASE_FOLDER,
+    CARD,
     CONFIG_FILE,
+    TEXT_WEIGHTS,
     WEIGHTS_SUFFIXES,
+    licence_of,
     merge_adapter,
     read_adapter,
     weights_hash,
@@ -37,23 +45,50 @@ from descscore.clip import (
     OPENAI_DATASET_MEAN,
     OPENAI_DATASET_STD,
     create_model_and_transforms,
+    get_model_config,
     get_model_preprocess_cfg,
     get_tokenizer,
     list_models,
     pretrained,
+    text_tower,
 )
 from descscore.errors import DescscoreError, ModelError, UsageError
+from descscore.files import read_json
+from descscore.hub import (
+    SETTINGS_FILES,
+    TOKENIZER_FILE,
+    TOKENIZER_FILES,
+    Repository,
+    fetch,
+    parse_name,
+)
 from descscore.images import DECODING
+from descscore.lora import LORA_CONFIG, LORA_WEIGHTS
 from descscore.model_config import check_config
+from descscore.purpose import FILE as PURPOSE_FILE
 from descscore.purpose import Purpose, Site, load_purpose
+from descscore.subwords import folder_tokenizer, known_tokenizer
 from descscore.texts import Tokenizer
-from descscore.towers.text import check_text_tower
+from descscore.towers.text import can_shorten, check_text_tower
 
 BUNDLED = ("base", "default")
 ASSETS = Path(__file__).parent / "assets"
 
 _PREPROCESSING = {key: f"image_{key}" for key in ("mean", "std", "interpolation", "resize_mode")}
 """Preprocessing settings of an open_clip tag, each with the option of open_clip's factory that takes it."""
+
+_DEFAULT_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+_WEIGHTS = (
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.safetensors",
+    "open_clip_pytorch_model.bin",
+    "open_clip_pytorch_model.pth",
+    "model.safetensors",
+    "pytorch_model.bin",
+    "pytorch_model.pth",
+    "model.pth",
+)
+"""Names of weights files, in the order in which open_clip prefers them."""
 
 
 @dataclass(frozen=True)
@@ -78,11 +113,23 @@ class LoadedModel:
     """The model's purpose subspace; None for a model without one."""
     precision: str = "float32"
     """Number format of the towers' weights (:func:`descscore.encoder.with_precision`)."""
+    licence: str | None = None
+    """Licence of the base, as the card beside its weights names it; None if there is none."""
 
     @property
     def tuned(self) -> bool:
         """Whether the scoring model differs from its base."""
         return self.clip is not self.base
+
+    @property
+    def logit_scale(self) -> float:
+        """The factor on cosines in the model's logits."""
+        return float(self.clip.logit_scale.exp())
+
+    @property
+    def logit_bias(self) -> float:
+        """What the model's logits add to scaled cosines; 0 but for models trained with a sigmoid (SigLIP)."""
+        return float(self.clip.logit_bias) if self.clip.logit_bias is not None else 0.0
 
 
 def load_model(
@@ -91,7 +138,8 @@ def load_model(
     """Load a model in float32.
 
     Args:
-        source: A bundled name, a folder, or an open_clip model with its tag (``ViT-B-32/openai``).
+        source: A bundled name, a folder, a repository on the hub (``hf-hub:ORG/NAME``), or an open_clip
+            model with its tag (``ViT-B-32/openai``).
         device: A torch device such as ``cpu`` or ``cuda:1``; by default a GPU if there is one.
         cache_dir: Folder for downloaded weights; by default the hub client's own folder.
 
@@ -126,18 +174,21 @@ def check_device(device: str | None) -> torch.device:
 
 
 def _load(source: str, device: torch.device, cache_dir: str | Path | None) -> LoadedModel:
-    folder = _folder_of(source)
+    folder = _folder_of(source, cache_dir)
     if folder is not None and (folder / ADAPTER_FILE).is_file():
         return _load_adapted(source, folder, device, cache_dir)
-    clip, tokenizer = _load_base(source, folder, cache_dir)
-    return _finish(source, clip, clip, tokenizer, device)
+    base = _load_base(source, folder, cache_dir)
+    return _finish(source, base.clip, base, device)
 
 
-def _folder_of(source: str) -> Path | None:
+def _folder_of(source: str, cache_dir: str | Path | None = None) -> Path | None:
     """The folder of the model ``source``, or None for an open_clip name with its tag."""
     if source in BUNDLED:
         folder = ASSETS / source
         return folder if source == "base" or folder.is_dir() else ASSETS / "base"
+    repository = parse_name(source)
+    if repository is not None:
+        return fetch(repository, _needed, cache_dir)
     path = Path(source)
     if path.is_dir():
         return path
@@ -149,6 +200,34 @@ def _folder_of(source: str) -> Path | None:
     raise _unknown(source, name or source)
 
 
+def _needed(names: Sequence[str]) -> list[str]:
+    """The files of a model's repository that are needed, among the names of all its files.
+
+    Weights come last: where they are in a cache, all else is.
+    """
+    here = set(names)
+    if CONFIG_FILE in here and ADAPTER_FILE not in here:
+        return _base_files(here)
+    if ADAPTER_FILE not in here:
+        raise ModelError(f"holds neither {CONFIG_FILE} nor {ADAPTER_FILE}")
+    if not here & {LORA_WEIGHTS, TEXT_WEIGHTS}:
+        raise ModelError(f"holds no weights for its {ADAPTER_FILE} ({LORA_WEIGHTS})")
+    prefix = f"{BASE_FOLDER}/"
+    inside = {name.removeprefix(prefix) for name in names if name.startswith(prefix)}
+    base = [prefix + name for name in (_base_files(inside) if inside else ())]
+    own = [name for name in (PURPOSE_FILE, LORA_CONFIG, TEXT_WEIGHTS, LORA_WEIGHTS) if name in here]
+    return [ADAPTER_FILE, *base, *own]
+
+
+def _base_files(names: set[str]) -> list[str]:
+    weights = [name for name in _WEIGHTS if name in names]
+    weights += sorted(name for name in names if "/" not in name and name.endswith(WEIGHTS_SUFFIXES))
+    if CONFIG_FILE not in names or not weights:
+        raise ModelError(f"holds no weights for its {CONFIG_FILE} ({_WEIGHTS[0]})")
+    others = (TOKENIZER_FILE, *SETTINGS_FILES, CARD)
+    return [CONFIG_FILE, *(name for name in others if name in names), weights[0]]
+
+
 def _unknown(source: str, name: str) -> ModelError:
     close = difflib.get_close_matches(name, [*BUNDLED, *list_models()], n=5, cutoff=0.5)
     hint = f"; similar names: {', '.join(close)}" if close else ""
@@ -157,18 +236,27 @@ def _unknown(source: str, name: str) -> ModelError:
         hint = f"; an open_clip model needs its pretrained tag: {tags or 'none is known for it'}"
     return ModelError(
         f"model {source!r} is not known and no such folder exists. Available: bundled "
-        f"{' and '.join(BUNDLED)}; a local folder with {CONFIG_FILE} or {ADAPTER_FILE}; an open_clip "
-        f"model with its tag, such as ViT-B-32/openai{hint}"
+        f"{' and '.join(BUNDLED)}; a local folder with {CONFIG_FILE} or {ADAPTER_FILE}; such a folder on the "
+        f"hub, as hf-hub:ORG/NAME; an open_clip model with its tag, such as ViT-B-32/openai{hint}"
     )
 
 
-def _load_base(source: str, folder: Path | None, cache_dir: str | Path | None) -> tuple[CLIP, Any]:
+@dataclass(frozen=True)
+class _Base:
     """An untuned model with its tokenizer."""
+
+    clip: CLIP
+    tokenizer: Any
+    """open_clip's own, or :class:`descscore.subwords.Subwords`."""
+    context_length: int
+    licence: str | None = None
+
+
+def _load_base(source: str, folder: Path | None, cache_dir: str | Path | None) -> _Base:
     if folder is None:
         return _load_tagged(source, cache_dir)
     if not (folder / CONFIG_FILE).is_file():
         raise ModelError(f"model folder {folder}: holds neither {CONFIG_FILE} nor {ADAPTER_FILE}")
-    name = f"local-dir:{folder}"
     weights = [path for path in folder.iterdir() if path.suffix in WEIGHTS_SUFFIXES]
     for path in weights:
         if not path.is_file():  # open_clip would open it, and wait for ever at a named pipe
@@ -176,9 +264,52 @@ def _load_base(source: str, folder: Path | None, cache_dir: str | Path | None) -
         _check_archive(path)
     if not weights:
         raise ModelError(f"model folder {folder}: holds no weights (open_clip_model.safetensors)")
-    if folder.parent != ASSETS:  # the package's own models need no check, which takes a tenth of a second
-        check_config(folder / CONFIG_FILE, sum(path.stat().st_size for path in weights))
-    return _create(name, source, None), get_tokenizer(name)
+    if folder.parent == ASSETS:  # the package's own models need no check, which takes a tenth of a second
+        text = read_json(folder / CONFIG_FILE)["model_cfg"]["text_cfg"]
+    else:
+        size = sum(path.stat().st_size for path in weights)
+        text = check_config(folder / CONFIG_FILE, size, lambda name: _tower_folder(name, cache_dir))
+    name = f"local-dir:{folder}"
+    options = {"text_cfg": text} if text.get("hf_model_name") else {}
+    clip = _create(name, source, None, **options)
+    base = _with_tokenizer(clip, name, text, folder, cache_dir)
+    return replace(base, licence=licence_of(folder / CARD))
+
+
+def _with_tokenizer(
+    clip: CLIP, name: str, text: dict[str, Any], folder: Path | None, cache_dir: str | Path | None
+) -> _Base:
+    """A model with the tokenizer that its settings ``text_cfg`` name: that of its folder, or a known one."""
+    repository = text.get("hf_tokenizer_name")
+    context = int(text.get("context_length", 77))
+    if not repository:
+        return _Base(clip, get_tokenizer(name), context)
+    settings, limit = text.get("tokenizer_kwargs") or {}, getattr(text_tower(clip), "vocab_size", 0) or None
+    if folder is not None and (folder / TOKENIZER_FILE).is_file():
+        return _Base(clip, folder_tokenizer(folder, settings, limit), context)
+    found = fetch(Repository(repository), _tokenizer_files, cache_dir)
+    return _Base(clip, known_tokenizer(found, settings, limit), context)
+
+
+def _tokenizer_files(names: Sequence[str]) -> list[str]:
+    """The files of a tokenizer's repository that are needed, among the names of all its files."""
+    found = [name for name in TOKENIZER_FILES if name in names]
+    if not any("tokenizer" in name or name.endswith(".model") or "vocab" in name for name in found):
+        raise ModelError("holds no tokenizer")
+    if TOKENIZER_FILE in found:  # holds what the models of SentencePiece do
+        found = [name for name in found if not name.endswith(".model")]
+    return found
+
+
+def _tower_folder(name: str, cache_dir: str | Path | None) -> Path:
+    """The folder with the configuration of a text tower of another library."""
+
+    def needed(names: Sequence[str]) -> list[str]:
+        if "config.json" not in names:
+            raise ModelError("holds no config.json")
+        return ["config.json"]
+
+    return fetch(Repository(name), needed, cache_dir)
 
 
 def _check_archive(path: Path) -> None:
@@ -196,28 +327,50 @@ def _check_archive(path: Path) -> None:
         raise ModelError(f"{path}: holds compressed weights; save it with torch.save or as safetensors")
 
 
-def _load_tagged(source: str, cache_dir: str | Path | None) -> tuple[CLIP, Any]:
+def _load_tagged(source: str, cache_dir: str | Path | None) -> _Base:
     """Load an open_clip model by name and pretrained tag, from the cache or the network."""
     name, _, tag = source.rpartition("/")
     config = pretrained.get_pretrained_cfg(name, tag)
     if not config:
         tags = ", ".join(pretrained.list_pretrained_tags_by_model(name)) or "none"
         raise ModelError(f"model {source!r}: unknown pretrained tag {tag!r} for {name}; available: {tags}")
-    cache = str(cache_dir) if cache_dir is not None else None
+    text = dict(get_model_config(name)["text_cfg"])
     try:
-        weights = pretrained.download_pretrained(config, cache_dir=cache)
-    except Exception as error:
-        where = cache or "the hub client's cache folder (HF_HOME)"
+        weights = _tagged_weights(config, cache_dir)
+        # The tag's configuration names the activation that the weights were trained with. The model's may
+        # name another one, and open_clip then only warns (open_clip #771).
+        options = {option: config.get(key) for key, option in _PREPROCESSING.items()}
+        options["force_quick_gelu"] = bool(config.get("quick_gelu"))
+        if text.get("hf_model_name"):
+            tower = _tower_folder(text["hf_model_name"], cache_dir)
+            options["text_cfg"] = text | {"hf_model_name": str(tower), "hf_model_pretrained": False}
+        # With the tag, open_clip would ask the hub a second time; so open_clip gets the file.
+        return _with_tokenizer(_create(name, source, weights, **options), name, text, None, cache_dir)
+    except ModelError as error:
         raise ModelError(
-            f"model {source!r}: not in {where} and cannot be downloaded ({_one_line(error)}). Available "
-            f"without a network: {' and '.join(BUNDLED)}, or a local folder with {CONFIG_FILE}"
+            f"model {source!r}: {error}. Available without a network: {' and '.join(BUNDLED)}, or a local "
+            f"folder with {CONFIG_FILE}"
         ) from error
-    # The tag's configuration names the activation that the weights were trained with. The model's may
-    # name another one, and open_clip then only warns (open_clip #771).
-    options = {option: config.get(key) for key, option in _PREPROCESSING.items()}
-    options["force_quick_gelu"] = bool(config.get("quick_gelu"))
-    # With the tag, open_clip would ask the hub a second time; so open_clip gets the file.
-    return _create(name, source, weights, **options), get_tokenizer(name)
+
+
+def _tagged_weights(config: dict[str, Any], cache_dir: str | Path | None) -> str:
+    """The file with the weights of an open_clip tag."""
+    place = config.get("hf_hub", "")
+    if not place:
+        return str(pretrained.download_pretrained(config, cache_dir=cache_dir and str(cache_dir)))
+    repository, _, file = place.rpartition("/")
+    names = _DEFAULT_WEIGHTS
+    if file:  # open_clip, too, prefers safetensors
+        names = tuple(dict.fromkeys((str(Path(file).with_suffix(".safetensors")), file)))
+
+    def needed(here: Sequence[str]) -> list[str]:
+        found = [name for name in names if name in here]
+        if not found:
+            raise ModelError(f"holds neither of {' and '.join(names)}")
+        return found[:1]
+
+    folder = fetch(Repository(repository), needed, cache_dir)
+    return str(next(folder / name for name in names if (folder / name).is_file()))
 
 
 class _NoRandomWeights(TorchFunctionMode):
@@ -249,30 +402,31 @@ def _load_adapted(
     adapter = read_adapter(folder)
     base_folder = adapter.base_folder(folder)
     if base_folder is None and not adapter.pretrained:
-        if adapter.base not in BUNDLED:
+        if adapter.base not in BUNDLED and parse_name(adapter.base) is None:
             raise _unknown(adapter.base, adapter.base)
-        base_folder = _folder_of(adapter.base)
-    base, tokenizer = _load_base(adapter.base_name, base_folder, cache_dir)
-    clip = merge_adapter(base, adapter, folder)
-    model = _finish(source, clip, base, tokenizer, device)
+        base_folder = _folder_of(adapter.base, cache_dir)
+    base = _load_base(adapter.base_name, base_folder, cache_dir)
+    clip = merge_adapter(base.clip, adapter, folder)
+    model = _finish(source, clip, base, device)
     if adapter.block is None or adapter.k is None:
         return model
     purpose = load_purpose(folder, Site(adapter.block, adapter.k), clip)
     return replace(model, purpose=purpose and purpose.to(device))
 
 
-def _finish(source: str, clip: CLIP, base: CLIP, tokenizer: Any, device: torch.device) -> LoadedModel:
+def _finish(source: str, clip: CLIP, base: _Base, device: torch.device) -> LoadedModel:
     check_text_tower(clip, source)
-    for model in {id(clip): clip, id(base): base}.values():
+    for model in {id(clip): clip, id(base.clip): base.clip}.values():
         model.to(device=device, dtype=torch.float32).eval().requires_grad_(False)
     return LoadedModel(
         name=Path(source).name if Path(source).is_dir() and source not in BUNDLED else source,
         clip=clip,
-        base=base,
-        tokenizer=Tokenizer(tokenizer, clip.context_length, source),
+        base=base.clip,
+        tokenizer=Tokenizer(base.tokenizer, base.context_length, source, padded=not can_shorten(clip)),
         weights_hash=weights_hash(clip),
         preprocessing=describe_preprocessing(clip),
         device=device,
+        licence=base.licence,
     )
 
 

@@ -114,7 +114,11 @@ models_option = click.option(
 def model_option(default: str = "default") -> Callable[[F], F]:
     """``--model``, once."""
     return click.option(
-        "-m", "--model", default=default, show_default=True, help="Bundled name, folder, or open_clip model."
+        "-m",
+        "--model",
+        default=default,
+        show_default=True,
+        help="Bundled name, folder, hf-hub:ORG/NAME, or open_clip model.",
     )
 
 
@@ -197,7 +201,8 @@ def model_options(command: F) -> F:
             "--model",
             default="default",
             show_default=True,
-            help="Bundled name (base, default), folder, or open_clip model with its tag (ViT-B-32/openai).",
+            help="Bundled name (base, default), folder, hf-hub:ORG/NAME, or open_clip model with its tag "
+            "(ViT-B-32/openai).",
         ),
         device_option,
         text_policy_option,

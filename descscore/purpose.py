@@ -1,8 +1,9 @@
 """The purpose subspace of a text tower: the probability of a description, and the percentile of a cosine.
 
 A model keeps a text's purpose (to describe, or to caption) in a ``k``-dimensional
-subspace of one hidden state z: the residual stream at the end-of-text token after
-one text block. The first ``k`` rows of an orthogonal matrix R span the subspace.
+subspace of one hidden state z: the residual stream after one text block, at the position where the
+feature is read (the end-of-text token in most models).
+The first ``k`` rows of an orthogonal matrix R span the subspace.
 :mod:`descscore.interchange` learns R. The probability is a calibrated linear read-out of
 (R z)_1..k. It is fitted on training data (``descscore.training.readout``) and stored with the
 adapter. Source: Zur et al. 2024 (arXiv 2406.09458); Geiger et al. 2024 (arXiv 2303.02536).
@@ -21,7 +22,7 @@ from torch import Tensor
 from descscore.clip import CLIP
 from descscore.errors import DescscoreError, ModelError, UsageError
 from descscore.files import atomic_write
-from descscore.towers.blocks import check_block
+from descscore.towers.blocks import check_block, own_text_tower
 
 FILE = "purpose.safetensors"
 
@@ -39,7 +40,7 @@ class Site:
 def check_site(clip: Any, site: Site) -> Site:
     """Return ``site``; raises :class:`UsageError` with the allowed range if the text tower lacks it."""
     check_block(clip, site.block)
-    width = clip.transformer.width
+    width = own_text_tower(clip).transformer.width
     if not 1 <= site.k <= width:
         raise UsageError(f"k {site.k}: must lie in 1 to {width}, the width of the text tower")
     return site
@@ -133,7 +134,7 @@ def load_purpose(folder: Path, site: Site, clip: CLIP) -> Purpose | None:
     try:
         check_site(clip, site)
         tensors = load_file(path)
-        width, rotation = clip.transformer.width, tensors["rotation"]
+        width, rotation = own_text_tower(clip).transformer.width, tensors["rotation"]
         shapes = {"rotation": (width, width), "readout.weight": (site.k,), "readout.bias": ()}
         for name, shape in shapes.items():
             if name in tensors and tuple(tensors[name].shape) != shape:

@@ -79,7 +79,8 @@ class DescScorer:
         """Load a model and make its scorer.
 
         Args:
-            name: A bundled name, a folder, or an open_clip model with its tag (``ViT-B-32/openai``).
+            name: A bundled name, a folder, a repository on the hub (``hf-hub:ORG/NAME``), or an open_clip
+                model with its tag (``ViT-B-32/openai``).
             device: A torch device; by default a GPU if there is one.
             text_policy: As for :class:`DescScorer`.
             batch_size: As for :class:`DescScorer`.
@@ -243,7 +244,7 @@ class DescScorer:
         contexts = [tokenize_context_texts(self.tokenize, context, ())] * 2
         encoded = self.encoder.tokenized([self.tokenize(description), self.tokenize(caption)])
         first, second = self.scores(self.encoder.images([picture]).expand(2, -1), encoded, contexts)
-        return comparison(first, second, float(self.model.clip.logit_scale.exp()))
+        return comparison(first, second, self.model.logit_scale, self.model.logit_bias)
 
     def tokenize(self, text: str) -> TokenizedText:
         """Tokens of ``text`` under this scorer's policy; raises :class:`descscore.errors.TextError`."""
@@ -363,15 +364,21 @@ def pair_scores(
     ]
 
 
-def comparison(description: Score, caption: Score, logit_scale: float) -> Comparison:
-    """Compare two texts for one image by their cosines; a tie is not a win."""
+def comparison(description: Score, caption: Score, logit_scale: float, logit_bias: float = 0.0) -> Comparison:
+    """Compare two texts for one image by their cosines; a tie is not a win.
+
+    The probability is that of the description if one of the two texts is right, by the model's logits. With
+    a softmax over the two logits, and with a sigmoid for each, it is the sigmoid of their difference. So a
+    bias, which both have, cancels out.
+    """
     margin = description.cosine - caption.cosine
+    logits = [logit_scale * score.cosine + logit_bias for score in (description, caption)]
     return Comparison(
         description=description,
         caption=caption,
         margin=margin,
         preferred="tie" if margin == 0 else "description" if margin > 0 else "caption",
-        probability=float(torch.sigmoid(torch.tensor(logit_scale * margin, dtype=torch.float64))),
+        probability=float(torch.sigmoid(torch.tensor(logits[0] - logits[1], dtype=torch.float64))),
         signature=description.signature,
         contextual_margin=_difference(description.contextual_score, caption.contextual_score),
     )

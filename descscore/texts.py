@@ -1,18 +1,9 @@
 """Tokenise texts, under an explicit policy for texts over the model's context length.
 
-:class:`Tokenizer` turns a string into a :class:`TokenizedText`: one or more windows of token ids.
+:class:`Tokenizer` turns a string into a :class:`TokenizedText`: one or more windows of token ids. It works
+with open_clip's own tokenizer and with those of Hugging Face's libraries (:mod:`descscore.subwords`).
 :class:`TextWindows` finds the distinct windows of many texts, so that each runs once through the
 model. Then it computes the features of whole texts from those of their windows.
-
-No token of open_clip's tokenizer spans a blank. So the tokens of a text are the tokens of its words,
-one word after another. :class:`WordTokens` looks up known words, which is several times faster, and
-its memory is bounded. open_clip's own dictionary keeps every word: in a stream of millions of texts
-it would grow with every name and misspelling. (The caches are ``functools.lru_cache``, because it
-looks up a word in C.)
-
-Texts may come from strangers. So the time that a text takes grows no faster than its length: long words
-are merged by :meth:`WordTokens._merged`, and :func:`check_cleaning` refuses the texts that would take
-ftfy or Unicode's normal form quadratic time.
 """
 
 from __future__ import annotations
@@ -20,19 +11,17 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from heapq import heapify, heappop, heappush
-from itertools import chain, pairwise
+from itertools import chain
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
-import regex
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from descscore.clip import SimpleTokenizer, ftfy
+from descscore.clip import SimpleTokenizer
 from descscore.errors import ModelError, TextError, UsageError, is_blank
+from descscore.word_tokens import WordTokens, clean_text, too_long
 
 TextPolicy: TypeAlias = Literal["truncate", "error", "windows", "weighted-windows"]
 """What happens to a text over the context length.
@@ -50,17 +39,8 @@ better (``docs/long_texts.json``)."""
 WINDOWS = ("windows", "weighted-windows")
 """The policies that keep the whole text."""
 
-MAX_TEXT = 100_000
-"""Longest text that is tokenised, in characters, after cleaning."""
-
 MAX_UNCLEANED = 1 << 20
 """Longest text that is cleaned, in characters: as long as a table's cell may be."""
-
-_MOST_UNESCAPED = 8
-"""How often a text may be escaped: ``&amp;amp;`` is escaped twice. ftfy takes a whole pass for each time."""
-
-_MOST_MARKS = 500
-"""Longest run of accents and other combining marks. The time of Unicode's normal form is quadratic in it."""
 
 
 @dataclass(frozen=True)
@@ -68,19 +48,23 @@ class TokenizedText:
     """One text as windows of tokens."""
 
     rows: tuple[tuple[int, ...], ...]
-    """Token ids of each window, with start and end token and without padding. Only the window policies give
-    more than one window."""
+    """Token ids of each window, with start and end token. They are padded to the context length only for a
+    text tower that reads the padding. Only the window policies give more than one window."""
     tokens: int
     """Length of the whole text, with start and end token."""
     truncated: bool
     """Whether ``rows`` lacks any token of the text."""
     weighted: bool = False
     """Whether a window's weight is its number of tokens; otherwise all windows have equal weights."""
+    sizes: tuple[int, ...] | None = None
+    """Number of tokens of each window, without start, end and padding; None where that is its length - 2."""
 
     @property
     def weights(self) -> tuple[float, ...]:
         """The weight of each window; the weights add up to 1."""
-        parts = [len(row) - 2 if self.weighted else 1 for row in self.rows]
+        parts = [1] * len(self.rows)
+        if self.weighted:
+            parts = list(self.sizes or (len(row) - 2 for row in self.rows))
         total = sum(parts)
         if not total:  # an explanation has left out the only word
             return (1 / len(parts),) * len(parts)
@@ -106,7 +90,7 @@ def check_text(text: object) -> str:
             "not_text", f"text: expected a string, got {type(text).__name__} ({str(text)[:40]!r})"
         )
     if len(text) > MAX_UNCLEANED:
-        raise TextError("empty_text", "text: blank") if text.isspace() else _too_long(text, MAX_UNCLEANED)
+        raise TextError("empty_text", "text: blank") if text.isspace() else too_long(text, MAX_UNCLEANED)
     if is_blank(text):
         raise TextError("empty_text", f"text {text[:20]!r}: empty or blank")
     try:
@@ -116,60 +100,41 @@ def check_text(text: object) -> str:
     return text
 
 
-def _too_long(text: str, limit: int) -> TextError:
-    return TextError("text_too_long", f"text {text[:40]!r}...: {len(text):,} characters, over {limit:,}")
-
-
-_MARKS = regex.compile(rf"\p{{M}}{{{_MOST_MARKS + 1}}}")
-
-
-def check_cleaning(text: str) -> None:
-    """Refuse a text whose cleaning would take far longer than its length justifies.
-
-    Raises:
-        TextError: Of kind ``not_text``.
-    """
-    if len(text) <= _MOST_MARKS or (text.isascii() and text.count(";") <= _MOST_UNESCAPED):
-        return
-    plain = _repaired(text)
-    for _ in range(_MOST_UNESCAPED + 1):
-        if _MARKS.search(plain):
-            raise TextError("not_text", f"text {text[:40]!r}...: over {_MOST_MARKS} combining marks in a row")
-        before, plain = plain, _repaired(ftfy.fixes.unescape_html(plain))
-        if plain == before:
-            return
-    raise TextError("not_text", f"text {text[:40]!r}...: HTML, escaped over {_MOST_UNESCAPED} times")
-
-
-def _repaired(text: str) -> str:
-    """As ftfy repairs a text, without the two steps that may take quadratic time."""
-    repaired: str = ftfy.fix_text(text, unescape_html=False, normalization=None)
-    return repaired
-
-
-def clean_text(tokenizer: Any, text: str) -> str:
-    """Clean ``text`` as an open_clip tokenizer does. Raises :class:`TextError` for one made to fail."""
-    check_cleaning(text)
-    try:
-        cleaned: str = tokenizer.clean_fn(text)
-    except ValueError as error:  # &#999...; of more digits than Python reads
-        raise TextError("not_text", f"text {text[:40]!r}...: cannot be cleaned ({error})") from None
-    return cleaned
-
-
 class Tokenizer:
-    """open_clip's standard byte-pair tokenizer with counts, policies and no silent loss."""
+    """A model's tokenizer with counts, policies and no silent loss.
 
-    def __init__(self, tokenizer: Any, context_length: int, source: str) -> None:
-        needed = ("encode", "sot_token_id", "eot_token_id")
-        if not all(hasattr(tokenizer, name) for name in needed):
-            raise ModelError(
-                f"{source}: its tokenizer ({type(tokenizer).__name__}) is not supported; "
-                "descscore needs open_clip's standard CLIP tokenizer"
-            )
+    Args:
+        tokenizer: open_clip's own, or :class:`descscore.subwords.Subwords`.
+        context_length: Number of tokens that the model takes, start and end token included.
+        source: The model's name, for messages.
+        padded: Whether the text tower reads the padding, so that rows must have it.
+    """
+
+    def __init__(self, tokenizer: Any, context_length: int, source: str, padded: bool = False) -> None:
+        own = all(hasattr(tokenizer, name) for name in ("encode", "sot_token_id", "eot_token_id"))
+        if not own and not hasattr(tokenizer, "of_clean"):
+            raise ModelError(f"{source}: its tokenizer ({type(tokenizer).__name__}) is not supported")
+        self.subwords: Any = None if own else tokenizer
+        """Another library's tokenizer (:class:`descscore.subwords.Subwords`); None for open_clip's own."""
         self._tokenizer = tokenizer
-        self._encode = WordTokens(tokenizer) if type(tokenizer) is SimpleTokenizer else tokenizer.encode
+        self._encode: Any = tokenizer.encode if own else tokenizer
+        if type(tokenizer) is SimpleTokenizer:
+            self._encode = WordTokens(tokenizer)
         self.context_length = context_length
+        self.padding: int | None
+        """The token with which rows are filled up to the context length; None where they are not."""
+        if self.subwords is not None:
+            self.start, self.end, self.padding = tokenizer.start, tokenizer.end, tokenizer.padding
+        else:
+            self.start, self.end = (tokenizer.sot_token_id,), (tokenizer.eot_token_id,)
+            self.padding = 0 if padded else None
+        if self.room < 1:
+            raise ModelError(f"{source}: its context of {context_length} tokens leaves no room for a text")
+
+    @property
+    def room(self) -> int:
+        """Number of tokens of a text that the model takes, without start and end token."""
+        return self.context_length - len(self.start) - len(self.end)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of ``text`` alone, without start and end token.
@@ -181,11 +146,13 @@ class Tokenizer:
 
     def _read(self, cleaned: str) -> list[int]:
         """As :meth:`encode`, for a text that is clean."""
-        plain = self._encode.of_clean if isinstance(self._encode, WordTokens) else self._encode
-        return self._without_marks(plain(cleaned))
+        read = getattr(self._encode, "of_clean", self._encode)
+        return self._without_marks(read(cleaned))
 
     def _without_marks(self, ids: Sequence[int]) -> list[int]:
-        marks = (self._tokenizer.sot_token_id, self._tokenizer.eot_token_id)
+        marks = {*self.start, *self.end}
+        if self.subwords is not None:  # its padding stands for no word
+            marks.add(self.subwords.padding)
         return [i for i in ids if i not in marks]
 
     def clean(self, text: str) -> str:
@@ -195,22 +162,45 @@ class Tokenizer:
     @property
     def vocabulary_size(self) -> int:
         """Number of tokens; a model may have embeddings for more."""
-        return len(self._tokenizer.decoder)
+        return self.subwords.size if self.subwords is not None else len(self._tokenizer.decoder)
 
     def token_bytes(self, token: int) -> bytes:
         """The UTF-8 bytes of a token; they may be only a part of a character."""
+        if self.subwords is not None:
+            return self.subwords.spelling(token).encode()
         symbols = self._tokenizer.decoder[token].removesuffix("</w>")
         return bytes(self._tokenizer.byte_decoder[symbol] for symbol in symbols)
 
     def ends_word(self, token: int) -> bool:
-        """Whether this token is the last of its word."""
-        symbols: str = self._tokenizer.decoder[token]
-        return symbols.endswith("</w>")
+        """Whether this token is the last of its word; a tokenizer that marks beginnings does not say."""
+        return self.subwords is None and self._tokenizer.decoder[token].endswith("</w>")
+
+    def begins_word(self, token: int) -> bool:
+        """Whether this token is the first of its word; open_clip's own tokenizer does not say."""
+        return self.subwords is not None and self.subwords.begins_word(token)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids without start and end token; words stand apart by blanks."""
+        if self.subwords is not None:
+            return self.subwords.decode(ids)
+        parts = (self.token_bytes(i) + (b" " if self.ends_word(i) else b"") for i in ids)
+        return b"".join(parts).decode("utf-8", "ignore").strip()
 
     def wrap(self, ids: Sequence[int]) -> tuple[int, ...]:
-        """Add start and end token, and cut to the context length; the end token is always kept."""
-        fitting = ids[: self.context_length - 2]
-        return (self._tokenizer.sot_token_id, *fitting, self._tokenizer.eot_token_id)
+        """Add start and end token, and cut to the context length; the end token is always kept.
+
+        A row is padded to the context length if the text tower reads the padding.
+        """
+        row = (*self.start, *ids[: self.room], *self.end)
+        return row if self.padding is None else (*row, *[self.padding] * (self.context_length - len(row)))
+
+    def unwrap(self, row: Sequence[int]) -> tuple[int, ...]:
+        """The token ids in a row from :meth:`wrap`, without start, end and padding; zeros may follow it."""
+        padding, stop = self.padding or 0, len(row)
+        while stop > len(self.start) and row[stop - 1] == padding:
+            stop -= 1
+        body = tuple(row[len(self.start) : stop])
+        return body[: -len(self.end)] if self.end and body[-len(self.end) :] == self.end else body
 
     def tokenize(self, text: str, policy: TextPolicy = "truncate") -> TokenizedText:
         """Tokens of one text.
@@ -222,9 +212,9 @@ class Tokenizer:
         ids = self.encode(check_text(text))
         if not ids:
             raise TextError("empty_text", f"text {text[:40]!r}: holds nothing that the tokenizer can read")
-        count = len(ids) + 2
+        count = len(ids) + len(self.start) + len(self.end)
         if count <= self.context_length:
-            return TokenizedText((self.wrap(ids),), count, False)
+            return TokenizedText((self.wrap(ids),), count, False, sizes=self._sizes([ids]))
         if policy == "error":
             raise TextError(
                 "text_too_long",
@@ -232,9 +222,13 @@ class Tokenizer:
                 f"shorten it or choose another text policy (truncate, {', '.join(WINDOWS)})",
             )
         if policy == "truncate":
-            return TokenizedText((self.wrap(ids),), count, True)
-        rows = tuple(self.wrap(window) for window in self.windows(text))
-        return TokenizedText(rows, count, False, weighted=policy == "weighted-windows")
+            return TokenizedText((self.wrap(ids),), count, True, sizes=self._sizes([ids[: self.room]]))
+        windows = self.windows(text)
+        rows, weighted = tuple(map(self.wrap, windows)), policy == "weighted-windows"
+        return TokenizedText(rows, count, False, weighted, self._sizes(windows))
+
+    def _sizes(self, windows: Sequence[Sequence[int]]) -> tuple[int, ...] | None:
+        return None if self.subwords is None and self.padding is None else tuple(map(len, windows))
 
     def windows(self, text: str) -> list[list[int]]:
         """Token ids of ``text`` in windows of whole sentences.
@@ -242,7 +236,9 @@ class Tokenizer:
         A sentence that does not fit is split at blanks. A word that does not fit, such as a whole sentence in
         Chinese, is split between characters.
         """
-        room = self.context_length - 2
+        room = self.room
+        if self.subwords is not None:  # its tokens of a text may differ from those of its words
+            return self.subwords.windows(self._clean_sentences(text), room, self._without_marks)
         pieces: list[list[int]] = []
         for sentence in self._clean_sentences(text):
             ids = self._read(sentence)
@@ -347,97 +343,3 @@ class EncodedTexts:
     """The texts' tokens."""
     probabilities: Tensor | None = None
     """Probability that each text is a description, ``(n,)``, means over windows; None without a read-out."""
-
-
-REMEMBERED_WORDS = 16_384
-"""Number of words whose tokens are cached: most words of ordinary text, in a few megabytes."""
-
-LONGEST_WORD = 32
-"""Longest word that is cached, in letters. Longer words are rare, and could have any length."""
-
-
-class WordTokens:
-    """Encodes like open_clip's ``SimpleTokenizer.encode``, with a cache of words and pieces of words.
-
-    Safe to use from several threads. Pickled without the cache.
-
-    Args:
-        tokenizer: open_clip's tokenizer.
-        words: Number of words, and of pieces of words, in the cache.
-    """
-
-    def __init__(self, tokenizer: Any, words: int = REMEMBERED_WORDS) -> None:
-        self._tokenizer, self._words = tokenizer, words
-        self._plain = getattr(tokenizer.clean_fn, "__name__", "") == "_clean_lower"
-        self._known_word = lru_cache(words)(self._word)
-        self._known_piece = lru_cache(words)(self._piece)
-        self.cache_info = self._known_word.cache_info
-
-    def __call__(self, text: str) -> list[int]:
-        return self.of_clean(self._clean(text))
-
-    def of_clean(self, text: str) -> list[int]:
-        """Token ids of a text that is clean."""
-        ids: list[int] = []
-        known = self._known_word
-        for word in text.split(" "):
-            ids += known(word) if len(word) <= LONGEST_WORD else self._word(word)
-        return ids
-
-    def _clean(self, text: str) -> str:
-        """Clean as open_clip does; in printable ASCII this changes only blanks, capitals and ``&...;``."""
-        if self._plain and text.isascii() and text.isprintable() and "&" not in text:
-            cleaned = " ".join(text.split()).lower()
-        else:
-            cleaned = clean_text(self._tokenizer, text)
-        if len(cleaned) > MAX_TEXT:
-            raise _too_long(cleaned, MAX_TEXT)
-        return cleaned
-
-    def _word(self, word: str) -> tuple[int, ...]:
-        ids: list[int] = []
-        for piece in self._tokenizer.pat.findall(word):
-            ids += self._known_piece(piece) if len(piece) <= LONGEST_WORD else self._piece(piece)
-        return tuple(ids)
-
-    def _piece(self, piece: str) -> tuple[int, ...]:
-        tokenizer = self._tokenizer
-        letters = "".join(tokenizer.byte_encoder[byte] for byte in piece.encode("utf-8"))
-        special = letters in tokenizer.cache
-        if len(letters) > LONGEST_WORD and not special:
-            return tuple(tokenizer.encoder[part] for part in self._merged(letters))
-        ids = tuple(tokenizer.encoder[part] for part in tokenizer.bpe(letters).split(" "))
-        if not special:  # otherwise open_clip's dictionary would keep the piece forever
-            tokenizer.cache.pop(letters, None)
-        return ids
-
-    def _merged(self, letters: str) -> list[str]:
-        """The tokens of a long piece. open_clip's ``bpe`` gives the same, in quadratic time.
-
-        Like that one, this merges all pairs of the lowest rank from left to right, then those of the next
-        rank. The pairs wait in a heap, and the parts are a linked list: ``after`` and ``before`` hold places.
-        """
-        parts: list[str | None] = [*letters[:-1], letters[-1] + "</w>"]
-        before, after = list(range(-1, len(parts) - 1)), list(range(1, len(parts) + 1))
-        rank_of = self._tokenizer.bpe_ranks.get
-        heap = [(rank, i) for i, pair in enumerate(pairwise(parts)) if (rank := rank_of(pair)) is not None]
-        heapify(heap)
-        while heap:
-            lowest, begun = heap[0][0], []
-            while heap and heap[0][0] == lowest:
-                i = heappop(heap)[1]
-                j = after[i]
-                if j < len(parts) and rank_of((parts[i], parts[j])) == lowest:
-                    parts[i], parts[j] = f"{parts[i]}{parts[j]}", None
-                    after[i] = after[j]
-                    if after[i] < len(parts):
-                        before[after[i]] = i
-                    begun += [i, before[i]]
-            for i in begun:
-                pair = (parts[i], parts[after[i]]) if i >= 0 and after[i] < len(parts) else ("", "")
-                if (rank := rank_of(pair)) is not None:
-                    heappush(heap, (rank, i))
-        return [part for part in parts if part is not None]
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (WordTokens, (self._tokenizer, self._words))

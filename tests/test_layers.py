@@ -15,10 +15,10 @@ ROOT = Path(__file__).parents[1]
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "attention", "clip", "appearance", "formats", "metadata"),
-    ("files", "options", "texts", "images", "model_config"),
+    ("files", "options", "hub", "word_tokens", "subwords", "texts", "images", "model_config"),
     ("towers",),
     ("context", "purpose", "interchange", "adapters", "lora", "records", "image_lists"),
-    ("tables", "models", "frames"),
+    ("tables", "sharing", "models", "frames"),
     ("cache", "encoder", "stream"),
     ("scorer", "screen"),
     ("shared_scorers", "batch", "explanations"),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from model_families import save_tokenizer
 
 from conftest import TINY, save_model
 from descscore.adapters import AdapterInfo, include_base, save_lora, weights_hash
@@ -42,8 +43,15 @@ def test_a_tokenizer_of_the_folder_never_runs(folder: Path, tmp_path: Path) -> N
     )
     (folder / "own.py").write_text(f"open({str(ran)!r}, 'w')\nclass Own: pass\n")
     change(folder, "text_cfg", hf_tokenizer_name="x", tokenizer_kwargs={"trust_remote_code": True})
-    with pytest.raises(ModelError, match=r"open_clip_config\.json: text_cfg has the key 'hf_tokenizer_name'"):
+    with pytest.raises(ModelError, match=r"open_clip_config\.json: text_cfg has tokenizer_kwargs"):
         load_model(folder, "cpu")
+    change(folder, "text_cfg", tokenizer_kwargs={})
+    with pytest.raises(ModelError, match=r"hf_tokenizer_name = \"x\", a name that none"):
+        load_model(folder, "cpu")
+    # The tokenizer's data are read, and its class is not.
+    save_tokenizer("t5", tmp_path / "tokenizer")
+    shutil.copy(tmp_path / "tokenizer" / "tokenizer.json", folder)
+    assert load_model(folder, "cpu").tokenizer.encode("a cat")
     assert not ran.exists()
 
 
@@ -53,6 +61,14 @@ def test_a_tokenizer_of_the_folder_never_runs(folder: Path, tmp_path: Path) -> N
         ("text_cfg", "tokenizer_kwargs", {"trust_remote_code": True}),
         ("text_cfg", "tokenizer_kwargs", {"bpe_path": "/etc/passwd"}),
         ("text_cfg", "hf_model_name", "some/model"),
+        ("text_cfg", "hf_model_name", "../roberta-base"),
+        ("text_cfg", "hf_model_name", ["roberta-base"]),
+        ("text_cfg", "hf_tokenizer_name", "../tokenizer"),
+        ("text_cfg", "hf_tokenizer_name", "/etc/passwd"),
+        ("text_cfg", "hf_tokenizer_name", "some/tokenizer"),
+        ("text_cfg", "hf_proj_type", "a/b"),
+        ("text_cfg", "tokenizer_kwargs", {"strip_sep_token": "yes"}),
+        ("model_cfg", "multimodal_cfg", {"width": 10**9}),
         ("text_cfg", "width", 10**9),
         ("text_cfg", "width", "32"),
         ("text_cfg", "layers", True),

@@ -71,19 +71,6 @@ def test_tagged_model_from_the_cache_equals_open_clip(hub_cache: Path, photo: Pa
     assert "model:ViT-B-32/openai|" in scorer.signature
 
 
-def test_a_tagged_model_asks_the_hub_once(hub_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[str] = []
-    real = open_clip.pretrained.download_pretrained_from_hf
-
-    def counted(model_id: str, *args: object, **options: object) -> object:
-        asked.append(model_id)
-        return real(model_id, *args, **options)
-
-    monkeypatch.setattr(open_clip.pretrained, "download_pretrained_from_hf", counted)
-    load_model("ViT-B-32/openai", "cpu", hub_cache)
-    assert len(asked) == 1
-
-
 def test_a_tags_own_preprocessing_is_used(hub_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own = {
         "mean": (0.5, 0.5, 0.5),

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from descscore.texts import LONGEST_WORD, Tokenizer, WordTokens, pad
+from descscore.texts import Tokenizer, pad
+from descscore.word_tokens import LONGEST_WORD, WordTokens
 
 ORIGINAL = open_clip.get_tokenizer("ViT-B-32")
 FAST = WordTokens(open_clip.get_tokenizer("ViT-B-32"), words=50)

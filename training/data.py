@@ -47,7 +47,7 @@ class Examples:
     owner: Tensor
     """``(n,)`` ints, equal where two rows show the same image."""
     tokens: Tensor
-    """``(t * n, longest)``, padded with 0."""
+    """``(t * n, longest)``, padded with 0, or as the text tower needs it."""
     tokenizer: Tokenizer | None = None
     """The tokenizer of the tokens. Only what alters words needs it."""
     groups: tuple[str, ...] = ()
@@ -175,7 +175,7 @@ class EpochPlan:
             self._base = torch.cat([_both_texts(rows, n) for rows in pairs])
             sources = [_batch_sources(rows, owner, config.source_image, rng) for rows in pairs]
             self._source = torch.cat(sources)
-        shown = replace(examples, tokens=_altered(examples.tokens, config, words, rng))
+        shown = _altered(examples, config, words, rng)
         shown = with_neither(shown, rng) if config.neither_weight else shown
         self.examples = with_endings(shown, rng) if config.ending_weight else shown
 
@@ -226,15 +226,39 @@ def _repeat(rows: Tensor, length: int) -> Tensor:
     return rows.repeat(-(-length // len(rows)))[:length]
 
 
-def _altered(tokens: Tensor, config: FinetuneConfig, words: WordSwap | None, rng: torch.Generator) -> Tensor:
-    """Token rows with words swapped, then cut to windows, then thinned, as far as the settings ask."""
+def _altered(
+    examples: Examples, config: FinetuneConfig, words: WordSwap | None, rng: torch.Generator
+) -> Examples:
+    """The examples with words swapped, then cut to windows, then thinned, as far as the settings ask."""
+    if words is None and not config.text_window and not config.token_dropout:
+        return examples
+    tokens = _bare(examples.tokens, examples.tokenizer)
     if words is not None:
         tokens = words.draw(tokens, config.word_swap, rng)
     if config.text_window:
         tokens = draw_windows(tokens, config.text_window, rng)
     if config.token_dropout:
         tokens = drop_tokens(tokens, config.token_dropout, rng)
-    return tokens
+    return replace(examples, tokens=_framed(tokens, examples.tokenizer))
+
+
+def _bare(tokens: Tensor, tokenizer: Tokenizer | None) -> Tensor:
+    """Rows as alterations take them: a mark, the words, a mark, and zeros behind.
+
+    open_clip's own rows are so already. Other tokenizers put nothing before the words, or pad otherwise.
+    """
+    if tokenizer is None or tokenizer.padding is None:
+        return tokens
+    mark = next((i for i in (*tokenizer.end, *tokenizer.start) if i), 1)
+    return pad([(mark, *tokenizer.unwrap(row), mark) for row in tokens.tolist()]).to(tokens.device)
+
+
+def _framed(tokens: Tensor, tokenizer: Tokenizer | None) -> Tensor:
+    """Rows as the text tower takes them, from those of :func:`_bare`."""
+    if tokenizer is None or tokenizer.padding is None:
+        return tokens
+    rows = zip(tokens.tolist(), _ends(tokens).tolist(), strict=True)
+    return pad([tokenizer.wrap(row[1:end]) for row, end in rows]).to(tokens.device)
 
 
 def with_neither(examples: Examples, rng: torch.Generator) -> Examples:
@@ -273,9 +297,7 @@ def _rows(tokenizer: Tokenizer, texts: Sequence[str]) -> Tensor:
 
 def _written(tokenizer: Tokenizer, row: Sequence[int]) -> str:
     """The text of a token row, with punctuation behind its word as in ordinary writing."""
-    ids = unpadded(row)[1:-1]
-    parts = (tokenizer.token_bytes(i) + (b" " if tokenizer.ends_word(i) else b"") for i in ids)
-    return re.sub(r"\s+(?=[.,;:!?)\]%])", "", b"".join(parts).decode("utf-8", "ignore")).strip()
+    return re.sub(r"\s+(?=[.,;:!?)\]%])", "", tokenizer.decode(tokenizer.unwrap(row))).strip()
 
 
 def unpadded(row: Sequence[int]) -> tuple[int, ...]:
@@ -286,17 +308,22 @@ def unpadded(row: Sequence[int]) -> tuple[int, ...]:
 def with_endings(examples: Examples, rng: torch.Generator) -> Examples:
     """The examples with a final full stop more or less in half of the texts (drawn), and with their twins.
 
+    A tokenizer that drops full stops, as SigLIP's does, leaves the examples as they are.
+
     Raises :class:`UsageError` for examples without a tokenizer, or for one without a token for the stop.
     """
     tokenizer = _tokenizer(examples)
-    stop = tokenizer.encode(".")
-    if len(stop) != 1:
+    word, stopped = tokenizer.encode("a"), tokenizer.encode("a.")
+    if stopped == word:
+        return examples
+    if stopped[:-1] != word:
         raise UsageError("ending_weight: the tokenizer has no single token for a full stop")
-    room = examples.tokens.shape[1] < tokenizer.context_length
-    tokens = F.pad(examples.tokens, (0, 1)) if room else examples.tokens
-    other = other_endings(tokens, stop[0])
+    tokens = _bare(examples.tokens, tokenizer)
+    tokens = F.pad(tokens, (0, 1)) if tokens.shape[1] < tokenizer.room + 2 else tokens
+    other = other_endings(tokens, stopped[-1])
     swap = (torch.rand(len(tokens), 1, generator=rng) < 0.5).to(tokens.device)
-    return replace(examples, tokens=torch.where(swap, other, tokens), twins=torch.where(swap, tokens, other))
+    shown, twins = torch.where(swap, other, tokens), torch.where(swap, tokens, other)
+    return replace(examples, tokens=_framed(shown, tokenizer), twins=_framed(twins, tokenizer))
 
 
 def other_endings(tokens: Tensor, stop: int) -> Tensor:
@@ -372,21 +399,37 @@ class Vocabulary:
     """Whether a word ends with the token."""
     spells: Tensor
     """Whether the token spells three letters or more, and nothing else."""
+    begins: Tensor | None = None
+    """Whether a word begins with the token; None for open_clip's tokenizer, which marks the ends."""
 
     @property
     def words(self) -> Tensor:
         """Tokens that can be a whole word: ``(v,)`` bool."""
-        return self.ends & self.spells
+        return (self.ends if self.begins is None else self.begins) & self.spells
+
+    def to(self, device: torch.device) -> Vocabulary:
+        """The same on another device."""
+        begins = None if self.begins is None else self.begins.to(device)
+        return Vocabulary(self.ends.to(device), self.spells.to(device), begins)
+
+    def whole_words(self, tokens: Tensor) -> Tensor:
+        """Which tokens of rows ``(m, length)`` are a word each: bool, of the same shape."""
+        start = tokens[:, :1]  # is no word, but the token behind it begins one
+        if self.begins is None:
+            before = torch.cat([start, tokens[:, :-1]], dim=1)
+            return (self.ends[before] | (before == start)) & self.words[tokens]
+        after = torch.cat([tokens[:, 1:], torch.zeros_like(start)], dim=1)
+        return (self.begins[after] | (after == start)) & self.words[tokens]
 
 
 def read_vocabulary(tokenizer: Tokenizer, size: int) -> Vocabulary:
     """The token ids 0 to ``size`` - 1; those that the tokenizer does not have are no words."""
-    ends, spells = torch.zeros(size, dtype=torch.bool), torch.zeros(size, dtype=torch.bool)
+    ends, spells, begins = (torch.zeros(size, dtype=torch.bool) for _ in range(3))
     for token in range(min(size, tokenizer.vocabulary_size)):
         text = tokenizer.token_bytes(token).decode("utf-8", "replace")
-        ends[token] = tokenizer.ends_word(token)
+        ends[token], begins[token] = tokenizer.ends_word(token), tokenizer.begins_word(token)
         spells[token] = text.isalpha() and len(text) > 2
-    return Vocabulary(ends, spells)
+    return Vocabulary(ends, spells, begins if begins.any() else None)
 
 
 @dataclass(frozen=True)
@@ -406,7 +449,7 @@ class WordSwap:
     @classmethod
     def of(cls, embedding: Tensor, vocabulary: Vocabulary) -> WordSwap:
         """Similar words by a token embedding ``(v, width)``, as it is now."""
-        here = Vocabulary(vocabulary.ends.to(embedding.device), vocabulary.spells.to(embedding.device))
+        here = vocabulary.to(embedding.device)
         return cls(here, nearest_words(embedding.detach(), here.words))
 
     def draw(self, tokens: Tensor, share: float, rng: torch.Generator) -> Tensor:
@@ -416,12 +459,9 @@ class WordSwap:
         other tokens.
         """
         rows, length = tokens.shape
-        before = torch.cat([tokens[:, :1], tokens[:, :-1]], dim=1)
-        start = tokens[:, :1]  # ends no word, but the token behind it begins one
-        begins = self.vocabulary.ends[before] | (before == start)
         drawn = (torch.rand(rows, 1, generator=rng) < 0.5) & (torch.rand(rows, length, generator=rng) < share)
         which = torch.randint(NEIGHBOURS, (rows, length), generator=rng).to(tokens.device)
-        swapped = begins & self.vocabulary.words[tokens] & drawn.to(tokens.device)
+        swapped = self.vocabulary.whole_words(tokens) & drawn.to(tokens.device)
         return torch.where(swapped, self.nearest[tokens, which], tokens)
 
 
@@ -435,7 +475,7 @@ def nearest_words(embedding: Tensor, words: Tensor) -> Tensor:
     chosen = words.nonzero()[:, 0]
     table = torch.arange(len(words), device=words.device)[:, None].repeat(1, NEIGHBOURS)
     unit = F.normalize(embedding - embedding.mean(0), dim=-1)[chosen]
-    count = min(NEIGHBOURS, len(chosen) - 1)
+    count = max(0, min(NEIGHBOURS, len(chosen) - 1))
     for rows in torch.split(torch.arange(len(chosen), device=words.device), _ROWS_AT_ONCE):
         near = unit[rows] @ unit.T
         near.scatter_(1, rows[:, None], -2.0)

@@ -18,10 +18,12 @@ from torch import Tensor
 from descscore import __version__
 from descscore.adapters import AdapterInfo, include_base, save_full, save_lora
 from descscore.clip import CLIP
-from descscore.errors import UsageError
+from descscore.errors import ModelError, UsageError
 from descscore.files import atomic_write
+from descscore.hub import parse_name
 from descscore.models import LoadedModel, load_model
 from descscore.purpose import Purpose, save_purpose
+from descscore.sharing import RUN_FILE, Adapter
 from descscore.tables.open import DataOptions, load_pairs
 from descscore.tables.rows import PreferenceSet
 from descscore.training.config import FinetuneConfig, Tower, preset
@@ -84,6 +86,7 @@ class _Prepared:
 
     untuned: CLIP
     base_weights: str
+    base_licence: str | None
     pairs: PreferenceSet
     data: RunData
     reference: Examples
@@ -107,7 +110,11 @@ def finetune(request: Request, configure: Callable[[Tower], FinetuneConfig], rep
     model = load_model(request.base, request.device)
     if model.tuned:
         raise UsageError(f"base {request.base!r}: is an adapter; fine-tuning starts from an untuned model")
-    config = configure(Tower.of(model.clip))
+    try:
+        tower = Tower.of(model.clip)
+    except ModelError as error:
+        raise UsageError(f"base {request.base!r}: {error}") from None
+    config = configure(tower)
     if site_of(config) is not None and request.calibration_folds and find_spec("sklearn") is None:
         raise UsageError(
             "the read-out needs scikit-learn, which is not installed; run: pip install 'descscore[train]', "
@@ -149,10 +156,11 @@ def _prepare(request: Request, model: LoadedModel) -> _Prepared:
 
     train, validation = make_examples(model, pairs.split(request.train), cache), examples(request.validation)
     reference = examples(request.reference) or validation or train
-    base_weights = model.weights_hash
+    weights, licence = model.weights_hash, model.licence
     # Loaded models come frozen, made under inference; training decides itself which weights change.
     model.clip.requires_grad_(True)
-    return _Prepared(copy.deepcopy(model.clip), base_weights, pairs, RunData(train, validation), reference)
+    data = RunData(train, validation)
+    return _Prepared(copy.deepcopy(model.clip), weights, licence, pairs, data, reference)
 
 
 @torch.no_grad()
@@ -255,7 +263,7 @@ def _write(request: Request, trainer: Trainer, start: _Prepared, purpose: Purpos
     base, tag = request.base, None
     if base != "base" and Path(base).is_dir():
         base = include_base(Path(base), output)
-    elif "/" in base:
+    elif "/" in base and parse_name(base) is None:
         base, _, tag = base.rpartition("/")
     info = AdapterInfo(
         base=base,
@@ -272,9 +280,11 @@ def _write(request: Request, trainer: Trainer, start: _Prepared, purpose: Purpos
         save_lora(trainer.wrapped, info, output, dtype)
     else:
         save_full(trainer.objective.clip, start.untuned, info, output, dtype)
-    text = json.dumps(_run_record(request, trainer, start.pairs), indent=1)
-    with atomic_write(output / "run.json") as part:
+    record = {"base_licence": start.base_licence, **_run_record(request, trainer, start.pairs)}
+    text = json.dumps(record, indent=1)
+    with atomic_write(output / RUN_FILE) as part:
         part.write_text(text + "\n", encoding="utf-8")
+    Adapter(output).write_card()
 
 
 def _run_record(request: Request, trainer: Trainer, pairs: PreferenceSet) -> dict[str, Any]:

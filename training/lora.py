@@ -18,7 +18,9 @@ from torch import Tensor, nn
 
 from descscore.clip import CLIP
 from descscore.errors import ModelError, UsageError
-from descscore.lora import TARGETS, unpack_attention
+from descscore.lora import targets as lora_targets
+from descscore.lora import unpack_attention
+from descscore.towers.blocks import own_text_tower, text_blocks
 
 
 def attach_lora(
@@ -41,13 +43,15 @@ def attach_lora(
 
     Raises:
         UsageError: The rank or alpha is below 1.
-        ModelError: The attention is not torch's plain one, or the number of trained values is not the one
-            that the tower's shape gives, as happens when a library renames its layers.
+        ModelError: The text tower is not open_clip's, its attention is not torch's plain one, or the number
+            of trained values is not the one that the tower's shape gives, as happens when a library renames
+            its layers.
     """
     alpha = rank if alpha is None else alpha
     if rank < 1 or alpha < 1:
         raise UsageError(f"LoRA rank {rank}, alpha {alpha}: both must be at least 1")
-    names = TARGETS[targets]
+    own_text_tower(clip)
+    names = lora_targets(clip, targets)
     config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=names, lora_dropout=0.0, bias="none")
     # peft draws on the CPU before it moves anything, so one seed serves every device.
     with torch.random.fork_rng(devices=[]):
@@ -61,19 +65,21 @@ def attach_lora(
 
 def lora_parameters(clip: CLIP, rank: int, targets: str = "attention") -> int:
     """Number of values in LoRA of ``rank`` on the text tower, from its shape alone."""
-    width, blocks = clip.transformer.width, len(clip.transformer.resblocks)
+    tower, layers = own_text_tower(clip), text_blocks(clip)
+    width, blocks = tower.transformer.width, len(layers)
     attention = 8 * rank * width * blocks
     if targets == "attention":
         return attention
-    hidden = clip.transformer.resblocks[0].mlp.c_fc.out_features
+    hidden = layers[0].mlp.c_fc.out_features
     feed_forward = 2 * rank * (width + hidden) * blocks
-    return attention + feed_forward + rank * (clip.vocab_size + width)
+    return attention + feed_forward + rank * (tower.vocab_size + width)
 
 
 def select_full(clip: CLIP) -> None:
     """Train all weights of the text tower, embeddings included, and logit_scale; freeze the rest."""
+    own_text_tower(clip)
     for name, parameter in clip.named_parameters():
-        parameter.requires_grad_(not name.startswith(("visual.", "logit_bias")))
+        parameter.requires_grad_(not name.startswith(("visual.", "text_decoder.", "logit_bias")))
 
 
 def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -3,8 +3,8 @@
 The formulas of the losses are in :mod:`descscore.training.losses`. Validation measures the same
 accuracies on pairs that are not trained on, and grounding.
 
-The text tower runs only what reaches a feature, with gradients and with LoRA. Features and gradients equal
-those of plain open_clip on the full context length, to rounding. It skips padding, the beginnings that
+A causal text tower runs only what reaches a feature, with gradients and with LoRA. Features and gradients
+equal those of plain open_clip on the full context length, to rounding. It skips padding, the beginnings that
 another text has too (:mod:`descscore.towers.text`), and, in the last block, all positions but the
 end-of-text token, for which the other tokens only supply keys and values. After the site of an interchange,
 an interchanged text adds its end-of-text token alone: the tower is causal, so all tokens before it keep the
@@ -28,7 +28,7 @@ from descscore.clip import CLIP
 from descscore.eval.statistics.retrieval import grounding_over_texts, grounding_sampled
 from descscore.interchange import Exchange, Interchanged, Rotation, interchange, interchange_texts
 from descscore.purpose import Site, check_site
-from descscore.towers.blocks import knows
+from descscore.towers.blocks import text_blocks
 from descscore.towers.text import (
     Prefixes,
     embed_prefixes,
@@ -38,6 +38,7 @@ from descscore.towers.text import (
     project_end,
     run_block,
     run_ends,
+    runs_short,
 )
 from descscore.training.config import FinetuneConfig
 from descscore.training.data import Batch, Examples, draw_sources
@@ -67,10 +68,10 @@ def encode(clip: CLIP, tokens: Tensor) -> Tensor:
 
     Equal to ``clip.encode_text`` on the same rows padded to the full context length.
     """
-    if not knows(clip.transformer):
+    if not runs_short(clip):
         return encode_tokens(clip, tokens)
     prefixes = _prefixes(clip, tokens)
-    blocks: Any = clip.transformer.resblocks
+    blocks = text_blocks(clip)
     states = _run(blocks[:-1], embed_prefixes(clip, prefixes), prefixes)
     return project_end(clip, run_ends(blocks[-1], states, prefixes))[prefixes.back]
 
@@ -89,8 +90,8 @@ def encode_exchange(
     Raises :class:`UsageError` for a site that the text tower lacks.
     """
     check_site(clip, site)
-    blocks: Any = clip.transformer.resblocks
-    if not knows(clip.transformer) or site.block == len(blocks) - 1:
+    blocks = text_blocks(clip)
+    if not runs_short(clip) or site.block == len(blocks) - 1:
         return interchange_texts(clip, tokens, exchange, matrix, site)
     prefixes = _prefixes(clip, tokens)
     states = _run(blocks[: site.block + 1], embed_prefixes(clip, prefixes), prefixes)

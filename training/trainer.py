@@ -24,6 +24,7 @@ from descscore.clip import CLIP
 from descscore.errors import DataError, DescscoreError, UsageError
 from descscore.interchange import Rotation
 from descscore.purpose import check_site
+from descscore.towers.blocks import own_text_tower
 from descscore.training.checkpoint import (
     Checkpoint,
     latest,
@@ -94,7 +95,8 @@ class Trainer:
         rotation, site = None, site_of(config)
         if site is not None:
             check_site(clip, site)
-            rotation = Rotation(clip.transformer.width, config.seed).to(self.device)
+            width = own_text_tower(clip).transformer.width
+            rotation = Rotation(width, config.seed).to(self.device)
         self.objective = Objective(clip, rotation, config, untuned)
         self.parameters = trained_parameters(clip)
         blended = config.interpolation < 1
@@ -300,5 +302,5 @@ def _words(clip: CLIP, examples: Examples, config: FinetuneConfig) -> WordSwap |
         return None
     if examples.tokenizer is None:
         raise UsageError(f"word_swap {config.word_swap}: needs examples with their tokenizer")
-    embedding = clip.token_embedding.weight
+    embedding = own_text_tower(clip).token_embedding.weight
     return WordSwap.of(embedding, read_vocabulary(examples.tokenizer, len(embedding)))

@@ -24,6 +24,7 @@ from torch import Tensor
 from descscore.clip import CLIP
 from descscore.purpose import Purpose
 from descscore.texts import TokenizedText, pad
+from descscore.towers.blocks import own_text_tower
 from descscore.towers.text import (
     HalfRun,
     carry_on,
@@ -217,7 +218,8 @@ def attribute(
 
 def _tokens_at_once(clip: CLIP, device: torch.device) -> int:
     numbers = _NUMBERS_AT_ONCE.get(device.type, _NUMBERS_ELSEWHERE)
-    return numbers // (clip.transformer.width * len(clip.transformer.resblocks))
+    transformer = own_text_tower(clip).transformer
+    return numbers // (transformer.width * len(transformer.resblocks))
 
 
 @lru_cache(maxsize=16)
@@ -272,7 +274,8 @@ class _Paths:
         self.tokens = trim(clip, texts.tokens)
         self.end = end_positions(clip, self.tokens)
         self.reads_out = purpose is not None and purpose.readout is not None
-        self.block = purpose.site.block if purpose else len(clip.transformer.resblocks) - 1
+        layers = len(own_text_tower(clip).transformer.resblocks)
+        self.block = purpose.site.block if purpose else layers - 1
         self.tokens_at_once = _tokens_at_once(clip, self.tokens.device)
         self.rows: list[list[int]] = [[] for _ in texts.images]
         for row, text in enumerate(texts.owner.tolist()):

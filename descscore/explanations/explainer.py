@@ -47,7 +47,7 @@ from descscore.purpose import Purpose
 from descscore.records import Score
 from descscore.scorer import SCALE, DescScorer
 from descscore.texts import EncodedTexts, TokenizedText, pad
-from descscore.towers.text import join_tokens
+from descscore.towers.text import can_shorten, join_tokens
 
 _TEXTS_AT_ONCE = 64
 
@@ -90,8 +90,8 @@ def explain(
 
     Raises:
         InputError: As :meth:`DescScorer.score`.
-        UsageError: The model's precision is not float32, or there is a ``source`` but the model has no
-            purpose subspace.
+        UsageError: The model's precision is not float32, its text tower is not causal or has a tokenizer of
+            another library, or there is a ``source`` but the model has no purpose subspace.
     """
     options = ExplainOptions(source, where, progress=progress)
     try:
@@ -112,7 +112,7 @@ def explain_batch(
 
     Raises as :func:`explain`, and for rows that cannot be scored as :meth:`DescScorer.score_batch`.
     """
-    _check_precision(scorer.model)
+    _check_explains(scorer.model)
     if not len(images) and not len(texts):
         return []
     where = options is not None and options.where
@@ -145,7 +145,7 @@ def explain_encoded(
         UsageError: As :func:`explain`.
     """
     options, model = options or ExplainOptions(), scorer.model
-    _check_precision(model)
+    _check_explains(model)
     scores = scorer.scores(features, encoded)
     features = features.clone()  # gradients refuse tensors of inference mode; a copy is none
     words = [split_words(model.tokenizer, text, one) for text, one in zip(texts, encoded.texts, strict=True)]
@@ -170,9 +170,26 @@ def explain_encoded(
     ]
 
 
-def _check_precision(model: LoadedModel) -> None:
+def explains(model: LoadedModel) -> bool:
+    """Whether scores of this model can be explained."""
+    return not _obstacle(model)
+
+
+def _obstacle(model: LoadedModel) -> str:
+    """Why scores of this model cannot be explained; empty if they can."""
     if model.precision != "float32":
-        raise UsageError(f"precision {model.precision}: explanations need float32")
+        return f"precision {model.precision}: explanations need float32"
+    if model.tokenizer.padding is not None or not can_shorten(model.clip):
+        return (
+            f"model {model.name}: explanations need open_clip's own tokenizer, and a causal text tower whose "
+            "feature is read at the end-of-text token; this model can score and compare"
+        )
+    return ""
+
+
+def _check_explains(model: LoadedModel) -> None:
+    if obstacle := _obstacle(model):
+        raise UsageError(obstacle)
 
 
 def _pictures(images: Sequence[AnyImage]) -> list[Any]:

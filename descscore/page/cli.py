@@ -57,7 +57,7 @@ class ServeOptions:
     "--model",
     default="default",
     show_default=True,
-    help="Model of the page to try texts: bundled name, folder, or open_clip model.",
+    help="Model of the page to try texts: bundled name, folder, hf-hub:ORG/NAME, or open_clip model.",
 )
 @click.option("--device", help="Torch device. The default is a GPU if there is one.")
 @click.option(

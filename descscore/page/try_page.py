@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 
 from descscore.context import ContextTexts, tokenize_context
 from descscore.errors import DescscoreError, InputError, TextError, is_blank
-from descscore.explanations.explainer import explain_encoded
+from descscore.explanations.explainer import explain_encoded, explains
 from descscore.explanations.explanation import Explanation, effect_levels
 from descscore.page.reply import FieldError, Reply, render
 from descscore.page.uploads import MAX_BYTES, UploadDecoder
@@ -103,11 +103,11 @@ class TryPage:
         described = scores[form.description]
         compared = None
         if form.caption:
-            scale = float(scorer.model.clip.logit_scale.exp())
-            compared = comparison(described, scores[form.caption], scale)
+            model = scorer.model
+            compared = comparison(described, scores[form.caption], model.logit_scale, model.logit_bias)
         words: tuple[_MarkedWord, ...] = ()
         too_long = _length(form.tokens[form.description]) > MAX_EXPLAINED_TOKENS
-        if scorer.model.precision == "float32" and not too_long:
+        if explains(scorer.model) and not too_long:
             tokens = form.tokens[form.description]
             encoded = scorer.encoder.tokenized([tokens])
             words = _marked_words(explain_encoded(scorer, [form.description], features, encoded)[0])

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from descscore.attention import PROJECTIONS, UnpackedAttention, is_plain_attention
-from descscore.clip import ResidualAttentionBlock, Transformer
-from descscore.errors import UsageError
+from descscore.clip import CLIP, ResidualAttentionBlock, TextTransformer, Transformer, text_tower
+from descscore.errors import ModelError, UsageError
 
 QUERIES_KEYS_VALUES, QUERIES, KEYS_VALUES = (0, 3), (0, 1), (1, 3)
 """Parts of a packed input projection, as ranges: number of the first part, and of the last part plus 1."""
@@ -59,9 +59,25 @@ def finish(block: Any, states: Tensor, mixed: Tensor) -> Tensor:
     return output
 
 
+def own_text_tower(clip: Any) -> Any:
+    """As :func:`text_tower`, for a tower that is open_clip's own transformer.
+
+    Raises:
+        ModelError: It is another one, whose blocks this package cannot take apart.
+    """
+    tower = text_tower(clip)
+    if not isinstance(tower, (CLIP, TextTransformer)):
+        kind = type(getattr(tower, "transformer", tower)).__name__
+        raise ModelError(
+            f"the text tower is a {kind}, which can score; but fine-tuning, adapters and explanations need "
+            "open_clip's own text transformer"
+        )
+    return tower
+
+
 def text_blocks(clip: Any) -> Any:
-    """The residual blocks of the text tower, in order."""
-    return clip.transformer.resblocks
+    """The residual blocks of the text tower, in order; raises as :func:`own_text_tower`."""
+    return own_text_tower(clip).transformer.resblocks
 
 
 def check_block(clip: nn.Module, block: int) -> None:

@@ -1,14 +1,17 @@
-"""Run the causal text tower of an open_clip model with less work, or up to one block.
+"""Run the text tower of an open_clip model with less work, or up to one block.
 
 open_clip's ``encode_text`` always runs the full context length, but most alt texts are several
-times shorter. The transformer is causal: a state depends only on the tokens up to its position. So
-:func:`run_texts`, which scoring uses, can skip three things. Its results equal those of
+times shorter. In most models the transformer is causal: a state depends only on the tokens up to its
+position. So :func:`run_texts`, which scoring uses, can skip three things. Its results equal those of
 ``encode_text`` up to rounding. It skips:
 
 * padding;
 * repeated prefixes: each distinct prefix runs once (all texts share the start token, and many
   captions begin with "A man in");
 * in the last block, all positions except the end-of-text token; the others supply keys and values.
+
+All other towers (:func:`can_shorten`) run as open_clip wrote them, on rows of the full context length:
+those without a causal mask (SigLIP), with a class token (CoCa), or from another library.
 
 Training and explanations run the tower in two halves, with gradients (:class:`HalfRun`).
 """
@@ -24,7 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from descscore.clip import CLIP
+from descscore.clip import CLIP, TextTransformer, text_tower
 from descscore.errors import ModelError
 from descscore.towers.blocks import (
     KEYS_VALUES,
@@ -33,9 +36,38 @@ from descscore.towers.blocks import (
     check_block,
     finish,
     knows,
+    own_text_tower,
     project,
     text_blocks,
 )
+
+
+def can_shorten(clip: Any) -> bool:
+    """Whether a text's feature depends on nothing behind its end-of-text token.
+
+    So it is with a causal mask, if the feature is read at that token.
+    """
+    tower = text_tower(clip)
+    return (
+        isinstance(tower, (CLIP, TextTransformer))
+        and tower.attn_mask is not None
+        and _pool_type(clip) in ("argmax", "eos")
+        and getattr(tower, "cls_emb", None) is None
+    )
+
+
+def runs_short(clip: Any) -> bool:
+    """Whether :func:`run_texts` can skip anything in the text tower."""
+    return can_shorten(clip) and knows(text_tower(clip).transformer)
+
+
+def _pool_type(clip: Any) -> str:
+    """Where the feature is read: ``class`` at a class token that the tower adds, or as open_clip says."""
+    tower = text_tower(clip)
+    if getattr(tower, "cls_emb", None) is not None:
+        return "class"
+    pool_type: str = tower.text_pool_type if tower is clip else tower.pool_type
+    return pool_type
 
 
 @dataclass(frozen=True)
@@ -51,7 +83,8 @@ class TextRun:
 def run_texts(clip: CLIP, tokens: Tensor, device: torch.device, block: int | None = None) -> TextRun:
     """Run texts through the whole tower; not differentiable.
 
-    A tower that :func:`descscore.towers.blocks.knows` does not know runs open_clip's own code.
+    A tower that cannot be shortened, or that :func:`descscore.towers.blocks.knows` does not know, runs
+    open_clip's own code.
 
     Args:
         clip: The model.
@@ -59,11 +92,11 @@ def run_texts(clip: CLIP, tokens: Tensor, device: torch.device, block: int | Non
         device: The model's device.
         block: Text block (0-based) after which to take the state; None for no state.
     """
-    if not knows(clip.transformer):
+    if not runs_short(clip):
         return _as_written(clip, tokens.to(device), block)
     prefixes = find_prefixes(tokens, end_positions(clip, tokens) + 1).to(device)
     states, state = embed_prefixes(clip, prefixes), None
-    blocks: Any = clip.transformer.resblocks
+    blocks = text_blocks(clip)
     for number, residual_block in enumerate(blocks[:-1]):
         states = run_block(residual_block, states, prefixes)
         if number == block:
@@ -83,7 +116,8 @@ def _as_written(clip: CLIP, tokens: Tensor, block: int | None) -> TextRun:
 
 def embed_prefixes(clip: CLIP, prefixes: Prefixes) -> Tensor:
     """Token plus position embeddings of each prefix's last token: ``(m, width)``."""
-    embedded: Tensor = clip.token_embedding(prefixes.tokens) + clip.positional_embedding[prefixes.positions]
+    tower = text_tower(clip)
+    embedded: Tensor = tower.token_embedding(prefixes.tokens) + tower.positional_embedding[prefixes.positions]
     return embedded
 
 
@@ -171,26 +205,50 @@ def _as_tensors(rows: Any, places: Any, first: Any, order: Any, lengths: Any) ->
 
 
 def end_positions(model: CLIP, tokens: Tensor) -> Tensor:
-    """Position of each row's end-of-text token: ``(batch, length)`` ints -> ``(batch,)``.
+    """The position at which each row's feature is read: ``(batch, length)`` ints -> ``(batch,)``.
 
-    With ``argmax`` pooling, the end-of-text token has the highest token id (OpenAI's convention). With
-    ``eos`` pooling, the model stores its id.
+    This is the end-of-text token in most models. With ``argmax`` pooling, it has the highest token id
+    (OpenAI's convention). With ``eos`` pooling, the model stores its id. Other models read the first or the
+    last position, or a class token behind the row.
     """
-    if model.text_pool_type == "eos":
-        return (tokens == model.text_eos_id).int().argmax(dim=-1)
-    return tokens.argmax(dim=-1)
+    kind, tower = _pool_type(model), text_tower(model)
+    if kind == "argmax":
+        return tokens.argmax(dim=-1)
+    if kind == "eos":
+        return (tokens == (tower.text_eos_id if tower is model else tower.eos_id)).int().argmax(dim=-1)
+    places = {"first": 0, "last": tokens.shape[1] - 1, "class": tokens.shape[1]}
+    return torch.full((len(tokens),), places[kind], device=tokens.device)
 
 
 def trim(model: CLIP, tokens: Tensor) -> Tensor:
-    """Drop the columns in which all rows have only padding."""
+    """Drop the columns in which all rows have only padding, unless the tower reads it."""
+    if not can_shorten(model):
+        return tokens
     return tokens[:, : int(end_positions(model, tokens).max()) + 1]
 
 
 def embed_tokens(model: CLIP, tokens: Tensor) -> Tensor:
-    """Token plus position embeddings: ``(batch, length)`` -> ``(batch, length, width)``."""
-    dtype = model.transformer.get_cast_dtype()
-    positions = model.positional_embedding[: tokens.shape[1]]
-    return model.token_embedding(tokens).to(dtype) + positions.to(dtype)
+    """Token plus position embeddings: ``(batch, length)`` -> ``(batch, length, width)``.
+
+    A tower with a class token adds its embedding behind the row.
+    """
+    tower = own_text_tower(model)
+    if getattr(tower, "cls_emb", None) is not None:
+        embedded: Tensor = tower._embeds(tokens)[0]
+        return embedded
+    dtype = tower.transformer.get_cast_dtype()
+    positions = tower.positional_embedding[: tokens.shape[1]]
+    return tower.token_embedding(tokens).to(dtype) + positions.to(dtype)
+
+
+def _attention_mask(model: CLIP, tokens: Tensor) -> Tensor | None:
+    """What the blocks take as mask for these token rows ``(n, length)``."""
+    tower = own_text_tower(model)
+    if getattr(tower, "cls_emb", None) is not None:
+        by_row: Tensor | None = tower._embeds(tokens)[1]
+        return by_row
+    length = tokens.shape[1]
+    return None if tower.attn_mask is None else tower.attn_mask[:length, :length]
 
 
 def encode_tokens(model: CLIP, tokens: Tensor) -> Tensor:
@@ -199,10 +257,12 @@ def encode_tokens(model: CLIP, tokens: Tensor) -> Tensor:
     Equal to ``model.encode_text`` on the same rows padded to the full context
     length. Differentiable; the caller decides about ``no_grad``.
     """
+    if not can_shorten(model):
+        features: Tensor = model.encode_text(tokens, normalize=False)
+        return features
     tokens = trim(model, tokens)
-    length = tokens.shape[1]
     state = embed_tokens(model, tokens)
-    state = model.transformer(state, attn_mask=model.attn_mask[:length, :length])
+    state = text_tower(model).transformer(state, attn_mask=_attention_mask(model, tokens))
     return pool_state(model, state, tokens)
 
 
@@ -218,11 +278,13 @@ def pool_state(model: CLIP, state: Tensor, tokens: Tensor) -> Tensor:
 
 def project_end(model: CLIP, ends: Tensor) -> Tensor:
     """Final norm and projection of end-of-text states ``(batch, width)`` -> ``(batch, embed_dim)``."""
-    pooled = model.ln_final(ends)
-    projection = model.text_projection
+    tower = own_text_tower(model)
+    pooled: Tensor = tower.ln_final(ends)
+    projection = tower.text_projection
     if projection is None:
         return pooled
-    return projection(pooled) if isinstance(projection, nn.Linear) else pooled @ projection
+    features: Tensor = projection(pooled) if isinstance(projection, nn.Linear) else pooled @ projection
+    return features
 
 
 @dataclass(frozen=True)
@@ -230,11 +292,11 @@ class HalfRun:
     """The states of texts that ran through the text tower up to one block."""
 
     tokens: Tensor
-    """``(n, length)``, cut to the longest text."""
+    """``(n, length)``, cut to the longest text where the tower can be shortened."""
     end: Tensor
-    """Positions of the end-of-text tokens: ``(n,)``."""
+    """Positions at which the features are read (:func:`end_positions`): ``(n,)``."""
     hidden: Tensor
-    """Residual stream after ``block``: ``(n, length, width)``."""
+    """Residual stream after ``block``: ``(n, length, width)``, with a class token one more."""
     block: int
     """The last block that ran (0-based); -1 before the first."""
 
@@ -277,7 +339,7 @@ def begin(clip: Any, tokens: Tensor) -> HalfRun:
 
 def carry_on(clip: nn.Module, run: HalfRun, block: int) -> HalfRun:
     """Continue ``run`` through the blocks after ``run.block``, up to and including ``block``."""
-    return replace(run, hidden=_run_blocks(clip, run.hidden, run.block + 1, block + 1), block=block)
+    return replace(run, hidden=_run_blocks(clip, run, block + 1), block=block)
 
 
 def run_from_block(clip: nn.Module, run: HalfRun) -> Tensor:
@@ -285,16 +347,14 @@ def run_from_block(clip: nn.Module, run: HalfRun) -> Tensor:
 
     If no state was changed after :func:`run_to_block`, the result equals ``clip.encode_text``.
     """
-    last = len(text_blocks(clip))
-    hidden = _run_blocks(clip, run.hidden, run.block + 1, last)
+    hidden = _run_blocks(clip, run, len(text_blocks(clip)))
     return pool_state(clip, hidden, run.tokens)
 
 
-def _run_blocks(clip: nn.Module, hidden: Tensor, first: int, last: int) -> Tensor:
-    length = hidden.shape[1]
-    full_mask: Any = clip.attn_mask
-    mask = full_mask[:length, :length]
-    for block in text_blocks(clip)[first:last]:
+def _run_blocks(clip: Any, run: HalfRun, last: int) -> Tensor:
+    """The residual stream after the blocks behind ``run.block``, up to but not including ``last``."""
+    hidden, mask = run.hidden, _attention_mask(clip, run.tokens)
+    for block in text_blocks(clip)[run.block + 1 : last]:
         hidden = block(hidden, attn_mask=mask)
     return hidden
 
@@ -305,20 +365,12 @@ def join_tokens(parts: Sequence[Tensor]) -> Tensor:
     return torch.cat([nn.functional.pad(part, (0, longest - part.shape[1])) for part in parts])
 
 
-def check_text_tower(model: CLIP, source: str) -> None:
-    """Raise :class:`ModelError` unless this package supports the text tower of ``model``.
-
-    The package needs open_clip's ``CLIP`` class (text weights at the top level of the module), a
-    causal mask, and pooling at the end-of-text token.
-    """
-    missing = [n for n in ("transformer", "token_embedding", "ln_final") if not hasattr(model, n)]
+def check_text_tower(model: Any, source: str) -> None:
+    """Raise :class:`ModelError` unless ``model`` gives a feature for an image, and one for a text."""
+    missing = [name for name in ("visual", "encode_image", "encode_text") if not hasattr(model, name)]
     if missing:
         raise ModelError(
-            f"{source}: this model keeps its text tower elsewhere ({type(model).__name__}); "
-            "descscore needs an open_clip 'CLIP' with a causal text transformer, such as ViT-B-32"
+            f"{source}: {type(model).__name__} has no {missing[0]}; descscore needs an image and a text tower"
         )
-    if model.attn_mask is None or model.text_pool_type not in ("argmax", "eos"):
-        raise ModelError(
-            f"{source}: the text tower must be causal and pooled at the end-of-text token "
-            f"(mask: {model.attn_mask is not None}, pooling: {model.text_pool_type!r})"
-        )
+    if isinstance(text_tower(model), (CLIP, TextTransformer)) and _pool_type(model) == "none":
+        raise ModelError(f"{source}: the text tower gives a feature for each token, not one for the text")

@@ -77,6 +77,18 @@ INSTEAD = (
         NETWORK,
     ),
     Instead(
+        "docs/models.md",
+        'descscore score photo.jpg "A brown dog runs over wet sand." --model hf-hub:ORG/NAME',
+        'descscore score photo.jpg "A brown dog runs over wet sand." --model TINY',
+        NETWORK,
+    ),
+    Instead(
+        "docs/models.md",
+        'hf upload ORG/NAME OUT --exclude "checkpoints/*" "features/*" "folds/*" run.json',
+        "python -m pip show --quiet huggingface_hub",
+        NETWORK,
+    ),
+    Instead(
         "docs/measuring.md",
         "descscore eval report --data DATA --output OUT",
         "descscore eval report --data DATA --output OUT --model TINY --resamples 99",

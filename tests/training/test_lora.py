@@ -16,12 +16,11 @@ from conftest import TINY, save_model
 from descscore.attention import PROJECTIONS, UnpackedAttention
 from descscore.errors import ModelError, UsageError
 from descscore.interchange import Exchange, Rotation, interchange_texts
-from descscore.lora import unpack_attention
+from descscore.lora import TARGETS, unpack_attention
 from descscore.models import load_model
 from descscore.purpose import Site
 from descscore.training.config import Tower, preset
 from descscore.training.lora import (
-    TARGETS,
     Interpolation,
     attach_lora,
     lora_parameters,

@@ -1,0 +1,210 @@
+"""Tokenizers of Hugging Face's libraries, such as SigLIP's SentencePiece, in the form that texts need.
+
+open_clip reads most tokenizers of other libraries through ``transformers``, under a name on the hub. So does
+:func:`known_tokenizer`, for the names that open_clip's own models have. A model's folder may come from a
+stranger: :func:`folder_tokenizer` reads its ``tokenizer.json`` only, which holds data, and never asks
+``transformers`` to choose a class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from descscore.clip import get_clean_fn
+from descscore.errors import ModelError
+from descscore.files import read_json
+from descscore.hub import SETTINGS_FILES, TOKENIZER_FILE
+from descscore.word_tokens import MAX_TEXT, clean_text, too_long
+
+_LARGEST = 256 << 20
+"""Largest ``tokenizer.json`` that is read, in bytes; one of 900,000 words takes 60 MB."""
+_MARKS = ("\u2581", "\u0120")
+"""With one of these signs SentencePiece and byte-level BPE mark that a word begins."""
+_REST = "##"
+"""With this sign WordPiece marks that a word goes on."""
+
+
+class Subwords:
+    """A tokenizer of another library, with the cleaning that open_clip does before it.
+
+    Args:
+        tokenizer: Of ``transformers`` or of ``tokenizers``.
+        padding: The token that fills rows up.
+        clean: Name of open_clip's way to clean texts.
+        zero: A token that open_clip replaces by 0, if any.
+        limit: Number of token embeddings of the model.
+    """
+
+    def __init__(
+        self, tokenizer: Any, padding: int, clean: str, zero: int | None = None, limit: int | None = None
+    ) -> None:
+        self._tokenizer, self._zero, self._limit = tokenizer, zero, limit
+        self._bare = not callable(tokenizer)
+        self.clean_fn: Callable[[str], str] = get_clean_fn(clean)
+        self.padding = padding
+        """The token that fills rows up."""
+        body, whole = self._raw("a", marks=False), self._raw("a", marks=True)
+        places = [i for i in range(len(whole)) if whole[i : i + len(body)] == body]
+        if not body or not places:
+            raise ModelError("the tokenizer cannot be used: it has no tokens for the text 'a'")
+        after = places[0] + len(body)
+        self.start, self.end = self._zeroed(whole[: places[0]]), self._zeroed(whole[after:])
+        """Tokens before and behind each text."""
+
+    @property
+    def size(self) -> int:
+        """Number of tokens."""
+        return int(self._tokenizer.get_vocab_size() if self._bare else len(self._tokenizer))
+
+    def _raw(self, text: str, marks: bool) -> list[int]:
+        if self._bare:
+            return list(self._tokenizer.encode(text, add_special_tokens=marks).ids)
+        return list(self._tokenizer(text, add_special_tokens=marks, verbose=False).input_ids)
+
+    def _zeroed(self, ids: Sequence[int]) -> tuple[int, ...]:
+        return tuple(0 if i == self._zero else i for i in ids)
+
+    def __call__(self, text: str) -> list[int]:
+        """Token ids of a text, without start and end; raises as :func:`descscore.word_tokens.clean_text`."""
+        return self.of_clean(clean_text(self, text))
+
+    def of_clean(self, text: str) -> list[int]:
+        """As a call, for a text that is clean.
+
+        Raises:
+            TextError: The text is far too long.
+            ModelError: The model has no embedding for a token.
+        """
+        if len(text) > MAX_TEXT:
+            raise too_long(text, MAX_TEXT)
+        ids = [i for i in self._raw(text, marks=False) if i != self._zero]
+        if self._limit is not None and max(ids, default=0) >= self._limit:
+            raise ModelError(
+                f"the tokenizer gives token {max(ids)}, but the model has {self._limit:,} tokens; the two do "
+                "not belong together"
+            )
+        return ids
+
+    def windows(
+        self, sentences: Iterable[str], room: int, without_marks: Callable[[list[int]], list[int]]
+    ) -> list[list[int]]:
+        """Token ids of clean sentences, in windows of at most ``room`` tokens.
+
+        A window is tokenised as a whole. A sentence that does not fit is split at blanks, and a word that
+        does not fit is split between characters.
+        """
+
+        def read(text: str) -> list[int]:
+            return without_marks(self.of_clean(text))
+
+        windows: list[str] = []
+        for piece in (part for sentence in sentences for part in _fitting(sentence, room, read)):
+            joined = f"{windows[-1]} {piece}" if windows else piece
+            if windows and len(read(joined)) <= room:
+                windows[-1] = joined
+            else:
+                windows.append(piece)
+        return [ids[:room] for window in windows if (ids := read(window))]
+
+    def _piece(self, token: int) -> str:
+        piece = (
+            self._tokenizer.id_to_token(token) if self._bare else self._tokenizer.convert_ids_to_tokens(token)
+        )
+        return str(piece or "")
+
+    @cached_property
+    def _marks_rest(self) -> bool:
+        """Whether what goes on with a word is marked, as in BERT's WordPiece, and not what begins one."""
+        return any(self._piece(token).startswith(_REST) for token in range(self.size))
+
+    def begins_word(self, token: int) -> bool:
+        """Whether a word begins with this token."""
+        piece = self._piece(token)
+        return not piece.startswith(_REST) if self._marks_rest else piece.startswith(_MARKS)
+
+    def spelling(self, token: int) -> str:
+        """The letters of a token, without the sign that a word begins or goes on."""
+        piece = self._piece(token)
+        return piece.removeprefix(_REST) if self._marks_rest else piece.lstrip("".join(_MARKS))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids."""
+        return str(self._tokenizer.decode(list(ids))).strip()
+
+
+def _fitting(text: str, room: int, read: Callable[[str], list[int]]) -> list[str]:
+    """Parts of a text of at most ``room`` tokens each: the text, its words, or halves of a long word."""
+    if len(read(text)) <= room:
+        return [text] if text else []
+    words = text.split()
+    if len(words) == 1:
+        words = [text[: len(text) // 2], text[len(text) // 2 :]] if len(text) > 1 else []
+        return [part for word in words for part in _fitting(word, room, read)] or [text]
+    return [part for word in words for part in _fitting(word, room, read)]
+
+
+def known_tokenizer(folder: Path, settings: dict[str, Any], limit: int | None) -> Subwords:
+    """The tokenizer of a repository that open_clip names for one of its own models.
+
+    Args:
+        folder: A copy of the repository's tokenizer files.
+        settings: open_clip's settings of it (``tokenizer_kwargs``).
+        limit: Number of token embeddings of the model.
+    """
+    from transformers import AutoTokenizer  # takes seconds, which most models need not wait
+
+    others = {key: value for key, value in settings.items() if key not in ("clean", "strip_sep_token")}
+    tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, **others)
+    zero = tokenizer.sep_token_id if settings.get("strip_sep_token") else None
+    padding = tokenizer.pad_token_id or 0
+    return Subwords(tokenizer, padding, settings.get("clean", "whitespace"), zero, limit)
+
+
+def folder_tokenizer(folder: Path, settings: dict[str, Any], limit: int | None) -> Subwords:
+    """The tokenizer in ``tokenizer.json`` of a model's folder, which may come from a stranger.
+
+    Args:
+        folder: The model's folder.
+        settings: open_clip's settings of it (``tokenizer_kwargs``).
+        limit: Number of token embeddings of the model.
+
+    Raises:
+        ModelError: The file cannot be read. The message names it.
+    """
+    from tokenizers import Tokenizer
+
+    path = folder / TOKENIZER_FILE
+    try:
+        if not path.is_file() or path.stat().st_size > _LARGEST:
+            raise ValueError("no regular file, or larger than any tokenizer")
+        tokenizer = Tokenizer.from_file(str(path))
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        names = _special_tokens(folder)
+        padding = tokenizer.token_to_id(names.get("pad_token", "<pad>")) or 0
+        zero = (
+            tokenizer.token_to_id(names.get("sep_token", "[SEP]"))
+            if settings.get("strip_sep_token")
+            else None
+        )
+        return Subwords(tokenizer, padding, settings.get("clean", "whitespace"), zero, limit)
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from None
+    except Exception as error:
+        raise ModelError(f"{path}: cannot be read ({str(error)[:200]})") from error
+
+
+def _special_tokens(folder: Path) -> dict[str, str]:
+    """The special tokens that the folder's settings name, such as ``pad_token``."""
+    found: dict[str, str] = {}
+    for name in SETTINGS_FILES:
+        path = folder / name
+        settings = read_json(path) if path.is_file() else {}
+        for key, value in settings.items() if isinstance(settings, dict) else ():
+            text = value.get("content") if isinstance(value, dict) else value
+            if key.endswith("_token") and isinstance(text, str):
+                found.setdefault(key, text)
+    return found
