@@ -19,12 +19,12 @@ from descscore.eval.formatting import Columns, decimals, row_lines
 from descscore.eval.statistics.bootstrap import Resampling, cluster_index, cluster_sums, studentised
 from descscore.eval.statistics.correlation import Array
 from descscore.study.judgments import Judgment
-from descscore.study.questions import NO_IMAGE, QUESTIONS, RATING_SCALE
+from descscore.study.questions import NO_IMAGE, QUESTIONS, Question
 
 NOTES = (
     "alpha: Krippendorff's for ordered ratings; 1 is full agreement, 0 is chance. Interval: 95 %, by a "
     "bootstrap over whole images.",
-    "5 is the good end of every question; for irrelevance it means 'not too much'.",
+    "5 is the good end of the questions of Kreiss et al.; for irrelevance it means 'not too much'.",
 )
 
 GROUPS = {NO_IMAGE: "BLV", "before": "sighted, before the image", "after": "sighted, after the image"}
@@ -59,33 +59,35 @@ class Agreement:
 
 
 def agreements(
-    judgments: Sequence[Judgment], images: Mapping[str, str], resampling: Resampling | None = None
+    judgments: Sequence[Judgment],
+    images: Mapping[str, str],
+    resampling: Resampling | None = None,
+    questions: Sequence[Question] = QUESTIONS,
 ) -> list[Agreement]:
     """Agreement on every question in every phase that somebody answered. images: by item."""
     rows = []
     for phase, group in GROUPS.items():
         part = [judgment for judgment in judgments if judgment.phase == phase]
-        for question in QUESTIONS:
-            given = [(j, getattr(j.ratings, question.name)) for j in part]
-            rated = [(j, value) for j, value in given if value is not None]
+        for question in questions:
+            rated = [(j, j.ratings[question.name]) for j in part if question.name in j.ratings]
             if rated:
-                rows.append(_agreement(group, question.name, rated, images, resampling))
+                rows.append(_agreement(group, question, rated, images, resampling))
     return rows
 
 
 def _agreement(
     group: str,
-    question: str,
+    question: Question,
     rated: Sequence[tuple[Judgment, int]],
     images: Mapping[str, str],
     resampling: Resampling | None,
 ) -> Agreement:
     items = list(dict.fromkeys(judgment.item for judgment, _ in rated))
-    counts = value_counts(((judgment.item, value) for judgment, value in rated), items)
+    counts = value_counts(((judgment.item, value) for judgment, value in rated), items, question.values)
     alpha, low, high, reason = ordinal_alpha(counts, [images[item] for item in items], resampling)
     return Agreement(
         group=group,
-        question=question,
+        question=question.name,
         raters=len({judgment.pseudonym for judgment, _ in rated}),
         items=len(items),
         images=len({images[item] for item in items}),
@@ -98,12 +100,12 @@ def _agreement(
     )
 
 
-def value_counts(rated: Iterable[tuple[str, int]], items: Sequence[str]) -> Array:
-    """How often each item got each value of the scale: ``(items, 5)``."""
-    counts = np.zeros((len(items), len(RATING_SCALE)))
+def value_counts(rated: Iterable[tuple[str, int]], items: Sequence[str], values: int = 5) -> Array:
+    """How often each item got each value of the scale, 1 to ``values``: ``(items, values)``."""
+    counts = np.zeros((len(items), values))
     place = {item: row for row, item in enumerate(items)}
     for item, value in rated:
-        counts[place[item], RATING_SCALE.index(value)] += 1
+        counts[place[item], value - 1] += 1
     return counts
 
 

@@ -295,7 +295,7 @@ def summary(database: Path, as_json: bool, seed: int, resamples: int) -> None:
     if not judgments:
         raise DataError(f"{database}: holds no judgments yet")
     images = {item.item: item.image_hash for item in store.items()}
-    rows = agreements(judgments, images, Resampling(resamples, seed))
+    rows = agreements(judgments, images, Resampling(resamples, seed), store.questions())
     result = {
         "rows": [asdict(row) for row in rows],
         "notes": NOTES,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from descscore.study.items import COLUMNS, StudyItem, read_items
-from descscore.study.judgments import Annotator, JudgmentStore, Profile, Ratings
+from descscore.study.judgments import Annotator, JudgmentStore, Profile
 from descscore.study.questions import AFTER, phases_of, questions_of
 from pictures import make_photo
 
@@ -53,10 +53,16 @@ def register(store: JudgmentStore, name: str, vision: str = "blind") -> Annotato
     return store.register(Profile(name, vision, "always", "I agree."))[0]
 
 
-def answers(seed: int, phase: str) -> Ratings:
+def answers(seed: int, phase: str) -> dict[str, int]:
     """Answers that differ from item to item, without imaginability after the image."""
     values = [1 + (seed * step + step) % 5 for step in (1, 2, 3, 4)]
-    return Ratings(values[0], None if phase == AFTER else values[1], values[2], values[3])
+    return ratings(values[0], None if phase == AFTER else values[1], values[2], values[3])
+
+
+def ratings(overall: int, imaginability: int | None, relevance: int, irrelevance: int) -> dict[str, int]:
+    """Answers by question; without imaginability if that is None."""
+    found = {"overall": overall, "relevance": relevance, "irrelevance": irrelevance}
+    return found if imaginability is None else found | {"imaginability": imaginability}
 
 
 def judge_all(store: JudgmentStore, annotator: Annotator, shift: int = 0) -> None:

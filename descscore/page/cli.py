@@ -34,8 +34,8 @@ class ServeOptions:
     """File with the text that annotators agree to; None takes a general text."""
     accounts: Path | None = None
     """File of accounts; None admits everybody."""
-    without_try: bool = False
-    """Whether to leave out the page to try texts."""
+    with_try: bool | None = None
+    """Whether to serve the page to try texts; None serves it only without a study."""
     names: tuple[str, ...] = ()
     """More host names by which browsers may ask for the pages."""
     framed: bool = False
@@ -79,7 +79,12 @@ class ServeOptions:
     help="Another host name by which browsers may ask for the pages, such as that of a server in front. "
     "May be repeated.",
 )
-@click.option("--without-try", is_flag=True, help="With --study: leave out the page to try texts.")
+@click.option(
+    "--with-try/--without-try",
+    default=None,
+    help="With --study: also serve the page to try texts, at /try/, or leave it out. A model's scores may "
+    "influence annotators, so by default it is left out.",
+)
 def serve(**options: Any) -> None:
     """Open a page for people who write and judge image descriptions.
 
@@ -118,7 +123,7 @@ def make_app(options: ServeOptions) -> Any:
 
     return build_app(
         study=study,
-        trial=None if options.without_try else _trial(options),
+        trial=_trial(options) if _has_trial(options) else None,
         accounts=Accounts.read(options.accounts) if options.accounts else None,
         hosts=Hosts(options.host, options.names),
         framed=options.framed,
@@ -128,10 +133,14 @@ def make_app(options: ServeOptions) -> Any:
 def _check(options: ServeOptions) -> None:
     if (options.study is None) != (options.database is None):
         raise UsageError("--study and --database belong together: give both or none")
-    if options.study is None and options.without_try:
+    if options.study is None and options.with_try is False:
         raise UsageError("--without-try leaves nothing to serve without --study")
     if options.study is None and options.consent is not None:
         raise UsageError("--consent is for a study: give --study and --database too")
+
+
+def _has_trial(options: ServeOptions) -> bool:
+    return options.study is None if options.with_try is None else options.with_try
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -149,15 +158,19 @@ def _study(options: ServeOptions) -> Any:
     from descscore.page.study_page import StudyPage
     from descscore.study.items import read_items
     from descscore.study.judgments import JudgmentStore
+    from descscore.study.question_file import questions_path, read_questions
+    from descscore.study.questions import QUESTIONS
 
-    items = read_items(options.study)
+    items, questions = read_items(options.study), read_questions(options.study)
+    if questions != QUESTIONS:
+        click.echo(f"{questions_path(options.study)}: {len(questions)} questions of this study's own")
     if len({item.image_hash for item in items}) < len(items):
         click.echo(
             f"{options.study}: several descriptions of one image; sighted annotators will have seen the "
             "image before they judge the second description",
             err=True,
         )
-    store = JudgmentStore.for_study(options.database, items)
+    store = JudgmentStore.for_study(options.database, items, questions)
     return StudyPage(store, items, _consent(options.consent), codes=options.accounts is None)
 
 

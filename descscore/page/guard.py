@@ -43,6 +43,11 @@ _READ = re.compile(
     r"/try|/(try/)?(|config/?|theme\.css|favicon\.ico|robots\.txt|gradio_api/(theme\.css|app_id))"
 )
 _WRITE = re.compile(r"/(try/)?act")
+_EVENTS = "gradio_api/queue/data"
+_PROGRAM_READS = ("gradio_api/info", _EVENTS)
+_PROGRAM_WRITES = ("gradio_api/upload", "gradio_api/queue/join")
+"""What a program asks of the page that takes images (:mod:`descscore.page.endpoint`), below its path."""
+_SESSION = re.compile(rb"session_hash=[0-9A-Za-z-]{1,64}")
 _POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; object-src 'none'; "
@@ -189,7 +194,7 @@ class Guard:
         try:
             headers, largest = _single_headers(scope), self._largest(scope)
             self._check_host(headers)
-            _check(scope, headers, largest)
+            self._check(scope, headers, largest)
             admitted = await self._with_account(scope, headers)
             length = _stated_length(headers)
             is_large = length is None or length > MAX_FORM
@@ -200,8 +205,38 @@ class Guard:
 
     def _largest(self, scope: Scope) -> int:
         """The largest body, in bytes, that the requested page takes."""
-        takes_images = self.images_at is not None and scope["path"].startswith(self.images_at)
-        return MAX_BODY if takes_images else MAX_FORM
+        return MAX_BODY if self._below_images(scope) in ("act", "gradio_api/upload") else MAX_FORM
+
+    def _below_images(self, scope: Scope) -> str | None:
+        """The path below the page that takes images; None for other paths."""
+        path: str = scope["path"]
+        if self.images_at is None or not path.startswith(self.images_at):
+            return None
+        return path.removeprefix(self.images_at)
+
+    def _check(self, scope: Scope, headers: Mapping[bytes, bytes], largest: int) -> None:
+        """Raise :class:`RefusedError` for a route, size or origin that is not allowed.
+
+        Args:
+            scope: The request without its body.
+            headers: Its headers.
+            largest: Largest allowed body, in bytes.
+        """
+        path, below = scope["path"], self._below_images(scope)
+        if scope["method"] in ("GET", "HEAD"):
+            known = _READ.fullmatch(path) or _STATIC.fullmatch(path) or below in _PROGRAM_READS
+            if not known or ".." in path:
+                raise RefusedError(404)
+            return
+        if scope["method"] != "POST":
+            raise RefusedError(405)
+        if not (_WRITE.fullmatch(path) or below in _PROGRAM_WRITES):
+            raise RefusedError(404)
+        length, origin = _stated_length(headers), headers.get(b"origin")
+        if length is not None and length > largest:
+            raise RefusedError(413)
+        if origin is not None and _network_location(origin) != headers.get(b"host"):
+            raise RefusedError(403)
 
     def _check_host(self, headers: Mapping[bytes, bytes]) -> None:
         host = headers.get(b"host")
@@ -212,7 +247,8 @@ class Guard:
     async def _with_account(self, scope: Scope, headers: Mapping[bytes, bytes]) -> Scope:
         """The request with the account's name in :data:`ACCOUNT_HEADER`, if the site has accounts.
 
-        It has no query: no page needs one, and Gradio would read file names from some.
+        It has no query but the session of a program's events: no page needs one, and Gradio would read
+        file names from some.
         """
         kept = [(name, value) for name, value in scope["headers"] if name != ACCOUNT_HEADER]
         if self.accounts:
@@ -224,7 +260,9 @@ class Guard:
             if user is None:
                 raise RefusedError(401)
             kept.append((ACCOUNT_HEADER, user.encode()))
-        return scope | {"headers": kept, "query_string": b""}
+        query = scope.get("query_string", b"")
+        is_session = self._below_images(scope) == _EVENTS and _SESSION.fullmatch(query)
+        return scope | {"headers": kept, "query_string": query if is_session else b""}
 
     async def _pass_on(self, scope: Scope, arrival: _Arrival, receive: Any, send: Any) -> None:
         if scope["method"] != "POST":
@@ -263,30 +301,6 @@ def _single_headers(scope: Scope) -> Mapping[bytes, bytes]:
             raise RefusedError(400)
         headers[name] = value
     return headers
-
-
-def _check(scope: Scope, headers: Mapping[bytes, bytes], largest: int) -> None:
-    """Raise :class:`RefusedError` for a route, size or origin that is not allowed.
-
-    Args:
-        scope: The request without its body.
-        headers: Its headers.
-        largest: Largest allowed body, in bytes.
-    """
-    path = scope["path"]
-    if scope["method"] in ("GET", "HEAD"):
-        if not (_READ.fullmatch(path) or _STATIC.fullmatch(path)) or ".." in path:
-            raise RefusedError(404)
-        return
-    if scope["method"] != "POST":
-        raise RefusedError(405)
-    if not _WRITE.fullmatch(path):
-        raise RefusedError(404)
-    length, origin = _stated_length(headers), headers.get(b"origin")
-    if length is not None and length > largest:
-        raise RefusedError(413)
-    if origin is not None and _network_location(origin) != headers.get(b"host"):
-        raise RefusedError(403)
 
 
 def _network_location(origin: bytes) -> bytes:

@@ -39,6 +39,8 @@ class Reply:
     """Address and alternative text of the image next to the form."""
     status: str = ""
     """Text that the live region announces."""
+    values: Mapping[str, Any] | None = None
+    """Scores as plain JSON types, for programs."""
     code: str | None = None
     """Resume code that the browser should keep."""
     forget: bool = False

@@ -1,10 +1,11 @@
 """Build the site that ``descscore serve`` serves, with one Gradio app per page.
 
-Each app has one component without events. The component holds plain HTML forms (``assets/page``) instead
+Each app has one component without events, which holds plain HTML forms (``assets/page``) instead
 of Gradio's inputs, because browsers and screen readers support plain forms best. Gradio serves the page.
 The page's script sends each action to ``act``, and shows the :class:`Reply` that comes back as the answer.
 Gradio's own events would go through its queue. It keeps sessions and replies in memory, even if nobody
-fetches them. Here the server keeps nothing when a request ends.
+fetches them. Here the server keeps nothing when a request ends. Programs can score too
+(:mod:`descscore.page.endpoint`).
 """
 
 from __future__ import annotations
@@ -26,9 +27,11 @@ from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 
+from descscore.page.endpoint import NAME, Endpoint, score
 from descscore.page.guard import ACCOUNT_HEADER, MAX_FORM, Guard, Hosts, Lane, RefusedError
 from descscore.page.reply import FieldError, Reply, asset, render
 from descscore.page.study_page import StudyPage
+from descscore.page.uploads import MAX_BYTES
 from descscore.study.accounts import Accounts
 
 # Gradio reads these when it creates a page. It may not report usage. By default, the folder for its files is
@@ -40,7 +43,7 @@ atexit.register(shutil.rmtree, os.environ["GRADIO_TEMP_DIR"], ignore_errors=True
 _LONGEST_ACTION = 60
 _OPENING = ("open", "example")
 _FONTS = ["system-ui", "sans-serif"]
-_HEAD = '<meta name="color-scheme" content="light">'
+_HEAD = '<meta name="color-scheme" content="light dark">'
 _SORRY = "Something went wrong here. What you filled in is kept; please tell the people who run this page."
 _log = logging.getLogger(__name__)
 
@@ -112,21 +115,30 @@ class _Desk:
             reply = await _unless_gone(request, self._lane(event).run(self._reply, event, account))
         except RefusedError as error:
             return PlainTextResponse(error.reason, error.status)
-        return Response(reply, media_type="application/json")
+        return Response(json.dumps(reply.to_dict()), media_type="application/json")
+
+    async def values(self, request: Request, fields: Mapping[str, str], image: bytes) -> Reply:
+        """The page's reply to a program, which listens as long as it wants one.
+
+        Raises:
+            RefusedError: Too much work waits.
+        """
+        account = request.headers.get(ACCOUNT_HEADER.decode())
+        event = _Event("values", fields, image)
+        return await self._lane(event).run(self._reply, event, account)
 
     def _lane(self, event: _Event) -> Lane:
         if event.action.partition(":")[0] in _OPENING:
             return self._opening
         return self._work if event.image is None else self._images
 
-    def _reply(self, event: _Event, account: str | None) -> bytes:
+    def _reply(self, event: _Event, account: str | None) -> Reply:
         account = account and account.encode("latin-1").decode()
         try:
-            reply = self._page.act(event.action, event.fields, account, event.image)
+            return self._page.act(event.action, event.fields, account, event.image)
         except Exception:  # noqa: BLE001 - whatever happened, the page keeps its form
             _log.exception("a page's action %r failed", event.action)
-            reply = Reply(errors=(FieldError("", _SORRY),))
-        return json.dumps(reply.to_dict()).encode()
+            return Reply(errors=(FieldError("", _SORRY),))
 
 
 @dataclass(frozen=True)
@@ -166,7 +178,7 @@ def _whole(text: str) -> str:
     return text.encode(errors="replace").decode()
 
 
-async def _unless_gone(request: Request, work: Any) -> bytes:
+async def _unless_gone(request: Request, work: Any) -> Reply:
     """The result of ``work``; drops it when the client goes away, so that nobody waits behind it."""
     task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_gone(request))
@@ -174,7 +186,7 @@ async def _unless_gone(request: Request, work: Any) -> bytes:
         await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
             raise RefusedError(408)
-        result: bytes = task.result()
+        result: Reply = task.result()
         return result
     finally:
         task.cancel()
@@ -199,24 +211,31 @@ def _add(app: FastAPI, path: str, desk: _Desk, mark: str, both: bool) -> None:
     with gr.Blocks(title="descscore", analytics_enabled=False) as blocks:
         gr.HTML(
             html_template=render("skeleton.html", study=mark, both=both),
-            js_on_load=asset("annotator.js"),
+            js_on_load=asset("annotator.js") + asset("study.js" if mark else "try.js"),
             apply_default_css=False,
         )
+        if not mark:
+            gr.api(score, api_name=NAME)
     app.add_route(path + "act", desk.answer, methods=["POST"])
+    if not mark:
+        endpoint = Endpoint(desk.values)
+        app.add_route(path + "gradio_api/upload", endpoint.upload, methods=["POST"])
+        app.add_route(path + "gradio_api/queue/join", endpoint.join, methods=["POST"])
+        app.add_route(path + "gradio_api/queue/data", endpoint.events, methods=["GET"])
     gr.mount_gradio_app(
         app,
         blocks,
         path=path.rstrip("/") or "/",
         theme=gr.themes.Base(font=_FONTS, font_mono=["monospace"]),
         css=asset("annotator.css"),
-        head=_HEAD,
+        head=f"{_HEAD}<style>{asset('frame.css')}</style>",
         footer_links=[],
         **_without_history(),
         show_error=False,
         ssr_mode=False,
         pwa=False,
         mcp_server=False,
-        max_file_size=1,
+        max_file_size=1 if mark else MAX_BYTES,
         enable_monitoring=False,
     )
 

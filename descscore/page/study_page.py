@@ -28,20 +28,17 @@ from descscore.study.judgments import (
     JudgmentStore,
     Profile,
     PseudonymTaken,
-    Ratings,
     new_code,
     tidy_pseudonym,
 )
 from descscore.study.questions import (
     AFTER,
     BEFORE,
-    NO_IMAGE,
-    QUESTIONS,
-    RATING_SCALE,
     SCREEN_READER_USE,
     SIGHTED,
     VISION_GROUPS,
     Progress,
+    Question,
     questions_of,
 )
 
@@ -78,6 +75,7 @@ class StudyPage:
         self.mark = study_mark(items)
         self.consent = (consent or asset("consent.txt")).strip()
         self._items = {item.item: item for item in items}
+        self._questions = store.questions()
 
     def act(
         self, action: str, fields: Fields, account: str | None = None, image: bytes | None = None
@@ -187,6 +185,8 @@ class StudyPage:
             annotator=annotator,
             code=code if self.codes else None,
             count=len(self._items),
+            questions=len(self._questions),
+            again=len(questions_of(AFTER, self._questions)),
             sighted=annotator.vision == SIGHTED,
         )
         return Reply(page)
@@ -202,7 +202,7 @@ class StudyPage:
             return self._step(annotator, progress, progress.next, announcement)
         count, steps = len(self._items), len(progress.steps)
         page = render("done.html", annotator=annotator, codes=self.codes, count=count, steps=steps)
-        return Reply(page, status=f"{announcement} You have judged all descriptions.".strip())
+        return Reply(page, status=announcement)
 
     def _step(self, annotator: Annotator, progress: Progress, number: int, announcement: str = "") -> Reply:
         """The form of a step, with earlier answers. Raises :class:`ImageError`."""
@@ -218,26 +218,28 @@ class StudyPage:
             paragraphs=_paragraphs(item.text),
             description=item.description,
             image=image_address(item) if step.phase == AFTER else None,
-            questions=questions_of(step.phase),
-            answers={q.name: getattr(earlier, q.name) for q in QUESTIONS} if earlier else {},
+            questions=questions_of(step.phase, self._questions),
+            answers=earlier or {},
             total=total,
-            finished=progress.finished_items,
+            done=len(progress.done),
+            steps=len(progress.steps),
             back=progress.previous(number) is not None,
             codes=self.codes,
             before=step.phase == BEFORE,
         )
-        phase = {NO_IMAGE: "", BEFORE: ", before the image", AFTER: ", with the image"}[step.phase]
-        return Reply(page, status=f"{announcement} Description {step.place} of {total}{phase}.".strip())
+        return Reply(page, status=announcement)  # the heading, which gets the focus, says where this is
 
     def _save(self, annotator: Annotator, fields: Fields) -> Reply:
         progress, number = self._progress(annotator), _step_number(fields)
         if not progress.may_answer(number):
             return self._current(annotator, _UNCHANGED)
         step = progress.steps[number]
-        errors = _answer_errors(step.phase, fields)
+        asked = questions_of(step.phase, self._questions)
+        errors = _answer_errors(asked, fields)
         if errors:
             return Reply(errors=errors)
-        saved = self.store.save(annotator, step.item, step.phase, _ratings(step.phase, fields))
+        ratings = {question.name: int(fields[question.name]) for question in asked}
+        saved = self.store.save(annotator, step.item, step.phase, ratings)
         return self._current(annotator, "Saved." if saved else _UNCHANGED)
 
     def _back(self, annotator: Annotator, fields: Fields) -> Reply:
@@ -270,24 +272,12 @@ def _profile_errors(fields: Fields) -> tuple[FieldError, ...]:
     return tuple(errors)
 
 
-def _answer_errors(phase: str, fields: Fields) -> tuple[FieldError, ...]:
-    """An error for each question of a phase without an answer."""
-    allowed = {str(value) for value in RATING_SCALE}
+def _answer_errors(asked: Sequence[Question], fields: Fields) -> tuple[FieldError, ...]:
+    """An error for each question without an answer."""
     return tuple(
-        FieldError(question.name, f"Choose an answer from 1 to 5: {question.text}")
-        for question in questions_of(phase)
-        if fields.get(question.name) not in allowed
-    )
-
-
-def _ratings(phase: str, fields: Fields) -> Ratings:
-    """The answers in a form without errors."""
-    answers = {question.name: int(fields[question.name]) for question in questions_of(phase)}
-    return Ratings(
-        overall=answers["overall"],
-        imaginability=answers.get("imaginability"),
-        relevance=answers["relevance"],
-        irrelevance=answers["irrelevance"],
+        FieldError(question.name, f"Choose an answer from 1 to {question.values}: {question.text}")
+        for question in asked
+        if fields.get(question.name) not in {str(value) for value, _ in question.options}
     )
 
 

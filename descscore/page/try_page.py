@@ -13,10 +13,20 @@ from PIL import Image, ImageDraw
 from descscore.context import ContextTexts, tokenize_context
 from descscore.errors import DescscoreError, InputError, TextError, is_blank
 from descscore.explanations.explainer import explain_encoded, explains
-from descscore.explanations.explanation import Explanation, effect_levels
+from descscore.formats import BROWSER_FORMATS
 from descscore.page.reply import FieldError, Reply, render
 from descscore.page.uploads import MAX_BYTES, UploadDecoder
-from descscore.records import Comparison, Score
+from descscore.page.verdict import (
+    MarkedWord,
+    Result,
+    advice,
+    comparisons,
+    fit,
+    headline,
+    marked_words,
+    share,
+    verdict,
+)
 from descscore.scorer import DescScorer, comparison
 from descscore.texts import TokenizedText
 
@@ -31,7 +41,8 @@ the other limits could have a hundred thousand."""
 MAX_EXPLAINED_TOKENS = 160
 """Longest text that is explained word by word. The time grows with the square of the length."""
 
-_LEVELS = 4
+FORMATS = "JPEG, PNG, WebP, GIF, AVIF or BMP"
+"""The formats that visitors are told. Files of the format MPO call themselves JPEG."""
 
 
 class TryPage:
@@ -48,7 +59,8 @@ class TryPage:
         """Do an action of the page; the reply also reports errors.
 
         Args:
-            action: ``open``, ``score`` or ``example:NAME``.
+            action: ``open``, ``score``, ``example:NAME``, or for programs ``values``: the scores without
+                words and page, in ``values`` of the reply.
             fields: The text fields of the form by name.
             account: Not used; the page is the same for everybody.
             image: The file that was chosen; None if none was.
@@ -57,30 +69,34 @@ class TryPage:
         try:
             if kind == "example" and name in EXAMPLES:
                 return _fill_in(name)
-            if kind == "score":
-                return self._score(fields, image)
-            return Reply(page=render("try.html", examples=EXAMPLES, megabytes=MAX_BYTES // 2**20))
+            if kind in ("score", "values"):
+                return self._score(fields, image, shown=kind == "score")
+            return _form_page()
         except DescscoreError as error:
             return Reply(errors=(FieldError("", str(error)),))
 
-    def _score(self, fields: Mapping[str, str], upload: bytes | None) -> Reply:
+    def _score(self, fields: Mapping[str, str], upload: bytes | None, shown: bool) -> Reply:
         form = _Form(fields, upload, self.scorer)
         # The texts are checked first, because that is quick.
         image = None if form.errors else self._image(form)
         if form.errors or image is None:
             return Reply(errors=tuple(form.errors))
         with self._turn:
-            result = self._result(form, image)
-        summary = _summary(result)
-        context = self.scorer.model.tokenizer.context_length
+            result = self._result(form, image, shown)
+        if not shown:
+            return Reply(values=result.to_dict())
         page = render(
             "try_result.html",
             result=result,
-            summary=summary,
-            context=context,
+            headline=headline(result.score),
+            comparisons=comparisons(result),
+            advice=advice(result),
+            fit=fit,
+            share=share,
+            context=self.scorer.model.tokenizer.context_length,
             explained_tokens=MAX_EXPLAINED_TOKENS,
         )
-        return Reply(result=page, status=summary)
+        return Reply(result=page, status=verdict(result))
 
     def _image(self, form: _Form) -> Image.Image | None:
         if form.upload is None:
@@ -91,7 +107,7 @@ class TryPage:
             form.wrong("image", str(error))
             return None
 
-    def _result(self, form: _Form, image: Image.Image) -> _Result:
+    def _result(self, form: _Form, image: Image.Image, explained: bool) -> Result:
         scorer, texts = self.scorer, list(form.tokens)
         encoded = scorer.encoder.tokenized(list(form.tokens.values()))
         features = scorer.encoder.images([image])
@@ -105,13 +121,13 @@ class TryPage:
         if form.caption:
             model = scorer.model
             compared = comparison(described, scores[form.caption], model.logit_scale, model.logit_bias)
-        words: tuple[_MarkedWord, ...] = ()
+        words: tuple[MarkedWord, ...] = ()
         too_long = _length(form.tokens[form.description]) > MAX_EXPLAINED_TOKENS
-        if explains(scorer.model) and not too_long:
+        if explained and explains(scorer.model) and not too_long:
             tokens = form.tokens[form.description]
             encoded = scorer.encoder.tokenized([tokens])
-            words = _marked_words(explain_encoded(scorer, [form.description], features, encoded)[0])
-        return _Result(
+            words = marked_words(explain_encoded(scorer, [form.description], features, encoded)[0])
+        return Result(
             description=form.description,
             score=described,
             caption=form.caption,
@@ -213,74 +229,17 @@ def _too_long(text: str, limit: int) -> str:
     return f"The text has {len(text)} characters; the limit is {limit}."
 
 
-@dataclass(frozen=True)
-class _Result:
-    """All values in the result."""
-
-    description: str
-    score: Score
-    caption: str | None
-    comparison: Comparison | None
-    ranked: tuple[tuple[str, Score], ...]
-    """Description and drafts with their scores, best first; empty without drafts."""
-    words: tuple[_MarkedWord, ...]
-    """The description's words; empty if it is too long, and for a model that cannot be explained."""
-    too_long: bool
-    """Whether the description is too long to explain its words."""
-
-
-@dataclass(frozen=True)
-class _MarkedWord:
-    """A word of the description, with its effects."""
-
-    text: str
-    value: float
-    """Part of the cosine."""
-    purpose: float | None
-    """Part of the log-odds of being a description; None without a read-out."""
-    is_read: bool
-    """Whether the model reads the word; it does not read words that are cut off."""
-    level: int
-    """0 to 4: the word's effect on the cosine compared with the other words' effects."""
-
-    @property
-    def direction(self) -> str:
-        """The direction of the word's effect on the cosine, in words."""
-        if not self.is_read:
-            return "not read"
-        return "none" if not self.level else "raises" if self.value > 0 else "lowers"
-
-
-def _marked_words(explanation: Explanation) -> tuple[_MarkedWord, ...]:
-    """The effect of each word on the cosine."""
-    words = explanation.words
-    return tuple(
-        _MarkedWord(word.text, word.value, word.purpose, word.tokens > 0, level)
-        for word, level in zip(words, effect_levels(words, _LEVELS), strict=True)
+def _form_page() -> Reply:
+    page = render(
+        "try.html",
+        examples=EXAMPLES,
+        formats=FORMATS,
+        accept=",".join(f"image/{name.lower()}" for name in BROWSER_FORMATS if name != "MPO"),
+        megabytes=MAX_BYTES // 2**20,
+        letters=MAX_LETTERS,
+        article_letters=MAX_ARTICLE_LETTERS,
     )
-
-
-def _summary(result: _Result) -> str:
-    """The result in a few sentences, for the top of the page and the live region."""
-    score = result.score
-    parts = [f"Score {score.score:.3f} on a scale from 0 to 2.5."]
-    if score.description_probability is not None:
-        percent = round(100 * score.description_probability)
-        parts.append(f"It reads as a description with a probability of {percent} %.")
-    if result.comparison:
-        parts.append(_comparison_sentence(result.comparison))
-    if result.ranked:
-        place = [text for text, _ in result.ranked].index(result.description) + 1
-        parts.append(f"Among {len(result.ranked)} drafts it is number {place}.")
-    if score.truncated:
-        parts.append("The text was cut: its end was not read.")
-    return " ".join(parts)
-
-
-def _comparison_sentence(comparison: Comparison) -> str:
-    if comparison.preferred == "tie":
-        return "Description and caption fit equally well."
-    return f"The {comparison.preferred} is preferred."
+    return Reply(page=page)
 
 
 _SIZE = (480, 360)

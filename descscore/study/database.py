@@ -63,7 +63,29 @@ CREATE TABLE judgments (
 );
 """
 
-MIGRATIONS = (_VERSION_1,)
+_VERSION_2 = """
+CREATE TABLE questions (position INTEGER PRIMARY KEY, question TEXT NOT NULL);
+CREATE TABLE new_judgments (
+    annotator INTEGER NOT NULL,
+    item TEXT NOT NULL,
+    phase TEXT NOT NULL CHECK (phase IN ('none', 'before', 'after')),
+    answers TEXT NOT NULL,
+    first_saved TEXT NOT NULL,
+    last_saved TEXT NOT NULL,
+    PRIMARY KEY (annotator, item, phase),
+    FOREIGN KEY (annotator, item) REFERENCES orders (annotator, item) ON DELETE CASCADE
+);
+INSERT INTO new_judgments
+SELECT annotator, item, phase,
+    '{"overall": ' || overall || coalesce(', "imaginability": ' || imaginability, '')
+    || ', "relevance": ' || relevance || ', "irrelevance": ' || irrelevance || '}',
+    first_saved, last_saved
+FROM judgments ORDER BY rowid;
+DROP TABLE judgments;
+ALTER TABLE new_judgments RENAME TO judgments;
+"""
+
+MIGRATIONS = (_VERSION_1, _VERSION_2)
 """Statement i takes a database from version i to i + 1; the file's header holds the version."""
 
 

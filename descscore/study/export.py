@@ -19,7 +19,7 @@ from descscore.errors import DataError
 from descscore.files import atomic_write, check_place
 from descscore.study.items import StudyItem
 from descscore.study.judgments import Judgment, JudgmentStore
-from descscore.study.questions import AFTER, BEFORE, NO_IMAGE, QUESTIONS
+from descscore.study.questions import AFTER, BEFORE, NO_IMAGE, Question
 from descscore.tables.cells import to_csv_cell
 
 BLV_COLUMNS = (
@@ -32,7 +32,8 @@ SIGHTED_COLUMNS = (
     *("q_relevance.preimg", "q_relevance.postimg", "q_irrelevance.preimg", "q_irrelevance.postimg"),
     *("q_imgfit.preimg", "q_imgfit.postimg", "article_text"),
 )
-"""The published columns, in order. The study does not ask ``q_imgfit`` (does the image fit?): it is blank."""
+"""The published columns, in order. What a study does not ask is blank, such as ``q_imgfit`` (does the image
+fit?). The columns of a study's own questions follow, and last ``item``, its name in the study's table."""
 
 _RESERVED = frozenset({"guitar", "640px-parc_agen"})
 """Images of the published study's attention checks. Programs that read its files skip these names."""
@@ -60,7 +61,7 @@ def export_judgments(store: JudgmentStore, folder: Path) -> Exported:
     judgments, items = store.judgments(), store.items()
     if not judgments:
         raise DataError(f"{store.path}: holds no judgments yet")
-    names = image_names(items)
+    names, questions = image_names(items), store.questions()
     by_item = {item.item: item for item in items}
     blv: dict[tuple[str, str], dict[str, object]] = {}
     sighted: dict[tuple[str, str], dict[str, object]] = {}
@@ -68,7 +69,7 @@ def export_judgments(store: JudgmentStore, folder: Path) -> Exported:
         table = blv if judgment.phase == NO_IMAGE else sighted
         key = (judgment.pseudonym, judgment.item)
         row = table.setdefault(key, _about(judgment, by_item[judgment.item], names))
-        row |= _answers(judgment)
+        row |= _answers(judgment, questions)
     images = folder / "images"
     for private in (folder, images):
         check_place(private)
@@ -76,8 +77,10 @@ def export_judgments(store: JudgmentStore, folder: Path) -> Exported:
         check_place(private / "any file")
     for item in items:
         _copy(item, images / names[item.image])
-    _write(folder / "blv_ratings.csv", BLV_COLUMNS, blv.values())
-    _write(folder / "sighted_ratings.csv", SIGHTED_COLUMNS, sighted.values())
+    own = [question.column for question in questions]
+    own_twice = [q.column + when for q in questions for when in (".preimg", ".postimg")[: 1 + q.again]]
+    _write(folder / "blv_ratings.csv", _with(BLV_COLUMNS, own), blv.values())
+    _write(folder / "sighted_ratings.csv", _with(SIGHTED_COLUMNS, own_twice), sighted.values())
     return Exported(folder, len(blv), len(sighted), len(set(names.values())))
 
 
@@ -97,6 +100,7 @@ def _about(judgment: Judgment, item: StudyItem, names: Mapping[Path, str]) -> di
     """The cells of a row that do not depend on the answers."""
     name = names[item.image]
     return {
+        "item": item.item,
         "context": item.title,
         "img_id": Path(name).stem,
         "img_file": name,
@@ -108,9 +112,13 @@ def _about(judgment: Judgment, item: StudyItem, names: Mapping[Path, str]) -> di
     }
 
 
-def _answers(judgment: Judgment) -> dict[str, object]:
+def _answers(judgment: Judgment, questions: Sequence[Question]) -> dict[str, object]:
     suffix = {NO_IMAGE: "", BEFORE: ".preimg", AFTER: ".postimg"}[judgment.phase]
-    return {question.column + suffix: getattr(judgment.ratings, question.name) for question in QUESTIONS}
+    return {question.column + suffix: judgment.ratings.get(question.name, "") for question in questions}
+
+
+def _with(published: Sequence[str], own: Sequence[str]) -> list[str]:
+    return [*dict.fromkeys((*published, *own, "item"))]
 
 
 def _write(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, object]]) -> None:

@@ -7,6 +7,7 @@ connection, so a store may be used from any thread or process.
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import random
 import re
@@ -14,14 +15,22 @@ import secrets
 import sqlite3
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import TypeAlias
 
 from descscore.errors import StorageError, UsageError
 from descscore.study.database import connection, create, transaction
 from descscore.study.items import StudyItem, enter_items, entered_items
-from descscore.study.questions import BEFORE, SCREEN_READER_USE, VISION_GROUPS
+from descscore.study.questions import (
+    BEFORE,
+    QUESTIONS,
+    SCREEN_READER_USE,
+    VISION_GROUPS,
+    Question,
+    questions_of,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -63,15 +72,8 @@ class Annotator:
     vision: str
 
 
-@dataclass(frozen=True)
-class Ratings:
-    """Answers from 1 to 5."""
-
-    overall: int
-    imaginability: int | None
-    """None after the image, when this question is not asked."""
-    relevance: int
-    irrelevance: int
+Ratings: TypeAlias = "Mapping[str, int]"
+"""Answers from 1 to the question's highest, by the question's name."""
 
 
 @dataclass(frozen=True)
@@ -95,18 +97,31 @@ class JudgmentStore:
         self.path = path
 
     @classmethod
-    def for_study(cls, path: Path, items: Sequence[StudyItem]) -> JudgmentStore:
-        """The store of a study with these items, created if it is missing.
+    def for_study(
+        cls, path: Path, items: Sequence[StudyItem], questions: Sequence[Question] = QUESTIONS
+    ) -> JudgmentStore:
+        """The store of a study with these items and questions, created if it is missing.
 
         Image files may have moved. Raises :class:`StorageError` if the store was created for other
-        items, because judgments of a changed description would be useless.
+        items or questions, because judgments of a changed description would be useless.
         """
         if not path.parent.is_dir():
             raise StorageError(f"{path}: there is no folder {path.parent}")
         create(path)
         with transaction(path) as database:
+            is_new = not entered_items(database)
             enter_items(database, items, path)
+            if is_new:
+                rows = [(json.dumps(asdict(question)),) for question in questions]
+                database.executemany("INSERT INTO questions (question) VALUES (?)", rows)
+            elif _questions(database) != tuple(questions):
+                raise StorageError(f"{path}: made for other questions; a study keeps its questions")
         return cls(path)
+
+    def questions(self) -> tuple[Question, ...]:
+        """The study's questions in their order."""
+        with connection(self.path) as database:
+            return _questions(database)
 
     def items(self) -> tuple[StudyItem, ...]:
         """The study's items in the order of its table."""
@@ -185,10 +200,11 @@ class JudgmentStore:
             UsageError: the annotator is deleted, the item is not theirs, or an answer is not allowed.
         """
         now = _now()
+        _check_answers(annotator, questions_of(phase, self.questions()), ratings)
         try:
             with transaction(self.path) as database:
                 key = (annotator.number, item, phase)
-                return database.execute(_SAVE, key + astuple(ratings) + (now, now)).rowcount > 0
+                return database.execute(_SAVE, (*key, json.dumps(dict(ratings)), now, now)).rowcount > 0
         except sqlite3.IntegrityError as error:
             raise UsageError(
                 f"{annotator.pseudonym}: no judgment of {item!r} {ratings} {phase} can be kept ({error})"
@@ -198,9 +214,9 @@ class JudgmentStore:
         """All answers of one annotator by (item, phase)."""
         with connection(self.path) as database:
             rows = database.execute(
-                f"SELECT item, phase, {_ANSWERS} FROM judgments WHERE annotator = ?", (annotator.number,)
+                "SELECT item, phase, answers FROM judgments WHERE annotator = ?", (annotator.number,)
             ).fetchall()
-        return {(row[0], row[1]): Ratings(*row[2:]) for row in rows}
+        return {(item, phase): json.loads(answers) for item, phase, answers in rows}
 
     def delete(self, annotator: Annotator) -> int:
         """Delete an annotator with their order and all judgments.
@@ -228,30 +244,26 @@ class JudgmentStore:
         with connection(self.path) as database:
             rows = database.execute(_ALL_JUDGMENTS).fetchall()
         return [
-            Judgment(pseudonym, vision, item, phase, position, Ratings(*answers))
-            for pseudonym, vision, item, phase, position, *answers in rows
+            Judgment(pseudonym, vision, item, phase, position, json.loads(answers))
+            for pseudonym, vision, item, phase, position, answers in rows
         ]
 
 
-_ANSWERS = "overall, imaginability, relevance, irrelevance"
 _INSERT_ANNOTATOR = """
 INSERT INTO annotators
     (pseudonym, pseudonym_key, vision, screen_reader, account, code_hash, consent_text, consented_at)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 """
 _SAVE = f"""
-INSERT INTO judgments (annotator, item, phase, {_ANSWERS}, first_saved, last_saved)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO judgments (annotator, item, phase, answers, first_saved, last_saved)
+VALUES (?, ?, ?, ?, ?, ?)
 ON CONFLICT (annotator, item, phase) DO UPDATE SET
-    overall = excluded.overall,
-    imaginability = excluded.imaginability,
-    relevance = excluded.relevance,
-    irrelevance = excluded.irrelevance,
+    answers = excluded.answers,
     last_saved = excluded.last_saved
 WHERE phase <> '{BEFORE}'
 """
-_ALL_JUDGMENTS = f"""
-SELECT pseudonym, vision, judgments.item, phase, orders.position + 1, {_ANSWERS}
+_ALL_JUDGMENTS = """
+SELECT pseudonym, vision, judgments.item, phase, orders.position + 1, answers
 FROM judgments
 JOIN annotators ON annotators.id = judgments.annotator
 JOIN orders ON orders.annotator = judgments.annotator AND orders.item = judgments.item
@@ -261,6 +273,25 @@ ORDER BY annotators.id, orders.position, phase
 
 def _now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def _questions(database: sqlite3.Connection) -> tuple[Question, ...]:
+    """The stored questions. Studies of older versions stored none, and asked those of Kreiss et al."""
+    rows = database.execute("SELECT question FROM questions ORDER BY position").fetchall()
+    stored = [json.loads(row) for (row,) in rows]
+    return tuple(Question(**fields | {"labels": tuple(fields["labels"])}) for fields in stored) or QUESTIONS
+
+
+def _check_answers(annotator: Annotator, asked: Sequence[Question], ratings: Ratings) -> None:
+    names = [question.name for question in asked]
+    if sorted(ratings) != sorted(names):
+        raise UsageError(f"{annotator.pseudonym}: answers to {sorted(ratings)}, but asked is {sorted(names)}")
+    for question in asked:
+        value = ratings[question.name]
+        if value not in range(1, question.values + 1):
+            raise UsageError(
+                f"{annotator.pseudonym}: {question.name} is {value!r}, not 1 to {question.values}"
+            )
 
 
 def _find(database: sqlite3.Connection, column: str, value: str | None) -> Annotator | None:

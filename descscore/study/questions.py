@@ -1,16 +1,14 @@
 """The questions of a study, and the order of an annotator's steps.
 
-The questions and the ends of their scales have the wording of Kreiss et al., Context Matters for Image
-Descriptions for Accessibility (EMNLP 2022), so that answers can be compared with theirs.
+By default the questions and the ends of their scales have the wording of Kreiss et al., Context Matters for
+Image Descriptions for Accessibility (EMNLP 2022), so that answers can be compared with theirs. A study may
+have others (:mod:`descscore.study.question_file`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-
-RATING_SCALE = (1, 2, 3, 4, 5)
-"""All questions are answered on this scale; 5 is the good end of each."""
 
 NO_IMAGE, BEFORE, AFTER = "none", "before", "after"
 """Phases, in which an item is judged: without ever showing its image, before showing it, and after."""
@@ -38,11 +36,24 @@ class Question:
     name: str
     text: str
     low: str
-    """Meaning of the answer 1."""
+    """Meaning of the lowest answer, 1."""
     high: str
-    """Meaning of the answer 5."""
+    """Meaning of the highest answer."""
     column: str
-    """The question's column in the published files."""
+    """The question's column in the exported files."""
+    values: int = 5
+    """Number of answers: they are 1 to this."""
+    again: bool = True
+    """Whether sighted annotators answer it again after the image."""
+    labels: tuple[str, ...] = ()
+    """Meaning of every answer; empty if only the ends have one."""
+
+    @property
+    def options(self) -> tuple[tuple[int, str], ...]:
+        """The answers with what the page calls them."""
+        names = dict(enumerate(self.labels, start=1)) or {1: self.low, self.values: self.high}
+        scale = range(1, self.values + 1)
+        return tuple((value, f"{value}, {names[value]}" if value in names else str(value)) for value in scale)
 
 
 QUESTIONS = (
@@ -52,6 +63,7 @@ QUESTIONS = (
         "Not well",
         "Very well",
         "q_reconstructivity",
+        again=False,
     ),
     Question(
         "relevance",
@@ -75,7 +87,8 @@ QUESTIONS = (
         "q_overall",
     ),
 )
-"""The questions in the order in which they are asked, the overall judgment last."""
+"""The questions of Kreiss et al. in the order in which they are asked, the overall judgment last. On their
+scale of 1 to 5, 5 is the good end of each."""
 
 
 def phases_of(vision: str) -> tuple[str, ...]:
@@ -83,9 +96,9 @@ def phases_of(vision: str) -> tuple[str, ...]:
     return (BEFORE, AFTER) if vision == SIGHTED else (NO_IMAGE,)
 
 
-def questions_of(phase: str) -> tuple[Question, ...]:
-    """The questions of a phase; after the image, imagining it is not asked."""
-    return tuple(q for q in QUESTIONS if phase != AFTER or q.name != "imaginability")
+def questions_of(phase: str, questions: Sequence[Question] = QUESTIONS) -> tuple[Question, ...]:
+    """The questions of a phase; after the image, some are not asked again."""
+    return tuple(question for question in questions if phase != AFTER or question.again)
 
 
 @dataclass(frozen=True)
@@ -128,12 +141,6 @@ class Progress:
     def next(self) -> int | None:
         """The first step without answers; None if all have answers."""
         return next((number for number in range(len(self.steps)) if number not in self.done), None)
-
-    @property
-    def finished_items(self) -> int:
-        """Number of items with answers in all their phases."""
-        open_items = {step.item for number, step in enumerate(self.steps) if number not in self.done}
-        return len({step.item for step in self.steps}) - len(open_items)
 
     def is_fixed(self, number: int) -> bool:
         """Whether a step's answers can no longer change.

@@ -27,6 +27,7 @@ _CUT = """() => {
     for (const one of all) {
         if (!one.checkVisibility() || one.matches('input, textarea')) continue;
         const style = getComputedStyle(one);
+        if (style.clipPath !== 'none') continue; // for screen readers only
         const hides = (value) => ['hidden', 'clip'].includes(value);
         const wider = one.scrollWidth > one.clientWidth + 1;
         const higher = one.scrollHeight > one.clientHeight + 1;

@@ -98,14 +98,14 @@ def write_study(folder: Path) -> Path:
     return write_table(folder / "items.csv", rows)
 
 
-def picture(page: Page, name: str, height: int) -> None:
-    """A small picture of the page's top for the README, where ``DESCSCORE_SCREENSHOTS`` names a folder."""
+def picture(page: Page, name: str, whole: bool = False) -> None:
+    """A small picture of what the window shows, where ``DESCSCORE_SCREENSHOTS`` names a folder.
+
+    whole: the whole page, also what one has to scroll to.
+    """
     if SCREENSHOTS is None:
         return
-    page.set_viewport_size({"width": 860, "height": 900})
-    data = page.screenshot(full_page=True)
-    shown = Image.open(io.BytesIO(data)).convert("RGB")
-    shown = shown.crop((0, 0, shown.width, min(height, shown.height)))
+    shown = Image.open(io.BytesIO(page.screenshot(full_page=whole))).convert("RGB")
     shown.quantize(64, dither=Image.Dither.NONE).save(Path(SCREENSHOTS) / name, optimize=True)
 
 

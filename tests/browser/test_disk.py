@@ -11,7 +11,7 @@ from playwright.sync_api import Page
 from accessibility import violations
 from descscore.page.try_page import EXAMPLES
 from descscore.study.judgments import JudgmentStore
-from pages import Site, answer, press, register, wait_for_heading, wait_for_status, write_study
+from pages import Site, answer, press, register, wait_for_heading, write_study
 
 PROGRAM = Path(__file__).parent / "ordinary_serve.py"
 
@@ -61,7 +61,7 @@ def test_a_read_only_database_is_told_and_the_form_is_kept(page: Page, folder: P
     assert kept == []
     press(page, "save")
     wait_for_heading(page, "Description 2 of 2")
-    kept = [one.ratings.overall for one in store.judgments() if one.pseudonym == f"Ann {what}"]
+    kept = [one.ratings["overall"] for one in store.judgments() if one.pseudonym == f"Ann {what}"]
     assert kept == [4]
 
 
@@ -78,9 +78,8 @@ def test_an_image_that_is_gone_is_told_without_its_name(page: Page, folder: Path
     assert said.startswith("The image of this step cannot be shown.")
     assert "secret" not in page.content()
     assert violations(page) == []
-    assert [one.ratings.overall for one in store.judgments() if one.pseudonym == "Bo"] == [4]
+    assert [one.ratings["overall"] for one in store.judgments() if one.pseudonym == "Bo"] == [4]
     for name in EXAMPLES:
         (folder / f"away_{name}.png").rename(folder / f"secret_{name}.png")
     page.reload()
     wait_for_heading(page, "Description 1 of 2: with the image")
-    wait_for_status(page, "with the image")

@@ -75,12 +75,7 @@ def kept(store: JudgmentStore) -> dict[tuple[str, str, str], dict[str, int]]:
     """Everything in the database by annotator, description and phase."""
     texts = {item.item: item.description for item in store.items()}
     judgments = store.judgments()
-    found = {
-        (one.pseudonym, texts[one.item], one.phase): {
-            name: value for name, value in vars(one.ratings).items() if value is not None
-        }
-        for one in judgments
-    }
+    found = {(one.pseudonym, texts[one.item], one.phase): dict(one.ratings) for one in judgments}
     assert len(found) == len(judgments)
     return found
 

@@ -42,7 +42,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def site(folder: Path, tiny_folder: Path) -> Iterator[Site]:
     arguments = ["--study", write_study(folder), "--database", folder / "study.db"]
-    model = ["--model", tiny_folder, "--device", "cpu"]
+    model = ["--with-try", "--model", tiny_folder, "--device", "cpu"]
     served = Site(arguments + model, folder / "log", (PROGRAM, folder / "hold")).start()
     yield served
     served.kill()
@@ -135,7 +135,7 @@ def test_a_judgment_is_refused_kept_in_the_form_and_saved_later(
     press(page, "save")
     wait_for_heading(page, "Description 2 of 2")
     assert page.is_hidden(".ds-problems")
-    assert [one.ratings.overall for one in JudgmentStore(folder / "study.db").judgments()] == [4]
+    assert [one.ratings["overall"] for one in JudgmentStore(folder / "study.db").judgments()] == [4]
 
 
 def test_a_score_is_refused_with_the_image_kept_and_given_later(

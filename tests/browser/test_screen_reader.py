@@ -8,6 +8,7 @@ import pytest
 from playwright.sync_api import Page
 from screen_reader import outline, texts
 
+from accessibility import open_everything
 from descscore.page.try_page import EXAMPLES
 from descscore.study.questions import questions_of
 from pages import TRY_HEADING, answer, press, register, tab_to, wait_for_heading, wait_for_status
@@ -59,12 +60,13 @@ def rating(phase: str, wrong: bool = False, checked: int | None = None) -> list[
 def step(page: Page, phase: str, **more: object) -> list[str]:
     """What is expected of a step's page, from its heading to the questions."""
     title = page.inner_text(".ds-page h1")
-    done = page.inner_text(".ds-progress label").split()[0]
+    done, _, steps = page.inner_text(".ds-progress label").split()[:3]
     image = ['heading "Image" [level 2]', 'image "The image that is described above"']
     return [
         f'heading "{title}" [level 1]',
-        f'progressbar "{done} of 2 descriptions finished"',
-        f'heading "{page.inner_text(".ds-page h2:first-of-type")}" [level 2]',
+        f'progressbar "{done} of {steps} steps done"',
+        *(['group ""'] if phase == "after" else []),  # the article, folded
+        f'heading "{page.locator(".ds-page h2").first.inner_text()}" [level 2]',
         'heading "Description of the image" [level 2]',
         *(image if phase == "after" else []),
         'heading "Questions" [level 2]',
@@ -131,35 +133,35 @@ def test_every_step_of_a_study_with_the_image(study_page: Page) -> None:
     code = 'heading "Your code" [level 2]'
     assert outline(page) == whole('heading "How it works" [level 1]', code, start)
     press(page, "start")
-    wait_for_status(page, "Description 1 of 2, before the image.")
-    said = "Description 1 of 2, before the image."
-    assert outline(page) == whole(*step(page, "before"), *STOPPING, status=said)
+    wait_for_heading(page, "Description 1 of 2: before the image")
+    assert outline(page) == whole(*step(page, "before"), *STOPPING)  # the heading says where one is
     press(page, "save")
     page.wait_for_selector(".ds-problems li")
     wrong = [f"Choose an answer from 1 to 5: {question.text}" for question in questions_of("before")]
     assert outline(page) == whole(*problems(*wrong), *step(page, "before", wrong=True), *STOPPING)
     answer(page, "before", 2)
-    wait_for_status(page, "with the image.")
-    said = "Saved. Description 1 of 2, with the image."
-    assert outline(page) == whole(*step(page, "after"), *STOPPING, status=said)
+    wait_for_heading(page, "Description 1 of 2: with the image")
+    wait_for_status(page, "Saved.")
+    assert finished(page) == ("1 of 4 steps done", "1")
+    assert outline(page) == whole(*step(page, "after"), *STOPPING, status="Saved.")
     answer(page, "after", 4)
-    wait_for_status(page, "Description 2 of 2")
-    assert finished(page) == ("1 of 2 descriptions finished", "1")
+    wait_for_heading(page, "Description 2 of 2: before the image")
+    wait_for_status(page, "Saved.")
+    assert finished(page) == ("2 of 4 steps done", "2")
     back = 'button "Back, without saving this page"'
-    said = "Saved. Description 2 of 2, before the image."
-    assert outline(page) == whole(*step(page, "before"), back, *STOPPING, status=said)
+    assert outline(page) == whole(*step(page, "before"), back, *STOPPING, status="Saved.")
     press(page, "back")
-    wait_for_status(page, "Description 1 of 2, with the image.")
-    said = "Description 1 of 2, with the image."
-    assert outline(page) == whole(*step(page, "after", checked=3), *STOPPING, status=said)
+    wait_for_heading(page, "Description 1 of 2: with the image")
+    assert outline(page) == whole(*step(page, "after", checked=3), *STOPPING)
     press(page, "save")
     wait_for_heading(page, "Description 2 of 2: before the image")
     answer(page, "before", 3)
     wait_for_heading(page, "Description 2 of 2: with the image")
     answer(page, "after", 3)
-    wait_for_status(page, "You have judged all")
+    wait_for_heading(page, "All done")
+    wait_for_status(page, "Saved.")
     done = ['heading "All done" [level 1]', 'button "Back to the last description"', *STOPPING[1:]]
-    assert outline(page) == whole(*done, status="Saved. You have judged all descriptions.")
+    assert outline(page) == whole(*done, status="Saved.")
     press(page, "ask-delete")
     wait_for_heading(page, "Delete all my answers")
     sure = 'checkbox "Yes, delete everything."'
@@ -183,9 +185,8 @@ def test_a_step_without_the_image_is_read_in_its_order(study_page: Page) -> None
     page = study_page
     register(page, "Order", 0)
     press(page, "start")
-    wait_for_status(page, "Description 1 of 2.")
-    said = "Description 1 of 2."
-    assert outline(page) == whole(*step(page, "none"), *STOPPING, status=said)
+    wait_for_heading(page, "Description 1 of 2")
+    assert outline(page) == whole(*step(page, "none"), *STOPPING)
     read = texts(page)
     name = page.inner_text(".ds-page h2:first-of-type").split()[-1]
     wanted = [
@@ -219,16 +220,16 @@ def test_what_is_announced_on_the_way(study_page: Page) -> None:
     listen(page)
     register(page, "Herald", 0)
     press(page, "start")
-    wait_for_status(page, "Description 1 of 2.")
+    wait_for_heading(page, "Description 1 of 2")
     press(page, "save")
     page.wait_for_selector(".ds-problems li")
     answer(page, "none", 3)
-    wait_for_status(page, "Description 2 of 2.")
+    wait_for_heading(page, "Description 2 of 2")
+    wait_for_status(page, "Saved.")
     press(page, "leave")
     wait_for_status(page, "You have left the study.")
     assert page.evaluate("window.said") == [
-        "Description 1 of 2.",
-        "Saved. Description 2 of 2.",
+        "Saved.",
         "You have left the study.",
     ]
     assert page.evaluate("document.querySelector('.ds-status').first")
@@ -242,7 +243,8 @@ def test_the_page_to_try(try_page: Page) -> None:
 
     def expected(image: str = "", description: str = "") -> list[str]:
         hints = {
-            "image": "A file of up to 20 MB. Or choose an example below.",
+            "image": "JPEG, PNG, WebP, GIF, AVIF or BMP, up to 20 MB. You can choose several, drop them "
+            "here, or paste one. Or try an example.",
             "description": "What the image shows, for someone who cannot see it.",
             "caption": "The text that everybody reads near the image. It is compared with the description.",
             "context": "The article around the image. With it, the result also shows how well each "
@@ -258,6 +260,7 @@ def test_the_page_to_try(try_page: Page) -> None:
         return [
             f'heading "{TRY_HEADING}" [level 1]',
             f'button "Image" ({said["image"]})' + (f" [{states['image']}]" if image else ""),
+            'button "Take a photo"',
             'button "Example: a house"',
             'button "Example: a boat"',
             f'textbox "Description" ({said["description"]}) {needed}',
@@ -277,27 +280,33 @@ def test_the_page_to_try(try_page: Page) -> None:
     assert 'image "Drawing of a house, the example"' in outline(page)
     press(page, "score")
     wait_for_status(page, "Among 4 drafts")
+    assert not [line for line in outline(page) if line.startswith("table")]  # numbers are folded
+    open_everything(page)
     lines = outline(page)
     result = lines[lines.index('region "Result"') :]
     assert [line for line in result if line.startswith(("region", "heading", "table"))] == [
         'region "Result"',
         'heading "Result" [level 2]',
+        'heading "What to do next" [level 3]',
+        'heading "What each word does" [level 3]',
+        'heading "Drafts, best first" [level 3]',
         'region "Scores"',
         'table "Scores of the description"',
         'heading "Description and caption" [level 3]',
         'region "Description and caption"',
         'table "Which of the two would replace the image better"',
-        'heading "Drafts, best first" [level 3]',
+        'heading "Scores of the drafts" [level 3]',
         'region "Drafts"',
         'table "All drafts in order of their cosine"',
-        'heading "What each word does" [level 3]',
+        'heading "Numbers of the words" [level 3]',
         'region "Words"',
         'table "Parts of the cosine by word"',
+        'heading "Signature" [level 3]',
     ]
     columns = [line for line in result if line.startswith("columnheader")]
     assert columns[:3] == ['columnheader "Measure"', 'columnheader "Value"', 'columnheader "Meaning"']
     rows = [line for line in result if line.startswith("rowheader")]
-    words = page.locator("p.ds-text span").all_inner_texts()
+    words = page.locator("p.ds-text .ds-word").all_inner_texts()
     assert "".join(words) == EXAMPLES["house"].description.replace(" ", "")
     assert rows[-len(words) :] == [f'rowheader "{word}"' for word in words]
     assert {'rowheader "Description"', 'rowheader "Caption"'} <= set(rows)

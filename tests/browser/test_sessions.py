@@ -31,7 +31,7 @@ def store(study_folder: Path) -> JudgmentStore:
 
 
 def overall(store: JudgmentStore, name: str) -> list[int]:
-    return [one.ratings.overall for one in store.judgments() if one.pseudonym == name]
+    return [one.ratings["overall"] for one in store.judgments() if one.pseudonym == name]
 
 
 def test_who_closes_the_page_goes_on_where_they_stopped(

@@ -15,7 +15,6 @@ from pages import (
     Site,
     answer,
     choose,
-    picture,
     press,
     register,
     tab_to,
@@ -64,7 +63,7 @@ def test_a_whole_study_without_the_image(page: Page, store: JudgmentStore) -> No
     assert violations(page) == []
     answer(page, "none", 4)
     wait_for_heading(page, "Description 2 of 2")
-    wait_for_status(page, "Saved. Description 2 of 2.")
+    wait_for_status(page, "Saved.")
     received += [page.content(), page.request.get(page.url).text()]
     choose(page, "relevance", 2)
     page.reload()
@@ -82,8 +81,8 @@ def test_a_whole_study_without_the_image(page: Page, store: JudgmentStore) -> No
     wait_for_heading(page, "All done")
     assert violations(page) == []
     kept = [one for one in store.judgments() if one.pseudonym == "Ann"]
-    assert [one.ratings.overall for one in kept] == [5, 1]
-    assert [one.ratings.relevance for one in kept] == [4, 1]
+    assert [one.ratings["overall"] for one in kept] == [5, 1]
+    assert [one.ratings["relevance"] for one in kept] == [4, 1]
     seen = " ".join(received)
     assert "On house" in seen
     assert not [word for word in ("secret_", "item_", "data:image/jpeg") if word in seen]
@@ -101,15 +100,19 @@ def test_a_whole_study_with_the_image(page: Page, store: JudgmentStore) -> None:
     assert page.evaluate("document.querySelector('.ds-root img').naturalWidth") > 0
     assert page.locator("fieldset").count() == 3
     assert violations(page) == []
-    page.evaluate("document.querySelector('.ds-article p:last-child').remove()")  # not for the README
-    picture(page, "judge.png", 1500)
+    assert page.locator(".ds-fold").get_attribute("open") is None
+    assert page.is_hidden(".ds-article")  # read already
+    page.click(".ds-fold summary")
+    assert page.is_visible(".ds-article")
+    assert violations(page) == []
+    page.click(".ds-fold summary")
     answer(page, "after", 5)
     wait_for_heading(page, "Description 2 of 2: before the image")
     answer(page, "before", 3)
     wait_for_heading(page, "Description 2 of 2: with the image")
     answer(page, "after", 4)
     wait_for_heading(page, "All done")
-    kept = [(one.phase, one.ratings.overall) for one in store.judgments() if one.pseudonym == "Bo"]
+    kept = [(one.phase, one.ratings["overall"]) for one in store.judgments() if one.pseudonym == "Bo"]
     assert sorted(kept) == [("after", 4), ("after", 5), ("before", 2), ("before", 3)]
 
 
@@ -205,7 +208,7 @@ def test_a_killed_server_keeps_what_was_saved_and_the_form(
     assert page.evaluate("document.querySelectorAll('input:checked').length") == 4
     press(page, "save")
     wait_for_heading(page, "All done")
-    kept = [one.ratings.overall for one in store.judgments() if one.pseudonym == "Flo"]
+    kept = [one.ratings["overall"] for one in store.judgments() if one.pseudonym == "Flo"]
     assert kept == [2, 4]
 
 
@@ -238,3 +241,30 @@ def test_accounts_decide_who_comes_in_and_back(chromium: Browser, tmp_path: Path
         assert len(JudgmentStore(tmp_path / "study.db").judgments()) == 1
     finally:
         site.kill()
+
+
+def test_the_browser_s_back_stays_in_the_study(page: Page, store: JudgmentStore) -> None:
+    register(page, "Jo", BLIND)
+    page.go_back()  # from "How it works" to where one goes on
+    wait_for_heading(page, "Description 1 of 2")
+    page.go_back()
+    wait_for_status(page, "There is no earlier page that can be changed. What you saved is kept.")
+    assert page.inner_text(".ds-page h1") == "Description 1 of 2"
+    answer(page, "none", 3)
+    wait_for_heading(page, "Description 2 of 2")
+    page.go_back()
+    wait_for_heading(page, "Description 1 of 2")
+    assert page.evaluate("document.querySelectorAll('input:checked').length") == 4
+    choose(page, "overall", 4)
+    press(page, "save")
+    wait_for_heading(page, "Description 2 of 2")
+    assert [one.ratings["overall"] for one in store.judgments() if one.pseudonym == "Jo"] == [5]
+
+
+def test_before_somebody_is_known_back_leads_to_the_first_page(page: Page) -> None:
+    tab_to(page, "#consent")
+    page.keyboard.press("Space")
+    press(page, "consent")
+    wait_for_heading(page, "About you")
+    page.go_back()
+    wait_for_heading(page, "Judging image descriptions")

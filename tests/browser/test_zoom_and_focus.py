@@ -8,8 +8,9 @@ import pytest
 from looks import SPACED, cut, difference, hidden_focus, movements, shot
 from playwright.sync_api import Page
 
-from accessibility import NARROW, WIDE, overflow, violations
+from accessibility import NARROW, WIDE, open_everything, overflow, violations
 from descscore.page.try_page import EXAMPLES
+from descscore.page.verdict import MINUS
 from pages import Site, answer, press, register, tab_to, wait_for_heading, wait_for_status
 from study_tools import write_table
 
@@ -121,6 +122,8 @@ def test_the_page_to_try_and_its_result(try_page: Page) -> None:
     wait_for_status(page, "Among 3 drafts")
     assert page.locator("thead th:text('In context')").count() == 2
     check(page)
+    open_everything(page)
+    check(page)
 
 
 @pytest.mark.parametrize("colours", ["none", "active"])
@@ -160,11 +163,14 @@ def test_signs_in_the_result_show_without_colours(try_page: Page) -> None:
     press(page, "score")
     wait_for_status(page, "Among 4 drafts")
     lines = page.evaluate(
-        """() => [...document.querySelectorAll('.ds-text span:not(.ds-level0, .ds-not-read)')]
-        .map((one) => [one.className.split(' ')[0], getComputedStyle(one).borderBottomStyle])"""
+        """() => [...document.querySelectorAll('.ds-text :is(.ds-raises, .ds-lowers)')].map((one) => [
+            one.className.split(' ')[0],
+            getComputedStyle(one.querySelector('.ds-word')).borderBottomStyle,
+            one.querySelector('sup').textContent[0],
+        ])"""
     )
     assert lines
-    assert {tuple(line) for line in lines} <= {("ds-raises", "solid"), ("ds-lowers", "dashed")}
+    assert {tuple(line) for line in lines} <= {("ds-raises", "solid", "+"), ("ds-lowers", "dashed", MINUS)}
 
 
 def test_nothing_moves_while_the_page_waits(try_page: Page) -> None:

@@ -134,7 +134,10 @@ INSTEAD = (
     ),
 )
 
-ELSEWHERE = {"docs/metrics.md": "tests/metrics/test_metrics_docs.py runs its Python and checks the output"}
+ELSEWHERE = {
+    "docs/annotating.md": "tests/page/test_endpoint.py runs its Python against a server",
+    "docs/metrics.md": "tests/metrics/test_metrics_docs.py runs its Python and checks the output",
+}
 """Pages whose Python blocks another test runs."""
 
 

@@ -135,5 +135,8 @@ def test_the_columns_of_a_study_are_those_of_the_code() -> None:
     assert [name for name in COLUMNS if f"`{name}`" not in items] == []
     part = page[page.index("## Judgments of a study") : page.index("## Ratings")]
     rows = [line.split("|")[1:3] for line in part.splitlines() if line.startswith("|")][2:]
-    assert {n for blv, _ in rows for n in re.findall(r"`([\w.]+)`", blv)} == set(BLV_COLUMNS)
-    assert {n for _, sighted in rows for n in re.findall(r"`([\w.]+)`", sighted)} == set(SIGHTED_COLUMNS)
+    assert {n for blv, _ in rows for n in re.findall(r"`([\w.]+)`", blv)} == {*BLV_COLUMNS, "item"}
+    assert {n for _, sighted in rows for n in re.findall(r"`([\w.]+)`", sighted)} == {
+        *SIGHTED_COLUMNS,
+        "item",
+    }

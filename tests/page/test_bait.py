@@ -60,7 +60,19 @@ def watched(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Iter
     Image.new("RGB", (30, 20)).save(bait)
     log = folder / "log"
     study = ["--study", write_items(folder, images=2, texts=1), "--database", folder / "study.db"]
-    command = [PROGRAM, log, "serve", "--port", 0, *study, "--model", tiny_folder, "--device", "cpu"]
+    command = [
+        PROGRAM,
+        log,
+        "serve",
+        "--port",
+        0,
+        *study,
+        "--with-try",
+        "--model",
+        tiny_folder,
+        "--device",
+        "cpu",
+    ]
     with socket.create_server(("127.0.0.1", 0)) as web:
         web.settimeout(0.5)
         process = subprocess.Popen(
@@ -113,6 +125,10 @@ def test_nothing_that_gradio_would_take_for_a_file_is_opened(watched: Watched) -
             ("score", {"description": "A.", "image": bait, "value": bait, "session_hash": bait}),
         ):
             act(tab, action, fields)
+        for path in (bait, data):
+            asked = {"data": [{"path": path, "url": bait}, bait], "session_hash": "a", "fn_index": 0}
+            assert tab.request("POST", "gradio_api/queue/join", json.dumps(asked).encode())[0] == 400
+        tab.request("GET", "gradio_api/queue/data?session_hash=a")
     check_untouched(watched)
 
 
@@ -129,8 +145,12 @@ def test_no_route_opens_what_it_is_asked_for(watched: Watched) -> None:
     part = b'Content-Disposition: form-data; name="files"; filename="planted-bait.png"'
     form = b"--b\r\n%s\r\n\r\nx\r\n--b--\r\n" % part
     headers = {"Content-Type": "multipart/form-data; boundary=b"}
-    for path in ("gradio_api/upload", "gradio_api/upload?upload_id=planted-bait", "upload"):
-        assert tab.request("POST", path, form, headers)[0] == 404
+    for path, status in (
+        ("gradio_api/upload", 200),
+        ("gradio_api/upload?upload_id=planted-bait", 200),
+        ("upload", 404),
+    ):
+        assert tab.request("POST", path, form, headers)[0] == status
     check_untouched(watched)
 
 

@@ -86,7 +86,11 @@ def test_what_the_page_needs_is_there(path: str) -> None:
         "/static/%2e%2e/secret",
         "/gradio_api/upload_progress",
         "/gradio_api/queue/data",
-        "/try/gradio_api/queue/data",
+        "/try/gradio_api/queue/status",
+        "/try/gradio_api/queue/data/x",
+        "/try/gradio_api/call/score",
+        "/try/gradio_api/file=/etc/passwd",
+        "/try/gradio_api/heartbeat/x",
         "/act",
         "/gradio_api/info",
         "/gradio_api/heartbeat/x",
@@ -112,7 +116,9 @@ def test_nothing_else_is_there(path: str) -> None:
     [
         "/gradio_api/upload",
         "/gradio_api/queue/join",
-        "/try/gradio_api/queue/join",
+        "/try/gradio_api/call/score",
+        "/try/gradio_api/queue/data",
+        "/try/gradio_api/cancel",
         "/gradio_api/run/predict",
         "/gradio_api/component_server",
         "/gradio_api/cancel",
@@ -123,6 +129,39 @@ def test_nothing_else_is_there(path: str) -> None:
 def test_nothing_else_takes_anything(path: str) -> None:
     assert ask("POST", path, {"content-length": "0"})[0] == 404
     assert ask("DELETE", path)[0] == 405
+
+
+def test_what_a_program_needs_is_there_on_the_page_that_takes_images_alone() -> None:
+    for method, path in (
+        ("GET", "gradio_api/info"),
+        ("GET", "gradio_api/queue/data"),
+        ("POST", "gradio_api/queue/join"),
+        ("POST", "gradio_api/upload"),
+    ):
+        assert ask(method, f"/try/{path}")[0] == 200
+        assert ask(method, f"/{path}")[0] == 404
+    evil = {"origin": "https://example.org", "host": "localhost"}
+    for path, largest in (("gradio_api/upload", MAX_BODY), ("gradio_api/queue/join", MAX_FORM)):
+        assert ask("POST", f"/try/{path}", evil)[0] == 403
+        assert ask("POST", f"/try/{path}", {"content-length": str(largest)})[0] == 200
+        assert ask("POST", f"/try/{path}", {"content-length": str(largest + 1)})[0] == 413
+
+
+@pytest.mark.parametrize(
+    ("query", "kept"),
+    [
+        (b"session_hash=0f-9", b"session_hash=0f-9"),
+        (b"session_hash=0f&deep_link=a", b""),
+        (b"session_hash=" + b"a" * 65, b""),
+        (b"deep_link=a", b""),
+    ],
+)
+def test_of_all_queries_only_the_session_of_a_program_s_events_goes_on(query: bytes, kept: bytes) -> None:
+    behind = ask("GET", "/try/gradio_api/queue/data", query=query)[2]
+    assert behind.scope is not None
+    assert behind.scope["query_string"] == kept
+    behind = ask("GET", "/try/config", query=query)[2]
+    assert behind.scope["query_string"] == b""
 
 
 @pytest.mark.parametrize(("page", "largest"), [("/try", MAX_BODY), ("", MAX_FORM)])

@@ -32,7 +32,7 @@ def test_a_name_that_is_passed_on_and_accounts_in_any_script(study: JudgmentStor
         database=study.path,
         accounts=tmp_path / "accounts",
         names=("study.example.org",),
-        without_try=True,
+        with_try=False,
     )
     app = make_app(options)
     for address in serve(app):
@@ -48,7 +48,7 @@ def test_a_study_alone_loads_no_model_and_no_torch(study: JudgmentStore) -> None
     code = (
         "import sys; from pathlib import Path; from descscore.page.cli import ServeOptions, make_app; "
         f"make_app(ServeOptions(study=Path({str(study.path.parent / 'items.csv')!r}), "
-        f"database=Path({str(study.path)!r}), without_try=True)); "
+        f"database=Path({str(study.path)!r}), with_try=False)); "
         "print(sorted({'torch', 'open_clip'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -60,7 +60,7 @@ def test_serving_says_when_sighted_annotators_will_have_seen_an_image(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], texts: int
 ) -> None:
     items = write_items(tmp_path, images=2, texts=texts)
-    make_app(ServeOptions(study=items, database=tmp_path / "study.db", without_try=True))
+    make_app(ServeOptions(study=items, database=tmp_path / "study.db", with_try=False))
     assert ("several descriptions of one image" in capsys.readouterr().err) == (texts > 1)
 
 
@@ -117,7 +117,7 @@ def test_host_names_are_checked_also_on_all_addresses(study: JudgmentStore) -> N
         study=study.path.parent / "items.csv",
         database=study.path,
         names=("study.example.org",),
-        without_try=True,
+        with_try=False,
     )
     for address in serve(make_app(options)):
         for host, status in (

@@ -62,7 +62,7 @@ def test_a_sighted_annotator_gets_the_image_only_afterwards(page: StudyPage) -> 
     again = page.act("save", who | hidden(before) | rate(BEFORE, 5))
     assert "stay as they were" in again.status
     annotator = page.store.by_pseudonym("Bo")
-    assert {r.overall for r in page.store.ratings(annotator).values()} == {2}
+    assert {r["overall"] for r in page.store.ratings(annotator).values()} == {2}
 
 
 def test_every_question_must_be_answered_with_1_to_5(page: StudyPage) -> None:
@@ -140,7 +140,7 @@ def test_back_shows_what_was_answered_and_changes_it(page: StudyPage) -> None:
     assert re.search(r'name="overall" value="2" checked', back.page)
     again = page.act("save", who | hidden(back) | rate(NO_IMAGE, 5))
     assert hidden(again) == hidden(second)
-    assert [judgment.ratings.overall for judgment in page.store.judgments()] == [5]
+    assert [judgment.ratings["overall"] for judgment in page.store.judgments()] == [5]
 
 
 def test_deletion_asks_and_then_forgets(page: StudyPage) -> None:

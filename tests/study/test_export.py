@@ -51,7 +51,7 @@ def test_the_columns_are_those_of_the_published_files(
     assert (done.blv, done.sighted, done.images) == (3 * IMAGES * TEXTS, 3 * IMAGES * TEXTS, IMAGES)
     columns = {"blv_ratings.csv": BLV_COLUMNS, "sighted_ratings.csv": SIGHTED_COLUMNS}
     for name, expected in columns.items():
-        assert tuple(read(tmp_path / "out" / name)[0]) == expected
+        assert tuple(read(tmp_path / "out" / name)[0]) == (*expected, "item")
         if shared_data:
             assert tuple(read(shared_data / "kreiss2022" / name)[0]) == expected
 
@@ -60,16 +60,17 @@ def test_every_rating_arrives(store: JudgmentStore, tmp_path: Path) -> None:
     export_judgments(store, tmp_path / "out")
     items = {item.description: number for number, item in enumerate(store.items())}
     for row in read(tmp_path / "out" / "blv_ratings.csv"):
+        assert row["item"] == store.items()[items[row["description"]]].item
         place, shift = items[row["description"]], int(row["participant"][1:])
         given = answers(place + shift * (place % 3 == 0), NO_IMAGE)
         found = [int(row[f"q_{q}"]) for q in ("overall", "reconstructivity", "relevance", "irrelevance")]
-        assert found == [given.overall, given.imaginability, given.relevance, given.irrelevance]
+        assert found == [given["overall"], given["imaginability"], given["relevance"], given["irrelevance"]]
         assert row["q_imgfit"] == ""
         assert row["article_text"].endswith("\n\nMore.")
     for row in read(tmp_path / "out" / "sighted_ratings.csv"):
         place, shift = items[row["description"]], int(row["anon_worker_id"][1:])
         after = answers(place + shift * (place % 3 == 0), AFTER)
-        assert int(row["q_overall.postimg"]) == after.overall
+        assert int(row["q_overall.postimg"]) == after["overall"]
         order = store.order(store.by_pseudonym(row["anon_worker_id"]))
         assert order[int(row["trial_number"]) - 1] == store.items()[place].item
         assert (tmp_path / "out" / "images" / row["img_file"]).is_file()
@@ -90,7 +91,7 @@ def test_evaluation_takes_the_export_as_it_is(
     }
     kept = [judgment for judgment in store.judgments() if judgment.phase == NO_IMAGE]
     means = [
-        np.mean([judgment.ratings.overall for judgment in kept if judgment.item == item.item])
+        np.mean([judgment.ratings["overall"] for judgment in kept if judgment.item == item.item])
         for item in store.items()
     ]
     expected = stats.pearsonr([len(item.description.strip()) for item in store.items()], means)
@@ -201,7 +202,7 @@ def test_summary(store: JudgmentStore) -> None:
     kept = [judgment for judgment in store.judgments() if judgment.phase == NO_IMAGE]
     items = [item.item for item in store.items()]
     values = [
-        [j.ratings.overall for i in items for j in kept if j.item == i and j.pseudonym == name]
+        [j.ratings["overall"] for i in items for j in kept if j.item == i and j.pseudonym == name]
         for name in ("p0", "p2", "p4")
     ]
     assert row["mean"] == pytest.approx(np.mean(values))

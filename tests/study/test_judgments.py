@@ -22,9 +22,9 @@ import descscore.study.judgments as judgments
 from descscore.errors import DataError, StorageError, UsageError
 from descscore.study.database import connection
 from descscore.study.items import read_items
-from descscore.study.judgments import JudgmentStore, Profile, Ratings
+from descscore.study.judgments import JudgmentStore, Profile
 from descscore.study.questions import AFTER, BEFORE, NO_IMAGE
-from study_tools import IMAGES, TEXTS, answers, judge_all, make_store, register, write_items
+from study_tools import IMAGES, TEXTS, answers, judge_all, make_store, ratings, register, write_items
 
 JUDGMENTS = 50
 
@@ -33,14 +33,15 @@ import sys
 from pathlib import Path
 from descscore.study.judgments import JudgmentStore
 from descscore.study.judgments import Profile
-from descscore.study.judgments import Ratings
 
 path, name = Path(sys.argv[1]), sys.argv[2]
 store = JudgmentStore(path)
 annotator, code = store.register(Profile(name, "blind", "always", "I agree."))
 sys.stdin.readline()  # all start at once
 for place, item in enumerate(store.order(annotator)):
-    store.save(annotator, item, "none", Ratings(1 + place % 5, 2, 3, 1 + int(name) % 5))
+    store.save(annotator, item, "none", {
+        "overall": 1 + place % 5, "imaginability": 2, "relevance": 3, "irrelevance": 1 + int(name) % 5
+    })
     print(item, flush=True)
 """
 
@@ -66,8 +67,8 @@ def test_writers_at_once_lose_and_double_nothing(tmp_path: Path, number: int, co
         mine = [judgment for judgment in kept if judgment.pseudonym == str(name)]
         assert [judgment.item for judgment in mine] == said[name]
         assert len(set(said[name])) == count
-        assert [judgment.ratings.overall for judgment in mine] == [1 + p % 5 for p in range(count)]
-        assert {judgment.ratings.irrelevance for judgment in mine} == {1 + name % 5}
+        assert [judgment.ratings["overall"] for judgment in mine] == [1 + p % 5 for p in range(count)]
+        assert {judgment.ratings["irrelevance"] for judgment in mine} == {1 + name % 5}
 
 
 @pytest.mark.long
@@ -103,15 +104,15 @@ def test_saving_again_replaces_but_never_what_was_said_before_the_image(tmp_path
     item = store.order(sighted)[0]
     kept = []
     for overall in (2, 5):
-        kept.append(store.save(sighted, item, BEFORE, Ratings(overall, 3, 3, 3)))
-        kept.append(store.save(sighted, item, AFTER, Ratings(overall, None, 3, 3)))
-        kept.append(store.save(blind, item, NO_IMAGE, Ratings(overall, 3, 3, 3)))
+        kept.append(store.save(sighted, item, BEFORE, ratings(overall, 3, 3, 3)))
+        kept.append(store.save(sighted, item, AFTER, ratings(overall, None, 3, 3)))
+        kept.append(store.save(blind, item, NO_IMAGE, ratings(overall, 3, 3, 3)))
     assert kept == [True, True, True, False, True, True]
     assert store.ratings(sighted) == {
-        (item, BEFORE): Ratings(2, 3, 3, 3),
-        (item, AFTER): Ratings(5, None, 3, 3),
+        (item, BEFORE): ratings(2, 3, 3, 3),
+        (item, AFTER): ratings(5, None, 3, 3),
     }
-    assert store.ratings(blind) == {(item, NO_IMAGE): Ratings(5, 3, 3, 3)}
+    assert store.ratings(blind) == {(item, NO_IMAGE): ratings(5, 3, 3, 3)}
 
 
 class Clock(datetime):
@@ -140,15 +141,17 @@ def test_a_clock_that_runs_backwards_changes_nothing(tmp_path: Path, monkeypatch
 @pytest.mark.parametrize(
     ("item", "phase", "ratings"),
     [
-        ("0-0", NO_IMAGE, Ratings(6, 3, 3, 3)),
-        ("0-0", NO_IMAGE, Ratings(0, 3, 3, 3)),
-        ("0-0", NO_IMAGE, Ratings(3, None, 3, 3)),
-        ("0-0", AFTER, Ratings(3, 3, 3, 3)),
-        ("nonesuch", NO_IMAGE, Ratings(3, 3, 3, 3)),
-        ("0-0", "later", Ratings(3, 3, 3, 3)),
+        ("0-0", NO_IMAGE, ratings(6, 3, 3, 3)),
+        ("0-0", NO_IMAGE, ratings(0, 3, 3, 3)),
+        ("0-0", NO_IMAGE, ratings(3, None, 3, 3)),
+        ("0-0", AFTER, ratings(3, 3, 3, 3)),
+        ("nonesuch", NO_IMAGE, ratings(3, 3, 3, 3)),
+        ("0-0", "later", ratings(3, 3, 3, 3)),
     ],
 )
-def test_what_is_no_judgment_is_refused(tmp_path: Path, item: str, phase: str, ratings: Ratings) -> None:
+def test_what_is_no_judgment_is_refused(
+    tmp_path: Path, item: str, phase: str, ratings: dict[str, int]
+) -> None:
     store = make_store(tmp_path)
     annotator = register(store, "ann")
     with pytest.raises(UsageError):
@@ -216,7 +219,7 @@ def test_the_journal_is_a_write_ahead_log_and_every_write_a_transaction(tmp_path
     store = make_store(tmp_path)
     with sqlite3.connect(store.path) as opened:
         assert opened.execute("PRAGMA journal_mode").fetchone() == ("wal",)
-        assert opened.execute("PRAGMA user_version").fetchone() == (1,)
+        assert opened.execute("PRAGMA user_version").fetchone() == (len(database.MIGRATIONS),)
     annotator = register(store, "ann")
 
     def fail_in_the_middle() -> None:
@@ -242,7 +245,7 @@ def test_versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             store.judgments()
         again = JudgmentStore.for_study(store.path, store_items(tmp_path))
         assert again.judgments() == kept
-    with pytest.raises(StorageError, match=r"newer descscore \(version 2; this one knows up to 1\)"):
+    with pytest.raises(StorageError, match=r"newer descscore \(version 3; this one knows up to 2\)"):
         store.judgments()
 
 
@@ -256,7 +259,7 @@ def test_a_full_disk_says_so_and_keeps_what_there_was(
     store = make_store(tmp_path)
     annotator = register(store, "ann")
     first, second = store.order(annotator)[:2]
-    store.save(annotator, first, NO_IMAGE, Ratings(1, 2, 3, 4))
+    store.save(annotator, first, NO_IMAGE, ratings(1, 2, 3, 4))
     real = sqlite3.connect
 
     def full(*args: object, **kwargs: object) -> sqlite3.Connection:
@@ -269,7 +272,7 @@ def test_a_full_disk_says_so_and_keeps_what_there_was(
         with pytest.raises(StorageError, match=r"nothing was saved: the disk is full"):
             store.register(Profile("x" * 200_000, "blind", "always", "I agree."))
     assert store.by_pseudonym("x" * 200_000) is None
-    store.save(annotator, second, NO_IMAGE, Ratings(1, 2, 3, 4))
+    store.save(annotator, second, NO_IMAGE, ratings(1, 2, 3, 4))
     assert len(store.judgments()) == 2
 
 
@@ -301,11 +304,11 @@ def test_a_disk_that_takes_no_more_bytes(tmp_path: Path) -> None:
     def write_beyond_the_limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        store.save(annotator, item, NO_IMAGE, Ratings(1, 2, 3, 4))
+        store.save(annotator, item, NO_IMAGE, ratings(1, 2, 3, 4))
 
     assert "nothing was saved" in in_child(write_beyond_the_limit)
     assert store.judgments() == []
-    store.save(annotator, item, NO_IMAGE, Ratings(1, 2, 3, 4))
+    store.save(annotator, item, NO_IMAGE, ratings(1, 2, 3, 4))
     assert len(store.judgments()) == 1
 
 
@@ -322,7 +325,7 @@ def test_a_read_only_folder_says_so() -> None:
         def write_as_nobody() -> None:
             if os.geteuid() == 0:
                 os.setuid(65534)
-            store.save(annotator, item, NO_IMAGE, Ratings(1, 2, 3, 4))
+            store.save(annotator, item, NO_IMAGE, ratings(1, 2, 3, 4))
 
         said = in_child(write_as_nobody)
         assert "read-only" in said

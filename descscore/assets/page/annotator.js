@@ -1,5 +1,5 @@
-// The body of a function that gets element from Gradio's HTML component.
-// It sends forms to the server's 'act' and puts the server's replies in place.
+// The body of a function that gets element from Gradio's HTML component. A page's own script (try.js or
+// study.js) follows in the same function. It sends forms to the server's 'act' and puts the server's replies in place.
 
 const page = element.querySelector(".ds-page");
 const live = element.querySelector(".ds-status");
@@ -7,7 +7,6 @@ const problems = element.querySelector(".ds-problems");
 const study = element.querySelector(".ds-root").dataset.study;
 const KEY = `descscore-code-${study}`;
 const DRAFT = "descscore-draft";
-const MAX_BYTES = 20 * 1024 * 1024;
 const AGAIN_SECONDS = 10;
 const SLOW_SECONDS = 30;
 const LOST_SECONDS = 120;
@@ -17,6 +16,8 @@ let asking = null; // aborts the request on its way; a later request ends an ear
 let slow = null; // the timer that says that it takes long
 let saying = null; // the timer of the next announcement; a later announcement ends an earlier one
 let image = null; // the chosen file
+// What the script of one page, which follows this one, does beside.
+const also = { shown() {}, filled() {}, sent() {}, answered() {} };
 let code = stored(); // whose page this is; another tab may show another annotator's
 
 function stored() {
@@ -42,7 +43,12 @@ function announce(text) {
 }
 
 function busy(button) {
+  if (waiting?.dataset.label) waiting.textContent = waiting.dataset.label;
   waiting = button;
+  if (button?.dataset.busy) {
+    button.dataset.label = button.textContent;
+    button.textContent = button.dataset.busy;
+  }
   element.querySelectorAll("button").forEach((b) => b.toggleAttribute("aria-disabled", false));
   if (button) button.setAttribute("aria-disabled", "true");
   page.setAttribute("aria-busy", String(Boolean(button)));
@@ -95,24 +101,12 @@ function showErrors(errors) {
   problems.scrollIntoView({ block: "start" });
 }
 
-function showPreview(address, text) {
-  const place = page.querySelector(".ds-preview");
-  if (!place) return;
-  place.hidden = !address;
-  const shown = place.querySelector("img");
-  shown.alt = text;
-  address ? (shown.src = address) : shown.removeAttribute("src");
-}
-
 function fill(fields) {
   for (const [name, value] of Object.entries(fields)) {
     const control = page.querySelector(`[name="${name}"]`);
     if (control) control.value = value;
   }
-  if (fields.example) {
-    image = null;
-    page.querySelector("input[type=file]").value = "";
-  }
+  also.filled(fields);
 }
 
 function place() {
@@ -152,6 +146,7 @@ function showPage(html) {
   document.title = `${heading.textContent} - descscore`;
   heading.focus();
   window.scrollTo(0, 0);
+  also.shown(page);
 }
 
 function apply(reply) {
@@ -161,45 +156,18 @@ function apply(reply) {
   if (reply.page !== null) showPage(reply.page);
   showErrors(reply.errors);
   fill(reply.fields);
-  if (reply.preview) showPreview(...reply.preview);
-  if (reply.result !== null) showResult(reply.result);
+  also.answered(reply);
   announce(`${reply.status} ${storage}`.trim());
   if (reply.page !== null) takeBack();
-}
-
-function showResult(html) {
-  const place = page.querySelector(".ds-result");
-  place.innerHTML = html;
-  place.hidden = false;
 }
 
 function fail(message) {
   if (!page.childElementCount) announce(`${message} Trying to open the page again.`);
   if (!waiting) return;
   busy(null);
+  also.answered(null);
   announce("");
   showErrors([{ field: "", message }]);
-}
-
-function choose(input) {
-  const file = input.files[0];
-  image = null;
-  clearErrors();
-  showPreview("", "");
-  page.querySelector('[name="example"]').value = "";
-  if (!file) return;
-  if (file.size > MAX_BYTES) {
-    input.value = "";
-    showErrors([{ field: "image", message: "The file is larger than 20 MB. Choose a smaller one." }]);
-    return;
-  }
-  image = file;
-  const address = URL.createObjectURL(file);
-  const shown = page.querySelector(".ds-preview img");
-  shown.onload = () => URL.revokeObjectURL(address);
-  shown.onerror = () => { URL.revokeObjectURL(address); showPreview("", ""); };
-  showPreview(address, "The image that you chose");
-  announce("Image chosen.");
 }
 
 function collect(form) {
@@ -250,6 +218,7 @@ async function unreachable() {
 
 function send(action, form, button) {
   busy(button);
+  also.sent(action);
   announce(action === "score" ? "Scoring." : "");
   ask(action, form ? collect(form) : {});
 }
@@ -263,10 +232,6 @@ element.addEventListener("submit", (event) => {
   const button = pressed || event.target.querySelector("button");
   send(button.value, event.target, button);
 });
-element.addEventListener("change", (event) => {
-  if (event.target.type === "file") choose(event.target);
-});
-
 window.addEventListener("pagehide", putAside);
 
 const opening = setInterval(() => {
