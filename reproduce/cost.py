@@ -38,8 +38,9 @@ from descscore.models import check_device
 from descscore.options import PATH
 from descscore.purpose import Site
 from descscore.towers.text import begin, end_positions
-from descscore.training.config import MixedPrecision, Tower, preset
+from descscore.training.config import MixedPrecision, preset
 from descscore.training.data import Batch, EpochPlan, Examples
+from descscore.training.lora import tower_shape
 from descscore.training.objective import TextRuns, run_batch
 from descscore.training.trainer import RunData, Trainer
 from reproduce.pages import Json, Part, render
@@ -195,7 +196,7 @@ def make_way(name: str, setting: Setting) -> Way:
 
 def _trainer(name: str, drawn: bool, setting: Setting) -> Trainer:
     clip = random_clip(setting.model, setting.device)
-    config = preset(name, Tower.of(clip))
+    config = preset(name, tower_shape(clip))
     texts = setting.batch_size or config.batch_size
     examples = _STEPS * texts if drawn else None
     config = replace(config, batch_size=texts, examples_per_epoch=examples, precision=setting.precision)

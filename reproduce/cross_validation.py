@@ -39,6 +39,7 @@ from descscore.texts import token_rows
 from descscore.training.config import FinetuneConfig, Tower, preset
 from descscore.training.data import Examples, cut_at, make_examples
 from descscore.training.finetune import train_folds
+from descscore.training.lora import tower_shape
 from descscore.training.objective import unit_features, validate
 from descscore.training.trainer import Trainer
 
@@ -98,7 +99,7 @@ class FoldData:
 def cross_validate(model: LoadedModel, data: FoldData, recipes: Sequence[Recipe]) -> Iterator[dict[str, Any]]:
     """Train and measure each recipe on each fold, one record at a time: recipe, fold, accuracies in 0..1."""
     for recipe in recipes:
-        settings = recipe.settings(Tower.of(model.clip))
+        settings = recipe.settings(tower_shape(model.clip))
         with TemporaryDirectory() as folder:
             trained = train_folds(model.clip, data.examples, data.folds, settings, Path(folder))
             for number, (held, trainer) in enumerate(trained):

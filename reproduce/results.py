@@ -51,6 +51,7 @@ from descscore.tables.rows import PreferencePair
 from descscore.training.config import PRESETS, FinetuneConfig, Tower, preset
 from descscore.training.data import Examples, make_examples
 from descscore.training.finetune import Request, finetune, train_folds
+from descscore.training.lora import tower_shape
 from descscore.training.objective import site_of
 from descscore.training.readout import order_rotation
 from reproduce.cross_validation import Recipe
@@ -198,7 +199,7 @@ def train_run(run: Run, sets: Sets) -> Path:
 
     if (output / "run.json").is_file():
         kept = json.loads((output / "run.json").read_text(encoding="utf-8"))["config"]
-        if kept != json.loads(json.dumps(asdict(configure(Tower.of(sets.base.clip))))):
+        if kept != json.loads(json.dumps(asdict(configure(tower_shape(sets.base.clip))))):
             raise UsageError(f"{output}: holds a run with other settings; remove it")
         return output
     request = Request(
@@ -284,7 +285,7 @@ def _sanity(scorer: DescScorer, pairs: Sequence[PreferencePair]) -> Record:
 @torch.no_grad()
 def _interchange(model: LoadedModel, sets: Sets, whole: bool) -> Record:
     """Rows by data set: of the trained rotation if there is one, and of one found in the tower as it is."""
-    purpose, usual = model.purpose, site_of(preset("das-lora", Tower.of(model.clip)))
+    purpose, usual = model.purpose, site_of(preset("das-lora", tower_shape(model.clip)))
     site = usual if purpose is None else purpose.site
     assert site is not None
     found = mean_difference_rotation(model.clip, site.block, sets.train.sample(MOST_FOUND))
@@ -303,7 +304,7 @@ def _interchange(model: LoadedModel, sets: Sets, whole: bool) -> Record:
 
 def _fold_rows(run: Run, sets: Sets) -> list[Record]:
     """Interchanges of held-out training texts, in the towers that the calibration trained without them."""
-    config = replace(run.recipe.settings(Tower.of(sets.base.clip)), seed=run.seed)
+    config = replace(run.recipe.settings(tower_shape(sets.base.clip)), seed=run.seed)
     site = site_of(config)
     assert site is not None
     clip, towers = load_model("base", "cpu").clip, []

@@ -13,7 +13,6 @@ from types import NoneType
 from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 from descscore.errors import UsageError
-from descscore.towers.blocks import own_text_tower
 
 Loss = Literal["interchange", "preference", "joint"]
 Tuning = Literal["lora", "full"]
@@ -217,15 +216,6 @@ class Tower:
 
     width: int = 512
     blocks: int = 12
-
-    @classmethod
-    def of(cls, clip: Any) -> Tower:
-        """The shape of an open_clip model's text tower.
-
-        Raises :class:`ModelError` for a tower of another library.
-        """
-        transformer = own_text_tower(clip).transformer
-        return cls(int(transformer.width), len(transformer.resblocks))
 
 
 VIT_B_32 = Tower()

@@ -28,6 +28,7 @@ from descscore.tables.open import DataOptions, load_pairs
 from descscore.tables.rows import PreferenceSet
 from descscore.training.config import FinetuneConfig, Tower, preset
 from descscore.training.data import Examples, make_examples
+from descscore.training.lora import tower_shape
 from descscore.training.objective import site_of
 from descscore.training.readout import (
     ReadoutTexts,
@@ -111,7 +112,7 @@ def finetune(request: Request, configure: Callable[[Tower], FinetuneConfig], rep
     if model.tuned:
         raise UsageError(f"base {request.base!r}: is an adapter; fine-tuning starts from an untuned model")
     try:
-        tower = Tower.of(model.clip)
+        tower = tower_shape(model.clip)
     except ModelError as error:
         raise UsageError(f"base {request.base!r}: {error}") from None
     config = configure(tower)

@@ -11,6 +11,7 @@ learn what a single word says about a text's purpose.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -21,6 +22,7 @@ from descscore.errors import ModelError, UsageError
 from descscore.lora import targets as lora_targets
 from descscore.lora import unpack_attention
 from descscore.towers.blocks import own_text_tower, text_blocks
+from descscore.training.config import Tower
 
 
 def attach_lora(
@@ -73,6 +75,12 @@ def lora_parameters(clip: CLIP, rank: int, targets: str = "attention") -> int:
     hidden = layers[0].mlp.c_fc.out_features
     feed_forward = 2 * rank * (width + hidden) * blocks
     return attention + feed_forward + rank * (tower.vocab_size + width)
+
+
+def tower_shape(clip: Any) -> Tower:
+    """The shape of an open_clip model's text tower. Raises :class:`ModelError` for one of another library."""
+    transformer = own_text_tower(clip).transformer
+    return Tower(int(transformer.width), len(transformer.resblocks))
 
 
 def select_full(clip: CLIP) -> None:

@@ -24,6 +24,7 @@ from typing import Any, Protocol
 
 import gradio as gr
 from fastapi import FastAPI
+from gradio.events import api
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 
@@ -215,7 +216,7 @@ def _add(app: FastAPI, path: str, desk: _Desk, mark: str, both: bool) -> None:
             apply_default_css=False,
         )
         if not mark:
-            gr.api(score, api_name=NAME)
+            api(score, api_name=NAME)
     app.add_route(path + "act", desk.answer, methods=["POST"])
     if not mark:
         endpoint = Endpoint(desk.values)

@@ -23,7 +23,7 @@ from PIL import Image
 
 import descscore
 from descscore import DescScorer
-from descscore.errors import ImageError, InputError, ModelError, TextError, UsageError
+from descscore.errors import ImageError, InputError, TextError, UsageError
 from descscore.explanations.explainer import ExplainOptions, explain, explain_batch
 from descscore.explanations.explanation import Explanation
 from descscore.texts import TextPolicy
@@ -285,8 +285,10 @@ def test_a_tower_that_is_not_causal_is_refused_by_name(tmp_path: Path, tiny_fold
     (folder / "open_clip_model.safetensors").write_bytes(
         (tiny_folder / "open_clip_model.safetensors").read_bytes()
     )
-    with pytest.raises(ModelError, match="causal"):
-        DescScorer.from_pretrained(folder, device="cpu")
+    scorer = DescScorer.from_pretrained(folder, device="cpu")
+    assert scorer.score(make_photo(tmp_path / "a.png", 3), "a dog").tokens == 4
+    with pytest.raises(UsageError, match="causal"):
+        explain(tmp_path / "a.png", "a dog", scorer=scorer)
 
 
 def test_a_map_takes_paths_and_pictures_and_names_all_bad_rows(

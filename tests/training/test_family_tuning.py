@@ -27,7 +27,7 @@ from descscore.texts import Tokenizer, token_rows
 from descscore.towers.text import can_shorten, encode_tokens, end_positions
 from descscore.training.config import FinetuneConfig, Tower, preset
 from descscore.training.data import EpochPlan, Examples, WordSwap, read_vocabulary
-from descscore.training.lora import attach_lora, lora_parameters, select_full, trained_parameters
+from descscore.training.lora import attach_lora, lora_parameters, select_full, tower_shape, trained_parameters
 from descscore.training.objective import encode, encode_exchange
 
 TUNABLE = [name for name, family in FAMILIES.items() if family.tunable]
@@ -147,7 +147,7 @@ def shapes(config: dict[str, Any]) -> Any:
 def test_the_presets_scale_with_siglip_b() -> None:
     """Width 768, 12 blocks, 32,000 tokens: 8 r d values a block for attention, worked out by hand."""
     clip = shapes(open_clip.get_model_config("ViT-B-16-SigLIP"))
-    tower = Tower.of(clip)
+    tower = tower_shape(clip)
     assert tower == Tower(768, 12)
     for name, rank in (("das-lora", 96), ("bft-lora", 192), ("joint", 96)):
         config = preset(name, tower)
@@ -174,7 +174,7 @@ def test_the_presets_scale_with_a_long_context() -> None:
         shapes({**config, "text_cfg": {**config["text_cfg"], "context_length": 248}}),
     )
     assert long.positional_embedding.shape == (248, 768)
-    assert Tower.of(long) == Tower.of(short) == Tower(768, 12)
+    assert tower_shape(long) == tower_shape(short) == Tower(768, 12)
     assert lora_parameters(long, 96) == lora_parameters(short, 96) == 7_077_888
     counts = [sum(p.numel() for p in one.parameters()) for one in (long, short)]
     assert counts[0] - counts[1] == (248 - 77) * 768
@@ -244,7 +244,7 @@ def test_towers_of_other_libraries_are_refused_by_name(tmp_path: Path) -> None:
     for refused in (
         lambda: attach_lora(clip, 2),
         lambda: select_full(clip),
-        lambda: Tower.of(clip),
+        lambda: tower_shape(clip),
         lambda: interchange_texts(clip, torch.zeros(1, 8).long(), nothing, torch.eye(4), Site(0, 1)),
     ):
         with pytest.raises((ModelError, UsageError), match="text tower is a RobertaModel, which can score"):

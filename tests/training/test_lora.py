@@ -19,12 +19,13 @@ from descscore.interchange import Exchange, Rotation, interchange_texts
 from descscore.lora import TARGETS, unpack_attention
 from descscore.models import load_model
 from descscore.purpose import Site
-from descscore.training.config import Tower, preset
+from descscore.training.config import preset
 from descscore.training.lora import (
     Interpolation,
     attach_lora,
     lora_parameters,
     select_full,
+    tower_shape,
     trained_parameters,
 )
 
@@ -87,7 +88,7 @@ def vit_b_32() -> Any:
     ("name", "expected"), [("das-lora", 3_145_728), ("bft-lora", 6_291_456), ("joint", 3_145_728)]
 )
 def test_trained_parameters_of_the_lora_presets_on_vit_b_32(vit_b_32: Any, name: str, expected: int) -> None:
-    config = preset(name, Tower.of(vit_b_32))
+    config = preset(name, tower_shape(vit_b_32))
     clip = copy.deepcopy(vit_b_32)
     assert config.lora_rank is not None
     wrapped = attach_lora(clip, config.lora_rank, config.lora_alpha)
@@ -97,7 +98,7 @@ def test_trained_parameters_of_the_lora_presets_on_vit_b_32(vit_b_32: Any, name:
 
 @pytest.mark.parametrize("name", ["das-full", "bft-full"])
 def test_trained_parameters_of_the_full_presets_on_vit_b_32(vit_b_32: Any, name: str) -> None:
-    assert preset(name, Tower.of(vit_b_32)).tuning == "full"
+    assert preset(name, tower_shape(vit_b_32)).tuning == "full"
     clip = copy.deepcopy(vit_b_32)
     select_full(clip)
     assert sum(p.numel() for p in trained_parameters(clip).values()) == 63_428_097

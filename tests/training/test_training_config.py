@@ -15,6 +15,7 @@ from conftest import TINY
 from descscore.errors import UsageError
 from descscore.purpose import Site
 from descscore.training.config import PRESETS, FinetuneConfig, Tower, options, preset
+from descscore.training.lora import tower_shape
 from descscore.training.objective import site_of
 
 PUBLISHED = {
@@ -73,7 +74,7 @@ def test_the_default_is_another_images_source_and_the_published_one_is_a_choice(
 
 
 def test_shape_of_a_tower() -> None:
-    assert Tower.of(open_clip.CLIP(**TINY["model_cfg"])) == Tower(width=32, blocks=4)
+    assert tower_shape(open_clip.CLIP(**TINY["model_cfg"])) == Tower(width=32, blocks=4)
 
 
 def test_site() -> None:
