@@ -17,6 +17,7 @@ __version__ = "0.1.0"
 """The package's version; no other file holds it."""
 
 if TYPE_CHECKING:
+    from descscore.auditing.audit import audit as audit
     from descscore.errors import DescscoreError as DescscoreError
     from descscore.explanations.explainer import explain as explain
     from descscore.explanations.explanation import Explanation as Explanation
@@ -41,6 +42,7 @@ _MODULES = {
     "load_model": "descscore.models",
     "RecordMetric": "descscore.record_metric",
     "score": "descscore.shared_scorers",
+    "audit": "descscore.auditing.audit",
 }
 
 __all__ = ["__version__", *_MODULES]

@@ -29,6 +29,7 @@ _INPUT_LIMIT = 1 << 24
 @click.group(
     cls=Group,
     lazy={
+        "audit": "descscore.auditing.cli:audit",
         "batch": "descscore.batch.cli:batch",
         "eval": "descscore.eval.cli:evaluate",
         "judgments": "descscore.study.cli:judgments",

@@ -11,6 +11,8 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from descscore.auditing.wording import FUNCTION_WORDS
+
 FIRST_WORDS = 5
 
 GENERAL_KEYWORDS = "photo, picture, image, graphic, person, people, building, nature, outdoor, colour, detail"
@@ -31,18 +33,6 @@ FOREIGN = (
     "Picha inayoonyesha kitu kwa uwazi katikati.",
 )
 """One sentence in German, Spanish, French and Swahili: a picture shows something clearly in its middle."""
-
-_GRAMMAR = (
-    "a about above after against all along also among an and another any are around as at away be because "
-    "been before behind being below beneath beside between both but by can could did do does down during "
-    "each either for from had has have he her here hers him his how i if in inside into is it its itself "
-    "may me might more most my near no nor not of off on one onto or other our out over own past she should "
-    "so some such than that the their them then there these they this those through to toward towards under "
-    "until up upon us very was we were what when where which while who whom whose will with within without "
-    "would you your"
-)
-FUNCTION_WORDS = frozenset(_GRAMMAR.split())
-"""English words that carry grammar rather than content."""
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("tables", "sharing", "models", "frames"),
     ("cache", "encoder", "stream"),
     ("scorer", "screen"),
-    ("shared_scorers", "batch", "explanations"),
+    ("shared_scorers", "auditing", "batch", "explanations"),
     ("metrics", "coco", "record_metric", "evaluate_module", "study", "demo"),
     ("page",),
     ("cli",),

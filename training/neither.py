@@ -14,43 +14,26 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
+from descscore.auditing.wording import (
+    BOILERPLATE,
+    CAMERA_NAMES,
+    HEADS,
+    PLACE_HOLDERS,
+    SUFFIXES,
+    THINGS,
+    listed,
+)
 from descscore.eval.attacks import GENERAL_KEYWORDS, UNTRAINED, content_words, nouns
 
 NAMED = ("A picture.", "A photo of something.", "image", "Untitled")
 """Empty phrases that training and ``eval sanity`` share."""
 
 
-def _listed(items: str) -> list[str]:
-    return [item.strip() for item in items.split(";" if ";" in items else None)]
-
-
-_HEADS = _listed(
-    "picture photo photograph image figure graphic illustration drawing diagram chart graph map scan "
-    "snapshot screenshot painting icon logo banner view scene shot example"
-)
-_THINGS = _listed(
-    "something; someone; some people; a thing; things; an object; various things; a person; a place; "
-    "somewhere; a scene; stuff; the subject; this; it; a topic; content; an item; several items; a situation"
-)
-_WORDS = _listed(
+_WORDS = listed(
     "people person man woman nature building city animal food water sky tree house car street art history "
     "science object background design detail colour light outdoor indoor portrait landscape travel sport "
     "technology education business health music culture family work home world old new beautiful nice"
 )
-_PLACE_HOLDERS = _listed(
-    "null none undefined nan n/a - ... todo tbd alt alt-text caption description decorative spacer "
-    "placeholder thumbnail default unknown unnamed title text img pic asset blank test loading"
-)
-_BOILERPLATE = _listed(
-    "Click to enlarge.; Click here for more information.; All rights reserved.; Image credit: the author.; "
-    "Photo courtesy of the museum.; Source: own work.; See text for details.; Read more.; Stock photo.; "
-    "Photo by a staff photographer.; Download image.; Image may be subject to copyright.; Share this image.; "
-    "No alt text provided.; See the caption below.; For illustration only.; Advertisement.; Image not found."
-)
-_NAMES = _listed(
-    "IMG DSC DSCN DSCF PXL PICT P img image photo pic figure fig scan screenshot file upload untitled"
-)
-_SUFFIXES = _listed("jpg jpeg JPG png PNG gif webp tif bmp svg")
 
 
 class Chance(Protocol):
@@ -89,21 +72,21 @@ def random_stop(text: str, rng: Chance) -> str:
 
 
 def _file_name(rng: random.Random) -> str:
-    name, digits = rng.choice(_NAMES), "".join(rng.choices("0123456789", k=rng.randint(1, 8)))
+    name, digits = rng.choice(CAMERA_NAMES), "".join(rng.choices("0123456789", k=rng.randint(1, 8)))
     stem = rng.choice((f"{name}_{digits}", f"{name}{digits}", f"{name}-{digits}", digits, name))
     if rng.random() < 0.2:
         stem = "-".join(rng.sample(_WORDS, 2))
-    return f"{stem}.{rng.choice(_SUFFIXES)}" if rng.random() < 0.9 else stem
+    return f"{stem}.{rng.choice(SUFFIXES)}" if rng.random() < 0.9 else stem
 
 
 def _of_something(rng: random.Random) -> str:
-    head, thing = rng.choice(_HEADS), rng.choice(_THINGS)
+    head, thing = rng.choice(HEADS), rng.choice(THINGS)
     article = "An" if head[0] in "aeiou" else "A"
     return rng.choice((f"{article} {head} of {thing}", f"{head} of {thing}", f"The {head} shows {thing}"))
 
 
 def _head(rng: random.Random) -> str:
-    head = rng.choice(_HEADS)
+    head = rng.choice(HEADS)
     article = "an" if head[0] in "aeiou" else "a"
     return rng.choice((head, f"{article} {head}", f"the {head}", f"this is {article} {head}", f"{head}s"))
 
@@ -114,7 +97,7 @@ def _numbered(rng: random.Random) -> str:
 
 
 def _keywords(rng: random.Random) -> str:
-    words = rng.sample(_HEADS + _WORDS, rng.randint(2, 14))
+    words = rng.sample(HEADS + _WORDS, rng.randint(2, 14))
     return rng.choice((", ", ", ", " ", "; ")).join(words)
 
 
@@ -146,10 +129,10 @@ _EMPTY: tuple[tuple[float, Draw], ...] = (
     (0.15, _head),
     (0.15, _file_name),
     (0.05, _numbered),
-    (0.1, lambda rng: rng.choice(_PLACE_HOLDERS)),
+    (0.1, lambda rng: rng.choice(PLACE_HOLDERS)),
     (0.05, lambda rng: rng.choice(_WORDS)),
     (0.1, _keywords),
-    (0.05, lambda rng: rng.choice(_BOILERPLATE)),
+    (0.05, lambda rng: rng.choice(BOILERPLATE)),
 )
 """Shares of the kinds of empty text."""
 

@@ -72,7 +72,7 @@ class FolderTable(FileTable):
         What is in an image counts neither here nor in a table of paths.
         """
         digest = hashlib.sha256()
-        for folder, names, outside in self._folders():
+        for folder, names, outside in folders_below(str(self.path)):
             for name in [*names, *outside]:
                 if _suffix(name) in IMAGE_SUFFIXES or _suffix(name) == ".txt" or name in outside:
                     below = os.path.normpath(os.path.join(folder, name))
@@ -87,7 +87,7 @@ class FolderTable(FileTable):
 
     def records(self, roles: Mapping[str, str], mark: Mark = None) -> Iterator[Record]:
         empty = True
-        for folder, names, outside in self._folders():
+        for folder, names, outside in folders_below(str(self.path)):
             for name in outside:
                 empty = False
                 below = _Pair(os.path.normpath(os.path.join(folder, name)), None)
@@ -121,29 +121,34 @@ class FolderTable(FileTable):
             raise InputError("missing_text", f"{file}: {error.strerror or error}") from None
         return {roles["image"]: pair.image, roles["text"]: decode_text(data, file)}
 
-    def _folders(self) -> Iterator[tuple[str, list[str], list[str]]]:
-        """Folders, relative, with the names of their files, and those of links to folders outside.
 
-        One folder's names are in memory at a time.
-        """
-        root, linked = str(self.path), 0
-        for folder, below, names in os.walk(root, followlinks=True):
-            shown = sorted(name for name in below if not is_hidden(name))
-            links = [name for name in shown if os.path.islink(os.path.join(folder, name))]
-            outside = [name for name in links if not is_below(root, os.path.join(folder, name))]
-            here = os.path.join(os.path.realpath(folder), "")
-            # A link to a folder around it would lead round and round.
-            round_about = [
-                name
-                for name in links
-                if here.startswith(os.path.join(os.path.realpath(os.path.join(folder, name)), ""))
-            ]
-            linked += len(links)
-            if linked > _MOST_LINKS:
-                raise DataError(f"{root}: over {_MOST_LINKS:,} linked folders in it")
-            below[:] = [name for name in shown if name not in outside and name not in round_about]
-            files = sorted(name for name in names if not is_hidden(name))
-            yield os.path.relpath(folder, root), files, outside
+def folders_below(root: str) -> Iterator[tuple[str, list[str], list[str]]]:
+    """The folder ``root`` and those below it, relative, with the names of their files that are not hidden.
+
+    The third list names links to folders outside, which are not followed. One folder's names are in memory at
+    a time.
+
+    Raises:
+        DataError: There are over :data:`_MOST_LINKS` linked folders.
+    """
+    linked = 0
+    for folder, below, names in os.walk(root, followlinks=True):
+        shown = sorted(name for name in below if not is_hidden(name))
+        links = [name for name in shown if os.path.islink(os.path.join(folder, name))]
+        outside = [name for name in links if not is_below(root, os.path.join(folder, name))]
+        here = os.path.join(os.path.realpath(folder), "")
+        # A link to a folder around it would lead round and round.
+        round_about = [
+            name
+            for name in links
+            if here.startswith(os.path.join(os.path.realpath(os.path.join(folder, name)), ""))
+        ]
+        linked += len(links)
+        if linked > _MOST_LINKS:
+            raise DataError(f"{root}: over {_MOST_LINKS:,} linked folders in it")
+        below[:] = [name for name in shown if name not in outside and name not in round_about]
+        files = sorted(name for name in names if not is_hidden(name))
+        yield os.path.relpath(folder, root), files, outside
 
 
 _MOST_LINKS = 10_000

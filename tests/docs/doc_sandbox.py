@@ -28,6 +28,7 @@ def make_sandbox(folder: Path, tiny: Path) -> Path:
     (folder / "article.txt").write_text(
         "Dogs like the sea. They run on the beach of Texel.\n", encoding="utf-8"
     )
+    _site(folder / "site")
     _pairs(folder)
     make_data(folder / "DATA")
     _concadia(folder / "CONCADIA")
@@ -37,6 +38,17 @@ def make_sandbox(folder: Path, tiny: Path) -> Path:
         judge_all(store, register(store, name, vision))
     shutil.copytree(ROOT / "docs/images", folder / "docs/images")
     return folder
+
+
+def _site(folder: Path) -> None:
+    """A page with a right text, and one without a text."""
+    folder.mkdir()
+    make_photo(folder / "dog.jpg", 3)
+    (folder / "index.html").write_text(
+        '<html lang="en"><title>Dogs</title><img src="dog.jpg" alt="A brown dog runs over wet sand.">\n'
+        '<p>More</p><img src="dog.jpg"></html>\n',
+        encoding="utf-8",
+    )
 
 
 def _pairs(folder: Path) -> None:

@@ -1,0 +1,1 @@
+"""Find every use of an image in documents, and say what is wrong with its text alternative."""

@@ -1,0 +1,334 @@
+"""Audit documents: find every use of an image, check its texts and files, and judge its picture.
+
+Work goes page by page. While the model scores one window of pairs, worker processes decode the images of the
+next. Memory does not grow with the number of pages, as long as the caller does not keep the records.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING, TypeAlias
+
+from cachetools import LRUCache
+
+from descscore.auditing import picture
+from descscore.auditing.audited import AuditedUse
+from descscore.auditing.documents import find_uses
+from descscore.auditing.rules import (
+    DEFAULT_CODES,
+    MISSING_IMAGE,
+    SEVERITIES,
+    UNREADABLE_DOCUMENT,
+    UNREADABLE_IMAGE,
+    Finding,
+    check_same_text,
+    check_use,
+    choose_codes,
+    finding,
+    text_of,
+)
+from descscore.auditing.uses import DocumentProblem, ImageUse
+from descscore.errors import ImageError, UsageError
+from descscore.images import PixelSpec
+from descscore.records import OK, Outcome, Pair
+from descscore.stream.pool import DecodePool
+from descscore.stream.worker import PoolOptions, content_digest
+
+if TYPE_CHECKING:
+    from descscore.scorer import DescScorer
+
+MOST_ON_PAGE = 1000
+"""Uses that are looked at together; a longer page is divided, so that memory stays bounded."""
+
+_CHECK = PixelSpec(32, 32, "squash", "bilinear")
+"""Size to which images are decoded when no model looks at them."""
+_WINDOW = 256
+"""Images that are checked together without a model."""
+_REMEMBERED = 4096
+"""Images whose check is remembered."""
+_ANY_TEXT = "image"
+"""Stands for the text of an image that is only decoded, to see whether its file is sound."""
+
+Step: TypeAlias = "tuple[int, int]"
+"""The image of use i and the text of use j of a page."""
+
+
+@dataclass(frozen=True)
+class AuditOptions:
+    """Settings of an audit."""
+
+    select: Sequence[str] = ()
+    """Rules that are on: codes, beginnings of codes, names, severities or ``all``; by default all but F03."""
+    ignore: Sequence[str] = ()
+    """Rules that are off, named in the same way."""
+    exclude: Sequence[str] = ()
+    """Patterns of files and folders that are left out, such as ``drafts/*``."""
+    roots: Mapping[str, str | os.PathLike[str]] = field(default_factory=dict)
+    """The folder that holds the files of each address, such as ``{"https://example.org/": "public"}``."""
+    jobs: int | None = None
+    """Number of processes that decode images; by default one per core."""
+
+    @property
+    def codes(self) -> frozenset[str]:
+        """The codes of the rules that are on; raises :class:`UsageError` for a name that means none."""
+        chosen = choose_codes(self.select, "--select") if self.select else DEFAULT_CODES
+        return chosen - choose_codes(self.ignore, "--ignore")
+
+
+@dataclass
+class _Page:
+    """The uses of one page, and what is known of each so far."""
+
+    uses: list[ImageUse]
+    findings: list[list[Finding]]
+    not_judged: list[str | None]
+    steps: list[Step]
+    """The pairs that are scored: for each image its own text, then those of its neighbours."""
+    outcomes: dict[Step, Outcome] = field(default_factory=dict)
+
+
+def audit(
+    paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]],
+    *,
+    model: str | os.PathLike[str] | DescScorer | None = "default",
+    select: Sequence[str] = (),
+    ignore: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    roots: Mapping[str, str | os.PathLike[str]] | None = None,
+    jobs: int | None = None,
+) -> Iterator[AuditedUse]:
+    """Audit every image of documents and folders: one record per use of an image, in the documents' order.
+
+    Args:
+        paths: Documents and folders: HTML, EPUB, Markdown, notebooks, DOCX, PPTX and ODT.
+        model: A model's name or folder, or a ready scorer; None for the rules that need no model.
+        select: As in :class:`AuditOptions`, like the other settings.
+        ignore: See ``select``.
+        exclude: See ``select``.
+        roots: See ``select``.
+        jobs: See ``select``.
+
+    Yields:
+        A record for every use of an image, with or without findings, and one for every document that cannot
+        be read. Several uses that stand on one page are looked at together, so records come in groups.
+
+    Raises:
+        UsageError: A setting is wrong, or a path does not exist.
+        ModelError: The model cannot be loaded.
+    """
+    options = AuditOptions(select, ignore, exclude, roots or {}, jobs)
+    names = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
+    return run(names, _scorer(model), options)
+
+
+def _scorer(model: str | os.PathLike[str] | DescScorer | None) -> DescScorer | None:
+    if model is None or not isinstance(model, (str, os.PathLike)):
+        return model
+    # Imported here, because an audit without a model needs no torch, which takes seconds to import.
+    from descscore.scorer import DescScorer
+
+    return DescScorer.from_pretrained(os.fspath(model))
+
+
+def run(
+    paths: Sequence[str | os.PathLike[str]], scorer: DescScorer | None, options: AuditOptions
+) -> Iterator[AuditedUse]:
+    """See :func:`audit`. scorer: None for the rules that need no model."""
+    codes = options.codes
+    for path in paths:
+        if not os.path.lexists(path):
+            raise UsageError(f"{os.fspath(path)}: no such file or folder")
+    found = find_uses(paths, exclude=options.exclude, roots=options.roots)
+    outcomes = partial(_decoded, options.jobs) if scorer is None else partial(_scored, scorer, options.jobs)
+    return _records(found, outcomes, codes, with_model=scorer is not None)
+
+
+def _records(
+    found: Iterable[ImageUse | DocumentProblem],
+    outcomes_of: Callable[[Iterator[Pair]], Iterator[Outcome]],
+    codes: frozenset[str],
+    with_model: bool,
+) -> Iterator[AuditedUse]:
+    waiting: deque[_Page | DocumentProblem] = deque()
+
+    def pairs() -> Iterator[Pair]:
+        for group in _groups(found):
+            if isinstance(group, DocumentProblem):
+                waiting.append(group)
+                continue
+            page = _plan(group, with_model)
+            waiting.append(page)
+            for i, j in page.steps:
+                image = page.uses[i].image
+                assert image is not None
+                yield Pair(image, text_of(page.uses[j]) or _ANY_TEXT)
+
+    with closing(outcomes_of(pairs())) as outcomes:  # type: ignore[type-var]
+        for outcome in outcomes:
+            yield from _finished(waiting, codes)
+            page = waiting[0]
+            assert isinstance(page, _Page)
+            page.outcomes[page.steps[len(page.outcomes)]] = outcome
+    yield from _finished(waiting, codes)
+
+
+def _finished(waiting: deque[_Page | DocumentProblem], codes: frozenset[str]) -> Iterator[AuditedUse]:
+    """The records of the pages at the head of the queue that lack no outcome, which leave the queue."""
+    while waiting and (
+        isinstance(waiting[0], DocumentProblem) or len(waiting[0].outcomes) == len(waiting[0].steps)
+    ):
+        head = waiting.popleft()
+        if isinstance(head, DocumentProblem):
+            findings = [finding(UNREADABLE_DOCUMENT, head.message)]
+            yield _audited(ImageUse(head.document), findings, codes, None, "cannot be read")
+        else:
+            yield from _judged(head, codes)
+
+
+def _groups(found: Iterable[ImageUse | DocumentProblem]) -> Iterator[list[ImageUse] | DocumentProblem]:
+    """The uses page by page, and the documents that cannot be read, in their order."""
+    page: list[ImageUse] = []
+    for one in found:
+        other = page and not (
+            isinstance(one, ImageUse) and (one.document, one.page) == (page[0].document, page[0].page)
+        )
+        if other or len(page) >= MOST_ON_PAGE:
+            yield page
+            page = []
+        if isinstance(one, DocumentProblem):
+            yield one
+        else:
+            page.append(one)
+    if page:
+        yield page
+
+
+def _plan(uses: list[ImageUse], with_model: bool) -> _Page:
+    """Check the texts of a page's uses, and say which pairs are to be scored."""
+    same = check_same_text(uses, [_identity(use) for use in uses])
+    findings = [check_use(use) + more for use, more in zip(uses, same, strict=True)]
+    reasons = [picture.no_judgment(use, one) for use, one in zip(uses, findings, strict=True)]
+    if not with_model:
+        reasons = [reason or "no model looked at it" for reason in reasons]
+    judged = [place for place, reason in enumerate(reasons) if reason is None]
+    steps: list[Step] = []
+    for place, use in enumerate(uses):
+        if use.image is None:
+            continue
+        steps.append((place, place))
+        if reasons[place] is None:
+            identity = _identity(use)
+            others = picture.neighbours(place, judged)
+            steps += [(place, other) for other in others if _identity(uses[other]) != identity]
+    return _Page(uses, findings, reasons, steps)
+
+
+def _identity(use: ImageUse) -> object:
+    """Equal for uses of the same image."""
+    if isinstance(use.image, bytes):
+        return content_digest(use.image)
+    return use.image or use.source or id(use)
+
+
+def _judged(page: _Page, codes: frozenset[str]) -> Iterator[AuditedUse]:
+    """The records of a page whose outcomes are all known."""
+    limits = picture.thresholds()
+    judged = {i for i, reason in enumerate(page.not_judged) if reason is None}
+    scores = {
+        step: outcome.score
+        for step, outcome in page.outcomes.items()
+        if outcome.score is not None and step[0] in judged
+    }
+    cosines = {step: score.cosine for step, score in scores.items()}
+    fitting = {step for step, score in scores.items() if picture.does_fit(score, limits)}
+    swaps = picture.find_swaps(page.uses, cosines, fitting, limits) if "P02" in codes else {}
+    for place, use in enumerate(page.uses):
+        outcome, findings, reason = (
+            page.outcomes.get((place, place)),
+            page.findings[place],
+            page.not_judged[place],
+        )
+        if outcome is not None and outcome.score is None and outcome.error is not None:
+            more, unread = _file_findings(outcome)
+            findings, reason = findings + more, reason or unread
+        score = outcome.score if outcome is not None and text_of(use) else None
+        if score is not None and reason is None:
+            remarks = picture.judge(use, score, limits) + ([swaps[place]] if place in swaps else [])
+            reason = None if score.percentile is not None else "the model has no reference descriptions"
+            if remarks and use.image is not None and picture.is_small(use.image):
+                remarks, reason = [], f"is smaller than {picture.SMALLEST_SIDE} pixels"
+            findings = findings + remarks
+        yield _audited(use, findings, codes, score, reason)
+
+
+_NO_PICTURES = ("a web page", "XML", "a ZIP archive", "a pointer of Git LFS", "JSON", "an array of NumPy")
+"""Kinds of files that are not read and are no pictures (:mod:`descscore.formats`)."""
+
+
+def _file_findings(outcome: Outcome) -> tuple[list[Finding], str]:
+    """What an image or text that could not be scored means: findings, and why its picture is not judged."""
+    message = outcome.error or ""
+    if outcome.status == "missing_image":
+        return [finding(MISSING_IMAGE, message)], "its image is missing"
+    if outcome.status in ("image_too_large", "empty_text", "not_text", "text_too_long"):
+        return [], message
+    kind = message.rpartition(": not read; convert it")[0].rpartition(": ")[2]
+    if kind and not kind.startswith(_NO_PICTURES):
+        return [], f"is a picture in a format that is not read ({kind})"
+    return [finding(UNREADABLE_IMAGE, message)], "its image cannot be read"
+
+
+def _audited(
+    use: ImageUse, findings: list[Finding], codes: frozenset[str], score: object, reason: str | None
+) -> AuditedUse:
+    chosen = sorted(
+        (one for one in findings if one.code in codes), key=lambda one: SEVERITIES.index(one.severity)
+    )
+    values = {name: getattr(score, name, None) for name in ("score", "percentile", "description_probability")}
+    kept = replace(use, image=None) if isinstance(use.image, bytes) else use
+    return AuditedUse(kept, tuple(chosen), not_judged=reason, **values)
+
+
+def _scored(scorer: DescScorer, jobs: int | None, pairs: Iterator[Pair]) -> Iterator[Outcome]:
+    from descscore.stream.pairs import StreamOptions
+
+    return scorer.score_stream(pairs, StreamOptions(workers=jobs))
+
+
+def _decoded(jobs: int | None, pairs: Iterator[Pair]) -> Iterator[Outcome]:
+    """Outcomes without scores: only whether each image can be read, in worker processes."""
+    workers = jobs or min(os.cpu_count() or 1, 4)
+    known: LRUCache[str | bytes, Outcome] = LRUCache(_REMEMBERED)
+    with DecodePool(_CHECK, PoolOptions(workers, 2 * _WINDOW)) as pool:
+        window: list[str | bytes] = []
+        for pair in pairs:
+            window.append(pair.image)  # type: ignore[arg-type]
+            if len(window) >= _WINDOW:
+                yield from _check_window(pool, window, known)
+                window = []
+        yield from _check_window(pool, window, known)
+
+
+def _check_window(
+    pool: DecodePool, window: Sequence[str | bytes], known: LRUCache[str | bytes, Outcome]
+) -> Iterator[Outcome]:
+    keys = [content_digest(image) if isinstance(image, bytes) else os.fspath(image) for image in window]
+    results = {key: known[key] for key in keys if key in known}
+    wanted = {key: image for key, image in zip(keys, window, strict=True) if key not in results}
+    numbered = list(wanted)
+    for number, key in enumerate(numbered):
+        image = wanted[key]
+        pool.submit(number, image if isinstance(image, bytes) else os.fspath(image))
+    for _ in numbered:
+        answer = pool.get()
+        error = answer.error or (ImageError("damaged_image", "no answer") if answer.slot is None else None)
+        if answer.slot is not None:
+            pool.release(answer.slot)
+        outcome = Outcome(error.kind, str(error)) if error else Outcome(OK)
+        results[numbered[answer.number]] = known[numbered[answer.number]] = outcome
+    return (results[key] for key in keys)

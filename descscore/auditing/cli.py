@@ -1,0 +1,154 @@
+"""The command ``descscore audit``. It imports slow modules when it runs, so that help comes at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from descscore.errors import UsageError
+from descscore.options import PATH, device_option, echo
+
+FOUND = 1
+"""Exit code of an audit with findings of the rules in ``--fail-on``."""
+
+
+def _codes(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    """Names of rules, from an option that may be repeated and may hold several names between commas."""
+    return tuple(name.strip() for value in values for name in value.split(",") if name.strip())
+
+
+@click.command()
+@click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=PATH)
+@click.option(
+    "--model",
+    default="default",
+    show_default=True,
+    help="Bundled name, folder, or open_clip model that looks at the pictures.",
+)
+@click.option("--no-model", is_flag=True, help="Check texts and files only, which is much faster.")
+@device_option
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["text", "json", "csv", "html", "sarif", "junit"]),
+    default="text",
+    show_default=True,
+    help="Form of the report.",
+)
+@click.option("--output", type=PATH, help="File for the report; by default standard output.")
+@click.option(
+    "--select", multiple=True, callback=_codes, metavar="CODES", help="Rules that are on, such as T01,P."
+)
+@click.option("--ignore", multiple=True, callback=_codes, metavar="CODES", help="Rules that are off.")
+@click.option(
+    "--fail-on",
+    multiple=True,
+    callback=_codes,
+    metavar="CODES",
+    default=("error",),
+    show_default=True,
+    help="Rules whose findings end in exit code 1; 'none' for no rule.",
+)
+@click.option("--baseline", type=PATH, help="File of known findings, which are left out.")
+@click.option("--write-baseline", type=PATH, help="Write all findings to this file, to be known from now on.")
+@click.option(
+    "--exclude", multiple=True, metavar="GLOB", help="Files or folders to leave out. May be repeated."
+)
+@click.option(
+    "--root",
+    "roots",
+    multiple=True,
+    metavar="URL=FOLDER",
+    help="The folder that holds the files of an address. May be repeated.",
+)
+@click.option("--jobs", type=click.IntRange(1), help="Processes that decode images; by default one per core.")
+@click.pass_context
+def audit(ctx: click.Context, /, paths: tuple[Path, ...], **arguments: Any) -> None:
+    """Check the text alternative of every image in documents, worst first.
+
+    PATH is a file or folder of HTML, EPUB, Markdown, notebooks, DOCX, PPTX or ODT. CODES are rules
+    such as T01, beginnings such as T, names such as missing-text, or error, warning, review and all.
+    Nothing is fetched.
+
+    Exit code 0: nothing that --fail-on names. 1: something. 2: wrong use.
+    """
+    from descscore.auditing.audit import AuditOptions, run
+    from descscore.auditing.audited import read_baseline, without_known, write_baseline
+
+    failing = _failing(arguments["fail_on"])
+    options = AuditOptions(
+        select=arguments["select"],
+        ignore=arguments["ignore"],
+        exclude=arguments["exclude"],
+        roots=dict(map(_root, arguments["roots"])),
+        jobs=arguments["jobs"],
+    )
+    _ = options.codes  # a wrong name ends here, before a model is loaded
+    baseline = arguments["baseline"]
+    known = read_baseline(baseline) if baseline else None
+    scorer = None if arguments["no_model"] else _scorer(arguments["model"], arguments["device"])
+    records: Iterable[Any] = run(paths, scorer, options)
+    if known is not None:
+        records = without_known(records, known, baseline.parent)
+    if arguments["write_baseline"]:
+        count = write_baseline(records, arguments["write_baseline"])
+        echo(f"{arguments['write_baseline']}: {count:,} findings are known from now on", err=True)
+        return
+    report, codes = _report(records, arguments["form"], failing, scorer)
+    _put(report, arguments["output"])
+    if codes & failing:
+        ctx.exit(FOUND)
+
+
+def _failing(names: tuple[str, ...]) -> frozenset[str]:
+    from descscore.auditing.rules import choose_codes
+
+    return choose_codes((name for name in names if name != "none"), "--fail-on")
+
+
+def _root(text: str) -> tuple[str, str]:
+    address, equals, folder = text.rpartition("=")
+    if not (equals and address and folder):
+        raise UsageError(f"--root {text!r}: expected URL=FOLDER, such as https://example.org/=public")
+    if not Path(folder).is_dir():
+        raise UsageError(f"--root {text!r}: {folder} is not a folder")
+    return address, folder
+
+
+def _scorer(model: str, device: str | None) -> Any:
+    from descscore.scorer import DescScorer
+
+    return DescScorer.from_pretrained(model, device=device)
+
+
+def _report(
+    records: Iterable[Any], form: str, failing: frozenset[str], scorer: Any
+) -> tuple[str, frozenset[str]]:
+    """The report, and the codes of all findings."""
+    from descscore.auditing.audited import worst_first
+    from descscore.auditing.html_report import as_html, sorted_entries
+    from descscore.auditing.reports import FORMATS, as_junit
+
+    if form == "html":
+        entries = sorted_entries(records)
+        every = [entry.record for entry in entries]
+        report = as_html(entries, scorer and scorer.signature)
+    else:
+        every = worst_first(records)
+        report = as_junit(every, failing) if form == "junit" else FORMATS[form](every)
+    return report, frozenset(one.code for record in every for one in record.findings)
+
+
+def _put(report: str, output: Path | None) -> None:
+    """Write the report to a file in one step, or print it."""
+    from descscore.files import atomic_write
+
+    if output is None:
+        echo(report.removesuffix("\n"))
+        return
+    with atomic_write(output) as part:
+        part.write_text(report, encoding="utf-8", errors="backslashreplace", newline="")
+    echo(f"report: {output}", err=True)

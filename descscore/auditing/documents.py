@@ -1,0 +1,206 @@
+"""Find the documents among files and folders, tell their kind, and read the uses of images in each."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import TypeAlias
+
+from descscore.auditing.epub import read_epub
+from descscore.auditing.html import Page, read_html
+from descscore.auditing.html_tree import decode, decode_plain
+from descscore.auditing.markdown import read_markdown
+from descscore.auditing.notebooks import read_notebook
+from descscore.auditing.office import read_docx, read_pptx
+from descscore.auditing.open_document import read_odt
+from descscore.auditing.sources import FolderStore, Root, Sources, site_roots
+from descscore.auditing.uses import DocumentProblem, ImageUse
+from descscore.errors import DataError, DescscoreError
+from descscore.files import open_regular
+from descscore.tables.cells import short
+from descscore.tables.rows import is_below
+from descscore.tables.samples import folders_below
+
+Records: TypeAlias = "Iterator[ImageUse | DocumentProblem]"
+
+MOST_TEXT = 32 << 20
+"""Most bytes of a page that is read."""
+MOST_MARKDOWN = 8 << 20
+"""Most bytes of a Markdown text that is read."""
+MOST_NOTEBOOK = 256 << 20
+"""Most bytes of a notebook that is read."""
+
+
+@dataclass(frozen=True)
+class Document:
+    """A file that is read."""
+
+    name: str
+    """Its path, as messages show it."""
+    path: str
+    sources: Sources
+    """Finds images that lie beside it."""
+    roots: tuple[Root, ...]
+
+    def read(self, most: int) -> bytes:
+        """The whole file. Raises :class:`DataError` where it cannot be read or is too long."""
+        try:
+            with open_regular(self.path) as file:
+                data = file.read(most + 1)
+        except OSError as error:
+            raise DataError(str(error.strerror or error)) from None
+        if len(data) > most:
+            raise DataError(f"holds over {most:,} bytes")
+        return data
+
+    @property
+    def page(self) -> Page:
+        return Page(self.name, self.sources)
+
+
+def _html(document: Document) -> Records:
+    return read_html(decode(document.read(MOST_TEXT)), document.page)
+
+
+def _markdown(document: Document) -> Records:
+    return read_markdown(decode_plain(document.read(MOST_MARKDOWN)), document.page)
+
+
+def _notebook(document: Document) -> Records:
+    return read_notebook(document.read(MOST_NOTEBOOK), document.page)
+
+
+def _packed(reader: Callable[[str, str, tuple[Root, ...]], Records]) -> Callable[[Document], Records]:
+    return lambda document: reader(document.name, document.path, document.roots)
+
+
+_KINDS: dict[Callable[[Document], Records], tuple[str, ...]] = {
+    _html: (".html", ".htm", ".xhtml", ".xht"),
+    _markdown: (".md", ".markdown", ".mdown", ".mkd", ".qmd", ".rmd"),
+    _notebook: (".ipynb",),
+    _packed(read_epub): (".epub",),
+    _packed(read_docx): (".docx", ".docm", ".dotx"),
+    _packed(read_pptx): (".pptx", ".pptm", ".ppsx", ".potx"),
+    _packed(read_odt): (".odt", ".ott"),
+}
+_READERS = {ending: reader for reader, endings in _KINDS.items() for ending in endings}
+
+ENDINGS = tuple(_READERS)
+"""Endings of documents that are read, in lower case."""
+
+
+def find_uses(
+    paths: Iterable[str | os.PathLike[str]],
+    *,
+    exclude: Iterable[str] = (),
+    roots: Mapping[str, str | os.PathLike[str]] | None = None,
+) -> Iterator[ImageUse | DocumentProblem]:
+    """Every use of an image in documents, one document after the other. Nothing is fetched.
+
+    A document, or a part of one, that cannot be read is a :class:`DocumentProblem`; nothing is raised for it.
+
+    Args:
+        paths: Documents, and folders whose documents are read, without hidden files. A source that begins
+            with ``/`` is looked for under the given folder, or for a document given by itself under the
+            current folder if that contains it, else under its own. No source may leave this folder.
+        exclude: Patterns such as ``build/*`` or ``*.draft.md`` of files and folders in given folders that are
+            not read. They match a path below the given folder, or a name.
+        roots: Folders that hold the files of sites, by address: ``{"https://example.org": "public"}``.
+    """
+    given = list(dict.fromkeys(os.fspath(path) for path in paths))
+    patterns, sites = tuple(exclude), site_roots(roots or {})
+    folders = [path for path in given if os.path.isdir(path)]
+    for path in given:
+        if any(other != path and _is_inside(other, path) for other in folders):
+            continue  # it is read with that folder
+        if os.path.isdir(path):
+            yield from _folder_uses(path, patterns, sites)
+        elif not os.path.lexists(path):
+            yield DocumentProblem(path, "no such file or folder")
+        else:
+            yield from _file_uses(path, sites)
+
+
+def _is_inside(folder: str, path: str) -> bool:
+    return os.path.realpath(path).startswith(os.path.join(os.path.realpath(folder), ""))
+
+
+def _file_uses(path: str, roots: tuple[Root, ...]) -> Records:
+    """Uses in a document that is given by itself."""
+    folder = os.path.dirname(os.path.abspath(path))
+    root = os.getcwd() if _is_inside(os.getcwd(), path) else folder
+    below = os.path.relpath(folder, root)
+    yield from _uses(path, path, root, below, roots)
+
+
+def _folder_uses(root: str, patterns: tuple[str, ...], roots: tuple[Root, ...]) -> Records:
+    try:
+        for folder, names, outside in folders_below(root):
+            for name in outside:
+                if not _is_excluded(os.path.normpath(os.path.join(folder, name)), patterns):
+                    shown = os.path.join(root, os.path.normpath(os.path.join(folder, name)))
+                    yield DocumentProblem(
+                        shown, f"is a linked folder that leads out of {root}; it is not read"
+                    )
+            for name in names:
+                below = os.path.normpath(os.path.join(folder, name))
+                if _ending(name) not in _READERS or _is_excluded(below, patterns):
+                    continue
+                path = os.path.join(root, below)
+                if is_below(root, path):
+                    yield from _uses(path, path, root, folder, roots)
+                else:
+                    yield DocumentProblem(path, f"is a link that leads out of {root}; it is not read")
+    except DescscoreError as error:
+        yield DocumentProblem(root, str(error).removeprefix(f"{root}: "))
+
+
+def _is_excluded(below: str, patterns: tuple[str, ...]) -> bool:
+    """Whether a pattern matches the path, a folder of it, or one of their names."""
+    names = below.split("/")
+    paths = ["/".join(names[: count + 1]) for count in range(len(names))]
+    wanted = [pattern.removeprefix("./").rstrip("/") for pattern in patterns]
+    return any(fnmatchcase(path, pattern) for path in (*paths, *names) for pattern in wanted)
+
+
+def _ending(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
+
+
+def _uses(name: str, path: str, root: str, below: str, roots: tuple[Root, ...]) -> Records:
+    """Uses in one document. below: its folder below the root."""
+    reader = _READERS.get(_ending(path)) or _sniffed(path)
+    if reader is None:
+        kinds = "HTML, EPUB, Markdown, notebooks, DOCX, PPTX and ODT"
+        yield DocumentProblem(name, f"is no document of a kind that is read ({kinds})")
+        return
+    folder = "" if below == "." else below
+    document = Document(name, path, Sources(FolderStore(root), folder, roots), roots)
+    try:
+        yield from reader(document)
+    except DescscoreError as error:
+        yield DocumentProblem(name, str(error))
+    except Exception as error:  # noqa: BLE001 - a hostile document costs its own record, whatever it breaks
+        yield DocumentProblem(name, f"cannot be read ({type(error).__name__}: {short(str(error))})")
+
+
+def _sniffed(path: str) -> Callable[[Document], Records] | None:
+    """The reader of a document whose ending does not tell its kind."""
+    try:
+        with open_regular(path) as file:
+            start = file.read(4096)
+    except OSError:
+        return _html  # which says why the file cannot be read
+    if _HTML.match(start):
+        return _html
+    marks = {b"mimetypeapplication/epub+zip": ".epub", b"opendocument.text": ".odt"}
+    marks |= {b"word/": ".docx", b"ppt/": ".pptx"} if start.startswith(b"PK") else {}
+    return next((_READERS[ending] for mark, ending in marks.items() if mark in start), None)
+
+
+_HTML = re.compile(
+    rb"(?is)(?:\xef\xbb\xbf)?\s*(?:<\?xml.{0,200}?)?(?:<!--.{0,999}?-->\s*)?<(?:!doctype\s+)?html\b"
+)

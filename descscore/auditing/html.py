@@ -1,0 +1,366 @@
+"""Uses of images in HTML and XHTML: ``img``, image buttons, areas, objects, inline SVG and ``role="img"``."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+
+from descscore.auditing.html_tree import INLINE, Element, Node, parse
+from descscore.auditing.names import (
+    IMAGE_ROLES,
+    UNSEEN,
+    Labels,
+    caption_text,
+    exposing_attribute,
+    is_decorative,
+    is_unseen,
+    own_name,
+    pixels,
+    role,
+    visible_text,
+)
+from descscore.auditing.sources import Located, Sources, shown_source
+from descscore.auditing.uses import INLINE_SVG, ImageUse, RunningText, one_line
+from descscore.formats import IMAGE_SUFFIXES
+
+AT, CAPTION, BRACKET = "data-descscore-at", "data-descscore-caption", "data-descscore-bracket"
+"""Attributes in HTML made from Markdown: ``line:column`` there, the caption, and whether the bracket gives
+``alt``. In other pages they mean nothing."""
+
+
+@dataclass(frozen=True)
+class Page:
+    """Where the HTML comes from, and where its images lie."""
+
+    document: str
+    sources: Sources
+    place: str | None = None
+    """As in :class:`descscore.auditing.uses.ImageUse`."""
+    page: str = ""
+    """As in :class:`descscore.auditing.uses.ImageUse`; by default document and place."""
+    language: str | None = None
+    """The language of a page that names none."""
+    is_made: bool = False
+    """Whether the HTML is made from Markdown, with the attributes :data:`AT` and so on."""
+
+
+def read_html(text: str, page: Page) -> Iterator[ImageUse]:
+    """The uses of images on a page, in its order.
+
+    Raises:
+        DataError: The page holds too many elements.
+    """
+    return Reading(text, page).uses()
+
+
+@dataclass
+class _Control:
+    """A link or a button."""
+
+    kind: str
+    is_named: bool
+    """Whether text, or an attribute, names it whatever its images say."""
+    named_images: int = 0
+    """How many of its images have a name."""
+
+
+@dataclass(frozen=True)
+class _Context:
+    """What the elements around an element say about it."""
+
+    language: str | None = None
+    is_unseen: bool = False
+    is_hidden: bool = False
+    """Whether assistive technology does not meet it."""
+    is_text: bool = True
+    """Whether text here is part of the page's visible text."""
+    control: _Control | None = None
+    caption: str | None = None
+    picture: tuple[str, ...] = ()
+    """Sources of the ``picture`` around it."""
+    map: str = ""
+    """Name of the image map around it."""
+    in_svg: bool = False
+    in_image: bool = False
+    """Whether an element around it has recorded its image."""
+
+
+@dataclass
+class _Draft:
+    """A use of an image whose surroundings are not read to their end."""
+
+    use: ImageUse
+    at: int
+    """Where it stands in the running text."""
+    control: _Control | None
+    located: Located | None = None
+    """What its source leads to, where no search is needed."""
+    map: str = ""
+
+
+class Reading:
+    """A page that is read."""
+
+    def __init__(self, text: str, page: Page) -> None:
+        self._page = page
+        self.text = RunningText()
+        """The visible text."""
+        self._drafts: list[_Draft] = []
+        self._maps: dict[str, str] = {}
+        root = parse(text)
+        self._labels = Labels(root)
+        self._base = ""
+        self._walk(root)
+
+    def uses(self) -> Iterator[ImageUse]:
+        """The uses in the order of the page. An image is looked for when its use is taken."""
+        for draft in self._drafts:
+            use, source = draft.use, draft.use.source
+            if use.element == "area":
+                if draft.map not in self._maps:
+                    continue  # no image shows this area
+                source = self._maps[draft.map]
+            image, problem, detail = draft.located or self._page.sources.locate(source, self._base)
+            before, after = self.text.around(draft.at)
+            yield replace(
+                use,
+                source=shown_source(source),
+                image=image,
+                image_problem=problem,
+                image_detail=detail,
+                only_content_of=use.only_content_of or _only_content(draft),
+                words_before=before,
+                words_after=after,
+            )
+
+    def _walk(self, root: Element) -> None:
+        stack: list[tuple[Iterator[Node], _Context, str]] = [(iter(root.children), _Context(), "span")]
+        while stack:
+            nodes, context, name = stack[-1]
+            node = next(nodes, None)
+            if node is None:
+                stack.pop()
+                self._add_space(name)
+            elif isinstance(node, str):
+                self._add_text(node, context)
+            elif node.name not in ("script", "style", "template"):
+                self._add_space(node.name)
+                stack.append((iter(node.children), self._enter(node, context), node.name))
+
+    def _add_space(self, name: str) -> None:
+        if name not in INLINE:
+            self.text.add(" ")
+
+    def _add_text(self, text: str, context: _Context) -> None:
+        if context.is_text and not context.is_unseen:
+            self.text.add(text)
+            if context.control and not context.is_hidden and not text.isspace():
+                context.control.is_named = True
+
+    def _enter(self, element: Element, outer: _Context) -> _Context:
+        """Record an element that is an image; give the context of what it holds."""
+        name, unseen = element.name, outer.is_unseen or is_unseen(element)
+        language = element.get("lang") if element.get("lang") is not None else element.get("xml:lang")
+        hidden = unseen or outer.is_hidden or (element.get("aria-hidden") or "").strip().lower() == "true"
+        context = replace(
+            outer,
+            is_unseen=unseen,
+            is_hidden=hidden,
+            language=outer.language if language is None else language.strip() or None,
+            is_text=outer.is_text and name not in UNSEEN,
+            control=self._control(element) or outer.control,
+            in_svg=outer.in_svg or name == "svg",
+        )
+        if name == "base" and not self._base:
+            self._base = element.get("href") or ""
+        elif name == "figure":
+            context = replace(context, caption=_figure_caption(element) or outer.caption)
+        elif name == "map":
+            context = replace(context, map=element.get("name") or element.get("id") or "")
+        elif name == "picture":
+            sources = [child.get("srcset") or "" for child in element.elements() if child.name == "source"]
+            context = replace(context, picture=tuple(url for s in sources for url in srcset_urls(s)))
+        kind = _kind(element, outer)
+        if kind is not None:
+            sources = _sources(element, kind, context)
+            recorded = self._record(element, kind, sources, context)
+            if recorded and kind in ("role", "svg") and role(element) in ("img", "image"):
+                # What such an element holds is part of the one picture.
+                context = replace(context, is_hidden=True, is_text=False)
+            takes = kind == "object" or (bool(sources) and kind in ("role", "svg"))
+            context = replace(context, in_image=outer.in_image or takes)
+        return context
+
+    def _control(self, element: Element) -> _Control | None:
+        kind = {"link": "link", "button": "button"}.get(role(element))
+        if kind is None and element.name == "a" and _href(element):
+            kind = "link"
+        if kind is None and element.name == "button":
+            kind = "button"
+        if kind is None or element.name in ("img", "input", "area"):
+            return None
+        return _Control(kind, self._labels.has_name(element))
+
+    def _record(self, element: Element, kind: str, sources: list[str], context: _Context) -> bool:
+        """Keep a draft of an element that is an image, unless it is an ornament; gives whether it did."""
+        name = self._labels.name(element)
+        if name.text is None and kind == "svg":
+            name = next((own_name(image) for image in _svg_images(element)), name)
+        located = _drawn(element, kind, sources)
+        if kind == "svg" and name.text is None and located is not None and role(element) not in IMAGE_ROLES:
+            return False  # without a role or a name, it is not exposed as an image
+        if kind == "object" and not name.text:
+            text = visible_text(element)
+            name = name._replace(text=text, source="content") if text else name
+        control = context.control
+        caption, source = context.caption, name.source
+        if self._page.is_made:
+            caption = one_line(element.get(CAPTION) or "") or caption
+            source = "bracket" if source == "alt" and element.get(BRACKET) is not None else source
+        decorative = is_decorative(element)
+        line, column = self._position(element)
+        use = ImageUse(
+            document=self._page.document,
+            line=line,
+            column=column,
+            place=self._page.place,
+            source=sources[0] if sources else "",
+            name=name.text,
+            name_from=source,
+            alt=element.get("alt") if kind in ("img", "input", "area") else None,
+            hidden=context.is_hidden,
+            decorative=decorative,
+            caption=caption,
+            language=context.language or self._page.language,
+            only_content_of=_own_control(element, kind),
+            width=pixels(element, "width"),
+            height=pixels(element, "height"),
+            page=self._page.page or "#".join(filter(None, (self._page.document, self._page.place))),
+            candidates=tuple(dict.fromkeys(shown_source(other) for other in sources[1:])),
+            element=kind,
+            exposed_by=exposing_attribute(element) if decorative else None,
+        )
+        draft = _Draft(use, self.text.length, control, located, context.map)
+        self._drafts.append(draft)
+        if control and name.text:
+            control.named_images += 1
+        if element.get("usemap"):
+            self._maps.setdefault((element.get("usemap") or "").lstrip("#"), use.source)
+        if self._page.is_made and element.get(CAPTION):
+            self.text.add(f" {element.get(CAPTION)} ")
+        return True
+
+    def _position(self, element: Element) -> tuple[int | None, int | None]:
+        if not self._page.is_made:
+            return element.line, element.column
+        at = re.fullmatch(r"(\d{1,9}):(\d{1,9})", element.get(AT) or "")
+        return (int(at[1]), int(at[2])) if at else (None, None)
+
+
+def _kind(element: Element, outer: _Context) -> str | None:
+    """What kind of image an element is; None for others, and for a part of another's image."""
+    name, own_role = element.name, role(element)
+    if name == "img":
+        return "img"
+    if name == "image" and outer.in_svg:
+        return None if outer.in_image else "svg"
+    if name == "svg" or (outer.in_svg and own_role in IMAGE_ROLES):
+        return "svg"
+    if name == "input" and (element.get("type") or "").strip().lower() == "image":
+        return "input"
+    if name == "area" and element.get("href") is not None:
+        return "area"
+    if name in ("object", "embed") and _is_picture(element):
+        return None if outer.in_image or any(_images(element)) else name
+    return "role" if own_role in ("img", "image") else None
+
+
+def _images(element: Element, name: str = "img") -> Iterator[Element]:
+    """The images among the first nodes below an element."""
+    nodes = islice(element.descendants(), _MOST_NODES)
+    return (node for node in nodes if isinstance(node, Element) and node.name == name)
+
+
+def _svg_images(element: Element) -> list[Element]:
+    return list(islice(_images(element, "image"), 2)) if element.name == "svg" else []
+
+
+_MOST_NODES = 5_000
+"""Most nodes that are searched for an image inside one that is drawn."""
+
+
+def _is_picture(element: Element) -> bool:
+    kind = (element.get("type") or "").strip().lower()
+    path = re.split("[?#]", element.get("data") or element.get("src") or "")[0].lower()
+    suffix = posixpath.splitext(path)[1]
+    return kind.startswith("image/") or path.startswith("data:image/") or suffix in (*IMAGE_SUFFIXES, ".svg")
+
+
+_LAZY = ("data-src", "data-original", "data-lazy-src")
+"""Attributes from which scripts take the source of an image when a reader comes near it."""
+
+
+def _sources(element: Element, kind: str, context: _Context) -> list[str]:
+    """The sources of an image as written, the first of them its own."""
+    if kind == "svg":
+        # An SVG around one image file shows that file, as covers of books do.
+        images = [element] if element.name == "image" else _svg_images(element)
+        return [_href(images[0])] if len(images) == 1 and not context.in_image else []
+    if kind == "role":
+        style = re.search(
+            r"(?i)background(?:-image)?\s*:[^;]*?url\(\s*[\"']?([^\"')]*)", element.get("style") or ""
+        )
+        inner = None if context.in_image else next(_images(element), None)
+        own = style[1] if style else (inner.get("src") if inner else None)
+        return [own] if own else []
+    own = element.get("data" if kind == "object" else "src")
+    lazy = next((element.get(name) for name in _LAZY if element.get(name)), None)
+    others = [*srcset_urls(element.get("srcset") or element.get("data-srcset") or ""), *context.picture]
+    if lazy and (not own or own.lstrip()[:5].lower() == "data:"):
+        own = lazy
+    sources = [own or "", *(other for other in others if other != own)]
+    return sources[1:] if not own and others else sources
+
+
+def _href(element: Element) -> str:
+    return element.get("href") or element.get("xlink:href") or ""
+
+
+def _drawn(element: Element, kind: str, sources: list[str]) -> Located | None:
+    """What is reported of an image that is no file; None where there is a source to look for."""
+    if kind not in ("svg", "role") or sources:
+        return None
+    what = "is drawn by SVG in the page" if kind == "svg" else 'has role="img" and names no file'
+    return Located(None, INLINE_SVG, f"the element {element.name} {what}, which is not rendered")
+
+
+def _figure_caption(figure: Element) -> str | None:
+    wrapped = [figure, *figure.elements()]
+    caption = next(filter(None, (element.child("figcaption") for element in wrapped)), None)
+    return (caption_text(caption) or None) if caption is not None else None
+
+
+def _own_control(element: Element, kind: str) -> str | None:
+    """What an image is that is itself a control."""
+    if kind == "input":
+        return "button"
+    if kind == "area":
+        return "link"
+    return role(element) if kind == "img" and role(element) in ("link", "button") else None
+
+
+def _only_content(draft: _Draft) -> str | None:
+    """The kind of control that only this image can name; None if a text or another image names it."""
+    control = draft.control
+    if control is None or control.is_named or draft.use.hidden:
+        return None
+    others = control.named_images - bool(draft.use.name)
+    return None if others else control.kind
+
+
+def srcset_urls(srcset: str) -> list[str]:
+    """The addresses in a ``srcset``, without their widths and densities."""
+    return [match[1] for match in re.finditer(r"[\s,]*(\S*[^\s,])(?:[^,(]|\([^)]*\))*", srcset)][:100]

@@ -1,0 +1,119 @@
+"""The report of an audit as one self-contained page without script: thumbnails, texts, reasons, filters."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from cachetools import LRUCache
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from descscore import __version__
+from descscore.auditing.audited import AuditedUse, location, order_key, severity_rank
+from descscore.auditing.reports import Summary
+from descscore.auditing.rules import BY_CODE, RULES, SEVERITIES
+from descscore.auditing.uses import ImageUse
+from descscore.errors import InputError, shown
+from descscore.images import load_image
+
+_SIDE = 200
+"""Longer edge of a thumbnail, in pixels."""
+MOST_SHOWN = 2000
+"""Most entries of a page. With more, browsers become slow; the page says how many are left out."""
+_SHADES = {"error": "Errors", "warning": "Warnings", "review": "To review"}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A use with findings, as the page shows it."""
+
+    record: AuditedUse
+    thumbnail: str | None
+    """The small picture as a data address; None if there is none."""
+
+    @property
+    def where(self) -> str:
+        """Document, line and column."""
+        return location(self.record.use)
+
+    @property
+    def worst(self) -> str:
+        """The severity of the worst finding."""
+        return SEVERITIES[severity_rank(self.record)]
+
+
+class Thumbnails:
+    """Makes thumbnails of images, each distinct file once."""
+
+    def __init__(self) -> None:
+        self._known: LRUCache[str | bytes, str | None] = LRUCache(256)
+
+    def of(self, use: ImageUse) -> str | None:
+        """The thumbnail of a use's image as a data address; None if it cannot be read."""
+        if use.image is None:
+            return None
+        if use.image not in self._known:
+            self._known[use.image] = _thumbnail(use.image)
+        return self._known[use.image]
+
+
+def _thumbnail(image: str | bytes) -> str | None:
+    with suppress(InputError):
+        picture = load_image(image)
+        picture.thumbnail((_SIDE, _SIDE))
+        buffer = io.BytesIO()
+        picture.save(buffer, format="JPEG", quality=70)
+        return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    return None
+
+
+def sorted_entries(records: Iterable[AuditedUse]) -> list[Entry]:
+    """The entries of an audit's records, worst first. Thumbnails are made while the images are at hand."""
+    thumbnails = Thumbnails()
+    entries = (Entry(one, thumbnails.of(one.use) if one.findings else None) for one in records)
+    return sorted(entries, key=lambda entry: order_key(entry.record))
+
+
+def as_html(entries: list[Entry], model: str | None) -> str:
+    """The page.
+
+    Args:
+        entries: All records of the audit, with thumbnails, worst first.
+        model: The signature of the model; None for an audit without one.
+    """
+    records = [entry.record for entry in entries]
+    summary = Summary.of(records)
+    shown_entries = [entry for entry in entries if entry.record.findings]
+    return _template().render(
+        entries=shown_entries[:MOST_SHOWN],
+        left_out=max(0, len(shown_entries) - MOST_SHOWN),
+        summary=summary,
+        sentence=summary.sentence(),
+        severities={
+            severity: [rule for rule in RULES if rule.severity == severity and summary.codes[rule.code]]
+            for severity in SEVERITIES
+        },
+        headings=_SHADES,
+        rules=BY_CODE,
+        model=model,
+        version=__version__,
+    )
+
+
+@cache
+def _template() -> Any:
+    """The page's template. It escapes all values and makes their control characters visible."""
+    environment = Environment(
+        loader=PackageLoader("descscore", "assets/auditing"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: shown(value) if type(value) is str else value,
+    )
+    return environment.get_template("report.html.jinja")

@@ -1,0 +1,304 @@
+"""Uses of images in Markdown: CommonMark with HTML, attributes as in Pandoc and Quarto, MyST's figures.
+
+The text becomes HTML whose images know their place in the Markdown, and the HTML's reader does the rest.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, MutableMapping, Sequence
+from dataclasses import replace
+from functools import cache
+from html import escape
+from typing import Any
+
+from markdown_it import MarkdownIt
+from markdown_it.common.utils import escapeHtml
+from markdown_it.renderer import RendererHTML
+from markdown_it.rules_block import StateBlock
+from markdown_it.rules_core import StateCore
+from markdown_it.rules_inline import StateInline, html_inline, image
+from markdown_it.token import Token
+from markdown_it.utils import OptionsDict
+from mdit_py_plugins.deflist import deflist_plugin
+from mdit_py_plugins.footnote import footnote_plugin
+from mdit_py_plugins.front_matter import front_matter_plugin
+
+from descscore.auditing.html import AT, BRACKET, CAPTION, Page, Reading
+from descscore.auditing.html_tree import Element, names, parse
+from descscore.auditing.uses import ImageUse
+
+Env = MutableMapping[str, Any]
+"""What is known of a text while it is read: ``lines``, those of the file; ``first``, lines of it before
+the text; ``depth``, directives around it."""
+
+_MOST_DEPTH = 10
+"""Most directives inside one another that are read."""
+
+
+def read_markdown(text: str, page: Page) -> Iterator[ImageUse]:
+    """The uses of images in a Markdown text.
+
+    Raises:
+        DataError: The text holds too many elements.
+    """
+    return markdown_reading(text, page).uses()
+
+
+def markdown_reading(text: str, page: Page) -> Reading:
+    """A Markdown text that is read: its uses and its visible text. Raises as :func:`read_markdown`."""
+    lines = re.split("\r\n|\n|\r", text)
+    env = {"lines": lines, "first": 0, "depth": 0}
+    language = _LANGUAGE.search(_front_matter(text))
+    made = replace(page, is_made=True, language=language[1] if language else page.language)
+    return Reading(_markdown().render("\n".join(lines), env), made)
+
+
+_LANGUAGE = re.compile(r"(?m)^lang(?:uage)?:[ \t]*[\"']?([A-Za-z]{2,3}(?:[-_][A-Za-z0-9]+)*)")
+
+
+def _front_matter(text: str) -> str:
+    return text.partition("\n---")[0] if text.startswith("---") else ""
+
+
+class _Markdown(MarkdownIt):
+    """Leaves sources as they are written."""
+
+    def normalizeLink(self, url: str) -> str:
+        return url
+
+    def validateLink(self, url: str) -> bool:
+        return True
+
+
+class _Renderer(RendererHTML):
+    """Writes HTML whose images say where they stand in the Markdown."""
+
+    def image(self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: Env) -> str:
+        token = tokens[idx]
+        given: dict[str, str] = token.meta.get("attributes", {})
+        bracket = self.renderInlineAsText(token.children, options, env) if token.children else ""
+        own = {name: value for name, value in given.items() if name not in _TEXTS}
+        own |= {
+            "src": str(token.attrs.get("src", "")),
+            AT: "{}:{}".format(*token.meta.get("place", ("", ""))),
+        }
+        if "title" in token.attrs:
+            own["title"] = str(token.attrs["title"])
+        text = next((given[name] for name in ("fig-alt", "alt") if name in given), None)
+        caption = given.get("fig-cap", bracket if text is not None else "")
+        if text is not None:
+            own["alt"] = text
+        elif bracket.strip():
+            own |= {"alt": bracket, BRACKET: ""}
+        if caption:
+            own[CAPTION] = caption
+        return _tag("img", own)
+
+    def html_block(self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: Env) -> str:
+        token = tokens[idx]
+        first = token.map[0] if token.map else 0
+        return _with_places(token.content, first + env["first"], env)
+
+    def html_inline(self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: Env) -> str:
+        token = tokens[idx]
+        name = re.match("<[A-Za-z][^\\s/>]*", token.content)
+        if name is None or "place" not in token.meta:
+            return token.content
+        line, column = token.meta["place"]
+        return f'{name[0]} {AT}="{line}:{column}"{token.content[name.end() :]}'
+
+    def fence(self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: Env) -> str:
+        token = tokens[idx]
+        directive = re.match(r"\{([\w:-]+)\}\s*(.*)", token.info.strip())
+        name = directive[1] if directive else ""
+        if directive and name in (*_FIGURES, *_WRAPPERS) and env["depth"] < _MOST_DEPTH:
+            return _directive(token, name, directive[2].strip(), env)
+        return f"<pre>{escapeHtml(token.content)}</pre>\n"
+
+
+_TEXTS = ("alt", "fig-alt", "fig-cap")
+_FIGURES = ("figure", "image", "figure-md")
+_WRAPPERS = names(
+    "admonition attention card caution danger dropdown epigraph error exercise grid grid-item grid-item-card "
+    "hint important margin note seealso sidebar solution tab-item tab-set tip topic warning"
+)
+"""Directives of MyST whose content is Markdown."""
+
+
+def _directive(token: Token, name: str, argument: str, env: Env) -> str:
+    """The HTML of a MyST directive that is a figure or holds Markdown."""
+    options, skipped, body = _options(token.content)
+    start = token.map[0] if token.map else 0
+    first = env["first"] + start + 1 + skipped
+
+    def render(text: str, lines_before: int = 0) -> str:
+        inner = {"lines": env["lines"], "first": first + lines_before, "depth": env["depth"] + 1}
+        return str(_markdown().render(text, inner))
+
+    if name in _WRAPPERS:
+        return f"<div>{render(body)}</div>\n"
+    head, gap, rest = _split_paragraph(body)
+    lines_before = head.count("\n") + gap.count("\n")
+    if name == "figure-md":
+        return f"<figure>{render(head)}<figcaption>{render(rest, lines_before)}</figcaption></figure>\n"
+    line = env["lines"][start + env["first"]]
+    attributes = {key: value for key, value in options.items() if key in ("alt", "width", "height")}
+    attributes |= {"src": argument, AT: f"{start + env['first'] + 1}:{len(line) - len(line.lstrip()) + 1}"}
+    picture = _tag("img", attributes)
+    if "target" in options:
+        picture = f'<a href="{escape(options["target"])}">{picture}</a>'
+    caption = f"<figcaption>{render(head)}</figcaption>" if head.strip() and name == "figure" else ""
+    return f"<figure>{picture}{caption}{render(rest, lines_before)}</figure>\n"
+
+
+def _options(content: str) -> tuple[dict[str, str], int, str]:
+    """The options at the start of a directive's content, the number of their lines, and the rest."""
+    lines = content.split("\n")
+    options: dict[str, str] = {}
+    is_yaml, number, last = lines[0].strip() == "---", 0, ""
+    form = r"\s*([\w-]+):\s*(.*)" if is_yaml else r"\s*:([\w-]+):\s*(.*)"
+    for number, line in enumerate(lines[is_yaml:], int(is_yaml)):
+        option = re.match(form, line)
+        if is_yaml and line.strip() == "---":
+            number += 1
+            break
+        if option:
+            last = option[1]
+            options[last] = option[2].strip().strip("\"'")
+        elif last and line[:1].isspace() and line.strip():
+            options[last] += f" {line.strip()}"
+        elif not is_yaml:
+            break
+    return options, number, "\n".join(lines[number:])
+
+
+def _split_paragraph(text: str) -> tuple[str, str, str]:
+    """The first paragraph, the blank lines after it, and the rest; blank lines before it count to it."""
+    gap = re.search(r"(?<=\S)[ \t]*\n(?:[ \t]*\n)+", text)
+    return (text[: gap.start()], gap[0], text[gap.end() :]) if gap else (text, "", "")
+
+
+def _tag(name: str, attributes: MutableMapping[str, str]) -> str:
+    return f"<{name} " + " ".join(f'{key}="{escape(value)}"' for key, value in attributes.items()) + ">"
+
+
+def _with_places(content: str, first: int, env: Env) -> str:
+    """HTML in which each tag says where it stands in the Markdown. first: lines of the file before it."""
+    parts, done = [], 0
+    starts = [0, *(match.end() for match in re.finditer("\n", content))]
+    for node in parse(content).descendants():
+        if isinstance(node, Element):
+            line, column = _place(content, starts[node.line - 1] + node.column - 1, first, env)
+            stop = starts[node.line - 1] + node.column + len(node.name)
+            parts.append(f'{content[done:stop]} {AT}="{line}:{column}"')
+            done = stop
+    return "".join([*parts, content[done:]])
+
+
+def _place(content: str, at: int, first: int, env: Env) -> tuple[int, int]:
+    """Line and column, from 1, in the file of a place in a block's content, whose indentation is cut."""
+    number = first + content.count("\n", 0, at)
+    start = content.rfind("\n", 0, at) + 1
+    stop = content.find("\n", at)
+    line: str = env["lines"][number] if number < len(env["lines"]) else ""
+    rest = content[at : len(content) if stop < 0 else stop]
+    # In a table, equal cells may stand on one line: each is looked for after the one before it.
+    after = env.get("found", {}).get(number, 0)
+    column = line.find(rest, max(after, at - start))
+    if column < 0:
+        column = line.find(rest.split("|")[0].rstrip("\\"), after)
+    env.setdefault("found", {})[number] = column + 1
+    return number + 1, max(column, 0) + 1
+
+
+def _image_rule(state: StateInline, silent: bool) -> bool:
+    start = state.pos
+    if not image(state, silent):
+        return False
+    braces = _BRACES.match(state.src, state.pos)
+    attributes = _attributes(braces[1]) if braces else None
+    if braces and attributes is not None:
+        state.pos = braces.end()
+    if not silent:
+        state.tokens[-1].meta |= {"at": start, "attributes": attributes or {}}
+    return True
+
+
+_BRACES = re.compile(r"\{((?:[^{}\"']|\"(?:\\.|[^\"\\])*\"|'(?:\\.|[^'\\])*')*)\}", re.DOTALL)
+_ATTRIBUTE = re.compile(
+    r"""([\w:-]+)\s*=\s*(?:"((?:\\.|[^"\\])*)"|'((?:\\.|[^'\\])*)'|([^\s"'{}]+))|[#.:][\w:-]*|\s+|-""",
+    re.DOTALL,
+)
+
+
+def _attributes(text: str) -> dict[str, str] | None:
+    """The attributes between braces after an image; None if something else stands there."""
+    attributes, place = dict[str, str](), 0
+    for part in iter(_ATTRIBUTE.scanner(text).match, None):  # type: ignore[attr-defined] # not in its types
+        place = part.end()
+        if part[1]:
+            value = next(value for value in (part[2], part[3], part[4]) if value is not None)
+            attributes.setdefault(part[1].lower(), re.sub(r"\\(.)", r"\1", value, flags=re.DOTALL))
+    return attributes if place == len(text) else None
+
+
+def _html_rule(state: StateInline, silent: bool) -> bool:
+    start = state.pos
+    if not html_inline(state, silent):
+        return False
+    if not silent:
+        state.tokens[-1].meta["at"] = start
+    return True
+
+
+def _places_rule(state: StateCore) -> None:
+    """Give images and tags inside paragraphs their line and column."""
+    for token in state.tokens:
+        for child in token.children or ():
+            if "at" in child.meta and token.map:
+                first = token.map[0] + state.env["first"]
+                child.meta["place"] = _place(token.content, child.meta["at"], first, state.env)
+
+
+def _colon_rule(state: StateBlock, start: int, end: int, silent: bool) -> bool:
+    """Read a line of colons: a figure of MyST to its end, of other blocks the mark alone."""
+    if state.is_code_block(start):
+        return False
+    mark = _COLONS.match(_line(state, start))
+    if mark is None:
+        return False
+    if silent:
+        return True
+    stop = start + 1
+    if mark[2] in _FIGURES:
+        while stop < end and not re.fullmatch(rf"{mark[1]}:*\s*", _line(state, stop)):
+            stop += 1
+        token = state.push("fence", "", 0)
+        token.info, token.markup, token.map = f"{{{mark[2]}}} {mark[3]}", mark[1], [start, stop]
+        token.content = state.getLines(start + 1, stop, state.sCount[start], True)
+        stop = min(stop + 1, end)
+    state.line = stop
+    return True
+
+
+_COLONS = re.compile(r"(:{3,})[ \t]*(?:\{([\w-]+)\}[ \t]*(.*))?")
+
+
+def _line(state: StateBlock, number: int) -> str:
+    return state.src[state.bMarks[number] + state.tShift[number] : state.eMarks[number]]
+
+
+@cache
+def _markdown() -> MarkdownIt:
+    markdown = _Markdown("commonmark", {"html": True}, renderer_cls=_Renderer).enable(
+        ["table", "strikethrough"]
+    )
+    markdown.use(front_matter_plugin).use(footnote_plugin).use(deflist_plugin)
+    markdown.inline.ruler.at("image", _image_rule)
+    markdown.inline.ruler.at("html_inline", _html_rule)
+    markdown.core.ruler.after("inline", "places", _places_rule)
+    markdown.block.ruler.before(
+        "fence", "colons", _colon_rule, {"alt": ["paragraph", "reference", "blockquote", "list"]}
+    )
+    return markdown

@@ -1,0 +1,373 @@
+"""Uses of images in Word (DOCX) and PowerPoint (PPTX): pictures, charts and SmartArt with their alt text."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from lxml import etree
+
+from descscore.auditing.archives import Archive
+from descscore.auditing.sources import Located, Root, Sources
+from descscore.auditing.uses import (
+    INLINE_SVG,
+    MISSING,
+    OUTSIDE,
+    DocumentProblem,
+    ImageUse,
+    RunningText,
+    one_line,
+)
+from descscore.errors import DataError
+
+_EMU = 9525
+"""Units of Office in a CSS pixel."""
+
+
+@dataclass
+class Draft:
+    """A use whose surroundings are not read to their end."""
+
+    use: ImageUse
+    at: int
+    """Where it stands in the running text."""
+    located: Located | None = None
+    """What is reported of a drawing; None where the source is looked for."""
+    paragraph: int = -1
+
+
+@dataclass
+class Part:
+    """A part of a document that is read: the body, a header, a slide."""
+
+    document: str
+    archive: Archive
+    name: str
+    """The member that holds it."""
+    page: str
+    language: str | None
+    roots: tuple[Root, ...]
+    text: RunningText = field(default_factory=RunningText)
+    drafts: list[Draft] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.root = self.archive.xml(self.name)
+        self._relations = self.archive.relations(self.name)
+        self._sources = Sources(self.archive, posixpath.dirname(self.name), self.roots)
+
+    def uses(self) -> Iterator[ImageUse]:
+        """The finished records. An image is read when its use is taken."""
+        for draft in self.drafts:
+            image, problem, detail = draft.located or self._locate(draft.use.source)
+            before, after = self.text.around(draft.at)
+            yield replace(
+                draft.use,
+                image=image,
+                image_problem=problem,
+                image_detail=detail,
+                words_before=before,
+                words_after=after,
+            )
+
+    def target(self, relation: str | None) -> str:
+        """Where a relation leads, as written; '' for none."""
+        return self._relations.get(relation or "", ("", "", False))[1]
+
+    def _locate(self, source: str) -> Located:
+        if not source:
+            return Located(None, MISSING, "the document names no file for it")
+        outside = any(target == source and is_outside for _, target, is_outside in self._relations.values())
+        if outside and not re.match(r"[A-Za-z][A-Za-z0-9+.-]*:|//", source):
+            return Located(None, OUTSIDE, f"{source[:200]} is a linked file, which is not in the document")
+        return self._sources.locate(source)
+
+    def record(
+        self, properties: Any, place: str, sources: list[str], drawing: str = "", **known: Any
+    ) -> Draft:
+        """Keep a use.
+
+        Args:
+            properties: The element with ``descr`` and ``title`` (``docPr``, ``cNvPr``), or None.
+            place: As in :class:`descscore.auditing.uses.ImageUse`.
+            sources: Where its pictures lie, as written.
+            drawing: What it is, where it is no picture in a file.
+            known: Further fields of the use; ``name`` is used where the properties give none.
+        """
+        values = {} if properties is None else dict(properties.attrib)
+        alt = values.get("descr", known.pop("name", None))
+        title = values.get("title")
+        spoken = "descr" if alt is not None and (alt.strip() or not (title or "").strip()) else "title"
+        name = alt if spoken == "descr" else title
+        decorative = properties is not None and _is_marked(properties, "decorative")
+        link = properties is not None and next(properties.iter("{*}hlinkClick"), None) is not None
+        known = {"language": self.language, "only_content_of": "link" if link else None} | known
+        use = ImageUse(
+            document=self.document,
+            place=place,
+            source=sources[0] if sources else "",
+            candidates=tuple(dict.fromkeys(sources[1:])),
+            name=None if name is None else one_line(name),
+            name_from=None if name is None else spoken,
+            alt=alt,
+            hidden=decorative or values.get("hidden") in ("1", "true"),
+            decorative=decorative,
+            page=self.page,
+            element="picture",
+            **known,
+        )
+        located = Located(None, INLINE_SVG, f"it is {drawing}, which is not rendered") if drawing else None
+        draft = Draft(use, self.text.length, located)
+        self.drafts.append(draft)
+        return draft
+
+    def pictures(self, element: Any, around: str) -> list[Any]:
+        """The pictures below an element that belong to no other element called ``around`` inside it."""
+        return [
+            picture
+            for picture in element.iter("{*}pic")
+            if picture is not element and next(picture.iterancestors(f"{{*}}{around}"), None) is element
+        ]
+
+    def embedded(self, element: Any) -> list[str]:
+        """The sources of the pictures in an element: the picture itself, and not its drawing in SVG."""
+        blips = [*element.iter("{*}blip"), *element.iter("{*}imagedata")]
+        relations = [_any(blip, "embed", "link", "id", "href") for blip in blips]
+        return [target for target in map(self.target, relations) if target]
+
+
+def _any(element: Any, *names: str) -> str | None:
+    """The first attribute with one of the local names in the namespace of relations."""
+    for name in names:
+        for key, value in element.attrib.items():
+            if key.endswith(f"/relationships}}{name}"):
+                return str(value)
+    return None
+
+
+def _is_marked(properties: Any, name: str) -> bool:
+    return any(mark.get("val", "1") in ("1", "true") for mark in properties.iter(f"{{*}}{name}"))
+
+
+def _size(extent: Any) -> dict[str, int | None]:
+    sides = {"width": "cx", "height": "cy"}
+    found = {} if extent is None else {side: extent.get(name, "") for side, name in sides.items()}
+    return {
+        side: int(value) // _EMU if re.fullmatch(r"\d{1,12}", value) else None
+        for side, value in found.items()
+    }
+
+
+def _drawing(element: Any) -> str:
+    """What a graphic without a picture is; '' for shapes, which are not images."""
+    for data in element.iter("{*}graphicData"):
+        kind = data.get("uri", "").rpartition("/")[2]
+        if kind in ("chart", "chartex"):
+            return "a chart"
+        if kind == "diagram":
+            return "SmartArt"
+    return ""
+
+
+_NOT_SHOWN = ("Fallback", "del", "moveFrom", "tracked-changes")
+"""Copies for old programs, and what has been deleted while changes were recorded."""
+
+
+def local_name(element: Any) -> str:
+    """An element's name without its namespace; '' for comments and the like."""
+    return element.tag.rpartition("}")[2] if isinstance(element.tag, str) else ""
+
+
+def walk(root: Any) -> Iterator[tuple[str, str, Any]]:
+    """Events ``start`` and ``end``, local names and elements of what a reader sees below ``root``."""
+    walker = etree.iterwalk(root, events=("start", "end"))
+    for event, element in walker:
+        name = local_name(element)
+        if event == "start" and name in _NOT_SHOWN:
+            walker.skip_subtree()
+        elif name:
+            yield event, name, element
+
+
+def read_docx(document: str, path: str, roots: tuple[Root, ...] = ()) -> Iterator[ImageUse | DocumentProblem]:
+    """The uses of images in a Word document: its body, then notes, headers and footers.
+
+    Args and errors are those of :func:`descscore.auditing.epub.read_epub`.
+    """
+    with Archive(path) as archive:
+        main = _main_part(archive, "word/document.xml")
+        folder = posixpath.dirname(main)
+        captions, language = _word_styles(archive, posixpath.join(folder, "styles.xml"))
+        kinds = ("footnotes", "endnotes", "header", "footer")
+        related = archive.relations(main).values()
+        others = [
+            target
+            for kind in kinds
+            for name, target, is_outside in related
+            if name == kind and not is_outside
+        ]
+        for target in (f"/{main}", *others):
+            name = posixpath.normpath(posixpath.join("/", folder, target)).lstrip("/")
+            try:
+                part = Part(document, archive, name, document, language, roots)
+                _read_word(part, captions, "" if name == main else f"{posixpath.basename(name)}, ")
+                yield from part.uses()
+            except DataError as error:
+                if name == main:
+                    raise
+                yield DocumentProblem(document, str(error))
+
+
+def _main_part(archive: Archive, usual: str) -> str:
+    for kind, target, _ in archive.relations("").values():
+        if kind == "officeDocument":
+            return target.lstrip("/")
+    return usual
+
+
+def _word_styles(archive: Archive, name: str) -> tuple[set[str], str | None]:
+    """Ids of the paragraph styles of captions, and the language of the document."""
+    if name not in archive.names():
+        return {"Caption"}, None
+    root = archive.xml(name)
+    captions = {
+        _value(style, "styleId")
+        for style in root.iter("{*}style")
+        if any(_value(one, "val").lower() == "caption" for one in style.iter("{*}name"))
+    }
+    defaults = next(root.iter("{*}docDefaults"), root)
+    language = next((_value(one, "val") for one in defaults.iter("{*}lang")), "")
+    return captions | {"Caption"}, language or None
+
+
+def _value(element: Any, name: str) -> str:
+    """An attribute by its local name; '' without it."""
+    return next((str(v) for key, v in element.attrib.items() if key.rpartition("}")[2] == name), "")
+
+
+def _read_word(part: Part, captions: set[str], prefix: str) -> None:
+    texts: dict[int, list[str]] = {}
+    open_paragraphs: list[int] = []
+    count = 0
+    for event, name, element in walk(part.root):
+        if name == "p":
+            part.text.add(" ")
+            if event == "start":
+                count += 1
+                open_paragraphs.append(count)
+                style = next((_value(one, "val") for one in element.iterfind("{*}pPr/{*}pStyle")), "")
+                if style in captions:
+                    texts[count] = []
+            elif open_paragraphs:
+                open_paragraphs.pop()
+        elif event == "end":
+            continue
+        elif name == "t":
+            part.text.add(element.text or "")
+            if open_paragraphs and open_paragraphs[-1] in texts:
+                texts[open_paragraphs[-1]].append(element.text or "")
+        elif name in ("tab", "br", "cr"):
+            part.text.add(" ")
+        elif name in ("drawing", "pict", "object"):
+            paragraph = open_paragraphs[0] if open_paragraphs else 0
+            draft = _word_picture(part, element, name, f"{prefix}paragraph {paragraph}")
+            if draft is not None:
+                draft.paragraph = paragraph
+    for draft in part.drafts:
+        near = (draft.paragraph + 1, draft.paragraph - 1, draft.paragraph)
+        caption = next((one_line("".join(texts[number])) for number in near if number in texts), None)
+        draft.use = replace(draft.use, caption=caption or None)
+
+
+def _word_picture(part: Part, element: Any, name: str, place: str) -> Draft | None:
+    """Keep the use of a picture or drawing; None for shapes and text boxes."""
+    known: dict[str, Any] = {}
+    if name != "drawing":  # VML, as older programs wrote it
+        shape = next((one.getparent() for one in element.iter("{*}imagedata")), None)
+        if shape is None:
+            return None
+        alt = shape.get("alt")
+        return part.record(None, place, part.embedded(element), name=alt, **_link(element))
+    pictures = part.pictures(element, "drawing")
+    drawing = "" if pictures else _drawing(element)
+    if not (pictures or drawing):
+        return None
+    properties = next(element.iter("{*}docPr"), None)
+    inner = [one for picture in pictures for one in picture.iterfind("{*}nvPicPr/{*}cNvPr")]
+    described = [one.get("descr") for one in inner if (one.get("descr") or "").strip()]
+    if described:  # a group may leave the descriptions to its pictures
+        known["name"] = "; ".join(described)
+    language = next((_value(one, "val") for one in _run_properties(element)), "")
+    if language:
+        known["language"] = language
+    known |= _link(element) | _size(next(element.iter("{*}extent"), None))
+    return part.record(
+        properties, place, [s for one in pictures for s in part.embedded(one)], drawing, **known
+    )
+
+
+def _run_properties(element: Any) -> Iterator[Any]:
+    parent = element.getparent()
+    return iter(()) if parent is None else parent.iterfind("{*}rPr/{*}lang")
+
+
+def _link(element: Any) -> dict[str, str]:
+    """What a picture alone in a hyperlink is."""
+    link = next(element.iterancestors("{*}hyperlink"), None)
+    if link is None or any((text.text or "").strip() for text in link.iter("{*}t")):
+        return {}
+    return {"only_content_of": "link"} if len(list(link.iter("{*}drawing", "{*}pict"))) == 1 else {}
+
+
+def read_pptx(document: str, path: str, roots: tuple[Root, ...] = ()) -> Iterator[ImageUse | DocumentProblem]:
+    """The uses of images on the slides of a presentation, in the order of the slides.
+
+    Args and errors are those of :func:`descscore.auditing.epub.read_epub`.
+    """
+    with Archive(path) as archive:
+        main = _main_part(archive, "ppt/presentation.xml")
+        relations, folder = archive.relations(main), posixpath.dirname(main)
+        slides = [
+            posixpath.normpath(posixpath.join("/", folder, relations[one][1])).lstrip("/")
+            for one in (_any(slide, "id") for slide in archive.xml(main).iter("{*}sldId"))
+            if one in relations
+        ]
+        for number, name in enumerate(slides, 1):
+            place = f"slide {number}"
+            try:
+                part = Part(document, archive, name, f"{document}#{place}", None, roots)
+                _read_slide(part, place)
+                yield from part.uses()
+            except DataError as error:
+                yield DocumentProblem(document, f"{place}: {error}")
+
+
+def _read_slide(part: Part, place: str) -> None:
+    part.language = next((one.get("lang") for one in part.root.iter("{*}rPr") if one.get("lang")), None)
+    for event, name, element in walk(part.root):
+        if name == "p" and event == "start":
+            part.text.add(" ")
+        elif event == "start" and name == "t":
+            part.text.add(element.text or "")
+        elif event == "start" and name in ("pic", "graphicFrame"):
+            drawing = "" if name == "pic" else _drawing(element)
+            properties = next(element.iterfind("{*}nvPicPr/{*}cNvPr"), None) if name == "pic" else None
+            if name == "graphicFrame":
+                properties = next(element.iterfind("{*}nvGraphicFramePr/{*}cNvPr"), None)
+            if name == "graphicFrame" and not drawing:
+                continue  # a table, or an object whose picture has its own record
+            known = _group_name(element, properties) | _size(next(element.iter("{*}ext"), None))
+            part.record(properties, place, part.embedded(element), drawing, **known)
+
+
+def _group_name(element: Any, properties: Any) -> dict[str, str]:
+    """The description of the group around a picture that has none."""
+    if properties is not None and properties.get("descr") is not None:
+        return {}
+    for group in element.iterancestors("{*}grpSp"):
+        for one in group.iterfind("{*}nvGrpSpPr/{*}cNvPr"):
+            if (one.get("descr") or "").strip():
+                return {"name": one.get("descr")}
+    return {}

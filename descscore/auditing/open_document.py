@@ -1,0 +1,130 @@
+"""Uses of images in OpenDocument text (ODT): frames with pictures, their title and description."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from descscore.auditing.archives import Archive
+from descscore.auditing.office import Part, local_name, walk
+from descscore.auditing.sources import Root
+from descscore.auditing.uses import DocumentProblem, ImageUse, one_line
+
+_PIXELS = {"in": 96.0, "cm": 96 / 2.54, "mm": 96 / 25.4, "pt": 96 / 72, "pc": 16.0, "px": 1.0}
+_HELD = ("annotation", "note-citation", "title", "desc", "tracked-changes")
+"""Elements whose text is no part of the running text."""
+
+
+def read_odt(document: str, path: str, roots: tuple[Root, ...] = ()) -> Iterator[ImageUse | DocumentProblem]:
+    """The uses of images in an OpenDocument text.
+
+    Args and errors are those of :func:`descscore.auditing.epub.read_epub`.
+    """
+    with Archive(path) as archive:
+        _mark_encrypted(archive)
+        part = Part(document, archive, "content.xml", document, _language(archive), roots)
+        paragraphs = 0
+        for event, name, element in walk(part.root):
+            if name in ("p", "h"):
+                paragraphs += event == "start" and not _is_inside(element, "frame")
+                part.text.add(" ")
+            if name == "frame" and event == "start":
+                _record(part, element, f"paragraph {max(paragraphs, 1)}")
+            text = element.text if event == "start" else element.tail
+            owner = element if event == "start" else element.getparent()
+            if text and owner is not None and _is_paragraph_text(owner):
+                part.text.add(text)
+        yield from part.uses()
+
+
+def _mark_encrypted(archive: Archive) -> None:
+    manifest = "META-INF/manifest.xml"
+    if manifest not in archive.names():
+        return
+    for entry in archive.xml(manifest).iter("{*}file-entry"):
+        if next(entry.iter("{*}encryption-data"), None) is not None:
+            name = next((v for key, v in entry.attrib.items() if key.endswith("}full-path")), "")
+            archive.unreadable[str(name)] = "is encrypted"
+
+
+def _language(archive: Archive) -> str | None:
+    """The language of the document's default style."""
+    if "styles.xml" not in archive.names():
+        return None
+    for style in archive.xml("styles.xml").iter("{*}default-style"):
+        for properties in style.iter("{*}text-properties"):
+            language, country = _value(properties, "language"), _value(properties, "country")
+            if language and language != "none":
+                return f"{language}-{country}" if country and country != "none" else language
+    return None
+
+
+def _value(element: Any, name: str) -> str:
+    return next((str(v) for key, v in element.attrib.items() if key.endswith(f"}}{name}")), "")
+
+
+def _is_inside(element: Any, name: str) -> bool:
+    return next(element.iterancestors(f"{{*}}{name}"), None) is not None
+
+
+def _is_paragraph_text(owner: Any) -> bool:
+    """Whether the text that an element holds belongs to a paragraph, and not to notes on it."""
+    if local_name(owner) in _HELD:
+        return False
+    names = [local_name(owner), *(local_name(one) for one in owner.iterancestors())]
+    return ("p" in names or "h" in names) and not any(name in _HELD for name in names)
+
+
+def _record(part: Part, frame: Any, place: str) -> None:
+    images = list(frame.iterfind("{*}image"))
+    if not images:
+        return
+    texts = {
+        name: next((one.text for one in frame.iterfind(f"{{*}}{name}")), None) for name in ("title", "desc")
+    }
+    named = next((name for name in ("title", "desc") if one_line(texts[name] or "")), None)
+    named = named or next((name for name in texts if texts[name] is not None), None)
+    sources = [_value(image, "href") for image in images]
+    # A drawing and the same as a picture: the picture can be looked at.
+    sources.sort(key=lambda source: source.lower().endswith((".svg", ".svm", ".emf", ".wmf")))
+    draft = part.record(
+        None,
+        place,
+        [source.removeprefix("./") for source in sources],
+        caption=_caption(frame),
+        only_content_of="link" if _is_inside(frame, "a") and not _link_text(frame) else None,
+        width=_pixels(_value(frame, "width")),
+        height=_pixels(_value(frame, "height")),
+    )
+    decorative = _value(frame, "decorative") == "true"
+    name = None if named is None else one_line(texts[named] or "")
+    alt = None if named is None else texts[named] or ""
+    draft.use = replace(
+        draft.use, name=name, name_from=named, alt=alt, decorative=decorative, hidden=decorative
+    )
+
+
+def _caption(frame: Any) -> str | None:
+    """The text of the paragraph around a picture in a frame with a caption."""
+    box = next(frame.iterancestors("{*}text-box"), None)
+    return one_line(" ".join(_texts(box))) or None if box is not None else None
+
+
+def _texts(element: Any) -> Iterator[str]:
+    for event, _, node in walk(element):
+        text = node.text if event == "start" else node.tail
+        owner = node if event == "start" else node.getparent()
+        if text and node is not element and owner is not None and _is_paragraph_text(owner):
+            yield text
+
+
+def _link_text(frame: Any) -> str:
+    link = next(frame.iterancestors("{*}a"))
+    return "".join(_texts(link)).strip()
+
+
+def _pixels(length: str) -> int | None:
+    match = re.fullmatch(r"(\d{1,6}(?:\.\d*)?)(in|cm|mm|pt|pc|px)", length)
+    return round(float(match[1]) * _PIXELS[match[2]]) if match else None

@@ -1,0 +1,248 @@
+"""The reports of an audit as text, JSON, CSV, SARIF and JUnit. The page is in ``html_report.py``."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+from xml.etree import ElementTree
+
+from descscore import __version__
+from descscore.auditing.audited import AuditedUse, location
+from descscore.auditing.rules import BY_CODE, RULES, SEVERITIES, Finding, Severity
+from descscore.auditing.uses import ADDRESS, OUTSIDE
+from descscore.errors import shown
+from descscore.tables.cells import to_csv_cell
+
+_LEVELS: dict[Severity, str] = {"error": "error", "warning": "warning", "review": "note"}
+"""SARIF's names of severities."""
+
+SARIF_SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
+
+
+@dataclass
+class Summary:
+    """Counts over all records of an audit."""
+
+    documents: int = 0
+    """Documents with images."""
+    uses: int = 0
+    """Uses of images."""
+    judged: int = 0
+    """Uses whose picture the model judged."""
+    with_findings: int = 0
+    """Uses with at least one finding."""
+    not_looked_at: int = 0
+    """Uses whose image is an address or lies outside the audited folder."""
+    not_judged: Counter[str] = field(default_factory=Counter)
+    """Uses with a text whose picture was not judged, by reason."""
+    codes: Counter[str] = field(default_factory=Counter)
+    """Findings by code."""
+
+    @classmethod
+    def of(cls, records: Sequence[AuditedUse]) -> Summary:
+        """The summary of ``records``."""
+        found = cls(len({record.use.document for record in records}))
+        for record in records:
+            found.uses += not record.is_document
+            found.with_findings += bool(record.findings)
+            found.not_looked_at += record.use.image_problem in (ADDRESS, OUTSIDE)
+            found.codes.update(one.code for one in record.findings)
+            if record.not_judged is None:
+                found.judged += 1
+            elif record.use.name and not record.is_document:
+                found.not_judged[record.not_judged] += 1
+        return found
+
+    def severities(self) -> dict[Severity, int]:
+        """Findings by severity, from the worst."""
+        return {
+            severity: sum(count for code, count in self.codes.items() if BY_CODE[code].severity == severity)
+            for severity in SEVERITIES
+        }
+
+    def sentence(self) -> str:
+        """The counts in a sentence."""
+        counts = self.severities()
+        found = ", ".join(_counted(counts[s], "to review" if s == "review" else s) for s in SEVERITIES)
+        return f"{_counted(self.uses, 'image')} in {_counted(self.documents, 'document')}: {found}"
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 or what == 'to review' else 's'}"
+
+
+def as_text(records: Sequence[AuditedUse]) -> str:
+    """One line a finding, worst first, and a summary."""
+    lines = [
+        f"{location(record.use)} {one.code} {' '.join(one.message.split())}"
+        for severity in SEVERITIES
+        for record in records
+        for one in record.findings
+        if one.severity == severity
+    ]
+    summary = Summary.of(records)
+    lines += [""] * bool(lines)
+    for rule in RULES:
+        if count := summary.codes[rule.code]:
+            lines.append(f"{rule.code} {rule.severity:7} {count:5,}  {rule.title}")
+    if summary.not_looked_at:
+        lines.append(
+            f"Not looked at, since they are addresses or outside the folder: {summary.not_looked_at:,}"
+        )
+    if summary.judged:
+        lines.append(f"Pictures compared with their texts by the model: {summary.judged:,}")
+    lines.append(summary.sentence())
+    return shown("\n".join(lines)) + "\n"
+
+
+def as_json(records: Sequence[AuditedUse]) -> str:
+    """A list of all uses with everything that is known of them."""
+    return json.dumps([record.to_dict() for record in records], ensure_ascii=False, indent=1) + "\n"
+
+
+CSV_COLUMNS = (
+    "document",
+    "line",
+    "column",
+    "place",
+    "source",
+    "text",
+    "text_from",
+    "alt",
+    "caption",
+    "language",
+    "decorative",
+    "hidden",
+    "only_content_of",
+    "score",
+    "percentile",
+    "description_probability",
+    "not_judged",
+    "severity",
+    "codes",
+    "messages",
+)
+"""The columns of the CSV report."""
+
+
+def as_csv(records: Sequence[AuditedUse]) -> str:
+    """One row a use. A cell that a spreadsheet would run begins with an apostrophe."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(CSV_COLUMNS)
+    for record in records:
+        values = record.to_dict()
+        values["severity"] = record.findings[0].severity if record.findings else ""
+        values["codes"] = " ".join(one.code for one in record.findings)
+        values["messages"] = "; ".join(one.message for one in record.findings)
+        writer.writerow([_cell(values[name]) for name in CSV_COLUMNS])
+    return file.getvalue()
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return to_csv_cell(shown(value)) if isinstance(value, str) else str(value)
+
+
+def as_sarif(records: Sequence[AuditedUse]) -> str:
+    """SARIF 2.1.0, which code hosts show beside the lines of a pull request."""
+    order = {rule.code: place for place, rule in enumerate(RULES)}
+    results = [_sarif_result(record, one, order) for record in records for one in record.findings]
+    driver = {
+        "name": "descscore",
+        "semanticVersion": __version__,
+        "rules": [
+            {
+                "id": rule.code,
+                "name": rule.name,
+                "shortDescription": {"text": rule.title},
+                "fullDescription": {"text": rule.reason},
+                "help": {"text": rule.reason},
+                "defaultConfiguration": {"level": _LEVELS[rule.severity], "enabled": rule.default},
+            }
+            for rule in RULES
+        ],
+    }
+    run = {"tool": {"driver": driver}, "columnKind": "unicodeCodePoints", "results": results}
+    return json.dumps({"$schema": SARIF_SCHEMA, "version": "2.1.0", "runs": [run]}, indent=1) + "\n"
+
+
+def _sarif_result(record: AuditedUse, one: Finding, order: dict[str, int]) -> dict[str, Any]:
+    use = record.use
+    place: dict[str, Any] = {"artifactLocation": {"uri": _uri(use.document)}}
+    where: dict[str, Any] = {"physicalLocation": place}
+    if use.place:  # lines count within a file inside the document, which a code host cannot show
+        where["logicalLocations"] = [{"fullyQualifiedName": use.place}]
+    elif use.line:
+        place["region"] = {"startLine": use.line, "startColumn": use.column or 1}
+    message = f"{use.source}: {one.message}" if use.source else one.message
+    return {
+        "ruleId": one.code,
+        "ruleIndex": order[one.code],
+        "level": _LEVELS[one.severity],
+        "message": {"text": shown(f"{message} ({use.place})" if use.place else message)},
+        "locations": [where],
+    }
+
+
+def _uri(document: str) -> str:
+    """A document's path relative to the current folder; a full address where it lies outside."""
+    path = os.path.relpath(document)
+    if path.startswith(".."):
+        return "file://" + quote(os.path.abspath(document), errors="surrogateescape")
+    return quote(Path(path).as_posix(), errors="surrogateescape")
+
+
+def as_junit(records: Sequence[AuditedUse], failing: frozenset[str]) -> str:
+    """JUnit's XML: a suite for each document, a test for each use; findings in ``failing`` are failures."""
+    root = ElementTree.Element("testsuites", name="descscore audit")
+    suites: dict[str, ElementTree.Element] = {}
+    counts: Counter[tuple[str, str]] = Counter()
+    for record in sorted(records, key=lambda one: one.use.document):
+        document = record.use.document
+        if document not in suites:
+            suites[document] = ElementTree.SubElement(root, "testsuite", name=_xml(document))
+        name = _xml(" ".join(part for part in (location(record.use), record.use.source) if part))
+        case = ElementTree.SubElement(suites[document], "testcase", classname=_xml(document), name=name)
+        bad = [one for one in record.findings if one.code in failing]
+        for one in bad:
+            failure = ElementTree.SubElement(case, "failure", type=one.code, message=_xml(one.message))
+            failure.text = _xml(f"{location(record.use)} {one.code} {one.message}")
+        other = [f"{one.code} {one.severity}: {one.message}" for one in record.findings if one not in bad]
+        if other:
+            ElementTree.SubElement(case, "system-out").text = _xml("\n".join(other))
+        counts[document, "tests"] += 1
+        counts[document, "failures"] += bool(bad)
+    for document, suite in suites.items():
+        for key in ("tests", "failures"):
+            suite.set(key, str(counts[document, key]))
+        suite.set("errors", "0")
+    for key in ("tests", "failures"):
+        root.set(key, str(sum(count for (_, what), count in counts.items() if what == key)))
+    ElementTree.indent(root)
+    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
+
+
+def _xml(text: str) -> str:
+    """``text`` without the characters that XML forbids."""
+    return shown(text).replace("\ufffe", "\ufffd").replace("\uffff", "\ufffd")
+
+
+FORMATS: dict[str, Callable[[Sequence[AuditedUse]], str]] = {
+    "text": as_text,
+    "json": as_json,
+    "csv": as_csv,
+    "sarif": as_sarif,
+}
+"""The reports that need nothing but records."""

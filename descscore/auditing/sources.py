@@ -1,0 +1,198 @@
+"""Find the image that a source in a document names, below a folder or in an archive. Nothing is fetched."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+import posixpath
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+from urllib.parse import unquote, unquote_to_bytes, urljoin, urlsplit
+
+from descscore.auditing.uses import ADDRESS, INLINE_SVG, MISSING, OUTSIDE, UNREADABLE
+from descscore.errors import ImageError
+from descscore.images import check_path
+from descscore.tables.cells import short
+from descscore.tables.rows import is_below
+
+_SVG_SUFFIXES = (".svg", ".svgz")
+_MOST_SHOWN = 60
+"""Most characters of a data address that a record keeps."""
+
+
+class Located(NamedTuple):
+    """An image, or why there is none; the fields are those of :class:`descscore.auditing.uses.ImageUse`."""
+
+    image: str | bytes | None = None
+    problem: str | None = None
+    detail: str | None = None
+
+
+class Store(Protocol):
+    """Where the images of a document lie."""
+
+    def image(self, path: str) -> Located:
+        """The image at a path below the root, with ``/`` between names and without ``..``."""
+
+
+@dataclass(frozen=True)
+class FolderStore:
+    """A folder that no path may leave."""
+
+    root: str
+
+    def image(self, path: str) -> Located:
+        file = os.path.join(self.root, path)
+        try:
+            if not is_below(self.root, file):
+                return Located(None, OUTSIDE, f"{short(path)} is a link that leads out of {self.root}")
+            check_path(file)
+        except (ImageError, ValueError) as error:
+            missing = not isinstance(error, ImageError) or error.kind == "missing_image"
+            return Located(None, MISSING if missing else UNREADABLE, short(str(error), 300))
+        return drawing(path) or Located(file)
+
+
+def drawing(path: str) -> Located | None:
+    """What is reported of a drawing in SVG, which is there but not rendered; None for other files."""
+    if path.lower().endswith(_SVG_SUFFIXES):
+        return Located(None, INLINE_SVG, f"{short(path)} is a drawing in SVG, which is not rendered")
+    return None
+
+
+class Root(NamedTuple):
+    """A folder that holds the files of a site. address: its start without a scheme, such as ``//host/a/``."""
+
+    address: str
+    store: FolderStore
+
+
+def site_roots(roots: Mapping[str, str | os.PathLike[str]]) -> tuple[Root, ...]:
+    """Folders by the address of their site, such as ``https://host/a``; the longest address comes first."""
+    named = [
+        Root(_without_scheme(url).rstrip("/") + "/", FolderStore(os.fspath(roots[url]))) for url in roots
+    ]
+    return tuple(sorted(named, key=lambda root: -len(root.address)))
+
+
+def _without_scheme(url: str) -> str:
+    rest = re.sub(r"(?i)^(https?:)?//", "", url.strip())
+    host, slash, path = rest.partition("/")
+    return f"//{host.lower()}{slash}{path}"
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Finds the images of one document."""
+
+    store: Store
+    """Where relative sources and those that begin with ``/`` are looked for."""
+    folder: str = ""
+    """The document's folder below the store's root, with ``/`` between names."""
+    roots: tuple[Root, ...] = ()
+    """Where the files of sites lie."""
+    attachments: Mapping[str, Located] = field(default_factory=dict)
+    """Images that the document itself holds, by their whole source."""
+
+    def locate(self, source: str, base: str = "") -> Located:
+        """The image that ``source`` stands for, as a browser reads it.
+
+        Args:
+            source: The value of ``src`` or a like attribute.
+            base: The page's ``<base href>``, if it has one.
+        """
+        attached = self.attachments.get(unquote(source)) if self.attachments else None
+        if attached is not None:
+            return attached
+        source = re.sub(r"[\t\r\n]", "", source.strip("\0\t\n\f\r "))
+        if source[:5].lower() == "data:":
+            return _data_image(source)
+        if not re.split("[?#]", source)[0]:
+            return Located(None, MISSING, "it names no file")
+        try:
+            address = _joined(base.strip().replace("\\", "/"), source.replace("\\", "/"))
+            scheme = urlsplit(address).scheme.lower()
+        except ValueError as error:  # such as a host that begins with a bracket
+            return Located(None, MISSING, f"{short(source)} is no address ({error})")
+        if len(scheme) == 1 or scheme == "file":
+            return Located(None, OUTSIDE, f"{short(source)} is a path on one computer")
+        if scheme == "attachment":
+            return Located(None, MISSING, f"{short(source)} is no attachment of this cell")
+        if scheme or address.startswith("//"):
+            return self._on_site(address)
+        folder = "" if address.startswith("/") else self.folder
+        return _first(self.store, folder, address.lstrip("/"), source)
+
+    def _on_site(self, address: str) -> Located:
+        plain = _without_scheme(address)
+        for root in self.roots:
+            if plain.startswith(root.address) and re.match(r"(?i)(https?:)?//", address):
+                return _first(root.store, "", plain[len(root.address) :], address)
+        return Located(None, ADDRESS, f"{short(address)} is an address, and addresses are never fetched")
+
+
+def _joined(base: str, source: str) -> str:
+    """The source as the page's base makes it. Raises :class:`ValueError` for a broken address."""
+    if urlsplit(base).scheme or base.startswith("//"):
+        return urljoin(base, source)
+    if urlsplit(source).scheme or source.startswith("/"):
+        return source
+    return posixpath.join(posixpath.dirname(re.split("[?#]", base)[0]), source)
+
+
+def _first(store: Store, folder: str, path: str, source: str) -> Located:
+    """The image at the first spelling of the path that leads to a file; else what the first one says."""
+    first: Located | None = None
+    for spelling in _spellings(path):
+        below = posixpath.normpath(posixpath.join(folder, spelling))
+        if below == ".." or below.startswith("../"):
+            located = Located(None, OUTSIDE, f"{short(source)} leads out of the root")
+        elif "\0" in below or below == ".":
+            located = Located(None, MISSING, f"{short(source)} is no file name")
+        else:
+            located = store.image(below)
+        if located.problem != MISSING:
+            return located
+        first = first or located
+    return first or Located(None, MISSING, "it names no file")
+
+
+def _spellings(path: str) -> Iterator[str]:
+    """What a path in a document may be called on the disk: as a server reads it, then as it is written."""
+    plain = re.split("[?#]", path)[0]
+    yield from dict.fromkeys((unquote(plain), plain, unquote(path), path))
+
+
+def _data_image(source: str) -> Located:
+    head, comma, data = source[5:].partition(",")
+    kind = head.partition(";")[0].strip().lower()
+    if kind.startswith("image/svg"):
+        return Located(None, INLINE_SVG, "it is a drawing in SVG, which is not rendered")
+    content = unquote_to_bytes(data)
+    if head.lower().rstrip().endswith("base64"):
+        try:
+            content = decode_base64(content)
+        except ValueError:
+            content = b""
+    if not (comma and content):
+        return Located(None, UNREADABLE, f"{shown_source(source)} holds no data")
+    return Located(content)
+
+
+def decode_base64(data: str | bytes) -> bytes:
+    """The bytes of base64 data, with or without ``=`` at its end. Raises :class:`ValueError` for others."""
+    text = data.encode() if isinstance(data, str) else data
+    plain = b"".join(text.split()).rstrip(b"=")
+    try:
+        return base64.b64decode(plain + b"=" * (-len(plain) % 4))
+    except binascii.Error as error:
+        raise ValueError(f"not base64 ({error})") from None
+
+
+def shown_source(source: str) -> str:
+    """The source as a record keeps it: a data address is cut."""
+    is_data = source.lstrip()[:5].lower() == "data:"
+    return source.lstrip()[:_MOST_SHOWN] if is_data else source

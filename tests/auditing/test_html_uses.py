@@ -1,0 +1,318 @@
+"""Uses of images in HTML: what is an image, its accessible name, what hides it, and where it stands.
+
+The examples follow the W3C's ACT rules 23a2a8, 59796f, 7d6734, 9eb3f6, e88epe and 46ca7f: each has cases that
+pass, fail, and to which it does not apply.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from audited_documents import png, problems, records, uses
+from hypothesis import given
+from hypothesis import strategies as st
+
+from descscore.auditing.html import srcset_urls
+from descscore.auditing.html_tree import Element, decode, parse
+from descscore.auditing.uses import ImageUse
+
+
+def one(folder: Path, html: str) -> ImageUse:
+    """The only use on a page."""
+    (use,) = page(folder, html)
+    return use
+
+
+def page(folder: Path, html: str) -> list[ImageUse]:
+    (folder / "a.png").write_bytes(png())
+    (folder / "page.html").write_text(html)
+    return uses(folder / "page.html")
+
+
+@pytest.mark.parametrize(
+    ("html", "name", "source"),
+    [
+        # 23a2a8, passed: an accessible name.
+        ('<img src="a.png" alt="W3C logo">', "W3C logo", "alt"),
+        ('<img src="a.png" aria-label="W3C logo">', "W3C logo", "aria-label"),
+        ('<img src="a.png" title="W3C logo">', "W3C logo", "title"),
+        (
+            '<div id="l">W3C  <b>logo</b></div><img src="a.png" aria-labelledby="l">',
+            "W3C logo",
+            "aria-labelledby",
+        ),
+        ('<img src="a.png" aria-labelledby="x y"><p id="y">y</p><p id="x">x</p>', "x y", "aria-labelledby"),
+        (
+            '<div role="img" aria-label="W3C logo" style="background:url(a.png)"></div>',
+            "W3C logo",
+            "aria-label",
+        ),
+        # The order of HTML: labelledby, label, alt, title; one that leads nowhere does not count.
+        ('<img src="a.png" aria-labelledby="x" aria-label="l" alt="a" title="t">', "l", "aria-label"),
+        ('<img src="a.png" aria-label=" " alt="a" title="t">', "a", "alt"),
+        ('<img src="a.png" alt="" title="t">', "", "alt"),
+        ('<img src="a.png" alt=" " title="t">', "t", "title"),
+        # 23a2a8, failed: neither a name nor a mark.
+        ('<img src="a.png">', None, None),
+        ('<div role="img"></div>', None, None),
+        ('<img src="a.png" alt=" ">', "", "alt"),
+        ('<img src="a.png" aria-labelledby="nowhere">', None, None),
+        # 59796f: image buttons.
+        ('<input type="image" src="a.png" alt="Search">', "Search", "alt"),
+        ('<input type="IMAGE" src="a.png" aria-label="Search">', "Search", "aria-label"),
+        ('<input type="image" src="a.png" alt="" title="Search">', "Search", "title"),
+        ('<input type="image" src="a.png" alt="">', "", "alt"),
+        ('<input type="image" src="a.png" name="search">', None, None),
+        # 7d6734: SVG with a role.
+        ('<svg role="img" aria-label="circle"><circle r="1"/></svg>', "circle", "aria-label"),
+        ('<svg role="img"><title>circle</title><circle r="1"/></svg>', "circle", "svg title"),
+        ('<svg role="graphics-document" title="t"><circle r="1"/></svg>', "t", "title"),
+        (
+            '<svg><circle role="graphics-symbol" r="1"><title>circle</title></circle></svg>',
+            "circle",
+            "svg title",
+        ),
+        ('<svg role="img"><circle r="1"/></svg>', None, None),
+        ('<svg role="img"><title></title><circle r="1"/></svg>', "", "svg title"),
+        ('<svg><circle role="graphics-symbol" r="1"/></svg>', None, None),
+        # Objects and areas.
+        ('<object data="a.png" type="image/png">A <i>cat</i></object>', "A cat", "content"),
+        ('<object data="a.png" title="cat"></object>', "cat", "title"),
+        ('<embed src="a.png" aria-label="cat">', "cat", "aria-label"),
+    ],
+)
+def test_the_accessible_name_comes_by_the_order_of_html(
+    tmp_path: Path, html: str, name: str | None, source: str | None
+) -> None:
+    use = one(tmp_path, html)
+    assert (use.name, use.name_from) == (name, source)
+    assert not use.hidden
+
+
+@pytest.mark.parametrize(
+    "html",
+    [
+        "<p>no image</p>",
+        "<svg><circle r='1'/></svg>",
+        "<input type='text'>",
+        "<p style='background-image: url(a.png)'>text</p>",
+        "<!-- <img src='a.png'> -->",
+        "<script>document.write('<img src=a.png>')</script>",
+        "<textarea><img src='a.png'></textarea>",
+        "<template><img src='a.png'></template>",
+        "<object data='clip.mp4'></object>",
+        "<area href='/x' alt='no map shows it'>",
+        "&lt;img src='a.png'>",
+        "<img src='a.png' alt='the page ends here",
+    ],
+)
+def test_what_is_no_image_gives_no_use(tmp_path: Path, html: str) -> None:
+    assert page(tmp_path, html) == []
+
+
+@pytest.mark.parametrize(
+    ("html", "hidden", "decorative", "exposed_by"),
+    [
+        # 46ca7f and e88epe: marks that work ...
+        ('<img src="a.png" alt="">', False, True, None),
+        ('<img src="a.png" role="presentation">', False, True, None),
+        ('<img src="a.png" role="none" alt="x">', False, True, None),
+        ('<img src="a.png" aria-hidden="true" alt="x">', True, False, None),
+        ('<div aria-hidden="true"><p><img src="a.png" alt="x"></p></div>', True, False, None),
+        # ... and marks that another attribute undoes.
+        ('<img src="a.png" alt="" tabindex="0">', False, True, "tabindex"),
+        ('<img src="a.png" alt="" aria-label="x">', False, True, "aria-label"),
+        ('<img src="a.png" role="none" aria-labelledby="x"><p id="x">x</p>', False, True, "aria-labelledby"),
+        ('<img src="a.png" alt="x">', False, False, None),
+        ('<img src="a.png" alt=" ">', False, False, None),
+        # Nobody meets these.
+        ('<img src="a.png" hidden>', True, False, None),
+        ('<img src="a.png" style="color: red; DISPLAY : none">', True, False, None),
+        ('<div style="visibility:hidden"><img src="a.png"></div>', True, False, None),
+        ('<img src="a.png" hidden="until-found">', False, False, None),
+        ('<img src="a.png" aria-hidden="false">', False, False, None),
+    ],
+)
+def test_marks_that_hide_or_decorate(
+    tmp_path: Path, html: str, hidden: bool, decorative: bool, exposed_by: str | None
+) -> None:
+    use = one(tmp_path, html)
+    assert (use.hidden, use.decorative, use.exposed_by) == (hidden, decorative, exposed_by)
+
+
+def test_alt_is_kept_as_written_and_the_name_is_trimmed(tmp_path: Path) -> None:
+    use = one(tmp_path, '<img src="a.png" alt=" A &amp; B\n c ">')
+    assert (use.alt, use.name) == (" A & B\n c ", "A & B c")
+    assert one(tmp_path, '<img src="a.png" alt>').alt == ""
+
+
+@pytest.mark.parametrize(
+    ("html", "kinds"),
+    [
+        ('<a href="/"><img src="a.png" alt="Home"></a>', ["link"]),
+        ('<a href="/"> <b><img src="a.png" alt=""></b> </a>', ["link"]),
+        ("<a href=/><img src=a.png alt=Home></a>", ["link"]),
+        ('<button><img src="a.png"></button>', ["button"]),
+        ('<span role="link" tabindex="0"><img src="a.png"></span>', ["link"]),
+        ('<input type="image" src="a.png">', ["button"]),
+        ('<img role="button" src="a.png" alt="Go">', ["button"]),
+        ('<a href="/"><img src="a.png" alt=""> Home</a>', [None]),
+        ('<a href="/" aria-label="Home"><img src="a.png" alt=""></a>', [None]),
+        ('<a href="/" title="Home"><img src="a.png" alt=""></a>', [None]),
+        ('<a name="x"><img src="a.png" alt=""></a>', [None]),
+        ('<p><img src="a.png" alt=""></p>', [None]),
+        ('<a href="/"><img src="a.png" alt=""><img src="a.png" alt="Home"></a>', [None, "link"]),
+        ('<a href="/"><img src="a.png" alt="A"><img src="a.png" alt="B"></a>', [None, None]),
+        ('<a href="/"><img src="a.png"><img src="a.png" alt=""></a>', ["link", "link"]),
+        ('<a href="/"><img src="a.png"><span aria-hidden="true">x</span></a>', ["link"]),
+        ('<a href="/"><img src="a.png"></a><a href="/">text</a>', ["link"]),
+        ('<a href="/"><img src="a.png"><a href="/">text</a>', ["link"]),  # an end tag is missing
+    ],
+)
+def test_an_image_that_is_all_a_link_or_button_holds(
+    tmp_path: Path, html: str, kinds: list[str | None]
+) -> None:
+    assert [use.only_content_of for use in page(tmp_path, html)] == kinds
+
+
+def test_an_area_shows_the_picture_of_its_map(tmp_path: Path) -> None:
+    html = '<map name="m"><area href="/n" alt="North"></map><img src="a.png" usemap="#m" alt="Map">'
+    area, image = page(tmp_path, html)
+    assert (area.element, area.name, area.source, area.only_content_of) == ("area", "North", "a.png", "link")
+    assert area.image == image.image == str(tmp_path / "a.png")
+
+
+def test_what_an_element_with_role_img_holds_is_part_of_one_picture(tmp_path: Path) -> None:
+    outer, star = page(tmp_path, '<div role="img" aria-label="3 stars"><img src="a.png" alt="star">x</div>')
+    assert (outer.element, outer.name, outer.hidden) == ("role", "3 stars", False)
+    assert outer.image == str(tmp_path / "a.png")
+    assert star.hidden
+
+
+def test_a_cover_in_svg_is_its_picture_and_a_drawing_is_not_rendered(tmp_path: Path) -> None:
+    cover = one(tmp_path, '<svg aria-label="Cover"><image xlink:href="a.png" width="9"/></svg>')
+    assert (cover.element, cover.name, cover.image) == ("svg", "Cover", str(tmp_path / "a.png"))
+    drawing = one(tmp_path, '<svg role="img"><title>Circle</title><circle/></svg>')
+    assert (drawing.image, drawing.image_problem) == (None, "inline-svg")
+    (tmp_path / "b.svg").write_text("<svg/>")
+    assert one(tmp_path, '<img src="b.svg" alt="x">').image_problem == "inline-svg"
+
+
+def test_captions_and_words_around(tmp_path: Path) -> None:
+    html = """<title>not seen</title><p>One <b>tw</b>o<p>three<figure><div><img src="a.png" alt="Dog"></div>
+    <figcaption>A <em>dog</em><aside>note</aside><b hidden>not seen</b></figcaption></figure>
+    <p hidden>not seen</p><style>p {}</style>four<br>five"""
+    use = one(tmp_path, html)
+    assert (use.caption, use.words_before, use.words_after) == (
+        "A dog",
+        "One two three",
+        "A dog note four five",
+    )
+    long = one(tmp_path, f"{'begin ' * 90}<img src='a.png'>{'end ' * 90}")
+    assert long.words_before == " ".join(["begin"] * 33)
+    assert long.words_after == " ".join(["end"] * 50)
+    nested = (
+        '<figure><figure><img src="a.png"></figure><img src="a.png"><figcaption>Both</figcaption></figure>'
+    )
+    assert [use.caption for use in page(tmp_path, nested)] == ["Both", "Both"]
+
+
+def test_the_nearest_language_counts(tmp_path: Path) -> None:
+    image = '<img src="a.png">'
+    html = f'<html lang="en"><p xml:lang="ja">{image}</p><p lang="">{image}</p>{image}'
+    assert [use.language for use in page(tmp_path, html)] == ["ja", None, "en"]
+
+
+def test_declared_sizes(tmp_path: Path) -> None:
+    html = '<img src="a.png" width="48" height="50%"><img src="a.png" width=9 style="width: 20px">'
+    assert [(use.width, use.height) for use in page(tmp_path, html)] == [(48, None), (20, None)]
+
+
+def test_srcset_and_picture_give_candidates(tmp_path: Path) -> None:
+    html = """<picture><source srcset="big.avif 2x, small.avif">
+    <img src="a.png" srcset="a.png 1x, b.png 2x"></picture>
+    <img srcset="a.png 100w, b.png 200w"><img src="data:image/gif;base64,R0lGOD" data-src="a.png">"""
+    first, second, lazy = page(tmp_path, html)
+    assert (first.source, first.candidates) == ("a.png", ("b.png", "big.avif", "small.avif"))
+    assert (second.source, second.candidates) == ("a.png", ("b.png",))
+    assert lazy.source == "a.png"
+    assert srcset_urls("data:image/png;base64,iVBO,x 1x, a,b.png 2x,c.png") == [
+        "data:image/png;base64,iVBO,x",
+        "a,b.png",
+        "c.png",
+    ]
+
+
+def test_line_and_column_point_at_the_tag(tmp_path: Path) -> None:
+    html = '<!doctype html>\r\n<!-- <img> -->\n<p>ä€𝄞<img src="a.png"\n alt="a\nb"><IMG SRC=a.png></p>\n\n'
+    html += "  <img src=a.png>"
+    (tmp_path / "a.png").write_bytes(png())
+    (tmp_path / "page.html").write_text(html, newline="")
+    places = [(use.line, use.column) for use in uses(tmp_path / "page.html")]
+    assert places == [(3, 7), (5, 4), (7, 3)]
+
+
+@given(
+    st.lists(
+        st.sampled_from(["<p>", "</p>", "\n", "ü", "<li>", "<b", ">", '<i x="', '"', "<!--", "-->", "</"])
+    )
+)
+def test_every_tag_stands_where_it_says(parts: list[str]) -> None:
+    text = "".join([*parts, '"><x-y>'])
+    lines = text.split("\n")
+    for node in parse(text).descendants():
+        if isinstance(node, Element):
+            assert lines[node.line - 1][node.column - 1 :].startswith(f"<{node.name}")
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        ("é".encode(), "é"),
+        (b"\xef\xbb\xbf" + "é".encode(), "é"),
+        ("é".encode("utf-16"), "é"),
+        ("é".encode("latin-1"), "é"),
+        (b'<meta charset="shift_jis">' + "犬".encode("shift_jis"), '<meta charset="shift_jis">犬'),
+        (b"<meta charset=iso-8859-1>\x93", "<meta charset=iso-8859-1>“"),
+        (b'<meta charset="utf-8">\xff', '<meta charset="utf-8">\ufffd'),
+        (b'<?xml version="1.0" encoding="koi8-r"?>\xc1', '<?xml version="1.0" encoding="koi8-r"?>\u0430'),
+        (b'<meta charset="no such">\xff', '<meta charset="no such">ÿ'),
+    ],
+)
+def test_pages_are_decoded_as_browsers_do(data: bytes, text: str) -> None:
+    assert decode(data) == text
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        "<div>",
+        "<!--",
+        "<a href='",
+        '<a b="',
+        "<![CDATA[",
+        "<b><p>",
+        "<",
+        "</",
+        "&",
+        "<title>",
+        "<a ",
+        "<svg>",
+    ],
+)
+def test_a_hostile_page_is_read_in_bounds(tmp_path: Path, part: str) -> None:
+    html = part * 20_000
+    records_of_page = page(tmp_path, f"<img src=a.png>{html}<img src=a.png>")
+    assert 1 <= len(records_of_page) <= 2
+
+
+def test_a_page_with_too_many_elements_is_a_problem_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("descscore.auditing.html_tree.MOST_ELEMENTS", 100)
+    (tmp_path / "big.html").write_text("<p>" * 101)
+    (tmp_path / "good.html").write_text("<img src='x.png'>")
+    first, second = records(tmp_path)
+    assert problems(tmp_path) == [first]
+    assert isinstance(second, ImageUse)

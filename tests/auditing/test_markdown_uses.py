@@ -1,0 +1,156 @@
+"""Uses of images in Markdown: brackets, attributes, figures, HTML inside, and their places."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from audited_documents import png, uses
+from hypothesis import given
+from hypothesis import strategies as st
+
+from descscore.auditing.html import Page
+from descscore.auditing.markdown import read_markdown
+from descscore.auditing.sources import FolderStore, Sources
+from descscore.auditing.uses import ImageUse
+
+
+def page(folder: Path, text: str) -> list[ImageUse]:
+    (folder / "a.png").write_bytes(png())
+    (folder / "page.md").write_text(text)
+    return uses(folder / "page.md")
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "source", "caption"),
+    [
+        ("![A *red* dog](a.png)", "A red dog", "bracket", None),
+        ('![A dog](a.png "Rex")', "A dog", "bracket", None),
+        ("![A dog][r]\n\n[r]: a.png", "A dog", "bracket", None),
+        # Nothing describes it, and nothing says that it is decorative.
+        ("![](a.png)", None, None, None),
+        ('![](a.png "Rex")', "Rex", "title", None),
+        # Attributes as in Pandoc, Quarto, kramdown and lessons of the Carpentries.
+        ("![](a.png){alt='A dog'}", "A dog", "alt", None),
+        ("![Figure 1](a.png){alt='A dog' .wide}", "A dog", "alt", "Figure 1"),
+        (
+            '![Figure 1](a.png){#fig-1 fig-alt="A \\"red\\" {dog}" width=40px}',
+            'A "red" {dog}',
+            "alt",
+            "Figure 1",
+        ),
+        ('![A dog](a.png){fig-cap="Figure 1"}', "A dog", "bracket", "Figure 1"),
+        ('![A dog](a.png){: width="40"}', "A dog", "bracket", None),
+        ("![A dog](a.png){not attributes}", "A dog", "bracket", None),
+        ("![Figure 1](a.png){alt=''}", "", "alt", "Figure 1"),
+        # HTML inside.
+        ('text <img src="a.png" alt="A dog"> text', "A dog", "alt", None),
+        (
+            '<figure>\n<img src="a.png"\n alt="A dog"><figcaption>Rex</figcaption>\n</figure>',
+            "A dog",
+            "alt",
+            "Rex",
+        ),
+        # MyST.
+        (
+            "```{figure} a.png\n:alt: A dog\n:name: x\n\nThe *caption*\n\nA legend\n```",
+            "A dog",
+            "alt",
+            "The caption",
+        ),
+        ("```{figure} a.png\n---\nalt: A dog\n---\nThe caption\n```", "A dog", "alt", "The caption"),
+        (":::{figure} a.png\n:alt: A dog\nThe caption\n:::", "A dog", "alt", "The caption"),
+        ("```{image} a.png\n:alt: A dog\n  that runs\n```", "A dog that runs", "alt", None),
+        ("```{image} a.png\n```", None, None, None),
+        ("```{figure-md} x\n![A dog](a.png)\n\nThe caption\n```", "A dog", "bracket", "The caption"),
+        ("````{note}\n```{tip}\n![A dog](a.png)\n```\n````", "A dog", "bracket", None),
+        (":::: challenge\n![A dog](a.png)\n::::", "A dog", "bracket", None),
+        ("Note[^1]\n\n[^1]: ![A dog](a.png)", "A dog", "bracket", None),
+        ("| x |\n|---|\n| ![A dog](a.png) |", "A dog", "bracket", None),
+    ],
+)
+def test_name_and_caption(
+    tmp_path: Path, text: str, name: str | None, source: str | None, caption: str | None
+) -> None:
+    (use,) = page(tmp_path, text)
+    assert (use.name, use.name_from, use.caption) == (name, source, caption)
+    assert (use.source, use.image) == ("a.png", str(tmp_path / "a.png"))
+    assert use.decorative == (name == "")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "`![no](a.png)`",
+        "\\![no](a.png)",
+        "```\n![no](a.png)\n```",
+        "    ![no](a.png)",
+        "```python\n<img src='a.png'>\n```",
+        "<!-- ![no](a.png) <img src='a.png'> -->",
+        "```{code-block} md\n![no](a.png)\n```",
+        "---\nimage: ![no](a.png)\n---",
+    ],
+)
+def test_code_and_comments_hold_no_images(tmp_path: Path, text: str) -> None:
+    assert page(tmp_path, text) == []
+
+
+def test_every_use_stands_where_its_mark_begins(tmp_path: Path) -> None:
+    text = """---
+lang: de
+---
+# A ![x](a.png)
+
+> quoted text
+> more ![x](a.png){alt='y'}
+- item [![x](a.png)](https://example.org)
+
+  <div><p>
+   <img src="a.png"></p></div>
+
+| a | b |
+|---|---|
+| ![x](a.png) | ![x](a.png) |
+
+```{note}
+in a note ![x](a.png)
+```
+:::{figure} a.png
+
+Caption with ![x](a.png)
+:::
+Term
+: Definition <img
+  src="a.png"> end
+"""
+    found = page(tmp_path, text)
+    lines = text.split("\n")
+    places = [(use.line, use.column) for use in found]
+    assert places == [
+        *((4, 5), (7, 8), (8, 9), (11, 4), (15, 3), (15, 17), (18, 11), (20, 1), (22, 14), (25, 14)),
+    ]
+    starts = [lines[line - 1][column - 1 :] for line, column in places if line and column]
+    assert all(start.startswith(("![", "<img", ":::")) for start in starts)
+    assert {use.language for use in found} == {"de"}
+    assert found[2].only_content_of == "link"
+
+
+def test_words_around_hold_no_marks(tmp_path: Path) -> None:
+    text = "::: challenge\nLook at **this**:\n\n![x](a.png){alt='y'}\n:::\n\n1. [Next](b.html)"
+    (use,) = page(tmp_path, text)
+    assert (use.words_before, use.words_after) == ("Look at this:", "x Next")
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            ["![", "](a.png)", "{alt='x'}", "\n", "> ", "```", "{figure} a.png", "<img src=a.png>"]
+        )
+    )
+)
+def test_any_mixture_of_marks_is_read(parts: list[str]) -> None:
+    text = "".join(parts)
+    lines = text.split("\n")
+    for use in read_markdown(text, Page("page.md", Sources(FolderStore("/nowhere")))):
+        if use.line is not None and use.column is not None:
+            assert len(lines[use.line - 1]) >= use.column

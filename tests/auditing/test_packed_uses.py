@@ -1,0 +1,239 @@
+"""Uses of images in documents that are archives or hold their images: EPUB, notebooks, DOCX, PPTX and ODT."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import pytest
+from audited_documents import (
+    base64_png,
+    png,
+    problems,
+    records,
+    uses,
+    write_docx,
+    write_epub,
+    write_notebook,
+    write_odt,
+    write_pptx,
+    write_zip,
+)
+from docx import Document
+from lxml import etree
+from pptx import Presentation
+
+from descscore.auditing.uses import ImageUse
+from descscore.images import load_image
+
+
+def sizes(found: list[ImageUse]) -> set[tuple[int, int]]:
+    return {load_image(use.image).size for use in found if use.image is not None}
+
+
+def test_a_book_is_read_in_the_order_of_its_spine(tmp_path: Path) -> None:
+    pages = {
+        "z.xhtml": '<html><body><p>One <img src="img.png" alt="first"/></p></body></html>',
+        "a.xhtml": '<html lang="en"><body>\n<img src="sub/../img.png" alt="second"/></body></html>',
+    }
+    book = write_epub(tmp_path / "book.epub", pages, img__png=png())
+    first, second = uses(book)
+    assert (first.name, first.place, first.line, first.column) == ("first", "OPS/z.xhtml", 1, 20)
+    assert (second.name, second.place, second.line, second.column) == ("second", "OPS/a.xhtml", 2, 1)
+    assert (first.language, second.language) == ("fr", "en")
+    assert first.page != second.page
+    assert first.document == str(book)
+    assert sizes([first, second]) == {(24, 16)}
+
+
+def test_images_of_a_book_stay_in_the_book(tmp_path: Path) -> None:
+    (tmp_path / "x.png").write_bytes(png())
+    names = ["../../x.png", "/x.png", "none.png", "https://example.org/x.png", "cover.svg", "encrypted.png"]
+    page = "".join(f'<img src="{name}"/>' for name in names)
+    book = write_epub(tmp_path / "book.epub", {"p.xhtml": page}, cover__svg="<svg/>", encrypted__png=png())
+    encryption = '<encryption><CipherReference URI="OPS/encrypted.png"/></encryption>'
+    with zipfile.ZipFile(book, "a") as archive:
+        archive.writestr("META-INF/encryption.xml", encryption)
+        archive.writestr("../x.png", png())
+    found = uses(book)
+    kinds = ["outside", "missing", "missing", "address", "inline-svg", "unreadable"]
+    assert [use.image_problem for use in found] == kinds
+    assert all(use.image is None for use in found)
+
+
+def test_a_book_without_a_package_is_read_by_its_files(tmp_path: Path) -> None:
+    book = write_zip(tmp_path / "book.epub", {"p.xhtml": '<img src="a.png" alt="x"/>', "a.png": png()})
+    problem, use = records(book)
+    assert "META-INF/container.xml" in problem.message  # type: ignore[union-attr]
+    assert isinstance(use, ImageUse)
+    assert use.name == "x"
+
+
+def test_a_page_of_a_book_that_cannot_be_read_is_a_problem_of_its_own(tmp_path: Path) -> None:
+    bomb = "<p>" + " " * (30 << 20)
+    book = write_epub(tmp_path / "book.epub", {"bomb.xhtml": bomb, "good.xhtml": '<img src="x.png"/>'})
+    problem, use = records(book)
+    assert "OPS/bomb.xhtml" in problem.message  # type: ignore[union-attr]
+    assert isinstance(use, ImageUse)
+
+
+def test_an_image_that_is_a_bomb_is_not_unpacked(tmp_path: Path) -> None:
+    book = write_epub(tmp_path / "book.epub", {"p.xhtml": '<img src="a.png"/>'}, a__png=bytes(50 << 20))
+    (use,) = uses(book)
+    assert use.image_problem == "unreadable"
+    assert "too much" in str(use.image_detail)
+
+
+def test_entities_of_a_document_are_not_expanded(tmp_path: Path) -> None:
+    (tmp_path / "secret.txt").write_text("secret")
+    declared = f'<!DOCTYPE x [<!ENTITY e SYSTEM "{tmp_path}/secret.txt"><!ENTITY a "aaaa">]>'
+    for number, entity in enumerate(("&e;", "&a;")):
+        path = write_odt(
+            tmp_path / f"{number}.odt", "<text:p>BODY<draw:frame><draw:image/></draw:frame></text:p>"
+        )
+        with zipfile.ZipFile(path) as archive:
+            content = (
+                archive.read("content.xml").decode().replace("BODY", entity).replace("?>", f"?>{declared}", 1)
+            )
+        write_zip(path, {"content.xml": content})
+        (use,) = uses(path)
+        assert use.words_before == ""
+
+
+def test_cells_of_a_notebook(tmp_path: Path) -> None:
+    (tmp_path / "file.png").write_bytes(png("blue", (7, 7)))
+    attached = {"my image.png": {"image/png": base64_png()}}
+    markdown = (
+        "# Title\n\n![A dog](attachment:my%20image.png) and ![none](attachment:none.png)\n![](file.png)"
+    )
+    plot = {"output_type": "display_data", "data": {"image/png": base64_png(), "text/plain": "<Figure>"}}
+    described = {
+        "output_type": "execute_result",
+        "data": {"image/jpeg": ["@@", "broken"]},
+        "metadata": {"image/jpeg": {"alt": "A plot", "width": 640}},
+    }
+    html = {"output_type": "display_data", "data": {"text/html": ["<img src='file.png' ", "alt='B'>"]}}
+    path = write_notebook(
+        tmp_path / "book.ipynb",
+        {"cell_type": "markdown", "source": markdown.splitlines(keepends=True), "attachments": attached},
+        {
+            "cell_type": "code",
+            "source": "plot()",
+            "outputs": [plot, described, html, {"output_type": "stream"}],
+        },
+        {"cell_type": "markdown", "source": "The end."},
+    )
+    dog, none, file, first, second, third = uses(path)
+    assert [use.place for use in (dog, first, third)] == ["cell 1", "cell 2, output 1", "cell 2, output 3"]
+    assert (dog.line, dog.column, dog.name) == (3, 1, "A dog")
+    assert (none.image_problem, file.name) == ("missing", None)
+    assert (first.name, first.element, first.words_before, first.words_after) == (
+        *(None, "output"),
+        *("Title and", "The end."),
+    )
+    assert (second.name, second.width, second.image_problem) == ("A plot", 640, "unreadable")
+    assert third.name == "B"
+    assert sizes([dog, first]) == {(24, 16)}
+    assert {use.page for use in (dog, first, third)} == {str(path)}
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "null", '{"nbformat": 3, "worksheets": []}', '{"nbformat": 4}', "[" * 9999]
+)
+def test_what_is_no_notebook_is_a_problem(tmp_path: Path, text: str) -> None:
+    (tmp_path / "book.ipynb").write_text(text)
+    (problem,) = problems(tmp_path)
+    assert problem.document == str(tmp_path / "book.ipynb")
+
+
+def test_pictures_in_word(tmp_path: Path) -> None:
+    path = write_docx(tmp_path / "a.docx", {"descr": "A  dog"}, {}, {"title": "Rex"}, {"descr": ""})
+    dog, bare, titled, empty = uses(path)
+    assert [(use.name, use.name_from) for use in (dog, bare, titled, empty)] == [
+        *(("A dog", "descr"), (None, None), ("Rex", "title"), ("", "descr")),
+    ]
+    assert (dog.alt, dog.caption, dog.place) == ("A  dog", "Caption 1", "paragraph 3")
+    assert dog.words_before == "Holidays Before picture 1."
+    assert dog.words_after.startswith("Caption 1 After picture 1. Before picture 2.")
+    assert (dog.width, dog.language, dog.decorative, empty.decorative) == (192, "en-US", False, False)
+    assert dog.source == "media/image1.png"
+    assert sizes([dog, titled]) == {(24, 16)}
+
+
+ADEC = "http://schemas.microsoft.com/office/drawing/2017/decorative"
+DRAWING = "http://schemas.openxmlformats.org/drawingml/2006/main"
+
+
+def mark_decorative(properties: etree._Element, value: str = "1") -> None:
+    extensions = etree.SubElement(properties, f"{{{DRAWING}}}extLst")
+    extension = etree.SubElement(extensions, f"{{{DRAWING}}}ext")
+    etree.SubElement(extension, f"{{{ADEC}}}decorative").set("val", value)
+
+
+def test_the_decorative_mark_and_links_of_office(tmp_path: Path) -> None:
+    document = Document(str(write_docx(tmp_path / "a.docx", {"descr": "x"}, {}, {})))
+    first, second, third = (shape._inline.docPr for shape in document.inline_shapes)
+    mark_decorative(first)
+    mark_decorative(second, "0")
+    etree.SubElement(third, f"{{{DRAWING}}}hlinkClick")
+    document.save(str(tmp_path / "a.docx"))
+    found = uses(tmp_path / "a.docx")
+    assert [(use.decorative, use.hidden) for use in found] == [(True, True), (False, False), (False, False)]
+    assert [use.only_content_of for use in found] == [None, None, "link"]
+
+
+def test_deleted_pictures_and_copies_for_old_programs_are_no_uses(tmp_path: Path) -> None:
+    path = write_docx(tmp_path / "a.docx", {"descr": "kept"}, {"descr": "deleted"}, {"descr": "copy"})
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    body = members["word/document.xml"].decode()
+    before, first, second, third = body.split("<w:drawing")
+    second = f"<w:del><w:drawing{second}".replace("</w:drawing>", "</w:drawing></w:del>")
+    third = f"<mc:Fallback xmlns:mc='urn:x'><w:drawing{third}".replace(
+        "</w:drawing>", "</w:drawing></mc:Fallback>"
+    )
+    members["word/document.xml"] = f"{before}<w:drawing{first}{second}{third}".encode()
+    assert [use.name for use in uses(write_zip(path, members))] == ["kept"]
+
+
+def test_slides_of_a_presentation(tmp_path: Path) -> None:
+    path = write_pptx(tmp_path / "a.pptx", {"descr": "A dog"}, {"descr": ""}, {})
+    deck = Presentation(str(path))
+    mark_decorative(deck.slides[2].shapes[1]._element.nvPicPr.cNvPr)
+    order = deck.slides._sldIdLst
+    order.insert(0, order[1])
+    deck.save(str(path))
+    moved, first, last = uses(path)
+    assert (moved.place, moved.name, moved.words_before) == ("slide 1", "", "Title 2")
+    # python-pptx writes the file's name where nothing else is given.
+    assert (first.place, first.name, first.name_from, first.width) == ("slide 2", "A dog", "descr", 96)
+    assert (last.decorative, last.hidden) == (True, True)
+    assert len({use.page for use in (moved, first, last)}) == 3
+    assert sizes([moved]) == {(24, 16)}
+
+
+def test_frames_of_an_open_document(tmp_path: Path) -> None:
+    picture = '<draw:image xlink:href="Pictures/a.png"/>'
+    body = f"""<text:h>Title</text:h><text:p>One <draw:frame svg:width="2.54cm">{picture}
+    <svg:title>Rex</svg:title><svg:desc>A dog runs</svg:desc></draw:frame> two</text:p>
+    <text:p><draw:frame><draw:text-box><text:p><draw:frame>{picture}<svg:desc>Cat</svg:desc></draw:frame>
+    Figure 1: a cat</text:p></draw:text-box></draw:frame></text:p>
+    <text:p><draw:frame loext:decorative="true">{picture}</draw:frame></text:p>
+    <text:p><text:a><draw:frame><draw:image xlink:href="../a.png"/></draw:frame></text:a></text:p>"""
+    dog, cat, plain, linked = uses(write_odt(tmp_path / "a.odt", body))
+    assert (dog.name, dog.name_from, dog.width, dog.place) == ("Rex", "title", 96, "paragraph 2")
+    assert (dog.words_before, dog.words_after) == ("Title One", "two Figure 1: a cat")
+    assert (cat.name, cat.name_from, cat.caption) == ("Cat", "desc", "Figure 1: a cat")
+    assert (plain.name, plain.decorative, plain.hidden) == (None, True, True)
+    assert (linked.only_content_of, linked.image_problem) == ("link", "outside")
+    assert sizes([dog, cat]) == {(24, 16)}
+
+
+def test_an_encrypted_document_says_so(tmp_path: Path) -> None:
+    path = write_odt(tmp_path / "a.odt", "")
+    manifest = """<m:manifest xmlns:m="urn:x"><m:file-entry m:full-path="content.xml"><m:encryption-data/>
+    </m:file-entry></m:manifest>"""
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("META-INF/manifest.xml", manifest)
+    (tmp_path / "b.docx").write_bytes(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600))
+    assert ["encrypted" in problem.message for problem in problems(tmp_path)] == [True, True]
