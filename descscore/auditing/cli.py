@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from descscore.errors import UsageError
-from descscore.options import PATH, device_option, echo
+from descscore.options import PATH, device_option, echo, model_option
 
 FOUND = 1
 """Exit code of an audit with findings of the rules in ``--fail-on``."""
@@ -22,12 +22,7 @@ def _codes(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> tu
 
 @click.command()
 @click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=PATH)
-@click.option(
-    "--model",
-    default="default",
-    show_default=True,
-    help="Bundled name, folder, or open_clip model that looks at the pictures.",
-)
+@model_option()
 @click.option("--no-model", is_flag=True, help="Check texts and files only, which is much faster.")
 @device_option
 @click.option(
@@ -38,7 +33,7 @@ def _codes(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> tu
     show_default=True,
     help="Form of the report.",
 )
-@click.option("--output", type=PATH, help="File for the report; by default standard output.")
+@click.option("-o", "--output", type=PATH, help="File for the report; by default standard output.")
 @click.option(
     "--select", multiple=True, callback=_codes, metavar="CODES", help="Rules that are on, such as T01,P."
 )

@@ -13,7 +13,7 @@ import click
 ROOT = Path(__file__).parents[2]
 ROOT_PAGES = ("README.md", "MODEL_CARD.md", "CONTRIBUTING.md", "CHANGELOG.md")
 SHELL = ("bash", "console")
-DATA = ("text", "yaml", "html")
+DATA = ("text", "yaml", "html", "json")
 """Languages of blocks that nobody runs: shown output, and files that something else reads."""
 
 
