@@ -11,7 +11,7 @@ from descscore.records import Outcome, Score
 
 _FIELDS = tuple(field.name for field in fields(Score) if field.name != "windows")
 _OF_ROLE = {"context": "context", "references": "reference"}
-"""What the fields of a score begin with that need a context or references."""
+"""How the fields of a score begin that exist only with a context, or only with references."""
 
 
 def pair_dicts(frame: Any, roles: Mapping[str, str]) -> Iterator[dict[str, Any]]:

@@ -1,8 +1,8 @@
 """Files of models on the Hugging Face hub, through the client's own cache.
 
-A hub is asked only for names that say so, ``hf-hub:ORG/NAME`` with ``@REVISION`` if wanted, and for what
-open_clip lists for its own models. It is asked once. Only the files that are needed come, and they stay in
-the cache: without a network they come from there.
+descscore asks the hub only for names that begin with ``hf-hub:`` or ``hub:``, and for files that open_clip
+lists for its own models. Each load asks for one list of files, then downloads only what is missing. Files
+stay in the cache: without a network they come from there.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def parse_name(source: str) -> Repository | None:
     """The repository that a model's name names; None for a name that is not one of the hub.
 
     Raises:
-        ModelError: It begins as a name on the hub, but goes on as none.
+        ModelError: It has a hub's prefix, but what follows is not ORG/NAME or ORG/NAME@REVISION.
     """
     prefix = next((prefix for prefix in PREFIXES if source.startswith(prefix)), None)
     if prefix is None:
@@ -110,7 +110,8 @@ def fetch(repository: Repository, wanted: Wanted, cache_dir: str | Path | None =
     if kept is not None and (fixed or constants.HF_HUB_OFFLINE):
         return kept
     if constants.HF_HUB_OFFLINE:
-        raise ModelError(f"{repository}: {fault}, and HF_HUB_OFFLINE forbids to ask {constants.ENDPOINT}")
+        asked = f"{constants.ENDPOINT} was not asked: HF_HUB_OFFLINE is set"
+        raise ModelError(f"{repository}: {fault}, and {asked}")
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
     try:

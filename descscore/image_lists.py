@@ -1,4 +1,7 @@
-"""Images as callers hold them, as a list that a scorer takes: one image, a list, an array or a tensor."""
+"""Images as callers hold them, as a list that a scorer takes: one image, a list, an array or a tensor.
+
+Apart from ``images.py``, because it imports torch, which the workers that decode images must not load.
+"""
 
 from __future__ import annotations
 

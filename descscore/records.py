@@ -40,9 +40,9 @@ class Band:
 
 
 BANDS = (
-    Band("weak", 0, "more than nine in ten reference descriptions fit better"),
-    Band("fair", 10, "it fits better than one in ten reference descriptions, not than half"),
-    Band("good", 50, "it fits at least as well as half of the reference descriptions"),
+    Band("weak", 0, "it fits better than fewer than 10 % of reference descriptions"),
+    Band("fair", 10, "it fits better than 10 to 50 % of reference descriptions"),
+    Band("good", 50, "it fits better than half of the reference descriptions, or more"),
 )
 """All bands, ascending. ``python -m reproduce.bands`` measures how many right and wrong texts each holds."""
 
@@ -55,6 +55,14 @@ def band_of(percentile: float | None) -> Band | None:
     if percentile is None:
         return None
     return next(band for band in reversed(BANDS) if percentile >= band.lowest)
+
+
+def share(percentile: float) -> str:
+    """A percentile, 0..100, in whole per cent. Only what is 0 or 100 rounds to that."""
+    rounded = round(percentile)
+    if 0 < percentile < 100:
+        rounded = min(max(rounded, 1), 99)
+    return f"{rounded} %"
 
 
 @dataclass(frozen=True, repr=False)
@@ -105,7 +113,7 @@ class Score:
     def __repr__(self) -> str:
         parts = [f"{self.score:.3f}", f"cosine {self.cosine:+.3f}"]
         if self.band and self.percentile is not None:
-            parts.append(f"{self.band.name} {self.percentile:.0f} %")
+            parts.append(f"{self.band.name} {share(self.percentile)}")
         if self.description_probability is not None:
             parts.append(f"description {100 * self.description_probability:.0f} %")
         return f"Score({', '.join(parts)}, {self.tokens} tokens{', cut' if self.truncated else ''})"

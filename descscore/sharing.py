@@ -1,6 +1,6 @@
 """Share adapters on the Hugging Face hub: the model card in the folder, and the upload of what others need.
 
->>> from descscore import Adapter
+>>> from descscore import Adapter, DescScorer
 >>> Adapter("runs/mine").push_to_hub("org/name")
 >>> DescScorer.from_pretrained("hf-hub:org/name")
 """
@@ -125,7 +125,7 @@ def model_card(folder: Path, info: AdapterInfo) -> str:
 
 _USE = """# A model that prefers image descriptions to captions
 
-This adapter for [descscore](https://pypi.org/project/descscore/) turns an open_clip model into one that
+This adapter for descscore turns an open_clip model into one that
 scores how well a text would replace an image for someone who cannot see it.
 
 ```python

@@ -19,7 +19,7 @@ from descscore.auditing.rules import DOES_NOT_FIT, READS_LIKE_CAPTION, SWAPPED, 
 from descscore.auditing.uses import ADDRESS, INLINE_SVG, OUTSIDE, ImageUse
 from descscore.auditing.wording import drawn_kind, file_name, is_latin
 from descscore.images import open_bytes, read_image_file, shown_size
-from descscore.records import Score
+from descscore.records import Score, share
 
 SMALLEST_SIDE = 48
 """CSS pixels. A smaller image is an icon or a logo, whose text says what it is for."""
@@ -121,14 +121,14 @@ def judge(use: ImageUse, score: Score, limits: Thresholds) -> list[Finding]:
     """What one score says of a use: P01 and P03. A model without reference values finds nothing."""
     findings = []
     if score.percentile is not None and not does_fit(score, limits):
-        share = "none" if score.percentile < 1 else f"{score.percentile:.0f} of 100"
+        worse = share(100 - score.percentile)
         findings.append(
-            finding(DOES_NOT_FIT, f"fits its picture better than {share} of the reference descriptions")
+            finding(DOES_NOT_FIT, f"fits its picture worse than {worse} of reference descriptions")
         )
     probability = score.description_probability
     if probability is not None and probability < limits.description_probability:
-        share = f"probability of a description {probability:.2f}"
-        findings.append(finding(READS_LIKE_CAPTION, f"reads like a caption, not a description ({share})"))
+        odds = f"probability of a description {share(100 * probability)}"
+        findings.append(finding(READS_LIKE_CAPTION, f"reads like a caption, not a description ({odds})"))
     return findings
 
 

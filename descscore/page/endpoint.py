@@ -28,7 +28,7 @@ NAME = "score"
 """Name of the endpoint: ``client.predict(..., api_name="/score")``."""
 
 MAX_HELD = 4 * MAX_BODY
-"""Most bytes of pictures that wait for their client together."""
+"""Most bytes that uploads may take together; requests may take as much again."""
 
 MAX_WAITING = 64
 """Most uploads, and most requests, that wait for their client."""
@@ -62,10 +62,10 @@ def score(
 
 
 class Held(Generic[T]):
-    """What waits for its owner: at most ``most`` entries of ``size`` bytes together, each for a minute."""
+    """What waits for its owner for a minute: at most ``most_entries`` of ``most_bytes`` together."""
 
-    def __init__(self, most: int, size: int) -> None:
-        self._most, self._size = most, size
+    def __init__(self, most_entries: int, most_bytes: int) -> None:
+        self._most_entries, self._most_bytes = most_entries, most_bytes
         self._entries: dict[str, tuple[float, int, T]] = {}
 
     def put(self, value: T, size: int) -> str:
@@ -78,8 +78,8 @@ class Held(Generic[T]):
         late = [name for name, (until, _, _) in self._entries.items() if until < now]
         for name in late:
             del self._entries[name]
-        held = sum(size for _, size, _ in self._entries.values())
-        if len(self._entries) >= self._most or held + size > self._size:
+        held = sum(kept for _, kept, _ in self._entries.values())
+        if len(self._entries) >= self._most_entries or held + size > self._most_bytes:
             raise RefusedError(503)
         name = secrets.token_hex(16)
         self._entries[name] = (now + HELD_SECONDS, size, value)

@@ -24,9 +24,9 @@ from descscore.page.verdict import (
     fit,
     headline,
     marked_words,
-    share,
     verdict,
 )
+from descscore.records import share
 from descscore.scorer import DescScorer, comparison
 from descscore.texts import TokenizedText
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from descscore.explanations.explanation import Explanation, effect_levels
-from descscore.records import BANDS, Comparison, Score
+from descscore.records import BANDS, Comparison, Score, share
 
 SHORT_TOKENS = 14
 """Longest text, in tokens, that may be too general; about ten words."""
@@ -89,14 +89,6 @@ class Result:
         }
 
 
-def share(percentile: float) -> str:
-    """A percentile in whole per cent. Only what is 0 or 100 rounds to that."""
-    rounded = round(percentile)
-    if 0 < percentile < 100:
-        rounded = min(max(rounded, 1), 99)
-    return f"{rounded} %"
-
-
 def fit(score: Score) -> str:
     """How well a text fits the picture, in one sentence."""
     if score.percentile is None:
@@ -163,6 +155,11 @@ _NOTHING = (
 
 
 def _closer(result: Result) -> str:
+    if result.score.band == BANDS[0]:
+        return (
+            "It may name something that the picture does not show. If it is right, say more: who or what is "
+            "there, how it looks, what happens, and where."
+        )
     if result.score.tokens <= SHORT_TOKENS:
         return "It may be too general. Say who or what is there, how it looks, what happens, and where."
     if any(word.direction == "lowers" for word in result.words):
