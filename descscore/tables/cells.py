@@ -19,6 +19,10 @@ ID_LIMIT = 1000
 """Longest id in a column, in characters."""
 
 
+_MOST_PARTS = 1 << 20
+"""Most brackets, commas and colons of a JSON object. What stands between two of them may take 30 times the
+memory of its text."""
+
 MESSAGE_LIMIT = 400
 """Longest message of a row's fault, in characters."""
 
@@ -70,6 +74,8 @@ def parse_object(text: str, id_column: str | None = None) -> dict[str, Any]:
     Raises:
         InputError: There is no object, or one with a key twice (kind ``bad_row``).
     """
+    if len(text) > _MOST_PARTS and sum(map(text.count, "[{,:")) > _MOST_PARTS:
+        raise InputError("bad_row", f"its JSON has over {_MOST_PARTS:,} parts")
     try:
         cells = json.loads(text, object_pairs_hook=_unique)
         value = None if not (id_column and isinstance(cells, dict)) else cells.get(id_column)
@@ -115,6 +121,21 @@ def text_coding(head: bytes) -> tuple[str, int]:
     """The coding of a text that begins with ``head``, and the length of its byte order mark."""
     mark, name = next((pair for pair in _BYTE_ORDER_MARKS if head.startswith(pair[0])), (b"", "utf-8"))
     return name, len(mark)
+
+
+_COMPRESSED = {
+    "gzip": b"\x1f\x8b",
+    "bzip2": b"BZh91AY&SY",
+    "xz": b"\xfd7zXZ\0",
+    "zstd": b"\x28\xb5\x2f\xfd",
+    "ZIP": b"PK\x03\x04",
+}
+
+
+def compression(head: bytes) -> str:
+    """What a message says of a file that begins with ``head`` if it is compressed; '' if it is not."""
+    kind = next((kind for kind, mark in _COMPRESSED.items() if head.startswith(mark)), "")
+    return kind and f"is compressed with {kind}; unpack it first"
 
 
 def decode_text(data: bytes, name: str) -> str:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from descscore.errors import DataError, ImageError, InputError
 from descscore.formats import IMAGE_SUFFIXES
-from descscore.tables.cells import id_text, named, text_coding
+from descscore.tables.cells import compression, id_text, named, text_coding
 from descscore.tables.reader import FileTable, Mark, Record, Usual, file_fingerprint, open_file
 from descscore.tables.samples import is_hidden
 
@@ -37,12 +37,12 @@ class _Repeated(dict[str, Any]):
     name: str
 
 
-class _Float(float):
+class Number(float):
     """A number with a point or an exponent, and how it is written."""
 
     written: str
 
-    def __new__(cls, text: str) -> _Float:
+    def __new__(cls, text: str) -> Number:
         number = super().__new__(cls, text)
         number.written = text
         return number
@@ -67,9 +67,11 @@ def read_json_table(path: Path) -> Any:
         data = file.read(JSON_LIMIT + 1)
     if len(data) > JSON_LIMIT:
         raise DataError(f"{path}: holds over {JSON_LIMIT:,} bytes")
+    if compression(data):
+        raise DataError(f"{path}: {compression(data)}")
     coding, start = text_coding(data)
     try:
-        value = json.loads(data[start:].decode(coding), object_pairs_hook=_object, parse_float=_Float)
+        value = json.loads(data[start:].decode(coding), object_pairs_hook=_object, parse_float=Number)
     except UnicodeDecodeError as error:
         where = f"{error.reason} at byte {error.start}"
         raise DataError(f"{path}: is not UTF-8 text ({where})") from None
@@ -97,8 +99,8 @@ def _concadia(value: Any) -> _Form | None:
     if not isinstance(entries, list) or "annotations" in value:
         return None
     rows = [
-        {k: v.get("raw") if isinstance(v, dict) else v for k, v in entry.items()}
-        if isinstance(entry, dict) and not isinstance(entry, _Repeated)
+        {k: v.get("raw") if type(v) is dict else v for k, v in entry.items()}
+        if type(entry) is dict
         else entry
         for entry in entries
     ]
@@ -114,11 +116,7 @@ def _coco_annotations(value: Any) -> _Form | None:
         isinstance(value, dict) and all(isinstance(value.get(k), list) for k in ("images", "annotations"))
     ):
         return None
-    files = {
-        image_key(image.get("id")): image.get("file_name")
-        for image in value["images"]
-        if isinstance(image, dict)
-    }
+    files = _coco_files(value["images"])
     rows = [
         {**entry, "file_name": files.get(image_key(entry.get("image_id")))} if type(entry) is dict else entry
         for entry in value["annotations"]
@@ -126,11 +124,29 @@ def _coco_annotations(value: Any) -> _Form | None:
     return _Form(rows, _COCO)
 
 
+def _coco_files(images: list[Any]) -> dict[str, Any]:
+    """The files of COCO's images by id; an error in place of one whose id another has, too."""
+    files: dict[str, Any] = {}
+    for image in images:
+        key = image_key(image.get("id")) if isinstance(image, dict) else ""
+        if key:
+            file = image.get("file_name")
+            if files.setdefault(key, file) != file or isinstance(image, _Repeated):
+                files[key] = ImageError("bad_image_type", f"which file is the image {named([key])}?")
+    return files
+
+
 def _coco_results(value: Any) -> _Form | None:
     """COCO's results: ``[{image_id, caption}]``. An image with several captions has its number in the ids."""
     if not (isinstance(value, list) and value and all(_is_result(entry) for entry in value[:1])):
         return None
     counts = Counter(image_key(entry.get("image_id")) for entry in value if isinstance(entry, dict))
+    taken = {*counts, *(image_key(entry.get("id")) for entry in value if isinstance(entry, dict))}
+    mark = "#"
+    while any(
+        f"{name}{mark}{n + 1}" in taken for name, most in counts.items() if most > 1 for n in range(most)
+    ):
+        mark += "#"
     seen: Counter[str] = Counter()
     rows = []
     for entry in value:
@@ -139,7 +155,7 @@ def _coco_results(value: Any) -> _Form | None:
             seen[name] += 1
             entry = {
                 **entry,
-                "id": f"{name}#{seen[name]}" if counts[name] > 1 and name else entry.get("image_id"),
+                "id": f"{name}{mark}{seen[name]}" if counts[name] > 1 and name else entry.get("image_id"),
             }
         rows.append(entry)
     return _Form(rows, {"image": ("image_id",), "text": ("caption",)}, by_name=True)
@@ -252,6 +268,9 @@ class JsonTable(FileTable):
             raise InputError("bad_row", f"expected an object, got {type(content).__name__}")
         if isinstance(content, _Repeated):
             raise InputError("bad_row", f"the object has key {named([content.name])} more than once")
+        for value in content.values():
+            if isinstance(value, _Repeated):
+                raise InputError("bad_row", f"an object in it has key {named([value.name])} more than once")
         column = roles.get("id", "")
         cells = {**content, column: getattr(content.get(column), "written", content.get(column))}
         if self._form.by_name and roles.get("image") == self._image:
@@ -264,7 +283,7 @@ class JsonTable(FileTable):
 class _Annotations(NamedTuple):
     """What a file of annotations says of images, by id: their files and their references."""
 
-    files: dict[str, str]
+    files: dict[str, Any]
     references: dict[str, list[Any]]
 
     @classmethod
@@ -276,8 +295,7 @@ class _Annotations(NamedTuple):
             if isinstance(value, dict) and value and all(isinstance(texts, list) for texts in value.values()):
                 return cls({}, value)
             raise DataError(f"{path}: neither COCO's annotations nor lists of texts by image")
-        images = [image for image in value["images"] if isinstance(image, dict)]
-        files = {image_key(image.get("id")): image["file_name"] for image in images if image.get("file_name")}
+        files = {key: file for key, file in _coco_files(value["images"]).items() if file}
         references: defaultdict[str, list[Any]] = defaultdict(list)
         for row in form.rows:
             if isinstance(row, dict):

@@ -38,6 +38,8 @@ _METADATA = tuple(f"metadata{ending}" for ending in (".csv", ".jsonl", ".parquet
 """Tables of a folder of images, as ``datasets`` calls them (ImageFolder)."""
 _SPLITS = ("train", "val", "test")
 _CONCADIA_IMAGES = "resized"
+_PACKED = (".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip", ".7z", ".rar")
+"""Endings of compressed files."""
 _STANDARD_INPUT = "-"
 
 
@@ -128,6 +130,7 @@ def _input_table(name: str, options: InputOptions) -> tuple[Table, Path]:
         return _table(path), _images_of(path)
     if path.exists() and not path.is_file():
         raise DataError(f"{name}: is not a regular file")
+    _check_unpacked(path)
     if path.is_file():
         known = f"{', '.join(_ENDINGS)}, .tar and folders"
         raise DataError(f"{name}: unknown kind of input; known are {known}; --input-format says which it is")
@@ -239,7 +242,7 @@ def _readers(name: str, options: DataOptions) -> Iterator[Reader]:
             raise DataError(f"{path}: holds neither {CONCADIA} nor a table ({', '.join(_ENDINGS)})")
         splits = {table: split for split, table in metadata}
         yield from (_file_reader(table, options, splits.get(table)) for table in tables)
-    elif path.exists() or path.suffix.lower() in _ENDINGS:
+    elif path.exists() or path.suffix.lower() in (*_ENDINGS, *_PACKED):
         yield _file_reader(path, options)
     elif _is_path(name):
         raise DataError(f"{name}: no such file or folder")
@@ -262,6 +265,7 @@ def _hub_readers(name: str, options: DataOptions) -> Iterator[Reader]:
 
 def _file_reader(path: Path, options: DataOptions, split: str | None = None) -> Reader:
     """split: that of its rows; None: as the file is called."""
+    _check_unpacked(path)
     if path.suffix.lower() not in _ENDINGS:
         raise DataError(f"{path}: unknown kind of table; known are {', '.join(_ENDINGS)}")
     if not path.is_file():
@@ -270,6 +274,12 @@ def _file_reader(path: Path, options: DataOptions, split: str | None = None) -> 
     if split is None:
         split = normal_split(path.stem) if normal_split(path.stem) in _SPLITS else ""
     return Reader(table, options.columns, PREFERENCE, options.image_root or path.parent, split)
+
+
+def _check_unpacked(path: Path) -> None:
+    """Raise :class:`DataError` for a name of a compressed file, which no hub data set has."""
+    if path.suffix.lower() in _PACKED:
+        raise DataError(f"{path}: compressed tables and archives are not read; unpack it first")
 
 
 def _is_path(name: str) -> bool:

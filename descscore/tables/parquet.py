@@ -165,11 +165,11 @@ class ParquetTable(_ArrowTable, FileTable):
 
     def _batches(self, names: list[str], start: int) -> Iterator[pa.RecordBatch | InputError]:
         with self._open() as file, open_file(self.path) as raw:
-            first = 0
+            first, repeated = 0, _repeated_columns(file.metadata)
             for group in range(file.num_row_groups):
                 count = file.metadata.row_group(group).num_rows
                 if first + count > start:
-                    yield from _group_batches(file, raw, group, names, max(start - first, 0))
+                    yield from _group_batches(file, raw, group, names, repeated, max(start - first, 0))
                 first += count
 
     def _open(self) -> pq.ParquetFile:
@@ -179,8 +179,9 @@ class ParquetTable(_ArrowTable, FileTable):
                 self._check_counts(file.metadata)
                 schema = file.metadata.schema
                 columns = [schema.column(number) for number in range(len(schema))]
+                repeated = _repeated_columns(file.metadata)
             # A value that many rows share is then in memory once.
-            texts = [column.path for column in columns if column.physical_type == "BYTE_ARRAY"]
+            texts = [c.path for c in columns if c.physical_type == "BYTE_ARRAY" and c.path not in repeated]
             return pq.ParquetFile(self.path, read_dictionary=texts, **options)
         except (OSError, ValueError, MemoryError, pa.ArrowException) as error:
             raise DataError(f"{self.path}: cannot be read as Parquet ({error})") from None
@@ -198,8 +199,24 @@ class ParquetTable(_ArrowTable, FileTable):
             )
 
 
+def _repeated_columns(metadata: pq.FileMetaData) -> set[str]:
+    """Paths of the texts that Arrow cannot read as dictionaries, and so repeats: those in delta encodings.
+
+    Texts in lists are none: a row may hold any number of them, so they are not read at all.
+    """
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    return {
+        group.column(number).path_in_schema
+        for group in groups
+        for number in range(group.num_columns)
+        if group.column(number).physical_type == "BYTE_ARRAY"
+        and any("BYTE_ARRAY" in encoding for encoding in group.column(number).encodings)
+        and metadata.schema.column(number).max_repetition_level == 0
+    }
+
+
 def _group_batches(
-    file: pq.ParquetFile, raw: BinaryIO, group: int, names: list[str], start: int
+    file: pq.ParquetFile, raw: BinaryIO, group: int, names: list[str], repeated: Collection[str], start: int
 ) -> Iterator[pa.RecordBatch | InputError]:
     """Batches of one row group from its row ``start`` on; an error for each row after a damaged page."""
     metadata = file.metadata.row_group(group)
@@ -210,9 +227,10 @@ def _group_batches(
         chunks = [
             chunk for chunk in chunks if any(f"{chunk.path_in_schema}.".startswith(f"{n}.") for n in names)
         ]
-        for chunk in chunks:
-            _check_pages(raw, chunk)
+        pages = {chunk.path_in_schema: _check_pages(raw, chunk) for chunk in chunks}
         row_bytes = sum(chunk.total_uncompressed_size for chunk in chunks) // max(count, 1)
+        # No text is larger than a page, but each of a page may be as large as all of it.
+        row_bytes += sum(size for path, size in pages.items() if path in repeated)
         rows = min(max(_BATCH_BYTES // max(row_bytes, 1), 1), BATCH_ROWS)
         for batch in file.iter_batches(rows, row_groups=[group], columns=names):
             kept = batch.slice(max(start - first, 0), max(count - max(first, start), 0))
@@ -223,12 +241,14 @@ def _group_batches(
         raise
     except (OSError, ValueError, MemoryError, pa.ArrowException) as error:
         reason = error
+        if "Not yet implemented" in str(error):
+            reason = "or in an encoding that is not read; write it with other settings"
     fault = InputError("bad_row", f"the table is damaged here ({reason})")
     yield from repeat(fault, max(count - max(first, start), 0))
 
 
-def _check_pages(file: BinaryIO, chunk: pq.ColumnChunkMetaData) -> None:
-    """Check the headers of a column's pages: Arrow allocates what they say.
+def _check_pages(file: BinaryIO, chunk: pq.ColumnChunkMetaData) -> int:
+    """Check the headers of a column's pages: Arrow allocates what they say. The result is the largest size.
 
     Raises:
         ValueError: A page is far larger than its bytes in the file, or a header makes no sense.
@@ -236,7 +256,7 @@ def _check_pages(file: BinaryIO, chunk: pq.ColumnChunkMetaData) -> None:
     place = chunk.data_page_offset
     if chunk.has_dictionary_page and chunk.dictionary_page_offset:
         place = min(place, chunk.dictionary_page_offset)
-    end = place + chunk.total_compressed_size
+    end, largest = place + chunk.total_compressed_size, 0
     while place < end:
         file.seek(place)
         header = _thrift_struct(file)
@@ -244,7 +264,8 @@ def _check_pages(file: BinaryIO, chunk: pq.ColumnChunkMetaData) -> None:
         most = _DICTIONARY_LIMIT if kind == _DICTIONARY_PAGE else max(_PAGE_LIMIT, _MOST_COMPRESSED * stored)
         if stored < 0 or not 0 <= size <= most:
             raise ValueError(f"a page of {size:,} bytes, but the file holds {stored:,} bytes for it")
-        place = file.tell() + stored
+        place, largest = file.tell() + stored, max(largest, size)
+    return largest
 
 
 _DICTIONARY_PAGE = 2

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, NamedTuple
 from descscore.errors import DataError, InputError
 from descscore.files import open_regular
 from descscore.formats import IMAGE_SUFFIXES, UNREAD_SUFFIXES
-from descscore.tables.cells import CELL_LIMIT, decode_text, named, parse_object
+from descscore.tables.cells import CELL_LIMIT, compression, decode_text, named, parse_object
 from descscore.tables.reader import FileTable, Mark, Record, Table, Usual, file_fingerprint, open_file
 from descscore.tables.rows import is_below
 
@@ -318,6 +318,8 @@ def _shard_records(file: BinaryIO, shard: int, place: int) -> Iterator[Record]:
     sample: _Sample | None = None
     lost: list[Record] = []
     try:
+        if packed := compression(file.read(16)):
+            raise tarfile.ReadError(packed)
         file.seek(place)
         archive = tarfile.TarFile(fileobj=file, tarinfo=_CheckedHeader)
         for member in archive:

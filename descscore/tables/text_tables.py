@@ -16,7 +16,15 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from descscore.errors import DataError, InputError
-from descscore.tables.cells import CELL_LIMIT, cut, from_csv_cell, is_unicode, parse_object, text_coding
+from descscore.tables.cells import (
+    CELL_LIMIT,
+    compression,
+    cut,
+    from_csv_cell,
+    is_unicode,
+    parse_object,
+    text_coding,
+)
 from descscore.tables.reader import (
     PREFERENCE,
     SCORING,
@@ -55,6 +63,8 @@ class _Coding(NamedTuple):
 
 def _coding(path: Path, head: bytes) -> _Coding:
     """The coding of a file that begins with ``head``. Raises :class:`DataError` for one that is no text."""
+    if compression(head):
+        raise DataError(f"{path}: {compression(head)}")
     if head.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
         raise DataError(f"{path}: is UTF-32 text; save it as UTF-8")
     name, start = text_coding(head)
@@ -110,7 +120,7 @@ class _LineTable(FileTable):
 
     def records(self, roles: Mapping[str, str], mark: Mark = None) -> Iterator[Record]:
         with open_file(self.path) as file:
-            lines = _Lines(file, self._coding, *(mark or (self._coding.start, 0)))
+            lines = _Lines(file, self._coding, *(mark or self._begin))
             place = [lines.place, lines.number]
             for content in self._split(lines):
                 if content:  # empty lines are no rows
@@ -126,6 +136,11 @@ class _LineTable(FileTable):
         with open_file(self.path) as file:
             return _coding(self.path, file.read(_HEAD))
 
+    @property
+    def _begin(self) -> tuple[int, int]:
+        """The mark of the first line that counts."""
+        return self._coding.start, 0
+
 
 class _Dialect(NamedTuple):
     """How lines are divided into cells. quoted: whether quotation marks count; header: if there is one."""
@@ -139,7 +154,8 @@ class _Dialect(NamedTuple):
 class CsvTable(_LineTable):
     """Lines of cells, in UTF-8, or in UTF-16 with a byte order mark. The first line is the header.
 
-    The header tells whether commas, semicolons or tabs stand between the cells.
+    The header tells whether commas, semicolons or tabs stand between the cells; or a line ``sep=;`` before
+    it, as Excel reads and writes it, which may name any other mark.
     """
 
     def names(self, wanted: Collection[str] = ()) -> list[str]:
@@ -152,6 +168,8 @@ class CsvTable(_LineTable):
     @cached_property
     def _dialect(self) -> _Dialect:
         """The one that divides the header; of several, the one that finds most of the usual names."""
+        if self._said[0]:
+            return _Dialect(self._said[0])
         headers = [self._first_row(_Dialect(delimiter)) for delimiter in _DELIMITERS]
         found = [sum(name.strip().lower() in _USUAL_NAMES for name in header) for header in headers]
         choices = [place for place, header in enumerate(headers) if len(header) > 1] or [0]
@@ -159,9 +177,24 @@ class CsvTable(_LineTable):
 
     def _first_row(self, dialect: _Dialect) -> list[str]:
         with open_file(self.path) as file:
-            lines = _Lines(file, self._coding, self._coding.start, 0)
+            lines = _Lines(file, self._coding, *self._begin)
             content = next(_csv_rows(lines, dialect), [])
         return [] if isinstance(content, InputError) else content
+
+    @cached_property
+    def _said(self) -> tuple[str, tuple[int, int]]:
+        """What a first line ``sep=;`` says, or '', and the mark behind it."""
+        with open_file(self.path) as file:
+            lines = _Lines(file, self._coding, *super()._begin)
+            try:
+                said = _SEPARATOR.fullmatch(next(lines))
+            except (StopIteration, InputError):
+                said = None
+            return (said[1], (lines.place, lines.number)) if said else ("", super()._begin)
+
+    @property
+    def _begin(self) -> tuple[int, int]:
+        return self._said[1]
 
     @cached_property
     def _header(self) -> list[str]:
@@ -182,7 +215,7 @@ class CsvTable(_LineTable):
         names = self._header
         if len(content) != len(names):
             # A text with a comma and no quotes would otherwise be cut at the comma, unseen.
-            hint = _HINTS[self._dialect.delimiter] if len(content) > len(names) else ""
+            hint = _HINTS.get(self._dialect.delimiter, "") if len(content) > len(names) else ""
             raise InputError("bad_row", f"has {len(content)} cells, the header {len(names)}{hint}")
         return dict(zip(names, map(from_csv_cell, content), strict=True))
 
@@ -198,6 +231,7 @@ _WIT: Usual = {
 """The columns of WIT (Srinivasan et al. 2021, arXiv 2103.01913)."""
 
 _DELIMITERS = (",", ";", "\t")
+_SEPARATOR = re.compile(r"""(?i)"?sep=([^"'\w\r\n])"?[\r\n]*""")
 _HINTS = {
     delimiter: f"; put texts with {name} in quotation marks"
     for delimiter, name in zip(_DELIMITERS, ("commas", "semicolons", "tabs"), strict=True)
@@ -250,8 +284,9 @@ class TsvTable(CsvTable):
 
     @cached_property
     def _dialect(self) -> _Dialect:
-        has_header = not any(map(_ADDRESS.fullmatch, self._first_row(_Dialect("\t", quoted=False))))
-        return _Dialect("\t", has_header, has_header)
+        delimiter = self._said[0] or "\t"
+        has_header = not any(map(_ADDRESS.fullmatch, self._first_row(_Dialect(delimiter, quoted=False))))
+        return _Dialect(delimiter, has_header, has_header)
 
     @cached_property
     def _header(self) -> list[str]:

@@ -87,6 +87,32 @@ def test_a_value_that_all_rows_share_is_in_memory_once(tmp_path: Path, size: int
     assert len(str(rows[0].fault)) < 300
 
 
+def test_a_text_that_all_rows_extend_is_in_memory_a_few_times(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    make_photo(tmp_path / "a.png", 0)
+    columns = {"image": ["a.png"] * 300, "text": ["x" * (8 * MEBIBYTE)] * 300}
+    encoding = {"text": "DELTA_BYTE_ARRAY"}  # each text says how much of the one before it begins with
+    options = {"use_dictionary": False, "column_encoding": encoding, "data_page_size": 1 << 30}
+    with pq.ParquetWriter(path, pa.table(columns).schema, compression="zstd", **options) as writer:
+        batch = pa.table({name: values[:100] for name, values in columns.items()}).combine_chunks()
+        writer.write_table(batch)
+    assert path.stat().st_size < 30_000
+    with little_memory(600 * MEBIBYTE):
+        assert kinds(rows_of(path)) == ["bad_row"] * 100
+
+
+@pytest.mark.parametrize("part", ["[],", '{"":{}},', "[[]],", '"ab",'])
+def test_a_line_of_many_parts_costs_its_own_row(tmp_path: Path, part: str) -> None:
+    make_photo(tmp_path / "a.png", 0)
+    good = '{"image": "a.png", "text": "A cat."}'
+    many = part * (8 * MEBIBYTE // len(part))
+    (tmp_path / "a.jsonl").write_text(f'{good}\n{{"image": [{many}0]}}\n{good}\n')
+    with few_objects(60 * MEBIBYTE):
+        rows = rows_of(tmp_path / "a.jsonl")
+    assert kinds(rows) == [None, "bad_row", None]
+    assert "its JSON has over 1,048,576 parts" in str(rows[1].fault)
+
+
 @pytest.mark.parametrize(("column", "kind"), [("id", "bad_row"), ("image", "bad_image_type")])
 @pytest.mark.parametrize("size", [4097, MEBIBYTE, 6 * MEBIBYTE])
 def test_an_id_or_a_path_that_all_rows_share_costs_little(

@@ -73,6 +73,40 @@ def test_two_files_of_one_name_are_not_guessed_between(folder: Path) -> None:
     assert "which file is the image 'image1'? ('image1.JPG', 'image1.png')" in str(row.fault)
 
 
+def test_what_stands_twice_in_coco_s_files_is_not_guessed(folder: Path) -> None:
+    images = [{"id": 42, "file_name": NAMES[2]}, {"id": "42", "file_name": NAMES[3]}]
+    texts = [{"image_id": 42, "caption": "A dog."}]
+    for files in (images, images[::-1]):
+        both = dump(folder / "both.json", {"images": files, "annotations": texts})
+        results = dump(folder / "results.json", texts)
+        for reader in (read(both), read(results, annotations=both)):
+            [row] = reader.rows()
+            assert "which file is the image '42'?" in str(row.fault)
+    same = dump(folder / "both.json", {"images": [images[0]] * 2, "annotations": texts})
+    assert kinds(list(read(same).rows())) == [None]
+
+
+def test_ids_of_coco_s_results_never_collide(folder: Path) -> None:
+    entries: list[dict[str, Any]] = [
+        *({"image_id": 42, "caption": text} for text in ("A dog.", "A cat.")),
+        *({"image_id": name, "caption": "A kid."} for name in ("42#1", "42##2")),
+        {"image_id": 7, "caption": "A bird.", "id": "42#2"},
+    ]
+    rows = list(read(dump(folder / "results.json", entries)).rows())
+    assert len({row.id for row in rows}) == len(rows)
+    assert rows[2].id == "42#1"
+
+
+def test_a_key_twice_in_a_text_of_concadia_is_a_fault(folder: Path) -> None:
+    entry = '{"filename": "image2.png", "description": {"raw": "A dog."%s}, "caption": {"raw": "Rex"}}'
+    (folder / "wiki_split.json").write_text(
+        '{"images": [%s, %s]}' % (entry % ', "raw": "A cat."', entry % "")  # noqa: UP031 - braces of JSON
+    )
+    rows = list(read(folder / "wiki_split.json").rows())
+    assert kinds(rows) == ["bad_row", None]
+    assert "key 'raw' more than once" in str(rows[0].fault)
+
+
 def test_coco_s_results_by_image_root_and_by_annotations(folder: Path) -> None:
     results = [
         {"image_id": 42, "caption": "A dog."},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import gzip
 import json
 import tarfile
 from collections.abc import Callable
@@ -98,7 +99,9 @@ def test_every_reader_finds_the_fault_of_a_row(folder: Path, line: bytes, words:
         (f'{HEADER},"never closed\n{GOOD},x\n'.encode(), "the header cannot be read"),
         (f"{HEADER}\n{GOOD}\n".encode("utf-16-le"), "UTF-16 without a byte order mark"),
         (f"{HEADER}\n{GOOD}\n".encode("utf-32"), "is UTF-32 text; save it as UTF-8"),
-        (b"PK\x03\x04\x14\x00\x06\x00\x08", "as in a binary file"),
+        (b"\x7fELF\x02\x01\x01\x00\x08", "as in a binary file"),
+        (b"PK\x03\x04\x14\x00\x06\x00\x08", "is compressed with ZIP; unpack it first"),
+        (gzip.compress(f"{HEADER}\n{GOOD}\n".encode()), "is compressed with gzip; unpack it first"),
     ],
 )
 def test_every_reader_refuses_the_same_tables(folder: Path, content: bytes, words: str) -> None:
@@ -121,6 +124,49 @@ def test_byte_order_marks_line_ends_and_quotes(folder: Path, mark: bytes, end: s
     every = list(opened.rows())
     assert [row.text for row in every] == ["A dog.", "Eine Kätzin 🐈."]
     assert list(opened.rows(1, opened.scan(1).marks[1])) == every[1:]
+
+
+@pytest.mark.parametrize("mark", ["sep=;", '"sep=;"', "SEP=;\r", "\ufeffsep=;"])
+def test_a_first_line_may_name_what_divides_cells(folder: Path, mark: str) -> None:
+    path = folder / "table.csv"
+    rows = f"{HEADER}\n{GOOD}\nb,b.png,A cat.,Cats,About cats.,Tom\n".replace(",", ";")
+    path.write_text(f"{mark}\n{rows}", encoding="utf-8")
+    assert every_reader(path) == [""] * 4
+    assert [(row.text, row.line) for row in batch_rows(path, text="description")] == [
+        *(("A dog.", 3), ("A cat.", 4)),
+    ]
+    path.write_text(path.read_text(encoding="utf-8").replace(";", "|"), encoding="utf-8")
+    assert every_reader(path) == [""] * 4
+    opened = open_input(str(path), InputOptions(Columns(text="description")))
+    assert list(opened.rows(1, opened.scan(1).marks[1])) == list(opened.rows())[1:]
+
+
+@pytest.mark.parametrize("name", ["a.csv.gz", "a.jsonl.GZ", "a.tgz", "a.json.zip", "a.parquet.zst"])
+def test_a_compressed_file_is_said_at_once(folder: Path, name: str) -> None:
+    for _ in range(2):  # also where it is missing, and could be a hub data set
+        for read in (open_input, load_pairs):
+            with pytest.raises(DataError, match=r"compressed .* not read; unpack it first"):
+                read(str(folder / name))
+        (folder / name).write_bytes(gzip.compress(b"x"))
+
+
+@pytest.mark.parametrize("encoding", ["DELTA_BYTE_ARRAY", "DELTA_LENGTH_BYTE_ARRAY"])
+@pytest.mark.parametrize("version", ["1.0", "2.0"])
+def test_parquet_of_other_encodings(folder: Path, encoding: str, version: str) -> None:
+    image = {"bytes": (folder / "a.png").read_bytes(), "path": "a.png"}
+    columns = {"image": [image] * 3, "text": ["A cat.", None, "A cät."], "id": ["a1", "a2", "b"]}
+    encodings = dict.fromkeys(["image.bytes", "image.path", "text", "id"], encoding)
+    options = {"use_dictionary": False, "column_encoding": encodings, "data_page_version": version}
+    pq.write_table(pa.table(columns), folder / "table.parquet", **options)
+    rows = batch_rows(folder / "table.parquet")
+    assert [(row.id, row.text, row.image) for row in rows] == [
+        (name, text, image["bytes"]) for name, text in zip(columns["id"], columns["text"], strict=True)
+    ]
+    lists = {"image": ["a.png"], "text": ["A cat."], "references": [["A dog."]]}
+    options["column_encoding"] = {"references.list.element": encoding}
+    pq.write_table(pa.table(lists), folder / "table.parquet", **options)
+    [row] = batch_rows(folder / "table.parquet", references="references")
+    assert "in an encoding that is not read" in str(row.fault)
 
 
 def test_json_lines_and_their_faults(folder: Path) -> None:
