@@ -14,7 +14,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImagePalette, UnidentifiedImageError
 
 HAS_HEIF = find_spec("pillow_heif") is not None
 """Whether HEIC pictures can be read."""
@@ -124,6 +124,8 @@ def open_image(data: bytes, formats: Iterable[str] = FORMATS) -> Image.Image:
     except UnidentifiedImageError:
         raise UnidentifiedImageError("not an image that can be read") from None
     _check_not_raw(image)
+    if image.format == "TIFF":
+        _settle_tiff(image)
     return image
 
 
@@ -152,6 +154,32 @@ def _check_not_raw(image: Image.Image) -> None:
         raise UnidentifiedImageError(f"{_RAW}: not read; convert it")
 
 
+def _settle_tiff(image: Image.Image) -> None:
+    """Put right what Pillow misreads in TIFF files.
+
+    Raises:
+        UnidentifiedImageError: It would show another picture, without an error.
+    """
+    tags: Any = getattr(image, "tag_v2", {})
+    tiles: list[Any] = image.tile
+    in_file = bool(tiles) and tiles[0][0] == "raw"  # otherwise libtiff decodes
+    deep = max(tags.get(_BITS, (1,))) > 8
+    if tags.get(_PLANES) == 2 and (image.mode in ("LA", "PA") or (in_file and deep)):
+        raise UnidentifiedImageError(
+            f"TIFF with a plane for each channel of {image.mode}: not read; convert it"
+        )
+    if not in_file:
+        # What libtiff decodes is in the computer's own order of bytes, whatever the file's.
+        image.tile = [
+            tile._replace(args=(re.sub(r"^([IF];\d+)B", r"\1N", tile.args[0]), *tile.args[1:]))
+            for tile in tiles
+        ]
+    colours = tags.get(_COLOUR_MAP, ())
+    if image.mode == "P" and colours and max(colours) < 256:  # some programs write 8 bits where 16 belong
+        image.palette = ImagePalette.raw("RGB;L", bytes(colours))
+
+
+_BITS, _PLANES, _COLOUR_MAP = 258, 284, 320
 _NEW_SUBFILE_TYPE, _SUB_IFDS, _DNG_VERSION = 254, 330, 50706
 
 

@@ -93,8 +93,8 @@ def tiff(
     for tag, value in sorted(entries.items()):
         if isinstance(value, int):
             table += struct.pack(order + "HHII", tag, 4, 1, value)
-        elif len(value) == 1:
-            table += struct.pack(order + "HHIHH", tag, 3, 1, value[0], 0)
+        elif len(value) <= 2:
+            table += struct.pack(order + "HHIHH", tag, 3, len(value), *value, *[0] * (2 - len(value)))
         else:
             table += struct.pack(order + "HHII", tag, 3, len(value), after + len(extra))
             extra += struct.pack(f"{order}{len(value)}H", *value)

@@ -37,6 +37,7 @@ from picture_files import (
 from PIL import Image
 
 from descscore import appearance
+from descscore.errors import ImageError
 from descscore.images import load_image
 
 WIDTH, HEIGHT = 40, 24
@@ -264,6 +265,49 @@ def test_deep_grey_tiff_files(kind: str, top: int, form: int, big: bool) -> None
         return  # Pillow has no unsigned 32 bits in this order
     file = tiff(pixels, (WIDTH, HEIGHT), {258: [bits], 262: [1], 277: [1], 339: [form]}, big)
     same(file, grey_rgb(GREY), 0)
+
+
+@pytest.mark.parametrize(("kind", "top", "form"), [("u2", 65535, 1), ("i4", 255, 2), ("f4", 1, 3)])
+@pytest.mark.parametrize("order", "<>")
+def test_compressed_tiff_files_in_either_order_of_bytes(order: str, kind: str, top: int, form: int) -> None:
+    values = GREY.astype(np.float64) / 255 * top
+    pixels = zlib.compress((values if kind == "f4" else values.round()).astype(order + kind).tobytes())
+    bits = 8 * np.dtype(kind).itemsize
+    tags = {258: [bits], 259: 8, 262: [1], 277: [1], 339: [form]}
+    same(tiff(pixels, (WIDTH, HEIGHT), tags, order == ">"), grey_rgb(GREY), 0)
+
+
+def planes(
+    samples: np.ndarray, photometric: int, compressed: bool, tags: dict[int, list[int]] | None = None
+) -> bytes:
+    """A TIFF file in which each channel has a plane of its own."""
+    parts = [np.ascontiguousarray(samples[..., i]).tobytes() for i in range(samples.shape[2])]
+    parts = [zlib.compress(part) if compressed else part for part in parts]
+    places = [8 + sum(map(len, parts[:i])) for i in range(len(parts))]
+    sizes, bits = [len(part) for part in parts], [8 * samples.itemsize] * len(parts)
+    said = {258: bits, 259: 8 if compressed else 1, 262: [photometric], 277: [len(parts)], 284: [2]}
+    return tiff(b"".join(parts), (WIDTH, HEIGHT), {**said, 273: places, 279: sizes, **(tags or {})})
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_tiff_of_planes_is_read_or_refused(compressed: bool, deep: bool) -> None:
+    file = planes(RGB.astype(np.uint16) * 257 if deep else RGB, 2, compressed)
+    if deep and not compressed:
+        with pytest.raises(
+            ImageError, match="TIFF with a plane for each channel of RGB: not read; convert it"
+        ):
+            load_image(file)
+    else:
+        same(file, RGB, 0)
+    with pytest.raises(ImageError, match="TIFF with a plane for each channel of LA: not read; convert it"):
+        load_image(planes(np.dstack([GREY, GREY]), 1, compressed, tags={338: [2]}))
+
+
+@pytest.mark.parametrize("wide", [1, 257])
+def test_a_tiff_s_colour_map_of_8_bits_is_not_black(wide: int) -> None:
+    tags = {258: [8], 262: [3], 277: [1], 320: [value * wide for value in range(255, -1, -1)] * 3}
+    same(tiff(GREY.tobytes(), (WIDTH, HEIGHT), tags), grey_rgb(255 - GREY.astype(int)), 0)
 
 
 @pytest.mark.parametrize(("kind", "top", "form"), [("u1", 255, 1), ("u2", 65535, 1), ("f4", 1, 3)])
