@@ -18,7 +18,7 @@ from descscore.errors import DataError, UsageError
 from descscore.tables.json_tables import CONCADIA, JsonTable
 from descscore.tables.parquet import HubTable, ParquetTable, is_saved, load_hub
 from descscore.tables.reader import PREFERENCE, SCORING, Columns, FileTable, Reader, Table
-from descscore.tables.rows import PreferenceSet, normal_split, sort_rows
+from descscore.tables.rows import PreferenceSet, is_below, normal_split, sort_rows
 from descscore.tables.samples import FolderTable, WebDatasetTable, is_hidden
 from descscore.tables.text_tables import CsvTable, JsonlTable, TsvTable
 
@@ -159,16 +159,25 @@ def _metadata(path: Path) -> list[tuple[str, Path]]:
         if folder.is_dir():
             own = _named(folder, _METADATA)
             if own:
-                return [("", own[0])]
+                return [("", _inside(path, own[0]))]
             below = sorted(
                 part for part in folder.iterdir() if part.is_dir() and normal_split(part.name) in _SPLITS
             )
             parts = [
-                (normal_split(part.name), table) for part in below for table in _named(part, _METADATA)[:1]
+                (normal_split(part.name), _inside(path, table))
+                for part in below
+                for table in _named(part, _METADATA)[:1]
             ]
             if parts:
                 return parts
     return []
+
+
+def _inside(folder: Path, table: Path) -> Path:
+    """The table. Raises :class:`DataError` for one elsewhere: a stranger's folder may link to any texts."""
+    if is_below(str(folder), str(table)):
+        return table
+    raise DataError(f"{table}: leads out of the folder {folder}; give the table itself, with --image-root")
 
 
 def _named(folder: Path, names: tuple[str, ...]) -> list[Path]:

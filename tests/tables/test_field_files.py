@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import json
 import logging
+import os
 import pickle
 import shutil
 from pathlib import Path
@@ -302,6 +303,35 @@ def test_a_saved_data_set_may_not_name_files_elsewhere(folder: Path) -> None:
     dump(folder / "saved/state.json", state)
     with pytest.raises(DataError, match="names files outside its folder"):
         open_input(str(folder / "saved"))
+
+
+@pytest.mark.parametrize("name", ["pipe.arrow", "dataset_info.json", "dataset_dict.json", "state.json"])
+@pytest.mark.parametrize("kind", ["pipe", "device", "link"])
+def test_a_saved_data_set_may_hold_only_files(folder: Path, name: str, kind: str) -> None:
+    datasets.Dataset.from_dict({"image": ["image2.png"], "text": ["A dog."]}).save_to_disk(folder / "saved")
+    arrow = next((folder / "saved").glob("*.arrow"))
+    path = arrow if name == "pipe.arrow" else folder / "saved" / name
+    (folder / "elsewhere").write_bytes(path.read_bytes() if path.exists() else b"{}")
+    path.unlink(missing_ok=True)
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero" if kind == "device" else folder / "elsewhere")
+    (folder / "saved" / "dataset_dict.json").touch()  # so that it is a saved data set in each case
+    with pytest.raises(DataError, match="is no file in this folder"):
+        open_input(str(folder / "saved"))
+
+
+@pytest.mark.parametrize("linked", ["set/metadata.csv", "set/train/metadata.csv", "set/train", "set/data"])
+def test_the_table_of_an_image_folder_lies_in_it(folder: Path, linked: str) -> None:
+    (folder / "other").mkdir()
+    (folder / "other" / "metadata.csv").write_text("file_name,text\na.png,Somebody's secret\n")
+    link = folder / linked
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(folder / "other" / ("metadata.csv" if link.suffix else ""))
+    for read_it in (open_input, load_pairs):
+        with pytest.raises(DataError, match=r"metadata.csv: leads out of the folder .*set"):
+            read_it(str(folder / "set"))
 
 
 def test_concadia_s_release_as_input_of_a_batch(folder: Path) -> None:
