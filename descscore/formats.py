@@ -161,7 +161,8 @@ def _settle_tiff(image: Image.Image) -> None:
         UnidentifiedImageError: It would show another picture, without an error.
     """
     tags: Any = getattr(image, "tag_v2", {})
-    tiles: list[Any] = image.tile
+    opened: Any = image
+    tiles = opened.tile
     in_file = bool(tiles) and tiles[0][0] == "raw"  # otherwise libtiff decodes
     deep = max(tags.get(_BITS, (1,))) > 8
     if tags.get(_PLANES) == 2 and (image.mode in ("LA", "PA") or (in_file and deep)):
@@ -170,7 +171,7 @@ def _settle_tiff(image: Image.Image) -> None:
         )
     if not in_file:
         # What libtiff decodes is in the computer's own order of bytes, whatever the file's.
-        image.tile = [
+        opened.tile = [
             tile._replace(args=(re.sub(r"^([IF];\d+)B", r"\1N", tile.args[0]), *tile.args[1:]))
             for tile in tiles
         ]

@@ -14,11 +14,13 @@ import secrets
 from pathlib import Path
 
 from descscore.errors import DataError, UsageError
-from descscore.files import atomic_write, check_place, locked
+from descscore.files import atomic_write, check_place, locked, open_regular
 
 _NAME = re.compile(r"[\w.@-]{1,64}")
 _COST = {"n": 2**14, "r": 8, "p": 1, "maxmem": 2**26, "dklen": 32}
 _SHORTEST = 8
+_MOST_BYTES = 1 << 24
+"""Bytes of the largest file that is read: some 70,000 accounts."""
 
 
 class Accounts:
@@ -83,13 +85,19 @@ def write_account(path: Path, name: str, password: str) -> None:
 
 def _read(path: Path) -> dict[str, tuple[bytes, bytes]]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        with open_regular(path) as file:
+            data = file.read(_MOST_BYTES + 1)
+        if len(data) > _MOST_BYTES:
+            raise OSError(f"over {_MOST_BYTES:,} bytes")
+        lines = data.decode("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: accounts cannot be read ({error})") from None
     entries = {}
     for number, line in enumerate(lines, start=1):
         if line.strip():
             name, first, second = _parts(path, number, line)
+            if name in entries:
+                raise DataError(f"{path}: line {number}: has account {name!r} a second time")
             entries[name] = (first, second)
     return entries
 

@@ -344,6 +344,10 @@ def _load_saved(folder: Path, split: str | None) -> Any:
         # A pipe would wait for a writer, and a device may never end.
         if is_read and not (file.is_file() and is_below(str(folder), str(file))):
             raise ValueError(f"{file} is no file in this folder")
+    parts = folder / "dataset_dict.json"
+    for name in read_json(parts)["splits"] if parts.is_file() else ():
+        if not is_below(str(folder), os.path.join(folder, name, "state.json")):
+            raise ValueError(f"{parts} names a split outside its folder")
     for state in (folder / "state.json", *folder.glob("*/state.json")):
         if state.is_file():
             files = [Path(part["filename"]) for part in read_json(state)["_data_files"]]

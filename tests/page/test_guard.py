@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -458,10 +459,17 @@ def test_account_files_errors_name_the_line(tmp_path: Path) -> None:
     file = tmp_path / "accounts"
     with pytest.raises(DataError, match="cannot be read"):
         Accounts.read(file)
-    for text, reason in (("", "holds no accounts"), ("ann:xx\n", "line 1"), ("\na:zz:00\n", "line 2")):
+    for text, reason in (
+        *(("", "holds no accounts"), ("ann:xx\n", "line 1"), ("\na:zz:00\n", "line 2")),
+        ("a:00:00\nb:00:00\na:11:11\n", "line 3: has account 'a' a second time"),
+    ):
         file.write_text(text)
         with pytest.raises(DataError, match=reason):
             Accounts.read(file)
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(DataError, match="is not a regular file"):
+        Accounts.read(file)
     file.unlink()
     for name, password in (("a:b", "long enough"), ("", "long enough"), ("ann", "short")):
         with pytest.raises(UsageError):

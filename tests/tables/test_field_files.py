@@ -322,6 +322,18 @@ def test_a_saved_data_set_may_hold_only_files(folder: Path, name: str, kind: str
         open_input(str(folder / "saved"))
 
 
+@pytest.mark.parametrize("name", ["../other", "link", "{folder}/other"])
+def test_a_split_of_a_saved_data_set_lies_in_it(folder: Path, name: str) -> None:
+    data = datasets.Dataset.from_dict({"image": ["image2.png"], "text": ["Somebody's secret"]})
+    data.save_to_disk(folder / "other")
+    (folder / "saved").mkdir()
+    (folder / "saved" / "link").symlink_to(folder / "other")
+    name = name.format(folder=folder)
+    dump(folder / "saved" / "dataset_dict.json", {"splits": [name]})
+    with pytest.raises(DataError, match=r"outside its folder|is no file in this folder"):
+        open_input(str(folder / "saved"), InputOptions(split=name))
+
+
 @pytest.mark.parametrize("linked", ["set/metadata.csv", "set/train/metadata.csv", "set/train", "set/data"])
 def test_the_table_of_an_image_folder_lies_in_it(folder: Path, linked: str) -> None:
     (folder / "other").mkdir()
