@@ -60,7 +60,7 @@ def picture(folder: Path, seed: int) -> dict[str, object]:
 
 def pair_rows(root: Path, first: int) -> list[dict[str, Any]]:
     return [
-        {"image": picture(root, i), "description": description(i), "caption": caption(i), "book": f"b{i % 3}"}
+        {"image": picture(root, i), "description": description(i), "caption": caption(i), "book": f"b{i % 4}"}
         for i in range(first, first + PAIRS)
     ]
 

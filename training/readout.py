@@ -17,6 +17,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import torch
+from scipy.special import expit
 from torch import Tensor
 
 from descscore.clip import CLIP
@@ -139,7 +140,7 @@ def policy_calibration(odds: Sequence[Array], texts: Sequence[ReadoutTexts]) -> 
     values = np.concatenate(odds)
 
     def loss(parameters: Array) -> float:
-        of_windows = _sigmoid(parameters[0] * values + parameters[1])
+        of_windows = expit(parameters[0] * values + parameters[1])
         p = np.clip(np.bincount(owner, share * of_windows, len(y)), 1e-12, 1 - 1e-12)
         return float(-(weight * np.where(y, np.log(p), np.log1p(-p))).sum() / weight.sum())
 
@@ -209,8 +210,7 @@ def fit_readout(
     held_out = {c: _held_out_decisions(z, y, w, groups, c) for c in strengths}
     scales = {c: platt(d, y, w) for c, d in held_out.items()}
     losses = {
-        c: log_loss(y, _sigmoid(scales[c][0] * d + scales[c][1]), sample_weight=w)
-        for c, d in held_out.items()
+        c: log_loss(y, expit(scales[c][0] * d + scales[c][1]), sample_weight=w) for c, d in held_out.items()
     }
     best = min(losses, key=lambda c: losses[c])
     scale, shift = scales[best]
@@ -238,11 +238,6 @@ def platt(decisions: Array, y: Array, weight: Array | None = None) -> tuple[floa
 
     model = LogisticRegression(C=1e6, max_iter=2000).fit(decisions[:, None], y, weight)
     return float(model.coef_[0, 0]), float(model.intercept_[0])
-
-
-def _sigmoid(values: Array) -> Array:
-    out: Array = 1 / (1 + np.exp(-values))
-    return out
 
 
 def calibrated(readout: Readout, scale: float, shift: float) -> Readout:
