@@ -130,7 +130,7 @@ def judge(use: ImageUse, score: Score, limits: Thresholds) -> list[Finding]:
     probability = score.description_probability
     if probability is not None and probability < limits.description_probability:
         share = f"probability of a description {probability:.2f}"
-        findings.append(finding(READS_LIKE_CAPTION, f"reads like a caption, not a description ({share})"))
+        findings.append(finding(READS_LIKE_CAPTION, f"reads like a caption: say what can be seen ({share})"))
     return findings
 
 
@@ -165,7 +165,7 @@ def find_swaps(
             other = uses[best]
             line = f" in line {other.line}" if other.line else ""
             whose = f'"{(other.name or "")[:80]}", the text of {other.source or "another image"}{line}'
-            findings[i] = finding(SWAPPED, f"{whose}, fits better, and the other way round")
+            findings[i] = finding(SWAPPED, f"may be swapped: {whose}, fits better here, and this text there")
     return findings
 
 

@@ -82,7 +82,7 @@ def _counted(count: int, what: str) -> str:
 def as_text(records: Sequence[AuditedUse]) -> str:
     """One line a finding, worst first, and a summary."""
     lines = [
-        f"{location(record.use)} {one.code} {' '.join(one.message.split())}"
+        f"{location(record.use)} {one.code} {' '.join(_message(record, one).split())}"
         for severity in SEVERITIES
         for record in records
         for one in record.findings
@@ -102,6 +102,12 @@ def as_text(records: Sequence[AuditedUse]) -> str:
         lines.append(f"Pictures compared with their texts by the model: {summary.judged:,}")
     lines.append(summary.sentence())
     return shown("\n".join(lines)) + "\n"
+
+
+def _message(record: AuditedUse, one: Finding) -> str:
+    """The message with the image that it is about."""
+    source = record.use.source
+    return f"{source}: {one.message}" if source and source not in one.message else one.message
 
 
 def as_json(records: Sequence[AuditedUse]) -> str:
@@ -187,7 +193,7 @@ def _sarif_result(record: AuditedUse, one: Finding, order: dict[str, int]) -> di
         where["logicalLocations"] = [{"fullyQualifiedName": use.place}]
     elif use.line:
         place["region"] = {"startLine": use.line, "startColumn": use.column or 1}
-    message = f"{use.source}: {one.message}" if use.source else one.message
+    message = _message(record, one)
     return {
         "ruleId": one.code,
         "ruleIndex": order[one.code],

@@ -44,7 +44,7 @@ def test_a_clean_page_ends_with_0_and_one_with_an_error_with_1(site: Path) -> No
     )
     bad = run("--no-model", site)
     assert bad.exit_code == 1
-    assert bad.output.splitlines()[0] == f'{site / "bad.html"}:4:1 T03 "IMG_1234.jpg" is a file name'
+    assert bad.output.splitlines()[0] == f'{site / "bad.html"}:4:1 T03 a.jpg: "IMG_1234.jpg" is a file name'
 
 
 @pytest.mark.parametrize(
