@@ -82,6 +82,10 @@ def audit(ctx: click.Context, /, paths: tuple[Path, ...], **arguments: Any) -> N
         jobs=arguments["jobs"],
     )
     _ = options.codes  # a wrong name ends here, before a model is loaded
+    for option in ("output", "write_baseline"):
+        path = arguments[option]
+        if path and not path.absolute().parent.is_dir():
+            raise UsageError(f"--{option.replace('_', '-')} {path}: {path.parent} is not a folder")
     baseline = arguments["baseline"]
     known = read_baseline(baseline) if baseline else None
     scorer = None if arguments["no_model"] else _scorer(arguments["model"], arguments["device"])

@@ -26,6 +26,8 @@ from descscore.tables.samples import folders_below
 
 Records: TypeAlias = "Iterator[ImageUse | DocumentProblem]"
 
+_NO_TEXT = bytes({*range(32)} - {*b"\t\n\f\r\x1b"})
+"""Bytes that a text holds at most by accident."""
 MOST_TEXT = 32 << 20
 """Most bytes of a page that is read."""
 MOST_MARKDOWN = 8 << 20
@@ -56,17 +58,26 @@ class Document:
             raise DataError(f"holds over {most:,} bytes")
         return data
 
+    def read_text(self, most: int) -> bytes:
+        """The whole file, which must hold a text. Raises :class:`DataError` as well where it holds none."""
+        data = self.read(most)
+        start = data[:4096]
+        is_utf16 = start.startswith((b"\xff\xfe", b"\xfe\xff"))  # which holds many zeros
+        if not is_utf16 and len(start) - len(start.translate(None, _NO_TEXT)) > max(16, 0.05 * len(start)):
+            raise DataError("holds no text, whatever its name says")
+        return data
+
     @property
     def page(self) -> Page:
         return Page(self.name, self.sources)
 
 
 def _html(document: Document) -> Records:
-    return read_html(decode(document.read(MOST_TEXT)), document.page)
+    return read_html(decode(document.read_text(MOST_TEXT)), document.page)
 
 
 def _markdown(document: Document) -> Records:
-    return read_markdown(decode_plain(document.read(MOST_MARKDOWN)), document.page)
+    return read_markdown(decode_plain(document.read_text(MOST_MARKDOWN)), document.page)
 
 
 def _notebook(document: Document) -> Records:
@@ -87,6 +98,8 @@ _KINDS: dict[Callable[[Document], Records], tuple[str, ...]] = {
     _packed(read_odt): (".odt", ".ott"),
 }
 _READERS = {ending: reader for reader, endings in _KINDS.items() for ending in endings}
+
+_NAMES = "HTML, EPUB, Markdown, notebooks, DOCX, PPTX and ODT"
 
 ENDINGS = tuple(_READERS)
 """Endings of documents that are read, in lower case."""
@@ -137,6 +150,7 @@ def _file_uses(path: str, roots: tuple[Root, ...]) -> Records:
 
 
 def _folder_uses(root: str, patterns: tuple[str, ...], roots: tuple[Root, ...]) -> Records:
+    is_empty = True
     try:
         for folder, names, outside in folders_below(root):
             for name in outside:
@@ -149,6 +163,7 @@ def _folder_uses(root: str, patterns: tuple[str, ...], roots: tuple[Root, ...]) 
                 below = os.path.normpath(os.path.join(folder, name))
                 if _ending(name) not in _READERS or _is_excluded(below, patterns):
                     continue
+                is_empty = False
                 path = os.path.join(root, below)
                 if is_below(root, path):
                     yield from _uses(path, path, root, folder, roots)
@@ -156,6 +171,10 @@ def _folder_uses(root: str, patterns: tuple[str, ...], roots: tuple[Root, ...]) 
                     yield DocumentProblem(path, f"is a link that leads out of {root}; it is not read")
     except DescscoreError as error:
         yield DocumentProblem(root, str(error).removeprefix(f"{root}: "))
+        return
+    if is_empty:
+        # An audit of the wrong folder must not look like one that found nothing wrong.
+        yield DocumentProblem(root, f"holds no document of a kind that is read ({_NAMES})")
 
 
 def _is_excluded(below: str, patterns: tuple[str, ...]) -> bool:
@@ -174,8 +193,7 @@ def _uses(name: str, path: str, root: str, below: str, roots: tuple[Root, ...]) 
     """Uses in one document. below: its folder below the root."""
     reader = _READERS.get(_ending(path)) or _sniffed(path)
     if reader is None:
-        kinds = "HTML, EPUB, Markdown, notebooks, DOCX, PPTX and ODT"
-        yield DocumentProblem(name, f"is no document of a kind that is read ({kinds})")
+        yield DocumentProblem(name, f"is no document of a kind that is read ({_NAMES})")
         return
     folder = "" if below == "." else below
     document = Document(name, path, Sources(FolderStore(root), folder, roots), roots)

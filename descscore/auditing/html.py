@@ -21,6 +21,7 @@ from descscore.auditing.names import (
     pixels,
     role,
     visible_text,
+    written,
 )
 from descscore.auditing.sources import Located, Sources, shown_source
 from descscore.auditing.uses import INLINE_SVG, ImageUse, RunningText, one_line
@@ -99,6 +100,8 @@ class _Draft:
     located: Located | None = None
     """What its source leads to, where no search is needed."""
     map: str = ""
+    is_ornament: bool = False
+    """Whether it is no image to assistive technology, and counts only where it is all that a link holds."""
 
 
 class Reading:
@@ -119,6 +122,8 @@ class Reading:
         """The uses in the order of the page. An image is looked for when its use is taken."""
         for draft in self._drafts:
             use, source = draft.use, draft.use.source
+            if draft.is_ornament and _only_content(draft) is None:
+                continue
             if use.element == "area":
                 if draft.map not in self._maps:
                     continue  # no image shows this area
@@ -210,8 +215,15 @@ class Reading:
         if name.text is None and kind == "svg":
             name = next((own_name(image) for image in _svg_images(element)), name)
         located = _drawn(element, kind, sources)
-        if kind == "svg" and name.text is None and located is not None and role(element) not in IMAGE_ROLES:
-            return False  # without a role or a name, it is not exposed as an image
+        # Without a role or a name, a drawing is not exposed; but a link with nothing else has no name.
+        ornament = (
+            kind == "svg" and name.text is None and located is not None and role(element) not in IMAGE_ROLES
+        )
+        is_all = context.control is not None and not context.is_hidden and element.name == "svg"
+        if ornament and not (
+            is_all and not any(_images(element, "text")) and not any(_images(element, "title"))
+        ):
+            return False
         if kind == "object" and not name.text:
             text = visible_text(element)
             name = name._replace(text=text, source="content") if text else name
@@ -243,7 +255,7 @@ class Reading:
             element=kind,
             exposed_by=exposing_attribute(element) if decorative else None,
         )
-        draft = _Draft(use, self.text.length, control, located, context.map)
+        draft = _Draft(use, self.text.length, control, located, context.map, ornament)
         self._drafts.append(draft)
         if control and name.text:
             control.named_images += 1
@@ -316,7 +328,7 @@ def _sources(element: Element, kind: str, context: _Context) -> list[str]:
         inner = None if context.in_image else next(_images(element), None)
         own = style[1] if style else (inner.get("src") if inner else None)
         return [own] if own else []
-    own = element.get("data" if kind == "object" else "src")
+    own = written(element, "data" if kind == "object" else "src")
     lazy = next((element.get(name) for name in _LAZY if element.get(name)), None)
     others = [*srcset_urls(element.get("srcset") or element.get("data-srcset") or ""), *context.picture]
     if lazy and (not own or own.lstrip()[:5].lower() == "data:"):

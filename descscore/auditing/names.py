@@ -37,6 +37,14 @@ def role(element: Element) -> str:
     return (element.get("role") or "").lower().partition(" ")[0].strip()
 
 
+def written(element: Element, name: str) -> str | None:
+    """An attribute as written, or as a template where Vue, Angular or Thymeleaf fills it in."""
+    forms = (f":{name}", f"v-bind:{name}", f"[{name}]", f"[attr.{name}]", f"th:{name}")
+    if element.get(name) is None and (bound := next(filter(None, map(element.get, forms)), None)):
+        return f"{{{{ {re.sub('[{}]', '', bound)} }}}}"
+    return element.get(name)
+
+
 def visible_text(element: Element) -> str:
     """The text below an element, without what stands in for images."""
     return one_line("".join(_pieces(element)))
@@ -69,7 +77,7 @@ def own_name(element: Element) -> Name:
     label = one_line(element.get("aria-label") or "")
     if label:
         return Name(label, "aria-label")
-    alt, title = element.get("alt"), element.get("title")
+    alt, title = written(element, "alt"), element.get("title")
     has_alt = element.name in ("img", "input", "area")
     if has_alt and alt is not None and (alt.strip() or (element.name == "img" and not alt) or not title):
         # An empty text marks an image as decorative. One of spaces lets the title speak.

@@ -16,8 +16,8 @@ from functools import cache
 from importlib.resources import files
 
 from descscore.auditing.rules import DOES_NOT_FIT, READS_LIKE_CAPTION, SWAPPED, Finding, finding, text_of
-from descscore.auditing.uses import ADDRESS, INLINE_SVG, OUTSIDE, ImageUse
-from descscore.auditing.wording import drawn_kind, file_name, is_latin
+from descscore.auditing.uses import ADDRESS, INLINE_SVG, OUTSIDE, TEMPLATE, ImageUse
+from descscore.auditing.wording import drawn_kind, file_name, is_latin, is_other_language, is_template
 from descscore.images import open_bytes, read_image_file, shown_size
 from descscore.records import Score, share
 
@@ -61,7 +61,9 @@ def no_judgment(use: ImageUse, findings: Sequence[Finding] = ()) -> str | None:
     """
     text = text_of(use)
     if text is None:
-        return "hidden or decorative" if use.hidden or use.decorative else "has no text"
+        if use.hidden or use.decorative:
+            return "hidden or decorative"
+        return "its text is filled in by a program" if is_template(use.name or "") else "has no text"
     if use.only_content_of:
         return f"names where a {use.only_content_of} leads"
     if use.image is None:
@@ -78,7 +80,7 @@ def no_judgment(use: ImageUse, findings: Sequence[Finding] = ()) -> str | None:
     if _foreign(use, text):
         return f"is in another language than English{f' ({use.language})' if use.language else ''}"
     if kind := ("equation" if _FORMULA.search(text) else drawn_kind(text, use.caption)):
-        return f"shows a {kind}, which the model cannot read"
+        return f"shows a{'n' * (kind[0] in 'aeio')} {kind}, which the model cannot read"
     return None
 
 
@@ -93,6 +95,7 @@ def is_small(image: str | bytes) -> bool:
 
 _NO_IMAGE = {
     ADDRESS: "its image is an address, which is never fetched",
+    TEMPLATE: "its image is filled in by a program",
     OUTSIDE: "its image lies outside the audited folder",
     INLINE_SVG: "is drawn in the page itself",
 }
@@ -100,10 +103,10 @@ _FORMULA = re.compile(r"\\[a-zA-Z]+|\$[^$]+\$|[a-z0-9)]\s?=\s?[a-z0-9(\\-]|[âˆ‘â
 
 
 def _foreign(use: ImageUse, text: str) -> bool:
-    """Whether the text is not in English, by the page's language or, where it states none, by its letters."""
+    """Whether the text is not in English, by the page's language or, else by its letters and words."""
     if use.language and use.language.strip():
         return not re.match(r"(?i)en\b|zxx\b|und\b", use.language.strip())
-    return not is_latin(text)
+    return not is_latin(text) or is_other_language(text)
 
 
 def neighbours(place: int, candidates: Sequence[int]) -> list[int]:
@@ -121,14 +124,14 @@ def judge(use: ImageUse, score: Score, limits: Thresholds) -> list[Finding]:
     """What one score says of a use: P01 and P03. A model without reference values finds nothing."""
     findings = []
     if score.percentile is not None and not does_fit(score, limits):
-        worse = share(100 - score.percentile)
-        findings.append(
-            finding(DOES_NOT_FIT, f"fits its picture worse than {worse} of reference descriptions")
+        message = (
+            f"may not fit: {share(100 - score.percentile)} of good descriptions fit their pictures better"
         )
+        findings.append(finding(DOES_NOT_FIT, message))
     probability = score.description_probability
     if probability is not None and probability < limits.description_probability:
         odds = f"probability of a description {share(100 * probability)}"
-        findings.append(finding(READS_LIKE_CAPTION, f"reads like a caption, not a description ({odds})"))
+        findings.append(finding(READS_LIKE_CAPTION, f"reads like a caption: say what can be seen ({odds})"))
     return findings
 
 
@@ -163,7 +166,7 @@ def find_swaps(
             other = uses[best]
             line = f" in line {other.line}" if other.line else ""
             whose = f'"{(other.name or "")[:80]}", the text of {other.source or "another image"}{line}'
-            findings[i] = finding(SWAPPED, f"{whose}, fits better, and the other way round")
+            findings[i] = finding(SWAPPED, f"may be swapped: {whose}, fits better here, and this text there")
     return findings
 
 

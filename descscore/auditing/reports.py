@@ -17,7 +17,7 @@ from xml.etree import ElementTree
 from descscore import __version__
 from descscore.auditing.audited import AuditedUse, location
 from descscore.auditing.rules import BY_CODE, RULES, SEVERITIES, Finding, Severity
-from descscore.auditing.uses import ADDRESS, OUTSIDE
+from descscore.auditing.uses import NOT_LOOKED_AT
 from descscore.errors import shown
 from descscore.tables.cells import to_csv_cell
 
@@ -40,7 +40,7 @@ class Summary:
     with_findings: int = 0
     """Uses with at least one finding."""
     not_looked_at: int = 0
-    """Uses whose image is an address or lies outside the audited folder."""
+    """Uses whose image is an address, is filled in by a program, or lies outside the audited folder."""
     not_judged: Counter[str] = field(default_factory=Counter)
     """Uses with a text whose picture was not judged, by reason."""
     codes: Counter[str] = field(default_factory=Counter)
@@ -53,7 +53,7 @@ class Summary:
         for record in records:
             found.uses += not record.is_document
             found.with_findings += bool(record.findings)
-            found.not_looked_at += record.use.image_problem in (ADDRESS, OUTSIDE)
+            found.not_looked_at += record.use.image_problem in NOT_LOOKED_AT
             found.codes.update(one.code for one in record.findings)
             if record.not_judged is None:
                 found.judged += 1
@@ -82,7 +82,7 @@ def _counted(count: int, what: str) -> str:
 def as_text(records: Sequence[AuditedUse]) -> str:
     """One line a finding, worst first, and a summary."""
     lines = [
-        f"{location(record.use)} {one.code} {' '.join(one.message.split())}"
+        f"{location(record.use)} {one.code} {' '.join(_message(record, one).split())}"
         for severity in SEVERITIES
         for record in records
         for one in record.findings
@@ -95,12 +95,19 @@ def as_text(records: Sequence[AuditedUse]) -> str:
             lines.append(f"{rule.code} {rule.severity:7} {count:5,}  {rule.title}")
     if summary.not_looked_at:
         lines.append(
-            f"Not looked at, since they are addresses or outside the folder: {summary.not_looked_at:,}"
+            "Not looked at, since they are addresses, templates or outside the folder: "
+            f"{summary.not_looked_at:,}"
         )
     if summary.judged:
         lines.append(f"Pictures compared with their texts by the model: {summary.judged:,}")
     lines.append(summary.sentence())
     return shown("\n".join(lines)) + "\n"
+
+
+def _message(record: AuditedUse, one: Finding) -> str:
+    """The message with the image that it is about."""
+    source = record.use.source
+    return f"{source}: {one.message}" if source and source not in one.message else one.message
 
 
 def as_json(records: Sequence[AuditedUse]) -> str:
@@ -186,7 +193,7 @@ def _sarif_result(record: AuditedUse, one: Finding, order: dict[str, int]) -> di
         where["logicalLocations"] = [{"fullyQualifiedName": use.place}]
     elif use.line:
         place["region"] = {"startLine": use.line, "startColumn": use.column or 1}
-    message = f"{use.source}: {one.message}" if use.source else one.message
+    message = _message(record, one)
     return {
         "ruleId": one.code,
         "ruleIndex": order[one.code],

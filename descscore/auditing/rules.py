@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from descscore.auditing import wording
-from descscore.auditing.uses import ADDRESS, MISSING, OUTSIDE, UNREADABLE, ImageUse
+from descscore.auditing.uses import ADDRESS, MISSING, NOT_LOOKED_AT, UNREADABLE, ImageUse
 from descscore.errors import UsageError, is_blank
 
 Severity: TypeAlias = Literal["error", "warning", "review"]
@@ -53,8 +53,11 @@ class Finding:
 
 
 def text_of(use: ImageUse) -> str | None:
-    """The text that replaces the image for a reader; None if there is none, or if the image needs none."""
-    return None if use.hidden or use.decorative or not use.name else use.name
+    """The text that replaces the image for a reader; None if there is none, if the image needs none, or if a
+    program fills the text in."""
+    if use.hidden or use.decorative or not use.name or wording.is_template(use.name):
+        return None
+    return use.name
 
 
 def _missing(use: ImageUse) -> str | None:
@@ -164,7 +167,7 @@ def _not_looked_at(use: ImageUse) -> str | None:
             use.image_detail
             or "is an address, which is never fetched; --root URL=FOLDER says where its files are"
         )
-    if use.image_problem == OUTSIDE:
+    if use.image_problem in NOT_LOOKED_AT:
         return use.image_detail or "lies outside the folder of the audit"
     return None
 
@@ -283,8 +286,8 @@ RULES = (
         "not-looked-at",
         "review",
         "The image is not within the audited files",
-        "Addresses are never fetched, and files outside the audited folder are not read. So nobody looked at "
-        "the picture.",
+        "Addresses are never fetched, templates are not filled in, and files outside the audited folder are "
+        "not read. So nobody looked at the picture.",
         _not_looked_at,
         default=False,
     ),

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 from urllib.parse import unquote, unquote_to_bytes, urljoin, urlsplit
 
-from descscore.auditing.uses import ADDRESS, INLINE_SVG, MISSING, OUTSIDE, UNREADABLE
+from descscore.auditing.uses import ADDRESS, INLINE_SVG, MISSING, OUTSIDE, TEMPLATE, UNREADABLE
+from descscore.auditing.wording import is_template
 from descscore.errors import ImageError
 from descscore.images import check_path
 from descscore.tables.cells import short
@@ -111,7 +112,9 @@ class Sources:
         if source[:5].lower() == "data:":
             return _data_image(source)
         if not re.split("[?#]", source)[0]:
-            return Located(None, MISSING, "it names no file")
+            return Located(None, MISSING, "the image names no file")
+        if is_template(source):
+            return Located(None, TEMPLATE, f"{short(source)} is filled in by a program")
         try:
             address = _joined(base.strip().replace("\\", "/"), source.replace("\\", "/"))
             scheme = urlsplit(address).scheme.lower()
@@ -157,7 +160,7 @@ def _first(store: Store, folder: str, path: str, source: str) -> Located:
         if located.problem != MISSING:
             return located
         first = first or located
-    return first or Located(None, MISSING, "it names no file")
+    return first or Located(None, MISSING, "the image names no file")
 
 
 def _spellings(path: str) -> Iterator[str]:

@@ -10,13 +10,17 @@ ADDRESS = "address"
 """The source is an address on the web, which is never fetched."""
 OUTSIDE = "outside"
 """The source leads out of the folder that is audited."""
+TEMPLATE = "template"
+"""The source holds a place that a program fills in, such as ``{{ url }}``."""
 UNREADABLE = "unreadable"
 """There is a file, but it holds no picture that can be read, or is too large."""
 INLINE_SVG = "inline-svg"
 """The picture is a drawing that is not rendered: SVG in the document or in a file, an Office chart, or an
 element with ``role="img"`` that holds no image. It is there, so this is no fault of the document."""
 
-IMAGE_PROBLEMS = (MISSING, ADDRESS, OUTSIDE, UNREADABLE, INLINE_SVG)
+IMAGE_PROBLEMS = (MISSING, ADDRESS, OUTSIDE, TEMPLATE, UNREADABLE, INLINE_SVG)
+NOT_LOOKED_AT = (ADDRESS, OUTSIDE, TEMPLATE)
+"""The problems of images that nobody looks for."""
 """All values of :attr:`ImageUse.image_problem` but None."""
 
 MOST_WORDS = 200

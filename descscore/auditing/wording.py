@@ -199,6 +199,17 @@ def is_only_punctuation(text: str) -> bool:
     return bool(regex.fullmatch(r"[\p{P}\p{Z}\p{C}\p{M}\s|~=+<>^`$]*", text))
 
 
+_TEMPLATE = re.compile(
+    r"\{\{[-{]?\s[^{}]+\s[-}]?\}\}|(?<![\\\w^_}{])\{\{[^{}]+\}\}|\{%.+?%\}|<\?(?:php|=)|<%"
+)
+"""Without spaces inside, the braces may belong to a formula: ``x_{{a}}``."""
+
+
+def is_template(text: str) -> bool:
+    """Whether a program fills in a part of the text: ``{{ title }}``, ``{% url %}``, ``<?= $x ?>``..."""
+    return bool(_TEMPLATE.search(text))
+
+
 def words_of(text: str) -> list[str]:
     """The words of a text in order, in lower case."""
     return re.findall(r"\w+(?:['\u2019-]\w+)*", text.lower())
@@ -224,6 +235,23 @@ def is_repeated_beside(text: str, before: str, after: str) -> bool:
     if len(words) < 3:
         return False
     return words_of(before)[-len(words) :] == words or words_of(after)[: len(words)] == words
+
+
+_OTHER_WORDS = frozenset(
+    listed(
+        "der die das und ist ein eine einer eines mit auf dem den von zu im nicht le la les des du une et "
+        "est dans sur avec pour qui el los las una y con por del para il lo gli di che nella della è os um "
+        "uma com não het een van op niet en na z jest och ett med som är"
+    )
+)
+"""Words of grammar in German, French, Spanish, Italian, Portuguese, Dutch, Polish and Swedish."""
+
+
+def is_other_language(text: str) -> bool:
+    """Whether two words, and more than of English, are grammar of another language with Latin letters."""
+    words = words_of(text)
+    others = sum(word in _OTHER_WORDS for word in words)
+    return others >= 2 and others > sum(word in FUNCTION_WORDS for word in words)
 
 
 _SEPARATOR = re.compile(r"\s*[,;|/•·]\s*|\s+[\u2013-]\s+")

@@ -44,7 +44,7 @@ def test_a_clean_page_ends_with_0_and_one_with_an_error_with_1(site: Path) -> No
     )
     bad = run("--no-model", site)
     assert bad.exit_code == 1
-    assert bad.output.splitlines()[0] == f'{site / "bad.html"}:4:1 T03 "IMG_1234.jpg" is a file name'
+    assert bad.output.splitlines()[0] == f'{site / "bad.html"}:4:1 T03 a.jpg: "IMG_1234.jpg" is a file name'
 
 
 @pytest.mark.parametrize(
@@ -75,6 +75,8 @@ def test_options_choose_what_fails(site: Path, options: list[str], code: int) ->
         (["--format", "pdf"], "pdf"),
         (["--jobs", "0"], "0"),
         (["no such folder"], "no such folder"),
+        (["--output", "gone/report.txt"], "gone is not a folder"),
+        (["--write-baseline", "gone/known.json"], "gone is not a folder"),
     ],
 )
 def test_wrong_use_ends_with_2_and_says_what_is_wrong(site: Path, options: list[str], said: str) -> None:
@@ -99,7 +101,7 @@ def test_every_report_goes_to_a_file_in_one_step(site: Path, tmp_path: Path, for
     assert run("--no-model", site, "--format", form, "--output", output).exit_code == 1
     text = output.read_text(encoding="utf-8")
     assert "file name" in text
-    assert run("--no-model", site, "--format", form, "--output", tmp_path / "gone" / "report").exit_code == 1
+    assert run("--no-model", site, "--format", form, "--output", tmp_path / "gone" / "report").exit_code == 2
     assert [path.name for path in tmp_path.iterdir() if ".part" in path.name] == []
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -144,9 +145,8 @@ def record(code: str | None = "T01", **fields: Any) -> AuditedUse:
     }
     found = (finding(BY_CODE[code], f"message of {code}"),) if code else ()
     percentile = fields.pop("percentile", None)
-    return AuditedUse(
-        ImageUse(**(use | fields)), found, percentile=percentile, not_judged="is a logo or an icon"
-    )
+    reason = "is a logo or an icon" if percentile is None else None
+    return AuditedUse(ImageUse(**(use | fields)), found, percentile=percentile, not_judged=reason)
 
 
 RECORDS = [
@@ -164,12 +164,12 @@ RECORDS = [
 
 def test_the_text_report_has_a_line_a_finding_worst_first_and_counts() -> None:
     lines = as_text(worst_first(RECORDS)).splitlines()
-    assert lines[0] == "site/a b.html:3:7 T01 message of T01"
-    assert "book.epub (chapter 2.xhtml):12:7 F02 message of F02" in lines
-    assert "talk.pptx (slide 3) T03 message of T03" in lines
+    assert lines[0] == "site/a b.html:3:7 T01 a.jpg: message of T01"
+    assert "book.epub (chapter 2.xhtml):12:7 F02 a.jpg: message of F02" in lines
+    assert "talk.pptx (slide 3) T03 a.jpg: message of T03" in lines
     assert "bad.epub D01 is no ZIP archive" in lines
-    assert lines.index("site/a b.html:9:7 P01 message of P01") + 1 == lines.index(
-        "site/a b.html:3:7 P01 message of P01"
+    assert lines.index("site/a b.html:9:7 P01 a.jpg: message of P01") + 1 == lines.index(
+        "site/a b.html:3:7 P01 a.jpg: message of P01"
     )
     assert lines[-1] == "8 images in 5 documents: 5 errors, 1 warning, 2 to review"
     assert "\x1b" not in "".join(lines)
@@ -239,6 +239,13 @@ def test_the_page_shows_all_findings_with_thumbnails_and_runs_nothing(tmp_path: 
     assert "http" not in page.replace("http-equiv", "")
     assert "better than 2 of 100 reference descriptions" in page
     assert page.index("message of T01") < page.index("message of T05") < page.index("message of P01")
+
+
+def test_the_page_states_no_fit_of_what_the_model_does_not_judge() -> None:
+    german = replace(record("T04"), percentile=3.0, not_judged="is in another language than English (de)")
+    page = as_html(sorted_entries([german]), "descscore:1|model:x")
+    assert "Not judged: is in another language" in page
+    assert "reference descriptions fit" not in page
 
 
 def test_a_page_without_findings_says_so() -> None:

@@ -101,6 +101,28 @@ def test_documents_are_told_by_their_content_where_the_ending_says_nothing(tmp_p
     assert [problem.document for problem in problems(tmp_path)] == [str(tmp_path / "pipe.html")]
 
 
+def test_a_folder_without_documents_is_said(tmp_path: Path) -> None:
+    write(tmp_path / "photos" / "a.txt")
+    write(tmp_path / "site" / "a.html", "no image")
+    (tmp_path / "empty").mkdir()
+    for folder in (tmp_path / "photos", tmp_path / "empty"):
+        (problem,) = problems(folder)
+        assert "holds no document" in problem.message
+    assert problems(tmp_path / "site") == problems(tmp_path) == []
+    assert problems(tmp_path / "site", exclude=["a.html"])
+
+
+def test_a_picture_by_the_name_of_a_page_is_said(tmp_path: Path) -> None:
+    noise = random.Random(1).randbytes(5000)
+    for name, data in {"a.html": png() * 20, "b.md": png() * 20, "c.xhtml": noise}.items():
+        (tmp_path / name).write_bytes(data)
+        (problem,) = problems(tmp_path / name)
+        assert "holds no text" in problem.message
+    (tmp_path / "d.html").write_text("<img src='a.png'>", encoding="utf-16")
+    (tmp_path / "e.html").write_bytes(b"<img src='a\0.png'>")
+    assert len(uses(tmp_path / "d.html", tmp_path / "e.html")) == 2
+
+
 def test_a_document_that_cannot_be_read_costs_its_own_record(tmp_path: Path) -> None:
     for ending in ("epub", "docx", "pptx", "odt", "ipynb"):
         write(tmp_path / f"broken.{ending}", "PK\x03\x04 no archive")

@@ -167,6 +167,15 @@ def test_alt_is_kept_as_written_and_the_name_is_trimmed(tmp_path: Path) -> None:
         ('<a href="/"><img src="a.png"><img src="a.png" alt=""></a>', ["link", "link"]),
         ('<a href="/"><img src="a.png"><span aria-hidden="true">x</span></a>', ["link"]),
         ('<a href="/"><img src="a.png"></a><a href="/">text</a>', ["link"]),
+        ('<a href=/><img src=a.png alt=""></a>', ["link"]),
+        # A drawing without a name counts where nothing else names the link.
+        ('<a href="/"><svg><path d=""/></svg></a>', ["link"]),
+        ("<button><svg><use href='#x'/></svg></button>", ["button"]),
+        ('<a href="/"><svg><path d=""/></svg> Home</a>', []),
+        ('<a href="/" aria-label="Home"><svg><path d=""/></svg></a>', []),
+        ('<a href="/"><svg><text>Home</text></svg></a>', []),
+        ('<a href="/"><svg><g><title>Home</title></g></svg></a>', []),
+        ('<a href="/" aria-hidden="true"><svg><path d=""/></svg></a>', []),
         ('<a href="/"><img src="a.png"><a href="/">text</a>', ["link"]),  # an end tag is missing
     ],
 )
@@ -174,6 +183,13 @@ def test_an_image_that_is_all_a_link_or_button_holds(
     tmp_path: Path, html: str, kinds: list[str | None]
 ) -> None:
     assert [use.only_content_of for use in page(tmp_path, html)] == kinds
+
+
+def test_attributes_that_a_program_fills_in_are_templates(tmp_path: Path) -> None:
+    for attributes in (":src='u' :alt='t'", "v-bind:src='u' v-bind:alt='t'", "[src]='u' [attr.alt]='t'"):
+        use = one(tmp_path, f"<img {attributes}>")
+        assert (use.name, use.source, use.image_problem) == ("{{ t }}", "{{ u }}", "template")
+    assert one(tmp_path, "<img src='a.png' :alt='t' alt='A dog'>").name == "A dog"
 
 
 def test_an_area_shows_the_picture_of_its_map(tmp_path: Path) -> None:

@@ -8,7 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from descscore.auditing.picture import Thresholds, find_swaps, is_small, judge, neighbours, thresholds
+from descscore.auditing.picture import (
+    Thresholds,
+    find_swaps,
+    is_small,
+    judge,
+    neighbours,
+    no_judgment,
+    thresholds,
+)
 from descscore.auditing.uses import ImageUse
 from descscore.records import Score
 from pictures import make_photo
@@ -29,6 +37,30 @@ def test_a_low_percentile_and_a_low_probability_are_found_alone_and_together() -
     assert codes(replace(SCORE, percentile=2.0)) == []
     assert codes(replace(SCORE, description_probability=0.29)) == ["P03"]
     assert codes(replace(SCORE, percentile=0.0, description_probability=0.0)) == ["P01", "P03"]
+
+
+@pytest.mark.parametrize(
+    ("text", "is_judged"),
+    [
+        ("Eine getigerte Katze schaut in die Kamera.", False),
+        ("Un chien court sur la plage avec une balle.", False),
+        ("Un perro corre por la playa con una pelota.", False),
+        ("Een hond rent met een bal op het strand.", False),
+        ("A dog runs on the beach.", True),
+        ("The Los Angeles skyline with the hills of La Brea.", True),
+        ("Two men on a die", True),
+    ],
+)
+def test_a_text_in_another_language_is_not_judged_where_the_page_names_none(
+    text: str, is_judged: bool
+) -> None:
+    assert (no_judgment(replace(USE, name=text, alt=text)) is None) == is_judged
+    assert no_judgment(replace(USE, name=text, alt=text, language="en")) is None
+
+
+def test_what_is_filled_in_is_not_judged_and_says_so() -> None:
+    assert "filled in" in (no_judgment(replace(USE, name="{{ alt }}")) or "")
+    assert "filled in" in (no_judgment(replace(USE, image=None, image_problem="template")) or "")
 
 
 def test_a_model_without_references_and_read_out_finds_nothing() -> None:

@@ -224,6 +224,8 @@ RIGHT = [
     use(DOG, caption="Our dog Bella, who was three years old."),
     use("Bella", words_before="our dog Bella"),
     use("The old mill", words_before="The old mill stands on the left bank since 1780."),
+    use("{{ image.alt }}"),
+    use("<?= $alt ?>.jpg"),
     use(" ".join(f"Dog number {i} sits in row {i}." for i in range(30))),
 ]
 
@@ -253,6 +255,13 @@ def test_one_text_on_two_images_is_found_on_both_and_names_the_other() -> None:
     assert [[one.code for one in some] for some in findings] == [["T08"], [], ["T08"], []]
     assert "c.jpg" in findings[0][0].message
     assert "line 1" in findings[2][0].message
+
+
+def test_texts_that_a_program_fills_in_are_not_one_text_on_two_images() -> None:
+    uses = [use("{{ page.title }}", source=name) for name in ("a.jpg", "b.jpg")]
+    assert check_same_text(uses, ["a.jpg", "b.jpg"]) == [[], []]
+    formulas = [use(r"\frac{{a}}{b} x_{{i}}", source=name) for name in ("a.jpg", "b.jpg")]
+    assert all(check_same_text(formulas, ["a.jpg", "b.jpg"]))
 
 
 def test_links_with_the_same_text_and_empty_texts_are_not_one_text_on_two_images() -> None:

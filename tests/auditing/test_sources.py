@@ -76,6 +76,11 @@ def test_a_source_leads_to_its_file(site: Path, source: str, file: str | None) -
         ("https://example.org/a.png", "address"),
         ("//example.org/a.png", "address"),
         ("cid:part1", "address"),
+        ("{{ page.image }}", "template"),
+        ("img/{{name}}.png", "template"),
+        ("{% static 'a.png' %}", "template"),
+        ("<?php echo $image ?>", "template"),
+        ("<%= image %>", "template"),
         ("blob:https://example.org/1", "address"),
     ],
 )
