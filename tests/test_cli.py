@@ -326,7 +326,7 @@ def commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[s
             yield from commands(child, (*path, name))
 
 
-@pytest.mark.parametrize("names", commands(main), ids=" ".join)
+@pytest.mark.parametrize("names", list(commands(main)), ids=" ".join)
 def test_debug_may_stand_before_and_behind_every_command(names: tuple[str, ...]) -> None:
     for place in range(len(names) + 1):  # --help is read after all options are known
         result = run(*names[:place], "--debug", *names[place:], "--help")

@@ -159,16 +159,18 @@ class Explanation:
 def strongest_words(
     words: Sequence[WordParts], key: str = "value", count: int = 3
 ) -> tuple[list[WordParts], list[WordParts]]:
-    """The words that raise ``key`` most, and those that lower it most, strongest first. No punctuation."""
-    real = [word for word in words if word.tokens and not _is_punctuation(word.text)]
+    """The words that raise ``key`` most, and those that lower it most, strongest first. No signs such as full stops."""
+    real = [word for word in words if word.tokens and not _is_sign(word.text)]
     ordered = sorted(real, key=lambda word: -getattr(word, key))
     up = [word for word in ordered if getattr(word, key) > 0]
     down = [word for word in reversed(ordered) if getattr(word, key) < 0]
     return up[:count], down[:count]
 
 
-def _is_punctuation(word: str) -> bool:
-    return all(unicodedata.category(character).startswith("P") for character in word)
+def _is_sign(word: str) -> bool:
+    """Whether a word is punctuation, or signs as of mathematics; an emoji is a word."""
+    kinds = {unicodedata.category(character) for character in word}
+    return all(kind.startswith("P") or kind in ("Sm", "Sk", "Sc") for kind in kinds)
 
 
 def effect_levels(words: Sequence[WordParts], most: int) -> list[int]:
