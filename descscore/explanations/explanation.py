@@ -159,7 +159,7 @@ class Explanation:
 def strongest_words(
     words: Sequence[WordParts], key: str = "value", count: int = 3
 ) -> tuple[list[WordParts], list[WordParts]]:
-    """The words that raise ``key`` most, and those that lower it most, strongest first. No signs such as full stops."""
+    """The words that raise ``key`` most, and those that lower it most, strongest first. No signs."""
     real = [word for word in words if word.tokens and not _is_sign(word.text)]
     ordered = sorted(real, key=lambda word: -getattr(word, key))
     up = [word for word in ordered if getattr(word, key) > 0]
