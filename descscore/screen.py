@@ -201,7 +201,7 @@ def meaning(scores: Sequence[Score], verbose: bool = False) -> list[str]:
         "reference": _any(
             [score.reference_score for score in scores], "0 to 1.43, score and likeness to a good description"
         ),
-        "note": _any([_note(score) or None for score in scores], "what the model did not read to its end"),
+        "note": "what the model did not read to its end" if any(map(_note, scores)) else "",
     }
     return [f"{name}: {text}" for name, text in columns.items() if text]
 
