@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -70,8 +71,9 @@ def score(
 ) -> None:
     """Score each TEXT as a replacement for IMAGE.
 
-    The TEXT - stands for the lines of standard input, and @FILE for the lines of a file. A TEXT that
-    begins with @ is written with @@. The arguments are IMAGE TEXT..., or with --text images alone.
+    The TEXT - stands for the lines of standard input, and @FILE for the lines of a file; blank lines are
+    skipped. A TEXT that begins with @ is written with @@. The arguments are IMAGE TEXT..., or with --text
+    images alone.
     """
     if not texts:
         images, texts = images[:1], images[1:]
@@ -132,7 +134,7 @@ def compare(
     show_meaning([result.description, result.caption], verbose)
 
 
-@main.command()
+@main.command(short_help="Show why TEXT gets its score with IMAGE, word by word.")
 @click.argument("image")
 @click.argument("text")
 @click.option(
@@ -201,13 +203,21 @@ def _refuse_images(image: str, texts: Sequence[str]) -> None:
     """Raise :class:`UsageError` if texts are names of image files, as a shell makes them of ``*.png``."""
     from descscore.formats import IMAGE_SUFFIXES
 
-    files = [text for text in texts if Path(text).suffix.lower() in IMAGE_SUFFIXES and _is_file(text)]
-    if files:
-        names = " ".join([image, *files][:3]) + (" ..." if len(files) > 2 else "")
-        raise UsageError(
-            f"{first_ten(files, ', ')}: an image file where a text belongs; "
-            f'give texts with --text: descscore score {names} --text "A cat on a wall."'
-        )
+    def named_as_image(text: str) -> bool:
+        return Path(text).suffix.lower() in IMAGE_SUFFIXES
+
+    files = [text for text in texts if named_as_image(text) and _is_file(text)]
+    if not files:
+        return
+    if not named_as_image(image) and not _is_file(image):
+        raise UsageError(f"the image comes first: descscore score {shlex.quote(files[0])} TEXT")
+    names = shlex.join([image, *files][:3]) + (" ..." if len(files) > 2 else "")
+    wanted = [text for text in texts if text not in files] or ["A cat on a wall."]
+    options = " ".join(f"--text {shlex.quote(text)}" for text in wanted)
+    raise UsageError(
+        f"{first_ten(files, ', ')}: an image file where a text belongs; "
+        f"give texts with --text: descscore score {names} {options}"
+    )
 
 
 def _is_file(text: str) -> bool:

@@ -83,6 +83,15 @@ def parse_name(source: str) -> Repository | None:
     return Repository(name, revision or None)
 
 
+def check_source(source: str) -> None:
+    """Raise :class:`ModelError` for an empty name, and for a path (``./``, ``../``, ``/``) to nothing."""
+    if not source.strip():
+        raise ModelError(f"model {source!r}: the name is empty")
+    path = Path(source)
+    if (path.is_absolute() or re.match(r"\.\.?(/|$)", source)) and not path.exists():
+        raise ModelError(f"model {source!r}: no such folder")
+
+
 def is_repository_name(name: str) -> bool:
     """Whether ``name`` can be that of a repository on the hub, ``ORG/NAME``."""
     parts = re.fullmatch(r"([\w-][\w.-]*)/([\w-][\w.-]*)", name, re.ASCII)

@@ -59,6 +59,7 @@ from descscore.hub import (
     TOKENIZER_FILE,
     TOKENIZER_FILES,
     Repository,
+    check_source,
     fetch,
     parse_name,
 )
@@ -183,6 +184,7 @@ def _load(source: str, device: torch.device, cache_dir: str | Path | None) -> Lo
 
 def _folder_of(source: str, cache_dir: str | Path | None = None) -> Path | None:
     """The folder of the model ``source``, or None for an open_clip name with its tag."""
+    check_source(source)
     if source in BUNDLED:
         folder = ASSETS / source
         return folder if source == "base" or folder.is_dir() else ASSETS / "base"
@@ -229,16 +231,39 @@ def _base_files(names: set[str]) -> list[str]:
 
 
 def _unknown(source: str, name: str) -> ModelError:
-    close = difflib.get_close_matches(name, [*BUNDLED, *list_models()], n=5, cutoff=0.5)
-    hint = f"; similar names: {', '.join(close)}" if close else ""
+    """The error for a source that is neither a folder nor known. name: the source without its tag."""
     if name == source and source in list_models():
-        tags = ", ".join(f"{source}/{tag}" for tag in pretrained.list_pretrained_tags_by_model(source))
-        hint = f"; an open_clip model needs its pretrained tag: {tags or 'none is known for it'}"
+        return ModelError(
+            f"model {source!r}: give its pretrained tag too; available: {_tags(source, f'{source}/')}"
+        )
+    similar = _similar(name, source.removeprefix(name).removeprefix("/"))
+    if similar:
+        return ModelError(f"model {source!r} is not known; did you mean {similar}?")
     return ModelError(
         f"model {source!r} is not known and no such folder exists. Available: bundled "
         f"{' and '.join(BUNDLED)}; a local folder with {CONFIG_FILE} or {ADAPTER_FILE}; such a folder on the "
-        f"hub, as hf-hub:ORG/NAME; an open_clip model with its tag, such as ViT-B-32/openai{hint}"
+        f"hub, as hf-hub:ORG/NAME; an open_clip model with its tag, such as ViT-B-32/openai"
     )
+
+
+def _similar(name: str, tag: str) -> str | None:
+    """A known source with a name like ``name``, at best the same in other case."""
+    tags = {model: pretrained.list_pretrained_tags_by_model(model) for model in list_models()}
+    known = {model.lower(): model for model in [*BUNDLED, *tags] if tags.get(model, True)}
+    close = [name.lower()] if name.lower() in known else difflib.get_close_matches(name.lower(), known, n=1)
+    if not close:
+        return None
+    found = known[close[0]]
+    return found if found in BUNDLED else f"{found}/{tag if tag in tags[found] else tags[found][0]}"
+
+
+def _tags(name: str, prefix: str = "", like: str = "") -> str:
+    """Five pretrained tags of an open_clip model, those ``like`` a given one first, and how many more."""
+    tags = pretrained.list_pretrained_tags_by_model(name)
+    close = difflib.get_close_matches(like, tags, n=5)
+    tags = [*close, *(tag for tag in tags if tag not in close)]
+    more = f" and {len(tags) - 5} more" if len(tags) > 5 else ""
+    return ", ".join(prefix + tag for tag in tags[:5]) + more or "none"
 
 
 @dataclass(frozen=True)
@@ -332,8 +357,9 @@ def _load_tagged(source: str, cache_dir: str | Path | None) -> _Base:
     name, _, tag = source.rpartition("/")
     config = pretrained.get_pretrained_cfg(name, tag)
     if not config:
-        tags = ", ".join(pretrained.list_pretrained_tags_by_model(name)) or "none"
-        raise ModelError(f"model {source!r}: unknown pretrained tag {tag!r} for {name}; available: {tags}")
+        raise ModelError(
+            f"model {source!r}: unknown pretrained tag {tag!r} for {name}; available: {_tags(name, like=tag)}"
+        )
     text = dict(get_model_config(name)["text_cfg"])
     try:
         weights = _tagged_weights(config, cache_dir)

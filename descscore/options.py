@@ -39,9 +39,17 @@ class LazyGroup(click.Group):
             command: click.Command | None = getattr(importlib.import_module(module), attribute)
         else:
             command = super().get_command(ctx, name)
-        if command is not None and all(parameter.name != "debug" for parameter in command.params):
-            command.params.append(_debug_option())
+        if command is not None:
+            _add_debug(command)
         return command
+
+
+def _add_debug(command: click.Command) -> None:
+    """Add ``--debug`` to a command, and to all commands of a group."""
+    if all(parameter.name != "debug" for parameter in command.params):
+        command.params.append(_debug_option())
+    for child in command.commands.values() if isinstance(command, click.Group) else ():
+        _add_debug(child)
 
 
 def _debug_option() -> click.Option:
@@ -54,6 +62,7 @@ def _debug_option() -> click.Option:
     return click.Option(
         ["--debug"],
         is_flag=True,
+        is_eager=True,  # so that it also holds for errors of other options
         expose_value=False,
         callback=callback,
         help="Show the traceback of an error.",
@@ -90,6 +99,15 @@ def echo(text: object, *, err: bool = False, dim: bool = False) -> None:
     click.echo(click.style(line, dim=True) if styled else line, err=err)
 
 
+def _check_model(_ctx: click.Context, _option: click.Parameter, value: Any) -> Any:
+    """Refuse what is surely no model before a command imports torch, which takes seconds."""
+    from descscore.hub import check_source
+
+    for source in [value] if isinstance(value, str) else value:
+        check_source(source)
+    return value
+
+
 text_policy_option = click.option(
     "--text-policy",
     type=click.Choice(["truncate", "error", "windows", "weighted-windows"]),
@@ -107,7 +125,12 @@ verbose_option = click.option(
     "-v", "--verbose", is_flag=True, help="Also print cosine, clip_score and the other numbers."
 )
 models_option = click.option(
-    "-m", "--model", "models", multiple=True, help="Model to measure, by default 'default'. May be repeated."
+    "-m",
+    "--model",
+    "models",
+    multiple=True,
+    callback=_check_model,
+    help="Model to measure, by default 'default'. May be repeated.",
 )
 
 
@@ -118,6 +141,7 @@ def model_option(default: str = "default") -> Callable[[F], F]:
         "--model",
         default=default,
         show_default=True,
+        callback=_check_model,
         help="Bundled name, folder, hf-hub:ORG/NAME, or open_clip model.",
     )
 
@@ -201,6 +225,7 @@ def model_options(command: F) -> F:
             "--model",
             default="default",
             show_default=True,
+            callback=_check_model,
             help="Bundled name (base, default), folder, hf-hub:ORG/NAME, or open_clip model with its tag "
             "(ViT-B-32/openai).",
         ),

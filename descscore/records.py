@@ -119,7 +119,7 @@ class Score:
         return f"Score({', '.join(parts)}, {self.tokens} tokens{', cut' if self.truncated else ''})"
 
     def _repr_html_(self) -> str:
-        return _html_table(repr(self), ("Number", "Value"), self.to_dict().items())
+        return html_table(repr(self), ("Number", "Value"), self.to_dict().items())
 
     @property
     def band(self) -> Band | None:
@@ -186,14 +186,14 @@ class Comparison:
     def _repr_html_(self) -> str:
         description, caption = self.description.to_dict(), self.caption.to_dict()
         rows = [(name, value, caption[name]) for name, value in description.items()]
-        return _html_table(repr(self), ("Number", "Description", "Caption"), rows)
+        return html_table(repr(self), ("Number", "Description", "Caption"), rows)
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as plain JSON types."""
         return asdict(self)
 
 
-def _html_table(title: str, head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+def html_table(title: str, head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """A table for notebooks: a caption, heads of columns and rows, and no row without a value."""
     columns = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in head)
     body = "".join(

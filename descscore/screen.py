@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,8 +21,15 @@ _LEAST_TEXT = 20
 
 _GAP = 2
 
-_NUMBERS = ("score", "description", "cosine", "clip_score", "tokens", "windows", "contextual", "reference")
+_NUMBERS = ("score", "is description", "cosine", "clip_score", "tokens", "windows", "contextual", "reference")
 """Columns that are aligned to the right."""
+
+_VERBOSE = {
+    "cosine": "-1 to 1; compare and rank with this",
+    "clip_score": "score under the model before it was tuned",
+    "tokens": "length of the text in the model's tokens, with start and end",
+}
+"""What the columns of every verbose table mean."""
 
 _PREFERRED = {
     "description": "The description fits the picture better",
@@ -57,15 +65,20 @@ def show_comparison(image: str, result: Comparison, texts: tuple[str, str], verb
     margin = f"cosine margin {result.margin:+.4f}"
     if result.contextual_margin is not None:
         margin += f", contextual margin {result.contextual_margin:+.4f}"
-    probability = f"probability of the description {result.probability:.3f}"
-    echo(f"{_PREFERRED[result.preferred]} ({margin}, {probability}).")
+    preferred, probability = "description", result.probability
+    if result.preferred == "caption":
+        preferred, probability = "caption", 1 - probability
+    echo(f"{_PREFERRED[result.preferred]} ({margin}).")
+    echo(f"The model prefers the {preferred} with probability {probability:.3f}.")
     echo("")
 
 
 def show_meaning(scores: Sequence[Score], verbose: bool = False) -> None:
     """Print what the columns and the bands of ``scores`` mean, and the signature, dim."""
+    width = text_width()
     for line in meaning(scores, verbose):
-        echo(line, dim=True)
+        for part in [line] if width is None else _wrapped(line, width, "", "    "):
+            echo(part, dim=True)
     for signature in dict.fromkeys(score.signature for score in scores):
         echo(signature, dim=True)
 
@@ -80,13 +93,41 @@ def score_table(lines: Sequence[Line], verbose: bool = False, width: int | None 
     rows = [_cells(line, verbose) for line in lines]
     names = [name for name in rows[0] if any(row[name] for row in rows)]
     cells = [names, *([row[name] for name in names] for row in rows)]
-    widths: list[int | None] = [None] * len(names)
-    if width is not None:
-        others = sum(max(len(row[column]) for row in cells) + _GAP for column in range(len(names) - 1))
-        widths[-1] = max(width - others, _LEAST_TEXT)
-    sides = ["right" if name in _NUMBERS else "left" for name in names]
+    if width is None:
+        return "\n".join(_aligned(cells))
+    numbers = sum(max(len(row[column]) for row in cells) + _GAP for column in range(len(names) - 1))
+    if numbers + _LEAST_TEXT <= width:
+        return "\n".join(_aligned(cells, width - numbers))
+    if numbers - _GAP <= width:
+        head, *records = ([record] for record in _aligned([row[:-1] for row in cells]))
+    else:  # not even the numbers fit on a line
+        head = []
+        records = [_wrapped(_named(names, row), width, "", "") for row in cells[1:]]
+    texts = (_wrapped(row[-1], width, "    ", "    ") for row in cells[1:])
+    return "\n".join(
+        [*head, *(line for pair in zip(records, texts, strict=True) for part in pair for line in part)]
+    )
+
+
+def _aligned(cells: Sequence[Sequence[str]], text: int | None = None) -> list[str]:
+    """The lines of a table. cells: the names of the columns, then the rows. text: widest last column."""
+    sides = ["right" if name in _NUMBERS else "left" for name in cells[0]]
+    widths = [*[None] * (len(cells[0]) - 1), text]
     table = tabulate(cells, tablefmt="plain", disable_numparse=True, colalign=sides, maxcolwidths=widths)
-    return "\n".join(line.rstrip() for line in table.splitlines())
+    return [line.rstrip() for line in table.splitlines()]
+
+
+def _named(names: Sequence[str], row: Sequence[str]) -> str:
+    """All of a row but its text, as words: ``score 0.97, fit good 83 %``."""
+    return ", ".join(f"{name} {cell}".strip() for name, cell in zip(names[:-1], row, strict=False) if cell)
+
+
+def _wrapped(text: str, width: int, first: str, others: str) -> list[str]:
+    """Lines of at most ``width`` columns. first, others: what stands before the first line and the others."""
+    width, lead = max(width, _LEAST_TEXT), len(text) - len(text.lstrip())
+    return textwrap.wrap(
+        text.lstrip(), width, initial_indent=first + " " * lead, subsequent_indent=others + " " * lead
+    )
 
 
 def band_cell(score: Score) -> str:
@@ -103,7 +144,7 @@ def _cells(line: Line, verbose: bool) -> dict[str, str]:
         "": line.kind,
         "score": f"{score.score:.2f}",
         "fit": band_cell(score),
-        "description": "" if probability is None else f"{100 * probability:.0f} %",
+        "is description": "" if probability is None else f"{100 * probability:.0f} %",
     }
     if verbose:
         cells |= {
@@ -139,23 +180,28 @@ def _note(score: Score) -> str:
 def meaning(scores: Sequence[Score], verbose: bool = False) -> list[str]:
     """What the columns that a table of ``scores`` has mean, a line each."""
     columns = {
-        "score": "0 to 2.5, how well the text fits the picture: 2.5 x cosine",
+        "score": "how well the text fits the picture, 0 to 2.5; 2.5 x cosine, or 0 for a cosine below 0",
         "fit": _any(
             [score.percentile for score in scores],
             "share of reference descriptions that fit their pictures worse",
         ),
         **{f"  {band.name}": band.meaning for band in BANDS if band in [score.band for score in scores]},
-        "description": _any(
+        "is description": _any(
             [score.description_probability for score in scores],
             "probability that the text is a description, whatever the picture",
         ),
-        "clip_score": "score under the model before it was tuned" if verbose else "",
+        **(_VERBOSE if verbose else {}),
+        "windows": "parts in which the text was encoded"
+        if verbose and any(score.windows > 1 for score in scores)
+        else "",
         "contextual": _any(
-            [score.contextual_score for score in scores], "how well the text fits picture and context"
+            [score.contextual_score for score in scores],
+            "how well the text fits picture and context; no fixed range; compare only with the same context",
         ),
         "reference": _any(
             [score.reference_score for score in scores], "0 to 1.43, score and likeness to a good description"
         ),
+        "note": "what the model did not read to its end" if any(map(_note, scores)) else "",
     }
     return [f"{name}: {text}" for name, text in columns.items() if text]
 

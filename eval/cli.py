@@ -38,7 +38,7 @@ def evaluate() -> None:
 # Pairs of a description and a caption
 
 
-@evaluate.command()
+@evaluate.command(short_help="How often the description wins over the caption.")
 @pairs_options
 @click.option("--baseline-train", help="Data set whose split train teaches the text-only n-gram classifier.")
 @models_option
@@ -62,7 +62,7 @@ def preference(baseline_train: str | None, **options: Any) -> None:
     _on_pairs(measured, measure.preference_lines, train=train, **options)
 
 
-@evaluate.command()
+@evaluate.command(short_help="Can the score be gamed? What hostile texts score.")
 @pairs_options
 @models_option
 @device_option
@@ -134,7 +134,7 @@ def _on_pairs(
     print_result(as_json, result, [*lines(**measured), *signatures, *counts])
 
 
-@evaluate.command()
+@evaluate.command(short_help="Which words a model takes for marks of a description.")
 @pairs_options
 @click.option("--limit", type=click.IntRange(min=1), help="Use only this many pairs, from the first on.")
 @model_option()
@@ -208,7 +208,7 @@ def words(
 # Scores and people
 
 
-@evaluate.command()
+@evaluate.command(short_help="Compare scores with the judgments of readers.")
 @data_option("Folder kreiss2022, or the one that holds it")
 @click.option(
     "--ratings",
@@ -265,7 +265,7 @@ def human(
     print_result(as_json, result.to_dict(), table_lines(result))
 
 
-@evaluate.command()
+@evaluate.command(short_help="Compare a model with people's judgments of captions.")
 @data_option("Folder flickr8k, or the one that holds it")
 @model_option()
 @click.option("--references", is_flag=True, help="Also measure the reference score (RefCLIP-S).")
@@ -308,7 +308,7 @@ def summary(database: Path, as_json: bool, seed: int, resamples: int) -> None:
 # What a model can do at all
 
 
-@evaluate.command()
+@evaluate.command(short_help="Retrieval, zero-shot classes and grounding.")
 @data_option("The data folder")
 @model_option("base")
 @device_option
@@ -324,7 +324,7 @@ def quality(data: Path, model: str, device: str | None, as_json: bool) -> None:
     print_result(as_json, result, [to_markdown(figures), "", *NOTES, scorer.signature])
 
 
-@evaluate.command()
+@evaluate.command(short_help="Accuracy and macro-F1 of zero-shot classes.")
 @click.option(
     "--data",
     required=True,
@@ -350,7 +350,7 @@ def zeroshot(data: str, prompts: tuple[str, ...], model: str, device: str | None
 # Speed and precision
 
 
-@evaluate.command()
+@evaluate.command(short_help="How far cosines in bf16 and fp16 are from float32.")
 @click.option("--data", help="Concadia folder, table or hub data set of pairs; by default made-up pictures.")
 @click.option("--split", default="test", show_default=True, help="Split of the data.")
 @click.option("--image-root", type=PATH, help="Folder that image paths begin at.")
@@ -389,7 +389,7 @@ def precision(
     print_result(as_json, result, [*check.precision_lines(rows), *lines])
 
 
-@evaluate.command()
+@evaluate.command(short_help="How many pairs a model scores a second.")
 @click.option("--photos", type=PATH, help="Folder of photos; by default made up.")
 @click.option("--count", type=click.IntRange(1), default=16, show_default=True, help="Photos made up.")
 @click.option("--size", default="1600x1200", show_default=True, help="Width and height of made-up photos.")
@@ -447,7 +447,7 @@ def _size(text: str) -> tuple[int, int]:
 # Everything on one page
 
 
-@evaluate.command()
+@evaluate.command(short_help="All evaluations of one or several models, side by side.")
 @data_option("The data folder")
 @click.option(
     "-o",

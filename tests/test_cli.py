@@ -6,8 +6,11 @@ import contextlib
 import json
 import re
 import resource
+import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -18,7 +21,8 @@ from conftest import make_photo
 from descscore import DescScorer, __version__
 from descscore.cli import main
 from descscore.errors import shown
-from descscore.records import band_of
+from descscore.records import Score, band_of
+from descscore.screen import Line, meaning, score_table, show_meaning
 
 
 def run(*args: object) -> Result:
@@ -55,7 +59,7 @@ def test_score_as_text_is_a_table_that_explains_itself_with_the_signature_once(
     )
     assert "text cut" in second
     assert "cut" not in first
-    assert {line.partition(":")[0].strip() for line in legend} >= set(head.split()) - {"note", "text"}
+    assert {line.partition(":")[0].strip() for line in legend} >= set(head.split()) - {"text"}
     assert signature.startswith(f"descscore:{__version__}|model:")
     assert result.output.count("descscore:") == 1
     assert not {"cosine", "clip_score", "tokens"} & set(head.split())
@@ -64,7 +68,9 @@ def test_score_as_text_is_a_table_that_explains_itself_with_the_signature_once(
 def test_verbose_adds_the_other_numbers(photo: Path, model: tuple[str, ...]) -> None:
     (row,) = json.loads(run("score", photo, "word " * 100, "-j", *model).output)
     assert (row["truncated"], row["windows"]) == (False, 2)
-    _, head, line, *_ = run("score", photo, "word " * 100, "-v", *model).output.splitlines()
+    _, head, line, *legend = run("score", photo, "word " * 100, "-v", *model).output.splitlines()
+    assert {line.partition(":")[0].strip() for line in legend} >= set(head.split()) - {"text"}
+    assert "cosine: -1 to 1; compare and rank with this" in legend
     cells = dict(zip(head.split(), line.split(), strict=False))
     assert cells["cosine"] == f"{row['cosine']:+.4f}"
     assert cells["clip_score"] == f"{row['clip_score']:.4f}"
@@ -76,7 +82,7 @@ def test_a_model_with_references_says_how_a_text_stands_among_them(photo: Path) 
     texts = ("A cat.", "Rex")
     rows = json.loads(run("score", photo, *texts, "-j").output)
     lines = run("score", photo, *texts).output.splitlines()
-    assert lines[1].split() == ["score", "fit", "description", "text"]
+    assert re.split(r"\s{2,}", lines[1].strip()) == ["score", "fit", "is description", "text"]
     for row, line, text in zip(rows, lines[2:], texts, strict=False):
         band = band_of(row["percentile"])
         assert band is not None
@@ -102,6 +108,15 @@ def test_images_in_place_of_texts_are_noticed(tmp_path: Path, model: tuple[str, 
     assert f"{photos[1]}, {photos[2]}: an image file" in result.stderr
     assert "--text" in result.stderr
     assert run("score", photos[0], "a drawing named none.png", *model).exit_code == 0
+    theirs = run("score", *photos, "Rex's bed", *model).stderr.rstrip()
+    proposed = shlex.split(theirs.partition("descscore ")[2].replace(" ... ", f" {photos[2]} "))
+    assert proposed[:2] == ["score", str(photos[0])]
+    assert proposed[-2:] == ["--text", "Rex's bed"]
+    swapped = run("score", "The face of a cat.", photos[0], *model)
+    assert (swapped.exit_code, swapped.stderr) == (
+        2,
+        f"Error: the image comes first: descscore score {photos[0]} TEXT\n",
+    )
 
 
 def test_texts_come_from_files_and_standard_input(
@@ -165,6 +180,51 @@ def test_a_terminal_gets_its_width_and_a_dim_signature_unless_no_color(
     assert "".join(table).count("wall") == 6
 
 
+FULL = Score(
+    score=0.97,
+    cosine=0.39,
+    clip_score=0.8,
+    description_probability=0.96,
+    percentile=83,
+    tokens=180,
+    truncated=True,
+    windows=3,
+    signature="s",
+    contextual_score=-0.25,
+    context_truncated=True,
+    reference_score=0.8,
+    references_truncated=True,
+)
+"""A score with every column."""
+
+
+@pytest.mark.parametrize("width", [24, 40, 60, 80, 100, 120, 160])
+@pytest.mark.parametrize("verbose", [False, True])
+@pytest.mark.parametrize("kind", ["", "description"])
+def test_no_table_is_wider_than_the_terminal(width: int, verbose: bool, kind: str) -> None:
+    plain = replace(FULL, contextual_score=None, reference_score=None, truncated=False, windows=1)
+    texts = ("A ginger cat with green eyes. " * 8, "Rex " * 30)
+    for score in (FULL, replace(plain, context_truncated=None, references_truncated=None)):
+        table = score_table([Line(text, score, kind) for text in texts], verbose, width)
+        assert max(map(len, table.splitlines())) <= width
+        words = table.split()
+        assert (words.count("ginger"), words.count("Rex")) == (8, 30)
+        assert table.index("0.97") < table.index("ginger") < table.index("Rex")
+        assert score.contextual_score is None or "-0.2500" in table
+
+
+def test_the_legend_fits_the_terminal_and_names_every_column(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    head = re.split(r"\s{2,}", score_table([Line("a", FULL)], verbose=True).splitlines()[0].strip())
+    assert set(head) - {"text"} <= {line.partition(":")[0] for line in meaning([FULL], verbose=True)}
+    monkeypatch.setattr("descscore.screen.text_width", lambda: 40)
+    show_meaning([FULL], verbose=True)
+    printed = capsys.readouterr().out
+    assert max(map(len, printed.splitlines())) <= 40
+    assert "no fixed range; compare only with the same context" in " ".join(printed.split())
+
+
 def test_every_text_policy_can_be_asked_for() -> None:
     from typing import get_args
 
@@ -185,6 +245,8 @@ def test_compare(photo: Path, model: tuple[str, ...]) -> None:
     text = run(*args).output
     assert f"margin {parsed['margin']:+.4f}" in text
     assert f"The {parsed['preferred']} fits the picture better" in text
+    share = parsed["probability"] if parsed["preferred"] == "description" else 1 - parsed["probability"]
+    assert f"The model prefers the {parsed['preferred']} with probability {share:.3f}." in text
 
 
 @pytest.mark.parametrize(
@@ -240,6 +302,7 @@ def test_debug_shows_the_traceback(tmp_path: Path, model: tuple[str, ...]) -> No
         ("score", "--debug", missing, "a", *model),
     ):
         assert type(run(*args).exception).__name__ == "ImageError"
+    assert type(run("score", missing, "a", "--model", "./none", "--debug").exception).__name__ == "ModelError"
     nested = run("judgments", "export", "--database", tmp_path / "none.db", "-o", tmp_path / "out", "--debug")
     assert type(nested.exception).__name__ == "StorageError"
     assert "no such file" in run("score", missing, "a", *model).stderr
@@ -251,6 +314,40 @@ def test_debug_shows_the_traceback(tmp_path: Path, model: tuple[str, ...]) -> No
     )
     assert "Traceback" in done.stderr
     assert done.returncode == 1
+
+
+def commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """The names of every command and group below a group."""
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        child = group.get_command(context, name)
+        yield (*path, name)
+        if isinstance(child, click.Group):
+            yield from commands(child, (*path, name))
+
+
+@pytest.mark.parametrize("names", list(commands(main)), ids=" ".join)
+def test_debug_may_stand_before_and_behind_every_command(names: tuple[str, ...]) -> None:
+    for place in range(len(names) + 1):  # --help is read after all options are known
+        result = run(*names[:place], "--debug", *names[place:], "--help")
+        assert result.exit_code == 0, result.output
+        assert "Usage: " in result.output
+
+
+def test_no_list_of_commands_cuts_a_sentence() -> None:
+    for names in ((), *commands(main)):
+        _, _, listed = run(*names, "--help").output.partition("\nCommands:\n")
+        assert "..." not in listed
+
+
+def test_a_wrong_path_of_a_model_is_answered_before_torch_is_imported() -> None:
+    code = (
+        "import sys; from click.testing import CliRunner; from descscore.cli import main; "
+        "done = CliRunner().invoke(main, ['score', 'a.jpg', 'a', '--model', './nothing']); "
+        "print(done.stderr, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "Error: model './nothing': no such folder\n False\n"
 
 
 def test_every_command_and_option_is_documented() -> None:

@@ -142,21 +142,43 @@ def fails(source: str | Path, *mentions: str, **options: object) -> None:
 
 
 def test_unknown_name_lists_what_there_is() -> None:
-    fails("ViT-B-23/openai", "base and default", "ViT-B-32")
     fails("nothing", "base and default", "ViT-B-32/openai")
 
 
-def test_a_misspelt_bundled_name_brings_the_right_one() -> None:
-    fails("defualt", "similar names: default")
-    fails("bsae", "similar names: base")
+def test_a_misspelt_name_brings_the_right_one() -> None:
+    for wrong, right in (
+        ("defualt", "default"),
+        ("Base", "base"),
+        ("ViT-B-33", "ViT-B-32/openai"),
+        ("ViT-B-23/laion2b_s34b_b79k", "ViT-B-32/laion2b_s34b_b79k"),
+        ("vit-b-32/openai", "ViT-B-32/openai"),
+        ("vit-b-16", "ViT-B-16/openai"),
+    ):
+        with pytest.raises(ModelError) as caught:
+            load_model(wrong, "cpu")
+        assert str(caught.value) == f"model {wrong!r} is not known; did you mean {right}?"
+
+
+def test_a_path_to_nothing_and_an_empty_name_are_said_to_be_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for source in ("./nothing", "../nothing", str(tmp_path / "nothing")):
+        with pytest.raises(ModelError) as caught:
+            load_model(source, "cpu")
+        assert str(caught.value) == f"model {source!r}: no such folder"
+    for source in ("", " "):
+        with pytest.raises(ModelError, match=r"^model '\s*': the name is empty$"):
+            load_model(source, "cpu")
 
 
 def test_open_clip_name_without_tag_lists_its_tags() -> None:
-    fails("ViT-B-32", "ViT-B-32/openai", "laion2b_s34b_b79k")
+    fails("ViT-B-32", "ViT-B-32/openai", "ViT-B-32/laion2b_s34b_b79k and 17 more")
 
 
 def test_unknown_tag_lists_the_known() -> None:
-    fails("ViT-B-32/nonesuch", "'nonesuch'", "openai", "laion400m_e31")
+    fails("ViT-B-32/nonesuch", "'nonesuch'", "openai", "laion400m_e31", " and 17 more")
+    fails("ViT-B-32/metaclip", "available: metaclip_400m, ")
 
 
 def test_no_network_and_not_in_the_cache(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ def _codes(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> tu
     return tuple(name.strip() for value in values for name in value.split(",") if name.strip())
 
 
-@click.command()
+@click.command(short_help="Check the text of every image in documents, worst first.")
 @click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=PATH)
 @model_option()
 @click.option("--no-model", is_flag=True, help="Check texts and files only, which is much faster.")

@@ -184,7 +184,7 @@ def _job(text: str | None) -> tuple[int, int] | None:
     return int(part), int(parts)
 
 
-@click.command()
+@click.command(short_help="Join the folders of all jobs of 'batch --shard I/N'.")
 @click.argument("jobs", metavar="FOLDER...", nargs=-1, required=True, type=PATH)
 @click.option("-o", "--output", required=True, type=PATH, help="Folder for all results.")
 @click.option("-j", "--json", "as_json", is_flag=True, help="Print the summary as JSON.")

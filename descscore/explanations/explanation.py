@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from descscore.records import Score
+from descscore.errors import shown
+from descscore.records import Score, html_table
 
 OCCLUSION_NOTE = (
     "an aid for the eye, not evidence: it shows how covers change the cosine, and a cover is itself a new "
@@ -30,7 +32,8 @@ class WordParts:
     value: float
     """Its part of the cosine."""
     through: float | None
-    """The share of ``value`` that flows through the purpose subspace; None for a model without one."""
+    """The part of ``value`` that flows through the purpose subspace; may have the other sign. None for a
+    model without one."""
     around: float | None
     """The rest of ``value``; None for a model without a purpose subspace."""
     purpose: float | None
@@ -108,7 +111,7 @@ class OcclusionMap:
     """A warning about the use of the map."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Explanation:
     """One text's score with one image, and why."""
 
@@ -129,10 +132,45 @@ class Explanation:
     occlusion: OcclusionMap | None = None
     """The occlusion map of the image; None unless it was wanted."""
 
+    def __repr__(self) -> str:
+        text = self.text if len(self.text) <= 18 else self.text[:17] + "\u2026"
+        raised = shown(", ".join(word.text for word in strongest_words(self.words)[0]))
+        effect = f"raised most by {raised}" if raised else "raised by no word"
+        return f"Explanation({text!r}, score {self.score.score:.3f}, {len(self.words)} words; {effect})"
+
+    def _repr_html_(self) -> str:
+        columns = {"Cosine": "value", "Purpose": "purpose", "Cosine, word left out": "leave_one_out"}
+        columns = {k: v for k, v in columns.items() if any(getattr(w, v) is not None for w in self.words)}
+        rows = [
+            (
+                word.text,
+                *(f"{getattr(word, key):+.4f}" if word.tokens else "not seen" for key in columns.values()),
+            )
+            for word in self.words
+        ]
+        return html_table(repr(self), ("Word", *columns), rows)
+
     def to_dict(self) -> dict[str, Any]:
         """The explanation as plain JSON types: the text, the fields of the score, then all other fields."""
         fields = asdict(self)
         return {"text": fields.pop("text")} | fields.pop("score") | fields
+
+
+def strongest_words(
+    words: Sequence[WordParts], key: str = "value", count: int = 3
+) -> tuple[list[WordParts], list[WordParts]]:
+    """The words that raise ``key`` most, and those that lower it most, strongest first. No signs."""
+    real = [word for word in words if word.tokens and not _is_sign(word.text)]
+    ordered = sorted(real, key=lambda word: -getattr(word, key))
+    up = [word for word in ordered if getattr(word, key) > 0]
+    down = [word for word in reversed(ordered) if getattr(word, key) < 0]
+    return up[:count], down[:count]
+
+
+def _is_sign(word: str) -> bool:
+    """Whether a word is punctuation, or signs as of mathematics; an emoji is a word."""
+    kinds = {unicodedata.category(character) for character in word}
+    return all(kind.startswith("P") or kind in ("Sm", "Sk", "Sc") for kind in kinds)
 
 
 def effect_levels(words: Sequence[WordParts], most: int) -> list[int]:

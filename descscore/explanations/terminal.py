@@ -17,6 +17,7 @@ from descscore.explanations.explanation import (
     OcclusionMap,
     PurposePlace,
     WordParts,
+    strongest_words,
 )
 from descscore.screen import Line, score_table
 
@@ -51,11 +52,12 @@ def to_text(explanation: Explanation, verbose: bool = False, width: int | None =
 @contextmanager
 def progress_bar() -> Iterator[Progress]:
     """A bar on standard error, if that is a terminal and the work takes over a second."""
-    with tqdm(total=0, unit=" rows", delay=1, disable=None, leave=False) as bar:
+    with tqdm(total=0, unit=" runs", delay=1, disable=None, leave=False) as bar:
 
         def progress(stage: str, rows: int, total: int) -> None:
             if bar.n >= (bar.total or 0):
-                bar.reset(total)
+                # Not reset(): it draws at once and restarts the clock of the delay.
+                bar.n, bar.last_print_n, bar.total = 0, 0, total
                 bar.set_description(stage, refresh=False)
             bar.update(rows)
 
@@ -69,13 +71,11 @@ def printable(text: str) -> str:
 
 def strongest(words: Sequence[WordParts], key: str = "value", count: int = 3) -> tuple[str, str]:
     """The words that raise ``key`` most, and those that lower it most, each with its number."""
-    effects = [(getattr(word, key), word.text) for word in words if word.tokens]
-    up = sorted((effect for effect in effects if effect[0] > 0), key=lambda effect: -effect[0])
-    down = sorted((effect for effect in effects if effect[0] < 0), key=lambda effect: effect[0])
-    raised, lowered = (
-        ", ".join(f"{text} ({value:+.3f})" for value, text in part[:count]) or "none" for part in (up, down)
+    up, down = (
+        ", ".join(f"{word.text} ({getattr(word, key):+.3f})" for word in part)
+        for part in strongest_words(words, key, count)
     )
-    return raised, lowered
+    return up, down
 
 
 def convergence_sentence(name: str, convergence: Convergence) -> str:
@@ -156,7 +156,11 @@ _COLUMNS = (
         "what the cosine loses without the word",
     ),
     Column(
-        "through", "Through purpose", "through", "+.4f", "the share of cosine that flows through the purpose"
+        "through",
+        "Through purpose",
+        "through",
+        "+.4f",
+        "what of this part flows through the purpose; may have the other sign",
     ),
     Column("around", "Around purpose", "around", "+.4f", "the rest of cosine"),
     Column("purpose", "Purpose", "purpose", "+.3f", "the word's part of the log-odds of being a description"),
@@ -192,8 +196,10 @@ def _words(words: Sequence[WordParts], verbose: bool) -> list[str]:
 def _sums(explanation: Explanation, verbose: bool) -> list[str]:
     lines = []
     for key, name in (("value", "cosine"), *([("purpose", "purpose")] if explanation.purpose else [])):
-        raised, lowered = strongest(explanation.words, key)
-        lines.append(f"{name}: raised most by {raised}; lowered most by {lowered}")
+        up, down = strongest(explanation.words, key)
+        raised = f"raised most by {up}" if up else "raised by no word"
+        lowered = f"lowered most by {down}" if down else "lowered by no word"
+        lines.append(f"{name}: {raised}; {lowered}")
     for name, path in (("cosine", explanation.convergence), ("purpose", explanation.purpose_convergence)):
         if path and (verbose or not path.converged):
             lines.append(convergence_sentence(name, path))

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import html.parser
 import json
+import os
+import pty
 import re
+import struct
+import sys
+import termios
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +32,7 @@ from descscore.explanations.explainer import ExplainOptions, explain, explain_ba
 from descscore.explanations.explanation import Explanation
 from descscore.explanations.html_page import to_html
 from descscore.explanations.occlusion import GRID
-from descscore.explanations.terminal import to_text
+from descscore.explanations.terminal import progress_bar, to_text
 
 
 def run(*args: object) -> Result:
@@ -100,6 +108,62 @@ def test_every_column_of_the_table_of_words_has_its_own_name_and_is_explained(
         assert len(set(names)) == len(names) > 1
         explained = [line.partition(":")[0].strip() for line in lines if line.startswith("  ")]
         assert [name for name in names if name not in explained] == []
+
+
+def test_what_raises_and_lowers_most_are_words(scorer: DescScorer, image: Path) -> None:
+    """Not full stops; and where no word lowers the cosine, "none" is no name of a word."""
+    item = explain(image, "A dog, a cat. (Rex!)", scorer=scorer)
+    text = to_text(item)
+    sums = [line for line in text.splitlines() if "raised" in line]
+    assert sums
+    for line in sums:
+        named = re.findall(r"(\S+) \([+-]\d", line)
+        assert named
+        assert set(named) <= {"A", "dog", "a", "cat", "Rex"}
+    risen = replace(item, words=tuple(replace(word, value=abs(word.value) + 0.1) for word in item.words))
+    assert "; lowered by no word" in to_text(risen)
+    assert "Lowered most by: no word." in to_html(risen, Image.open(image), "a")
+
+
+def test_an_explanation_names_itself_in_a_line_and_is_a_table_in_a_notebook(
+    scorer: DescScorer, plain: DescScorer, image: Path
+) -> None:
+    text = "The <b>face of a ginger tabby cat</b>. " * 8
+    for item in (explain(image, text, scorer=scorer), explain(image, text, scorer=plain)):
+        line = repr(item)
+        assert re.fullmatch(
+            r"Explanation\('The <b>face of a …', score \d\.\d{3}, \d+ words; raised (most )?by [\w, ]*\)",
+            line,
+        )
+        assert len(line) < 150
+        page = Page(item._repr_html_())
+        assert "b" not in {tag for tag, _ in page.tags}
+        assert [row[0] for row in page.rows] == ["Word", *(word.text for word in item.words)]
+        assert page.rows[1][1] == f"{item.words[0].value:+.4f}"
+        assert ("Purpose" in page.rows[0]) == (item.purpose is not None)
+
+
+def test_only_work_over_a_second_shows_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before, each stage drew a bar at once and started the clock again."""
+    shown = []
+    for pause in (0.0, 0.7):
+        parent, child = pty.openpty()
+        fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))  # rows, columns
+        with os.fdopen(child, "w") as terminal, monkeypatch.context() as patch:
+            patch.setattr(sys, "stderr", terminal)
+            with progress_bar() as progress:
+                for stage in ("parts of words", "words left out"):
+                    progress(stage, 1, 2)
+                    time.sleep(pause)
+                    progress(stage, 1, 2)
+            terminal.write("end")
+            terminal.flush()
+            shown.append(os.read(parent, 1 << 16).decode())
+        os.close(parent)
+    assert shown[0] == "end"
+    assert "words left out: " in shown[1]
+    assert "2/2" in shown[1]
+    assert "runs" in shown[1]
 
 
 def test_text_obeys_no_control_characters(scorer: DescScorer, image: Path) -> None:
