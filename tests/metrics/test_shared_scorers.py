@@ -111,7 +111,7 @@ def test_errors_are_the_scorers_and_are_not_kept(tiny_folder: Path, photo: Path,
     with pytest.raises(TextError, match="empty or blank"):
         descscore.score(photo, " ", tiny_folder)
     folder = tmp_path / "model"
-    with pytest.raises(ModelError, match="not known"):
+    with pytest.raises(ModelError, match="no such folder"):
         descscore.score(photo, "A cat.", folder)
     shutil.copytree(tiny_folder, folder)
     assert descscore.score(photo, "A cat.", folder).tokens == 5
