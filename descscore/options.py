@@ -162,7 +162,7 @@ def pairs_options(command: F) -> F:
     """Add ``--data``, ``--split`` and ``--image-root`` of a data set of pairs."""
     options = (
         click.option(
-            "--data", required=True, help="Concadia folder, table (CSV, JSONL, Parquet), or hub data set."
+            "--data", required=True, help="Concadia folder, table (CSV, JSONL, Parquet), or hub:NAME."
         ),
         click.option(
             "--split",

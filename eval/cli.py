@@ -351,7 +351,7 @@ def zeroshot(data: str, prompts: tuple[str, ...], model: str, device: str | None
 
 
 @evaluate.command(short_help="How far cosines in bf16 and fp16 are from float32.")
-@click.option("--data", help="Concadia folder, table or hub data set of pairs; by default made-up pictures.")
+@click.option("--data", help="Concadia folder, table or hub:NAME with pairs; by default made-up pictures.")
 @click.option("--split", default="test", show_default=True, help="Split of the data.")
 @click.option("--image-root", type=PATH, help="Folder that image paths begin at.")
 @click.option("--pairs", type=click.IntRange(2), default=1000, show_default=True, help="Pairs to score.")

@@ -26,7 +26,7 @@ def setting_options(command: Any) -> Any:
 
 
 @click.command(short_help="Fine-tune a CLIP to prefer descriptions.")
-@click.option("--data", required=True, help="Concadia folder, table (CSV, JSONL, Parquet), or hub data set.")
+@click.option("--data", required=True, help="Concadia folder, table (CSV, JSONL, Parquet), or hub:NAME.")
 @click.option("-o", "--output", required=True, type=PATH, help="Folder for the adapter.")
 @click.option(
     "--preset",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -40,6 +41,8 @@ _SPLITS = ("train", "val", "test")
 _CONCADIA_IMAGES = "resized"
 _PACKED = (".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip", ".7z", ".rar")
 """Endings of compressed files."""
+_HUB = "hub:"
+"""Begins the name of a data set on the hub."""
 _STANDARD_INPUT = "-"
 
 
@@ -82,7 +85,7 @@ def open_input(name: str, options: InputOptions = InputOptions()) -> Reader:
     A file is a table by its ending (.csv, .tsv, .jsonl, .json, .parquet) or a WebDataset shard (.tar).
     A folder is what its files say: Concadia's release, a data set that ``save_to_disk`` has written, images
     with a table ``metadata.csv`` or ``metadata.jsonl``, .tar shards, or images with texts beside them.
-    ``hub:NAME``, or a name that is no file or folder, is a hub data set. ``-`` is standard input.
+    ``hub:NAME`` is a hub data set. ``-`` is standard input.
 
     Raises:
         DataError: It cannot be opened, or a column is missing or occurs twice.
@@ -120,8 +123,8 @@ def _input_table(name: str, options: InputOptions) -> tuple[Table, Path]:
         if not path.is_file():
             raise DataError(f"{name}: no such file")
         return FORMATS[options.format](path), path.parent
-    if name.startswith("hub:"):
-        return HubTable(name.removeprefix("hub:"), options.subset, options.split), Path()
+    if name.startswith(_HUB):
+        return HubTable(name.removeprefix(_HUB), options.subset, options.split), Path()
     if path.is_dir():
         return _input_folder(path, name, options)
     if path.is_file() and ending == ".tar":
@@ -134,9 +137,7 @@ def _input_table(name: str, options: InputOptions) -> tuple[Table, Path]:
     if path.is_file():
         known = f"{', '.join(_ENDINGS)}, .tar and folders"
         raise DataError(f"{name}: unknown kind of input; known are {known}; --input-format says which it is")
-    if ending in (*_ENDINGS, ".tar") or _is_path(name):
-        raise DataError(f"{name}: no such file or folder")
-    return HubTable(name, options.subset, options.split), Path()
+    raise _missing(name)
 
 
 def _input_folder(path: Path, name: str, options: InputOptions) -> tuple[Table, Path]:
@@ -219,8 +220,8 @@ def load_pairs(
     Args:
         source: A folder with Concadia's ``wiki_split.json``, or that file; a table (CSV, TSV, JSON, JSON
             Lines or Parquet); a folder of such tables, read in the order of their names; a folder of images
-            with ``metadata.csv`` or ``metadata.jsonl``, or one that ``save_to_disk`` has written; or the
-            name of a hub data set.
+            with ``metadata.csv`` or ``metadata.jsonl``, or one that ``save_to_disk`` has written; or a hub
+            data set, ``hub:NAME``.
         options: How to read it.
 
     Returns:
@@ -241,8 +242,8 @@ def _readers(name: str, options: DataOptions) -> Iterator[Reader]:
         file = path / CONCADIA if path.is_dir() else path
         root = options.image_root or _images_of(file)
         yield Reader(JsonTable(file), Columns(), PREFERENCE, root)  # its columns are always the same
-    elif is_saved(path):
-        yield from _hub_readers(name, options)
+    elif is_saved(path) or name.startswith(_HUB):
+        yield from _hub_readers(name.removeprefix(_HUB), options)
     elif path.is_dir():
         metadata = _metadata(path)
         tables = [table for _, table in metadata] or _files(path, _IN_FOLDERS)
@@ -253,10 +254,8 @@ def _readers(name: str, options: DataOptions) -> Iterator[Reader]:
         yield from (_file_reader(table, options, splits.get(table)) for table in tables)
     elif path.exists() or path.suffix.lower() in (*_ENDINGS, *_PACKED):
         yield _file_reader(path, options)
-    elif _is_path(name):
-        raise DataError(f"{name}: no such file or folder")
     else:
-        yield from _hub_readers(name, options)
+        raise _missing(name)
 
 
 def _hub_readers(name: str, options: DataOptions) -> Iterator[Reader]:
@@ -266,7 +265,7 @@ def _hub_readers(name: str, options: DataOptions) -> Iterator[Reader]:
     except DataError as error:
         if Path(name).is_dir():
             raise
-        raise DataError(f"{name}: no such file or folder, and no data set of that name: {error}") from error
+        raise DataError(f"{_HUB}{name}: no data set of that name: {error}") from error
     for split, part in (data if isinstance(data, dict) else {"": data}).items():
         table, root = HubTable(name, None, str(split), part), options.image_root or Path()
         yield Reader(table, options.columns, PREFERENCE, root, normal_split(split))
@@ -291,9 +290,10 @@ def _check_unpacked(path: Path) -> None:
         raise DataError(f"{path}: compressed tables and archives are not read; unpack it first")
 
 
-def _is_path(name: str) -> bool:
-    """Whether ``name`` cannot be that of a hub data set."""
-    return os.path.isabs(name) or name.startswith(".") or name.count("/") > 1
+def _missing(name: str) -> DataError:
+    """A mistyped path is never asked for on the hub."""
+    hint = f"; a data set on the hub is {_HUB}{name}" if re.fullmatch(r"[\w-]+/[\w.-]+", name) else ""
+    return DataError(f"{name}: no such file or folder{hint}")
 
 
 def _files(folder: Path, suffixes: tuple[str, ...]) -> tuple[Path, ...]:

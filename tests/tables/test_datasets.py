@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from conftest import make_photo
 from descscore.errors import DataError, ImageError
-from descscore.tables.open import DataOptions, load_pairs
+from descscore.tables.open import DataOptions, load_pairs, open_input
 from descscore.tables.reader import CellImage, Columns
 from descscore.tables.rows import FileImage, PreferenceSet, Row, normal_split, sort_rows
 
@@ -390,10 +390,10 @@ def test_a_hub_data_set(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
     monkeypatch.setattr(datasets, "load_dataset", lambda name: asked.append(name) or made)
     # It could name any of the user's files; those that ``datasets`` keeps are its own.
-    assert load_pairs("someone/cats").reasons() == {"outside_image_root": 6}
+    assert load_pairs("hub:someone/cats").reasons() == {"outside_image_root": 6}
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", folder)
     asked.clear()
-    data = load_pairs("someone/dogs")
+    data = load_pairs("hub:someone/dogs")
     assert asked == ["someone/dogs"]
     assert data.splits() == {"train": 3, "val": 1, "test": 3}
     photos = [(folder / "pictures" / f"{i}.jpg").read_bytes() for i in (0, 1, 2, 4, 0, 1, 2)]
@@ -402,8 +402,21 @@ def test_a_hub_data_set(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_hub_data_set_that_cannot_be_loaded_is_an_error() -> None:
-    with pytest.raises(DataError, match="no such file or folder, and no data set of that name"):
-        load_pairs("nobody-at-all/nothing-of-the-kind")
+    with pytest.raises(DataError, match=r"^hub:nobody-at-all/nothing-of-the-kind: no data set of that name"):
+        load_pairs("hub:nobody-at-all/nothing-of-the-kind")
+
+
+@pytest.mark.parametrize(
+    "name", ["someone/cats", "pairs", "data/*.csv", "missing.csv", "a/b/c", "./x", "~/x"]
+)
+def test_a_mistyped_path_is_never_asked_for_on_the_hub(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets, "load_dataset", lambda *given, **_: pytest.fail(f"asked for {given}"))
+    for read in (load_pairs, open_input):
+        with pytest.raises(DataError, match="no such file") as caught:
+            read(name)
+        assert ("hub:someone/cats" in str(caught.value)) == (name == "someone/cats")
 
 
 def test_images_that_are_not_there() -> None:
