@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Callable
 from importlib.util import find_spec, module_from_spec
 from threading import RLock
 from types import ModuleType
@@ -117,11 +118,16 @@ def _replace_stand_ins(module: ModuleType) -> None:
                 setattr(user, name, getattr(module, value.name))
 
 
-def _create_timm_model(name: str, *args: Any, **kwargs: Any) -> Any:
-    """``timm.create_model`` that imports all kinds of model only for a kind that is not registered yet."""
+def timm_factory(name: str) -> Callable[..., Any]:
+    """``timm.create_model``; imports the code of all kinds of model only for a kind not registered yet."""
     registered = importlib.import_module("timm.models._registry").is_model(name)
     module = importlib.import_module("timm.models._factory" if registered else "timm.models")
-    return module.create_model(name, *args, **kwargs)
+    create: Callable[..., Any] = module.create_model
+    return create
+
+
+def _create_timm_model(name: str, *args: Any, **kwargs: Any) -> Any:
+    return timm_factory(name)(name, *args, **kwargs)
 
 
 def _import_open_clip() -> None:

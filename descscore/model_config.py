@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 
 import torch
 
-from descscore.clip import CLIP, CustomTextCLIP, get_model_config, list_models
+from descscore.clip import CLIP, CustomTextCLIP, get_model_config, list_models, timm_factory
 from descscore.errors import ModelError
 from descscore.files import read_json
 from descscore.hub import TOKENIZER_FILE
@@ -253,6 +253,8 @@ def _weights(path: Path, model: Mapping[str, Any]) -> int:
     if "multimodal_cfg" in model:
         kind = importlib.import_module("open_clip.coca_model").CoCa
     try:
+        if name := model["vision_cfg"].get("timm_model_name"):
+            timm_factory(name)  # its imports make tensors, which need memory
         with torch.device("meta"):
             try:
                 clip = kind(**settings)
