@@ -139,7 +139,7 @@ def fetch(repository: Repository, wanted: Wanted, cache_dir: str | Path | None =
             f"{repository}: {constants.ENDPOINT} has no such model, or it is private (run: hf auth login)"
         ) from None
     except Exception as error:
-        reason = _reason(error)
+        reason = reason_of(error)
         if kept is not None:
             log.warning(
                 "%s: %s cannot be reached (%s); used from the cache", repository, constants.ENDPOINT, reason
@@ -179,13 +179,14 @@ def _download(repository: Repository, commit: str, names: Sequence[str], cache: 
             hf_hub_download(repository.id, name, revision=commit, **options)
     except Exception as error:
         raise ModelError(
-            f"{repository}: cannot be downloaded from {constants.ENDPOINT} ({_reason(error)})"
+            f"{repository}: cannot be downloaded from {constants.ENDPOINT} ({reason_of(error)})"
         ) from error
     return Path(first).parent
 
 
-def _reason(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+def reason_of(error: BaseException, most: int = 200) -> str:
+    """What an error of the client says, in one line of at most ``most`` characters."""
+    return " ".join(str(error).split())[:most] or type(error).__name__
 
 
 def _cached(repository: Repository, wanted: Wanted, cache: Path) -> tuple[Path | None, str]:

@@ -26,7 +26,7 @@ from descscore.adapters import (
 )
 from descscore.errors import ModelError, UsageError
 from descscore.files import atomic_write, read_json
-from descscore.hub import is_repository_name, parse_name
+from descscore.hub import is_repository_name, parse_name, reason_of
 from descscore.lora import LORA_CONFIG, LORA_WEIGHTS
 from descscore.purpose import FILE as PURPOSE_FILE
 
@@ -95,7 +95,7 @@ class Adapter:
                 commit_message="Upload a descscore adapter",
             )
         except Exception as error:
-            reason = " ".join(str(error).split())[:300] or type(error).__name__
+            reason = reason_of(error, 300)
             raise ModelError(
                 f"adapter {self.folder}: cannot be uploaded to {constants.ENDPOINT} ({reason})"
             ) from error

@@ -316,17 +316,23 @@ def test_debug_shows_the_traceback(tmp_path: Path, model: tuple[str, ...]) -> No
     assert done.returncode == 1
 
 
-def commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """The names of every command and group below a group."""
-    context = click.Context(group)
-    for name in group.list_commands(context):
-        child = group.get_command(context, name)
-        yield (*path, name)
-        if isinstance(child, click.Group):
+def commands(
+    command: click.Command, path: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    """A command and everything below it, each with its names; the first has none."""
+    yield path, command
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            child = command.get_command(context, name)
+            assert child is not None
             yield from commands(child, (*path, name))
 
 
-@pytest.mark.parametrize("names", list(commands(main)), ids=" ".join)
+COMMANDS = [names for names, _ in commands(main)]
+
+
+@pytest.mark.parametrize("names", COMMANDS[1:], ids=" ".join)
 def test_debug_may_stand_before_and_behind_every_command(names: tuple[str, ...]) -> None:
     for place in range(len(names) + 1):  # --help is read after all options are known
         result = run(*names[:place], "--debug", *names[place:], "--help")
@@ -335,7 +341,7 @@ def test_debug_may_stand_before_and_behind_every_command(names: tuple[str, ...])
 
 
 def test_no_list_of_commands_cuts_a_sentence() -> None:
-    for names in ((), *commands(main)):
+    for names in COMMANDS:
         _, _, listed = run(*names, "--help").output.partition("\nCommands:\n")
         assert "..." not in listed
 
@@ -351,36 +357,19 @@ def test_a_wrong_path_of_a_model_is_answered_before_torch_is_imported() -> None:
 
 
 def test_every_command_and_option_is_documented() -> None:
-    def walk(command: click.Command, path: str) -> None:
+    for path, command in commands(main):
         assert command.help, path
         for parameter in command.params:
             if isinstance(parameter, click.Option):
                 assert parameter.help, f"{path} {parameter.opts}"
-        if isinstance(command, click.Group):
-            context = click.Context(command)
-            for name in command.list_commands(context):
-                child = command.get_command(context, name)
-                assert child is not None
-                walk(child, f"{path} {name}")
-
-    walk(main, "descscore")
 
 
 def test_frequent_options_have_the_same_letter_everywhere() -> None:
     letters = {"--model": "-m", "--output": "-o", "--json": "-j", "--verbose": "-v"}
-
-    def walk(command: click.Command, path: str) -> None:
+    for path, command in commands(main):
         for parameter in command.params:
             for name in set(parameter.opts) & set(letters):
                 assert letters[name] in parameter.opts, path
-        if isinstance(command, click.Group):
-            context = click.Context(command)
-            for name in command.list_commands(context):
-                child = command.get_command(context, name)
-                assert child is not None
-                walk(child, f"{path} {name}")
-
-    walk(main, "descscore")
 
 
 def test_help_needs_nothing_heavy() -> None:

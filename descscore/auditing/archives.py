@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import posixpath
 import zipfile
 from types import TracebackType
@@ -153,12 +152,3 @@ class Archive:
             )
             for one in self.xml(file).iter("{*}Relationship")
         }
-
-
-def is_archive(path: str) -> bool:
-    """Whether a file begins as a ZIP archive does."""
-    try:
-        with open_regular(os.fspath(path)) as file:
-            return file.read(4) == b"PK\x03\x04"
-    except OSError:
-        return False
