@@ -20,7 +20,8 @@ from torch.nn import Module
 
 from descscore.errors import UsageError
 from descscore.image_lists import ImageBatch, image_list
-from descscore.scorer import SCALE, DescScorer
+from descscore.records import SCALE
+from descscore.scorer import DescScorer
 from descscore.shared_scorers import ModelSource, ScorerHandle, score_named
 
 try:

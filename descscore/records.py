@@ -12,6 +12,9 @@ from descscore.images import ImageSource
 OK = "ok"
 DECORATIVE = "decorative"
 
+SCALE = 2.5
+"""CLIPScore's factor (Hessel et al. 2021): ``score = 2.5 * max(cosine, 0)``."""
+
 
 @dataclass(frozen=True)
 class Pair:

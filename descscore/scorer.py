@@ -10,31 +10,26 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-import descscore
 from descscore import __version__
 from descscore.context import ContextEncoder, ContextTexts, ScoredPairs, row_cosines, tokenize_context_texts
 from descscore.encoder import Encoder, with_precision
 from descscore.errors import InputError, UsageError, rows_error
+from descscore.explanations.explanation import Explanation
+from descscore.explanations.reasons import ExplainOptions, explain_pair
 from descscore.frames import outcome_columns, pair_dicts
 from descscore.image_lists import AnyImage, ImageBatch, image_source, is_one_image
 from descscore.images import image_identity, load_image
 from descscore.models import LoadedModel, load_model
 from descscore.purpose import Purpose
-from descscore.records import Comparison, Outcome, Score
+from descscore.records import SCALE, Comparison, Outcome, Score
 from descscore.stream.pairs import Scoring, StreamInput, StreamOptions, stream_pairs
 from descscore.texts import DEFAULT_POLICY, EncodedTexts, TextPolicy, TokenizedText, check_policy
-
-if TYPE_CHECKING:
-    from descscore import Explanation
-
-SCALE = 2.5
-"""CLIPScore's factor (Hessel et al. 2021): ``score = 2.5 * max(cosine, 0)``."""
 
 
 class DescScorer:
@@ -225,8 +220,7 @@ class DescScorer:
         self, image: AnyImage, text: str, *, source: str | None = None, where: bool = False
     ) -> Explanation:
         """Why ``text`` gets its score with ``image``: :func:`descscore.explain` with this scorer."""
-        # Explanations stand above this module, so the package finds them when they are wanted.
-        return descscore.explain(image, text, scorer=self, source=source, where=where)
+        return explain_pair(image, text, self, ExplainOptions(source, where))
 
     def compare(
         self, image: AnyImage, description: str, caption: str, *, context: str | None = None

@@ -30,8 +30,8 @@ from descscore.eval.statistics.bootstrap import (
 from descscore.eval.statistics.correlation import Array
 from descscore.eval.statistics.proportions import cluster_mean
 from descscore.eval.word_kinds import KINDS, Tagger, bare, kinds_of
-from descscore.explanations.explainer import ExplainOptions, explain_batch
 from descscore.explanations.explanation import Explanation, WordParts
+from descscore.explanations.reasons import ExplainOptions, explain_batch
 from descscore.images import load_image
 from descscore.scorer import DescScorer
 from descscore.tables.rows import PreferencePair

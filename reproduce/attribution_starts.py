@@ -19,8 +19,8 @@ from descscore.errors import DataError, UsageError
 from descscore.eval.sanity import without_stop
 from descscore.eval.statistics.correlation import Array
 from descscore.explanations.attribution import FILLER, Filler
-from descscore.explanations.explainer import ExplainOptions, explain_batch
 from descscore.explanations.explanation import Explanation, WordParts
+from descscore.explanations.reasons import ExplainOptions, explain_batch
 from descscore.scorer import DescScorer
 from descscore.tables.open import DataOptions, load_pairs
 from descscore.tables.rows import PreferencePair

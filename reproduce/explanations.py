@@ -19,8 +19,8 @@ from descscore.eval.statistics.bootstrap import Estimate
 from descscore.eval.statistics.proportions import proportion
 from descscore.eval.word_kinds import kinds_of
 from descscore.eval.words import Explained, WordOptions, WordRow, explain_pairs, occurrences, report
-from descscore.explanations.explainer import ExplainOptions
 from descscore.explanations.explanation import Explanation
+from descscore.explanations.reasons import ExplainOptions
 from descscore.scorer import DescScorer
 from descscore.tables.open import DataOptions, load_pairs
 from descscore.tables.rows import PreferencePair

@@ -12,8 +12,8 @@ import torch
 
 from descscore import DescScorer
 from descscore.adapters import AdapterInfo, include_base, save_full, weights_hash
-from descscore.explanations.explainer import ExplainOptions, explain_batch
 from descscore.explanations.explanation import Explanation
+from descscore.explanations.reasons import ExplainOptions, explain_batch
 from descscore.interchange import Rotation
 from descscore.models import load_model
 from descscore.purpose import Purpose, Readout, Site, save_purpose

@@ -11,24 +11,28 @@ from pathlib import Path
 
 import pytest
 
+import descscore
+
 ROOT = Path(__file__).parents[1]
 
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "attention", "clip", "appearance", "formats", "metadata"),
+    ("errors", "attention", "clip", "appearance", "formats", "metadata", "model_card"),
     ("files", "options", "hub", "word_tokens", "subwords", "texts", "images", "model_config"),
     ("towers",),
     ("context", "purpose", "interchange", "adapters", "lora", "records", "image_lists"),
-    ("tables", "sharing", "models", "frames"),
+    ("tables", "models", "frames"),
     ("cache", "encoder", "stream"),
-    ("scorer", "screen"),
-    ("shared_scorers", "auditing", "batch", "explanations"),
+    ("screen", "explanations"),
+    ("scorer",),
+    ("shared_scorers", "explanations.explainer", "auditing", "batch"),
     ("metrics", "coco", "record_metric", "evaluate_module", "study", "demo"),
     ("page",),
     ("cli",),
     ("eval",),
     ("training",),
 )
-"""Modules and folders of the package from the bottom up. A module imports from its layer and lower ones."""
+"""Modules and folders of the package from the bottom up. A module imports from its layer and lower ones.
+Where a folder and one of its modules are both named, the module stands on its own layer."""
 
 FOLDERS = {"descscore": "descscore", "training": "descscore.training", "eval": "descscore.eval"}
 """Folders of the repository, and the names under which they install."""
@@ -51,6 +55,7 @@ def imported_modules(name: str) -> set[str]:
     found = set()
     for node in ast.walk(ast.parse(modules()[name].read_text(encoding="utf-8"))):
         for wanted in imported_names(node):
+            wanted = handed_on(wanted)
             while wanted and wanted not in modules():
                 wanted = wanted.rpartition(".")[0]
             # A package's own file is read by every import from it.
@@ -66,10 +71,33 @@ def imported_names(node: ast.AST) -> Iterator[str]:
         yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
+def handed_on(name: str) -> str:
+    """The full name of what ``descscore`` itself hands on: it comes from the module that holds it."""
+    package, _, short = name.rpartition(".")
+    home = descscore._MODULES.get(short) if package == "descscore" else None
+    return f"{home}.{short}" if home else name
+
+
+def whole_package_imports(source: str) -> list[int]:
+    """Lines that take the package itself: through its name a module could reach those above it."""
+    lines = []
+    for node in ast.walk(ast.parse(source)):
+        bound: list[str] = []
+        if isinstance(node, ast.Import):
+            bound = [alias.name if alias.asname else alias.name.split(".")[0] for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.names[0].name == "*":
+            bound = [node.module or ""]
+        if "descscore" in bound:
+            lines.append(node.lineno)
+    return lines
+
+
 def layer(name: str) -> int:
     """Number of the layer that holds ``name``, a module of the installed package."""
-    part = name.split(".")[1]
-    return next(number for number, parts in enumerate(LAYERS) if part in parts)
+    path = name.split(".")
+    numbers = {part: number for number, parts in enumerate(LAYERS) for part in parts}
+    ends = (".".join(path[1:end]) for end in range(len(path), 1, -1))
+    return next(numbers[part] for part in ends if part in numbers)
 
 
 @cache
@@ -84,6 +112,33 @@ INSTALLED = sorted(name for name in modules() if name.count(".") and not name.st
 @pytest.mark.parametrize("name", INSTALLED)
 def test_a_module_imports_only_from_its_own_layer_and_lower_ones(name: str) -> None:
     assert [below for below in sorted(imported_modules(name)) if layer(below) > layer(name)] == []
+
+
+def test_no_module_takes_the_whole_package() -> None:
+    lines = {name: whole_package_imports(modules()[name].read_text(encoding="utf-8")) for name in INSTALLED}
+    assert {name: found for name, found in lines.items() if found} == {}
+
+
+@pytest.mark.parametrize(
+    ("source", "whole"),
+    [
+        ("import descscore", True),
+        ("def f():\n    import descscore as d", True),
+        ("import descscore.errors", True),
+        ("from descscore import *", True),
+        ("import descscore.errors as errors", False),
+        ("from descscore import __version__", False),
+    ],
+)
+def test_an_import_of_the_whole_package_is_found(source: str, whole: bool) -> None:
+    assert bool(whole_package_imports(source)) == whole
+
+
+def test_what_the_package_hands_on_counts_as_an_import_of_its_home() -> None:
+    source = "if TYPE_CHECKING:\n    from descscore import explain"
+    names = [handed_on(name) for node in ast.walk(ast.parse(source)) for name in imported_names(node)]
+    assert names == ["descscore.explanations.explainer.explain"]
+    assert handed_on("descscore.__version__") == "descscore.__version__"
 
 
 def test_what_is_installed_imports_nothing_that_is_not() -> None:

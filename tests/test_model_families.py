@@ -17,7 +17,8 @@ from PIL import Image
 
 from descscore import DescScorer
 from descscore.errors import ModelError, UsageError
-from descscore.explanations.explainer import explain, explains
+from descscore.explanations.explainer import explain
+from descscore.explanations.reasons import explains
 from descscore.towers.blocks import own_text_tower
 from descscore.towers.text import can_shorten, runs_short
 

@@ -8,12 +8,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from descscore.errors import shown
+from descscore.explanations.occlusion import OcclusionMap
 from descscore.records import Score, html_table
-
-OCCLUSION_NOTE = (
-    "an aid for the eye, not evidence: it shows how covers change the cosine, and a cover is itself a new "
-    "thing in the image"
-)
 
 
 @dataclass(frozen=True)
@@ -96,19 +92,6 @@ class Counterfactual:
     """Its cosine with the other purpose, -1..1."""
     change: float
     """This cosine minus the cosine with its own purpose."""
-
-
-@dataclass(frozen=True)
-class OcclusionMap:
-    """The loss of cosine when a part of the image is covered, by cell of a grid."""
-
-    values: tuple[tuple[float, ...], ...]
-    """Rows of cells; rows from top to bottom, cells from left to right."""
-    box: tuple[float, float, float, float]
-    """The part of the image that the model sees: left, top, right and bottom in fractions of the image's
-    width and height. It reaches beyond 0..1 if the model pads."""
-    note: str = OCCLUSION_NOTE
-    """A warning about the use of the map."""
 
 
 @dataclass(frozen=True, repr=False)

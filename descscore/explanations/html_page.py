@@ -14,11 +14,11 @@ from PIL import Image
 
 from descscore.explanations.explanation import (
     Explanation,
-    OcclusionMap,
     PurposePlace,
     WordParts,
     effect_levels,
 )
+from descscore.explanations.occlusion import OcclusionMap
 from descscore.explanations.terminal import (
     columns_of,
     convergence_sentence,

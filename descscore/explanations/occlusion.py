@@ -8,13 +8,13 @@ mean loss over the squares that covered it. Source: Zeiler and Fergus 2014 (arXi
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from descscore.encoder import Encoder
-from descscore.explanations.explanation import OcclusionMap
 from descscore.images import PixelSpec, picture_pixels
 
 GRID = 8
@@ -24,7 +24,36 @@ COVER = 2
 """Width of the sliding square in cells."""
 
 
-def occlusion_maps(encoder: Encoder, images: Sequence[Image.Image], texts: Tensor) -> list[OcclusionMap]:
+OCCLUSION_NOTE = (
+    "an aid for the eye, not evidence: it shows how covers change the cosine, and a cover is itself a new "
+    "thing in the image"
+)
+
+
+@dataclass(frozen=True)
+class OcclusionMap:
+    """The loss of cosine when a part of the image is covered, by cell of a grid."""
+
+    values: tuple[tuple[float, ...], ...]
+    """Rows of cells; rows from top to bottom, cells from left to right."""
+    box: tuple[float, float, float, float]
+    """The part of the image that the model sees: left, top, right and bottom in fractions of the image's
+    width and height. It reaches beyond 0..1 if the model pads."""
+    note: str = OCCLUSION_NOTE
+    """A warning about the use of the map."""
+
+
+class PixelEncoder(Protocol):
+    """The part of :class:`descscore.encoder.Encoder` that a map needs."""
+
+    @property
+    def spec(self) -> PixelSpec: ...
+
+    def pixels(self, pixels: Tensor) -> Tensor:
+        """Unit features ``(n, embed_dim)`` of pictures ``(n, height, width, 3)`` uint8."""
+
+
+def occlusion_maps(encoder: PixelEncoder, images: Sequence[Image.Image], texts: Tensor) -> list[OcclusionMap]:
     """A map for each of n pairs; an image object that occurs again is encoded once for all its texts.
 
     Args:
@@ -47,7 +76,7 @@ def occlusion_maps(encoder: Encoder, images: Sequence[Image.Image], texts: Tenso
 
 
 @torch.inference_mode()
-def occlude(encoder: Encoder, image: Image.Image, texts: Tensor) -> Tensor:
+def occlude(encoder: PixelEncoder, image: Image.Image, texts: Tensor) -> Tensor:
     """Loss of cosine between n texts and an RGB image, by cell: ``(n, GRID, GRID)`` float64 on the CPU.
 
     texts: ``(n, embed_dim)`` unit text features.

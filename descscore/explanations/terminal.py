@@ -14,11 +14,11 @@ from descscore.explanations.explanation import (
     Convergence,
     Counterfactual,
     Explanation,
-    OcclusionMap,
     PurposePlace,
     WordParts,
     strongest_words,
 )
+from descscore.explanations.occlusion import OcclusionMap
 from descscore.screen import Line, score_table
 
 _WORD, _SCALE = 20, 48

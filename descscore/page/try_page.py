@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 
 from descscore.context import ContextTexts, tokenize_context
 from descscore.errors import DescscoreError, InputError, TextError, is_blank
-from descscore.explanations.explainer import explain_encoded, explains
+from descscore.explanations.reasons import explain_encoded, explains
 from descscore.formats import BROWSER_FORMATS
 from descscore.page.reply import FieldError, Reply, render
 from descscore.page.uploads import MAX_BYTES, UploadDecoder
