@@ -17,6 +17,7 @@ __version__ = "0.1.0"
 """The package's version; no other file holds it."""
 
 if TYPE_CHECKING:
+    from descscore.adapters import Adapter as Adapter
     from descscore.auditing.audit import audit as audit
     from descscore.errors import DescscoreError as DescscoreError
     from descscore.explanations.explainer import explain as explain
@@ -28,11 +29,10 @@ if TYPE_CHECKING:
     from descscore.records import Score as Score
     from descscore.scorer import DescScorer as DescScorer
     from descscore.shared_scorers import score as score
-    from descscore.sharing import Adapter as Adapter
 
 _MODULES = {
     "DescScorer": "descscore.scorer",
-    "Adapter": "descscore.sharing",
+    "Adapter": "descscore.adapters",
     "Score": "descscore.records",
     "Comparison": "descscore.records",
     "Pair": "descscore.records",

@@ -1,10 +1,14 @@
-"""Read, merge and write adapters: folders that turn a base model into a description-tuned one.
+"""Read, merge, write and share adapters: folders that turn a base model into a description-tuned one.
 
 An adapter's folder holds the tuned weights (peft's own LoRA files, or ``text_tower.safetensors``
 after full tuning), ``purpose.safetensors`` if a purpose subspace was learned, and
 ``descscore_adapter.json``, which people can read. That file names the base, its pretrained
 tag and the hash of its weights. The hash must match: on another base, an adapter would give
 plausible but meaningless scores.
+
+>>> from descscore import Adapter, DescScorer
+>>> Adapter("runs/mine").push_to_hub("org/name")
+>>> DescScorer.from_pretrained("hf-hub:org/name")
 """
 
 from __future__ import annotations
@@ -21,13 +25,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
+from descscore import __version__
 from descscore.clip import CLIP, text_tower
-from descscore.errors import ModelError
+from descscore.errors import ModelError, UsageError
 from descscore.files import atomic_write, open_regular, read_json
-from descscore.hub import SETTINGS_FILES, TOKENIZER_FILE, parse_name
-from descscore.lora import merge_lora
+from descscore.hub import (
+    PURPOSE_FILE,
+    SETTINGS_FILES,
+    TOKENIZER_FILE,
+    is_repository_name,
+    parse_name,
+    reason_of,
+)
+from descscore.lora import LORA_CONFIG, LORA_WEIGHTS, merge_lora
+from descscore.model_card import BUNDLED_LICENCE, CardBase, model_card
 from descscore.towers.blocks import own_text_tower
 
 ADAPTER_FILE = "descscore_adapter.json"
@@ -40,6 +54,10 @@ BASE_FOLDER = "base_model"
 """Folder inside an adapter's with the base, where that is nobody else's model."""
 CARD = "README.md"
 """A model's card: the page that the hub shows, with the licence in its first lines."""
+RUN_FILE = "run.json"
+"""The record of a fine-tuning run. It may name folders of a machine, so it is not shared."""
+SHARED = (ADAPTER_FILE, CARD, LORA_CONFIG, LORA_WEIGHTS, TEXT_WEIGHTS, PURPOSE_FILE, f"{BASE_FOLDER}/*")
+"""The files of an adapter's folder that others need, as patterns."""
 _BASE_FILES = (CONFIG_FILE, TOKENIZER_FILE, *SETTINGS_FILES, CARD)
 """Files of a base beside its weights."""
 _HEAD = 1 << 16
@@ -274,3 +292,88 @@ def _write_info(info: AdapterInfo, folder: Path) -> None:
     text = json.dumps(asdict(info), indent=2, sort_keys=True)
     with atomic_write(folder / ADAPTER_FILE) as part:
         part.write_text(text + "\n", encoding="utf-8")
+
+
+class Adapter:
+    """An adapter's folder, as ``descscore train`` writes it.
+
+    Args:
+        folder: The folder.
+
+    Raises:
+        ModelError: It holds no adapter.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(folder)
+        self.info = read_adapter(self.folder)
+
+    def write_card(self) -> Path:
+        """Write the model card ``README.md``, from what the folder says of the base and of the run."""
+        with atomic_write(self.folder / CARD) as part:
+            part.write_text(self._card(), encoding="utf-8")
+        return self.folder / CARD
+
+    def _card(self) -> str:
+        path, info = self.folder / RUN_FILE, self.info
+        run = read_json(path) if path.is_file() else {}
+        run = run if isinstance(run, dict) else {}
+        repository = parse_name(info.base)
+        base = CardBase(
+            name=info.base_name,
+            weights=info.base_weights,
+            inside=not (info.pretrained or info.base == "base" or repository),
+            repository=repository and repository.id,
+            licence=self._licence(run),
+        )
+        return model_card(base, run)
+
+    def _licence(self, run: dict[str, Any]) -> str | None:
+        """The licence of the base: what the run's record says, or the base's own card."""
+        if self.info.base == "base":
+            return BUNDLED_LICENCE
+        named = run.get("base_licence")
+        if isinstance(named, str) and re.fullmatch(r"[\w.-]{1,60}", named, re.ASCII):
+            return named
+        return licence_of(self.folder / BASE_FOLDER / CARD)
+
+    def push_to_hub(self, name: str, *, private: bool | None = None, revision: str | None = None) -> str:
+        """Upload the adapter with its card, in one commit; checkpoints and image features stay here.
+
+        The repository is made if there is none. A card that is there already is uploaded as it is.
+
+        Args:
+            name: Name of the repository, ``ORG/NAME``.
+            private: Whether a new repository is private; by default what the owner's settings say.
+            revision: The branch; by default the main one.
+
+        Returns:
+            The address of the commit. :meth:`descscore.DescScorer.from_pretrained` takes ``hf-hub:ORG/NAME``.
+
+        Raises:
+            UsageError: The name is none of a repository.
+            ModelError: The upload failed. The message says why.
+        """
+        name = name.removeprefix("hf-hub:").removeprefix("hub:")
+        if not is_repository_name(name):
+            raise UsageError(f"{name!r}: expected the name of a repository, ORG/NAME")
+        if not (self.folder / CARD).is_file():
+            self.write_card()
+        from huggingface_hub import HfApi
+
+        api = HfApi(endpoint=constants.ENDPOINT, library_name="descscore", library_version=__version__)
+        try:
+            api.create_repo(name, private=private, exist_ok=True)
+            commit = api.upload_folder(
+                repo_id=name,
+                folder_path=self.folder,
+                allow_patterns=list(SHARED),
+                revision=revision,
+                commit_message="Upload a descscore adapter",
+            )
+        except Exception as error:
+            reason = reason_of(error, 300)
+            raise ModelError(
+                f"adapter {self.folder}: cannot be uploaded to {constants.ENDPOINT} ({reason})"
+            ) from error
+        return str(commit.commit_url)

@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 PREFIXES = ("hf-hub:", "hub:")
 """What a name on the hub begins with."""
 
+PURPOSE_FILE = "purpose.safetensors"
+"""The file of an adapter with its purpose subspace."""
 TOKENIZER_FILE = "tokenizer.json"
 SETTINGS_FILES = ("tokenizer_config.json", "special_tokens_map.json")
 """Files that name the padding token, which ``tokenizer.json`` may leave out."""

@@ -55,6 +55,7 @@ from descscore.clip import (
 from descscore.errors import DescscoreError, ModelError, UsageError
 from descscore.files import read_json
 from descscore.hub import (
+    PURPOSE_FILE,
     SETTINGS_FILES,
     TOKENIZER_FILE,
     TOKENIZER_FILES,
@@ -66,7 +67,6 @@ from descscore.hub import (
 from descscore.images import DECODING
 from descscore.lora import LORA_CONFIG, LORA_WEIGHTS
 from descscore.model_config import check_config
-from descscore.purpose import FILE as PURPOSE_FILE
 from descscore.purpose import Purpose, Site, load_purpose
 from descscore.subwords import folder_tokenizer, known_tokenizer
 from descscore.texts import Tokenizer

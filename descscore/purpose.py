@@ -22,9 +22,8 @@ from torch import Tensor
 from descscore.clip import CLIP
 from descscore.errors import DescscoreError, ModelError, UsageError
 from descscore.files import atomic_write
+from descscore.hub import PURPOSE_FILE
 from descscore.towers.blocks import check_block, own_text_tower
-
-FILE = "purpose.safetensors"
 
 
 @dataclass(frozen=True)
@@ -119,7 +118,7 @@ def save_purpose(purpose: Purpose, folder: Path) -> None:
         tensors["reference"] = purpose.reference
     if purpose.places is not None:
         tensors["places"] = purpose.places
-    with atomic_write(folder / FILE) as part:
+    with atomic_write(folder / PURPOSE_FILE) as part:
         save_file({k: v.detach().float().cpu().contiguous() for k, v in tensors.items()}, part)
 
 
@@ -128,7 +127,7 @@ def load_purpose(folder: Path, site: Site, clip: CLIP) -> Purpose | None:
 
     Raises :class:`ModelError` with the file's name if it is damaged or belongs to another model.
     """
-    path = folder / FILE
+    path = folder / PURPOSE_FILE
     if not path.is_file():
         return None
     try:

@@ -16,14 +16,13 @@ import torch
 from torch import Tensor
 
 from descscore import __version__
-from descscore.adapters import AdapterInfo, include_base, save_full, save_lora
+from descscore.adapters import RUN_FILE, Adapter, AdapterInfo, include_base, save_full, save_lora
 from descscore.clip import CLIP
 from descscore.errors import ModelError, UsageError
 from descscore.files import atomic_write
 from descscore.hub import parse_name
 from descscore.models import LoadedModel, load_model
 from descscore.purpose import Purpose, save_purpose
-from descscore.sharing import RUN_FILE, Adapter
 from descscore.tables.open import DataOptions, load_pairs
 from descscore.tables.rows import PreferenceSet
 from descscore.training.config import FinetuneConfig, Tower, preset
