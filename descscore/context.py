@@ -29,9 +29,9 @@ import torch
 from cachetools import LRUCache
 from torch import Tensor
 
+from descscore.cleaning import MAX_TEXT
 from descscore.errors import TextError
 from descscore.texts import EncodedTexts, TokenizedText
-from descscore.word_tokens import MAX_TEXT
 
 CONTEXT_SIGNATURE = "context:kreiss2022-no-prefix"
 """Added to the signature of a score that has a contextual score."""
@@ -115,7 +115,7 @@ def check_references(references: object) -> tuple[object, ...]:
     """The references of one pair.
 
     Raises:
-        TextError: There are too many, together over :data:`descscore.word_tokens.MAX_TEXT` characters
+        TextError: There are too many, together over :data:`descscore.cleaning.MAX_TEXT` characters
             long, or they are not a list: a single text would be split into letters (kind
             ``bad_references``).
     """

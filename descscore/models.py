@@ -65,10 +65,10 @@ from descscore.hub import (
     parse_name,
 )
 from descscore.images import DECODING
+from descscore.library_tokenizer import folder_tokenizer, known_tokenizer
 from descscore.lora import LORA_CONFIG, LORA_WEIGHTS
 from descscore.model_config import check_config
 from descscore.purpose import Purpose, Site, load_purpose
-from descscore.subwords import folder_tokenizer, known_tokenizer
 from descscore.texts import Tokenizer
 from descscore.towers.text import can_shorten, check_text_tower
 
@@ -272,7 +272,7 @@ class _Base:
 
     clip: CLIP
     tokenizer: Any
-    """open_clip's own, or :class:`descscore.subwords.Subwords`."""
+    """open_clip's own, or :class:`descscore.library_tokenizer.LibraryTokenizer`."""
     context_length: int
     licence: str | None = None
 

@@ -1,7 +1,8 @@
 """Tokenise texts, under an explicit policy for texts over the model's context length.
 
 :class:`Tokenizer` turns a string into a :class:`TokenizedText`: one or more windows of token ids. It works
-with open_clip's own tokenizer and with those of Hugging Face's libraries (:mod:`descscore.subwords`).
+with open_clip's own tokenizer (:mod:`descscore.open_clip_tokenizer`) and with those of Hugging Face's
+libraries (:mod:`descscore.library_tokenizer`).
 :class:`TextWindows` finds the distinct windows of many texts, so that each runs once through the
 model. Then it computes the features of whole texts from those of their windows.
 """
@@ -19,9 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from descscore.cleaning import MAX_TEXT, check_text, clean_text, too_long
 from descscore.clip import SimpleTokenizer
-from descscore.errors import ModelError, TextError, UsageError, is_blank
-from descscore.word_tokens import WordTokens, clean_text, too_long
+from descscore.errors import ModelError, TextError, UsageError
+from descscore.open_clip_tokenizer import OpenClipTokenizer
 
 TextPolicy: TypeAlias = Literal["truncate", "error", "windows", "weighted-windows"]
 """What happens to a text over the context length.
@@ -38,9 +40,6 @@ better (``docs/long_texts.json``)."""
 
 WINDOWS = ("windows", "weighted-windows")
 """The policies that keep the whole text."""
-
-MAX_UNCLEANED = 1 << 20
-"""Longest text that is cleaned, in characters: as long as a table's cell may be."""
 
 
 @dataclass(frozen=True)
@@ -78,33 +77,11 @@ def check_policy(policy: str) -> TextPolicy:
     return policy  # type: ignore[return-value]
 
 
-def check_text(text: object) -> str:
-    """Return ``text`` unless it is blank, far too long or not a text.
-
-    Raises:
-        TextError: Its kind is ``not_text``, ``empty_text`` for a blank text, or ``text_too_long`` for one of
-            over :data:`MAX_UNCLEANED` characters.
-    """
-    if not isinstance(text, str):
-        raise TextError(
-            "not_text", f"text: expected a string, got {type(text).__name__} ({str(text)[:40]!r})"
-        )
-    if len(text) > MAX_UNCLEANED:
-        raise TextError("empty_text", "text: blank") if text.isspace() else too_long(text, MAX_UNCLEANED)
-    if is_blank(text):
-        raise TextError("empty_text", f"text {text[:20]!r}: empty or blank")
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise TextError("not_text", f"text {text[:40]!r}: not valid Unicode ({error.reason})") from None
-    return text
-
-
 class Tokenizer:
     """A model's tokenizer with counts, policies and no silent loss.
 
     Args:
-        tokenizer: open_clip's own, or :class:`descscore.subwords.Subwords`.
+        tokenizer: open_clip's own, or :class:`descscore.library_tokenizer.LibraryTokenizer`.
         context_length: Number of tokens that the model takes, start and end token included.
         source: The model's name, for messages.
         padded: Whether the text tower reads the padding, so that rows must have it.
@@ -112,18 +89,17 @@ class Tokenizer:
 
     def __init__(self, tokenizer: Any, context_length: int, source: str, padded: bool = False) -> None:
         own = all(hasattr(tokenizer, name) for name in ("encode", "sot_token_id", "eot_token_id"))
-        if not own and not hasattr(tokenizer, "of_clean"):
+        if not own and not all(hasattr(tokenizer, name) for name in ("encode", "windows")):
             raise ModelError(f"{source}: its tokenizer ({type(tokenizer).__name__}) is not supported")
-        self.subwords: Any = None if own else tokenizer
-        """Another library's tokenizer (:class:`descscore.subwords.Subwords`); None for open_clip's own."""
+        self.library: Any = None if own else tokenizer
+        """A :class:`descscore.library_tokenizer.LibraryTokenizer`; None for open_clip's own tokenizer."""
         self._tokenizer = tokenizer
-        self._encode: Any = tokenizer.encode if own else tokenizer
-        if type(tokenizer) is SimpleTokenizer:
-            self._encode = WordTokens(tokenizer)
+        fast = type(tokenizer) is SimpleTokenizer
+        self._encode: Any = OpenClipTokenizer(tokenizer).encode if fast else tokenizer.encode
         self.context_length = context_length
         self.padding: int | None
         """The token with which rows are filled up to the context length; None where they are not."""
-        if self.subwords is not None:
+        if self.library is not None:
             self.start, self.end, self.padding = tokenizer.start, tokenizer.end, tokenizer.padding
         else:
             self.start, self.end = (tokenizer.sot_token_id,), (tokenizer.eot_token_id,)
@@ -142,18 +118,20 @@ class Tokenizer:
         A text may spell out ``<end_of_text>``. As a token it would end the text there, and the rest
         would be lost without notice. So start and end tokens inside a text are dropped.
         """
-        return self._without_marks(self._encode(text))
+        cleaned = self.clean(text)
+        if len(cleaned) > MAX_TEXT:
+            raise too_long(cleaned, MAX_TEXT)
+        return self._read(cleaned)
 
     def _read(self, cleaned: str) -> list[int]:
         """As :meth:`encode`, for a text that is clean."""
-        read = getattr(self._encode, "of_clean", self._encode)
-        return self._without_marks(read(cleaned))
+        return self._without_special(self._encode(cleaned))
 
-    def _without_marks(self, ids: Sequence[int]) -> list[int]:
-        marks = {*self.start, *self.end}
-        if self.subwords is not None:  # its padding stands for no word
-            marks.add(self.subwords.padding)
-        return [i for i in ids if i not in marks]
+    def _without_special(self, ids: Sequence[int]) -> list[int]:
+        special = {*self.start, *self.end}
+        if self.library is not None:  # its padding stands for no word
+            special.add(self.library.padding)
+        return [i for i in ids if i not in special]
 
     def clean(self, text: str) -> str:
         """``text`` as the tokenizer reads it: repaired, unescaped and usually in lower case."""
@@ -162,27 +140,27 @@ class Tokenizer:
     @property
     def vocabulary_size(self) -> int:
         """Number of tokens; a model may have embeddings for more."""
-        return self.subwords.size if self.subwords is not None else len(self._tokenizer.decoder)
+        return self.library.size if self.library is not None else len(self._tokenizer.decoder)
 
     def token_bytes(self, token: int) -> bytes:
         """The UTF-8 bytes of a token; they may be only a part of a character."""
-        if self.subwords is not None:
-            return self.subwords.spelling(token).encode()
+        if self.library is not None:
+            return self.library.spelling(token).encode()
         symbols = self._tokenizer.decoder[token].removesuffix("</w>")
         return bytes(self._tokenizer.byte_decoder[symbol] for symbol in symbols)
 
     def ends_word(self, token: int) -> bool:
         """Whether this token is the last of its word; a tokenizer that marks beginnings does not say."""
-        return self.subwords is None and self._tokenizer.decoder[token].endswith("</w>")
+        return self.library is None and self._tokenizer.decoder[token].endswith("</w>")
 
     def begins_word(self, token: int) -> bool:
         """Whether this token is the first of its word; open_clip's own tokenizer does not say."""
-        return self.subwords is not None and self.subwords.begins_word(token)
+        return self.library is not None and self.library.begins_word(token)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids without start and end token; words stand apart by blanks."""
-        if self.subwords is not None:
-            return self.subwords.decode(ids)
+        if self.library is not None:
+            return self.library.decode(ids)
         parts = (self.token_bytes(i) + (b" " if self.ends_word(i) else b"") for i in ids)
         return b"".join(parts).decode("utf-8", "ignore").strip()
 
@@ -228,7 +206,7 @@ class Tokenizer:
         return TokenizedText(rows, count, False, weighted, self._sizes(windows))
 
     def _sizes(self, windows: Sequence[Sequence[int]]) -> tuple[int, ...] | None:
-        return None if self.subwords is None and self.padding is None else tuple(map(len, windows))
+        return None if self.library is None and self.padding is None else tuple(map(len, windows))
 
     def windows(self, text: str) -> list[list[int]]:
         """Token ids of ``text`` in windows of whole sentences.
@@ -237,8 +215,8 @@ class Tokenizer:
         Chinese, is split between characters.
         """
         room = self.room
-        if self.subwords is not None:  # its tokens of a text may differ from those of its words
-            return self.subwords.windows(self._clean_sentences(text), room, self._without_marks)
+        if self.library is not None:  # its tokens of a text may differ from those of its words
+            return self.library.windows(self._clean_sentences(text), room, self._without_special)
         pieces: list[list[int]] = []
         for sentence in self._clean_sentences(text):
             ids = self._read(sentence)
@@ -254,10 +232,10 @@ class Tokenizer:
 
     def _clean_sentences(self, text: str) -> list[str]:
         """The cleaned sentences of a text. Cleaning them all at once takes far less time than one by one."""
-        # ftfy repairs each line alone, but cleaning then joins the lines: so a noncharacter marks their ends.
-        mark = next((mark for mark in map(chr, range(0xFDD0, 0xFDF0)) if mark not in text), "\ufdd0")
+        # ftfy repairs each line alone, but cleaning then joins the lines: so a noncharacter separates them.
+        separator = next((sign for sign in map(chr, range(0xFDD0, 0xFDF0)) if sign not in text), "\ufdd0")
         sentences = re.split(r"(?<=[.!?;])\s+|\n+", text.strip())
-        cleaned = self.clean(f"\n{mark}\n".join(sentences)).split(mark)
+        cleaned = self.clean(f"\n{separator}\n".join(sentences)).split(separator)
         if len(cleaned) != len(sentences):  # the text holds each of them, or hides this one
             raise TextError("not_text", f"text {text[:40]!r}...: holds noncharacters of Unicode")
         return [sentence.strip() for sentence in cleaned]

@@ -16,8 +16,8 @@ import descscore
 ROOT = Path(__file__).parents[1]
 
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "attention", "clip", "appearance", "formats", "metadata", "model_card"),
-    ("files", "options", "hub", "word_tokens", "subwords", "texts", "images", "model_config"),
+    ("errors", "attention", "clip", "appearance", "formats", "metadata", "open_clip_tokenizer", "model_card"),
+    ("files", "options", "hub", "cleaning", "library_tokenizer", "texts", "images", "model_config"),
     ("towers",),
     ("context", "purpose", "interchange", "adapters", "lora", "records", "image_lists"),
     ("tables", "models", "frames"),

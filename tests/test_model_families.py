@@ -170,7 +170,7 @@ def table_of(scorers: Scorers) -> str:
         except ModelError:
             tuning = "no: the text tower is not open_clip's"
         run = "short" if runs_short(model.clip) else f"whole: {family.tower}"
-        tokenizer = "open_clip's own" if model.tokenizer.subwords is None else "`tokenizer.json`"
+        tokenizer = "open_clip's own" if model.tokenizer.library is None else "`tokenizer.json`"
         can = "yes" if explains(model) else "no"
         lines.append(f"| {family.label} | {family.examples} | {run} | {tokenizer} | {tuning} | {can} |")
     return "\n".join(lines) + "\n"

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from descscore.cleaning import check_text
 from descscore.errors import ModelError, TextError, UsageError
-from descscore.texts import TextPolicy, Tokenizer, check_policy, check_text, pad
+from descscore.texts import TextPolicy, Tokenizer, check_policy, pad
 
 REFERENCE = open_clip.get_tokenizer("ViT-B-32")
 TOKENIZER = Tokenizer(REFERENCE, 77, "test")

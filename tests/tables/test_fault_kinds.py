@@ -15,12 +15,13 @@ from PIL import Image
 
 from conftest import make_photo
 from descscore.cache import FeatureCache, ImageKey
+from descscore.cleaning import check_text
 from descscore.context import check_references, tokenize_context
 from descscore.errors import InputError
 from descscore.images import load_image
 from descscore.stream.pairs import tokenize_text
 from descscore.tables.open import load_pairs, open_input
-from descscore.texts import TokenizedText, check_text
+from descscore.texts import TokenizedText
 
 PAGE = Path(__file__).parents[2] / "docs" / "formats.md"
 

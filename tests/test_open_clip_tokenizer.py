@@ -6,18 +6,26 @@ import copy
 import pickle
 import string
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import product
+from typing import Any
 
 import open_clip
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from descscore.cleaning import clean_text
+from descscore.open_clip_tokenizer import LONGEST_WORD, OpenClipTokenizer
 from descscore.texts import Tokenizer, pad
-from descscore.word_tokens import LONGEST_WORD, WordTokens
 
 ORIGINAL = open_clip.get_tokenizer("ViT-B-32")
-FAST = WordTokens(open_clip.get_tokenizer("ViT-B-32"), words=50)
+FAST = OpenClipTokenizer(open_clip.get_tokenizer("ViT-B-32"), words=50)
+
+
+def tokens(text: str, tokenizer: OpenClipTokenizer = FAST, original: Any = ORIGINAL) -> list[int]:
+    """What ``tokenizer`` gives for a text as it comes, cleaned as ``original`` does."""
+    return tokenizer.encode(clean_text(original, text))
 
 
 @settings(max_examples=500, deadline=None)
@@ -38,7 +46,7 @@ FAST = WordTokens(open_clip.get_tokenizer("ViT-B-32"), words=50)
 @example("")
 @example(" ")
 def test_tokens_are_open_clips(text: str) -> None:
-    assert FAST(text) == ORIGINAL.encode(text)
+    assert tokens(text) == ORIGINAL.encode(text)
 
 
 @settings(max_examples=300, deadline=None)
@@ -52,28 +60,30 @@ def test_tokens_are_open_clips(text: str) -> None:
 )
 def test_long_words_have_open_clips_tokens(word: str) -> None:
     """Long words are merged by another method than open_clip's, in the same order."""
-    assert FAST(word) == ORIGINAL.encode(word)
+    assert tokens(word) == ORIGINAL.encode(word)
 
 
 def test_what_is_kept_is_bounded_in_words_and_in_their_length() -> None:
     assert FAST.cache_info().maxsize == 50
-    fresh = WordTokens(open_clip.get_tokenizer("ViT-B-32"), words=5)
-    fresh(" ".join(f"w{i}" for i in range(20)))
+    fresh = OpenClipTokenizer(open_clip.get_tokenizer("ViT-B-32"), words=5)
+    fresh.encode(" ".join(f"w{i}" for i in range(20)))
     assert fresh.cache_info().currsize == 5
-    fresh("x" * 10_000)
+    fresh.encode("x" * 10_000)
     assert fresh.cache_info().misses == 20
 
 
 def test_pickled_it_gives_the_same_tokens() -> None:
     twin = pickle.loads(pickle.dumps(FAST))
-    assert twin("A brown dog's 3 tails") == ORIGINAL.encode("A brown dog's 3 tails")
+    assert tokens("A brown dog's 3 tails", twin) == ORIGINAL.encode("A brown dog's 3 tails")
     assert twin.cache_info().maxsize == 50
 
 
 @pytest.mark.parametrize("clean", ["canonicalize", "whitespace"])
 def test_other_ways_of_cleaning_are_kept(clean: str) -> None:
     other = open_clip.tokenizer.SimpleTokenizer(clean=clean)
-    assert WordTokens(other)("A  Brown-dog's_Tail!") == other.encode("A  Brown-dog's_Tail!")
+    assert tokens("A  Brown-dog's_Tail!", OpenClipTokenizer(other), other) == other.encode(
+        "A  Brown-dog's_Tail!"
+    )
 
 
 def test_a_tokenizer_of_another_kind_encodes_by_itself() -> None:
@@ -109,13 +119,14 @@ def test_what_is_kept_does_not_grow_with_distinct_words() -> None:
 
 def test_tokens_are_right_where_words_are_forgotten_and_come_again() -> None:
     """Also in several threads at once, and after pickling."""
-    plain, bounded = open_clip.get_tokenizer("ViT-B-32"), WordTokens(open_clip.get_tokenizer("ViT-B-32"), 3)
+    plain = open_clip.get_tokenizer("ViT-B-32")
+    bounded = OpenClipTokenizer(open_clip.get_tokenizer("ViT-B-32"), 3)
     texts = ["A cat's tail, <end_of_text> twice!", *many_words(40), "Zwölf Boxkämpfer 🐈", "1984"] * 3
     expected = [plain.encode(text) for text in texts]
-    assert [bounded(text) for text in texts] == expected
+    assert [tokens(text, bounded) for text in texts] == expected
     assert bounded.cache_info().currsize == 3
     with ThreadPoolExecutor(4) as pool:
-        assert list(pool.map(bounded, texts)) == expected
+        assert list(pool.map(partial(tokens, tokenizer=bounded), texts)) == expected
     for twin in (pickle.loads(pickle.dumps(bounded)), copy.deepcopy(bounded)):
-        assert [twin(text) for text in texts] == expected
+        assert [tokens(text, twin) for text in texts] == expected
         assert twin.cache_info().currsize == 3

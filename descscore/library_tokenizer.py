@@ -17,17 +17,16 @@ from descscore.clip import get_clean_fn
 from descscore.errors import ModelError
 from descscore.files import read_json
 from descscore.hub import SETTINGS_FILES, TOKENIZER_FILE
-from descscore.word_tokens import MAX_TEXT, clean_text, too_long
 
 _LARGEST = 256 << 20
 """Largest ``tokenizer.json`` that is read, in bytes; one of 900,000 words takes 60 MB."""
-_MARKS = ("\u2581", "\u0120")
-"""With one of these signs SentencePiece and byte-level BPE mark that a word begins."""
-_REST = "##"
-"""With this sign WordPiece marks that a word goes on."""
+_BEGINS = ("\u2581", "\u0120")
+"""Signs of SentencePiece and byte-level BPE that a word begins."""
+_GOES_ON = "##"
+"""WordPiece's sign that a word goes on."""
 
 
-class Subwords:
+class LibraryTokenizer:
     """A tokenizer of another library, with the cleaning that open_clip does before it.
 
     Args:
@@ -46,7 +45,7 @@ class Subwords:
         self.clean_fn: Callable[[str], str] = get_clean_fn(clean)
         self.padding = padding
         """The token that fills rows up."""
-        body, whole = self._raw("a", marks=False), self._raw("a", marks=True)
+        body, whole = self._raw("a", special=False), self._raw("a", special=True)
         places = [i for i in range(len(whole)) if whole[i : i + len(body)] == body]
         if not body or not places:
             raise ModelError("the tokenizer cannot be used: it has no tokens for the text 'a'")
@@ -59,28 +58,21 @@ class Subwords:
         """Number of tokens."""
         return int(self._tokenizer.get_vocab_size() if self._bare else len(self._tokenizer))
 
-    def _raw(self, text: str, marks: bool) -> list[int]:
+    def _raw(self, text: str, special: bool) -> list[int]:
         if self._bare:
-            return list(self._tokenizer.encode(text, add_special_tokens=marks).ids)
-        return list(self._tokenizer(text, add_special_tokens=marks, verbose=False).input_ids)
+            return list(self._tokenizer.encode(text, add_special_tokens=special).ids)
+        return list(self._tokenizer(text, add_special_tokens=special, verbose=False).input_ids)
 
     def _zeroed(self, ids: Sequence[int]) -> tuple[int, ...]:
         return tuple(0 if i == self._zero else i for i in ids)
 
-    def __call__(self, text: str) -> list[int]:
-        """Token ids of a text, without start and end; raises as :func:`descscore.word_tokens.clean_text`."""
-        return self.of_clean(clean_text(self, text))
-
-    def of_clean(self, text: str) -> list[int]:
-        """As a call, for a text that is clean.
+    def encode(self, text: str) -> list[int]:
+        """Token ids, without start and end, of a text that is clean (:func:`descscore.cleaning.clean_text`).
 
         Raises:
-            TextError: The text is far too long.
             ModelError: The model has no embedding for a token.
         """
-        if len(text) > MAX_TEXT:
-            raise too_long(text, MAX_TEXT)
-        ids = [i for i in self._raw(text, marks=False) if i != self._zero]
+        ids = [i for i in self._raw(text, special=False) if i != self._zero]
         if self._limit is not None and max(ids, default=0) >= self._limit:
             raise ModelError(
                 f"the tokenizer gives token {max(ids)}, but the model has {self._limit:,} tokens; the two do "
@@ -89,7 +81,7 @@ class Subwords:
         return ids
 
     def windows(
-        self, sentences: Iterable[str], room: int, without_marks: Callable[[list[int]], list[int]]
+        self, sentences: Iterable[str], room: int, without_special: Callable[[list[int]], list[int]]
     ) -> list[list[int]]:
         """Token ids of clean sentences, in windows of at most ``room`` tokens.
 
@@ -98,7 +90,7 @@ class Subwords:
         """
 
         def read(text: str) -> list[int]:
-            return without_marks(self.of_clean(text))
+            return without_special(self.encode(text))
 
         windows: list[str] = []
         for piece in (part for sentence in sentences for part in _fitting(sentence, room, read)):
@@ -116,19 +108,19 @@ class Subwords:
         return str(piece or "")
 
     @cached_property
-    def _marks_rest(self) -> bool:
-        """Whether what goes on with a word is marked, as in BERT's WordPiece, and not what begins one."""
-        return any(self._piece(token).startswith(_REST) for token in range(self.size))
+    def _has_sign_within(self) -> bool:
+        """Whether the sign stands at tokens within a word, as in BERT's WordPiece, and not at the first."""
+        return any(self._piece(token).startswith(_GOES_ON) for token in range(self.size))
 
     def begins_word(self, token: int) -> bool:
         """Whether a word begins with this token."""
         piece = self._piece(token)
-        return not piece.startswith(_REST) if self._marks_rest else piece.startswith(_MARKS)
+        return not piece.startswith(_GOES_ON) if self._has_sign_within else piece.startswith(_BEGINS)
 
     def spelling(self, token: int) -> str:
         """The letters of a token, without the sign that a word begins or goes on."""
         piece = self._piece(token)
-        return piece.removeprefix(_REST) if self._marks_rest else piece.lstrip("".join(_MARKS))
+        return piece.removeprefix(_GOES_ON) if self._has_sign_within else piece.lstrip("".join(_BEGINS))
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids."""
@@ -146,7 +138,7 @@ def _fitting(text: str, room: int, read: Callable[[str], list[int]]) -> list[str
     return [part for word in words for part in _fitting(word, room, read)]
 
 
-def known_tokenizer(folder: Path, settings: dict[str, Any], limit: int | None) -> Subwords:
+def known_tokenizer(folder: Path, settings: dict[str, Any], limit: int | None) -> LibraryTokenizer:
     """The tokenizer of a repository that open_clip names for one of its own models.
 
     Args:
@@ -160,10 +152,10 @@ def known_tokenizer(folder: Path, settings: dict[str, Any], limit: int | None) -
     tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, **others)
     zero = tokenizer.sep_token_id if settings.get("strip_sep_token") else None
     padding = tokenizer.pad_token_id or 0
-    return Subwords(tokenizer, padding, settings.get("clean", "whitespace"), zero, limit)
+    return LibraryTokenizer(tokenizer, padding, settings.get("clean", "whitespace"), zero, limit)
 
 
-def folder_tokenizer(folder: Path, settings: dict[str, Any], limit: int | None) -> Subwords:
+def folder_tokenizer(folder: Path, settings: dict[str, Any], limit: int | None) -> LibraryTokenizer:
     """The tokenizer in ``tokenizer.json`` of a model's folder, which may come from a stranger.
 
     Args:
@@ -190,7 +182,7 @@ def folder_tokenizer(folder: Path, settings: dict[str, Any], limit: int | None) 
             if settings.get("strip_sep_token")
             else None
         )
-        return Subwords(tokenizer, padding, settings.get("clean", "whitespace"), zero, limit)
+        return LibraryTokenizer(tokenizer, padding, settings.get("clean", "whitespace"), zero, limit)
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from None
     except Exception as error:
