@@ -9,7 +9,7 @@ from typing import Any
 from descscore.errors import UsageError
 from descscore.records import Outcome, Score
 
-_FIELDS = tuple(field.name for field in fields(Score) if field.name != "windows")
+_FIELDS = tuple(field.name for field in fields(Score))
 _OF_ROLE = {"context": "context", "references": "reference"}
 """How the fields of a score begin that exist only with a context, or only with references."""
 

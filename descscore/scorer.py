@@ -171,8 +171,11 @@ class DescScorer:
         Args:
             pairs: Image and text; a :class:`descscore.Pair` with context or references; or a dict with the
                 keys ``image`` and ``text``, and if it has them ``context``, ``references`` and ``id``. The
-                outcome of a dict carries its id. Other keys have no effect.
+                outcome of a dict carries its id.
             options: How the stream runs.
+
+        Raises:
+            UsageError: A dict has other keys, which may be misspelt. The message names them.
         """
         return stream_pairs(self.scoring, pairs, options)
 
@@ -189,8 +192,9 @@ class DescScorer:
         """Score the rows of a pandas frame: a copy of the frame with more columns, in its order and index.
 
         The new columns are ``score``, ``cosine``, ``clip_score``, ``description_probability``,
-        ``percentile``, ``band``, ``tokens``, ``truncated``, ``signature``, those of context and references,
-        ``status`` and ``error``. The scores of a row that cannot be scored are None, and ``error`` says why.
+        ``percentile``, ``band``, ``tokens``, ``truncated``, ``windows``, ``signature``, those of context and
+        references, ``status`` and ``error``. The scores of a row that cannot be scored are None, and
+        ``error`` says why.
 
         Args:
             frame: A pandas frame, or one with its interface.

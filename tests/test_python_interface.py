@@ -173,10 +173,10 @@ def test_the_scorer_explains(scorer: DescScorer, photos: list[Path]) -> None:
 def test_a_stream_takes_dicts_by_their_keys(scorer: DescScorer, photos: list[Path]) -> None:
     article, good = "An article on cats.", ["A cat on a wall."]
     dicts: list[Any] = [
-        {"image": photos[0], "text": TEXTS[0], "id": 7, "width": 40},
+        {"image": photos[0], "text": TEXTS[0], "id": 7},
         {"image": photos[1], "text": TEXTS[1], "context": article, "references": good, "id": "b"},
         {"image": photos[2]},
-        {"picture": photos[2], "text": TEXTS[2], "id": "d"},
+        {"text": TEXTS[2], "id": "d"},
         {"image": None, "text": TEXTS[2]},
         (photos[2], TEXTS[2]),
     ]
@@ -186,7 +186,25 @@ def test_a_stream_takes_dicts_by_their_keys(scorer: DescScorer, photos: list[Pat
     expected = [outcome.score for outcome in scorer.score_stream(pairs, INLINE)]
     assert [outcome.score for outcome in outcomes if outcome.score] == expected
     assert [outcome.status for outcome in outcomes[2:5]] == ["missing_text", "missing_image", "missing_image"]
-    assert "no key image; its keys: picture, text, id" in str(outcomes[3].error)
+    assert "no key image; its keys: text, id" in str(outcomes[3].error)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"picture": 0, "text": "A cat."}, "unknown keys picture;"),
+        ({"image": 0, "text": "A cat.", "refrences": [], "width": 4}, "unknown keys refrences, width;"),
+        ({"photo": 0, "alt": "A cat."}, "unknown keys photo, alt;"),
+        ({}, "no keys;"),
+    ],
+)
+def test_a_dict_with_other_keys_is_an_error_that_names_them(
+    scorer: DescScorer, photos: list[Path], wrong: dict[str, Any], said: str
+) -> None:
+    """A misspelt key would otherwise fail row by row, or be left out in silence."""
+    pairs = [(photos[0], TEXTS[0]), {key: photos[0] if value == 0 else value for key, value in wrong.items()}]
+    with pytest.raises(UsageError, match=f"^pair 2: .*{said} its keys can be image, text, context,"):
+        list(scorer.score_stream(pairs, INLINE))
 
 
 def test_a_frame_keeps_its_rows_order_and_index(scorer: DescScorer, photos: list[Path]) -> None:
@@ -206,6 +224,7 @@ def test_a_frame_keeps_its_rows_order_and_index(scorer: DescScorer, photos: list
     assert scored["status"].tolist() == ["ok", "missing_image", "empty_text", "ok"]
     assert scored["error"].isna().tolist() == [True, False, False, True]
     assert "none.jpg" in scored["error"].iloc[1]
+    assert scored["windows"].dropna().tolist() == [1, 1]
     first = scorer.score(photos[0], TEXTS[0], context="An article.")
     assert scored["score"].iloc[0] == pytest.approx(first.score, abs=1e-6)
     assert scored["contextual_score"].iloc[0] == pytest.approx(first.contextual_score, abs=1e-5)

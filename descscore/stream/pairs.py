@@ -40,6 +40,9 @@ them context, references and id."""
 REMEMBERED_CONTEXT_TEXTS = 4096
 """Number of contexts and references whose features are kept for the pairs that follow."""
 
+_KEYS = ("image", "text", "context", "references", "id")
+"""The keys of a mapping that is a pair."""
+
 _BYTES_PER_CHARACTER = 8
 
 _WINDOWS_AHEAD = 2
@@ -174,8 +177,8 @@ def stream_pairs(
     names: deque[str] = deque()
 
     def rows() -> Iterator[StreamPair]:
-        for pair in pairs:
-            row = _stream_pair(pair)
+        for number, pair in enumerate(pairs, start=1):
+            row = _stream_pair(pair, number)
             image = _taken(row.image, begun)
             names.append("" if image is row.image else os.fspath(row.image))  # type: ignore[arg-type]
             yield replace(row, image=image)
@@ -208,17 +211,19 @@ def _taken(image: ImageSource | None, begun: int) -> ImageSource | None:
     return image
 
 
-def _stream_pair(pair: StreamInput) -> _UnnamedPair:
+def _stream_pair(pair: StreamInput, number: int) -> _UnnamedPair:
+    """The pair, the ``number``th of its stream; :class:`UsageError` for a mapping with unknown or no keys."""
     if isinstance(pair, Pair):
         image: Any = pair.image
         row = _UnnamedPair(None, pair.text, pair.context, pair.references)
     elif isinstance(pair, Mapping):
+        _check_keys(pair, number)
         image, row_id = pair.get("image"), pair.get("id")
         context, references = pair.get("context"), pair.get("references")
         row = _UnnamedPair(None, pair.get("text"), context, references, "" if row_id is None else str(row_id))
         missing = [name for name in ("image", "text") if name not in pair]
         if missing:
-            keys = cut(", ".join(map(str, pair)))
+            keys = ", ".join(map(str, pair))
             fault = InputError(f"missing_{missing[0]}", f"no key {' or '.join(missing)}; its keys: {keys}")
             return replace(row, fault=fault)
     else:
@@ -228,6 +233,14 @@ def _stream_pair(pair: StreamInput) -> _UnnamedPair:
         return replace(row, image=image_source(image))
     except ImageError as error:
         return replace(row, fault=error)
+
+
+def _check_keys(pair: Mapping[str, Any], number: int) -> None:
+    """Refuse misspelt keys: without this, every pair of a stream would lack its image."""
+    unknown = [key for key in pair if key not in _KEYS]
+    if unknown or not pair:
+        what = f"unknown keys {cut(', '.join(map(str, unknown)))}" if unknown else "no keys"
+        raise UsageError(f"pair {number}: a dict with {what}; its keys can be {', '.join(_KEYS)}")
 
 
 def stream_rows(
