@@ -96,7 +96,7 @@ def first_ten(problems: Sequence[str], separator: str = "; ") -> str:
     return separator.join([*problems[:10], *more])
 
 
-_CONTROLS = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_CONTROLS = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
 
 
 _SEEN = regex.compile(r"[^\s\p{Z}\p{Cc}\p{Default_Ignorable_Code_Point}\u2800\ufff9-\ufffc\U0001d159]")
@@ -119,9 +119,9 @@ def is_blank(text: str) -> bool:
 
 
 def shown(text: object) -> str:
-    r"""``text`` for a terminal, which shows control characters (as ``\u001b``) and does not obey them.
+    r"""``text`` for a terminal or a page, with control characters shown (as ``\u001b``) and not obeyed.
 
-    Line ends stay. Characters that reverse the order of what follows count as control characters. JSON stays
-    valid JSON of the same value.
+    Line ends stay. Characters that reverse the order of what follows count as control characters, and so do
+    those that XML forbids. JSON stays valid JSON of the same value.
     """
     return _CONTROLS.sub(lambda match: json.dumps(match[0])[1:-1], str(text))

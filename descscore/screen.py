@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from tabulate import tabulate
 
+from descscore.errors import shown
 from descscore.options import echo
 from descscore.records import BANDS, Comparison, Score
 
@@ -130,6 +131,11 @@ def _wrapped(text: str, width: int, first: str, others: str) -> list[str]:
     )
 
 
+def one_line(text: str) -> str:
+    """``text`` on one line, with its control characters shown."""
+    return shown(" ".join(text.split()))
+
+
 def band_cell(score: Score) -> str:
     """``good 83 %``; empty for a model without reference descriptions."""
     if score.band is None or score.percentile is None:
@@ -157,7 +163,7 @@ def _cells(line: Line, verbose: bool) -> dict[str, str]:
         "contextual": _number(score.contextual_score, "+.4f"),
         "reference": _number(score.reference_score, ".2f"),
         "note": _note(score),
-        "text": " ".join(line.text.split()),
+        "text": one_line(line.text),
     }
     return cells
 

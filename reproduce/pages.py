@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import click
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateError
+from jinja2 import TemplateError
 
 from descscore.errors import DataError
 from descscore.eval.formatting import counted, listing, percent, plain, signed, signed_interval
 from descscore.files import atomic_write
 from descscore.options import PATH
+from descscore.templates import environment
 
 Json: TypeAlias = Mapping[str, Any]
 
@@ -32,18 +33,11 @@ output_option = click.option("--output", required=True, type=PATH, help="Folder 
 
 def render(template: str, **values: Any) -> str:
     """The Markdown that ``templates/TEMPLATE.md.jinja`` makes of ``values``."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        undefined=StrictUndefined,
-        autoescape=False,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    templates = environment(Path(__file__).parent / "templates", autoescape=False, keep_trailing_newline=True)
     for form in (counted, listing, percent, plain, signed, flow):
-        environment.filters[form.__name__] = form
-    environment.globals["signed_interval"] = signed_interval
-    return environment.get_template(f"{template}.md.jinja").render(values)
+        templates.filters[form.__name__] = form
+    templates.globals["signed_interval"] = signed_interval
+    return templates.get_template(f"{template}.md.jinja").render(values)
 
 
 def flow(text: str) -> str:

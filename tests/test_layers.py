@@ -17,7 +17,17 @@ ROOT = Path(__file__).parents[1]
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "attention", "clip", "appearance", "formats", "metadata", "open_clip_tokenizer", "model_card"),
-    ("files", "options", "hub", "cleaning", "library_tokenizer", "texts", "images", "model_config"),
+    (
+        "files",
+        "options",
+        "hub",
+        "cleaning",
+        "library_tokenizer",
+        "texts",
+        "images",
+        "templates",
+        "model_config",
+    ),
     ("towers",),
     ("context", "purpose", "interchange", "adapters", "lora", "records", "image_lists"),
     ("tables", "models", "frames"),

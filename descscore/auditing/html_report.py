@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,15 +9,15 @@ from functools import cache
 from typing import Any
 
 from cachetools import LRUCache
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from descscore import __version__
 from descscore.auditing.audited import AuditedUse, location, order_key, severity_rank
 from descscore.auditing.reports import Summary
 from descscore.auditing.rules import BY_CODE, RULES, SEVERITIES
 from descscore.auditing.uses import ImageUse
-from descscore.errors import InputError, shown
+from descscore.errors import InputError
 from descscore.images import load_image
+from descscore.templates import ASSETS, environment, jpeg_address
 
 _SIDE = 200
 """Longer edge of a thumbnail, in pixels."""
@@ -64,11 +62,7 @@ class Thumbnails:
 
 def _thumbnail(image: str | bytes) -> str | None:
     with suppress(InputError):
-        picture = load_image(image)
-        picture.thumbnail((_SIDE, _SIDE))
-        buffer = io.BytesIO()
-        picture.save(buffer, format="JPEG", quality=70)
-        return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+        return jpeg_address(load_image(image), _SIDE, 70)
     return None
 
 
@@ -107,13 +101,4 @@ def as_html(entries: list[Entry], model: str | None) -> str:
 
 @cache
 def _template() -> Any:
-    """The page's template. It escapes all values and makes their control characters visible."""
-    environment = Environment(
-        loader=PackageLoader("descscore", "assets/auditing"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=lambda value: shown(value) if type(value) is str else value,
-    )
-    return environment.get_template("report.html.jinja")
+    return environment(ASSETS / "auditing").get_template("report.html.jinja")

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from descscore.explanations.explanation import (
@@ -23,9 +20,9 @@ from descscore.explanations.terminal import (
     columns_of,
     convergence_sentence,
     place_sentence,
-    printable,
     strongest,
 )
+from descscore.templates import ASSETS, environment, jpeg_address
 
 _LONGEST_SIDE = 480
 """Longer edge of the image in the page, in pixels."""
@@ -51,7 +48,7 @@ def to_html(explanation: Explanation, image: Image.Image, name: str) -> str:
     return _template().render(
         title=f"Why this text scores {explanation.score.score:.3f}",
         score=explanation.score,
-        photo=_data_address(image),
+        photo=jpeg_address(image, _LONGEST_SIDE, 85),
         name=name,
         words=words,
         looks=[_look(word, level) for word, level in zip(words, effect_levels(words, _LEVELS), strict=True)],
@@ -70,16 +67,9 @@ def to_html(explanation: Explanation, image: Image.Image, name: str) -> str:
 
 @cache
 def _template() -> Any:
-    """The page's template. It makes all values printable and escapes them."""
-    environment = Environment(
-        loader=PackageLoader("descscore", "assets/explanations"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        finalize=lambda value: printable(value) if type(value) is str else value,
-    )
-    environment.filters["px"] = "{:.1f}".format
-    return environment.get_template("page.html.jinja")
+    templates = environment(ASSETS / "explanations")
+    templates.filters["px"] = "{:.1f}".format
+    return templates.get_template("page.html.jinja")
 
 
 def _look(word: WordParts, level: int) -> str:
@@ -209,11 +199,3 @@ class _Map:
             f"The image in {len(rows)} rows and {len(rows[0])} columns. The cosine loses most, {most:+.4f}, "
             f"in row {row + 1}, column {column + 1}. The table below gives all numbers."
         )
-
-
-def _data_address(image: Image.Image) -> str:
-    small = image.copy()
-    small.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE))
-    buffer = io.BytesIO()
-    small.save(buffer, format="JPEG", quality=85)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

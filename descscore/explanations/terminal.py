@@ -19,7 +19,7 @@ from descscore.explanations.explanation import (
     strongest_words,
 )
 from descscore.explanations.occlusion import OcclusionMap
-from descscore.screen import Line, score_table
+from descscore.screen import Line, one_line, score_table
 
 _WORD, _SCALE = 20, 48
 """Widths in characters: of the longest word shown whole, and of the purpose scale."""
@@ -37,7 +37,7 @@ def to_text(explanation: Explanation, verbose: bool = False, width: int | None =
             purpose.
         width: Columns of the terminal; None to keep the text on one line.
     """
-    line = Line(printable(explanation.text), explanation.score)
+    line = Line(explanation.text, explanation.score)
     blocks = [
         [score_table([line], verbose, width)],
         *([_purpose(explanation.purpose)] if explanation.purpose and verbose else []),
@@ -62,11 +62,6 @@ def progress_bar() -> Iterator[Progress]:
             bar.update(rows)
 
         yield progress
-
-
-def printable(text: str) -> str:
-    """``text`` with control characters replaced: a terminal would obey them, and HTML forbids some."""
-    return "".join(c if c.isprintable() or c in "\u200c\u200d" else "\ufffd" for c in text)
 
 
 def strongest(words: Sequence[WordParts], key: str = "value", count: int = 3) -> tuple[str, str]:
@@ -184,7 +179,7 @@ def _words(words: Sequence[WordParts], verbose: bool) -> list[str]:
     columns = [c for c in columns_of(words) if c.key != "around" and (verbose or c.key in _BRIEF)]
     rows = []
     for word in words:
-        name, numbers = printable(word.text), ["(not seen by the model)", *[""] * (len(columns) - 1)]
+        name, numbers = one_line(word.text), ["(not seen by the model)", *[""] * (len(columns) - 1)]
         if word.tokens:
             numbers = [column.show(word) for column in columns]
         short = name if len(name) <= _WORD else name[: _WORD - 3] + "..."
@@ -203,13 +198,13 @@ def _sums(explanation: Explanation, verbose: bool) -> list[str]:
     for name, path in (("cosine", explanation.convergence), ("purpose", explanation.purpose_convergence)):
         if path and (verbose or not path.converged):
             lines.append(convergence_sentence(name, path))
-    return [printable(line) for line in lines]
+    return [one_line(line) for line in lines]
 
 
 def _counterfactual(other: Counterfactual) -> list[str]:
     probability = "" if other.source_probability is None else f" (probability {other.source_probability:.3f})"
     return [
-        f"with the purpose of: {printable(other.source)}{probability}",
+        f"with the purpose of: {one_line(other.source)}{probability}",
         f"it would score {other.score:.4f}, cosine {other.cosine:+.4f} (change {other.change:+.4f})",
     ]
 

@@ -12,7 +12,9 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
+
+from descscore.templates import ASSETS, environment
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,7 @@ def render(name: str, **values: Any) -> str:
 
 @cache
 def _environment() -> Environment:
-    loader = PackageLoader("descscore", "assets/page")
-    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    return environment(ASSETS / "page", finalize=None)
 
 
 def asset(name: str) -> str:

@@ -7,7 +7,6 @@ Both layouts escape every value from the JSON.
 
 from __future__ import annotations
 
-import base64
 import html
 import io
 import json
@@ -19,13 +18,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, TemplateError
+from jinja2 import TemplateError
 from markupsafe import Markup
 
-from descscore.errors import DataError, UsageError
+from descscore.errors import DataError, UsageError, shown
 from descscore.eval import formatting
 from descscore.eval.report import plots
 from descscore.files import atomic_write
+from descscore.templates import data_address, environment
 
 Json: TypeAlias = dict[str, Any]
 Column: TypeAlias = "str | tuple[Any, ...]"
@@ -90,7 +90,7 @@ def to_html(report: Json) -> str:
     The same report gives the same text. Raises :class:`DataError` for another kind of JSON, or a
     report of another format.
     """
-    return _render(report, "html.jinja", lambda text: re.sub(r"[ \t\r\n]+", " ", text))
+    return _render(report, "html.jinja", lambda text: shown(re.sub(r"[ \t\r\n]+", " ", text)))
 
 
 def to_markdown(report: Json) -> str:
@@ -105,7 +105,7 @@ _SPECIAL = re.compile(r"[\\`*\[\]|~]|(?<![^\W_])_|_(?![^\W_])")
 
 def escape(text: str) -> str:
     """``text`` as one line of Markdown that shows it as it is."""
-    flat = re.sub(r"\s+", " ", text)
+    flat = shown(re.sub(r"\s+", " ", text))
     return html.escape(_SPECIAL.sub(lambda match: "\\" + match[0], flat), quote=False)
 
 
@@ -117,15 +117,8 @@ def _render(report: Json, layout: str, escaped: Callable[[str], str]) -> str:
     def finalize(value: Any) -> Any:
         return value if isinstance(value, Markup) else escaped(str(value))
 
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        extensions=["jinja2.ext.do"],
-        finalize=finalize,
-        lstrip_blocks=True,
-        trim_blocks=True,
-        undefined=StrictUndefined,
-    )
+    folder = Path(__file__).parent / "templates"
+    templates = environment(folder, finalize, extensions=["jinja2.ext.do"])
     tools = {
         "caption_counts": caption_counts,
         "caption_rows": caption_rows,
@@ -148,7 +141,7 @@ def _render(report: Json, layout: str, escaped: Callable[[str], str]) -> str:
 
     state = {"contents": [], "layout": layout, "number_of": number_of, "plots": plots, "CLIP_B32": CLIP_B32}
     try:
-        return environment.get_template("report.jinja").render(report=report, **_FORMATS, **tools, **state)
+        return templates.get_template("report.jinja").render(report=report, **_FORMATS, **tools, **state)
     except (TemplateError, KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
         raise DataError(f"not a whole report: {type(error).__name__} {error}") from error
 
@@ -160,7 +153,7 @@ def picture(draw: Callable[..., None], *arguments: Any) -> str:
     """
     stream = io.BytesIO()
     draw(*arguments, stream)
-    return "data:image/svg+xml;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
+    return data_address(stream.getvalue(), "image/svg+xml")
 
 
 def paragraphs(text: Markup) -> list[Markup]:

@@ -16,7 +16,7 @@ from typing import IO, Any, TypeAlias
 
 import numpy as np
 
-from descscore.errors import DataError
+from descscore.errors import DataError, shown
 from descscore.eval.formatting import counted, listing, percent, plain, sentence, signed, signed_interval
 
 Measured: TypeAlias = Mapping[str, Any]
@@ -336,8 +336,8 @@ def _lengths(subset: str) -> str:
 
 
 def _short(name: str) -> str:
-    """A name that fits a plot: printable, and of a long name only the end, where folders differ."""
-    clean = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name)
+    """A name that fits a plot: on one line, and of a long name only the end, where folders differ."""
+    clean = shown(" ".join(name.split()))
     return clean if len(clean) <= _LONGEST_NAME else "\N{HORIZONTAL ELLIPSIS}" + clean[1 - _LONGEST_NAME :]
 
 

@@ -1,0 +1,60 @@
+"""Pages from Jinja2 templates: one environment for all of them, and pictures inside a page.
+
+A missing value is an error, not a blank. Values from outside are escaped, and their control characters shown.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from PIL import Image
+
+from descscore.errors import shown
+
+ASSETS = Path(__file__).parent / "assets"
+"""The folder with the templates of the package."""
+
+
+def visible(value: Any) -> Any:
+    """A value of a template; a text with its control characters shown (:func:`descscore.errors.shown`)."""
+    return shown(value) if type(value) is str else value
+
+
+def environment(
+    folder: Path, finalize: Callable[[Any], Any] | None = visible, **settings: Any
+) -> Environment:
+    """The environment of the templates in a folder.
+
+    Args:
+        folder: The folder.
+        finalize: What is done to each value before it is escaped; None to leave values as they are, as a
+            form must that gives back what a visitor has typed.
+        settings: Other settings of Jinja2, such as ``autoescape=False`` for Markdown.
+    """
+    usual = {"autoescape": True, "undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
+    return Environment(loader=FileSystemLoader(folder), finalize=finalize, **(usual | settings))
+
+
+def data_address(data: bytes, kind: str) -> str:
+    """Bytes as an address that holds them, so that a page needs no other file. kind: their media type."""
+    return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
+
+
+def jpeg_address(image: Image.Image, side: int, quality: int) -> str:
+    """A small JPEG copy of an RGB image as a data address.
+
+    Args:
+        image: The image.
+        side: Longer edge of the copy in pixels, unless the image is smaller.
+        quality: JPEG's quality, 1 to 95.
+    """
+    small = image.copy()
+    small.thumbnail((side, side))
+    buffer = io.BytesIO()
+    small.save(buffer, format="JPEG", quality=quality)
+    return data_address(buffer.getvalue(), "image/jpeg")
