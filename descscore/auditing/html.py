@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 
-from descscore.auditing.html_tree import INLINE, Element, Node, parse
-from descscore.auditing.names import (
+from descscore.auditing.accessible_names import (
     IMAGE_ROLES,
     UNSEEN,
     Labels,
@@ -23,8 +22,9 @@ from descscore.auditing.names import (
     visible_text,
     written,
 )
-from descscore.auditing.sources import Located, Sources, shown_source
-from descscore.auditing.uses import INLINE_SVG, ImageUse, RunningText, one_line
+from descscore.auditing.html_tree import INLINE, Element, Node, parse
+from descscore.auditing.sources import Sources, shown_source
+from descscore.auditing.uses import INLINE_SVG, ImageUse, Located, PendingUse, RunningText, one_line
 from descscore.formats import IMAGE_SUFFIXES
 
 AT, CAPTION, BRACKET = "data-descscore-at", "data-descscore-caption", "data-descscore-bracket"
@@ -33,7 +33,7 @@ AT, CAPTION, BRACKET = "data-descscore-at", "data-descscore-caption", "data-desc
 
 
 @dataclass(frozen=True)
-class Page:
+class Origin:
     """Where the HTML comes from, and where its images lie."""
 
     document: str
@@ -48,13 +48,13 @@ class Page:
     """Whether the HTML is made from Markdown, with the attributes :data:`AT` and so on."""
 
 
-def read_html(text: str, page: Page) -> Iterator[ImageUse]:
+def read_html(text: str, origin: Origin) -> Iterator[ImageUse]:
     """The uses of images on a page, in its order.
 
     Raises:
         DataError: The page holds too many elements.
     """
-    return Reading(text, page).uses()
+    return Reading(text, origin).uses()
 
 
 @dataclass
@@ -90,16 +90,11 @@ class _Context:
 
 
 @dataclass
-class _Draft:
-    """A use of an image whose surroundings are not read to their end."""
-
-    use: ImageUse
-    at: int
-    """Where it stands in the running text."""
-    control: _Control | None
-    located: Located | None = None
-    """What its source leads to, where no search is needed."""
+class _Pending(PendingUse):
+    control: _Control | None = None
+    """The link or button around it."""
     map: str = ""
+    """Name of the image map around it."""
     is_ornament: bool = False
     """Whether it is no image to assistive technology, and counts only where it is all that a link holds."""
 
@@ -107,11 +102,11 @@ class _Draft:
 class Reading:
     """A page that is read."""
 
-    def __init__(self, text: str, page: Page) -> None:
-        self._page = page
+    def __init__(self, text: str, origin: Origin) -> None:
+        self._origin = origin
         self.text = RunningText()
         """The visible text."""
-        self._drafts: list[_Draft] = []
+        self._pending: list[_Pending] = []
         self._maps: dict[str, str] = {}
         root = parse(text)
         self._labels = Labels(root)
@@ -120,26 +115,17 @@ class Reading:
 
     def uses(self) -> Iterator[ImageUse]:
         """The uses in the order of the page. An image is looked for when its use is taken."""
-        for draft in self._drafts:
-            use, source = draft.use, draft.use.source
-            if draft.is_ornament and _only_content(draft) is None:
+        for one in self._pending:
+            source, control = one.use.source, _only_content(one)
+            if one.is_ornament and control is None:
                 continue
-            if use.element == "area":
-                if draft.map not in self._maps:
+            if one.use.element == "area":
+                if one.map not in self._maps:
                     continue  # no image shows this area
-                source = self._maps[draft.map]
-            image, problem, detail = draft.located or self._page.sources.locate(source, self._base)
-            before, after = self.text.around(draft.at)
-            yield replace(
-                use,
-                source=shown_source(source),
-                image=image,
-                image_problem=problem,
-                image_detail=detail,
-                only_content_of=use.only_content_of or _only_content(draft),
-                words_before=before,
-                words_after=after,
-            )
+                source = self._maps[one.map]
+            use = one.finished(one.located or self._origin.sources.locate(source, self._base), self.text)
+            only_content_of = use.only_content_of or control
+            yield replace(use, source=shown_source(source), only_content_of=only_content_of)
 
     def _walk(self, root: Element) -> None:
         stack: list[tuple[Iterator[Node], _Context, str]] = [(iter(root.children), _Context(), "span")]
@@ -210,7 +196,7 @@ class Reading:
         return _Control(kind, self._labels.has_name(element))
 
     def _record(self, element: Element, kind: str, sources: list[str], context: _Context) -> bool:
-        """Keep a draft of an element that is an image, unless it is an ornament; gives whether it did."""
+        """Keep the use of an element that is an image, unless it is an ornament; gives whether it did."""
         name = self._labels.name(element)
         if name.text is None and kind == "svg":
             name = next((own_name(image) for image in _svg_images(element)), name)
@@ -229,16 +215,16 @@ class Reading:
             name = name._replace(text=text, source="content") if text else name
         control = context.control
         caption, source = context.caption, name.source
-        if self._page.is_made:
+        if self._origin.is_made:
             caption = one_line(element.get(CAPTION) or "") or caption
             source = "bracket" if source == "alt" and element.get(BRACKET) is not None else source
         decorative = is_decorative(element)
         line, column = self._position(element)
         use = ImageUse(
-            document=self._page.document,
+            document=self._origin.document,
             line=line,
             column=column,
-            place=self._page.place,
+            place=self._origin.place,
             source=sources[0] if sources else "",
             name=name.text,
             name_from=source,
@@ -246,27 +232,26 @@ class Reading:
             hidden=context.is_hidden,
             decorative=decorative,
             caption=caption,
-            language=context.language or self._page.language,
+            language=context.language or self._origin.language,
             only_content_of=_own_control(element, kind),
             width=pixels(element, "width"),
             height=pixels(element, "height"),
-            page=self._page.page or "#".join(filter(None, (self._page.document, self._page.place))),
+            page=self._origin.page or "#".join(filter(None, (self._origin.document, self._origin.place))),
             candidates=tuple(dict.fromkeys(shown_source(other) for other in sources[1:])),
             element=kind,
             exposed_by=exposing_attribute(element) if decorative else None,
         )
-        draft = _Draft(use, self.text.length, control, located, context.map, ornament)
-        self._drafts.append(draft)
+        self._pending.append(_Pending(use, self.text.length, located, control, context.map, ornament))
         if control and name.text:
             control.named_images += 1
         if element.get("usemap"):
             self._maps.setdefault((element.get("usemap") or "").lstrip("#"), use.source)
-        if self._page.is_made and element.get(CAPTION):
+        if self._origin.is_made and element.get(CAPTION):
             self.text.add(f" {element.get(CAPTION)} ")
         return True
 
     def _position(self, element: Element) -> tuple[int | None, int | None]:
-        if not self._page.is_made:
+        if not self._origin.is_made:
             return element.line, element.column
         at = re.fullmatch(r"(\d{1,9}):(\d{1,9})", element.get(AT) or "")
         return (int(at[1]), int(at[2])) if at else (None, None)
@@ -364,12 +349,12 @@ def _own_control(element: Element, kind: str) -> str | None:
     return role(element) if kind == "img" and role(element) in ("link", "button") else None
 
 
-def _only_content(draft: _Draft) -> str | None:
+def _only_content(one: _Pending) -> str | None:
     """The kind of control that only this image can name; None if a text or another image names it."""
-    control = draft.control
-    if control is None or control.is_named or draft.use.hidden:
+    control = one.control
+    if control is None or control.is_named or one.use.hidden:
         return None
-    others = control.named_images - bool(draft.use.name)
+    others = control.named_images - bool(one.use.name)
     return None if others else control.kind
 
 

@@ -24,8 +24,8 @@ from mdit_py_plugins.deflist import deflist_plugin
 from mdit_py_plugins.footnote import footnote_plugin
 from mdit_py_plugins.front_matter import front_matter_plugin
 
-from descscore.auditing.html import AT, BRACKET, CAPTION, Page, Reading
-from descscore.auditing.html_tree import Element, names, parse
+from descscore.auditing.html import AT, BRACKET, CAPTION, Origin, Reading
+from descscore.auditing.html_tree import Element, name_set, parse
 from descscore.auditing.uses import ImageUse
 
 Env = MutableMapping[str, Any]
@@ -36,21 +36,21 @@ _MOST_DEPTH = 10
 """Most directives inside one another that are read."""
 
 
-def read_markdown(text: str, page: Page) -> Iterator[ImageUse]:
+def read_markdown(text: str, origin: Origin) -> Iterator[ImageUse]:
     """The uses of images in a Markdown text.
 
     Raises:
         DataError: The text holds too many elements.
     """
-    return markdown_reading(text, page).uses()
+    return markdown_reading(text, origin).uses()
 
 
-def markdown_reading(text: str, page: Page) -> Reading:
+def markdown_reading(text: str, origin: Origin) -> Reading:
     """A Markdown text that is read: its uses and its visible text. Raises as :func:`read_markdown`."""
     lines = re.split("\r\n|\n|\r", text)
     env = {"lines": lines, "first": 0, "depth": 0}
     language = _LANGUAGE.search(_front_matter(text))
-    made = replace(page, is_made=True, language=language[1] if language else page.language)
+    made = replace(origin, is_made=True, language=language[1] if language else origin.language)
     return Reading(_markdown().render("\n".join(lines), env), made)
 
 
@@ -119,7 +119,7 @@ class _Renderer(RendererHTML):
 
 _TEXTS = ("alt", "fig-alt", "fig-cap")
 _FIGURES = ("figure", "image", "figure-md")
-_WRAPPERS = names(
+_WRAPPERS = name_set(
     "admonition attention card caution danger dropdown epigraph error exercise grid grid-item grid-item-card "
     "hint important margin note seealso sidebar solution tab-item tab-set tip topic warning"
 )

@@ -1,7 +1,7 @@
 """The rules of an audit: codes, severities, reasons in plain words, and the checks that need no model.
 
 A rule looks at one use of an image, or at all uses on one page. Rules by the picture have no check here:
-:mod:`descscore.auditing.picture` decides them from scores.
+:mod:`descscore.auditing.picture_rules` decides them from scores.
 """
 
 from __future__ import annotations

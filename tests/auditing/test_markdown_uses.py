@@ -9,7 +9,7 @@ from audited_documents import png, uses
 from hypothesis import given
 from hypothesis import strategies as st
 
-from descscore.auditing.html import Page
+from descscore.auditing.html import Origin
 from descscore.auditing.markdown import read_markdown
 from descscore.auditing.sources import FolderStore, Sources
 from descscore.auditing.uses import ImageUse
@@ -151,6 +151,6 @@ def test_words_around_hold_no_marks(tmp_path: Path) -> None:
 def test_any_mixture_of_marks_is_read(parts: list[str]) -> None:
     text = "".join(parts)
     lines = text.split("\n")
-    for use in read_markdown(text, Page("page.md", Sources(FolderStore("/nowhere")))):
+    for use in read_markdown(text, Origin("page.md", Sources(FolderStore("/nowhere")))):
         if use.line is not None and use.column is not None:
             assert len(lines[use.line - 1]) >= use.column
