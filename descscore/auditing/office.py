@@ -90,8 +90,12 @@ class Part:
         spoken = "descr" if alt is not None and (alt.strip() or not (title or "").strip()) else "title"
         name = alt if spoken == "descr" else title
         decorative = properties is not None and _is_marked(properties, "decorative")
+        unseen = values.get("hidden") in ("1", "true")
         link = properties is not None and next(properties.iter("{*}hlinkClick"), None) is not None
-        known = {"language": self.language, "only_content_of": "link" if link else None} | known
+        known = {
+            "language": self.language,
+            "only_content_of": "link" if link and not unseen else None,
+        } | known
         use = ImageUse(
             document=self.document,
             place=place,
@@ -100,7 +104,7 @@ class Part:
             name=None if name is None else one_line(name),
             name_from=None if name is None else spoken,
             alt=alt,
-            hidden=decorative or values.get("hidden") in ("1", "true"),
+            hidden=decorative or unseen,
             decorative=decorative,
             page=self.page,
             element="picture",

@@ -81,7 +81,7 @@ class ImageUse:
     """Further sources of ``srcset`` and ``picture``, as written."""
     element: str = "img"
     """``img``, ``input``, ``area``, ``object``, ``embed``, ``svg``, ``role`` (any other element with
-    ``role="img"``), ``output`` of a notebook, or ``picture`` in an office document."""
+    ``role="img"``), ``icon`` of a font, ``output`` of code, or ``picture`` in an office document."""
     exposed_by: str | None = None
     """The attribute, such as ``tabindex``, that exposes an image although it is marked as decorative."""
 
