@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 
-from descscore.auditing.picture import NEIGHBOURS, Thresholds, find_swaps
+from descscore.auditing.picture_rules import NEIGHBOURS, Thresholds, find_swaps
 from descscore.auditing.uses import ImageUse
 from descscore.auditing.wording import drawn_kind
 from descscore.errors import UsageError

@@ -10,8 +10,8 @@ from typing import Any
 from cachetools import LRUCache
 from lxml import etree
 
-from descscore.auditing.sources import Located, drawing
-from descscore.auditing.uses import MISSING, UNREADABLE
+from descscore.auditing.sources import drawing
+from descscore.auditing.uses import MISSING, UNREADABLE, Located
 from descscore.errors import DataError
 from descscore.files import open_regular
 from descscore.tables.cells import short

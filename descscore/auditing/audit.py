@@ -12,13 +12,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, TypeAlias
 
 from cachetools import LRUCache
 
-from descscore.auditing import picture
-from descscore.auditing.audited import AuditedUse
+from descscore.auditing import picture_rules
 from descscore.auditing.documents import find_uses
+from descscore.auditing.results import AuditedUse
 from descscore.auditing.rules import (
     DEFAULT_CODES,
     MISSING_IMAGE,
@@ -33,10 +34,10 @@ from descscore.auditing.rules import (
     text_of,
 )
 from descscore.auditing.uses import DocumentProblem, ImageUse
-from descscore.errors import ImageError, UsageError
+from descscore.errors import UsageError
 from descscore.images import PixelSpec
 from descscore.records import OK, Outcome, Pair
-from descscore.stream.pool import DecodePool
+from descscore.stream.pool import DecodePool, cores
 from descscore.stream.worker import PoolOptions, content_digest
 
 if TYPE_CHECKING:
@@ -51,11 +52,13 @@ _WINDOW = 256
 """Images that are checked together without a model."""
 _REMEMBERED = 4096
 """Images whose check is remembered."""
+_MOST_CHECKERS = 4
+"""Most processes that check images where no number is given: more take longer to start than to check."""
 _ANY_TEXT = "image"
 """Stands for the text of an image that is only decoded, to see whether its file is sound."""
 
-Step: TypeAlias = "tuple[int, int]"
-"""The image of use i and the text of use j of a page."""
+Pairing: TypeAlias = "tuple[int, int]"
+"""The image of use i with the text of use j of the same page."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ class AuditOptions:
     roots: Mapping[str, str | os.PathLike[str]] = field(default_factory=dict)
     """The folder that holds the files of each address, such as ``{"https://example.org/": "public"}``."""
     jobs: int | None = None
-    """Number of processes that decode images; by default one per core."""
+    """Number of processes that decode images; by default one per core, at most 4 without a model."""
 
     @property
     def codes(self) -> frozenset[str]:
@@ -87,9 +90,9 @@ class _Page:
     uses: list[ImageUse]
     findings: list[list[Finding]]
     not_judged: list[str | None]
-    steps: list[Step]
-    """The pairs that are scored: for each image its own text, then those of its neighbours."""
-    outcomes: dict[Step, Outcome] = field(default_factory=dict)
+    pairings: list[Pairing]
+    """What is scored: each image with its own text, then with those of its neighbours."""
+    outcomes: dict[Pairing, Outcome] = field(default_factory=dict)
 
 
 def audit(
@@ -163,7 +166,7 @@ def _records(
                 continue
             page = _plan(group, with_model)
             waiting.append(page)
-            for i, j in page.steps:
+            for i, j in page.pairings:
                 image = page.uses[i].image
                 assert image is not None
                 yield Pair(image, text_of(page.uses[j]) or _ANY_TEXT)
@@ -173,14 +176,14 @@ def _records(
             yield from _finished(waiting, codes)
             page = waiting[0]
             assert isinstance(page, _Page)
-            page.outcomes[page.steps[len(page.outcomes)]] = outcome
+            page.outcomes[page.pairings[len(page.outcomes)]] = outcome
     yield from _finished(waiting, codes)
 
 
 def _finished(waiting: deque[_Page | DocumentProblem], codes: frozenset[str]) -> Iterator[AuditedUse]:
     """The records of the pages at the head of the queue that lack no outcome, which leave the queue."""
     while waiting and (
-        isinstance(waiting[0], DocumentProblem) or len(waiting[0].outcomes) == len(waiting[0].steps)
+        isinstance(waiting[0], DocumentProblem) or len(waiting[0].outcomes) == len(waiting[0].pairings)
     ):
         head = waiting.popleft()
         if isinstance(head, DocumentProblem):
@@ -210,22 +213,22 @@ def _groups(found: Iterable[ImageUse | DocumentProblem]) -> Iterator[list[ImageU
 
 def _plan(uses: list[ImageUse], with_model: bool) -> _Page:
     """Check the texts of a page's uses, and say which pairs are to be scored."""
-    same = check_same_text(uses, [_identity(use) for use in uses])
+    identities = [_identity(use) for use in uses]
+    same = check_same_text(uses, identities)
     findings = [check_use(use) + more for use, more in zip(uses, same, strict=True)]
-    reasons = [picture.no_judgment(use, one) for use, one in zip(uses, findings, strict=True)]
+    reasons = [picture_rules.no_judgment(use, one) for use, one in zip(uses, findings, strict=True)]
     if not with_model:
         reasons = [reason or "no model looked at it" for reason in reasons]
     judged = [place for place, reason in enumerate(reasons) if reason is None]
-    steps: list[Step] = []
+    pairings: list[Pairing] = []
     for place, use in enumerate(uses):
         if use.image is None:
             continue
-        steps.append((place, place))
+        pairings.append((place, place))
         if reasons[place] is None:
-            identity = _identity(use)
-            others = picture.neighbours(place, judged)
-            steps += [(place, other) for other in others if _identity(uses[other]) != identity]
-    return _Page(uses, findings, reasons, steps)
+            others = picture_rules.neighbours(place, judged)
+            pairings += [(place, other) for other in others if identities[other] != identities[place]]
+    return _Page(uses, findings, reasons, pairings)
 
 
 def _identity(use: ImageUse) -> object:
@@ -237,16 +240,16 @@ def _identity(use: ImageUse) -> object:
 
 def _judged(page: _Page, codes: frozenset[str]) -> Iterator[AuditedUse]:
     """The records of a page whose outcomes are all known."""
-    limits = picture.thresholds()
+    limits = picture_rules.thresholds()
     judged = {i for i, reason in enumerate(page.not_judged) if reason is None}
     scores = {
-        step: outcome.score
-        for step, outcome in page.outcomes.items()
-        if outcome.score is not None and step[0] in judged
+        pairing: outcome.score
+        for pairing, outcome in page.outcomes.items()
+        if outcome.score is not None and pairing[0] in judged
     }
-    cosines = {step: score.cosine for step, score in scores.items()}
-    fitting = {step for step, score in scores.items() if picture.does_fit(score, limits)}
-    swaps = picture.find_swaps(page.uses, cosines, fitting, limits) if "P02" in codes else {}
+    cosines = {pairing: score.cosine for pairing, score in scores.items()}
+    fitting = {pairing for pairing, score in scores.items() if picture_rules.does_fit(score, limits)}
+    swaps = picture_rules.find_swaps(page.uses, cosines, fitting, limits) if "P02" in codes else {}
     for place, use in enumerate(page.uses):
         outcome, findings, reason = (
             page.outcomes.get((place, place)),
@@ -258,10 +261,10 @@ def _judged(page: _Page, codes: frozenset[str]) -> Iterator[AuditedUse]:
             findings, reason = findings + more, reason or unread
         score = outcome.score if outcome is not None and text_of(use) else None
         if score is not None and reason is None:
-            remarks = picture.judge(use, score, limits) + ([swaps[place]] if place in swaps else [])
+            remarks = picture_rules.judge(use, score, limits) + ([swaps[place]] if place in swaps else [])
             reason = None if score.percentile is not None else "the model has no reference descriptions"
-            if remarks and use.image is not None and picture.is_small(use.image):
-                remarks, reason = [], f"is smaller than {picture.SMALLEST_SIDE} pixels"
+            if remarks and use.image is not None and picture_rules.is_small(use.image):
+                remarks, reason = [], f"is smaller than {picture_rules.SMALLEST_SIDE} pixels"
             findings = findings + remarks
         yield _audited(use, findings, codes, score, reason)
 
@@ -301,34 +304,30 @@ def _scored(scorer: DescScorer, jobs: int | None, pairs: Iterator[Pair]) -> Iter
 
 
 def _decoded(jobs: int | None, pairs: Iterator[Pair]) -> Iterator[Outcome]:
-    """Outcomes without scores: only whether each image can be read, in worker processes."""
-    workers = jobs or min(os.cpu_count() or 1, 4)
+    """Outcomes without scores: only whether each image can be read, in worker processes.
+
+    :mod:`descscore.stream.image_features` remembers images too, but it needs torch.
+    """
+    workers = jobs or min(cores(), _MOST_CHECKERS)
     known: LRUCache[str | bytes, Outcome] = LRUCache(_REMEMBERED)
     with DecodePool(_CHECK, PoolOptions(workers, 2 * _WINDOW)) as pool:
-        window: list[str | bytes] = []
-        for pair in pairs:
-            window.append(pair.image)  # type: ignore[arg-type]
-            if len(window) >= _WINDOW:
-                yield from _check_window(pool, window, known)
-                window = []
-        yield from _check_window(pool, window, known)
+        while window := [pair.image for pair in islice(pairs, _WINDOW)]:
+            yield from _check_window(pool, window, known)
 
 
 def _check_window(
-    pool: DecodePool, window: Sequence[str | bytes], known: LRUCache[str | bytes, Outcome]
+    pool: DecodePool, images: Sequence[str | bytes], known: LRUCache[str | bytes, Outcome]
 ) -> Iterator[Outcome]:
-    keys = [content_digest(image) if isinstance(image, bytes) else os.fspath(image) for image in window]
+    keys = [content_digest(image) if isinstance(image, bytes) else image for image in images]
     results = {key: known[key] for key in keys if key in known}
-    wanted = {key: image for key, image in zip(keys, window, strict=True) if key not in results}
-    numbered = list(wanted)
+    unknown = {key: image for key, image in zip(keys, images, strict=True) if key not in results}
+    numbered = list(unknown)
     for number, key in enumerate(numbered):
-        image = wanted[key]
-        pool.submit(number, image if isinstance(image, bytes) else os.fspath(image))
+        pool.submit(number, unknown[key])
     for _ in numbered:
         answer = pool.get()
-        error = answer.error or (ImageError("damaged_image", "no answer") if answer.slot is None else None)
         if answer.slot is not None:
             pool.release(answer.slot)
-        outcome = Outcome(error.kind, str(error)) if error else Outcome(OK)
+        outcome = Outcome(answer.error.kind, str(answer.error)) if answer.error else Outcome(OK)
         results[numbered[answer.number]] = known[numbered[answer.number]] = outcome
     return (results[key] for key in keys)

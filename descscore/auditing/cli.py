@@ -71,7 +71,7 @@ def audit(ctx: click.Context, /, paths: tuple[Path, ...], **arguments: Any) -> N
     Exit code 0: nothing that --fail-on names. 1: something. 2: wrong use.
     """
     from descscore.auditing.audit import AuditOptions, run
-    from descscore.auditing.audited import read_baseline, without_known, write_baseline
+    from descscore.auditing.baseline import read_baseline, without_known, write_baseline
 
     failing = _failing(arguments["fail_on"])
     options = AuditOptions(
@@ -127,9 +127,9 @@ def _report(
     records: Iterable[Any], form: str, failing: frozenset[str], scorer: Any
 ) -> tuple[str, frozenset[str]]:
     """The report, and the codes of all findings."""
-    from descscore.auditing.audited import worst_first
     from descscore.auditing.html_report import as_html, sorted_entries
     from descscore.auditing.reports import FORMATS, as_junit
+    from descscore.auditing.results import worst_first
 
     if form == "html":
         entries = sorted_entries(records)

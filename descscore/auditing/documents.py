@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from typing import TypeAlias
 
 from descscore.auditing.epub import read_epub
-from descscore.auditing.html import Page, read_html
+from descscore.auditing.html import Origin, read_html
 from descscore.auditing.html_tree import decode, decode_plain
 from descscore.auditing.markdown import read_markdown
 from descscore.auditing.notebooks import read_notebook
@@ -68,20 +68,20 @@ class Document:
         return data
 
     @property
-    def page(self) -> Page:
-        return Page(self.name, self.sources)
+    def origin(self) -> Origin:
+        return Origin(self.name, self.sources)
 
 
 def _html(document: Document) -> Records:
-    return read_html(decode(document.read_text(MOST_TEXT)), document.page)
+    return read_html(decode(document.read_text(MOST_TEXT)), document.origin)
 
 
 def _markdown(document: Document) -> Records:
-    return read_markdown(decode_plain(document.read_text(MOST_MARKDOWN)), document.page)
+    return read_markdown(decode_plain(document.read_text(MOST_MARKDOWN)), document.origin)
 
 
 def _notebook(document: Document) -> Records:
-    return read_notebook(document.read(MOST_NOTEBOOK), document.page)
+    return read_notebook(document.read(MOST_NOTEBOOK), document.origin)
 
 
 def _packed(reader: Callable[[str, str, tuple[Root, ...]], Records]) -> Callable[[Document], Records]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from urllib.parse import unquote
 
 from descscore.auditing.archives import Archive
-from descscore.auditing.html import Page, read_html
+from descscore.auditing.html import Origin, read_html
 from descscore.auditing.html_tree import decode
 from descscore.auditing.sources import Root, Sources
 from descscore.auditing.uses import DocumentProblem, ImageUse
@@ -41,7 +41,7 @@ def read_epub(document: str, path: str, roots: tuple[Root, ...] = ()) -> Iterato
             sources = Sources(archive, posixpath.dirname(name), roots)
             try:
                 text = decode(archive.read(name))
-                yield from read_html(text, Page(document, sources, place=name, language=language))
+                yield from read_html(text, Origin(document, sources, place=name, language=language))
             except DataError as error:
                 message = str(error)
                 yield DocumentProblem(document, message if name in message else f"{short(name)}: {message}")

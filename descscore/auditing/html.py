@@ -1,4 +1,4 @@
-"""Uses of images in HTML and XHTML: ``img``, image buttons, areas, objects, inline SVG and ``role="img"``."""
+"""Uses of images in HTML: ``img``, image buttons, areas, objects, SVG, ``role="img"``, icons in links."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 
-from descscore.auditing.html_tree import INLINE, Element, Node, parse
-from descscore.auditing.names import (
+from descscore.auditing.accessible_names import (
     IMAGE_ROLES,
     UNSEEN,
     Labels,
+    Name,
     caption_text,
     exposing_attribute,
     is_decorative,
@@ -23,17 +23,19 @@ from descscore.auditing.names import (
     visible_text,
     written,
 )
-from descscore.auditing.sources import Located, Sources, shown_source
-from descscore.auditing.uses import INLINE_SVG, ImageUse, RunningText, one_line
+from descscore.auditing.html_tree import INLINE, Element, Node, parse
+from descscore.auditing.sources import Sources, shown_source
+from descscore.auditing.uses import INLINE_SVG, ImageUse, Located, PendingUse, RunningText, one_line
 from descscore.formats import IMAGE_SUFFIXES
 
 AT, CAPTION, BRACKET = "data-descscore-at", "data-descscore-caption", "data-descscore-bracket"
-"""Attributes in HTML made from Markdown: ``line:column`` there, the caption, and whether the bracket gives
-``alt``. In other pages they mean nothing."""
+PLOTTED = "data-descscore-plotted"
+"""Attributes in HTML made from Markdown: ``line:column`` there, the caption, whether the bracket gives
+``alt``, and whether code draws the image. In other pages they mean nothing."""
 
 
 @dataclass(frozen=True)
-class Page:
+class Origin:
     """Where the HTML comes from, and where its images lie."""
 
     document: str
@@ -48,13 +50,13 @@ class Page:
     """Whether the HTML is made from Markdown, with the attributes :data:`AT` and so on."""
 
 
-def read_html(text: str, page: Page) -> Iterator[ImageUse]:
+def read_html(text: str, origin: Origin) -> Iterator[ImageUse]:
     """The uses of images on a page, in its order.
 
     Raises:
         DataError: The page holds too many elements.
     """
-    return Reading(text, page).uses()
+    return Reading(text, origin).uses()
 
 
 @dataclass
@@ -63,7 +65,7 @@ class _Control:
 
     kind: str
     is_named: bool
-    """Whether text, or an attribute, names it whatever its images say."""
+    """Whether text, or an attribute, names it whatever its images say; or whether nobody meets it."""
     named_images: int = 0
     """How many of its images have a name."""
 
@@ -90,59 +92,64 @@ class _Context:
 
 
 @dataclass
-class _Draft:
-    """A use of an image whose surroundings are not read to their end."""
-
-    use: ImageUse
-    at: int
-    """Where it stands in the running text."""
-    control: _Control | None
-    located: Located | None = None
-    """What its source leads to, where no search is needed."""
+class _Pending(PendingUse):
+    control: _Control | None = None
+    """The link or button around it."""
     map: str = ""
+    """Name of the image map around it."""
     is_ornament: bool = False
     """Whether it is no image to assistive technology, and counts only where it is all that a link holds."""
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """An ``iframe`` that holds a page in its attribute ``srcdoc``."""
+
+    position: tuple[int | None, int | None]
+    base: str
+    context: _Context
+    depth: int
+    """Frames around its page, itself included."""
+
+
+_MOST_FRAMES = 3
+"""Most frames inside one another whose pages are read."""
 
 
 class Reading:
     """A page that is read."""
 
-    def __init__(self, text: str, page: Page) -> None:
-        self._page = page
+    def __init__(self, text: str, origin: Origin, frame: _Frame | None = None) -> None:
+        self._origin = origin
         self.text = RunningText()
         """The visible text."""
-        self._drafts: list[_Draft] = []
+        self._pending: list[_Pending | Reading] = []
         self._maps: dict[str, str] = {}
         root = parse(text)
         self._labels = Labels(root)
-        self._base = ""
-        self._walk(root)
+        self._frame = frame
+        self._base = frame.base if frame else ""
+        self._walk(root, frame.context if frame else _Context())
 
     def uses(self) -> Iterator[ImageUse]:
         """The uses in the order of the page. An image is looked for when its use is taken."""
-        for draft in self._drafts:
-            use, source = draft.use, draft.use.source
-            if draft.is_ornament and _only_content(draft) is None:
+        for one in self._pending:
+            if isinstance(one, Reading):
+                yield from one.uses()
                 continue
-            if use.element == "area":
-                if draft.map not in self._maps:
+            source, control = one.use.source, _only_content(one)
+            if one.is_ornament and control is None:
+                continue
+            if one.use.element == "area":
+                if one.map not in self._maps:
                     continue  # no image shows this area
-                source = self._maps[draft.map]
-            image, problem, detail = draft.located or self._page.sources.locate(source, self._base)
-            before, after = self.text.around(draft.at)
-            yield replace(
-                use,
-                source=shown_source(source),
-                image=image,
-                image_problem=problem,
-                image_detail=detail,
-                only_content_of=use.only_content_of or _only_content(draft),
-                words_before=before,
-                words_after=after,
-            )
+                source = self._maps[one.map]
+            use = one.finished(one.located or self._origin.sources.locate(source, self._base), self.text)
+            only_content_of = use.only_content_of or control
+            yield replace(use, source=shown_source(source), only_content_of=only_content_of)
 
-    def _walk(self, root: Element) -> None:
-        stack: list[tuple[Iterator[Node], _Context, str]] = [(iter(root.children), _Context(), "span")]
+    def _walk(self, root: Element, outermost: _Context) -> None:
+        stack: list[tuple[Iterator[Node], _Context, str]] = [(iter(root.children), outermost, "span")]
         while stack:
             nodes, context, name = stack[-1]
             node = next(nodes, None)
@@ -176,7 +183,7 @@ class Reading:
             is_hidden=hidden,
             language=outer.language if language is None else language.strip() or None,
             is_text=outer.is_text and name not in UNSEEN,
-            control=self._control(element) or outer.control,
+            control=self._control(element, hidden) or outer.control,
             in_svg=outer.in_svg or name == "svg",
         )
         if name == "base" and not self._base:
@@ -188,18 +195,30 @@ class Reading:
         elif name == "picture":
             sources = [child.get("srcset") or "" for child in element.elements() if child.name == "source"]
             context = replace(context, picture=tuple(url for s in sources for url in srcset_urls(s)))
+        elif name == "iframe" and element.get("srcdoc"):
+            self._read_frame(element, context)
         kind = _kind(element, outer)
+        if kind is None and outer.control and not hidden and self._labels.has_name(element):
+            outer.control.is_named = True
         if kind is not None:
             sources = _sources(element, kind, context)
             recorded = self._record(element, kind, sources, context)
             if recorded and kind in ("role", "svg") and role(element) in ("img", "image"):
                 # What such an element holds is part of the one picture.
-                context = replace(context, is_hidden=True, is_text=False)
+                context = replace(context, is_hidden=True, is_text=False, control=None)
             takes = kind == "object" or (bool(sources) and kind in ("role", "svg"))
             context = replace(context, in_image=outer.in_image or takes)
         return context
 
-    def _control(self, element: Element) -> _Control | None:
+    def _read_frame(self, element: Element, context: _Context) -> None:
+        """Read the page that an attribute of a frame holds. All that it shows stands where the frame does."""
+        depth = self._frame.depth + 1 if self._frame else 1
+        if depth <= _MOST_FRAMES:
+            around = _Context(context.language, context.is_unseen, context.is_hidden)
+            frame = _Frame(self._position(element), self._base, around, depth)
+            self._pending.append(Reading(element.get("srcdoc") or "", self._origin, frame))
+
+    def _control(self, element: Element, is_hidden: bool) -> _Control | None:
         kind = {"link": "link", "button": "button"}.get(role(element))
         if kind is None and element.name == "a" and _href(element):
             kind = "link"
@@ -207,66 +226,71 @@ class Reading:
             kind = "button"
         if kind is None or element.name in ("img", "input", "area"):
             return None
-        return _Control(kind, self._labels.has_name(element))
+        return _Control(kind, is_hidden or self._labels.has_name(element))
 
     def _record(self, element: Element, kind: str, sources: list[str], context: _Context) -> bool:
-        """Keep a draft of an element that is an image, unless it is an ornament; gives whether it did."""
+        """Keep the use of an element that is an image, unless it is an ornament; gives whether it did."""
+        name = self._name(element, kind)
+        plotted = self._origin.is_made and element.get(PLOTTED) is not None
+        located = PLOT if plotted else _drawn(element, kind, sources)
+        control = None if context.is_unseen else context.control
+        ornament = _is_ornament(element, kind, name, located)
+        if ornament and (control is None or element.name == "image"):
+            return False
+        if ornament and not context.is_hidden and any(_images(element, "text", "title")):
+            return False
+        use = self._use(element, "output" if plotted else kind, name, sources, context)
+        self._pending.append(_Pending(use, self.text.length, located, control, context.map, ornament))
+        if control and name.text and not context.is_hidden:
+            control.named_images += 1
+        if element.get("usemap"):
+            self._maps.setdefault((element.get("usemap") or "").lstrip("#"), use.source)
+        if self._origin.is_made and element.get(CAPTION):
+            self.text.add(f" {element.get(CAPTION)} ")
+        return True
+
+    def _name(self, element: Element, kind: str) -> Name:
+        """The accessible name of an image, where its own attributes give none by what it holds."""
         name = self._labels.name(element)
         if name.text is None and kind == "svg":
-            name = next((own_name(image) for image in _svg_images(element)), name)
-        located = _drawn(element, kind, sources)
-        # Without a role or a name, a drawing is not exposed; but a link with nothing else has no name.
-        ornament = (
-            kind == "svg" and name.text is None and located is not None and role(element) not in IMAGE_ROLES
-        )
-        is_all = context.control is not None and not context.is_hidden and element.name == "svg"
-        if ornament and not (
-            is_all and not any(_images(element, "text")) and not any(_images(element, "title"))
-        ):
-            return False
-        if kind == "object" and not name.text:
-            text = visible_text(element)
-            name = name._replace(text=text, source="content") if text else name
-        control = context.control
-        caption, source = context.caption, name.source
-        if self._page.is_made:
-            caption = one_line(element.get(CAPTION) or "") or caption
-            source = "bracket" if source == "alt" and element.get(BRACKET) is not None else source
-        decorative = is_decorative(element)
+            return next((own_name(image) for image in _svg_images(element)), name)
+        if not name.text and kind == "object" and (text := visible_text(element)):
+            return Name(text, "content")
+        is_bracket = self._origin.is_made and name.source == "alt" and element.get(BRACKET) is not None
+        return Name(name.text, "bracket") if is_bracket else name
+
+    def _use(
+        self, element: Element, kind: str, name: Name, sources: list[str], context: _Context
+    ) -> ImageUse:
+        origin, decorative = self._origin, is_decorative(element)
+        caption = one_line(element.get(CAPTION) or "") if origin.is_made else ""
         line, column = self._position(element)
-        use = ImageUse(
-            document=self._page.document,
+        return ImageUse(
+            document=origin.document,
             line=line,
             column=column,
-            place=self._page.place,
+            place=origin.place,
             source=sources[0] if sources else "",
             name=name.text,
-            name_from=source,
-            alt=element.get("alt") if kind in ("img", "input", "area") else None,
+            name_from=name.source,
+            alt=element.get("alt") if element.name in ("img", "input", "area") else None,
             hidden=context.is_hidden,
             decorative=decorative,
-            caption=caption,
-            language=context.language or self._page.language,
-            only_content_of=_own_control(element, kind),
+            caption=caption or context.caption,
+            language=context.language or origin.language,
+            only_content_of=None if context.is_hidden else _own_control(element, kind),
             width=pixels(element, "width"),
             height=pixels(element, "height"),
-            page=self._page.page or "#".join(filter(None, (self._page.document, self._page.place))),
+            page=origin.page or "#".join(filter(None, (origin.document, origin.place))),
             candidates=tuple(dict.fromkeys(shown_source(other) for other in sources[1:])),
             element=kind,
             exposed_by=exposing_attribute(element) if decorative else None,
         )
-        draft = _Draft(use, self.text.length, control, located, context.map, ornament)
-        self._drafts.append(draft)
-        if control and name.text:
-            control.named_images += 1
-        if element.get("usemap"):
-            self._maps.setdefault((element.get("usemap") or "").lstrip("#"), use.source)
-        if self._page.is_made and element.get(CAPTION):
-            self.text.add(f" {element.get(CAPTION)} ")
-        return True
 
     def _position(self, element: Element) -> tuple[int | None, int | None]:
-        if not self._page.is_made:
+        if self._frame:
+            return self._frame.position
+        if not self._origin.is_made:
             return element.line, element.column
         at = re.fullmatch(r"(\d{1,9}):(\d{1,9})", element.get(AT) or "")
         return (int(at[1]), int(at[2])) if at else (None, None)
@@ -287,13 +311,32 @@ def _kind(element: Element, outer: _Context) -> str | None:
         return "area"
     if name in ("object", "embed") and _is_picture(element):
         return None if outer.in_image or any(_images(element)) else name
-    return "role" if own_role in ("img", "image") else None
+    if own_role in ("img", "image"):
+        return "role"
+    is_icon = outer.control and name in ("i", "span") and own_name(element).text is None
+    return "icon" if is_icon and not element.children and _is_icon(element) else None
 
 
-def _images(element: Element, name: str = "img") -> Iterator[Element]:
-    """The images among the first nodes below an element."""
+def _is_icon(element: Element) -> bool:
+    return any(map(_ICON.fullmatch, (element.get("class") or "").lower().split()))
+
+
+_ICON = re.compile(
+    r"fa[bdlrs]?|(?:fa|bi|glyphicon|mdi|ph|ri|ti|la|dashicons)-[\w-]+|(?:[\w-]+-)?icons?(?:-[\w-]+)?"
+)
+"""Classes by which the usual fonts of icons, such as Font Awesome, draw an empty element."""
+
+
+def _is_ornament(element: Element, kind: str, name: Name, located: Located | None) -> bool:
+    """Whether an element has neither role nor name, so that it is no image to assistive technology."""
+    drawn = kind == "svg" and located is not None and role(element) not in IMAGE_ROLES
+    return name.text is None and (drawn or kind == "icon")
+
+
+def _images(element: Element, *names: str) -> Iterator[Element]:
+    """The elements of these names, by default ``img``, among the first nodes below an element."""
     nodes = islice(element.descendants(), _MOST_NODES)
-    return (node for node in nodes if isinstance(node, Element) and node.name == name)
+    return (node for node in nodes if isinstance(node, Element) and node.name in (names or ("img",)))
 
 
 def _svg_images(element: Element) -> list[Element]:
@@ -321,6 +364,8 @@ def _sources(element: Element, kind: str, context: _Context) -> list[str]:
         # An SVG around one image file shows that file, as covers of books do.
         images = [element] if element.name == "image" else _svg_images(element)
         return [_href(images[0])] if len(images) == 1 and not context.in_image else []
+    if kind == "icon":
+        return []
     if kind == "role":
         style = re.search(
             r"(?i)background(?:-image)?\s*:[^;]*?url\(\s*[\"']?([^\"')]*)", element.get("style") or ""
@@ -343,10 +388,17 @@ def _href(element: Element) -> str:
 
 def _drawn(element: Element, kind: str, sources: list[str]) -> Located | None:
     """What is reported of an image that is no file; None where there is a source to look for."""
-    if kind not in ("svg", "role") or sources:
+    if kind not in _DRAWN or sources:
         return None
-    what = "is drawn by SVG in the page" if kind == "svg" else 'has role="img" and names no file'
-    return Located(None, INLINE_SVG, f"the element {element.name} {what}, which is not rendered")
+    return Located(None, INLINE_SVG, f"the element {element.name} {_DRAWN[kind]}, which is not rendered")
+
+
+PLOT = Located(None, INLINE_SVG, "the cell's code draws it when the page is made, and no code is run")
+_DRAWN = {
+    "svg": "is drawn by SVG in the page",
+    "role": 'has role="img" and names no file',
+    "icon": "is drawn by a font of icons",
+}
 
 
 def _figure_caption(figure: Element) -> str | None:
@@ -364,12 +416,12 @@ def _own_control(element: Element, kind: str) -> str | None:
     return role(element) if kind == "img" and role(element) in ("link", "button") else None
 
 
-def _only_content(draft: _Draft) -> str | None:
+def _only_content(one: _Pending) -> str | None:
     """The kind of control that only this image can name; None if a text or another image names it."""
-    control = draft.control
-    if control is None or control.is_named or draft.use.hidden:
+    control = one.control
+    if control is None or control.is_named:
         return None
-    others = control.named_images - bool(draft.use.name)
+    others = control.named_images - bool(one.use.name and not one.use.hidden)
     return None if others else control.kind
 
 

@@ -11,8 +11,8 @@ from typing import Any
 from cachetools import LRUCache
 
 from descscore import __version__
-from descscore.auditing.audited import AuditedUse, location, order_key, severity_rank
 from descscore.auditing.reports import Summary
+from descscore.auditing.results import AuditedUse, location, order_key, severity_rank
 from descscore.auditing.rules import BY_CODE, RULES, SEVERITIES
 from descscore.auditing.uses import ImageUse
 from descscore.errors import InputError

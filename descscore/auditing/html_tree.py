@@ -96,7 +96,7 @@ _DECLARED = re.compile(rb"(?i)<meta\b[^>]{0,500}?\bcharset\s*=\s*[\"']?\s*([a-z0
 _XML_DECLARED = re.compile(rb"(?i)\s*<\?xml\b[^>]{0,200}?\bencoding\s*=\s*[\"']([a-z0-9_:.-]+)")
 
 
-def names(text: str) -> frozenset[str]:
+def name_set(text: str) -> frozenset[str]:
     """Names that stand in a text with spaces between them."""
     return frozenset(text.split())
 
@@ -107,7 +107,7 @@ _ATTRIBUTE = re.compile(r"([^\s/>][^\s/>=]*)(\s*=\s*)?")
 _BARE = re.compile(r"[^\s>]*")
 _RAW = {
     name: re.compile(rf"(?i)</{name}(?=[\s/>])")
-    for name in names("iframe noembed noframes script style textarea title xmp")
+    for name in name_set("iframe noembed noframes script style textarea title xmp")
 }
 """Elements that hold no other elements, with their end."""
 _ESCAPABLE = ("textarea", "title")
@@ -120,23 +120,23 @@ def _unescape(text: str) -> str:
         return text
 
 
-_VOID = names(
+_VOID = name_set(
     "area base basefont bgsound br col embed frame hr img input keygen link meta param source track wbr"
 )
-INLINE = names(
+INLINE = name_set(
     "a abbr acronym b bdi bdo big cite code data del dfn em font i img ins kbd label mark math q ruby s samp "
     "small span strike strong sub sup svg time tt u var wbr"
 )
 """Elements around which text runs on."""
-_TABLE = names("caption colgroup table tbody td tfoot th thead tr")
-_SCOPE = names("caption html object table td template th")
+_TABLE = name_set("caption colgroup table tbody td tfoot th thead tr")
+_SCOPE = name_set("caption html object table td template th")
 """Elements that an end tag inside them does not close, nor anything around them."""
-_ENDS_PARAGRAPH = names(
+_ENDS_PARAGRAPH = name_set(
     "address article aside blockquote center dd details dialog dir div dl dt fieldset figcaption figure "
     "footer form h1 h2 h3 h4 h5 h6 header hgroup hr li main menu nav ol p pre search section summary table ul"
 )
-_CELLS, _SECTIONS = frozenset(("td", "th")), names("caption colgroup tbody tfoot thead")
-_LISTS = names("dir menu ol ul")
+_CELLS, _SECTIONS = frozenset(("td", "th")), name_set("caption colgroup tbody tfoot thead")
+_LISTS = name_set("dir menu ol ul")
 _IMPLIED_ENDS = {
     "a": (frozenset(("a",)), _SCOPE),
     "button": (frozenset(("button",)), _SCOPE),

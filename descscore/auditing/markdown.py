@@ -1,4 +1,4 @@
-"""Uses of images in Markdown: CommonMark with HTML, attributes as in Pandoc and Quarto, MyST's figures.
+"""Uses of images in Markdown: CommonMark with HTML, and what Pandoc, Quarto, MyST, Hugo and Jekyll add.
 
 The text becomes HTML whose images know their place in the Markdown, and the HTML's reader does the rest.
 """
@@ -6,12 +6,15 @@ The text becomes HTML whose images know their place in the Markdown, and the HTM
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, MutableMapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from html import escape
+from itertools import takewhile, zip_longest
 from typing import Any
 
+import yaml
 from markdown_it import MarkdownIt
 from markdown_it.common.utils import escapeHtml
 from markdown_it.renderer import RendererHTML
@@ -24,8 +27,8 @@ from mdit_py_plugins.deflist import deflist_plugin
 from mdit_py_plugins.footnote import footnote_plugin
 from mdit_py_plugins.front_matter import front_matter_plugin
 
-from descscore.auditing.html import AT, BRACKET, CAPTION, Page, Reading
-from descscore.auditing.html_tree import Element, names, parse
+from descscore.auditing.html import AT, BRACKET, CAPTION, PLOTTED, Origin, Reading
+from descscore.auditing.html_tree import Element, name_set, parse
 from descscore.auditing.uses import ImageUse
 
 Env = MutableMapping[str, Any]
@@ -36,21 +39,21 @@ _MOST_DEPTH = 10
 """Most directives inside one another that are read."""
 
 
-def read_markdown(text: str, page: Page) -> Iterator[ImageUse]:
+def read_markdown(text: str, origin: Origin) -> Iterator[ImageUse]:
     """The uses of images in a Markdown text.
 
     Raises:
         DataError: The text holds too many elements.
     """
-    return markdown_reading(text, page).uses()
+    return markdown_reading(text, origin).uses()
 
 
-def markdown_reading(text: str, page: Page) -> Reading:
+def markdown_reading(text: str, origin: Origin) -> Reading:
     """A Markdown text that is read: its uses and its visible text. Raises as :func:`read_markdown`."""
     lines = re.split("\r\n|\n|\r", text)
     env = {"lines": lines, "first": 0, "depth": 0}
     language = _LANGUAGE.search(_front_matter(text))
-    made = replace(page, is_made=True, language=language[1] if language else page.language)
+    made = replace(origin, is_made=True, language=language[1] if language else origin.language)
     return Reading(_markdown().render("\n".join(lines), env), made)
 
 
@@ -79,21 +82,21 @@ class _Renderer(RendererHTML):
         given: dict[str, str] = token.meta.get("attributes", {})
         bracket = self.renderInlineAsText(token.children, options, env) if token.children else ""
         own = {name: value for name, value in given.items() if name not in _TEXTS}
-        own |= {
-            "src": str(token.attrs.get("src", "")),
-            AT: "{}:{}".format(*token.meta.get("place", ("", ""))),
-        }
+        own |= {"src": str(token.attrs.get("src", "")), AT: _at(token)}
         if "title" in token.attrs:
             own["title"] = str(token.attrs["title"])
-        text = next((given[name] for name in ("fig-alt", "alt") if name in given), None)
-        caption = given.get("fig-cap", bracket if text is not None else "")
-        if text is not None:
-            own["alt"] = text
-        elif bracket.strip():
-            own |= {"alt": bracket, BRACKET: ""}
-        if caption:
-            own[CAPTION] = caption
-        return _tag("img", own)
+        return _image(own, next((given[name] for name in ALTS if name in given), None), bracket, given)
+
+    def shortcode(self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: Env) -> str:
+        given: dict[str, str] = tokens[idx].meta["attributes"]
+        source = next((given[name] for name in _SHORTCODE_SOURCES if name in given), "")
+        own = {name: given[name] for name in ("width", "height") if name in given}
+        caption = given.get("caption", "")
+        text = given.get("alt", tokens[idx].meta["default"] or caption or None)
+        picture = _image(own | {"src": source, AT: _at(tokens[idx])}, text, "", {})
+        if given.get("link"):
+            picture = f'<a href="{escape(given["link"])}">{picture}</a>'
+        return f"<figure>{picture}{f'<figcaption>{escape(caption)}</figcaption>' if caption else ''}</figure>"
 
     def html_block(self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: Env) -> str:
         token = tokens[idx]
@@ -114,12 +117,73 @@ class _Renderer(RendererHTML):
         name = directive[1] if directive else ""
         if directive and name in (*_FIGURES, *_WRAPPERS) and env["depth"] < _MOST_DEPTH:
             return _directive(token, name, directive[2].strip(), env)
-        return f"<pre>{escapeHtml(token.content)}</pre>\n"
+        line = env["first"] + (token.map[0] if token.map else 0)
+        start = len(env["lines"][line]) - len(env["lines"][line].lstrip())
+        own = {"src": "", PLOTTED: "", AT: f"{line + 1}:{start + 1}"}
+        plots = [
+            _image(own, alt, caption or "", {})
+            for alt, caption in plot_texts(token.content, token.info.strip())
+        ]
+        return f"<pre>{escapeHtml(token.content)}</pre>{''.join(plots)}\n"
 
 
-_TEXTS = ("alt", "fig-alt", "fig-cap")
+ALTS = ("fig-alt", "alt")
+_TEXTS = (*ALTS, "fig-cap")
+
+
+def _at(token: Token) -> str:
+    return "{}:{}".format(*token.meta.get("place", ("", "")))
+
+
+def _image(own: dict[str, str], text: str | None, bracket: str, given: Mapping[str, str]) -> str:
+    """An image whose text is given, or stands in the bracket, which is the caption otherwise."""
+    caption = given.get("fig-cap", bracket if text is not None else "")
+    if text is not None:
+        own = own | {"alt": text}
+    elif bracket.strip():
+        own = own | {"alt": bracket, BRACKET: ""}
+    return _tag("img", own | {CAPTION: caption} if caption else own)
+
+
+def plot_texts(code: str, head: str = "") -> list[tuple[str | None, str | None]]:
+    """The text alternative and the caption of each picture that a cell of Quarto or R Markdown draws.
+
+    Cells whose options name neither draw none, as far as anybody can tell.
+
+    Args:
+        code: The cell's code, whose first lines may hold options in YAML: ``#| fig-alt: "A dog"``.
+        head: What stands after the fence, such as ``{r, fig.alt="A dog"}``.
+    """
+    options: dict[str, Any] = {}
+    if cell := re.fullmatch(r"\{\s*\w+\b(.*)\}", head):
+        for name, *quoted, bare in re.findall(_HEAD_OPTION, cell[1]):
+            options[name] = "".join(quoted) or (f"{{{{ {bare} }}}}" if bare else "")
+    elif head:
+        return []
+    lines = [match[1] for match in takewhile(bool, map(_OPTION_LINE.match, code.split("\n")[:_MOST_OPTIONS]))]
+    with suppress(yaml.YAMLError, RecursionError):
+        written = yaml.load("\n".join(lines)[:_LONGEST_OPTIONS], _OptionLoader)
+        options |= written if isinstance(written, dict) else {}
+    alts, captions = (
+        [one for one in (value if isinstance(value, list) else [value]) if isinstance(one, str)]
+        for value in (options.get(f"fig-{what}", options.get(f"fig.{what}")) for what in ("alt", "cap"))
+    )
+    return list(zip_longest(alts, captions))
+
+
+_HEAD_OPTION = r"""(fig\.(?:alt|cap))\s*=\s*(?:"((?:\\.|[^"\\])*)"|'((?:\\.|[^'\\])*)'|([^\s,"']+))"""
+_OPTION_LINE = re.compile(r"\s*(?:#|//|%%|--)\| ?(.*)")
+_MOST_OPTIONS, _LONGEST_OPTIONS = 100, 20_000
+"""Most lines and characters of a cell's options that are read."""
+
+
+class _OptionLoader(yaml.BaseLoader):
+    """Reads all values as texts; what R fills in (``!expr``) as a template."""
+
+
+_OptionLoader.add_constructor("!expr", lambda loader, node: "{{ expr }}")
 _FIGURES = ("figure", "image", "figure-md")
-_WRAPPERS = names(
+_WRAPPERS = name_set(
     "admonition attention card caution danger dropdown epigraph error exercise grid grid-item grid-item-card "
     "hint important margin note seealso sidebar solution tab-item tab-set tip topic warning"
 )
@@ -243,6 +307,57 @@ def _attributes(text: str) -> dict[str, str] | None:
     return attributes if place == len(text) else None
 
 
+def _shortcode_rule(state: StateInline, silent: bool) -> bool:
+    """Read a figure of Hugo (``{{< figure src="a.png" >}}``) or Jekyll (``{% include figure.html %}``)."""
+    mark = _SHORTCODE.match(state.src, state.pos)
+    given = _shortcode_values(mark) if mark else {}
+    if mark is None or not any(name in given for name in _SHORTCODE_SOURCES):
+        return False
+    if not silent:
+        # What a site's own figure says without a text, only its template knows.
+        default = "" if mark[2] is None else "{{ alt }}"
+        state.push("shortcode", "", 0).meta = {"at": state.pos, "attributes": given, "default": default}
+    state.pos = mark.end()
+    return True
+
+
+def _shortcode_values(mark: re.Match[str]) -> dict[str, str]:
+    values = {}
+    for name, quoted, single, raw, bare in _SHORTCODE_VALUE.findall(mark[1] or mark[2] or ""):
+        text = re.sub(r"\\(.)", r"\1", quoted) + single + raw
+        # A bare word is a value for Hugo, and for Jekyll the name of one.
+        values[name.lower()] = f"{{{{ {bare} }}}}" if bare and mark[2] else text + bare
+    return values
+
+
+def _shortcode_block(state: StateBlock, start: int, end: int, silent: bool) -> bool:
+    """Read a figure of Hugo that has lines of its own, of which one may begin with ``>``, as a paragraph."""
+    place = state.bMarks[start] + state.tShift[start]
+    mark = None if state.is_code_block(start) else _SHORTCODE.match(state.src, place, state.eMarks[end - 1])
+    if mark is None or not mark[1]:
+        return False
+    stop = start + mark[0].count("\n") + 1
+    if stop == start + 1 or state.src[mark.end() : state.eMarks[stop - 1]].strip():
+        return False
+    if not silent:
+        state.push("paragraph_open", "p", 1)
+        token = state.push("inline", "", 0)
+        token.content, token.map, token.children = mark[0], [start, stop], []
+        state.push("paragraph_close", "p", -1)
+        state.line = stop
+    return True
+
+
+_SHORTCODE_VALUE = re.compile(
+    r"""([\w-]+)\s*=\s*(?:"((?:\\.|[^"\\])*)"|'([^']*)'|`([^`]*)`|([^\s"'`{}<>%=]+))"""
+)
+_SHORTCODE = re.compile(
+    r"""(?x)\{\{ [<%] \s* figure \s ( (?: "(?:\\.|[^"\\])*" | `[^`]*` | [^"`{}] )*? ) /? [>%]\}\}
+    | \{%-? \s* include \s+ (?:[\w-]+/)*figure(?:\.\w+)? \s ( (?: "[^"]*" | '[^']*' | [^"'{}] )*? ) -?%\}"""
+)
+_SHORTCODE_SOURCES = ("src", "path", "image_path", "url", "image")
+
+
 def _html_rule(state: StateInline, silent: bool) -> bool:
     start = state.pos
     if not html_inline(state, silent):
@@ -297,8 +412,9 @@ def _markdown() -> MarkdownIt:
     markdown.use(front_matter_plugin).use(footnote_plugin).use(deflist_plugin)
     markdown.inline.ruler.at("image", _image_rule)
     markdown.inline.ruler.at("html_inline", _html_rule)
+    markdown.inline.ruler.before("escape", "shortcode", _shortcode_rule)
     markdown.core.ruler.after("inline", "places", _places_rule)
-    markdown.block.ruler.before(
-        "fence", "colons", _colon_rule, {"alt": ["paragraph", "reference", "blockquote", "list"]}
-    )
+    for name, rule in (("colons", _colon_rule), ("shortcodes", _shortcode_block)):
+        ends = {"alt": ["paragraph", "reference", "blockquote", "list"]}
+        markdown.block.ruler.before("fence", name, rule, ends)
     return markdown

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from descscore.auditing.html import Page, Reading
-from descscore.auditing.markdown import markdown_reading
-from descscore.auditing.sources import Located, decode_base64
-from descscore.auditing.uses import INLINE_SVG, MOST_WORDS, UNREADABLE, ImageUse, one_line
+from descscore.auditing.html import Origin, Reading
+from descscore.auditing.markdown import markdown_reading, plot_texts
+from descscore.auditing.sources import decode_base64
+from descscore.auditing.uses import INLINE_SVG, MOST_WORDS, UNREADABLE, ImageUse, Located, one_line
 from descscore.errors import DataError
 
 _PICTURES = ("image/png", "image/jpeg", "image/webp", "image/gif", "image/avif", "image/bmp")
@@ -28,13 +28,13 @@ class _Cell:
     """The last words."""
 
 
-def read_notebook(data: bytes, page: Page) -> Iterator[ImageUse]:
+def read_notebook(data: bytes, origin: Origin) -> Iterator[ImageUse]:
     """The uses of images in a notebook; the place of each is its cell, counted from 1.
 
     Raises:
         DataError: It is no notebook in format 4.
     """
-    cells = [_read(cell, number, page) for number, cell in enumerate(_cells(data), 1)]
+    cells = [_read(cell, number, origin) for number, cell in enumerate(_cells(data), 1)]
     for number, cell in enumerate(cells):
         for use in cell.uses:
             before, after = use.words_before, use.words_after
@@ -64,22 +64,33 @@ def _cells(data: bytes) -> list[Any]:
     return cells
 
 
-def _read(cell: object, number: int, page: Page) -> _Cell:
+def _read(cell: object, number: int, origin: Origin) -> _Cell:
     if not isinstance(cell, dict):
         return _Cell()
-    here = replace(page, place=f"cell {number}", page=page.document)
+    here = replace(origin, place=f"cell {number}", page=origin.document)
     if cell.get("cell_type") == "markdown":
-        attachments = replace(page.sources, attachments=_attachments(cell.get("attachments")))
+        attachments = replace(origin.sources, attachments=_attachments(cell.get("attachments")))
         reading = markdown_reading(_text(cell.get("source")), replace(here, sources=attachments))
         text = reading.text
         return _Cell(list(reading.uses()), text.around(0)[1], text.around(text.length)[0])
     outputs = cell.get("outputs")
-    uses = []
+    uses: list[ImageUse] = []
     if cell.get("cell_type") == "code" and isinstance(outputs, list):
         for index, output in enumerate(outputs, 1):
             if isinstance(output, dict) and isinstance(output.get("data"), dict):
                 uses += _output(output, replace(here, place=f"cell {number}, output {index}"))
+        uses = list(_with_plot_texts(uses, _text(cell.get("source"))))
     return _Cell(uses)
+
+
+def _with_plot_texts(uses: list[ImageUse], code: str) -> Iterator[ImageUse]:
+    """The pictures among a cell's outputs with the texts that Quarto's options in its code give them."""
+    texts = iter(plot_texts(code))
+    for use in uses:
+        alt, caption = next(texts, (None, None)) if use.element == "output" else (None, None)
+        if use.alt is None and alt is not None:
+            use = replace(use, name=one_line(alt), name_from="alt", alt=alt, decorative=alt == "")
+        yield replace(use, caption=caption or use.caption)
 
 
 def _text(value: object) -> str:
@@ -112,20 +123,20 @@ def _picture(kinds: Mapping[str, Any]) -> tuple[str, Located]:
     return "", Located(None, UNREADABLE, f"it is in none of the formats {', '.join(_PICTURES)}")
 
 
-def _output(output: Mapping[str, Any], page: Page) -> list[ImageUse]:
+def _output(output: Mapping[str, Any], origin: Origin) -> list[ImageUse]:
     """Uses of images in an output of code: one picture, or those in its HTML."""
     kinds = output["data"]
     kind, (image, problem, detail) = _picture(kinds)
     if not kind:
-        return list(Reading(_text(kinds.get("text/html")), page).uses()) if "text/html" in kinds else []
+        return list(Reading(_text(kinds.get("text/html")), origin).uses()) if "text/html" in kinds else []
     given = output.get("metadata")
     metadata = given.get(kind, given) if isinstance(given, dict) else None
     metadata = metadata if isinstance(metadata, dict) else {}
     alt = metadata.get("alt") if isinstance(metadata.get("alt"), str) else None
     return [
         ImageUse(
-            document=page.document,
-            place=page.place,
+            document=origin.document,
+            place=origin.place,
             source=kind,
             image=image,
             image_problem=problem,
@@ -136,7 +147,7 @@ def _output(output: Mapping[str, Any], page: Page) -> list[ImageUse]:
             decorative=alt == "",
             width=_pixels(metadata.get("width")),
             height=_pixels(metadata.get("height")),
-            page=page.page,
+            page=origin.page,
             element="output",
         )
     ]

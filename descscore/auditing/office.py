@@ -11,13 +11,15 @@ from typing import Any
 from lxml import etree
 
 from descscore.auditing.archives import Archive
-from descscore.auditing.sources import Located, Root, Sources
+from descscore.auditing.sources import Root, Sources
 from descscore.auditing.uses import (
     INLINE_SVG,
     MISSING,
     OUTSIDE,
     DocumentProblem,
     ImageUse,
+    Located,
+    PendingUse,
     RunningText,
     one_line,
 )
@@ -28,14 +30,9 @@ _EMU = 9525
 
 
 @dataclass
-class Draft:
-    """A use whose surroundings are not read to their end."""
+class PendingPicture(PendingUse):
+    """A picture of an office file whose surroundings are not read to their end."""
 
-    use: ImageUse
-    at: int
-    """Where it stands in the running text."""
-    located: Located | None = None
-    """What is reported of a drawing; None where the source is looked for."""
     paragraph: int = -1
 
 
@@ -51,7 +48,7 @@ class Part:
     language: str | None
     roots: tuple[Root, ...]
     text: RunningText = field(default_factory=RunningText)
-    drafts: list[Draft] = field(default_factory=list)
+    pending: list[PendingPicture] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.root = self.archive.xml(self.name)
@@ -60,17 +57,8 @@ class Part:
 
     def uses(self) -> Iterator[ImageUse]:
         """The finished records. An image is read when its use is taken."""
-        for draft in self.drafts:
-            image, problem, detail = draft.located or self._locate(draft.use.source)
-            before, after = self.text.around(draft.at)
-            yield replace(
-                draft.use,
-                image=image,
-                image_problem=problem,
-                image_detail=detail,
-                words_before=before,
-                words_after=after,
-            )
+        for one in self.pending:
+            yield one.finished(one.located or self._locate(one.use.source), self.text)
 
     def target(self, relation: str | None) -> str:
         """Where a relation leads, as written; '' for none."""
@@ -86,7 +74,7 @@ class Part:
 
     def record(
         self, properties: Any, place: str, sources: list[str], drawing: str = "", **known: Any
-    ) -> Draft:
+    ) -> PendingPicture:
         """Keep a use.
 
         Args:
@@ -102,8 +90,12 @@ class Part:
         spoken = "descr" if alt is not None and (alt.strip() or not (title or "").strip()) else "title"
         name = alt if spoken == "descr" else title
         decorative = properties is not None and _is_marked(properties, "decorative")
+        unseen = values.get("hidden") in ("1", "true")
         link = properties is not None and next(properties.iter("{*}hlinkClick"), None) is not None
-        known = {"language": self.language, "only_content_of": "link" if link else None} | known
+        known = {
+            "language": self.language,
+            "only_content_of": "link" if link and not unseen else None,
+        } | known
         use = ImageUse(
             document=self.document,
             place=place,
@@ -112,16 +104,15 @@ class Part:
             name=None if name is None else one_line(name),
             name_from=None if name is None else spoken,
             alt=alt,
-            hidden=decorative or values.get("hidden") in ("1", "true"),
+            hidden=decorative or unseen,
             decorative=decorative,
             page=self.page,
             element="picture",
             **known,
         )
         located = Located(None, INLINE_SVG, f"it is {drawing}, which is not rendered") if drawing else None
-        draft = Draft(use, self.text.length, located)
-        self.drafts.append(draft)
-        return draft
+        self.pending.append(PendingPicture(use, self.text.length, located))
+        return self.pending[-1]
 
     def pictures(self, element: Any, around: str) -> list[Any]:
         """The pictures below an element that belong to no other element called ``around`` inside it."""
@@ -233,16 +224,16 @@ def _word_styles(archive: Archive, name: str) -> tuple[set[str], str | None]:
         return {"Caption"}, None
     root = archive.xml(name)
     captions = {
-        _value(style, "styleId")
+        value(style, "styleId")
         for style in root.iter("{*}style")
-        if any(_value(one, "val").lower() == "caption" for one in style.iter("{*}name"))
+        if any(value(one, "val").lower() == "caption" for one in style.iter("{*}name"))
     }
     defaults = next(root.iter("{*}docDefaults"), root)
-    language = next((_value(one, "val") for one in defaults.iter("{*}lang")), "")
+    language = next((value(one, "val") for one in defaults.iter("{*}lang")), "")
     return captions | {"Caption"}, language or None
 
 
-def _value(element: Any, name: str) -> str:
+def value(element: Any, name: str) -> str:
     """An attribute by its local name; '' without it."""
     return next((str(v) for key, v in element.attrib.items() if key.rpartition("}")[2] == name), "")
 
@@ -257,7 +248,7 @@ def _read_word(part: Part, captions: set[str], prefix: str) -> None:
             if event == "start":
                 count += 1
                 open_paragraphs.append(count)
-                style = next((_value(one, "val") for one in element.iterfind("{*}pPr/{*}pStyle")), "")
+                style = next((value(one, "val") for one in element.iterfind("{*}pPr/{*}pStyle")), "")
                 if style in captions:
                     texts[count] = []
             elif open_paragraphs:
@@ -272,16 +263,16 @@ def _read_word(part: Part, captions: set[str], prefix: str) -> None:
             part.text.add(" ")
         elif name in ("drawing", "pict", "object"):
             paragraph = open_paragraphs[0] if open_paragraphs else 0
-            draft = _word_picture(part, element, name, f"{prefix}paragraph {paragraph}")
-            if draft is not None:
-                draft.paragraph = paragraph
-    for draft in part.drafts:
-        near = (draft.paragraph + 1, draft.paragraph - 1, draft.paragraph)
+            picture = _word_picture(part, element, name, f"{prefix}paragraph {paragraph}")
+            if picture is not None:
+                picture.paragraph = paragraph
+    for one in part.pending:
+        near = (one.paragraph + 1, one.paragraph - 1, one.paragraph)
         caption = next((one_line("".join(texts[number])) for number in near if number in texts), None)
-        draft.use = replace(draft.use, caption=caption or None)
+        one.use = replace(one.use, caption=caption or None)
 
 
-def _word_picture(part: Part, element: Any, name: str, place: str) -> Draft | None:
+def _word_picture(part: Part, element: Any, name: str, place: str) -> PendingPicture | None:
     """Keep the use of a picture or drawing; None for shapes and text boxes."""
     known: dict[str, Any] = {}
     if name != "drawing":  # VML, as older programs wrote it
@@ -299,7 +290,7 @@ def _word_picture(part: Part, element: Any, name: str, place: str) -> Draft | No
     described = [one.get("descr") for one in inner if (one.get("descr") or "").strip()]
     if described:  # a group may leave the descriptions to its pictures
         known["name"] = "; ".join(described)
-    language = next((_value(one, "val") for one in _run_properties(element)), "")
+    language = next((value(one, "val") for one in _run_properties(element)), "")
     if language:
         known["language"] = language
     known |= _link(element) | _size(next(element.iter("{*}extent"), None))

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from descscore.auditing.archives import Archive
-from descscore.auditing.office import Part, local_name, walk
+from descscore.auditing.office import Part, local_name, value, walk
 from descscore.auditing.sources import Root
 from descscore.auditing.uses import DocumentProblem, ImageUse, one_line
 
@@ -45,8 +45,7 @@ def _mark_encrypted(archive: Archive) -> None:
         return
     for entry in archive.xml(manifest).iter("{*}file-entry"):
         if next(entry.iter("{*}encryption-data"), None) is not None:
-            name = next((v for key, v in entry.attrib.items() if key.endswith("}full-path")), "")
-            archive.unreadable[str(name)] = "is encrypted"
+            archive.unreadable[value(entry, "full-path")] = "is encrypted"
 
 
 def _language(archive: Archive) -> str | None:
@@ -55,14 +54,10 @@ def _language(archive: Archive) -> str | None:
         return None
     for style in archive.xml("styles.xml").iter("{*}default-style"):
         for properties in style.iter("{*}text-properties"):
-            language, country = _value(properties, "language"), _value(properties, "country")
+            language, country = value(properties, "language"), value(properties, "country")
             if language and language != "none":
                 return f"{language}-{country}" if country and country != "none" else language
     return None
-
-
-def _value(element: Any, name: str) -> str:
-    return next((str(v) for key, v in element.attrib.items() if key.endswith(f"}}{name}")), "")
 
 
 def _is_inside(element: Any, name: str) -> bool:
@@ -86,23 +81,23 @@ def _record(part: Part, frame: Any, place: str) -> None:
     }
     named = next((name for name in ("title", "desc") if one_line(texts[name] or "")), None)
     named = named or next((name for name in texts if texts[name] is not None), None)
-    sources = [_value(image, "href") for image in images]
+    sources = [value(image, "href") for image in images]
     # A drawing and the same as a picture: the picture can be looked at.
     sources.sort(key=lambda source: source.lower().endswith((".svg", ".svm", ".emf", ".wmf")))
-    draft = part.record(
+    picture = part.record(
         None,
         place,
         [source.removeprefix("./") for source in sources],
         caption=_caption(frame),
         only_content_of="link" if _is_inside(frame, "a") and not _link_text(frame) else None,
-        width=_pixels(_value(frame, "width")),
-        height=_pixels(_value(frame, "height")),
+        width=_pixels(value(frame, "width")),
+        height=_pixels(value(frame, "height")),
     )
-    decorative = _value(frame, "decorative") == "true"
+    decorative = value(frame, "decorative") == "true"
     name = None if named is None else one_line(texts[named] or "")
     alt = None if named is None else texts[named] or ""
-    draft.use = replace(
-        draft.use, name=name, name_from=named, alt=alt, decorative=decorative, hidden=decorative
+    picture.use = replace(
+        picture.use, name=name, name_from=named, alt=alt, decorative=decorative, hidden=decorative
     )
 
 

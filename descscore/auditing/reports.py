@@ -15,7 +15,7 @@ from urllib.parse import quote
 from xml.etree import ElementTree
 
 from descscore import __version__
-from descscore.auditing.audited import AuditedUse, location
+from descscore.auditing.results import AuditedUse, location
 from descscore.auditing.rules import BY_CODE, RULES, SEVERITIES, Finding, Severity
 from descscore.auditing.uses import NOT_LOOKED_AT
 from descscore.errors import shown

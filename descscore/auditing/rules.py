@@ -1,7 +1,7 @@
 """The rules of an audit: codes, severities, reasons in plain words, and the checks that need no model.
 
 A rule looks at one use of an image, or at all uses on one page. Rules by the picture have no check here:
-:mod:`descscore.auditing.picture` decides them from scores.
+:mod:`descscore.auditing.picture_rules` decides them from scores.
 """
 
 from __future__ import annotations
@@ -67,11 +67,14 @@ def _missing(use: ImageUse) -> str | None:
 
 
 def _empty_in_link(use: ImageUse) -> str | None:
+    control = use.only_content_of
+    if not control or (use.name and not use.hidden):
+        return None
     if use.hidden and not use.decorative:
-        return None
-    if not use.only_content_of or use.name:
-        return None
-    return f"is all that a {use.only_content_of} holds, and has no text: say what it does"
+        return (
+            f"is all that a {control} holds, and is hidden from screen readers: say what the {control} does"
+        )
+    return f"is all that a {control} holds, and has no text: say what the {control} does"
 
 
 def _file_name(use: ImageUse) -> str | None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 from urllib.parse import unquote, unquote_to_bytes, urljoin, urlsplit
 
-from descscore.auditing.uses import ADDRESS, INLINE_SVG, MISSING, OUTSIDE, TEMPLATE, UNREADABLE
+from descscore.auditing.uses import ADDRESS, INLINE_SVG, MISSING, OUTSIDE, TEMPLATE, UNREADABLE, Located
 from descscore.auditing.wording import is_template
 from descscore.errors import ImageError
 from descscore.images import check_path
@@ -22,14 +22,6 @@ from descscore.tables.rows import is_below
 _SVG_SUFFIXES = (".svg", ".svgz")
 _MOST_SHOWN = 60
 """Most characters of a data address that a record keeps."""
-
-
-class Located(NamedTuple):
-    """An image, or why there is none; the fields are those of :class:`descscore.auditing.uses.ImageUse`."""
-
-    image: str | bytes | None = None
-    problem: str | None = None
-    detail: str | None = None
 
 
 class Store(Protocol):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 MISSING = "missing"
 """The image's file does not exist, or the document names none."""
@@ -19,9 +20,9 @@ INLINE_SVG = "inline-svg"
 element with ``role="img"`` that holds no image. It is there, so this is no fault of the document."""
 
 IMAGE_PROBLEMS = (MISSING, ADDRESS, OUTSIDE, TEMPLATE, UNREADABLE, INLINE_SVG)
+"""All values of :attr:`ImageUse.image_problem` but None."""
 NOT_LOOKED_AT = (ADDRESS, OUTSIDE, TEMPLATE)
 """The problems of images that nobody looks for."""
-"""All values of :attr:`ImageUse.image_problem` but None."""
 
 MOST_WORDS = 200
 """Most characters of the words before and after an image."""
@@ -80,7 +81,7 @@ class ImageUse:
     """Further sources of ``srcset`` and ``picture``, as written."""
     element: str = "img"
     """``img``, ``input``, ``area``, ``object``, ``embed``, ``svg``, ``role`` (any other element with
-    ``role="img"``), ``output`` of a notebook, or ``picture`` in an office document."""
+    ``role="img"``), ``icon`` of a font, ``output`` of code, or ``picture`` in an office document."""
     exposed_by: str | None = None
     """The attribute, such as ``tabindex``, that exposes an image although it is marked as decorative."""
 
@@ -93,6 +94,14 @@ class DocumentProblem:
     """The path of the file or folder, as it was given."""
     message: str
     """What is wrong, in a sentence that does not repeat the path."""
+
+
+class Located(NamedTuple):
+    """An image, or why there is none; the fields are those of :class:`ImageUse`."""
+
+    image: str | bytes | None = None
+    problem: str | None = None
+    detail: str | None = None
 
 
 def one_line(text: str) -> str:
@@ -129,3 +138,27 @@ class RunningText:
         if len(after) > MOST_WORDS:
             after = after[:MOST_WORDS].rpartition(" ")[0] or after[:MOST_WORDS]
         return before, after
+
+
+@dataclass
+class PendingUse:
+    """A use whose image is not looked for, and whose surroundings are not read to their end."""
+
+    use: ImageUse
+    at: int
+    """Where it stands in the running text."""
+    located: Located | None = None
+    """What is known of its image; None where its source is to be looked for."""
+
+    def finished(self, located: Located, text: RunningText) -> ImageUse:
+        """The use with its image and the words around it."""
+        image, problem, detail = located
+        before, after = text.around(self.at)
+        return replace(
+            self.use,
+            image=image,
+            image_problem=problem,
+            image_detail=detail,
+            words_before=before,
+            words_after=after,
+        )

@@ -26,7 +26,7 @@ from descscore.image_lists import AnyImage, image_source
 from descscore.images import ImageSource, read_image_file
 from descscore.records import DECORATIVE, OK, Outcome, Pair, Score
 from descscore.stream.image_features import Decoder, ImageEncoder, ImageStage, Key, return_freed_memory
-from descscore.stream.pool import DecodePool, InlineDecoder
+from descscore.stream.pool import DecodePool, InlineDecoder, cores
 from descscore.stream.worker import PREPARE, PoolOptions
 from descscore.tables.cells import MESSAGE_LIMIT, cut
 from descscore.texts import EncodedTexts, TokenizedText
@@ -82,13 +82,6 @@ class StreamOptions:
     def processes(self) -> int:
         """Number of decoding processes to start."""
         return cores() if self.workers is None else self.workers
-
-
-def cores() -> int:
-    """Number of processor cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 class StreamPair(Protocol):

@@ -13,15 +13,10 @@ from xml.etree import ElementTree
 import jsonschema
 import pytest
 
-from descscore.auditing.audited import (
-    AuditedUse,
-    read_baseline,
-    without_known,
-    worst_first,
-    write_baseline,
-)
+from descscore.auditing.baseline import read_baseline, without_known, write_baseline
 from descscore.auditing.html_report import as_html, sorted_entries
 from descscore.auditing.reports import CSV_COLUMNS, as_csv, as_json, as_junit, as_sarif, as_text
+from descscore.auditing.results import AuditedUse, worst_first
 from descscore.auditing.rules import BY_CODE, RULES, finding
 from descscore.auditing.uses import ImageUse
 from descscore.errors import UsageError

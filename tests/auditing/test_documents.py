@@ -138,13 +138,14 @@ def samples(folder: Path) -> dict[str, bytes]:
     )
     (folder / "page.html").write_text(page)
     text = "# T\n\n![x](a.png){alt='y'} <img src=a.png>\n\n:::{figure} a.png\n:alt: z\n\nC\n:::\n"
-    text += "| a |\n|-|\n| ![](a.png) |\n"
+    text += "| a |\n|-|\n| ![](a.png) |\n\n```{r}\n#| fig-alt: [x, >-]\n```\n"
+    text += "{{< figure src='a.png' >}} {% include figure.html src='a.png' alt=x %}\n"
     (folder / "text.md").write_text(text)
     write_epub(folder / "book.epub", {"p.xhtml": page}, a__png=png())
     plot = {"output_type": "display_data", "data": {"image/png": base64_png()}}
     cells = (
         {"cell_type": "markdown", "source": text},
-        {"cell_type": "code", "source": "", "outputs": [plot]},
+        {"cell_type": "code", "source": "#| fig-alt: {a: b}", "outputs": [plot]},
     )
     write_notebook(folder / "cells.ipynb", *cells)
     write_docx(folder / "a.docx", {"descr": "A dog"})

@@ -6,6 +6,7 @@ pass, fail, and to which it does not apply.
 
 from __future__ import annotations
 
+from html import escape
 from pathlib import Path
 
 import pytest
@@ -176,6 +177,29 @@ def test_alt_is_kept_as_written_and_the_name_is_trimmed(tmp_path: Path) -> None:
         ('<a href="/"><svg><text>Home</text></svg></a>', []),
         ('<a href="/"><svg><g><title>Home</title></g></svg></a>', []),
         ('<a href="/" aria-hidden="true"><svg><path d=""/></svg></a>', []),
+        ('<a href="/"><span aria-label="Home"><svg><path d=""/></svg></span></a>', []),
+        # What screen readers do not meet names nothing.
+        ('<a href="/"><svg aria-hidden="true"><title>Home</title></svg></a>', ["link"]),
+        ('<a href="/"><svg aria-hidden="true"><path d=""/></svg></a>', ["link"]),
+        ('<button><img src="a.png" alt="Go" aria-hidden="true"></button>', ["button"]),
+        ('<button><img src="a.png" alt="Go" aria-hidden="true"> Go</button>', [None]),
+        ('<a href="/"><img src="a.png" alt="x" aria-hidden="true"><img src="a.png"></a>', ["link", "link"]),
+        (
+            '<a href="/"><img src="a.png" alt="x" aria-hidden="true"><img src="a.png" alt="Home"></a>',
+            [None, "link"],
+        ),
+        ('<a href="/" aria-hidden="true"><img src="a.png" aria-hidden="true"></a>', [None]),
+        ('<a href="/"><img src="a.png" hidden></a>', [None]),  # a script may show it
+        ('<a href="/"><b role="img"><img src="a.png"></b></a>', ["link", None]),
+        # Icons of a font.
+        ('<a href="/"><i class="fa fa-home"></i></a>', ["link"]),
+        ('<button><span class="navbar-toggler-icon" aria-hidden="true"></span></button>', ["button"]),
+        ('<a href="/"><i class="fa fa-home"></i> Home</a>', []),
+        ('<a href="/"><i class="fa fa-home" title="Home"></i></a>', []),
+        ('<a href="/" aria-label="Home"><i class="fa fa-home"></i></a>', []),
+        ('<a href="/"><i class="material-icons">home</i></a>', []),  # the font draws what is read out
+        ('<a href="/"><span class="wide"></span></a>', []),
+        ('<p><i class="fa fa-home"></i></p>', []),
         ('<a href="/"><img src="a.png"><a href="/">text</a>', ["link"]),  # an end tag is missing
     ],
 )
@@ -238,6 +262,21 @@ def test_the_nearest_language_counts(tmp_path: Path) -> None:
     image = '<img src="a.png">'
     html = f'<html lang="en"><p xml:lang="ja">{image}</p><p lang="">{image}</p>{image}'
     assert [use.language for use in page(tmp_path, html)] == ["ja", None, "en"]
+
+
+def test_a_page_in_a_frame_is_read_where_the_frame_stands(tmp_path: Path) -> None:
+    inner = "<p>In <img src='a.png' alt='A &quot;dog&quot;'> the frame</p>"
+    html = f'<html lang="de"><p>Before</p>\n<iframe srcdoc="{inner}"></iframe><img src="a.png">'
+    dog, last = page(tmp_path, html)
+    assert (dog.name, dog.line, dog.column, dog.language) == ('A "dog"', 2, 1, "de")
+    assert (dog.words_before, dog.words_after) == ("In", "the frame")
+    assert (dog.image, last.words_before) == (str(tmp_path / "a.png"), "Before")
+    (hidden,) = page(tmp_path, '<div hidden><iframe srcdoc="<img src=a.png>"></iframe></div>')
+    assert hidden.hidden
+    nested = "<img src=a.png>"
+    for _ in range(50):
+        nested = f'<iframe srcdoc="{escape(nested)}"></iframe>' if len(nested) < 200_000 else nested
+    assert page(tmp_path, nested) == []
 
 
 def test_declared_sizes(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from audited_documents import png, uses
 from hypothesis import given
 from hypothesis import strategies as st
 
-from descscore.auditing.html import Page
+from descscore.auditing.html import Origin
 from descscore.auditing.markdown import read_markdown
 from descscore.auditing.sources import FolderStore, Sources
 from descscore.auditing.uses import ImageUse
@@ -89,10 +89,70 @@ def test_name_and_caption(
         "<!-- ![no](a.png) <img src='a.png'> -->",
         "```{code-block} md\n![no](a.png)\n```",
         "---\nimage: ![no](a.png)\n---",
+        '`{{< figure src="a.png" >}}`',
+        '{{</* figure src="a.png" */>}}',
+        "{{< figures >}} {% include figures.html %}",
+        "```{python}\n#| echo: false\nplot()\n```",
+        '```python\n#| fig-alt: "no cell"\n```',
+        '```{{python}}\n#| fig-alt: "shown, not run"\n```',
     ],
 )
 def test_code_and_comments_hold_no_images(tmp_path: Path, text: str) -> None:
     assert page(tmp_path, text) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "texts"),
+    [
+        ('```{python}\n#| label: x\n#| fig-alt: "A \\"red\\" dog"\nplot()\n```', [('A "red" dog', None)]),
+        ("```{r}\n#| fig-alt: A dog\n#| fig-cap: Figure 1\nplot()\n```", [("A dog", "Figure 1")]),
+        ("```{r}\n#| fig-alt: >-\n#|   A dog\n#|   that runs\n```", [("A dog that runs", None)]),
+        ("```{ojs}\n//| fig-alt: A dog\n```", [("A dog", None)]),
+        (
+            "```{r}\n#| fig-alt: [A dog, A cat]\n#| fig-cap: [One, Two]\n```",
+            [("A dog", "One"), ("A cat", "Two")],
+        ),
+        ("```{r}\n#| fig-alt: ''\n```", [("", None)]),
+        # As with an image's bracket, a caption alone is the text too.
+        ("```{r}\n#| fig-cap: Figure 1\n```", [("Figure 1", None)]),
+        ("```{r}\n#| fig-cap: !expr paste(x)\n```", [("{{ expr }}", None)]),
+        ("```{r, echo=F, fig.alt='A dog', fig.cap=\"One\"}\nplot()\n```", [("A dog", "One")]),
+        ("```{r fig.cap=x}\nplot()\n```", [("{{ x }}", None)]),
+        ("```{r}\n#| fig-alt: [A dog\n```", []),
+    ],
+)
+def test_pictures_that_cells_draw(
+    tmp_path: Path, text: str, texts: list[tuple[str | None, str | None]]
+) -> None:
+    found = page(tmp_path, f"Before\n\n{text}\n")
+    assert [(use.name, use.caption) for use in found] == texts
+    for use in found:
+        assert (use.line, use.column, use.element, use.image_problem) == (3, 1, "output", "inline-svg")
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "caption", "link"),
+    [
+        ('{{< figure src="a.png" alt="A dog" caption="Rex" >}}', "A dog", "Rex", None),
+        ('Text {{% figure src=`a.png` alt="A \\"red\\" dog" width=40 %}} text', 'A "red" dog', None, None),
+        ('{{<figure src="a.png">}}', None, None, None),
+        ('{{< figure src="a.png" alt="" >}}', "", None, None),
+        ('{{< figure src="a.png" alt="Home" link="/" >}}', "Home", None, "link"),
+        ('text\n\n{{< figure\n  src="a.png"\n  alt="A dog"\n>}}', "A dog", None, None),
+        ('{{< figure src="a.png" caption="Rex" >}}', "Rex", "Rex", None),  # so does Hugo
+        ('{% include figure image_path="a.png" alt="A dog" caption="Rex" %}', "A dog", "Rex", None),
+        ("{%- include figure.html path='a.png' alt=page.alt -%}", "{{ page.alt }}", None, None),
+        ('{% include figure.liquid src="a.png" %}', "{{ alt }}", None, None),  # as the site decides
+    ],
+)
+def test_figures_of_hugo_and_jekyll(
+    tmp_path: Path, text: str, name: str | None, caption: str | None, link: str | None
+) -> None:
+    (use,) = page(tmp_path, text)
+    assert (use.name, use.caption, use.only_content_of) == (name, caption, link)
+    assert use.image == str(tmp_path / "a.png")
+    lines = text.split("\n")
+    assert lines[use.line - 1][use.column - 1 :].startswith(("{{", "{%"))  # type: ignore[operator]
 
 
 def test_every_use_stands_where_its_mark_begins(tmp_path: Path) -> None:
@@ -144,13 +204,16 @@ def test_words_around_hold_no_marks(tmp_path: Path) -> None:
 @given(
     st.lists(
         st.sampled_from(
-            ["![", "](a.png)", "{alt='x'}", "\n", "> ", "```", "{figure} a.png", "<img src=a.png>"]
+            [
+                *("![", "](a.png)", "{alt='x'}", "\n", "> ", "```", "{figure} a.png", "<img src=a.png>"),
+                *("{{< figure ", "src='a.png'", ">}}", "{r}", "#| fig-alt: ", "{% include figure.html "),
+            ]
         )
     )
 )
 def test_any_mixture_of_marks_is_read(parts: list[str]) -> None:
     text = "".join(parts)
     lines = text.split("\n")
-    for use in read_markdown(text, Page("page.md", Sources(FolderStore("/nowhere")))):
+    for use in read_markdown(text, Origin("page.md", Sources(FolderStore("/nowhere")))):
         if use.line is not None and use.column is not None:
             assert len(lines[use.line - 1]) >= use.column

@@ -137,6 +137,21 @@ def test_cells_of_a_notebook(tmp_path: Path) -> None:
     assert {use.page for use in (dog, first, third)} == {str(path)}
 
 
+def test_options_in_code_give_the_texts_of_its_pictures(tmp_path: Path) -> None:
+    plot = {"output_type": "display_data", "data": {"image/png": base64_png()}}
+    own = plot | {"metadata": {"image/png": {"alt": "Its own"}}}
+    printed = {"output_type": "display_data", "data": {"text/html": "<img src='x.png'>"}}
+    code = ["#| fig-alt: [A dog, A cat]\n", "#| fig-cap: One\n", "plot()"]
+    path = write_notebook(
+        tmp_path / "book.ipynb", {"cell_type": "code", "source": code, "outputs": [printed, plot, own]}
+    )
+    assert [(use.name, use.caption) for use in uses(path)] == [
+        (None, None),
+        ("A dog", "One"),
+        ("Its own", None),
+    ]
+
+
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", "null", '{"nbformat": 3, "worksheets": []}', '{"nbformat": 4}', "[" * 9999]
 )

@@ -39,6 +39,7 @@ WRONG = {
         use("", only_content_of="link"),
         use(None, only_content_of="link"),
         use("", only_content_of="button", decorative=True),
+        use("Home", only_content_of="link", hidden=True),
     ],
     "T03": [
         *map(

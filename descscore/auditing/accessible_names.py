@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import NamedTuple
 
-from descscore.auditing.html_tree import INLINE, Element, names
+from descscore.auditing.html_tree import INLINE, Element, name_set
 from descscore.auditing.uses import one_line
 
 _MOST_NODES = 5_000
@@ -15,7 +15,7 @@ _MOST_NODES = 5_000
 _MOST_LABELS, _MOST_CHARACTERS = 20, 2_000
 """Most elements that ``aria-labelledby`` may name, and most characters of each that are read."""
 
-UNSEEN = names(
+UNSEEN = name_set(
     "audio canvas datalist head iframe noembed noframes noscript object script select style svg template "
     "textarea title video"
 )

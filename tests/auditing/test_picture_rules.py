@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from descscore.auditing.picture import (
+from descscore.auditing.picture_rules import (
     Thresholds,
     find_swaps,
     is_small,

@@ -1,0 +1,86 @@
+"""The results of an audit: uses of images with their findings, and their order, worst first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from descscore.auditing.rules import SEVERITIES, Finding
+from descscore.auditing.uses import ImageUse
+
+
+@dataclass(frozen=True)
+class AuditedUse:
+    """One use of an image and what the audit says of it.
+
+    A document that cannot be read is one too: its ``use`` has only a document, and its finding the code D01.
+    """
+
+    use: ImageUse
+    """Where the image stands, and its texts. The bytes of its file are left out."""
+    findings: tuple[Finding, ...] = ()
+    """What the rules found, worst first."""
+    score: float | None = None
+    """Score of the text as a replacement of the image (:attr:`descscore.Score.score`); None without one."""
+    percentile: float | None = None
+    """Share of the model's reference descriptions with a lower score, 0..100."""
+    description_probability: float | None = None
+    """Probability, 0..1, that the text is a description and not a caption."""
+    not_judged: str | None = None
+    """Why the rules by the picture did not look at this use; None if they did."""
+
+    @property
+    def is_document(self) -> bool:
+        """Whether this stands for a document that cannot be read."""
+        return self.use == ImageUse(self.use.document)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields as plain JSON types."""
+        use = self.use
+        return {
+            "document": use.document,
+            "line": use.line,
+            "column": use.column,
+            "place": use.place,
+            "source": use.source,
+            "text": use.name,
+            "text_from": use.name_from,
+            "alt": use.alt,
+            "caption": use.caption,
+            "language": use.language,
+            "decorative": use.decorative,
+            "hidden": use.hidden,
+            "only_content_of": use.only_content_of,
+            "score": self.score,
+            "percentile": self.percentile,
+            "description_probability": self.description_probability,
+            "not_judged": self.not_judged,
+            "findings": [
+                {"code": one.code, "severity": one.severity, "message": one.message} for one in self.findings
+            ],
+        }
+
+
+def location(use: ImageUse) -> str:
+    """Where a use stands, in the form that editors understand: ``page.html:12:5``."""
+    place = f"{use.document} ({use.place})" if use.place else use.document
+    if use.line is None:
+        return place
+    return f"{place}:{use.line}:{use.column or 1}"
+
+
+def severity_rank(record: AuditedUse) -> int:
+    """0 for a record with an error, 1 with a warning, 2 with a review, 3 without a finding."""
+    ranks = (SEVERITIES.index(one.severity) for one in record.findings)
+    return min(ranks, default=len(SEVERITIES))
+
+
+def order_key(record: AuditedUse) -> tuple[int, float]:
+    """Sorts records by their worst finding, then by percentile."""
+    return severity_rank(record), 101.0 if record.percentile is None else record.percentile
+
+
+def worst_first(records: Iterable[AuditedUse]) -> list[AuditedUse]:
+    """Records from the worst; equals stay as they stand in the documents."""
+    return sorted(records, key=order_key)
