@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ _BEGINS = ("\u2581", "\u0120")
 """Signs of SentencePiece and byte-level BPE that a word begins."""
 _GOES_ON = "##"
 """WordPiece's sign that a word goes on."""
+_LEFT = ("Gemma", "Siglip2", "Llama")
+"""So begin names of classes of ``transformers`` that pad on the left, unless a folder says otherwise."""
 
 
 class LibraryTokenizer:
@@ -35,12 +38,20 @@ class LibraryTokenizer:
         clean: Name of open_clip's way to clean texts.
         zero: A token that open_clip replaces by 0, if any.
         limit: Number of token embeddings of the model.
+        pads_left: Whether rows are filled up before the text, not behind it.
     """
 
     def __init__(
-        self, tokenizer: Any, padding: int, clean: str, zero: int | None = None, limit: int | None = None
+        self,
+        tokenizer: Any,
+        padding: int,
+        clean: str,
+        zero: int | None = None,
+        limit: int | None = None,
+        pads_left: bool = False,
     ) -> None:
         self._tokenizer, self._zero, self._limit = tokenizer, zero, limit
+        self.pads_left = pads_left
         self._bare = not callable(tokenizer)
         self.clean_fn: Callable[[str], str] = get_clean_fn(clean)
         self.padding = padding
@@ -52,6 +63,7 @@ class LibraryTokenizer:
         after = places[0] + len(body)
         self.start, self.end = self._zeroed(whole[: places[0]]), self._zeroed(whole[after:])
         """Tokens before and behind each text."""
+        self._check_embeddings((*self.start, *self.end, padding))
 
     @property
     def size(self) -> int:
@@ -73,12 +85,16 @@ class LibraryTokenizer:
             ModelError: The model has no embedding for a token.
         """
         ids = [i for i in self._raw(text, special=False) if i != self._zero]
+        self._check_embeddings(ids)
+        return ids
+
+    def _check_embeddings(self, ids: Sequence[int]) -> None:
+        """Raise :class:`ModelError` for a token that the model has no embedding for."""
         if self._limit is not None and max(ids, default=0) >= self._limit:
             raise ModelError(
                 f"the tokenizer gives token {max(ids)}, but the model has {self._limit:,} tokens; the two do "
                 "not belong together"
             )
-        return ids
 
     def windows(
         self, sentences: Iterable[str], room: int, without_special: Callable[[list[int]], list[int]]
@@ -145,14 +161,23 @@ def known_tokenizer(folder: Path, settings: dict[str, Any], limit: int | None) -
         folder: A copy of the repository's tokenizer files.
         settings: open_clip's settings of it (``tokenizer_kwargs``).
         limit: Number of token embeddings of the model.
+
+    Raises:
+        ModelError: The repository has only a model of SentencePiece, and the package for it is missing.
     """
+    models = [path.name for path in folder.glob("*.model")]
+    if models and not (folder / TOKENIZER_FILE).is_file() and find_spec("sentencepiece") is None:
+        raise ModelError(
+            f"its tokenizer is a model of SentencePiece ({models[0]}), which needs two more packages: "
+            "pip install sentencepiece protobuf"
+        )
     from transformers import AutoTokenizer  # takes seconds, which most models need not wait
 
     others = {key: value for key, value in settings.items() if key not in ("clean", "strip_sep_token")}
     tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, **others)
     zero = tokenizer.sep_token_id if settings.get("strip_sep_token") else None
-    padding = tokenizer.pad_token_id or 0
-    return LibraryTokenizer(tokenizer, padding, settings.get("clean", "whitespace"), zero, limit)
+    padding, left = tokenizer.pad_token_id or 0, tokenizer.padding_side == "left"
+    return LibraryTokenizer(tokenizer, padding, settings.get("clean", "whitespace"), zero, limit, left)
 
 
 def folder_tokenizer(folder: Path, settings: dict[str, Any], limit: int | None) -> LibraryTokenizer:
@@ -173,30 +198,33 @@ def folder_tokenizer(folder: Path, settings: dict[str, Any], limit: int | None) 
         if not path.is_file() or path.stat().st_size > _LARGEST:
             raise ValueError("no regular file, or larger than any tokenizer")
         tokenizer = Tokenizer.from_file(str(path))
+        own = tokenizer.padding or {}
         tokenizer.no_padding()
         tokenizer.no_truncation()
-        names = _special_tokens(folder)
+        names = _settings(folder)
+        by_class = "left" if names.get("tokenizer_class", "").startswith(_LEFT) else "right"
+        left = names.get("padding_side", own.get("direction", by_class)) == "left"
         padding = tokenizer.token_to_id(names.get("pad_token", "<pad>")) or 0
         zero = (
             tokenizer.token_to_id(names.get("sep_token", "[SEP]"))
             if settings.get("strip_sep_token")
             else None
         )
-        return LibraryTokenizer(tokenizer, padding, settings.get("clean", "whitespace"), zero, limit)
+        return LibraryTokenizer(tokenizer, padding, settings.get("clean", "whitespace"), zero, limit, left)
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from None
     except Exception as error:
         raise ModelError(f"{path}: cannot be read ({str(error)[:200]})") from error
 
 
-def _special_tokens(folder: Path) -> dict[str, str]:
-    """The special tokens that the folder's settings name, such as ``pad_token``."""
+def _settings(folder: Path) -> dict[str, str]:
+    """The folder's settings that are words: special tokens such as ``pad_token``, and where to pad."""
     found: dict[str, str] = {}
     for name in SETTINGS_FILES:
         path = folder / name
         settings = read_json(path) if path.is_file() else {}
         for key, value in settings.items() if isinstance(settings, dict) else ():
             text = value.get("content") if isinstance(value, dict) else value
-            if key.endswith("_token") and isinstance(text, str):
+            if isinstance(text, str):
                 found.setdefault(key, text)
     return found

@@ -313,7 +313,10 @@ def _with_tokenizer(
     if folder is not None and (folder / TOKENIZER_FILE).is_file():
         return _Base(clip, folder_tokenizer(folder, settings, limit), context)
     found = fetch(Repository(repository), _tokenizer_files, cache_dir)
-    return _Base(clip, known_tokenizer(found, settings, limit), context)
+    try:
+        return _Base(clip, known_tokenizer(found, settings, limit), context)
+    except ModelError as error:
+        raise ModelError(f"tokenizer {repository}: {error}") from None
 
 
 def _tokenizer_files(names: Sequence[str]) -> list[str]:

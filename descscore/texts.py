@@ -99,6 +99,7 @@ class Tokenizer:
         self.context_length = context_length
         self.padding: int | None
         """The token with which rows are filled up to the context length; None where they are not."""
+        self._pads_left = self.library is not None and self.library.pads_left
         if self.library is not None:
             self.start, self.end, self.padding = tokenizer.start, tokenizer.end, tokenizer.padding
         else:
@@ -170,14 +171,19 @@ class Tokenizer:
         A row is padded to the context length if the text tower reads the padding.
         """
         row = (*self.start, *ids[: self.room], *self.end)
-        return row if self.padding is None else (*row, *[self.padding] * (self.context_length - len(row)))
+        if self.padding is None:
+            return row
+        filling = [self.padding] * (self.context_length - len(row))
+        return (*filling, *row) if self._pads_left else (*row, *filling)
 
     def unwrap(self, row: Sequence[int]) -> tuple[int, ...]:
         """The token ids in a row from :meth:`wrap`, without start, end and padding; zeros may follow it."""
-        padding, stop = self.padding or 0, len(row)
+        padding, begin, stop = self.padding or 0, 0, len(row)
         while stop > len(self.start) and row[stop - 1] == padding:
             stop -= 1
-        body = tuple(row[len(self.start) : stop])
+        while self._pads_left and begin < stop - len(self.start) and row[begin] == padding:
+            begin += 1
+        body = tuple(row[begin + len(self.start) : stop])
         return body[: -len(self.end)] if self.end and body[-len(self.end) :] == self.end else body
 
     def tokenize(self, text: str, policy: TextPolicy = "truncate") -> TokenizedText:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -150,8 +151,8 @@ FAMILIES = {
         tower="a class token",
     ),
     "roberta": Family(
-        "Text towers of Hugging Face's library",
-        "`roberta-ViT-B-32`, `xlm-roberta-base-ViT-B-32`, `nllb-clip-base`",
+        "RoBERTa or XLM-RoBERTa as text tower",
+        "`roberta-ViT-B-32`, `xlm-roberta-base-ViT-B-32`",
         text={
             "hf_model_name": "roberta-base",
             "hf_tokenizer_name": "roberta-base",
@@ -161,9 +162,34 @@ FAMILIES = {
         tower="another library",
         tunable=False,
     ),
+    "mt5": Family(
+        "mT5 as text tower",
+        "`mt5-base-ViT-B-32`",
+        text={
+            "hf_model_name": "google/mt5-base",
+            "hf_tokenizer_name": "google/mt5-base",
+            "hf_pooler_type": "mean_pooler",
+        },
+        tokenizer="t5",
+        tower="another library",
+        tunable=False,
+    ),
+    "nllb": Family(
+        "NLLB as text tower",
+        "`nllb-clip-base`, `nllb-clip-base-siglip`",
+        text={
+            "hf_model_name": "facebook/nllb-200-distilled-600M",
+            "hf_tokenizer_name": "facebook/nllb-200-distilled-600M",
+            "hf_pooler_type": "cls_pooler",
+            "hf_proj_type": "linear",
+        },
+        tokenizer="xlm",
+        tower="another library",
+        tunable=False,
+    ),
 }
 
-ROBERTA = {
+_ROBERTA = {
     "model_type": "roberta",
     "architectures": ["RobertaModel"],
     "vocab_size": 100,
@@ -177,6 +203,58 @@ ROBERTA = {
     "eos_token_id": 2,
     "type_vocab_size": 1,
 }
+_MT5 = {
+    "model_type": "mt5",
+    "architectures": ["MT5ForConditionalGeneration"],
+    "vocab_size": 100,
+    "d_model": 32,
+    "d_kv": 16,
+    "d_ff": 64,
+    "num_layers": 2,
+    "num_decoder_layers": 1,
+    "num_heads": 2,
+    "feed_forward_proj": "gated-gelu",
+    "tie_word_embeddings": False,
+    "pad_token_id": 0,
+    "eos_token_id": 1,
+    "decoder_start_token_id": 0,
+}
+_NLLB = {
+    "model_type": "m2m_100",
+    "architectures": ["M2M100ForConditionalGeneration"],
+    "vocab_size": 400,
+    "d_model": 32,
+    "encoder_layers": 2,
+    "decoder_layers": 1,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 64,
+    "decoder_ffn_dim": 64,
+    "max_position_embeddings": 128,
+    "pad_token_id": 1,
+    "bos_token_id": 0,
+    "eos_token_id": 2,
+    "decoder_start_token_id": 2,
+}
+_TOWERS = {"roberta-base": _ROBERTA, "google/mt5-base": _MT5, "facebook/nllb-200-distilled-600M": _NLLB}
+"""The configurations of small text towers of another library, by the names of their repositories."""
+
+
+def save_towers(cache: Path) -> Path:
+    """Put the configurations of all text towers of another library into a cache of the hub's client."""
+    for name, config in _TOWERS.items():
+        save_in_cache(cache, name, {"config.json": json.dumps(config)})
+    return cache
+
+
+def tower_of(name: str, cache: Path) -> Path | None:
+    """The folder in the cache with the configuration of a family's text tower of another library, if any."""
+    repository = FAMILIES[name].text.get("hf_model_name")
+    return _snapshot(cache, repository) if repository else None
+
+
+def _snapshot(cache: Path, repository: str, commit: str = "a" * 40) -> Path:
+    return cache / f"models--{repository.replace('/', '--')}" / "snapshots" / commit
 
 
 def config_of(family: Family) -> dict[str, Any]:
@@ -302,14 +380,16 @@ def _bert() -> Any:
 
 def save_in_cache(cache: Path, repository: str, files: dict[str, Path | str], commit: str = "a" * 40) -> Path:
     """Put files into a cache folder as the hub client leaves them; the snapshot's folder."""
-    root = cache / f"models--{repository.replace('/', '--')}"
-    snapshot = root / "snapshots" / commit
+    snapshot = _snapshot(cache, repository, commit)
+    root = snapshot.parents[1]
     for folder in (root / "refs", root / "blobs", snapshot):
         folder.mkdir(parents=True, exist_ok=True)
     (root / "refs" / "main").write_text(commit)
-    for number, (name, content) in enumerate(files.items()):
-        blob = root / "blobs" / f"{number:040x}"
-        blob.write_bytes(content.read_bytes() if isinstance(content, Path) else content.encode())
+    for name, content in files.items():
+        data = content.read_bytes() if isinstance(content, Path) else content.encode()
+        blob = root / "blobs" / hashlib.sha256(data).hexdigest()
+        blob.write_bytes(data)
         (snapshot / name).parent.mkdir(parents=True, exist_ok=True)
+        (snapshot / name).unlink(missing_ok=True)
         (snapshot / name).symlink_to(blob)
     return snapshot

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,20 @@ from typing import Any
 import open_clip
 import pytest
 import torch
-from model_families import FAMILIES, ROBERTA, TEXTS, config_of, plain_model, save_family, save_in_cache
+from model_families import (
+    FAMILIES,
+    TEXTS,
+    config_of,
+    plain_model,
+    save_family,
+    save_in_cache,
+    save_tokenizer,
+    save_towers,
+    tower_of,
+)
 from open_clip.tokenizer import HFTokenizer
 from PIL import Image
+from tokenizers import Tokenizer, processors
 
 from descscore import DescScorer
 from descscore.errors import ModelError, UsageError
@@ -27,20 +40,17 @@ Scorers = Callable[[str], DescScorer]
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache of the hub client with the configuration of a text tower of another library."""
-    folder = tmp_path_factory.mktemp("hub")
-    save_in_cache(folder, "roberta-base", {"config.json": json.dumps(ROBERTA)})
-    return folder
+    """A cache of the hub client with the configurations of text towers of another library."""
+    return save_towers(tmp_path_factory.mktemp("hub"))
 
 
 @pytest.fixture(scope="module")
 def folders(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    tower = next((cache / "models--roberta-base" / "snapshots").iterdir())
     root, made = tmp_path_factory.mktemp("families"), {}
 
     def folder(name: str) -> Path:
         if name not in made:
-            made[name] = save_family(name, root / name, tower)
+            made[name] = save_family(name, root / name, tower_of(name, cache))
         return made[name]
 
     return folder
@@ -76,8 +86,7 @@ def test_features_equal_plain_open_clips(
     name: str, scorers: Scorers, folders: Callable[[str], Path], cache: Path, photo: Path
 ) -> None:
     scorer, folder = scorers(name), folders(name)
-    tower = next((cache / "models--roberta-base" / "snapshots").iterdir())
-    plain: Any = plain_model(config_of(FAMILIES[name]), tower)
+    plain: Any = plain_model(config_of(FAMILIES[name]), tower_of(name, cache))
     mean, std = (config_of(FAMILIES[name])["preprocess_cfg"][key] for key in ("mean", "std"))
     size = config_of(FAMILIES[name])["model_cfg"]["vision_cfg"]["image_size"]
     prepare = open_clip.image_transform(size, False, mean=mean, std=std, resize_mode="squash")
@@ -93,6 +102,99 @@ def test_features_equal_plain_open_clips(
     assert float((texts[0] - texts[1]).abs().max()) > 1e-3
     score = scorer.score(photo, TEXTS[1])
     assert score.cosine == pytest.approx(float(image[0] @ texts[1]), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        *(("siglip", "T5Tokenizer"), ("siglip2", "GemmaTokenizer"), ("clipa", "BertTokenizer")),
+        *(("worldwide", "XLMRobertaTokenizer"), ("roberta", "XLMRobertaTokenizer")),
+        *(("mt5", "T5Tokenizer"), ("nllb", "NllbTokenizer")),
+    ],
+)
+def test_a_tokenizer_that_only_has_a_name_comes_from_the_hub_s_cache(
+    name: str, kind: str, folders: Callable[[str], Path], photo: Path, tmp_path: Path
+) -> None:
+    """As real repositories have it, the settings name a class, which decides on more than the file says."""
+    folder = tmp_path / "model"
+    shutil.copytree(folders(name), folder, ignore=shutil.ignore_patterns("tokenizer*"))
+    cache, text = save_towers(tmp_path / "hub"), config_of(FAMILIES[name])["model_cfg"]["text_cfg"]
+    with pytest.raises(ModelError, match=f"{text['hf_tokenizer_name']}: not .*in the cache"):
+        DescScorer.from_pretrained(folder, device="cpu", cache_dir=cache)
+    own = save_tokenizer(FAMILIES[name].tokenizer, tmp_path / "tokenizer")
+    settings = json.loads((own / "tokenizer_config.json").read_text()) | {"tokenizer_class": kind}
+    files = {"tokenizer.json": own / "tokenizer.json", "tokenizer_config.json": json.dumps(settings)}
+    snapshot = save_in_cache(cache, text["hf_tokenizer_name"], files)
+    options: dict[str, Any] = {"device": "cpu", "cache_dir": cache, "text_policy": "truncate"}
+    scorer = DescScorer.from_pretrained(folder, **options)
+    found = scorer.encoder.texts(list(TEXTS)).features
+    tokenizer = HFTokenizer(
+        str(snapshot), context_length=text.get("context_length", 77), **text.get("tokenizer_kwargs", {})
+    )
+    plain = plain_model(config_of(FAMILIES[name]), tower_of(name, cache))
+    wanted = plain.encode_text(tokenizer(list(TEXTS)), normalize=True)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6)
+    image = scorer.encoder.images([Image.open(photo)])
+    assert scorer.score(photo, TEXTS[0]).cosine == pytest.approx(float(image[0] @ wanted[0]), abs=1e-6)
+    long = scorer.tokenize(TEXTS[-1])
+    assert scorer.model.tokenizer.unwrap(long.rows[0])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"tokenizer_class": "PreTrainedTokenizerFast"},
+        {"tokenizer_class": "PreTrainedTokenizerFast", "padding_side": "left"},
+        {"tokenizer_class": "GemmaTokenizer"},
+        {"tokenizer_class": "GemmaTokenizer", "padding_side": "right"},
+    ],
+)
+def test_rows_are_filled_up_on_the_side_that_a_folder_s_tokenizer_says(
+    settings: dict[str, str], folders: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Gemma's class fills up on the left, unless the settings say otherwise."""
+    folder = tmp_path / "model"
+    shutil.copytree(folders("siglip2"), folder)
+    (folder / "tokenizer_config.json").write_text(json.dumps({"pad_token": "<pad>", **settings}))
+    scorer = DescScorer.from_pretrained(folder, device="cpu")
+    text = config_of(FAMILIES["siglip2"])["model_cfg"]["text_cfg"]
+    plain = HFTokenizer(str(folder), context_length=text["context_length"], **text["tokenizer_kwargs"])
+    row = scorer.tokenize("a cat").rows[0]
+    wanted = plain("a cat")[0].tolist()
+    assert len(row) == len(wanted)
+    assert (row[0] == 0, row[-1] == 0) == (wanted[0] == 0, wanted[-1] == 0)
+    assert scorer.model.tokenizer.decode(scorer.model.tokenizer.unwrap(row)) == "a cat"
+
+
+def test_a_tokenizer_that_does_not_belong_to_the_model_is_said_at_once(
+    folders: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """Its first token of each row has no embedding: texts would end in an error of torch's."""
+    folder = tmp_path / "model"
+    shutil.copytree(folders("worldwide"), folder)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.add_special_tokens([f"<{n}>" for n in range(100)])
+    last = tokenizer.get_vocab_size() - 1
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{tokenizer.id_to_token(last)} $A </s>",
+        special_tokens=[(tokenizer.id_to_token(last), last), ("</s>", 2)],
+    )
+    tokenizer.save(str(folder / "tokenizer.json"))
+    with pytest.raises(ModelError, match=f"gives token {last}, but the model has 100 tokens"):
+        DescScorer.from_pretrained(folder, device="cpu")
+
+
+def test_a_model_of_sentencepiece_says_what_it_needs(
+    folders: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """google/mt5-base has no tokenizer.json, and transformers would ask for another package."""
+    folder = tmp_path / "model"
+    shutil.copytree(folders("mt5"), folder, ignore=shutil.ignore_patterns("tokenizer*"))
+    cache = save_towers(tmp_path / "hub")
+    save_in_cache(cache, "google/mt5-base", {"spiece.model": "?", "tokenizer_config.json": "{}"})
+    monkeypatch.setitem(sys.modules, "sentencepiece", None)
+    with pytest.raises(ModelError, match=r"tokenizer google/mt5-base: .*pip install sentencepiece protobuf"):
+        DescScorer.from_pretrained(folder, device="cpu", cache_dir=cache)
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import open_clip
 import pytest
 import torch
 from click.testing import CliRunner
-from model_families import FAMILIES, ROBERTA, config_of, plain_model, save_family, save_in_cache
+from model_families import FAMILIES, config_of, plain_model, save_family, save_towers, tower_of
 from test_trainer import write_pairs
 from torch import Tensor
 
@@ -237,9 +236,12 @@ def test_the_train_command_makes_an_adapter_with_a_card(name: str, chosen: str, 
     assert can_shorten(scorer.model.clip) is False
 
 
-def test_towers_of_other_libraries_are_refused_by_name(tmp_path: Path) -> None:
-    snapshot = save_in_cache(tmp_path / "hub", "roberta-base", {"config.json": json.dumps(ROBERTA)})
-    clip = load_model(save_family("roberta", tmp_path / "base", snapshot), "cpu", tmp_path / "hub").clip
+@pytest.mark.parametrize(
+    ("family", "tower"), [("roberta", "RobertaModel"), ("mt5", "MT5Stack"), ("nllb", "M2M100Encoder")]
+)
+def test_towers_of_other_libraries_are_refused_by_name(family: str, tower: str, tmp_path: Path) -> None:
+    cache = save_towers(tmp_path / "hub")
+    clip = load_model(save_family(family, tmp_path / "base", tower_of(family, cache)), "cpu", cache).clip
     nothing = Exchange(*[torch.zeros(1).long()] * 2)
     for refused in (
         lambda: attach_lora(clip, 2),
@@ -247,5 +249,5 @@ def test_towers_of_other_libraries_are_refused_by_name(tmp_path: Path) -> None:
         lambda: tower_shape(clip),
         lambda: interchange_texts(clip, torch.zeros(1, 8).long(), nothing, torch.eye(4), Site(0, 1)),
     ):
-        with pytest.raises((ModelError, UsageError), match="text tower is a RobertaModel, which can score"):
+        with pytest.raises((ModelError, UsageError), match=f"text tower is an? {tower}, which can score"):
             refused()
