@@ -206,7 +206,7 @@ def train_run(run: Run, sets: Sets) -> Path:
         data=str(sets.data / "openstax"),
         output=output,
         validation=None,
-        reference="val",
+        comparison="val",
         cache=sets.work / "features",
         # One calibration serves to ship; the others show how far results vary.
         calibration_folds=FOLDS if run.whole else 0,
