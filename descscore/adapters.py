@@ -323,7 +323,7 @@ class Adapter:
             name=info.base_name,
             weights=info.base_weights,
             inside=not (info.pretrained or info.base == "base" or repository),
-            repository=repository and repository.id,
+            repository=repository.id if repository else None,
             licence=self._licence(run),
         )
         return model_card(base, run)

@@ -71,9 +71,8 @@ def score(
 ) -> None:
     """Score each TEXT as a replacement for IMAGE.
 
-    The TEXT - stands for the lines of standard input, and @FILE for the lines of a file; blank lines are
-    skipped. A TEXT that begins with @ is written with @@. The arguments are IMAGE TEXT..., or with --text
-    images alone.
+    A TEXT that is - stands for the lines of standard input, and @FILE for the lines of a file; blank lines
+    are skipped. Write @@ for the @ at the beginning of a text. With --text, all arguments are images.
     """
     if not texts:
         images, texts = images[:1], images[1:]
@@ -166,7 +165,7 @@ def explain(
 ) -> None:
     """Show why TEXT gets its score with IMAGE: how each word moves the score and the purpose.
 
-    The TEXT - stands for all of standard input, and @FILE for all of a file.
+    A TEXT that is - stands for all of standard input, and @FILE for all of a file.
     """
     page = _page_file(html)
     if html is not None and page is None and as_json:

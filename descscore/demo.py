@@ -77,17 +77,17 @@ def table(scorer: DescScorer, photos: tuple[Photo, ...] = PHOTOS) -> str:
 
     Of the other photos' descriptions, the one with the highest score is shown.
     """
-    lines = [f"{'photo':<17} {'text':<20} {'score':>6} {'cosine':>8}  wording", "-" * 100]
+    lines = [f"{'photo':<17} {'kind':<20} {'score':>6} {'cosine':>8}  text", "-" * 100]
     won_caption = won_other = 0
     for i, photo in enumerate(photos):
         others = [other.description for other in photos[:i] + photos[i + 1 :]]
         texts = [photo.description, photo.caption, *others]
         results = scorer.score_batch([photo.find()] * len(texts), texts)
         best = max(range(2, len(texts)), key=lambda number: results[number].cosine)
-        for name, number in (("description", 0), ("caption", 1), ("other's description", best)):
+        for kind, number in (("description", 0), ("caption", 1), ("other's description", best)):
             text, result = texts[number], results[number]
-            wording = text if len(text) <= 46 else text[:43] + "..."
-            lines.append(f"{photo.name:<17} {name:<20} {result.score:6.3f} {result.cosine:+8.4f}  {wording}")
+            short = text if len(text) <= 46 else text[:43] + "..."
+            lines.append(f"{photo.name:<17} {kind:<20} {result.score:6.3f} {result.cosine:+8.4f}  {short}")
         won_caption += results[0].cosine > results[1].cosine
         won_other += sum(results[0].cosine > result.cosine for result in results[2:])
     lines.append("-" * 100)

@@ -72,11 +72,11 @@ class Purpose:
     """R ``(width, width)``."""
     readout: Readout | None = None
     """None if none was fitted."""
-    reference: Tensor | None = None
-    """Cosines of reference descriptions with their own images under the scoring model, ascending ``(m,)``;
-    None if the adapter holds none."""
+    comparison: Tensor | None = None
+    """Cosines of descriptions with their own images under the scoring model, ascending ``(m,)``. A percentile
+    compares with them; the file calls them ``reference``. None if the adapter holds none."""
     places: Tensor | None = None
-    """Ascending quantiles of read-out log-odds, first of reference descriptions, then of reference
+    """Ascending quantiles of read-out log-odds, first of comparison descriptions, then of comparison
     captions: ``(2, p)``; None if the adapter holds none."""
 
     def coordinates(self, state: Tensor) -> Tensor:
@@ -94,19 +94,19 @@ class Purpose:
         return None if self.readout is None else torch.sigmoid(self.log_odds(state))
 
     def percentile(self, cosines: Tensor) -> Tensor | None:
-        """Per cent of reference descriptions with a lower cosine, 0..100, ties half: ``(n,)`` -> same."""
-        if self.reference is None:
+        """Per cent of comparison descriptions with a lower cosine, 0..100, ties half: ``(n,)`` -> same."""
+        if self.comparison is None:
             return None
-        cosines = cosines.to(self.reference)
-        below = torch.searchsorted(self.reference, cosines)
-        through = torch.searchsorted(self.reference, cosines, right=True)
-        return 50 * (below + through).double() / len(self.reference)
+        cosines = cosines.to(self.comparison)
+        below = torch.searchsorted(self.comparison, cosines)
+        through = torch.searchsorted(self.comparison, cosines, right=True)
+        return 50 * (below + through).double() / len(self.comparison)
 
     def to(self, device: torch.device) -> Purpose:
         """A copy on another device."""
         readout = self.readout and Readout(self.readout.weight.to(device), self.readout.bias.to(device))
-        reference, places = (None if t is None else t.to(device) for t in (self.reference, self.places))
-        return Purpose(self.site, self.rotation.to(device), readout, reference, places)
+        comparison, places = (None if t is None else t.to(device) for t in (self.comparison, self.places))
+        return Purpose(self.site, self.rotation.to(device), readout, comparison, places)
 
 
 def save_purpose(purpose: Purpose, folder: Path) -> None:
@@ -114,8 +114,8 @@ def save_purpose(purpose: Purpose, folder: Path) -> None:
     tensors = {"rotation": purpose.rotation}
     if purpose.readout is not None:
         tensors |= {"readout.weight": purpose.readout.weight, "readout.bias": purpose.readout.bias}
-    if purpose.reference is not None:
-        tensors["reference"] = purpose.reference
+    if purpose.comparison is not None:
+        tensors["reference"] = purpose.comparison
     if purpose.places is not None:
         tensors["places"] = purpose.places
     with atomic_write(folder / PURPOSE_FILE) as part:

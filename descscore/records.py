@@ -43,17 +43,17 @@ class Band:
 
 
 BANDS = (
-    Band("weak", 0, "it fits better than fewer than 10 % of reference descriptions"),
-    Band("fair", 10, "it fits better than 10 to 50 % of reference descriptions"),
-    Band("good", 50, "it fits better than half of the reference descriptions, or more"),
+    Band("weak", 0, "fewer than 10 % of comparison descriptions fit their pictures worse"),
+    Band("fair", 10, "10 to 50 % of comparison descriptions fit their pictures worse"),
+    Band("good", 50, "half of the comparison descriptions or more fit their pictures worse"),
 )
 """All bands, ascending. ``python -m reproduce.bands`` measures how many right and wrong texts each holds."""
 
 
 def band_of(percentile: float | None) -> Band | None:
-    """The band of a percentile 0..100; None for a model without reference descriptions.
+    """The band of a percentile 0..100; None for a model without comparison descriptions.
 
-    The percentile refers to the model's own reference descriptions, so the borders hold for every model.
+    The percentile refers to the model's own comparison descriptions, so the borders hold for every model.
     """
     if percentile is None:
         return None
@@ -86,8 +86,8 @@ class Score:
     """Probability, 0..1, that the text is a description, read from the model's purpose subspace; None for
     a model without such a read-out."""
     percentile: float | None
-    """Share of reference descriptions with a lower score, 0..100, ties half; None for a model without
-    reference descriptions."""
+    """Share of comparison descriptions with a lower score, 0..100, ties half; None for a model without
+    comparison descriptions."""
     tokens: int
     """Length of the text in tokens, with start and end token."""
     truncated: bool
@@ -126,7 +126,7 @@ class Score:
 
     @property
     def band(self) -> Band | None:
-        """Weak, fair or good, by the percentile; None for a model without reference descriptions."""
+        """Weak, fair or good, by the percentile; None for a model without comparison descriptions."""
         return band_of(self.percentile)
 
     def to_dict(self) -> dict[str, Any]:

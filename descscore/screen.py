@@ -137,7 +137,7 @@ def one_line(text: str) -> str:
 
 
 def band_cell(score: Score) -> str:
-    """``good 83 %``; empty for a model without reference descriptions."""
+    """``good 83 %``; empty for a model without comparison descriptions."""
     if score.band is None or score.percentile is None:
         return ""
     return f"{score.band.name} {score.percentile:.0f} %"
@@ -189,7 +189,7 @@ def meaning(scores: Sequence[Score], verbose: bool = False) -> list[str]:
         "score": "how well the text fits the picture, 0 to 2.5; 2.5 x cosine, or 0 for a cosine below 0",
         "fit": _any(
             [score.percentile for score in scores],
-            "share of reference descriptions that fit their pictures worse",
+            "share of comparison descriptions that fit their pictures worse",
         ),
         **{f"  {band.name}": band.meaning for band in BANDS if band in [score.band for score in scores]},
         "is description": _any(

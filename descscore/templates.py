@@ -36,7 +36,12 @@ def environment(
             form must that gives back what a visitor has typed.
         settings: Other settings of Jinja2, such as ``autoescape=False`` for Markdown.
     """
-    usual = {"autoescape": True, "undefined": StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
+    usual: dict[str, Any] = {
+        "autoescape": True,
+        "undefined": StrictUndefined,
+        "trim_blocks": True,
+        "lstrip_blocks": True,
+    }
     return Environment(loader=FileSystemLoader(folder), finalize=finalize, **(usual | settings))
 
 

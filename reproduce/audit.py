@@ -84,7 +84,7 @@ def score(name: str, path: Path, scorer: DescScorer, most: int = IMAGES) -> Scor
     purpose = scorer.model.purpose
     percentiles = None if purpose is None else purpose.percentile(cosines.flatten())
     if percentiles is None or encoded.probabilities is None:
-        raise UsageError(f"model {scorer.model.name}: has no reference descriptions")
+        raise UsageError(f"model {scorer.model.name}: has no comparison descriptions")
     caption_values = scorer.encoder.tokenized(told).probabilities if told else torch.empty(0)
     assert caption_values is not None
     shift = np.random.default_rng(0).integers(1, len(files), len(files))

@@ -1,6 +1,6 @@
 """What the bands of percentiles hold: ``python -m reproduce.bands docs --data DATA``.
 
-A percentile places a text among the model's reference descriptions, and a band gives it a word
+A percentile places a text among the model's comparison descriptions, and a band gives it a word
 (:data:`descscore.records.BANDS`). This counts how many right and wrong descriptions fall into each band, on
 the photos of Flickr8k's split ``val``: a right text is the photo's own, a wrong one is another photo's.
 """
@@ -28,11 +28,11 @@ SPLIT = "val"
 def measure_bands(scorer: DescScorer, source: TextsOfImages) -> dict[str, Any]:
     """The share of right and of wrong texts in each band: every text with its own image and with all others.
 
-    Raises :class:`UsageError` for a model without reference descriptions.
+    Raises :class:`UsageError` for a model without comparison descriptions.
     """
     purpose = scorer.model.purpose
-    if purpose is None or purpose.reference is None:
-        raise UsageError(f"model {scorer.model.name}: has no reference descriptions")
+    if purpose is None or purpose.comparison is None:
+        raise UsageError(f"model {scorer.model.name}: has no comparison descriptions")
     images, texts = image_features(scorer, source.images), text_features(scorer, source.texts)
     cosines = texts @ images.T
     own = torch.tensor(source.owner, device=cosines.device)[:, None] == torch.arange(
@@ -45,7 +45,7 @@ def measure_bands(scorer: DescScorer, source: TextsOfImages) -> dict[str, Any]:
     shares = {name: _shares(values) for name, values in percentiles.items() if values is not None}
     return {
         "signature": scorer.signature,
-        "references": len(purpose.reference),
+        "comparison": len(purpose.comparison),
         "images": len(images),
         "texts": len(texts),
         "bands": [
@@ -76,7 +76,7 @@ BANDS_PART = Part("bands.json", "concepts.md", "bands", lambda measured: render(
 @data_option
 @click.option("--model", default="default", show_default=True, help="Model to measure.")
 def main(folder: Path, data: Path, model: str) -> None:
-    """Write FOLDER/bands.json, and the part of the page there. The model needs reference descriptions."""
+    """Write FOLDER/bands.json, and the part of the page there. The model needs comparison descriptions."""
     scorer = DescScorer.from_pretrained(model, device="cpu")
     measured = measure_bands(scorer, read_flickr8k(data, SPLIT))
     BANDS_PART.write(measured, folder)

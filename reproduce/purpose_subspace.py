@@ -1,8 +1,8 @@
-"""What the purpose subspace of an adapter holds: interchange accuracy by size, and reference places.
+"""What the purpose subspace of an adapter holds: interchange accuracy by size, and comparison places.
 
     python -m reproduce.purpose_subspace ADAPTER --data DATA
 
-writes into the adapter where reference texts lie along its read-out. An explanation shows a text's place
+writes into the adapter where comparison texts lie along its read-out. An explanation shows a text's place
 among them. Choose texts that neither the adapter nor its read-out was fitted on: those of the fit have
 log-odds that are too extreme.
 """
@@ -37,7 +37,7 @@ from descscore.training.readout import order_rotation
 SEED = 0
 RANDOM_ROTATIONS = 12
 POINTS = 101
-"""Quantiles that are kept of the reference texts: every 1 %."""
+"""Quantiles that are kept of the comparison texts: every 1 %."""
 _BATCH = 64
 
 

@@ -206,7 +206,7 @@ def train_run(run: Run, sets: Sets) -> Path:
         data=str(sets.data / "openstax"),
         output=output,
         validation=None,
-        reference="val",
+        comparison="val",
         cache=sets.work / "features",
         # One calibration serves to ship; the others show how far results vary.
         calibration_folds=FOLDS if run.whole else 0,
@@ -337,7 +337,7 @@ def chosen_runs(planned: Sequence[Run], only: Sequence[str]) -> list[Run]:
     for start in only:
         if not any(run.name.startswith(start) for run in planned):
             raise UsageError(
-                f"--only {start!r}: no run starts so; there are {', '.join(r.name for r in planned)}"
+                f"--only {start!r}: no run begins so; the runs are {', '.join(r.name for r in planned)}"
             )
     return [run for run in planned if not only or run.name.startswith(tuple(only))]
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import pty
 import re
 import resource
 import shlex
@@ -145,32 +147,24 @@ def test_texts_come_from_files_and_standard_input(
 
 @pytest.mark.parametrize(("no_color", "dim"), [(None, True), ("1", False)])
 def test_a_terminal_gets_its_width_and_a_dim_signature_unless_no_color(
-    photo: Path, model: tuple[str, ...], no_color: str | None, dim: bool
+    photo: Path,
+    model: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    no_color: str | None,
+    dim: bool,
 ) -> None:
-    import os
-    import pty
-
-    environment = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "COLUMNS")}
-    environment |= {"TERM": "xterm", "COLUMNS": "60"} | ({"NO_COLOR": no_color} if no_color else {})
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    for name, value in {"TERM": "xterm", "COLUMNS": "60", "NO_COLOR": no_color}.items():
+        if value is not None:
+            monkeypatch.setenv(name, value)
     parent, child = pty.openpty()
-    command = [
-        sys.executable,
-        "-m",
-        "descscore.cli",
-        "score",
-        str(photo),
-        "A cat sits on a wall. " * 6,
-        *model,
-    ]
-    process = subprocess.Popen(command, stdout=child, stderr=subprocess.PIPE, env=environment)
-    os.close(child)
+    with os.fdopen(child, "w") as terminal, contextlib.redirect_stdout(terminal):
+        main(["score", str(photo), "A cat sits on a wall. " * 6, *model], standalone_mode=False)
     data = b""
     with contextlib.suppress(OSError):  # a terminal that its last program has left is an error
         while part := os.read(parent, 4096):
             data += part
     os.close(parent)
-    process.communicate()
-    assert process.returncode == 0
     lines = data.decode().splitlines()
     assert ("\x1b[2m" in lines[-1]) == dim
     assert ("\x1b" in data.decode()) == dim

@@ -1,4 +1,4 @@
-"""The demonstration, and that the README shows what it prints."""
+"""The demonstration, and that the documentation shows what it prints."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ def test_counts_are_those_of_the_scores(scorer: DescScorer, printed: str) -> Non
     assert f"beats the caption on {caption} of {len(PHOTOS)}" in printed
 
 
-def test_the_readme_shows_what_is_printed(printed: str) -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    shown = re.search(r"<!-- demo -->\n```\n(.*?)\n```\n<!-- /demo -->", readme, re.S)
+def test_the_documentation_shows_what_is_printed(printed: str) -> None:
+    page = (ROOT / "docs/getting_started.md").read_text(encoding="utf-8")
+    shown = re.search(r"<!-- demo -->\n```\n(.*?)\n```\n<!-- /demo -->", page, re.S)
     assert shown is not None
     number = re.compile(r"[+-]?\d+\.\d{3,4}")
     assert number.sub("#", shown[1]) == number.sub("#", printed)

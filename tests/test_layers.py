@@ -60,6 +60,7 @@ def modules() -> dict[str, Path]:
     return found
 
 
+@cache
 def imported_modules(name: str) -> set[str]:
     """Modules of the repository that ``name`` imports, wherever in the file the import stands."""
     found = set()

@@ -152,6 +152,7 @@ def test_the_only_weights_are_the_bundled_models(wheel: Path) -> None:
     assert not [name for name in zipfile.ZipFile(wheel).namelist() if name.endswith(data)]
 
 
+@pytest.mark.long
 def test_the_source_distribution_holds_the_whole_repository(source: Path, released: Path) -> None:
     with tarfile.open(next(released.glob("*.tar.gz"))) as archive:
         files = {member.name.partition("/")[2] for member in archive.getmembers() if member.isfile()}
@@ -160,6 +161,7 @@ def test_the_source_distribution_holds_the_whole_repository(source: Path, releas
     assert files - written == expected
 
 
+@pytest.mark.long
 def test_the_wheel_from_the_source_distribution_is_the_wheel_from_the_tree(
     wheel: Path, released: Path
 ) -> None:
@@ -170,6 +172,7 @@ def test_the_wheel_from_the_source_distribution_is_the_wheel_from_the_tree(
     assert contents(next(released.glob("*.whl"))) == contents(wheel)
 
 
+@pytest.mark.long
 def test_a_package_index_would_take_both(released: Path) -> None:
     files = [str(path) for path in sorted(released.iterdir())]
     assert len(files) == 2
@@ -217,6 +220,7 @@ def test_score_from_the_wheel_with_the_network_off(environment: Path, tmp_path: 
     assert [row["cosine"] for row in rows] == pytest.approx([r.cosine for r in expected], abs=1e-6)
 
 
+@pytest.mark.long
 def test_a_download_without_a_network_is_one_clear_error(environment: Path, tmp_path: Path) -> None:
     make_photo(tmp_path / "photo.jpg", seed=1)
     done = run(environment, tmp_path, "descscore", "score", "photo.jpg", "a", "--model", "ViT-B-32/openai")

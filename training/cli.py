@@ -46,7 +46,7 @@ def setting_options(command: Any) -> Any:
     show_default=True,
     help="Split to validate on; '' for none.",
 )
-@click.option("--reference-split", "reference", help="Split whose descriptions percentiles refer to.")
+@click.option("--reference-split", "comparison", help="Split whose descriptions percentiles compare with.")
 @click.option("--image-root", type=PATH, help="Folder that image paths are relative to.")
 @click.option("--cache", type=PATH, help="Folder for image features; by default in --output.")
 @click.option(

@@ -32,11 +32,11 @@ from descscore.training.objective import site_of
 from descscore.training.readout import (
     ReadoutTexts,
     calibrated,
+    comparison_cosines,
     decisions,
     fit,
     fold_of,
     policy_calibration,
-    reference_cosines,
 )
 from descscore.training.trainer import RunData, Trainer
 
@@ -66,7 +66,7 @@ class Request:
     """Name of the split to train on."""
     validation: str | None = "val"
     """Name of the split to validate on; None for no validation."""
-    reference: str | None = None
+    comparison: str | None = None
     """Split whose descriptions a score's percentile refers to; None takes the validation split, or
     else the training split."""
     options: DataOptions = DataOptions()  # noqa: RUF009 - frozen
@@ -89,7 +89,7 @@ class _Prepared:
     base_licence: str | None
     pairs: PreferenceSet
     data: RunData
-    reference: Examples
+    comparison: Examples
 
 
 def finetune(request: Request, configure: Callable[[Tower], FinetuneConfig], report: Report) -> Path:
@@ -137,7 +137,7 @@ def _what_is_left(request: Request, trainer: Trainer, start: _Prepared) -> str:
     """What comes after the last step, so that nobody thinks that the run hangs."""
     if site_of(trainer.config) is None:
         return "only the adapter is left to be written"
-    parts = [f"cosines of {len(start.reference):,} reference descriptions"]
+    parts = [f"cosines of {len(start.comparison):,} comparison descriptions"]
     if request.calibration_folds:
         parts.append(
             f"{request.calibration_folds} towers of up to {trainer.total_steps} steps for calibration"
@@ -155,12 +155,12 @@ def _prepare(request: Request, model: LoadedModel) -> _Prepared:
         return make_examples(model, pairs.split(split), cache) if split else None
 
     train, validation = make_examples(model, pairs.split(request.train), cache), examples(request.validation)
-    reference = examples(request.reference) or validation or train
+    comparison = examples(request.comparison) or validation or train
     weights, licence = model.weights_hash, model.licence
     # Loaded models come frozen, made under inference; training decides itself which weights change.
     model.clip.requires_grad_(True)
     data = RunData(train, validation)
-    return _Prepared(copy.deepcopy(model.clip), weights, licence, pairs, data, reference)
+    return _Prepared(copy.deepcopy(model.clip), weights, licence, pairs, data, comparison)
 
 
 @torch.no_grad()
@@ -171,12 +171,12 @@ def _round_to_half(trainer: Trainer) -> None:
 
 
 def _purpose(request: Request, trainer: Trainer, start: _Prepared) -> Purpose | None:
-    """The purpose subspace with its read-out and reference; None where none was learned."""
+    """The purpose subspace with its read-out and comparison cosines; None where none was learned."""
     rotation, site = trainer.objective.rotation, site_of(trainer.config)
     if rotation is None or site is None:
         return None
     matrix, tuned = rotation.matrix().detach().cpu(), trainer.objective.clip.cpu()
-    plain = Purpose(site, matrix, None, reference_cosines(tuned, start.reference))
+    plain = Purpose(site, matrix, None, comparison_cosines(tuned, start.comparison))
     train, folds = start.data.train, request.calibration_folds
     if not folds:
         return plain

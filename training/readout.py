@@ -1,4 +1,4 @@
-"""After training: order the purpose coordinates, fit the read-out of them, and keep reference cosines.
+"""After training: order the purpose coordinates, fit the read-out of them, and keep comparison cosines.
 
 The read-out is a calibrated logistic regression on purpose coordinates; its probability is a text's
 ``description_probability``. It tells descriptions from captions and from the third kind of text
@@ -252,10 +252,10 @@ def decisions(readout: Readout, coordinates: Tensor) -> Array:
 
 
 @torch.no_grad()
-def reference_cosines(clip: CLIP, examples: Examples, batch_size: int = 128) -> Tensor:
+def comparison_cosines(clip: CLIP, examples: Examples, batch_size: int = 128) -> Tensor:
     """Cosines of descriptions with their own images, ascending: ``(n,)``."""
     parts = torch.split(examples.tokens[: len(examples)], batch_size)
-    told_parts = told(parts, "reference descriptions: batches of texts")
+    told_parts = told(parts, "comparison descriptions: batches of texts")
     texts = torch.cat([encode_tokens(clip, tokens) for tokens in told_parts])
     return cosines(examples.images, texts).sort().values
 

@@ -2,7 +2,7 @@
 
 These judgments are only ever remarks for a person to look at. Their thresholds lie in
 ``assets/auditing/thresholds.json``, which ``python -m reproduce.audit`` writes. They are stated in units that
-carry from model to model: a percentile among the model's reference descriptions, and a probability.
+carry from model to model: a percentile among the model's comparison descriptions, and a probability.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Thresholds:
     """From which values on a judgment is made."""
 
     percentile: float
-    """P01: a text fits no better than this share of reference descriptions, in per cent."""
+    """P01: a text fits no better than this share of comparison descriptions, in per cent."""
     margin: float
     """P02: two texts fit better by this sum of cosines after they changed places."""
     description_probability: float
@@ -116,12 +116,12 @@ def neighbours(place: int, candidates: Sequence[int]) -> list[int]:
 
 
 def does_fit(score: Score, limits: Thresholds) -> bool:
-    """Whether a text fits a picture as reference descriptions do; True for a model without them."""
+    """Whether a text fits a picture as comparison descriptions do; True for a model without them."""
     return score.percentile is None or score.percentile >= limits.percentile
 
 
 def judge(use: ImageUse, score: Score, limits: Thresholds) -> list[Finding]:
-    """What one score says of a use: P01 and P03. A model without reference values finds nothing."""
+    """What one score says of a use: P01 and P03. A model without comparison descriptions finds nothing."""
     findings = []
     if score.percentile is not None and not does_fit(score, limits):
         message = (

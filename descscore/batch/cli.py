@@ -95,9 +95,9 @@ def batch(ctx: click.Context, /, source: str, output: Path, as_json: bool, **arg
     """Score all pairs of INPUT into the folder --output.
 
     INPUT is a table (.csv, .tsv, .jsonl, .json, .parquet) with the columns image and text, a
-    file of clipscore, COCO or Concadia, a folder of images, each with a .txt file of the same
-    name or all with a table metadata.csv, WebDataset shards (.tar), a folder of save_to_disk, a
-    hub data set (hub:NAME), or - for a table on standard input. To continue a stopped run,
+    file of clipscore, COCO or Concadia, a folder of images with a .txt file for each or one table
+    metadata.csv for all, WebDataset shards (.tar), a folder that save_to_disk wrote, a hub data
+    set (hub:NAME), or - for a table on standard input. To continue a stopped run,
     start the same command again.
 
     Exit code 3: done, but some rows could not be scored; their status says why.

@@ -68,7 +68,7 @@ def _in_order(manifests: dict[Path, Manifest]) -> dict[Path, Manifest]:
         jobs[number] = path
     missing = sorted(set(range(1, count + 1)) - jobs.keys())
     if missing:
-        raise DataError(f"missing of {count} jobs: {', '.join(map(str, missing))}")
+        raise DataError(f"of {count} jobs these are missing: {', '.join(map(str, missing))}")
     return {jobs[number]: manifests[jobs[number]] for number in sorted(jobs)}
 
 

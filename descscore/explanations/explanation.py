@@ -56,7 +56,7 @@ class Convergence:
 
 @dataclass(frozen=True)
 class PurposePlace:
-    """The purpose read-out of a text, compared with reference texts."""
+    """The purpose read-out of a text, compared with comparison texts."""
 
     log_odds: float
     """Log-odds of being a description."""
@@ -67,15 +67,15 @@ class PurposePlace:
     k: int
     """Dimensions of the subspace."""
     above_descriptions: float | None
-    """Per cent of reference descriptions with lower log-odds, ties half; None for a model without reference
+    """Per cent of comparison descriptions with lower log-odds, ties half; None for a model without comparison
     texts."""
     above_captions: float | None
-    """The same for reference captions."""
+    """The same for comparison captions."""
     descriptions: tuple[float, ...] | None
-    """Ascending quantiles of the log-odds of reference descriptions; None for a model without reference
+    """Ascending quantiles of the log-odds of comparison descriptions; None for a model without comparison
     texts."""
     captions: tuple[float, ...] | None
-    """The same for reference captions."""
+    """The same for comparison captions."""
 
 
 @dataclass(frozen=True)

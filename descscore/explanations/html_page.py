@@ -88,7 +88,7 @@ def _ranks(words: Sequence[WordParts]) -> list[int]:
 
 @dataclass(frozen=True)
 class _Group:
-    """Log-odds of reference texts: least, lower quartile, median, upper quartile, greatest."""
+    """Log-odds of comparison texts: least, lower quartile, median, upper quartile, greatest."""
 
     name: str
     least: float
@@ -104,7 +104,7 @@ class _Group:
 
 @dataclass(frozen=True)
 class _Scale:
-    """The drawing of a text's log-odds among those of reference texts."""
+    """The drawing of a text's log-odds among those of comparison texts."""
 
     groups: tuple[_Group, ...]
     low: float
@@ -123,7 +123,7 @@ class _Scale:
         parts = [
             f"This text at {place.log_odds:+.2f}",
             *(
-                f"reference {group.name.lower()} from {group.least:+.2f} to {group.greatest:+.2f}, "
+                f"comparison {group.name.lower()} from {group.least:+.2f} to {group.greatest:+.2f}, "
                 f"middle half {group.lower:+.2f} to {group.upper:+.2f}, median {group.median:+.2f}"
                 for group in groups
             ),

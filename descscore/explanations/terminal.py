@@ -83,13 +83,13 @@ def convergence_sentence(name: str, convergence: Convergence) -> str:
 
 
 def place_sentence(place: PurposePlace) -> str:
-    """The read-out compared with the reference texts, in a sentence."""
+    """The read-out compared with the comparison texts, in a sentence."""
     text = f"probability {place.probability:.3f} of being a description (log-odds {place.log_odds:+.2f})"
     if place.above_descriptions is None or place.above_captions is None:
         return text
     return (
-        f"{text}; higher than {place.above_descriptions:.0f} % of reference descriptions "
-        f"and {place.above_captions:.0f} % of reference captions"
+        f"{text}; higher than {place.above_descriptions:.0f} % of comparison descriptions "
+        f"and {place.above_captions:.0f} % of comparison captions"
     )
 
 
@@ -114,7 +114,7 @@ def _purpose(place: PurposePlace) -> list[str]:
 
 
 def _spread(quantiles: Sequence[float], at: Callable[[float], int]) -> str:
-    """A line of marks from the lowest to the highest reference text."""
+    """A line of marks from the lowest to the highest comparison text."""
     line = [" "] * _SCALE
     for mark, outer in ((".", 0.0), ("-", 0.05), ("=", 0.25)):
         first, last = (quantiles[round(q * (len(quantiles) - 1))] for q in (outer, 1 - outer))

@@ -94,8 +94,8 @@ def fit(score: Score) -> str:
     if score.percentile is None:
         return f"Score {score.score:.2f} on a scale from 0 to 2.5."
     if score.percentile <= 0:
-        return "Fits the picture worse than all reference descriptions."
-    return f"Fits the picture better than {share(score.percentile)} of reference descriptions."
+        return "Fits the picture worse than all comparison descriptions."
+    return f"Fits the picture better than {share(score.percentile)} of comparison descriptions."
 
 
 def headline(score: Score) -> str:

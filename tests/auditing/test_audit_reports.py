@@ -232,7 +232,7 @@ def test_the_page_shows_all_findings_with_thumbnails_and_runs_nothing(tmp_path: 
     assert "<script" not in page
     assert "\x1b" not in page
     assert "http" not in page.replace("http-equiv", "")
-    assert "better than 2 of 100 reference descriptions" in page
+    assert "better than 2 of 100 comparison descriptions" in page
     assert page.index("message of T01") < page.index("message of T05") < page.index("message of P01")
 
 
@@ -240,7 +240,7 @@ def test_the_page_states_no_fit_of_what_the_model_does_not_judge() -> None:
     german = replace(record("T04"), percentile=3.0, not_judged="is in another language than English (de)")
     page = as_html(sorted_entries([german]), "descscore:1|model:x")
     assert "Not judged: is in another language" in page
-    assert "reference descriptions fit" not in page
+    assert "comparison descriptions fit" not in page
 
 
 def test_a_page_without_findings_says_so() -> None:

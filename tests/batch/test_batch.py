@@ -465,7 +465,7 @@ def test_jobs_merge_into_what_one_run_makes(
         folders = [str(tmp_path / str(job)) for job in jobs]
         return CliRunner().invoke(main, ["merge", *folders, "--output", str(tmp_path / "merged")])
 
-    assert "missing of 3 jobs: 2" in merge(1, 3).stderr
+    assert "of 3 jobs these are missing: 2" in merge(1, 3).stderr
     shutil.copytree(tmp_path / "3", tmp_path / "4")
     assert "is job 3/3, and so is" in merge(1, 3, 4).stderr
     assert merge(3, 1, 2).exit_code == 0

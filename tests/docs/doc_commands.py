@@ -39,7 +39,7 @@ def _install(page: str, command: str, package: str) -> Instead:
 _SMALL_RUN = "--epochs 1 --batch-size 4 --validation-pairs 4"
 
 INSTEAD = (
-    _make("README.md", "demo"),
+    _make("docs/getting_started.md", "demo"),
     _make("CONTRIBUTING.md", "lint test"),
     Instead(
         "CONTRIBUTING.md",
@@ -47,7 +47,7 @@ INSTEAD = (
         'test -f "$REPOSITORY/tests/docs/test_documentation.py"',
         "would run this very test",
     ),
-    _install("README.md", "pip install .", "descscore"),
+    _install("README.md", 'pip install ".[demo]"', "descscore scikit-image"),
     _install("docs/getting_started.md", 'pip install ".[demo,report]"', "descscore matplotlib scikit-image"),
     _install("docs/scaling.md", "pip install 'descscore[ray]'", "ray"),
     Instead(

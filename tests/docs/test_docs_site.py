@@ -87,6 +87,7 @@ def built(site: Path) -> list[Path]:
     return found
 
 
+@pytest.mark.long
 def test_pages_load_nothing_from_elsewhere(site: Path) -> None:
     for path in built(site):
         assert [url for url in Page(path).loaded if "//" in url and not url.startswith("data:")] == [], path
@@ -97,6 +98,7 @@ def test_pages_load_nothing_from_elsewhere(site: Path) -> None:
         assert found == [], path
 
 
+@pytest.mark.long
 def test_pages_have_one_first_heading_and_skip_no_level(site: Path) -> None:
     for path in built(site):
         levels = Page(path).levels
@@ -105,6 +107,7 @@ def test_pages_have_one_first_heading_and_skip_no_level(site: Path) -> None:
         assert all(b - a <= 1 for a, b in pairwise(levels)), (path, levels)
 
 
+@pytest.mark.long
 def test_pictures_have_text_and_tables_have_headers(site: Path) -> None:
     pictures = 0
     for path in built(site):
@@ -117,6 +120,7 @@ def test_pictures_have_text_and_tables_have_headers(site: Path) -> None:
     assert pictures >= 5
 
 
+@pytest.mark.long
 def test_the_references_are_complete(site: Path) -> None:
     cli, api = (Page(site / name).text for name in ("cli.html", "api.html"))
     for path, command in every_command(main, "descscore"):

@@ -7,6 +7,7 @@ With ``DESCSCORE_UPDATE_DOCS=1`` the outputs shown are replaced by what is print
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import shutil
@@ -128,9 +129,13 @@ def assert_shown(shown: str, printed: str, said: str) -> None:
 
 
 RUN = [page for page in pages() if any(language not in DATA for _, language in fences(read(page)))]
+QUICK = "README.md"
+"""The page whose blocks run in the quick tests; those of all others take minutes together."""
 
 
-@pytest.mark.parametrize("page", RUN)
+@pytest.mark.parametrize(
+    "page", [page if page == QUICK else pytest.param(page, marks=pytest.mark.long) for page in RUN]
+)
 def test_every_block_of_a_page_runs(page: str, server: ForkServer, sandbox: Path) -> None:
     runner = Runner(page, server)
     for example in runner.examples():
@@ -170,7 +175,7 @@ def test_every_command_and_option_exists(page: str) -> None:
                     pytest.fail(f"{page}: {text}: {error.format_message()}")
 
 
-def test_modules_that_are_run_exist_and_have_the_options(server: ForkServer, tmp_path: Path) -> None:
+def test_modules_that_are_run_exist_and_have_the_options() -> None:
     asked: dict[str, set[str]] = {}
     for page in pages():
         for text in re.findall(r"python -m (?:descscore|reproduce)[^`\n]*", read(page)):
@@ -178,14 +183,12 @@ def test_modules_that_are_run_exist_and_have_the_options(server: ForkServer, tmp
             asked.setdefault(words[2], set()).update(re.findall(r"(?<=\s)--[a-z-]+", text))
     assert len(asked) >= 4
     for module, options in asked.items():
-        assert find_spec(module) is not None, module
-        if not options:
-            continue
-        done = subprocess.run(
-            [server.bin / "python", "-m", module, "--help"], capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        assert options <= set(re.findall(r"--[a-z-]+", done.stdout)), module
+        spec = find_spec(module)
+        assert spec is not None, module
+        if options:
+            run = f"{module}.__main__" if spec.submodule_search_locations else module
+            command = importlib.import_module(run).main
+            assert options <= {name for option in command.params for name in option.opts}, module
 
 
 def test_what_is_run_in_another_s_place_stands_in_the_documentation() -> None:

@@ -31,5 +31,5 @@ def test_every_pair_is_counted_in_its_band(tiny_folder: Path, tmp_path: Path) ->
             assert row[kind] == pytest.approx(names.count(row["name"]) / len(names))
     assert (measured["images"], measured["texts"]) == (4, 5)
     assert "| good | 50 to 100 |" in BANDS_PART.markdown(measured)
-    with pytest.raises(UsageError, match="no reference descriptions"):
+    with pytest.raises(UsageError, match="no comparison descriptions"):
         measure_bands(DescScorer.from_pretrained(tiny_folder, device="cpu"), source)

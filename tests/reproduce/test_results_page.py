@@ -197,7 +197,7 @@ def test_runs_are_chosen_by_the_beginning_of_their_names() -> None:
     assert len(chosen_runs(planned, ["shipped-"])) == SEEDS
     assert len(chosen_runs(planned, ["shipped", "das-lora at 100"])) == 4 * SEEDS
     assert chosen_runs(planned, []) == planned
-    with pytest.raises(UsageError, match=r"--only 'bft-none': no run starts so; there are shipped-0"):
+    with pytest.raises(UsageError, match=r"--only 'bft-none': no run begins so; the runs are shipped-0"):
         chosen_runs(planned, ["shipped", "bft-none"])
 
 

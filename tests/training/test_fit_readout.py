@@ -25,13 +25,13 @@ from descscore.training.data import Examples
 from descscore.training.finetune import cross_calibration
 from descscore.training.readout import (
     ReadoutTexts,
+    comparison_cosines,
     decisions,
     example_coordinates,
     fit_readout,
     fold_of,
     order_rotation,
     policy_calibration,
-    reference_cosines,
 )
 
 SITE = Site(2, 8)
@@ -90,9 +90,9 @@ def test_the_calibration_uses_only_decisions_on_unseen_groups(
     assert again == (scale, shift)
 
 
-def test_reference_cosines_are_sorted_and_each_of_its_own_image(clip) -> None:  # type: ignore[no-untyped-def]
+def test_comparison_cosines_are_sorted_and_each_of_its_own_image(clip) -> None:  # type: ignore[no-untyped-def]
     data = examples()
-    found = reference_cosines(clip, data, batch_size=5)
+    found = comparison_cosines(clip, data, batch_size=5)
     with torch.no_grad():
         texts = torch.nn.functional.normalize(encode_tokens(clip, data.tokens[:24]), dim=1)
     expected = (texts * data.images).sum(1).sort().values
@@ -104,10 +104,10 @@ def test_long_work_says_how_far_it_is(
 ) -> None:  # type: ignore[no-untyped-def]
     """Before, a run with many pairs said nothing for minutes after its last step."""
     caplog.set_level("INFO")
-    reference_cosines(clip, examples(), batch_size=5)
+    comparison_cosines(clip, examples(), batch_size=5)
     assert not caplog.messages
     monkeypatch.setattr(readout, "TELL_EVERY", 0.0)
-    reference_cosines(clip, examples(), batch_size=5)
+    comparison_cosines(clip, examples(), batch_size=5)
     assert [line.partition(": ")[2] for line in caplog.messages] == [
         f"batches of texts: {done} of 5" for done in range(5)
     ]

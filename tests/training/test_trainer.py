@@ -441,7 +441,7 @@ def test_train_command_makes_an_adapter_that_scores(
     left = (
         "only the adapter"
         if "bft" in name
-        else "left: cosines of 8 reference descriptions, 3 towers of up to"
+        else "left: cosines of 8 comparison descriptions, 3 towers of up to"
     )
     assert f"trained 8 steps; {left}" in caplog.text
     assert run["config"]["learning_rate"] == 0.003
