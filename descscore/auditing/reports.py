@@ -206,7 +206,7 @@ def _sarif_result(record: AuditedUse, one: Finding, order: dict[str, int]) -> di
 def _uri(document: str) -> str:
     """A document's path relative to the current folder; a full address where it lies outside."""
     path = os.path.relpath(document)
-    if path.startswith(".."):
+    if path.split(os.sep)[0] == os.pardir:
         return "file://" + quote(os.path.abspath(document), errors="surrogateescape")
     return quote(Path(path).as_posix(), errors="surrogateescape")
 
