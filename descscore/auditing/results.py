@@ -24,7 +24,7 @@ class AuditedUse:
     score: float | None = None
     """Score of the text as a replacement of the image (:attr:`descscore.Score.score`); None without one."""
     percentile: float | None = None
-    """Share of the model's reference descriptions with a lower score, 0..100."""
+    """Share of the model's comparison descriptions with a lower score, 0..100."""
     description_probability: float | None = None
     """Probability, 0..1, that the text is a description and not a caption."""
     not_judged: str | None = None
