@@ -31,7 +31,7 @@ PHOTOS = 2500
 """Photos that join the 5,441 figures."""
 
 _PEOPLE = listed(
-    "Amina Anna Ben Carlos Chen Clara David Elena Emma Fatima George Grace Hana Ivan James Jin Julia "
+    "Amina Anna Ben Carlos Chen Clara David Elena Emma Fatima George Hana Ivan James Jin Julia "
     "Kofi Laura Leila Liam Lucia Maria Marta Mei Miguel Noah Nora Olga Omar Paul Peter Priya Rosa Sam "
     "Sara Sofia Tom Yusuf"
 )
@@ -43,11 +43,19 @@ _PLACES = listed(
 )
 _MONTHS = listed("January February March April May June July August September October November December")
 _EVENTS = listed("championship competition exhibition fair festival finals games holiday parade reunion show")
+_ROLES = listed(
+    "actor artist author captain chief coach composer director doctor engineer founder governor hero "
+    "inventor king leader mayor member minister officer painter pilot pioneer player poet president "
+    "professor queen researcher scientist singer soldier teacher winner writer"
+)
 _MADE_BY = ("Photo by", "Photograph by", "Courtesy of", "Credit:", "Picture taken by")
 
 
 def made_caption(descriptions: list[str], draw: random.Random) -> str:
-    """A caption of a photo with these descriptions: who, where and when, around words of one of them."""
+    """A caption of a photo with these descriptions: who, where and when, around words of one of them.
+
+    It adds to the photo and does not say what it looks like.
+    """
     words = [word for word in nouns(draw.choice(descriptions)) if word.isalpha()]
     subject, other = (draw.choice(words), draw.choice(words)) if words else ("photo", "view")
     text = draw.choice(_FORMS)(subject, other, draw)
@@ -69,7 +77,16 @@ def _where(draw: random.Random) -> str:
     return draw.choice(_PLACES)
 
 
+def _role(draw: random.Random) -> str:
+    return draw.choice(_ROLES)
+
+
+def _year(draw: random.Random) -> int:
+    return draw.randint(1860, 2013)
+
+
 _FORMS: tuple[Callable[[str, str, random.Random], str], ...] = (
+    # As under the photos of an album or a club.
     lambda a, b, d: f"{_where(d)}, {_when(d)}",
     lambda a, b, d: f"{_who(d)} and {_who(d)} in {_where(d)}, {_when(d)}",
     lambda a, b, d: f"{_who(d)} with the {a}, {_when(d)}",
@@ -77,14 +94,20 @@ _FORMS: tuple[Callable[[str, str, random.Random], str], ...] = (
     lambda a, b, d: f"the {a} in {_where(d)}, {_when(d)}",
     lambda a, b, d: f"the {a} and the {b} at the {_where(d)} {d.choice(_EVENTS)}",
     lambda a, b, d: f"{a} at the {d.choice(_EVENTS)} in {_where(d)}, {_when(d)}",
-    lambda a, b, d: f"{_who(d)}'s {a} came to {_where(d)} for the {d.choice(_EVENTS)}",
-    lambda a, b, d: f"{_who(d)} won the {a} {d.choice(_EVENTS)} of {_when(d)}",
     lambda a, b, d: f"our {d.choice(_EVENTS)} in {_where(d)}: {a} and {b}",
-    lambda a, b, d: f"{a} of the {_where(d)} {b} club, founded in {d.randint(1880, 1999)}",
-    lambda a, b, d: f"{_who(d)} took up the {a} after moving to {_where(d)}",
-    lambda a, b, d: f"this {a} has been popular in {_where(d)} since {d.randint(1900, 1999)}",
-    lambda a, b, d: f"the {a} was {_who(d)}'s favourite {b}",
-    lambda a, b, d: f"{d.choice(_MADE_BY)} {_who(d)}, {_where(d)} {d.randint(1985, 2013)}",
+    lambda a, b, d: f"{_who(d)}'s {a} came to {_where(d)} for the {d.choice(_EVENTS)}",
+    lambda a, b, d: f"{d.choice(_MADE_BY)} {_who(d)}, {_where(d)} {_year(d)}",
+    # As in a newspaper or an encyclopaedia.
+    lambda a, b, d: f"{_who(d)}, {_role(d)} from {_where(d)}, in {_year(d)}",
+    lambda a, b, d: f"{_who(d)} was the {_role(d)} of the {_where(d)} {a} {d.choice(_EVENTS)} in {_year(d)}",
+    lambda a, b, d: f"{_role(d)} {_who(d)} at the {d.choice(_EVENTS)}, {_year(d)}",
+    lambda a, b, d: f"the {_role(d)} {_who(d)} with {d.choice(('his', 'her'))} {a} in {_where(d)}",
+    lambda a, b, d: f"the {a} was named after the {_role(d)} {_who(d)}",
+    lambda a, b, d: f"{a} of the {_where(d)} {b} club, founded in {_year(d)}",
+    lambda a, b, d: f"the {a} has been popular in {_where(d)} since {_year(d)}",
+    lambda a, b, d: f"the {a} that made {_who(d)} the most famous {_role(d)} in {_where(d)}",
+    lambda a, b, d: f"a {a} from {_where(d)}, which became known through the {_role(d)} {_who(d)}",
+    lambda a, b, d: f"this {a} won the {d.choice(_EVENTS)} of {_year(d)}",
 )
 
 
