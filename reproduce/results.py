@@ -55,6 +55,7 @@ from descscore.training.lora import tower_shape
 from descscore.training.objective import site_of
 from descscore.training.readout import order_rotation
 from reproduce.cross_validation import Recipe
+from reproduce.everyday import write_tuning_data
 from reproduce.pages import output_option, read_json, write_json
 from reproduce.purpose_subspace import (
     InterchangeRow,
@@ -147,6 +148,8 @@ class Sets:
     """``concadia`` and ``openstax``."""
     owner: dict[str, Array]
     judgments: CaptionJudgments
+    tuning: Path
+    """The data that all runs train on (:mod:`reproduce.everyday`)."""
     train: Examples
     memory: ImageMemory = field(default_factory=dict, repr=False)
 
@@ -159,9 +162,13 @@ class Sets:
         # Pairs with equal texts stay in: no metric can win them, and they count against all.
         keep = DataOptions(keep_equal=True)
         pairs = {name: load_pairs(str(data / name), keep).split("test") for name in ("concadia", "openstax")}
-        train = make_examples(base, load_pairs(str(data / "openstax")).split("train"), work / "features")
+        tuning = work / "tuning"
+        if not (tuning / "val.parquet").is_file():
+            write_tuning_data(data, tuning)
+        train = make_examples(base, load_pairs(str(tuning)).split("train"), work / "features")
         owner = {name: image_owner(part) for name, part in pairs.items()}
-        return cls(data, work, base, pairs, owner, read_caption_judgments(data), train, _load_memory(work))
+        judgments, memory = read_caption_judgments(data), _load_memory(work)
+        return cls(data, work, base, pairs, owner, judgments, tuning, train, memory)
 
     def folder(self, run: Run) -> Path:
         """The folder of a run: its adapter, its checkpoints and its measurements."""
@@ -203,7 +210,7 @@ def train_run(run: Run, sets: Sets) -> Path:
             raise UsageError(f"{output}: holds a run with other settings; remove it")
         return output
     request = Request(
-        data=str(sets.data / "openstax"),
+        data=str(sets.tuning),
         output=output,
         validation=None,
         comparison="val",

@@ -88,10 +88,10 @@ class FinetuneConfig:
     contrastive_weight: float = field(default=0.0, metadata=_about("Factor on the contrastive loss."))
     """Keeps a description closer to its own image than other images' descriptions. Published is 0."""
     hold_weight: float = field(default=0.0, metadata=_about("Factor on the loss that holds grounding."))
-    """Keeps how the untuned model tells images apart by one text
+    """Keeps how the untuned model tells images apart by one text, description or caption
     (:func:`descscore.training.losses.hold_loss`). Published is 0."""
     spread_weight: float = field(default=0.0, metadata=_about("Factor on the loss that levels wordings."))
-    """Keeps the model from liking some descriptions better for their wording
+    """Keeps the model from liking some descriptions, or some captions, better for their wording
     (:func:`descscore.training.losses.spread_loss`). Published is 0."""
     caption_weight: float = field(default=0.0, metadata=_about("Factor on the loss that holds captions."))
     """Keeps an image's caption over other images' descriptions, which a preference for descriptions would put
@@ -244,10 +244,9 @@ _SMALL_DATA: dict[str, Any] = {
     "token_dropout": 0.05,
     "word_swap": 0.5,
     "contrastive_weight": 0.25,
-    "hold_weight": 0.05,
-    "spread_weight": 0.05,
-    "caption_weight": 0.2,
-    "neither_weight": 0.5,
+    "hold_weight": 0.25,
+    "spread_weight": 0.75,
+    "neither_weight": 1.0,
     "ending_weight": 1.0,
 }
 _PRESETS = {

@@ -156,9 +156,9 @@ def hold_loss(shifts: Tensor, images: ImageMoments) -> Tensor:
 
 
 def spread_loss(shifts: Tensor, images: ImageMoments) -> Tensor:
-    """Variance over descriptions of their mean change of logit -> ``()``, at least 0.
+    """Variance over texts of one kind of their mean change of logit -> ``()``, at least 0.
 
-    shifts: ``(m, d)`` of descriptions only. 0 where all descriptions gain alike: another
+    shifts: ``(m, d)`` of descriptions only, or of captions only. 0 where all gain alike: another
     description that reads more like one must not win over an image's own.
     """
     with torch.autocast(shifts.device.type, enabled=False):

@@ -256,13 +256,29 @@ def _grounding_losses(
         loss = outrank_loss(images, descriptions, torch.cat(third), scale)
         total = total + config.neither_weight * loss
     if untuned is not None:
-        with torch.no_grad():
-            before = encode(untuned.clip, examples.tokens[batch.pairs])
-        shifts = logit_shifts(kinds[0], before, scale)
+        total = total + _staying_losses(objective, untuned, examples, batch, kinds[:2])
+    return total
+
+
+def _staying_losses(
+    objective: Objective, untuned: Untuned, examples: Examples, batch: Batch, kinds: Sequence[Tensor]
+) -> Tensor:
+    """The weighted losses that keep each kind's texts near their untuned selves, mean over kinds -> ``()``.
+
+    Each kind may gain or lose as a whole: only what tells texts or images of one kind apart is held.
+    kinds: descriptions and captions, ``(p, embed_dim)`` each.
+    """
+    config, scale, n = objective.config, objective.clip.logit_scale, len(examples)
+    rows = torch.cat([batch.pairs + number * n for number in range(len(kinds))])
+    with torch.no_grad():
+        before = encode(untuned.clip, examples.tokens[rows]).chunk(len(kinds))
+    total = kinds[0].new_zeros((), dtype=torch.float32)
+    for now, then in zip(kinds, before, strict=True):
+        shifts = logit_shifts(now, then, scale)
         everyone = GatherWithGradient.apply(shifts)
         hold = config.hold_weight * hold_loss(shifts, untuned.images)
         total = total + (hold + config.spread_weight * spread_loss(everyone, untuned.images))
-    return total
+    return total / len(kinds)
 
 
 class GatherWithGradient(torch.autograd.Function):

@@ -28,8 +28,17 @@ from descscore.models import load_model
 from descscore.tables.open import load_pairs
 from descscore.training import checkpoint, trainer
 from descscore.training.config import FinetuneConfig, Tower, preset
-from descscore.training.data import EpochPlan, Examples, Vocabulary, make_examples, with_endings
-from descscore.training.objective import unit_features, validate
+from descscore.training.data import Batch, EpochPlan, Examples, Vocabulary, make_examples, with_endings
+from descscore.training.objective import (
+    SHORT,
+    Objective,
+    TextRuns,
+    Untuned,
+    encode,
+    run_batch,
+    unit_features,
+    validate,
+)
 from descscore.training.trainer import RunData, Trainer
 
 COLOURS, NAMES = ("red", "green", "blue", "white"), ("Ada", "Grace", "Alan", "Kurt")
@@ -174,6 +183,34 @@ def test_it_learns_what_the_third_kind_is_and_that_a_stop_means_nothing(
     after = validate(run.objective, run.held_out)  # type: ignore[arg-type]
     assert after["empty"] > max(0.8, before["empty"])
     assert moved() < 0.7 * at_first
+
+
+@pytest.mark.parametrize("kind", ["descriptions", "captions"])
+@pytest.mark.parametrize("setting", ["hold_weight", "spread_weight"])
+def test_texts_of_either_kind_are_held_near_their_untuned_selves(
+    base: Path, data: RunData, kind: str, setting: str
+) -> None:
+    clip, rows = load_model(base, "cpu").clip, torch.arange(8)
+    empty = torch.empty(0, dtype=torch.int64)
+
+    def loss(weight: float, move: float) -> float:
+        """The loss of a model that differs from its untuned self in texts of one kind."""
+
+        def tuned(clip: Any, tokens: torch.Tensor) -> torch.Tensor:
+            features, half = encode(clip, tokens), slice(0, 8) if kind == "descriptions" else slice(8, 16)
+            drift = torch.zeros_like(features)
+            drift[half] = move * torch.randn(8, features.shape[1], generator=torch.Generator().manual_seed(0))
+            return features + features.norm() * drift
+
+        objective = Objective(
+            clip, None, config("bft-lora", **{setting: weight}), Untuned.of(clip, data.train)
+        )
+        runs = TextRuns(tuned, SHORT.exchange)
+        with torch.no_grad():
+            return float(run_batch(objective, data.train, Batch(rows, empty, empty), runs).loss)
+
+    assert loss(1.0, 0.0) == pytest.approx(loss(0.0, 0.0), abs=1e-4)
+    assert loss(1.0, 0.1) > loss(0.0, 0.1) + 1e-3
 
 
 def test_the_best_weights_are_kept_not_the_last(

@@ -60,7 +60,7 @@ def test_the_recipe_for_small_data_meets_every_text_and_fits_into_three_megabyte
     c = preset("small-data", tower)
     assert (c.loss, c.tuning, c.learning_rate, c.epochs, c.text_window) == ("joint", "lora", 1e-3, 2, 32)
     assert c.examples_per_epoch is None
-    assert min(c.neither_weight, c.caption_weight, c.ending_weight, c.hold_weight) > 0
+    assert min(c.neither_weight, c.spread_weight, c.ending_weight, c.hold_weight) > 0
     assert c.lora_rank is not None
     attention, feed_forward = 8 * tower.width * tower.blocks, 10 * tower.width * tower.blocks
     values = c.lora_rank * (attention + feed_forward + 49_408 + tower.width)

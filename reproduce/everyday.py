@@ -1,0 +1,172 @@
+"""Write the data that ``default`` is tuned on: textbook figures, and everyday photos with made captions.
+
+    python -m reproduce.everyday --data DATA --output tuning
+
+The textbooks alone (OpenStax ``train``) teach the difference between descriptions and captions on figures of
+textbooks. A model tuned on them forgets some of what it knew of everyday photos. So photos of Flickr8k
+``train`` join them. People wrote five descriptions of each and no caption, so a caption is made: it tells
+who, where and when, around one or two words of a description, as captions under photos do.
+
+The folder gets ``train.parquet`` and ``val.parquet``, which ``descscore train --data`` reads. ``val`` holds
+OpenStax ``val`` alone. Everything is drawn from the seed: the same command writes the same pairs.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import click
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from descscore.auditing.wording import listed
+from descscore.eval.attacks import nouns
+from descscore.files import atomic_write
+from descscore.options import PATH
+from reproduce.pages import data_option
+
+PHOTOS = 2500
+"""Photos that join the 5,441 figures."""
+
+_PEOPLE = listed(
+    "Amina Anna Ben Carlos Chen Clara David Elena Emma Fatima George Hana Ivan James Jin Julia "
+    "Kofi Laura Leila Liam Lucia Maria Marta Mei Miguel Noah Nora Olga Omar Paul Peter Priya Rosa Sam "
+    "Sara Sofia Tom Yusuf"
+)
+_PLACES = listed(
+    "Accra Athens Austin Bergen Berlin Boston Brighton Cairo Chicago Dakar Denver Dublin Edinburgh "
+    "Geneva Glasgow Hanoi Helsinki Istanbul Kyoto Lagos Leeds Lima Lisbon London Madrid Melbourne "
+    "Mexico Milan Montreal Mumbai Nairobi Naples Oslo Paris Portland Prague Quebec Rome Seattle Seoul "
+    "Sydney Toronto Vienna Warsaw Zurich"
+)
+_MONTHS = listed("January February March April May June July August September October November December")
+_EVENTS = listed("championship competition exhibition fair festival finals games holiday parade reunion show")
+_ROLES = listed(
+    "actor artist author captain chief coach composer director doctor engineer founder governor hero "
+    "inventor king leader mayor member minister officer painter pilot pioneer player poet president "
+    "professor queen researcher scientist singer soldier teacher winner writer"
+)
+_MADE_BY = ("Photo by", "Photograph by", "Courtesy of", "Credit:", "Picture taken by")
+
+
+def made_caption(descriptions: list[str], draw: random.Random) -> str:
+    """A caption of a photo with these descriptions: who, where and when, around words of one of them.
+
+    It adds to the photo and does not say what it looks like.
+    """
+    words = [word for word in nouns(draw.choice(descriptions)) if word.isalpha()]
+    subject, other = (draw.choice(words), draw.choice(words)) if words else ("photo", "view")
+    text = draw.choice(_FORMS)(subject, other, draw)
+    return text[:1].upper() + text[1:] + "." * (draw.random() < 0.5)
+
+
+def _when(draw: random.Random) -> str:
+    year = str(draw.randint(1985, 2013))
+    return draw.choice(
+        (year, f"{draw.choice(_MONTHS)} {year}", f"{draw.randint(1, 28)} {draw.choice(_MONTHS)} {year}")
+    )
+
+
+def _who(draw: random.Random) -> str:
+    return draw.choice(_PEOPLE)
+
+
+def _where(draw: random.Random) -> str:
+    return draw.choice(_PLACES)
+
+
+def _role(draw: random.Random) -> str:
+    return draw.choice(_ROLES)
+
+
+def _year(draw: random.Random) -> int:
+    return draw.randint(1860, 2013)
+
+
+_FORMS: tuple[Callable[[str, str, random.Random], str], ...] = (
+    # As under the photos of an album or a club.
+    lambda a, b, d: f"{_where(d)}, {_when(d)}",
+    lambda a, b, d: f"{_who(d)} and {_who(d)} in {_where(d)}, {_when(d)}",
+    lambda a, b, d: f"{_who(d)} with the {a}, {_when(d)}",
+    lambda a, b, d: f"{_who(d)} in {_where(d)}",
+    lambda a, b, d: f"the {a} in {_where(d)}, {_when(d)}",
+    lambda a, b, d: f"the {a} and the {b} at the {_where(d)} {d.choice(_EVENTS)}",
+    lambda a, b, d: f"{a} at the {d.choice(_EVENTS)} in {_where(d)}, {_when(d)}",
+    lambda a, b, d: f"our {d.choice(_EVENTS)} in {_where(d)}: {a} and {b}",
+    lambda a, b, d: f"{_who(d)}'s {a} came to {_where(d)} for the {d.choice(_EVENTS)}",
+    lambda a, b, d: f"{d.choice(_MADE_BY)} {_who(d)}, {_where(d)} {_year(d)}",
+    # As in a newspaper or an encyclopaedia.
+    lambda a, b, d: f"{_who(d)}, {_role(d)} from {_where(d)}, in {_year(d)}",
+    lambda a, b, d: f"{_who(d)} was the {_role(d)} of the {_where(d)} {a} {d.choice(_EVENTS)} in {_year(d)}",
+    lambda a, b, d: f"{_role(d)} {_who(d)} at the {d.choice(_EVENTS)}, {_year(d)}",
+    lambda a, b, d: f"the {_role(d)} {_who(d)} with {d.choice(('his', 'her'))} {a} in {_where(d)}",
+    lambda a, b, d: f"the {a} was named after the {_role(d)} {_who(d)}",
+    lambda a, b, d: f"{a} of the {_where(d)} {b} club, founded in {_year(d)}",
+    lambda a, b, d: f"the {a} has been popular in {_where(d)} since {_year(d)}",
+    lambda a, b, d: f"the {a} that made {_who(d)} the most famous {_role(d)} in {_where(d)}",
+    lambda a, b, d: f"a {a} from {_where(d)}, which became known through the {_role(d)} {_who(d)}",
+    lambda a, b, d: f"this {a} won the {d.choice(_EVENTS)} of {_year(d)}",
+)
+
+
+def photo_pairs(path: Path, most: int, seed: int) -> Iterator[dict[str, object]]:
+    """Rows of at most ``most`` photos of a Flickr8k table: image, description, made caption and group."""
+    draw = random.Random(seed)
+    photos = pq.read_table(path)
+    for number in sorted(draw.sample(range(len(photos)), min(most, len(photos)))):
+        photo = photos.slice(number, 1).to_pylist()[0]
+        captions = [text.rstrip(" .") for text in photo["captions"]]
+        yield {
+            "image": photo["image"],
+            "description": draw.choice(captions),
+            "caption": made_caption(captions, draw),
+            "group": f"photo {number % 40}",
+        }
+
+
+def figure_pairs(path: Path) -> Iterator[dict[str, object]]:
+    """Rows of a table of textbook figures, grouped by book."""
+    for batch in pq.ParquetFile(path).iter_batches(256, columns=["image", "description", "caption", "book"]):
+        for row in batch.to_pylist():
+            row["group"] = row.pop("book")
+            yield row
+
+
+def write_tuning_data(data: Path, folder: Path, photos: int = PHOTOS, seed: int = 0) -> Path:
+    """Write ``train.parquet`` and ``val.parquet`` into ``folder``, which is made, and return it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    everyday = photo_pairs(data / "flickr8k" / "train.parquet", photos, seed)
+    _write([*figure_pairs(data / "openstax" / "train.parquet"), *everyday], folder / "train.parquet")
+    _write(list(figure_pairs(data / "openstax" / "val.parquet")), folder / "val.parquet")
+    return folder
+
+
+def _write(rows: list[dict[str, object]], path: Path) -> None:
+    with atomic_write(path) as part:
+        pq.write_table(pa.Table.from_pylist(rows, _SCHEMA), part)
+
+
+_SCHEMA = pa.schema(
+    {
+        "image": pa.struct({"bytes": pa.binary(), "path": pa.string()}),
+        "description": pa.string(),
+        "caption": pa.string(),
+        "group": pa.string(),
+    }
+)
+
+
+@click.command()
+@data_option
+@click.option("--output", type=PATH, required=True, help="Folder for the two tables.")
+@click.option("--photos", type=click.IntRange(0), default=PHOTOS, show_default=True, help="Photos that join.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of everything that is drawn.")
+def main(data: Path, output: Path, photos: int, seed: int) -> None:
+    """Write train.parquet and val.parquet into the folder."""
+    write_tuning_data(data, output, photos, seed)
+
+
+if __name__ == "__main__":
+    main()
