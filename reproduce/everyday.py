@@ -1,14 +1,15 @@
 """Write the data that ``default`` is tuned on: textbook figures, and everyday photos with made captions.
 
     python -m reproduce.everyday --data DATA --output tuning
+    descscore train --data tuning --extra-split everyday ...
 
 The textbooks alone (OpenStax ``train``) teach the difference between descriptions and captions on figures of
 textbooks. A model tuned on them forgets some of what it knew of everyday photos. So photos of Flickr8k
 ``train`` join them. People wrote five descriptions of each and no caption, so a caption is made: it tells
 who, where and when, around one or two words of a description, as captions under photos do.
 
-The folder gets ``train.parquet`` and ``val.parquet``, which ``descscore train --data`` reads. ``val`` holds
-OpenStax ``val`` alone. Everything is drawn from the seed: the same command writes the same pairs.
+The folder gets ``train.parquet`` and ``val.parquet``. The photos have the split :data:`MADE`, all figures the
+split of their file. Everything is drawn from the seed: the same command writes the same pairs.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from descscore.files import atomic_write
 from descscore.options import PATH
 from reproduce.pages import data_option
 
+MADE = "everyday"
+"""Split of the photos with made captions."""
 PHOTOS = 2500
 """Photos that join the 5,441 figures."""
 
@@ -112,7 +115,7 @@ _FORMS: tuple[Callable[[str, str, random.Random], str], ...] = (
 
 
 def photo_pairs(path: Path, most: int, seed: int) -> Iterator[dict[str, object]]:
-    """Rows of at most ``most`` photos of a Flickr8k table: image, description, made caption and group."""
+    """Rows of at most ``most`` photos of a Flickr8k table, with made captions."""
     draw = random.Random(seed)
     photos = pq.read_table(path)
     for number in sorted(draw.sample(range(len(photos)), min(most, len(photos)))):
@@ -123,15 +126,16 @@ def photo_pairs(path: Path, most: int, seed: int) -> Iterator[dict[str, object]]
             "description": draw.choice(captions),
             "caption": made_caption(captions, draw),
             "group": f"photo {number % 40}",
+            "split": MADE,
         }
 
 
 def figure_pairs(path: Path) -> Iterator[dict[str, object]]:
-    """Rows of a table of textbook figures, grouped by book."""
+    """Rows of a table of textbook figures, grouped by book, with the split of the file's name."""
     for batch in pq.ParquetFile(path).iter_batches(256, columns=["image", "description", "caption", "book"]):
         for row in batch.to_pylist():
             row["group"] = row.pop("book")
-            yield row
+            yield {**row, "split": path.stem}
 
 
 def write_tuning_data(data: Path, folder: Path, photos: int = PHOTOS, seed: int = 0) -> Path:
@@ -154,6 +158,7 @@ _SCHEMA = pa.schema(
         "description": pa.string(),
         "caption": pa.string(),
         "group": pa.string(),
+        "split": pa.string(),
     }
 )
 

@@ -55,7 +55,7 @@ from descscore.training.lora import tower_shape
 from descscore.training.objective import site_of
 from descscore.training.readout import order_rotation
 from reproduce.cross_validation import Recipe
-from reproduce.everyday import write_tuning_data
+from reproduce.everyday import MADE, write_tuning_data
 from reproduce.pages import output_option, read_json, write_json
 from reproduce.purpose_subspace import (
     InterchangeRow,
@@ -165,7 +165,8 @@ class Sets:
         tuning = work / "tuning"
         if not (tuning / "val.parquet").is_file():
             write_tuning_data(data, tuning)
-        train = make_examples(base, load_pairs(str(tuning)).split("train"), work / "features")
+        tuned_on = load_pairs(str(tuning))
+        train = make_examples(base, [*tuned_on.split("train"), *tuned_on.split(MADE)], work / "features")
         owner = {name: image_owner(part) for name, part in pairs.items()}
         judgments, memory = read_caption_judgments(data), _load_memory(work)
         return cls(data, work, base, pairs, owner, judgments, tuning, train, memory)
@@ -211,6 +212,7 @@ def train_run(run: Run, sets: Sets) -> Path:
         return output
     request = Request(
         data=str(sets.tuning),
+        extra=MADE,
         output=output,
         validation=None,
         comparison="val",

@@ -40,6 +40,12 @@ def setting_options(command: Any) -> Any:
 @device_option
 @click.option("--train-split", "train", default="train", show_default=True, help="Split to train on.")
 @click.option(
+    "--extra-split",
+    "extra",
+    help="Split to train on as well, but not to read: for made-up texts, which would make "
+    "description_probability too sure.",
+)
+@click.option(
     "--validation-split",
     "validation",
     default="val",

@@ -6,7 +6,7 @@ import copy
 import json
 import logging
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -64,6 +64,9 @@ class Request:
     """Torch device; None takes a GPU where there is one."""
     train: str = "train"
     """Name of the split to train on."""
+    extra: str | None = None
+    """Name of a split that is trained on as well, but that the read-out never sees: made-up texts are told
+    apart too easily, and would make it too sure. None for no such split."""
     validation: str | None = "val"
     """Name of the split to validate on; None for no validation."""
     comparison: str | None = None
@@ -89,6 +92,8 @@ class _Prepared:
     base_licence: str | None
     pairs: PreferenceSet
     data: RunData
+    read: Tensor
+    """Which training pairs the read-out sees, ``(n,)`` bool."""
     comparison: Examples
 
 
@@ -154,13 +159,15 @@ def _prepare(request: Request, model: LoadedModel) -> _Prepared:
     def examples(split: str | None) -> Examples | None:
         return make_examples(model, pairs.split(split), cache) if split else None
 
-    train, validation = make_examples(model, pairs.split(request.train), cache), examples(request.validation)
+    shown, extra = pairs.split(request.train), pairs.split(request.extra) if request.extra else ()
+    train = make_examples(model, [*shown, *extra], cache)
+    validation = examples(request.validation)
     comparison = examples(request.comparison) or validation or train
     weights, licence = model.weights_hash, model.licence
     # Loaded models come frozen, made under inference; training decides itself which weights change.
     model.clip.requires_grad_(True)
-    data = RunData(train, validation)
-    return _Prepared(copy.deepcopy(model.clip), weights, licence, pairs, data, comparison)
+    data, read = RunData(train, validation), torch.arange(len(train)) < len(shown)
+    return _Prepared(copy.deepcopy(model.clip), weights, licence, pairs, data, read, comparison)
 
 
 @torch.no_grad()
@@ -180,18 +187,20 @@ def _purpose(request: Request, trainer: Trainer, start: _Prepared) -> Purpose | 
     train, folds = start.data.train, request.calibration_folds
     if not folds:
         return plain
-    if len(set(train.groups)) < folds:
+    if len(set(train.select(start.read).groups)) < folds:
         message = "fewer groups than the %d calibration folds: no read-out, so no description_probability"
         log.warning(message, folds)
         return plain
-    scale = cross_calibration(start.untuned, train, trainer.config, folds, request.output / "folds")
-    log.info("read-out: fits on %d texts", 2 * len(train))
-    ordered, fitted = fit(tuned, matrix, site, train)
+    towers = train_folds(start.untuned, train, folds, trainer.config, request.output / "folds")
+    scale = cross_calibration(towers, train, start.read)
+    read = train.select(start.read)
+    log.info("read-out: fits on %d texts", 2 * len(read))
+    ordered, fitted = fit(tuned, matrix, site, read)
     return replace(plain, rotation=ordered, readout=calibrated(fitted.readout, *scale))
 
 
 def cross_calibration(
-    clip: CLIP, examples: Examples, config: FinetuneConfig, folds: int, folder: Path
+    towers: Iterable[tuple[Tensor, Trainer]], examples: Examples, read: Tensor
 ) -> tuple[float, float]:
     """Scale and shift of a read-out's decision values, from towers that have not seen the texts.
 
@@ -200,19 +209,19 @@ def cross_calibration(
     trained on the others.
 
     Args:
-        clip: The untuned model.
-        examples: The training split, with its groups.
-        config: The settings of the run.
-        folds: Number of folds.
-        folder: The towers are kept under it, so that a run that is started again does not train them twice.
+        towers: As :func:`train_folds` yields them.
+        examples: The training split, with its groups: ``n`` pairs.
+        read: Which of the pairs the read-out may see, ``(n,)`` bool.
     """
     odds, unseen = [], []
-    for held, trainer in train_folds(clip, examples, folds, config, folder):
+    for held, trainer in towers:
+        if not (held & read).any():
+            continue
         rotation, site = trainer.objective.rotation, site_of(trainer.config)
         assert rotation is not None and site is not None  # noqa: PT018 - the loss has a subspace
-        tuned, seen = trainer.objective.clip.cpu(), examples.select(~held)
+        tuned, seen = trainer.objective.clip.cpu(), examples.select(~held & read)
         ordered, fitted = fit(tuned, rotation.matrix().detach().cpu(), site, seen)
-        texts = ReadoutTexts.of(examples.select(held))
+        texts = ReadoutTexts.of(examples.select(held & read))
         odds.append(decisions(fitted.readout, texts.coordinates(tuned, Purpose(site, ordered))))
         unseen.append(texts)
     return policy_calibration(odds, unseen)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from descscore.eval.attacks import content_words
 from descscore.tables.open import load_pairs
-from reproduce.everyday import made_caption, write_tuning_data
+from reproduce.everyday import MADE, made_caption, write_tuning_data
 
 DESCRIPTIONS = ("A brown dog runs over wet sand .", "A dog is at the beach .")
 
@@ -46,9 +46,8 @@ def data(tmp_path: Path) -> Path:
 
 def test_photos_join_the_figures_of_train_alone(data: Path, tmp_path: Path) -> None:
     pairs = load_pairs(str(write_tuning_data(data, tmp_path / "out", photos=12)))
-    train, held = pairs.split("train"), pairs.split("val")
-    assert (len(train), len(held)) == (17, 3)
-    figures, photos = train[:5], train[5:]
+    figures, photos, held = (pairs.split(name) for name in ("train", MADE, "val"))
+    assert (len(figures), len(photos), len(held)) == (5, 12, 3)
     assert [pair.caption for pair in figures] == [f"Region {i} was settled late." for i in range(5)]
     assert {pair.group for pair in figures} == {"book 0", "book 1"}
     assert {pair.description for pair in photos} <= {text.removesuffix(" .") for text in DESCRIPTIONS}

@@ -22,7 +22,7 @@ from descscore.towers.text import encode_tokens, run_to_block
 from descscore.training import finetune, readout
 from descscore.training.config import Tower, preset
 from descscore.training.data import Examples
-from descscore.training.finetune import cross_calibration
+from descscore.training.finetune import cross_calibration, train_folds
 from descscore.training.readout import (
     ReadoutTexts,
     comparison_cosines,
@@ -78,7 +78,12 @@ def test_the_calibration_uses_only_decisions_on_unseen_groups(
 
     monkeypatch.setattr(finetune, "train_without", spy)
     config = replace(preset("joint", Tower(32, 4)), epochs=1, batch_size=8, learning_rate=3e-3)
-    scale, shift = cross_calibration(clip, data, config, 3, tmp_path)
+    everything = torch.ones(24, dtype=torch.bool)
+
+    def calibrate() -> tuple[float, float]:
+        return cross_calibration(train_folds(clip, data, 3, config, tmp_path), data, everything)
+
+    scale, shift = calibrate()
     said = "\n".join(caplog.messages)
     for tower in (1, 2, 3):
         assert f"tower {tower} of 3: trains without 8 of 24 pairs" in said
@@ -86,8 +91,23 @@ def test_the_calibration_uses_only_decisions_on_unseen_groups(
     assert np.isfinite([scale, shift]).all()
     assert scale > 0
     assert torch.stack(trained).sum(0).tolist() == [2] * 24  # each pair is left out once
-    again = cross_calibration(clip, data, config, 3, tmp_path)  # taken up from the folder, not trained again
-    assert again == (scale, shift)
+    assert calibrate() == (scale, shift)  # taken up from the folder, not trained again
+
+
+def test_what_is_not_read_is_trained_on_and_does_not_calibrate(clip, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    data = replace(examples(), groups=("a",) * 8 + ("b",) * 8 + ("c",) * 8)
+    config = replace(preset("joint", Tower(32, 4)), epochs=1, batch_size=8, learning_rate=3e-3)
+    read, tokenizer = torch.arange(24) < 20, load_model("base", "cpu").tokenizer
+    texts = (*(f"A dog number {i} runs." for i in range(24)), *(f"Anna, {1900 + i}" for i in range(24)))
+    other = tuple("Something else." if i % 24 >= 20 else text for i, text in enumerate(texts))
+
+    def calibrate(texts: tuple[str, ...], read: torch.Tensor) -> tuple[float, float]:
+        shown = replace(data, texts=texts, tokenizer=tokenizer)
+        return cross_calibration(train_folds(clip, shown, 3, config, tmp_path), shown, read)
+
+    assert calibrate(texts, read) == calibrate(other, read)
+    everything = torch.ones(24, dtype=torch.bool)
+    assert calibrate(texts, everything) != calibrate(other, everything)
 
 
 def test_comparison_cosines_are_sorted_and_each_of_its_own_image(clip) -> None:  # type: ignore[no-untyped-def]
