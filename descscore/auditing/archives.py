@@ -70,6 +70,9 @@ class Archive:
         self._file.seek(0)
         return self._file.read(4)
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._members
+
     def names(self) -> list[str]:
         """The names of all members."""
         return list(self._members)

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from descscore.errors import UsageError
+from descscore.errors import DescscoreError, UsageError
 from descscore.options import PATH, device_option, echo, model_option
 
 FOUND = 1
@@ -50,16 +50,24 @@ def _codes(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> tu
 @click.option("--baseline", type=PATH, help="File of known findings, which are left out.")
 @click.option("--write-baseline", type=PATH, help="Write all findings to this file, to be known from now on.")
 @click.option(
-    "--exclude", multiple=True, metavar="GLOB", help="Files or folders to leave out. May be repeated."
+    "--exclude",
+    multiple=True,
+    metavar="GLOB",
+    help="Files or folders to leave out of the given folders. May be repeated.",
 )
 @click.option(
     "--root",
     "roots",
     multiple=True,
     metavar="URL=FOLDER",
-    help="The folder that holds the files of an address. May be repeated.",
+    help="The folder that holds the files of an address, or with / those of paths that begin with /. "
+    "May be repeated.",
 )
-@click.option("--jobs", type=click.IntRange(1), help="Processes that decode images; by default one per core.")
+@click.option(
+    "--jobs",
+    type=click.IntRange(1),
+    help="Processes that decode images; by default one per core, at most 4 without a model.",
+)
 @click.pass_context
 def audit(ctx: click.Context, /, paths: tuple[Path, ...], **arguments: Any) -> None:
     """Check the text alternative of every image in documents, worst first.
@@ -68,8 +76,20 @@ def audit(ctx: click.Context, /, paths: tuple[Path, ...], **arguments: Any) -> N
     such as T01, beginnings such as T, names such as missing-text, or error, warning, review and all.
     Nothing is fetched.
 
-    Exit code 0: nothing that --fail-on names. 1: something. 2: wrong use.
+    Exit code 0: it found nothing that --fail-on names. 1: it found something. 2: it could not run, as after
+    a wrong option.
     """
+    try:
+        found = _audit(paths, **arguments)
+    except DescscoreError as error:
+        # An audit that ends early must not look like one that found something.
+        raise UsageError(str(error)) from error
+    if found:
+        ctx.exit(FOUND)
+
+
+def _audit(paths: tuple[Path, ...], **arguments: Any) -> bool:
+    """Run the audit, and write the report or the baseline; gives whether it found what fails."""
     from descscore.auditing.audit import AuditOptions, run
     from descscore.auditing.baseline import read_baseline, without_known, write_baseline
 
@@ -86,6 +106,8 @@ def audit(ctx: click.Context, /, paths: tuple[Path, ...], **arguments: Any) -> N
         path = arguments[option]
         if path and not path.absolute().parent.is_dir():
             raise UsageError(f"--{option.replace('_', '-')} {path}: {path.parent} is not a folder")
+        if path and path.is_dir():
+            raise UsageError(f"--{option.replace('_', '-')} {path}: is a folder; name a file in it")
     baseline = arguments["baseline"]
     known = read_baseline(baseline) if baseline else None
     scorer = None if arguments["no_model"] else _scorer(arguments["model"], arguments["device"])
@@ -95,11 +117,10 @@ def audit(ctx: click.Context, /, paths: tuple[Path, ...], **arguments: Any) -> N
     if arguments["write_baseline"]:
         count = write_baseline(records, arguments["write_baseline"])
         echo(f"{arguments['write_baseline']}: {count:,} findings are known from now on", err=True)
-        return
+        return False
     report, codes = _report(records, arguments["form"], failing, scorer)
     _put(report, arguments["output"])
-    if codes & failing:
-        ctx.exit(FOUND)
+    return bool(codes & failing)
 
 
 def _failing(names: tuple[str, ...]) -> frozenset[str]:

@@ -121,7 +121,8 @@ def find_uses(
             current folder if that contains it, else under its own. No source may leave this folder.
         exclude: Patterns such as ``build/*`` or ``*.draft.md`` of files and folders in given folders that are
             not read. They match a path below the given folder, or a name.
-        roots: Folders that hold the files of sites, by address: ``{"https://example.org": "public"}``.
+        roots: Folders that hold the files of sites, by address: ``{"https://example.org": "public"}``. The
+            address ``/`` stands for sources that begin with ``/``.
     """
     given = list(dict.fromkeys(os.fspath(path) for path in paths))
     patterns, sites = tuple(exclude), site_roots(roots or {})
@@ -151,14 +152,14 @@ def _file_uses(path: str, roots: tuple[Root, ...]) -> Records:
 
 def _folder_uses(root: str, patterns: tuple[str, ...], roots: tuple[Root, ...]) -> Records:
     is_empty = True
+    unread: list[OSError] = []
     try:
-        for folder, names, outside in folders_below(root):
+        for folder, names, outside in folders_below(root, unread.append):
             for name in outside:
-                if not _is_excluded(os.path.normpath(os.path.join(folder, name)), patterns):
-                    shown = os.path.join(root, os.path.normpath(os.path.join(folder, name)))
-                    yield DocumentProblem(
-                        shown, f"is a linked folder that leads out of {root}; it is not read"
-                    )
+                below = os.path.normpath(os.path.join(folder, name))
+                if not _is_excluded(below, patterns):
+                    what = f"is a linked folder that leads out of {root}; it is not read"
+                    yield DocumentProblem(os.path.join(root, below), what)
             for name in names:
                 below = os.path.normpath(os.path.join(folder, name))
                 if _ending(name) not in _READERS or _is_excluded(below, patterns):
@@ -172,6 +173,10 @@ def _folder_uses(root: str, patterns: tuple[str, ...], roots: tuple[Root, ...]) 
     except DescscoreError as error:
         yield DocumentProblem(root, str(error).removeprefix(f"{root}: "))
         return
+    for error in unread:
+        if not _is_excluded(os.path.relpath(error.filename, root), patterns):
+            is_empty = False
+            yield DocumentProblem(error.filename, str(error.strerror))
     if is_empty:
         # An audit of the wrong folder must not look like one that found nothing wrong.
         yield DocumentProblem(root, f"holds no document of a kind that is read ({_NAMES})")

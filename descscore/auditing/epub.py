@@ -49,7 +49,7 @@ def read_epub(document: str, path: str, roots: tuple[Root, ...] = ()) -> Iterato
 
 def _encrypted(archive: Archive) -> dict[str, str]:
     """Members that are encrypted by the publisher. Fonts often are; nobody looks at them."""
-    if _ENCRYPTION not in archive.names():
+    if _ENCRYPTION not in archive:
         return {}
     try:
         references = archive.xml(_ENCRYPTION).iter("{*}CipherReference")
@@ -65,7 +65,7 @@ def _pages(archive: Archive) -> tuple[dict[str, str | None], list[str]]:
     problems = []
     try:
         packages = [
-            unquote(one.get("full-path", ""))
+            _member(archive, one.get("full-path", ""))
             for one in archive.xml(_CONTAINER).iter("{*}rootfile")
             if one.get("media-type", _PACKAGE) == _PACKAGE
         ]
@@ -86,6 +86,12 @@ def _pages(archive: Archive) -> tuple[dict[str, str | None], list[str]]:
     return pages, problems
 
 
+def _member(archive: Archive, address: str) -> str:
+    """The name of the member at an address, which may be the address as written."""
+    names = [posixpath.normpath(unquote(address)), posixpath.normpath(address)]
+    return next((name for name in names if name in archive), names[0])
+
+
 def _package_pages(archive: Archive, package: str) -> tuple[list[str], list[str], str | None]:
     """Pages in the spine, other pages, and the language of one package (OPF)."""
     root = archive.xml(package)
@@ -93,8 +99,8 @@ def _package_pages(archive: Archive, package: str) -> tuple[list[str], list[str]
     items = {}
     for item in root.iter("{*}item"):
         if item.get("media-type", "").lower() in _PAGES:
-            href = unquote(item.get("href", "").partition("#")[0])
-            items[item.get("id", "")] = posixpath.normpath(posixpath.join(folder, href))
+            href = item.get("href", "").partition("#")[0]
+            items[item.get("id", "")] = _member(archive, posixpath.join(folder, href))
     order = [one.get("idref", "") for one in root.iter("{*}itemref")]
     languages = [(one.text or "").strip() for one in root.iter("{*}language")]
     spine = [items[idref] for idref in order if idref in items]

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from html import escape
-from itertools import takewhile, zip_longest
+from itertools import dropwhile, takewhile, zip_longest
 from typing import Any
 
 import yaml
@@ -120,11 +120,11 @@ class _Renderer(RendererHTML):
         line = env["first"] + (token.map[0] if token.map else 0)
         start = len(env["lines"][line]) - len(env["lines"][line].lstrip())
         own = {"src": "", PLOTTED: "", AT: f"{line + 1}:{start + 1}"}
-        plots = [
-            _image(own, alt, caption or "", {})
-            for alt, caption in plot_texts(token.content, token.info.strip())
-        ]
-        return f"<pre>{escapeHtml(token.content)}</pre>{''.join(plots)}\n"
+        texts = plot_texts(token.content, token.info.strip())
+        plots = [_image(own, alt, caption or "", {}) for alt, caption in texts]
+        # Readers of the page do not meet the options.
+        code = "\n".join(dropwhile(_OPTION_LINE.match, token.content.split("\n"))) if plots else token.content
+        return f"<pre>{escapeHtml(code)}</pre>{''.join(plots)}\n"
 
 
 ALTS = ("fig-alt", "alt")

@@ -85,7 +85,9 @@ class Part:
             known: Further fields of the use; ``name`` is used where the properties give none.
         """
         values = {} if properties is None else dict(properties.attrib)
-        alt = values.get("descr", known.pop("name", None))
+        name, alt = known.pop("name", None), values.get("descr")
+        if name is not None and not (alt or "").strip():
+            alt = name
         title = values.get("title")
         spoken = "descr" if alt is not None and (alt.strip() or not (title or "").strip()) else "title"
         name = alt if spoken == "descr" else title
@@ -220,7 +222,7 @@ def _main_part(archive: Archive, usual: str) -> str:
 
 def _word_styles(archive: Archive, name: str) -> tuple[set[str], str | None]:
     """Ids of the paragraph styles of captions, and the language of the document."""
-    if name not in archive.names():
+    if name not in archive:
         return {"Caption"}, None
     root = archive.xml(name)
     captions = {
@@ -355,7 +357,7 @@ def _read_slide(part: Part, place: str) -> None:
 
 def _group_name(element: Any, properties: Any) -> dict[str, str]:
     """The description of the group around a picture that has none."""
-    if properties is not None and properties.get("descr") is not None:
+    if properties is not None and (properties.get("descr") or "").strip():
         return {}
     for group in element.iterancestors("{*}grpSp"):
         for one in group.iterfind("{*}nvGrpSpPr/{*}cNvPr"):

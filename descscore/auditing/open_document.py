@@ -41,7 +41,7 @@ def read_odt(document: str, path: str, roots: tuple[Root, ...] = ()) -> Iterator
 
 def _mark_encrypted(archive: Archive) -> None:
     manifest = "META-INF/manifest.xml"
-    if manifest not in archive.names():
+    if manifest not in archive:
         return
     for entry in archive.xml(manifest).iter("{*}file-entry"):
         if next(entry.iter("{*}encryption-data"), None) is not None:
@@ -50,7 +50,7 @@ def _mark_encrypted(archive: Archive) -> None:
 
 def _language(archive: Archive) -> str | None:
     """The language of the document's default style."""
-    if "styles.xml" not in archive.names():
+    if "styles.xml" not in archive:
         return None
     for style in archive.xml("styles.xml").iter("{*}default-style"):
         for properties in style.iter("{*}text-properties"):

@@ -356,7 +356,8 @@ def choose_codes(names: Iterable[str], option: str) -> frozenset[str]:
         if not codes:
             known = ", ".join(rule.code for rule in RULES)
             raise UsageError(
-                f"{option} {name!r}: no such rule; choose among {known}, T, F, P, error, warning, review"
+                f"{option} {name!r}: no such rule; choose among {known}, T, F, P, D, error, warning, review, "
+                "all and names such as missing-text"
             )
         chosen |= codes
     return frozenset(chosen)

@@ -57,7 +57,10 @@ def drawing(path: str) -> Located | None:
 
 
 class Root(NamedTuple):
-    """A folder that holds the files of a site. address: its start without a scheme, such as ``//host/a/``."""
+    """A folder that holds the files of a site.
+
+    address: its start without a scheme, such as ``//host/a/``; ``/`` for paths that name no host.
+    """
 
     address: str
     store: FolderStore
@@ -65,9 +68,8 @@ class Root(NamedTuple):
 
 def site_roots(roots: Mapping[str, str | os.PathLike[str]]) -> tuple[Root, ...]:
     """Folders by the address of their site, such as ``https://host/a``; the longest address comes first."""
-    named = [
-        Root(_without_scheme(url).rstrip("/") + "/", FolderStore(os.fspath(roots[url]))) for url in roots
-    ]
+    addresses = {url: url if url == "/" else _without_scheme(url).rstrip("/") + "/" for url in roots}
+    named = [Root(address, FolderStore(os.fspath(roots[url]))) for url, address in addresses.items()]
     return tuple(sorted(named, key=lambda root: -len(root.address)))
 
 
@@ -118,13 +120,19 @@ class Sources:
             return Located(None, MISSING, f"{short(source)} is no attachment of this cell")
         if scheme or address.startswith("//"):
             return self._on_site(address)
-        folder = "" if address.startswith("/") else self.folder
-        return _first(self.store, folder, address.lstrip("/"), source)
+        if not address.startswith("/"):
+            return _first(self.store, self.folder, address, source)
+        stores = (root.store for root in self.roots if root.address == "/")
+        return _first(next(stores, self.store), "", address, source)
 
     def _on_site(self, address: str) -> Located:
         plain = _without_scheme(address)
         for root in self.roots:
-            if plain.startswith(root.address) and re.match(r"(?i)(https?:)?//", address):
+            if (
+                root.address != "/"
+                and plain.startswith(root.address)
+                and re.match(r"(?i)(https?:)?//", address)
+            ):
                 return _first(root.store, "", plain[len(root.address) :], address)
         return Located(None, ADDRESS, f"{short(address)} is an address, and addresses are never fetched")
 
@@ -142,7 +150,7 @@ def _first(store: Store, folder: str, path: str, source: str) -> Located:
     """The image at the first spelling of the path that leads to a file; else what the first one says."""
     first: Located | None = None
     for spelling in _spellings(path):
-        below = posixpath.normpath(posixpath.join(folder, spelling))
+        below = posixpath.normpath(posixpath.join(folder, spelling.lstrip("/")))
         if below == ".." or below.startswith("../"):
             located = Located(None, OUTSIDE, f"{short(source)} leads out of the root")
         elif "\0" in below or below == ".":

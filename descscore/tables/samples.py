@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tarfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -122,17 +122,23 @@ class FolderTable(FileTable):
         return {roles["image"]: pair.image, roles["text"]: decode_text(data, file)}
 
 
-def folders_below(root: str) -> Iterator[tuple[str, list[str], list[str]]]:
+def folders_below(
+    root: str, on_error: Callable[[OSError], None] | None = None
+) -> Iterator[tuple[str, list[str], list[str]]]:
     """The folder ``root`` and those below it, relative, with the names of their files that are not hidden.
 
     The third list names links to folders outside, which are not followed. One folder's names are in memory at
     a time.
 
+    Args:
+        root: The folder.
+        on_error: Hears of a folder that cannot be read; by default it is passed over.
+
     Raises:
         DataError: There are over :data:`_MOST_LINKS` linked folders.
     """
     linked = 0
-    for folder, below, names in os.walk(root, followlinks=True):
+    for folder, below, names in os.walk(root, onerror=on_error, followlinks=True):
         shown = sorted(name for name in below if not is_hidden(name))
         links = [name for name in shown if os.path.islink(os.path.join(folder, name))]
         outside = [name for name in links if not is_below(root, os.path.join(folder, name))]

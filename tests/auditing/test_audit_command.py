@@ -77,12 +77,46 @@ def test_options_choose_what_fails(site: Path, options: list[str], code: int) ->
         (["no such folder"], "no such folder"),
         (["--output", "gone/report.txt"], "gone is not a folder"),
         (["--write-baseline", "gone/known.json"], "gone is not a folder"),
+        (["--ignore", "no-such-rule"], "missing-text"),
+        (["--output", "."], "is a folder"),
+        (["--write-baseline", "."], "is a folder"),
     ],
 )
 def test_wrong_use_ends_with_2_and_says_what_is_wrong(site: Path, options: list[str], said: str) -> None:
     result = run("--no-model", site, *options)
     assert result.exit_code == 2
     assert said in result.output
+
+
+def test_an_audit_that_cannot_run_does_not_end_as_one_that_found_something(site: Path) -> None:
+    result = run(site, "--model", site / "no-model")
+    assert result.exit_code == 2
+    assert "no-model" in result.output
+
+
+def test_any_number_of_processes_finds_the_same(site: Path) -> None:
+    (site / "broken.html").write_text(PAGE.replace("a.jpg", "b.jpg").format(alt="A dog."))
+    (site / "b.jpg").write_bytes((site / "a.jpg").read_bytes()[:60])
+    one, two = (run("--no-model", site, "--format", "json", "--jobs", jobs).output for jobs in (1, 2))
+    assert one == two
+    assert "F02" in one
+
+
+def test_the_folder_of_paths_that_begin_with_a_slash(site: Path) -> None:
+    (site / "static").mkdir()
+    (site / "a.jpg").rename(site / "static" / "a.jpg")
+    (site / "bad.html").unlink()
+    page = (site / "good.html").read_text()
+    (site / "good.html").write_text(
+        page.replace("a.jpg", "/a.jpg") + '<img src="//example.org/a.jpg" alt="x y">'
+    )
+    assert run("--no-model", site).exit_code == 1
+    found = run("--no-model", site, "--root", f"/={site / 'static'}")
+    assert found.exit_code == 0
+    assert "Not looked at" in found.output  # an address with a host is no such path
+    assert (
+        "Not looked at" not in run("--no-model", site, "--root", f"//example.org/={site / 'static'}").output
+    )
 
 
 def test_a_baseline_silences_what_was_there_and_nothing_new(site: Path, tmp_path: Path) -> None:

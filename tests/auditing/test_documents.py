@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import random
+import tempfile
 import tracemalloc
 import zipfile
 from collections.abc import Callable
@@ -110,6 +111,24 @@ def test_a_folder_without_documents_is_said(tmp_path: Path) -> None:
         assert "holds no document" in problem.message
     assert problems(tmp_path / "site") == problems(tmp_path) == []
     assert problems(tmp_path / "site", exclude=["a.html"])
+
+
+def test_a_folder_that_cannot_be_opened_is_said() -> None:
+    own = os.geteuid()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        (folder / "good.html").write_text("<img src='x.png'>")
+        (folder / "closed").mkdir(mode=0)
+        try:
+            if own == 0:  # who may open everything
+                os.seteuid(65534)
+            found = records(folder)
+            excluded = records(folder, exclude=["closed"])
+        finally:
+            os.seteuid(own)
+    assert [one.document for one in found] == [str(folder / "good.html"), str(folder / "closed")]
+    assert len(excluded) == 1
 
 
 def test_a_picture_by_the_name_of_a_page_is_said(tmp_path: Path) -> None:

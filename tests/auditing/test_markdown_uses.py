@@ -128,6 +128,7 @@ def test_pictures_that_cells_draw(
     assert [(use.name, use.caption) for use in found] == texts
     for use in found:
         assert (use.line, use.column, use.element, use.image_problem) == (3, 1, "output", "inline-svg")
+        assert "fig-" not in use.words_before  # nobody reads an option
 
 
 @pytest.mark.parametrize(

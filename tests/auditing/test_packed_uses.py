@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import zipfile
 from pathlib import Path
 
@@ -98,6 +99,22 @@ def test_entities_of_a_document_are_not_expanded(tmp_path: Path) -> None:
         write_zip(path, {"content.xml": content})
         (use,) = uses(path)
         assert use.words_before == ""
+
+
+@pytest.mark.parametrize(
+    ("member", "href"),
+    [("a b.xhtml", "a%20b.xhtml"), ("a%20b.xhtml", "a%20b.xhtml"), ("é.xhtml", "%C3%A9.xhtml")],
+)
+def test_pages_of_a_book_are_found_however_their_names_are_written(
+    tmp_path: Path, member: str, href: str
+) -> None:
+    book = write_epub(tmp_path / "book.epub", {href: '<img src="my%20dog.png" alt="A dog"/>'})
+    with zipfile.ZipFile(book) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    members[f"OPS/{member}"] = members.pop(f"OPS/{href}")
+    (use,) = uses(write_zip(book, members | {"OPS/my dog.png": png()}))
+    assert use.place == f"OPS/{member}"
+    assert sizes([use]) == {(24, 16)}
 
 
 def test_cells_of_a_notebook(tmp_path: Path) -> None:
@@ -225,6 +242,32 @@ def test_slides_of_a_presentation(tmp_path: Path) -> None:
     assert (last.decorative, last.hidden) == (True, True)
     assert len({use.page for use in (moved, first, last)}) == 3
     assert sizes([moved]) == {(24, 16)}
+
+
+def test_a_group_on_a_slide_describes_pictures_without_a_text(tmp_path: Path) -> None:
+    deck = Presentation()
+    shapes = deck.slides.add_slide(deck.slide_layouts[6]).shapes
+    pictures = [shapes.add_picture(io.BytesIO(png()), 0, 0) for _ in range(3)]
+    for picture, text in zip(pictures, ("A dog", "", " "), strict=True):
+        picture._element.nvPicPr.cNvPr.set("descr", text)
+    shapes.add_group_shape(pictures)._element.nvGrpSpPr.cNvPr.set("descr", "Three dogs")
+    deck.save(str(tmp_path / "a.pptx"))
+    assert [use.name for use in uses(tmp_path / "a.pptx")] == ["A dog", "Three dogs", "Three dogs"]
+
+
+def test_old_pictures_in_word_have_the_text_of_their_shape(tmp_path: Path) -> None:
+    path = write_docx(tmp_path / "a.docx", {"descr": "new"})
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    before, rest = members["word/document.xml"].decode().split("<w:drawing", 1)
+    drawing, after = rest.split("</w:drawing>", 1)
+    relation = drawing.partition('r:embed="')[2].partition('"')[0]
+    for attribute, name in ((' alt="A dog"', "A dog"), ("", None), (' alt=""', "")):
+        shape = f'<v:shape{attribute}><v:imagedata r:id="{relation}"/></v:shape>'
+        old = f'<w:pict xmlns:v="urn:schemas-microsoft-com:vml">{shape}</w:pict>'
+        (use,) = uses(write_zip(path, members | {"word/document.xml": (before + old + after).encode()}))
+        assert use.name == name
+        assert sizes([use]) == {(24, 16)}
 
 
 def test_frames_of_an_open_document(tmp_path: Path) -> None:
