@@ -13,6 +13,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from PIL import ExifTags, Image, ImageCms
 
+from descscore.metadata import has_short_orientation
+
 Array: TypeAlias = "np.ndarray[Any, Any]"
 Convert: TypeAlias = Callable[[Image.Image], Image.Image]
 
@@ -59,6 +61,8 @@ def _first_frame_to_rgb(image: Image.Image, own: bool) -> Image.Image:
     box = _drawn_box(image)
     image.load()
     orientation = _orientation_of(image)
+    if "deep_transparency" in image.info:
+        image = _with_deep_alpha(image)
     convert = _conversion(image)
     if convert is not None:
         rgb = _in_tiles(image, convert)
@@ -76,12 +80,35 @@ def _first_frame_to_rgb(image: Image.Image, own: bool) -> Image.Image:
 
 
 def _orientation_of(image: Image.Image) -> int:
-    """The EXIF orientation, 1..8. As in browsers, damaged EXIF data are ignored."""
+    """The EXIF orientation, 1..8. As in browsers, damaged data and numbers of a wrong type are ignored."""
     try:
         value = image.getexif().get(ExifTags.Base.Orientation)
+        exif = image.info.get("exif")
+        if isinstance(exif, bytes) and image.format != "TIFF" and not has_short_orientation(exif):
+            return 1
     except Exception:  # noqa: BLE001 - the pixels can be used even if the tags are damaged
         return 1
     return int(value) if value in _TURNS else 1
+
+
+def _with_deep_alpha(image: Image.Image) -> Image.Image:
+    """A PNG picture of 16-bit RGB with its transparent colour as alpha.
+
+    Pillow keeps only the upper byte of each channel, in which many other colours are the same. So the lower
+    bytes are read from the file once more.
+    """
+    clear = np.array(image.info["deep_transparency"])
+    alpha = Image.new("L", image.size, 255)
+    with Image.open(io.BytesIO(image.info["file"]), formats=("PNG",)) as low:
+        low.tile = [tile._replace(args="RGB;16L") for tile in low.tile]  # the other byte of each two
+        low.load()
+    for box in _tiles(image):
+        upper, lower = np.asarray(image.crop(box)), np.asarray(low.crop(box))
+        is_clear = ((upper == clear >> 8) & (lower == clear & 255)).all(-1)
+        alpha.paste(Image.fromarray(np.where(is_clear, 0, 255).astype(np.uint8)), box)
+    rgba = image.copy()
+    rgba.putalpha(alpha)
+    return rgba
 
 
 def _drawn_box(image: Image.Image) -> tuple[int, int, int, int] | None:

@@ -45,8 +45,10 @@ _DECODER_BYTES = {"AVIF": 16, "JPEG2000": 16, "TIFF": 8, "WEBP": 16}
 """Bytes a pixel that a format's decoder may hold at once; the others decode row by row."""
 _PROGRESSIVE_BYTES = 6
 """Bytes a pixel that the decoder holds of a progressive JPEG."""
+_DEEP_BYTES = 12
+"""Bytes a pixel of the lower bytes, the alpha and the copy that an RGB picture of 16 bits may need."""
 
-DECODING = "v2"
+DECODING = "v3"
 """The version of how files become pixels, for signatures. It rises when scores of any files move."""
 
 
@@ -98,6 +100,8 @@ def open_bytes(data: bytes, formats: Iterable[str] = FORMATS) -> Image.Image:
     for name in ("xmp", "XML:com.adobe.xmp", "Raw profile type exif"):
         image.info.pop(name, None)  # Pillow, unlike browsers, looks there for an orientation
     image.info.update(said)
+    if "deep_transparency" in said:
+        image.info["file"] = pixels
     return image
 
 
@@ -238,6 +242,8 @@ def decoding_bytes(image: Image.Image) -> int:
     decoder = _DECODER_BYTES.get(image.format or "", 0)
     if image.info.get("progressive"):
         decoder = _PROGRESSIVE_BYTES
+    if "deep_transparency" in image.info:
+        decoder = _DEEP_BYTES
     width, height = shown_size(image)
     return width * height * (3 * 4 + decoder)
 

@@ -14,8 +14,9 @@ from typing import Any, TypeAlias
 
 Info: TypeAlias = "dict[str, Any]"
 """Facts under the names of Pillow's ``Image.info``: ``icc_profile``, ``exif``, ``gamma``, ``chromaticity``
-and ``transparency``; and two more. ``cicp``: the numbers of primaries and transfer curve after ITU-T H.273.
-``canvas``: width and height of the whole picture, and left and top of the frame in it, in pixels."""
+and ``transparency``; and three more. ``cicp``: the numbers of primaries and transfer curve after ITU-T H.273.
+``canvas``: width and height of the whole picture, and left and top of the frame in it, in pixels.
+``deep_transparency``: the transparent colour of an RGB picture of 16 bits, in 16 bits."""
 
 MAX_PROFILE = 1 << 24
 """Bytes of the largest colour profile that is used."""
@@ -116,8 +117,24 @@ def _png_info(said: dict[bytes, bytes], depth: int, colour: int) -> Info:
         wide = 1 if depth >= 8 else 255 // (2**depth - 1)
         info["transparency"] = (int.from_bytes(clear, "big") & (2**depth - 1)) * wide
     if colour == _PNG_RGB and len(clear) == 6:
-        info["transparency"] = tuple(v >> 8 if depth == 16 else v for v in struct.unpack(">3H", clear))
+        info["deep_transparency" if depth == 16 else "transparency"] = struct.unpack(">3H", clear)
     return info | _png_colour(said)
+
+
+def has_short_orientation(exif: bytes) -> bool:
+    """Whether EXIF data state the orientation as one SHORT. Browsers ignore one of another type.
+
+    Raises as :mod:`struct` for data that break off.
+    """
+    tiff = exif.removeprefix(b"Exif\0\0")
+    order = ">" if tiff[:2] == b"MM" else "<"
+    (place,) = struct.unpack_from(f"{order}I", tiff, 4)
+    (entries,) = struct.unpack_from(f"{order}H", tiff, place)
+    kinds = (struct.unpack_from(f"{order}HHI", tiff, place + 2 + 12 * entry) for entry in range(entries))
+    return (_ORIENTATION, _SHORT, 1) in kinds
+
+
+_ORIENTATION, _SHORT = 274, 3
 
 
 def _png_colour(said: dict[bytes, bytes]) -> Info:

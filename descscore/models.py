@@ -460,7 +460,7 @@ def _finish(source: str, clip: CLIP, base: _Base, device: torch.device) -> Loade
 
 
 def describe_preprocessing(model: CLIP) -> str:
-    """A short name of a model's preprocessing, such as ``128px-squash-bicubic-clip-v2``.
+    """A short name of a model's preprocessing, such as ``128px-squash-bicubic-clip-v3``.
 
     Its parts are size, resize mode, interpolation and normalisation: ``clip`` for the mean and
     standard deviation of OpenAI's models, otherwise the numbers themselves. Last comes how files become

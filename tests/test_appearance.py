@@ -505,6 +505,22 @@ def test_an_animation_is_its_first_frame(form: str) -> None:
     assert np.abs(found - plain).mean() < 8
 
 
+@pytest.mark.parametrize("tile", [1 << 20, 16])
+def test_a_deep_colour_that_shares_only_its_upper_bytes_is_not_transparent(
+    tile: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As browsers do, all 16 bits are compared."""
+    monkeypatch.setattr(appearance, "_TILE_PIXELS", tile)
+    samples = np.arange(8 * 8 * 3, dtype=np.uint16).reshape(8, 8, 3) + 0x5600
+    for place in ((0, 0), (3, 4)):
+        clear = chunk(b"tRNS", struct.pack(">3H", *map(int, samples[place])))
+        seen = (samples >> 8).astype(np.uint8)
+        seen[place] = 255
+        same(png(samples, 16, "rgb", clear), seen)
+        opened = Image.open(io.BytesIO(png(samples, 16, "rgb", clear)))
+        assert np.array_equal(np.asarray(load_image(opened)), seen)
+
+
 # Orientation
 
 
@@ -529,6 +545,23 @@ def test_pictures_are_upright(form: str, orientation: int) -> None:
     plain = read(saved(PHOTO, form, **more))
     turned = read(saved(PHOTO, form, exif=exif.tobytes(), **more))
     assert np.array_equal(turned, TURNED[orientation](plain))
+
+
+@pytest.mark.parametrize(
+    ("kind", "count", "value"),
+    [(4, 1, b"\6\0\0\0"), (9, 1, b"\6\0\0\0"), (1, 1, b"\6\0\0\0"), (3, 2, b"\6\0\6\0")],
+)
+def test_an_orientation_that_is_not_one_short_turns_nothing(kind: int, count: int, value: bytes) -> None:
+    """Chromium and Firefox look at the type and the count of the tag."""
+
+    def exif(kind: int, count: int, value: bytes) -> bytes:
+        return b"Exif\0\0II*\0\x08\0\0\0\1\0" + struct.pack("<HHI", 0x0112, kind, count) + value + bytes(4)
+
+    plain = saved(PHOTO, "JPEG")
+    same(jpeg_with(plain, jpeg_segment(0xE1, exif(kind, count, value))), read(plain))
+    same(png_with(PHOTO, chunk(b"eXIf", exif(kind, count, value)[6:])), RGB)
+    turned = jpeg_with(plain, jpeg_segment(0xE1, exif(3, 1, b"\6\0\0\0")))
+    same(turned, TURNED[6](read(plain)))
 
 
 def test_only_exif_turns_a_picture() -> None:

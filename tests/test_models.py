@@ -56,7 +56,7 @@ def test_tests_cannot_reach_the_network() -> None:
 def test_tagged_model_from_the_cache_equals_open_clip(hub_cache: Path, photo: Path) -> None:
     scorer = DescScorer.from_pretrained("ViT-B-32/openai", device="cpu", cache_dir=hub_cache)
     assert isinstance(scorer.model.clip.transformer.resblocks[0].mlp.gelu, QuickGELU)
-    assert scorer.model.preprocessing == "224px-shortest-bicubic-clip-v2"
+    assert scorer.model.preprocessing == "224px-shortest-bicubic-clip-v3"
     clip, _, preprocess = open_clip.create_model_and_transforms(
         "ViT-B-32-quickgelu", pretrained="openai", cache_dir=str(hub_cache)
     )
@@ -81,7 +81,7 @@ def test_a_tags_own_preprocessing_is_used(hub_cache: Path, monkeypatch: pytest.M
     tag = {**get_pretrained_cfg("ViT-B-32", "openai"), **own}
     monkeypatch.setattr(open_clip.pretrained, "get_pretrained_cfg", lambda *_: tag)
     model = load_model("ViT-B-32/openai", "cpu", hub_cache)
-    assert model.preprocessing == "224px-squash-bilinear-0.5/0.5/0.5/0.5/0.5/0.5-v2"
+    assert model.preprocessing == "224px-squash-bilinear-0.5/0.5/0.5/0.5/0.5/0.5-v3"
 
 
 def test_nothing_else_stands_in_open_clips_tags() -> None:
@@ -115,7 +115,7 @@ def test_local_folder_has_its_own_preprocessing(tmp_path: Path, photo: Path) -> 
     with torch.inference_mode():
         expected = clip.eval().encode_image(preprocess(image)[None], normalize=True)
     torch.testing.assert_close(Encoder(model, 1).images([image]), expected, rtol=0, atol=1e-6)
-    assert model.preprocessing == "32px-squash-bicubic-0/0/0/1/1/1-v2"
+    assert model.preprocessing == "32px-squash-bicubic-0/0/0/1/1/1-v3"
 
 
 def test_models_come_frozen_in_evaluation_mode_and_float32(tiny_folder: Path) -> None:

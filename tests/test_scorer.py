@@ -179,7 +179,7 @@ def test_signature_tells_what_a_score_depends_on(tiny_folder: Path) -> None:
         "descscore", "model", "weights", "image", "precision", "text"
     ]  # fmt: skip
     assert f"weights:{scorer.model.weights_hash}" in parts
-    assert "image:32px-squash-bicubic-clip-v2" in parts
+    assert "image:32px-squash-bicubic-clip-v3" in parts
     assert parts[-1] == "text:windows77"
     assert str(tiny_folder.parent) not in scorer.signature
 

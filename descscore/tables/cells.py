@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from descscore.errors import InputError, TextError
+from descscore.errors import InputError, TextError, is_blank
 
 CELL_LIMIT = 1 << 20
 """Longest cell of text, in characters, in every format."""
@@ -25,6 +25,35 @@ memory of its text."""
 
 MESSAGE_LIMIT = 400
 """Longest message of a row's fault, in characters."""
+
+
+class Number(float):
+    """A number with a point or an exponent, or of too many digits for Python, and how it is written."""
+
+    __slots__ = ("written",)
+    written: str
+
+    def __new__(cls, text: str) -> Number:
+        number = super().__new__(cls, text)
+        number.written = text
+        return number
+
+
+def load_json(text: str, **hooks: Any) -> Any:
+    """As ``json.loads``, which refuses a text for one number of over 4,300 digits: that is a Number here."""
+    try:
+        return json.loads(text, **hooks)
+    except json.JSONDecodeError:
+        raise
+    except ValueError:
+        return json.loads(text, parse_int=_whole_number, **hooks)
+
+
+def _whole_number(text: str) -> int | Number:
+    try:
+        return int(text)
+    except ValueError:
+        return Number(text)
 
 
 def id_text(value: object) -> str | None:
@@ -57,10 +86,10 @@ def parse_references(cell: object) -> object:
     """
     if not isinstance(cell, str):
         return cell
-    if not cell.strip():
+    if is_blank(cell):
         return None
     try:
-        value = json.loads(cell)
+        value = load_json(cell)
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, list):
@@ -77,7 +106,7 @@ def parse_object(text: str, id_column: str | None = None) -> dict[str, Any]:
     if len(text) > _MOST_PARTS and sum(map(text.count, "[{,:")) > _MOST_PARTS:
         raise InputError("bad_row", f"its JSON has over {_MOST_PARTS:,} parts")
     try:
-        cells = json.loads(text, object_pairs_hook=_unique)
+        cells = load_json(text, object_pairs_hook=_unique)
         value = None if not (id_column and isinstance(cells, dict)) else cells.get(id_column)
         if isinstance(value, float) or (value == 0 and value is not False):
             cells[id_column] = json.loads(text, parse_int=str, parse_float=str)[id_column]

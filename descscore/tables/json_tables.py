@@ -5,7 +5,7 @@ A file is read as a whole. :data:`_FORMS` lists what is known.
 
 from __future__ import annotations
 
-import json
+import math
 import os
 import re
 from collections import Counter, defaultdict
@@ -17,12 +17,15 @@ from typing import Any, NamedTuple
 
 from descscore.errors import DataError, ImageError, InputError
 from descscore.formats import IMAGE_SUFFIXES
-from descscore.tables.cells import compression, id_text, named, text_coding
+from descscore.tables.cells import Number, compression, id_text, load_json, named, text_coding
 from descscore.tables.reader import FileTable, Mark, Record, Usual, file_fingerprint, open_file
 from descscore.tables.samples import is_hidden
 
 JSON_LIMIT = 1 << 30
 """Bytes of the largest JSON file that is read as a whole."""
+
+MOST_PARTS = 1 << 25
+"""Most brackets, commas and colons of such a file. What stands between two of them may take 200 bytes."""
 
 CONCADIA = "wiki_split.json"
 """The name of Concadia's release."""
@@ -35,17 +38,6 @@ class _Repeated(dict[str, Any]):
     """An object that has a key twice. name: the key."""
 
     name: str
-
-
-class Number(float):
-    """A number with a point or an exponent, and how it is written."""
-
-    written: str
-
-    def __new__(cls, text: str) -> Number:
-        number = super().__new__(cls, text)
-        number.written = text
-        return number
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -63,23 +55,34 @@ def read_json_table(path: Path) -> Any:
     Raises:
         DataError: It is too large, no text or no JSON, or an object at its top has a key twice.
     """
+    text = _text_in(path)
+    if sum(map(text.count, "[{,:")) > MOST_PARTS:
+        raise DataError(
+            f"{path}: its JSON has over {MOST_PARTS:,} parts; JSON Lines (.jsonl) has no such limit"
+        )
+    try:
+        value = load_json(text, object_pairs_hook=_object, parse_float=Number)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not valid JSON ({error})") from None
+    if isinstance(value, _Repeated):
+        raise DataError(f"{path}: has key {named([value.name])} more than once")
+    return value
+
+
+def _text_in(path: Path) -> str:
     with open_file(path) as file:
-        data = file.read(JSON_LIMIT + 1)
+        # read() reserves all the memory that it is asked for.
+        data = file.read(min(os.fstat(file.fileno()).st_size, JSON_LIMIT) + 1)
     if len(data) > JSON_LIMIT:
         raise DataError(f"{path}: holds over {JSON_LIMIT:,} bytes")
     if compression(data):
         raise DataError(f"{path}: {compression(data)}")
     coding, start = text_coding(data)
     try:
-        value = json.loads(data[start:].decode(coding), object_pairs_hook=_object, parse_float=Number)
+        return str(memoryview(data)[start:], coding)
     except UnicodeDecodeError as error:
         where = f"{error.reason} at byte {error.start}"
         raise DataError(f"{path}: is not UTF-8 text ({where})") from None
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not valid JSON ({error})") from None
-    if isinstance(value, _Repeated):
-        raise DataError(f"{path}: has key {named([value.name])} more than once")
-    return value
 
 
 class _Form(NamedTuple):
@@ -187,6 +190,8 @@ _FORMS: tuple[Callable[[Any], _Form | None], ...] = (
 
 def image_key(value: object) -> str:
     """What an id in one file and in another have in common: ``3`` and ``"3"`` are the same image."""
+    if isinstance(value, Number) and math.isinf(value):
+        return value.written
     return id_text(value) or ""
 
 

@@ -143,7 +143,7 @@ def _input_table(name: str, options: InputOptions) -> tuple[Table, Path]:
 def _input_folder(path: Path, name: str, options: InputOptions) -> tuple[Table, Path]:
     """As :func:`_input_table`, for a folder."""
     if (path / CONCADIA).is_file():
-        return _table(path / CONCADIA), _images_of(path / CONCADIA)
+        return _table(_inside(path, path / CONCADIA)), _images_of(path / CONCADIA)
     if is_saved(path):
         return HubTable(name, None, options.split), path
     wanted = normal_split(options.split)
@@ -174,11 +174,11 @@ def _metadata(path: Path) -> list[tuple[str, Path]]:
     return []
 
 
-def _inside(folder: Path, table: Path) -> Path:
-    """The table. Raises :class:`DataError` for one elsewhere: a stranger's folder may link to any texts."""
-    if is_below(str(folder), str(table)):
-        return table
-    raise DataError(f"{table}: leads out of the folder {folder}; give the table itself, with --image-root")
+def _inside(folder: Path, file: Path) -> Path:
+    """What lies in a folder. Raises :class:`DataError` for a link out: a stranger's may lead to any texts."""
+    if is_below(str(folder), str(file)):
+        return file
+    raise DataError(f"{file}: leads out of the folder {folder}; name the file itself, with --image-root")
 
 
 def _named(folder: Path, names: tuple[str, ...]) -> list[Path]:
@@ -193,7 +193,7 @@ def _table(path: Path) -> FileTable:
 def _images_of(path: Path) -> Path:
     """The folder that the image paths of a table begin at."""
     is_release = path.name == CONCADIA and (path.parent / _CONCADIA_IMAGES).is_dir()
-    return path.parent / _CONCADIA_IMAGES if is_release else path.parent
+    return _inside(path.parent, path.parent / _CONCADIA_IMAGES) if is_release else path.parent
 
 
 def _standard_input(form: str | None) -> FileTable:
@@ -239,7 +239,7 @@ def _readers(name: str, options: DataOptions) -> Iterator[Reader]:
     """The tables that the data set ``name`` consists of, in order."""
     path = Path(name)
     if (path / CONCADIA).is_file() or path.name == CONCADIA:
-        file = path / CONCADIA if path.is_dir() else path
+        file = _inside(path, path / CONCADIA) if path.is_dir() else path
         root = options.image_root or _images_of(file)
         yield Reader(JsonTable(file), Columns(), PREFERENCE, root)  # its columns are always the same
     elif is_saved(path) or name.startswith(_HUB):
@@ -247,7 +247,9 @@ def _readers(name: str, options: DataOptions) -> Iterator[Reader]:
     elif path.is_dir():
         metadata = _metadata(path)
         tables = [table for _, table in metadata] or _files(path, _IN_FOLDERS)
-        tables = tables or [table for split in _SPLITS for table in _named(path, (f"{split}.json",))]
+        tables = tables or [
+            _inside(path, table) for split in _SPLITS for table in _named(path, (f"{split}.json",))
+        ]
         if not tables:
             raise DataError(f"{path}: holds neither {CONCADIA} nor a table ({', '.join(_ENDINGS)})")
         splits = {table: split for split, table in metadata}
@@ -284,6 +286,12 @@ def _file_reader(path: Path, options: DataOptions, split: str | None = None) -> 
     return Reader(table, options.columns, PREFERENCE, options.image_root or path.parent, split)
 
 
+def check_exists(name: str) -> None:
+    """Raise :class:`DataError` for a data set that is no file, no folder and not named as one on the hub."""
+    if not (name.startswith(_HUB) or Path(name).exists()):
+        raise _missing(name)
+
+
 def _check_unpacked(path: Path) -> None:
     """Raise :class:`DataError` for a name of a compressed file, which no hub data set has."""
     if path.suffix.lower() in _PACKED:
@@ -297,6 +305,9 @@ def _missing(name: str) -> DataError:
 
 
 def _files(folder: Path, suffixes: tuple[str, ...]) -> tuple[Path, ...]:
-    """The files in a folder with one of the endings, hidden ones left out, in the order of their names."""
+    """The files in a folder with one of the endings, hidden ones left out, in the order of their names.
+
+    Raises as :func:`_inside`.
+    """
     paths = (path for path in folder.iterdir() if path.suffix.lower() in suffixes)
-    return tuple(sorted(path for path in paths if not is_hidden(path.name)))
+    return tuple(sorted(_inside(folder, path) for path in paths if not is_hidden(path.name)))

@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeAlias
 
-from descscore.errors import DataError, ImageError, InputError
+from descscore.errors import DataError, ImageError, InputError, is_blank
 from descscore.files import open_regular
 from descscore.tables.cells import (
     CELL_LIMIT,
@@ -356,7 +356,7 @@ class Reader:
             if not value:
                 raise ImageError("empty_image", "its image holds no bytes")
             return value
-        if value is None or (isinstance(value, str) and not value.strip()):
+        if value is None or (isinstance(value, str) and is_blank(value)):
             raise ImageError("missing_image", "has no image")
         if not isinstance(value, str):
             raise ImageError("bad_image_type", f"the image is {type(value).__name__}, not a path")

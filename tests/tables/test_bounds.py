@@ -20,7 +20,7 @@ import pytest
 
 from conftest import make_photo
 from descscore.errors import DataError
-from descscore.tables import text_tables
+from descscore.tables import json_tables, text_tables
 from descscore.tables.cells import to_csv_cell
 from descscore.tables.open import InputOptions, load_pairs, open_input
 from descscore.tables.reader import Columns
@@ -336,6 +336,61 @@ def test_a_long_text_in_an_archive_is_not_read(tmp_path: Path) -> None:
 
 
 # Text tables
+
+
+@pytest.mark.parametrize("suffix", [".json", ".jsonl"])
+def test_a_number_of_too_many_digits_costs_nothing_but_what_reads_it(tmp_path: Path, suffix: str) -> None:
+    digits = "7" * 5000
+    rows = [
+        f'{{"image": "a.png", "text": "A dog.", "id": "one", "size": {digits}}}',
+        f'{{"image": "a.png", "text": {digits}, "id": "two"}}',
+        f'{{"image": "a.png", "text": "A dog.", "id": {digits}}}',
+        '{"image": "a.png", "text": "A dog.", "id": "four"}',
+    ]
+    path = tmp_path / f"table{suffix}"
+    path.write_text(f"[{','.join(rows)}]" if suffix == ".json" else "\n".join(rows))
+    make_photo(tmp_path / "a.png", seed=0)
+    found = rows_of(path)
+    assert kinds(found) == [None, None, "bad_row", None]
+    assert "its id holds 5,000 characters" in str(found[2].fault)
+    assert [row.id for row in found] == ["one", "two", "3", "four"]
+    assert not isinstance(found[1].text, str)
+
+
+def test_images_with_numbers_of_too_many_digits_are_not_taken_for_one_another(tmp_path: Path) -> None:
+    numbers = ["7" * 5000 + "1", "7" * 5000 + "2"]
+    images = [
+        f'{{"id": {number}, "file_name": "{name}.png"}}' for number, name in zip(numbers, "ab", strict=True)
+    ]
+    texts = [f'{{"image_id": {number}, "caption": "A dog."}}' for number in numbers]
+    content = f'{{"images": [{",".join(images)}], "annotations": [{",".join(texts)}]}}'
+    (tmp_path / "coco.json").write_text(content)
+    for name in ("a.png", "b.png"):
+        make_photo(tmp_path / name, seed=0)
+    found = rows_of(tmp_path / "coco.json")
+    assert [Path(str(row.image)).name for row in found] == ["a.png", "b.png"]
+
+
+@pytest.mark.parametrize("part", ["1.5,", "{},", '{"a":[]},', '"é",'])
+def test_a_json_file_of_too_many_parts_is_refused_before_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    monkeypatch.setattr(json_tables, "MOST_PARTS", 100_000)
+    text = f"[{part * 110_000}1]"
+    (tmp_path / "rows.json").write_text(text, encoding="utf-8")
+    with few_objects(6 * len(text)), pytest.raises(DataError, match=r"rows.json: .*over 100,000 parts.*JSON"):
+        rows_of(tmp_path / "rows.json")
+
+
+@pytest.mark.parametrize("part", ["1.5,", "12345678901234567890,", "{},", '{"a":0},', '{"a":"b"},'])
+def test_the_parts_of_a_json_file_take_no_more_memory_than_the_documentation_says(
+    tmp_path: Path, part: str
+) -> None:
+    count = 50_000
+    text = f"[{part * count}{{}}]"
+    (tmp_path / "rows.json").write_text(text)
+    with few_objects(len(text) * 2 + sum(map(text.count, "[{,:")) * 200):
+        assert json_tables.JsonTable(tmp_path / "rows.json").count() == count + 1
 
 
 @pytest.mark.parametrize("length", [1000, 1001])
