@@ -13,7 +13,7 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 from cachetools import LRUCache
 
@@ -311,7 +311,8 @@ def _decoded(jobs: int | None, pairs: Iterator[Pair]) -> Iterator[Outcome]:
     workers = jobs or min(cores(), _MOST_CHECKERS)
     known: LRUCache[str | bytes, Outcome] = LRUCache(_REMEMBERED)
     with DecodePool(_CHECK, PoolOptions(workers, 2 * _WINDOW)) as pool:
-        while window := [pair.image for pair in islice(pairs, _WINDOW)]:
+        # Uses name files by their paths, or hold their bytes.
+        while window := [cast("str | bytes", pair.image) for pair in islice(pairs, _WINDOW)]:
             yield from _check_window(pool, window, known)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,27 @@ def _codes(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> tu
     return tuple(name.strip() for value in values for name in value.split(",") if name.strip())
 
 
-@click.command(short_help="Check the text of every image in documents, worst first.")
+@contextmanager
+def _running() -> Iterator[None]:
+    try:
+        yield
+    except (DescscoreError, OSError) as error:
+        raise UsageError(str(error)) from error
+
+
+class _Audit(click.Command):
+    """Ends with 2 where it cannot run, whatever the reason: 1 says that it found something."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        with _running():
+            return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _running():
+            return super().invoke(ctx)
+
+
+@click.command(cls=_Audit, short_help="Check the text of every image in documents, worst first.")
 @click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=PATH)
 @model_option()
 @click.option("--no-model", is_flag=True, help="Check texts and files only, which is much faster.")
@@ -79,17 +100,6 @@ def audit(ctx: click.Context, /, paths: tuple[Path, ...], **arguments: Any) -> N
     Exit code 0: it found nothing that --fail-on names. 1: it found something. 2: it could not run, as after
     a wrong option.
     """
-    try:
-        found = _audit(paths, **arguments)
-    except DescscoreError as error:
-        # An audit that ends early must not look like one that found something.
-        raise UsageError(str(error)) from error
-    if found:
-        ctx.exit(FOUND)
-
-
-def _audit(paths: tuple[Path, ...], **arguments: Any) -> bool:
-    """Run the audit, and write the report or the baseline; gives whether it found what fails."""
     from descscore.auditing.audit import AuditOptions, run
     from descscore.auditing.baseline import read_baseline, without_known, write_baseline
 
@@ -117,10 +127,11 @@ def _audit(paths: tuple[Path, ...], **arguments: Any) -> bool:
     if arguments["write_baseline"]:
         count = write_baseline(records, arguments["write_baseline"])
         echo(f"{arguments['write_baseline']}: {count:,} findings are known from now on", err=True)
-        return False
+        return
     report, codes = _report(records, arguments["form"], failing, scorer)
     _put(report, arguments["output"])
-    return bool(codes & failing)
+    if codes & failing:
+        ctx.exit(FOUND)
 
 
 def _failing(names: tuple[str, ...]) -> frozenset[str]:

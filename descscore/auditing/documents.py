@@ -173,10 +173,10 @@ def _folder_uses(root: str, patterns: tuple[str, ...], roots: tuple[Root, ...]) 
     except DescscoreError as error:
         yield DocumentProblem(root, str(error).removeprefix(f"{root}: "))
         return
-    for error in unread:
-        if not _is_excluded(os.path.relpath(error.filename, root), patterns):
+    for one in unread:
+        if not _is_excluded(os.path.relpath(one.filename, root), patterns):
             is_empty = False
-            yield DocumentProblem(error.filename, str(error.strerror))
+            yield DocumentProblem(one.filename, str(one.strerror))
     if is_empty:
         # An audit of the wrong folder must not look like one that found nothing wrong.
         yield DocumentProblem(root, f"holds no document of a kind that is read ({_NAMES})")

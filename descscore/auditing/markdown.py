@@ -160,9 +160,10 @@ def plot_texts(code: str, head: str = "") -> list[tuple[str | None, str | None]]
             options[name] = "".join(quoted) or (f"{{{{ {bare} }}}}" if bare else "")
     elif head:
         return []
-    lines = [match[1] for match in takewhile(bool, map(_OPTION_LINE.match, code.split("\n")[:_MOST_OPTIONS]))]
+    lines = takewhile(_OPTION_LINE.match, code.split("\n")[:_MOST_OPTIONS])
     with suppress(yaml.YAMLError, RecursionError):
-        written = yaml.load("\n".join(lines)[:_LONGEST_OPTIONS], _OptionLoader)
+        text = "\n".join(_OPTION_LINE.sub("", line) for line in lines)
+        written = yaml.load(text[:_LONGEST_OPTIONS], _OptionLoader)
         options |= written if isinstance(written, dict) else {}
     alts, captions = (
         [one for one in (value if isinstance(value, list) else [value]) if isinstance(one, str)]
@@ -172,12 +173,12 @@ def plot_texts(code: str, head: str = "") -> list[tuple[str | None, str | None]]
 
 
 _HEAD_OPTION = r"""(fig\.(?:alt|cap))\s*=\s*(?:"((?:\\.|[^"\\])*)"|'((?:\\.|[^'\\])*)'|([^\s,"']+))"""
-_OPTION_LINE = re.compile(r"\s*(?:#|//|%%|--)\| ?(.*)")
+_OPTION_LINE = re.compile(r"\s*(?:#|//|%%|--)\| ?")
 _MOST_OPTIONS, _LONGEST_OPTIONS = 100, 20_000
 """Most lines and characters of a cell's options that are read."""
 
 
-class _OptionLoader(yaml.BaseLoader):
+class _OptionLoader(yaml.BaseLoader):  # type: ignore[misc] # yaml has no types
     """Reads all values as texts; what R fills in (``!expr``) as a template."""
 
 
@@ -415,6 +416,7 @@ def _markdown() -> MarkdownIt:
     markdown.inline.ruler.before("escape", "shortcode", _shortcode_rule)
     markdown.core.ruler.after("inline", "places", _places_rule)
     for name, rule in (("colons", _colon_rule), ("shortcodes", _shortcode_block)):
-        ends = {"alt": ["paragraph", "reference", "blockquote", "list"]}
-        markdown.block.ruler.before("fence", name, rule, ends)
+        markdown.block.ruler.before(
+            "fence", name, rule, {"alt": ["paragraph", "reference", "blockquote", "list"]}
+        )
     return markdown
