@@ -266,6 +266,10 @@ def _read_features(path: Path) -> tuple[list[bytes], Tensor] | None:
         with safe_open(str(path), framework="pt") as file:
             digests, features = file.get_tensor("digests"), file.get_tensor("features")
             expected = (file.metadata() or {}).get("sha256")
+        is_ours = (digests.dtype, features.dtype) == (torch.uint8, torch.float32)
+        shaped = (digests.ndim, features.ndim) == (2, 2) and digests.shape == (len(features), 32)
+        if not (is_ours and shaped and features.isfinite().all()):
+            return None
     except (OSError, SafetensorError):
         return None
     if expected != _checksum(digests, features):

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
-from descscore.errors import DataError, UsageError
+from descscore.errors import DataError, UsageError, is_blank
 from descscore.tables.cells import named
 from descscore.tables.parquet import ParquetTable
 from descscore.tables.reader import Columns, Reader
@@ -34,7 +34,7 @@ def place(row: Row) -> str:
 def number_in(row: Row, column: str) -> float | None:
     """The cell as a number, None if it is blank or NA; anything else is a :class:`DataError`."""
     text = row.cells[column].strip()
-    if text.lower() in _BLANK:
+    if text.lower() in _BLANK or is_blank(text):
         return None
     try:
         value = float(text)
@@ -329,10 +329,11 @@ def _named_items(rows: list[Row], role: str) -> tuple[Item, ...]:
     items: dict[str, Item] = {}
     for row in rows:
         key = text_key(row.cells["item"])
-        if not key:
+        if is_blank(key):
             raise DataError(f"{place(row)}: item is blank")
-        cluster = row.cells.get("image") or (row.cells["group"] if role == "items" else key)
-        item = Item(key, text_key(row.cells.get("text") or key), cluster, context=row.cells.get("context"))
+        image, text = (row.cells.get(column) or "" for column in ("image", "text"))
+        cluster = (row.cells["group"] if role == "items" else key) if is_blank(image) else image
+        item = Item(key, key if is_blank(text) else text_key(text), cluster, context=row.cells.get("context"))
         if items.setdefault(key, item) != item:
             raise DataError(
                 f"{place(row)}: {named([key])} has another text, image, group or context than before"

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from descscore.errors import DataError, UsageError
+from descscore.errors import DataError, UsageError, is_blank
 from descscore.eval.features import image_features, text_features
 from descscore.eval.formatting import Columns, row_lines, share, share_interval
 from descscore.eval.ratings import parquet_rows
@@ -240,8 +240,8 @@ def _read_hub(source: HubSet) -> LabelledImages:
 def read_class_names(path: Path) -> list[str]:
     """Class names, one in each line. Raises :class:`DataError` for an empty file or a blank line."""
     names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    if not names or "" in names:
-        blank = names.index("") + 1 if names else 1
+    blank = next((number for number, name in enumerate(names or [""], start=1) if is_blank(name)), None)
+    if blank is not None:
         raise DataError(f"{path} line {blank}: blank, expected one class name in each line")
     return names
 

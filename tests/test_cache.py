@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import multiprocessing
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
@@ -16,6 +17,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from safetensors.torch import save_file
 from torch import Tensor
 
 from conftest import TINY, make_photo, save_model
@@ -139,7 +141,32 @@ def noise(path: Path) -> None:
     path.write_bytes(os.urandom(300))
 
 
-@pytest.mark.parametrize("damage", [cut, flip, empty, noise])
+def replaced(digests: Tensor, features: Tensor) -> Callable[[Path], None]:
+    """Damage: other tensors, with a checksum that fits."""
+
+    def replace_it(path: Path) -> None:
+        parts = {"digests": digests.contiguous(), "features": features}
+        data = b"".join(part.view(torch.uint8).numpy().tobytes() for part in parts.values())
+        save_file(parts, path, metadata={"sha256": hashlib.sha256(data).hexdigest()})
+
+    return replace_it
+
+
+_DIGESTS, _NAN = torch.zeros(3, 32, dtype=torch.uint8), float("nan")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        *(cut, flip, empty, noise),
+        replaced(_DIGESTS, torch.zeros(2, 6)),
+        replaced(_DIGESTS[:, :16], torch.zeros(3, 6)),
+        replaced(_DIGESTS, torch.zeros(3, 6, dtype=torch.bfloat16)),
+        replaced(_DIGESTS, torch.full((3, 6), _NAN)),
+        replaced(_DIGESTS, torch.zeros(3)),
+        replaced(torch.zeros(32, dtype=torch.uint8), torch.zeros(32, 6)),
+    ],
+)
 def test_damaged_files_are_noticed_and_rebuilt(
     folder: Path, photos: list[Path], damage: object, caplog: pytest.LogCaptureFixture
 ) -> None:

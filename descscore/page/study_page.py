@@ -18,7 +18,7 @@ from typing import TypeAlias
 
 from PIL import Image
 
-from descscore.errors import DescscoreError, ImageError, StorageError
+from descscore.errors import DescscoreError, ImageError, StorageError, is_blank
 from descscore.images import load_image
 from descscore.page.reply import FieldError, Reply, asset, render
 from descscore.study.database import DiskFullError, ReadOnlyError
@@ -288,7 +288,7 @@ def _step_number(fields: Fields) -> int:
 
 
 def _paragraphs(text: str) -> list[str]:
-    return [part.strip() for part in re.split(r"\n\s*\n", text) if part.strip()]
+    return [part.strip() for part in re.split(r"\n\s*\n", text) if not is_blank(part)]
 
 
 def _problem(message: str) -> Reply:

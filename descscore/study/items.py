@@ -15,6 +15,7 @@ from pathlib import Path
 
 from descscore.errors import DataError, ImageError, StorageError, is_blank
 from descscore.images import check_path, load_image
+from descscore.tables.cells import is_unicode
 from descscore.tables.rows import Row, find_image
 from descscore.tables.text_tables import read_csv
 
@@ -81,6 +82,8 @@ def _item(place: str, folder: Path, row: Row) -> StudyItem:
         raise DataError(f"{place}: {error}") from None
     except OSError as error:
         raise DataError(f"{place}: {folder / image}: {error.strerror or error}") from None
+    if not is_unicode(str(file.absolute())):  # a database and a CSV file hold only Unicode
+        raise DataError(f"{place}: the path of its image is not UTF-8 text; rename its folder")
     return StudyItem(item, file, image_hash, description, title, text)
 
 

@@ -220,9 +220,10 @@ def test_what_is_dropped_is_counted(kreiss: Path) -> None:
 
 def test_blank_ratings_are_counted_and_others_named(kreiss: Path) -> None:
     path = kreiss / "blv_ratings.csv"
-    edit(path, lambda rows: rows[0].update(q_overall="NA"))
-    judgments = read_kreiss(kreiss)
-    assert [drop.count for drop in judgments.drops if drop.what == "blank ratings"] == [1]
+    for blank in ("NA", "\u200b"):
+        edit(path, lambda rows, blank=blank: rows[0].update(q_overall=blank))
+        judgments = read_kreiss(kreiss)
+        assert [drop.count for drop in judgments.drops if drop.what == "blank ratings"] == [1]
     assert len(judgments.panels[0].ratings[0]) == 3
     edit(path, lambda rows: rows[0].update(q_overall="often"))
     with pytest.raises(DataError, match="line 2: q_overall is 'often', not a number"):

@@ -118,6 +118,18 @@ def test_bad_ratings_are_named(tmp_path: Path) -> None:
         read_ratings(write_csv(tmp_path / "own.csv", [{**rows[0], "item": " "}, *rows[1:]]))
 
 
+@pytest.mark.parametrize("unseen", ["\u200b", "&nbsp;", "\u2800 \ufeff"])
+def test_cells_in_which_nobody_can_see_anything_are_blank(tmp_path: Path, unseen: str) -> None:
+    rows = long_form()
+    with pytest.raises(DataError, match="line 2: item is blank"):
+        read_ratings(write_csv(tmp_path / "own.csv", [{**rows[0], "item": unseen}, *rows[1:]]))
+    blank = [{**rows[0], "value": unseen}, *({**row, "text": unseen, "image": unseen} for row in rows[1:])]
+    usual = read_ratings(write_csv(tmp_path / "own.csv", [{**rows[0], "value": ""}, *rows[1:]]))
+    found = read_ratings(write_csv(tmp_path / "own.csv", [{**blank[0], "text": "", "image": ""}, *blank[1:]]))
+    assert found.items == usual.items
+    assert [drop.count for drop in found.drops] == [drop.count for drop in usual.drops] == [1]
+
+
 def test_few_items_are_not_defined(tmp_path: Path) -> None:
     rows = [row for row in long_form() if len(row["item"]) < 8]
     result = human_result(read_ratings(write_csv(tmp_path / "own.csv", rows)), [], QUICK)

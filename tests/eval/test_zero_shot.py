@@ -220,9 +220,10 @@ def test_labels_that_are_no_class(tmp_path: Path) -> None:
             hub_images(data, HubSet("x/y", "test", "cls", "a {}"), COUNTRIES)
     with pytest.raises(DataError, match="no column 'label'"):
         hub_images(data, HubSet("x/y", "test", "label", "a {}"), COUNTRIES)
-    (tmp_path / "names.txt").write_text("one\n\nthree\n")
-    with pytest.raises(DataError, match=r"names\.txt line 2: blank"):
-        read_class_names(tmp_path / "names.txt")
+    for blank in ("", "\u200b", "&nbsp;"):
+        (tmp_path / "names.txt").write_text(f"one\n{blank}\nthree\n", encoding="utf-8")
+        with pytest.raises(DataError, match=r"names\.txt line 2: blank"):
+            read_class_names(tmp_path / "names.txt")
     (tmp_path / "names.txt").write_text("")
     with pytest.raises(DataError, match="line 1: blank"):
         read_class_names(tmp_path / "names.txt")

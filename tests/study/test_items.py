@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -53,3 +54,11 @@ def test_items_errors_name_the_line(tmp_path: Path) -> None:
     (tmp_path / "bad.csv").write_text(",".join((*COLUMNS, "description")) + "\n")
     with pytest.raises(DataError, match="has column 'description' 2 times"):
         read_items(tmp_path / "bad.csv")
+
+
+def test_a_study_in_a_folder_whose_name_is_no_unicode_is_refused(tmp_path: Path) -> None:
+    """A database cannot hold the paths of its images."""
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    with pytest.raises(DataError, match="line 2: the path of its image is not UTF-8 text"):
+        read_items(write_items(folder, images=1, texts=1))
