@@ -1,4 +1,4 @@
-"""Read, merge, write and share adapters: folders that turn a base model into a description-tuned one.
+"""Read, write and share adapters: folders that turn a base model into a description-tuned one.
 
 An adapter's folder holds the tuned weights (peft's own LoRA files, or ``text_tower.safetensors``
 after full tuning), ``purpose.safetensors`` if a purpose subspace was learned, and

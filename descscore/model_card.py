@@ -10,7 +10,7 @@ from typing import Any
 BUNDLED_LICENCE = "descscore-weights"
 """The licence of the bundled base."""
 
-_TRAINED = ("config", "data", "history", "pairs", "steps", "trained_values", "unusable")
+_TRAINED = ("config", "data", "history", "pairs", "splits", "steps", "trained_values", "unusable")
 """What a card takes of the record of a run."""
 
 
@@ -90,7 +90,9 @@ def _data(run: Mapping[str, Any]) -> list[str]:
     left = sum(run.get("unusable", {}).values())
     name = Path(str(run.get("data", "")).rstrip("/")).name  # a folder of somebody's machine says nothing
     kind = f"Pairs of a description and a caption of one image, from `{name}`"
-    return [f"## Data\n\n{kind}: {counts}. Rows left out: {left:,}.\n"]
+    roles = [f"{role} `{split}`" for role, split in run.get("splits", {}).items() if split]
+    uses = f" Use of the splits: {', '.join(roles)}." if roles else ""
+    return [f"## Data\n\n{kind}: {counts}. Rows left out: {left:,}.{uses}\n"]
 
 
 def _settings(run: Mapping[str, Any]) -> list[str]:

@@ -32,6 +32,8 @@ MADE = "everyday"
 """Split of the photos with made captions."""
 PHOTOS = 2500
 """Photos that join the 5,441 figures."""
+GROUPS = 40
+"""Groups of photos, so that each is small beside a book and the folds of a calibration come out even."""
 
 _PEOPLE = listed(
     "Amina Anna Ben Carlos Chen Clara David Elena Emma Fatima George Hana Ivan James Jin Julia "
@@ -62,7 +64,7 @@ def made_caption(descriptions: list[str], draw: random.Random) -> str:
     words = [word for word in nouns(draw.choice(descriptions)) if word.isalpha()]
     subject, other = (draw.choice(words), draw.choice(words)) if words else ("photo", "view")
     text = draw.choice(_FORMS)(subject, other, draw)
-    return text[:1].upper() + text[1:] + "." * (draw.random() < 0.5)
+    return text[:1].upper() + text[1:] + ("." if draw.random() < 0.5 else "")
 
 
 def _when(draw: random.Random) -> str:
@@ -125,7 +127,7 @@ def photo_pairs(path: Path, most: int, seed: int) -> Iterator[dict[str, object]]
             "image": photo["image"],
             "description": draw.choice(captions),
             "caption": made_caption(captions, draw),
-            "group": f"photo {number % 40}",
+            "group": f"photos {number % GROUPS}",
             "split": MADE,
         }
 

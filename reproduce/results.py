@@ -10,8 +10,8 @@ measured. ``--only shipped-0`` trains and measures a part, and keeps the other r
 Several processes may share the work if each has its own ``--only``. Measuring sets are read here after
 training and used for nothing else.
 
-Published settings are for ViT-B/32 and 100,000 pairs. On a small tower and 5,441 pairs of textbook
-figures the presets run here with :data:`SMALL`: 24 texts in a step, three passes, texts cut to windows, and a
+Published settings are for ViT-B/32 and 100,000 pairs. On a small tower, 5,441 textbook figures and 2,500
+photos, the presets run here with :data:`SMALL`: 24 texts in a step, three passes, texts cut to windows, and a
 rate that falls to zero. The names of these runs say so: they are not the published recipes.
 """
 

@@ -42,8 +42,8 @@ def setting_options(command: Any) -> Any:
 @click.option(
     "--extra-split",
     "extra",
-    help="Split to train on as well, but not to read: for made-up texts, which would make "
-    "description_probability too sure.",
+    help="A second split to train on. The read-out of description_probability does not use it: give made-up "
+    "texts here, which would make that probability too extreme.",
 )
 @click.option(
     "--validation-split",

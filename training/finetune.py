@@ -65,8 +65,8 @@ class Request:
     train: str = "train"
     """Name of the split to train on."""
     extra: str | None = None
-    """Name of a split that is trained on as well, but that the read-out never sees: made-up texts are told
-    apart too easily, and would make it too sure. None for no such split."""
+    """Name of a second split to train on, which the read-out never sees: made-up texts are told apart too
+    easily, and would make its probabilities too extreme. None for no such split."""
     validation: str | None = "val"
     """Name of the split to validate on; None for no validation."""
     comparison: str | None = None
@@ -92,8 +92,8 @@ class _Prepared:
     base_licence: str | None
     pairs: PreferenceSet
     data: RunData
-    read: Tensor
-    """Which training pairs the read-out sees, ``(n,)`` bool."""
+    for_readout: Tensor
+    """Which training pairs the read-out sees, ``(n,)`` bool: all but those of the extra split."""
     comparison: Examples
 
 
@@ -109,8 +109,8 @@ def finetune(request: Request, configure: Callable[[Tower], FinetuneConfig], rep
         The adapter folder.
 
     Raises:
-        DescscoreError: The data have no usable pairs, scikit-learn is missing, the loss is not finite, or the
-            disk cannot be written.
+        DescscoreError: The data have no usable pairs, the extra split has another use, scikit-learn is
+            missing, the loss is not finite, or the disk cannot be written.
     """
     model = load_model(request.base, request.device)
     if model.tuned:
@@ -147,11 +147,14 @@ def _what_is_left(request: Request, trainer: Trainer, start: _Prepared) -> str:
         parts.append(
             f"{request.calibration_folds} towers of up to {trainer.total_steps} steps for calibration"
         )
-        parts.append(f"the read-out of {2 * len(start.data.train):,} texts")
+        parts.append(f"the read-out of {2 * int(start.for_readout.sum()):,} texts")
     return f"left: {', '.join(parts)}"
 
 
 def _prepare(request: Request, model: LoadedModel) -> _Prepared:
+    taken = (request.train, request.validation, request.comparison)
+    if request.extra is not None and request.extra in taken:
+        raise UsageError(f"extra split {request.extra!r}: has another use in this run")
     pairs = load_pairs(request.data, request.options)
     log.info("%s", pairs.summary())
     cache = request.cache or request.output / "features"
@@ -162,12 +165,13 @@ def _prepare(request: Request, model: LoadedModel) -> _Prepared:
     shown, extra = pairs.split(request.train), pairs.split(request.extra) if request.extra else ()
     train = make_examples(model, [*shown, *extra], cache)
     validation = examples(request.validation)
-    comparison = examples(request.comparison) or validation or train
+    for_readout = torch.arange(len(train)) < len(shown)
+    comparison = examples(request.comparison) or validation or train.select(for_readout)
     weights, licence = model.weights_hash, model.licence
     # Loaded models come frozen, made under inference; training decides itself which weights change.
     model.clip.requires_grad_(True)
-    data, read = RunData(train, validation), torch.arange(len(train)) < len(shown)
-    return _Prepared(copy.deepcopy(model.clip), weights, licence, pairs, data, read, comparison)
+    data = RunData(train, validation)
+    return _Prepared(copy.deepcopy(model.clip), weights, licence, pairs, data, for_readout, comparison)
 
 
 @torch.no_grad()
@@ -187,20 +191,30 @@ def _purpose(request: Request, trainer: Trainer, start: _Prepared) -> Purpose | 
     train, folds = start.data.train, request.calibration_folds
     if not folds:
         return plain
-    if len(set(train.select(start.read).groups)) < folds:
-        message = "fewer groups than the %d calibration folds: no read-out, so no description_probability"
+    if not _can_calibrate(train, start.for_readout, folds):
+        message = "too few groups for %d calibration folds: no read-out, so no description_probability"
         log.warning(message, folds)
         return plain
     towers = train_folds(start.untuned, train, folds, trainer.config, request.output / "folds")
-    scale = cross_calibration(towers, train, start.read)
-    read = train.select(start.read)
-    log.info("read-out: fits on %d texts", 2 * len(read))
-    ordered, fitted = fit(tuned, matrix, site, read)
+    scale = cross_calibration(towers, train, start.for_readout)
+    shown = train.select(start.for_readout)
+    log.info("read-out: fits on %d texts", 2 * len(shown))
+    ordered, fitted = fit(tuned, matrix, site, shown)
     return replace(plain, rotation=ordered, readout=calibrated(fitted.readout, *scale))
 
 
+def _can_calibrate(examples: Examples, for_readout: Tensor, folds: int) -> bool:
+    """Whether each fold holds pairs for the read-out, and leaves two groups of them to fit it on."""
+    if len(set(examples.groups)) < folds:
+        return False
+    fold = fold_of(examples.groups, folds)
+    held = [examples.select((fold == number) & for_readout).groups for number in range(folds)]
+    left = [examples.select((fold != number) & for_readout).groups for number in range(folds)]
+    return all(held) and all(len(set(groups)) >= 2 for groups in left)
+
+
 def cross_calibration(
-    towers: Iterable[tuple[Tensor, Trainer]], examples: Examples, read: Tensor
+    towers: Iterable[tuple[Tensor, Trainer]], examples: Examples, for_readout: Tensor
 ) -> tuple[float, float]:
     """Scale and shift of a read-out's decision values, from towers that have not seen the texts.
 
@@ -211,17 +225,15 @@ def cross_calibration(
     Args:
         towers: As :func:`train_folds` yields them.
         examples: The training split, with its groups: ``n`` pairs.
-        read: Which of the pairs the read-out may see, ``(n,)`` bool.
+        for_readout: Which of the pairs the read-out may see, ``(n,)`` bool.
     """
     odds, unseen = [], []
     for held, trainer in towers:
-        if not (held & read).any():
-            continue
         rotation, site = trainer.objective.rotation, site_of(trainer.config)
         assert rotation is not None and site is not None  # noqa: PT018 - the loss has a subspace
-        tuned, seen = trainer.objective.clip.cpu(), examples.select(~held & read)
+        tuned, seen = trainer.objective.clip.cpu(), examples.select(~held & for_readout)
         ordered, fitted = fit(tuned, rotation.matrix().detach().cpu(), site, seen)
-        texts = ReadoutTexts.of(examples.select(held & read))
+        texts = ReadoutTexts.of(examples.select(held & for_readout))
         odds.append(decisions(fitted.readout, texts.coordinates(tuned, Purpose(site, ordered))))
         unseen.append(texts)
     return policy_calibration(odds, unseen)
@@ -305,6 +317,12 @@ def _run_record(request: Request, trainer: Trainer, pairs: PreferenceSet) -> dic
         "weights": request.weights,
         "data": request.data,
         "pairs": pairs.splits(),
+        "splits": {
+            "train": request.train,
+            "extra": request.extra,
+            "validation": request.validation,
+            "comparison": request.comparison,
+        },
         "unusable": pairs.reasons(),
         "trained_values": sum(p.numel() for p in trainer.trained),
         "steps": trainer.step,

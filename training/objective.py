@@ -339,6 +339,10 @@ def validate(objective: Objective, examples: Examples, batch_size: int = 128) ->
     return {"loss": sum(losses) / n, **measured, "score": sum(measured.values()) / len(measured)}
 
 
+def _holds_captions(config: FinetuneConfig) -> bool:
+    return bool(config.caption_weight or config.hold_weight or config.spread_weight)
+
+
 def _over_the_rest(
     objective: Objective, examples: Examples, descriptions: Tensor, batch_size: int
 ) -> dict[str, float]:
@@ -346,7 +350,7 @@ def _over_the_rest(
     kinds = torch.split(examples.tokens, len(examples))
     found: dict[str, float] = {}
     own = cosines(examples.images, descriptions)
-    if objective.config.caption_weight:
+    if _holds_captions(objective.config):
         captions = unit_features(objective.clip, kinds[1], batch_size)
         hits = grounding_over_texts(examples.images, descriptions, OTHERS, 0, captions)
         found["caption_grounding"] = _share(hits)

@@ -1,4 +1,4 @@
-"""Explain scores: which words moved the cosine and the purpose, and by how much.
+"""``descscore.explain``: explain scores, with a scorer that is loaded where none is given.
 
 >>> from descscore import DescScorer, explain
 >>> scorer = DescScorer.from_pretrained()

@@ -499,7 +499,7 @@ def test_train_command_makes_an_adapter_that_scores(
     assert abs(score.cosine - plain.cosine) > 1e-4
 
 
-@pytest.mark.parametrize(("folds", "warned"), [("0", ""), ("17", "fewer groups than the 17")])
+@pytest.mark.parametrize(("folds", "warned"), [("0", ""), ("17", "too few groups for 17")])
 def test_without_calibration_there_is_no_probability(
     base: Path, tmp_path: Path, folds: str, warned: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -513,6 +513,64 @@ def test_without_calibration_there_is_no_probability(
     score = scorer.score(np.zeros((8, 8, 3), np.uint8), "A red shape.")
     assert score.description_probability is None
     assert score.percentile is not None
+
+
+def with_made_texts(path: Path, group: str | None = None) -> Path:
+    """The table of :func:`write_pairs`, whose last 8 rows have the split "made", and all are grouped."""
+    table = pq.read_table(write_pairs(path)).to_pylist()
+    for i, row in enumerate(table):
+        row["split"] = "made" if i >= 16 else "train"
+        row["group"] = group if group and i >= 16 else f"book {i % 4}" if not group else f"book {i % 2}"
+    pq.write_table(pa.Table.from_pylist(table), path)
+    return path
+
+
+def train_with(base: Path, table: Path, output: Path, *more: str) -> Any:
+    args = ["train", "--data", str(table), "--base", str(base), "--device", "cpu", "--epochs", "1"]
+    args += ["--output", str(output), "--batch-size", "8", "--validation-split", "", *more]
+    return CliRunner().invoke(main, args)
+
+
+def test_an_extra_split_is_trained_on_and_not_read(
+    base: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    table, out = with_made_texts(tmp_path / "pairs.parquet"), tmp_path / "out"
+    result = train_with(base, table, out, "--extra-split", "made", "--calibration-folds", "2")
+    assert result.exit_code == 0, result.output
+    assert "the read-out of 32 texts" in caplog.text
+    run = json.loads((out / "run.json").read_text(encoding="utf-8"))
+    assert run["steps"] == 6  # 24 pairs, two texts each, 8 texts in a step
+    assert run["splits"] == {"train": "train", "extra": "made", "validation": None, "comparison": None}
+    assert "extra `made`" in (out / "README.md").read_text(encoding="utf-8")
+    model = load_model(out, "cpu")
+    assert model.purpose is not None
+    assert model.purpose.readout is not None
+    assert len(model.purpose.comparison) == 16  # percentiles compare with real descriptions alone
+
+
+def test_extra_texts_that_leave_too_few_groups_cost_the_read_out_alone(
+    base: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    table, out = with_made_texts(tmp_path / "pairs.parquet", "one large group"), tmp_path / "out"
+    result = train_with(base, table, out, "--extra-split", "made", "--calibration-folds", "2")
+    assert result.exit_code == 0, result.output
+    assert "too few groups for 2 calibration folds" in caplog.text
+    scorer = DescScorer.from_pretrained(out, device="cpu")
+    assert scorer.score(np.zeros((8, 8, 3), np.uint8), "A red shape.").description_probability is None
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [("train", "extra split 'train': has another use"), ("none", "no usable pairs in split 'none'")],
+)
+def test_an_extra_split_that_cannot_be_is_refused(
+    base: Path, tmp_path: Path, extra: str, message: str
+) -> None:
+    table = with_made_texts(tmp_path / "pairs.parquet")
+    result = train_with(base, table, tmp_path / "out", "--extra-split", extra)
+    assert result.exit_code != 0
+    assert message in result.stderr
 
 
 def test_missing_scikit_learn_is_told_before_training(
