@@ -27,13 +27,15 @@ def python(code: str) -> str:
     return done.stdout.strip()
 
 
-@pytest.mark.parametrize("model", ["default", "tiny"])
-def test_scoring_imports_nothing_that_only_other_models_need(model: str, tiny_folder: Path) -> None:
-    source = str(tiny_folder) if model == "tiny" else model
+def test_scoring_imports_nothing_that_only_other_work_needs(tiny_folder: Path) -> None:
     heavy = "{'transformers', 'timm.models.vision_transformer', 'torchvision.ops.boxes', 'peft'}"
-    if model != "tiny":  # torch needs it to count the weights of a folder's model before it takes memory
-        heavy += " | {'torch._dynamo'}"
-    assert python(SCORE.format(model=source) + f"print(sorted(({heavy}) & set(sys.modules)))") == "[]"
+    heavy += " | {'gradio', 'ray', 'matplotlib', 'datasets', 'pandas'}"
+    # torch needs _dynamo to count the weights of a folder's model before it takes memory.
+    bundled = (
+        SCORE.format(model="default") + f"print(sorted(({heavy} | {{'torch._dynamo'}}) & set(sys.modules)))"
+    )
+    folder = SCORE.format(model=str(tiny_folder)) + f"print(sorted(({heavy}) & set(sys.modules)))"
+    assert python(bundled + folder) == "[]\n[]"
 
 
 @pytest.mark.long
@@ -59,6 +61,7 @@ print([sorted(n for n in dir(m) if not n.startswith("__")) for m in (open_clip, 
     assert expected.splitlines()[1] == "True True"
 
 
+@pytest.mark.long
 def test_what_open_clip_and_torchvision_need_runs_when_it_is_asked_for() -> None:
     code = """
 import open_clip, torchvision
@@ -71,6 +74,7 @@ print(torchvision.ops.nms(boxes, torch.tensor([0.9, 0.8, 0.7]), 0.5).tolist())
     assert python("import torch, descscore.scorer" + code) == "[0, 2]"
 
 
+@pytest.mark.long
 def test_an_early_import_of_open_clip_stays_as_it_is() -> None:
     code = "import open_clip, sys; before = dict(vars(open_clip)); import descscore.clip as clip\n"
     assert python(code + "print(vars(open_clip) == before, clip.CLIP is open_clip.CLIP)") == "True True"

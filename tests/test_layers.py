@@ -185,14 +185,3 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
     code = "import sys, descscore; print(sorted({'torch', 'numpy', 'PIL', 'gradio'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
-
-
-def test_scoring_loads_no_user_interface_and_no_plots(tiny_folder: Path) -> None:
-    code = (
-        "import sys; from descscore import DescScorer; import numpy as np; "
-        f"DescScorer.from_pretrained({str(tiny_folder)!r}, device='cpu')"
-        ".score(np.zeros((4, 4, 3), np.uint8), 'a'); "
-        "print(sorted({'gradio', 'ray', 'matplotlib', 'peft', 'datasets'} & set(sys.modules)))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"

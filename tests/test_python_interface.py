@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import html.parser
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -238,9 +236,3 @@ def test_a_frame_keeps_its_rows_order_and_index(scorer: DescScorer, photos: list
         scorer.score_frame(frame, image="photo", text="txt")
     with pytest.raises(UsageError, match=r"has the columns score, .* already"):
         scorer.score_frame(scored, image="photo", text="alt")
-
-
-def test_no_frame_no_pandas() -> None:
-    code = "import sys, descscore.scorer; print('pandas' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"
