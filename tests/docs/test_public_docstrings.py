@@ -119,5 +119,6 @@ def test_every_command_and_option_has_help(path: str, command: click.Command) ->
             assert parameter.help, (path, parameter.opts)
             assert len(parameter.help) > 5
     for parameter in (p for p in command.params if isinstance(p, click.Argument)):
-        name = (parameter.metavar or parameter.make_metavar(click.Context(command))).strip("[].")
-        assert name in command.help, (path, name)
+        names = (parameter.metavar or parameter.make_metavar(click.Context(command))).split()
+        for name in (one.strip("[].") for one in names):
+            assert name in command.help, (path, name)
