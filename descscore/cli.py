@@ -72,7 +72,8 @@ def score(
     """Score each TEXT as a replacement for IMAGE.
 
     A TEXT that is - stands for the lines of standard input, and @FILE for the lines of a file; blank lines
-    are skipped. Write @@ for the @ at the beginning of a text. With --text, all arguments are images.
+    are skipped. Write @@ for the @ at the beginning of a text. The arguments are IMAGE TEXT..., or with
+    --text only images.
     """
     if not texts:
         images, texts = images[:1], images[1:]
