@@ -121,22 +121,6 @@ def _png_info(said: dict[bytes, bytes], depth: int, colour: int) -> Info:
     return info | _png_colour(said)
 
 
-def has_short_orientation(exif: bytes) -> bool:
-    """Whether EXIF data state the orientation as one SHORT. Browsers ignore one of another type.
-
-    Raises as :mod:`struct` for data that break off.
-    """
-    tiff = exif.removeprefix(b"Exif\0\0")
-    order = ">" if tiff[:2] == b"MM" else "<"
-    (place,) = struct.unpack_from(f"{order}I", tiff, 4)
-    (entries,) = struct.unpack_from(f"{order}H", tiff, place)
-    kinds = (struct.unpack_from(f"{order}HHI", tiff, place + 2 + 12 * entry) for entry in range(entries))
-    return (_ORIENTATION, _SHORT, 1) in kinds
-
-
-_ORIENTATION, _SHORT = 274, 3
-
-
 def _png_colour(said: dict[bytes, bytes]) -> Info:
     """What counts of the chunks on colour, by the order that the PNG standard sets."""
     if len(said.get(b"cICP", b"")) == 4 and said[b"cICP"][2] == 0:
