@@ -83,27 +83,25 @@ def _orientation_of(image: Image.Image) -> int:
     try:
         value = image.getexif().get(ExifTags.Base.Orientation)
         exif = image.info.get("exif")
-        if isinstance(exif, bytes) and image.format != "TIFF" and not _has_short_orientation(exif):
+        if isinstance(exif, bytes) and image.format != "TIFF" and not _is_one_short(exif):
             return 1
     except Exception:  # noqa: BLE001 - the pixels can be used even if the tags are damaged
         return 1
     return int(value) if value in _TURNS else 1
 
 
-def _has_short_orientation(exif: bytes) -> bool:
-    """Whether EXIF data state the orientation as one SHORT. Browsers ignore one of another type.
-
-    Raises as :mod:`struct` for data that break off.
-    """
+def _is_one_short(exif: bytes) -> bool:
+    """Whether EXIF data state the orientation as one SHORT. Raises as :mod:`struct` where they break off."""
     tiff = exif.removeprefix(b"Exif\0\0")
     order = ">" if tiff[:2] == b"MM" else "<"
     (place,) = struct.unpack_from(f"{order}I", tiff, 4)
     (entries,) = struct.unpack_from(f"{order}H", tiff, place)
     kinds = (struct.unpack_from(f"{order}HHI", tiff, place + 2 + 12 * entry) for entry in range(entries))
-    return (_ORIENTATION, _SHORT, 1) in kinds
+    return (ExifTags.Base.Orientation, _SHORT, 1) in kinds
 
 
-_ORIENTATION, _SHORT = 274, 3
+_SHORT = 3
+"""TIFF's number of the type SHORT."""
 
 
 def _with_deep_alpha(image: Image.Image) -> Image.Image:

@@ -18,7 +18,7 @@ from typing import Any, overload
 import click
 
 from descscore import __version__
-from descscore.errors import InputError, UsageError, first_ten, rows_error
+from descscore.errors import InputError, UsageError, first_ten, is_blank, rows_error
 from descscore.files import atomic_write
 from descscore.options import Group, context_option, echo, model_options, verbose_option
 from descscore.tables.cells import text_coding
@@ -244,7 +244,7 @@ def _texts(text: str) -> list[str]:
     data = _read(text)
     if data is None:
         return [text.removeprefix("@")]
-    return [line for line in re.split("\r\n|\n|\r", data) if line.strip()]
+    return [line for line in re.split("\r\n|\n|\r", data) if not is_blank(line)]
 
 
 def _read(text: str) -> str | None:
@@ -266,7 +266,7 @@ def _read(text: str) -> str | None:
         decoded = data[start:].decode(coding)
     except UnicodeDecodeError as error:
         raise UsageError(f"{name}: is not UTF-8 text ({error.reason} at byte {error.start})") from None
-    if not decoded.strip():
+    if is_blank(decoded):
         raise UsageError(f"{name}: holds no text")
     return decoded
 

@@ -86,11 +86,12 @@ def parse_name(source: str) -> Repository | None:
 
 
 def check_source(source: str) -> None:
-    """Raise :class:`ModelError` for an empty name, and for a path (``./``, ``../``, ``/``) to nothing."""
+    """Raise :class:`ModelError` for an empty name, and for a path (``./``, ``/``, ``a/b/c``) to nothing."""
     if not source.strip():
         raise ModelError(f"model {source!r}: the name is empty")
     path = Path(source)
-    if (path.is_absolute() or re.match(r"\.\.?(/|$)", source)) and not path.exists():
+    is_path = source.startswith(("/", "~")) or re.match(r"\.\.?(/|$)", source) or source.count("/") > 1
+    if is_path and not source.startswith(PREFIXES) and not path.exists():
         raise ModelError(f"model {source!r}: no such folder")
 
 

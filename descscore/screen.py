@@ -78,7 +78,7 @@ def show_meaning(scores: Sequence[Score], verbose: bool = False) -> None:
     """Print what the columns and the bands of ``scores`` mean, and the signature, dim."""
     width = text_width()
     for line in meaning(scores, verbose):
-        for part in [line] if width is None else _wrapped(line, width, "", "    "):
+        for part in wrapped(line, width):
             echo(part, dim=True)
     for signature in dict.fromkeys(score.signature for score in scores):
         echo(signature, dim=True)
@@ -121,6 +121,11 @@ def _aligned(cells: Sequence[Sequence[str]], text: int | None = None) -> list[st
 def _named(names: Sequence[str], row: Sequence[str]) -> str:
     """All of a row but its text, as words: ``score 0.97, fit good 83 %``."""
     return ", ".join(f"{name} {cell}".strip() for name, cell in zip(names[:-1], row, strict=False) if cell)
+
+
+def wrapped(line: str, width: int | None) -> list[str]:
+    """A line in parts of at most ``width`` columns, the later ones indented. None: it stays one line."""
+    return [line] if width is None else _wrapped(line, width, "", "    ")
 
 
 def _wrapped(text: str, width: int, first: str, others: str) -> list[str]:

@@ -251,17 +251,23 @@ def human(
     resamples: int,
 ) -> None:
     """Compare scores with the judgments of blind, low-vision and sighted readers."""
+    from descscore.eval.ratings import read_kreiss, read_ratings
+    from descscore.hub import check_source
+    from descscore.tables.reader import open_file
+
+    judgments = read_kreiss(data) if ratings is None else read_ratings(ratings, groups)
+    for path in scores:
+        open_file(path).close()
+    for model in models:
+        check_source(model)
     from descscore.eval.human import human_result, table_lines
     from descscore.eval.metric_scores import join, model_metrics, read_scores
-    from descscore.eval.ratings import read_kreiss, read_ratings
     from descscore.eval.statistics.bootstrap import Resampling
 
-    resampling = Resampling(resamples, seed)
-    judgments = read_kreiss(data) if ratings is None else read_ratings(ratings, groups)
     metrics = [join(judgments.items, read_scores(path, text_column, score_column)) for path in scores]
     for model in models or (() if scores else ("default",)):
         metrics += model_metrics(judgments.items, model, context)
-    result = human_result(judgments, metrics, resampling)
+    result = human_result(judgments, metrics, Resampling(resamples, seed))
     print_result(as_json, result.to_dict(), table_lines(result))
 
 

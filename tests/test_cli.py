@@ -431,3 +431,49 @@ def test_what_is_shown_keeps_every_usual_character() -> None:
     usual = "Zwei Sätze:\n猫 «a» 👩\u200d🦯 \u05d0\u200f\u00a0"
     assert shown(usual) == usual
     assert shown("\t\r\udcff") == r"\t\r\udcff"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("batch", "nope.csv", "-o", "out"), "nope.csv: no such file or folder"),
+        (("batch", "pairs.csv", "-o", "out", "-m", "./nope"), "model './nope': no such folder"),
+        (("batch", "pairs.csv", "-o", "out", "-m", "runs/of/mine"), "model 'runs/of/mine': no such folder"),
+        (("serve", "--port", "0", "-m", "./nope"), "model './nope': no such folder"),
+        (("serve", "--port", "0", "--study", "nope.csv", "--database", "a.db"), "nope.csv: No such file"),
+        (("serve", "--port", "0", "--study", "pairs.csv", "--database", "no/a.db"), "there is no folder no"),
+        (
+            ("serve", "--port", "0", "--study", "pairs.csv", "--database", "a.db", "--consent", "no.txt"),
+            "no.txt: No such file",
+        ),
+        (("eval", "human", "--data", "nope"), "nope"),
+        (("eval", "human", "--data", "nope", "--ratings", "nope.csv"), "nope.csv: No such file"),
+        (
+            ("eval", "human", "--data", "x", "--ratings", "own.csv", "--scores", "nope.csv"),
+            "nope.csv: No such",
+        ),
+        (("eval", "human", "--data", "x", "--ratings", "own.csv", "--model", "./nope"), "'./nope': no such"),
+        (("train", "--data", "pairs.csv", "-o", "out", "--base", "./nope"), "model './nope': no such folder"),
+        (("train", "--data", "nope.csv", "-o", "out"), "nope.csv: no such file or folder"),
+    ],
+)
+def test_a_wrong_path_is_said_before_torch_is_imported(
+    arguments: tuple[str, ...], said: str, tmp_path: Path
+) -> None:
+    """torch takes seconds. Here its import fails, so nothing that needs it can come first."""
+    (tmp_path / "pairs.csv").write_text("image,text\na.png,A dog.\n")
+    rows = "".join(f"Text {i},r{j},overall,{i + j},a\n" for i in range(5) for j in range(3))
+    (tmp_path / "own.csv").write_text("item,rater,question,value,group\n" + rows)
+    code = "import sys; sys.modules['torch'] = None; from descscore.cli import main; sys.exit(main())"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=environment,
+        check=False,
+    )
+    assert done.returncode in (1, 2), done.stderr
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1

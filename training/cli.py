@@ -76,8 +76,12 @@ def train(name: str, output: Path, validation: str, image_root: Path | None, **g
 
     The folder --output then is a model for --model. A setting without a default takes the preset's value.
     """
-    from descscore.tables.open import DataOptions
-    from descscore.training.finetune import Request, finetune
+    from descscore.hub import check_source
+    from descscore.tables.open import DataOptions, check_exists
+
+    check_source(given["base"])
+    check_exists(given["data"])
+    from descscore.training.finetune import Request, finetune  # torch only after the paths are right
 
     _show_log()
     offered = {option.name: given.pop(option.name) for option in options()}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -102,18 +101,27 @@ def batch(ctx: click.Context, /, source: str, output: Path, as_json: bool, **arg
 
     Exit code 3: done, but some rows could not be scored; their status says why.
     """
-    # Imported here, so that help comes at once.
+    # Imported here, so that help comes at once; and torch only after the paths are known to be right.
+    from descscore.hub import check_source
+    from descscore.tables.open import InputOptions, open_input
+    from descscore.tables.reader import Columns
+
+    job = _job(arguments["job"])
+    columns = Columns(**{name: arguments[f"{name}_column"] for name in _COLUMNS})
+    names = ("image_root", "split", "subset", "annotations")
+    opened = open_input(
+        source, InputOptions(columns, format=arguments["input_format"], **{n: arguments[n] for n in names})
+    )
+    check_source(arguments["model"])
     from descscore.batch.ray_engine import RayOptions, ray_engine
     from descscore.batch.runner import BatchOptions, load_scorer, run_batch
     from descscore.stream.pairs import StreamOptions
-    from descscore.tables.open import InputOptions, open_input
-    from descscore.tables.reader import Columns
 
     options = BatchOptions(
         shard_size=arguments["shard_size"],
         format=arguments["form"],
         batch_size=arguments["batch_size"],
-        job=_job(arguments["job"]),
+        job=job,
         strict=arguments["strict"],
         stream=StreamOptions(
             workers=arguments["workers"],
@@ -124,13 +132,8 @@ def batch(ctx: click.Context, /, source: str, output: Path, as_json: bool, **arg
         contexts=bool(arguments["context_column"]),
         lean=arguments["lean"],
         retry_failed=arguments["retry_failed"],
+        references="references" in opened.roles,
     )
-    columns = Columns(**{name: arguments[f"{name}_column"] for name in _COLUMNS})
-    names = ("image_root", "split", "subset", "annotations")
-    opened = open_input(
-        source, InputOptions(columns, format=arguments["input_format"], **{n: arguments[n] for n in names})
-    )
-    options = replace(options, references="references" in opened.roles)
     model = {name: arguments[name] for name in ("model", "device", "text_policy", "precision")}
     scorer = load_scorer(model, arguments["compiled"])
     ray = RayOptions(model, arguments["actors"], arguments["compiled"])

@@ -19,10 +19,13 @@ from descscore.explanations.explanation import (
     strongest_words,
 )
 from descscore.explanations.occlusion import OcclusionMap
-from descscore.screen import Line, one_line, score_table
+from descscore.screen import Line, one_line, score_table, wrapped
 
 _WORD, _SCALE = 20, 48
 """Widths in characters: of the longest word shown whole, and of the purpose scale."""
+
+_GAP = 2
+"""Blanks between two columns."""
 
 _BRIEF = ("value", "purpose")
 """The columns of a table of words that is not verbose."""
@@ -40,13 +43,22 @@ def to_text(explanation: Explanation, verbose: bool = False, width: int | None =
     line = Line(explanation.text, explanation.score)
     blocks = [
         [score_table([line], verbose, width)],
-        *([_purpose(explanation.purpose)] if explanation.purpose and verbose else []),
-        _words(explanation.words, verbose),
-        _sums(explanation, verbose),
-        *([_counterfactual(explanation.counterfactual)] if explanation.counterfactual else []),
-        *([_map(explanation.occlusion)] if explanation.occlusion else []),
+        *([_purpose(explanation.purpose, width)] if explanation.purpose and verbose else []),
+        _words(explanation.words, verbose, width),
+        _fitting(_sums(explanation, verbose), width),
+        *(
+            [_fitting(_counterfactual(explanation.counterfactual), width)]
+            if explanation.counterfactual
+            else []
+        ),
+        *([_map(explanation.occlusion, width)] if explanation.occlusion else []),
     ]
     return "\n\n".join("\n".join(block) for block in blocks)
+
+
+def _fitting(lines: Sequence[str], width: int | None) -> list[str]:
+    """The lines, the longer ones in several."""
+    return [part for line in lines for part in wrapped(line, width)]
 
 
 @contextmanager
@@ -93,8 +105,8 @@ def place_sentence(place: PurposePlace) -> str:
     )
 
 
-def _purpose(place: PurposePlace) -> list[str]:
-    lines = [f"purpose: {place_sentence(place)}"]
+def _purpose(place: PurposePlace, width: int | None) -> list[str]:
+    lines = wrapped(f"purpose: {place_sentence(place)}", width)
     if place.descriptions is None or place.captions is None:
         return lines
     low = min(place.descriptions[0], place.captions[0], place.log_odds)
@@ -108,9 +120,10 @@ def _purpose(place: PurposePlace) -> list[str]:
         "captions": _spread(place.captions, at),
         "descriptions": _spread(place.descriptions, at),
         "this text": " " * at(place.log_odds) + "X",
-        "log-odds": f"{ends}  (. all, - 5 to 95 %, = middle half)",
+        "log-odds": ends,
     }
-    return [*lines, *(f"  {name:<13}{marks}" for name, marks in rows.items())]
+    drawing = [f"  {name:<13}{marks}" for name, marks in rows.items()]
+    return [*lines, *drawing, *wrapped("  marks: . all, - 5 to 95 %, = middle half", width)]
 
 
 def _spread(quantiles: Sequence[float], at: Callable[[float], int]) -> str:
@@ -174,7 +187,7 @@ def columns_of(words: Sequence[WordParts]) -> list[Column]:
     return [c for c in _COLUMNS if any(getattr(word, c.key) is not None for word in words)]
 
 
-def _words(words: Sequence[WordParts], verbose: bool) -> list[str]:
+def _words(words: Sequence[WordParts], verbose: bool, width: int | None) -> list[str]:
     # "around" is the rest of "cosine", so it would say nothing that the other columns do not.
     columns = [c for c in columns_of(words) if c.key != "around" and (verbose or c.key in _BRIEF)]
     rows = []
@@ -185,7 +198,10 @@ def _words(words: Sequence[WordParts], verbose: bool) -> list[str]:
         short = name if len(name) <= _WORD else name[: _WORD - 3] + "..."
         rows.append([short, *numbers])
     legend = [f"  {column.short_name}: {column.meaning}" for column in columns]
-    return [*_table(["word", *(column.short_name for column in columns)], rows, left=(0,)), *legend]
+    return [
+        *_table(["word", *(column.short_name for column in columns)], rows, width),
+        *_fitting(legend, width),
+    ]
 
 
 def _sums(explanation: Explanation, verbose: bool) -> list[str]:
@@ -209,15 +225,30 @@ def _counterfactual(other: Counterfactual) -> list[str]:
     ]
 
 
-def _map(where: OcclusionMap) -> list[str]:
+def _map(where: OcclusionMap, width: int | None) -> list[str]:
     head = ["", *(f"col {c + 1}" for c in range(len(where.values[0])))]
     rows = [[f"row {r + 1}", *(f"{v:+.4f}" for v in row)] for r, row in enumerate(where.values)]
     title = "cosine lost when a part of the image is covered, top to bottom, left to right:"
-    return [title, *_table(head, rows, left=(0,)), where.note]
+    return [*wrapped(title, width), *_table(head, rows, width), *wrapped(where.note, width)]
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int]) -> list[str]:
-    """A table with aligned columns: the columns numbered in ``left`` to the left, all others to the right."""
-    alignment = ["left" if column in left else "right" for column in range(len(head))]
-    text = tabulate([head, *rows], tablefmt="plain", disable_numparse=True, colalign=alignment)
-    return [line.rstrip() for line in text.splitlines()]
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]], width: int | None) -> list[str]:
+    """A table with aligned columns, the first one to the left, all others to the right.
+
+    If it is wider than the terminal, its columns follow in several tables, each with the first column.
+    """
+    cells = [head, *rows]
+    sizes = [max(len(row[column]) for row in cells) for column in range(len(head))]
+    parts: list[list[int]] = [[]]
+    for column in range(1, len(head)):
+        taken = sizes[0] + sum(_GAP + sizes[other] for other in (*parts[-1], column))
+        if width is not None and parts[-1] and taken > width:
+            parts.append([])
+        parts[-1].append(column)
+    lines = []
+    for part in parts:
+        some = [[row[0], *(row[column] for column in part)] for row in cells]
+        sides = ["left", *["right"] * len(part)]
+        text = tabulate(some, tablefmt="plain", disable_numparse=True, colalign=sides)
+        lines += ["", *(line.rstrip() for line in text.splitlines())]
+    return lines[1:]

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from descscore.errors import DataError, DescscoreError, UsageError
+from descscore.errors import DataError, DescscoreError, StorageError, UsageError, is_blank
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -104,9 +104,9 @@ def run(options: ServeOptions) -> None:
     """
     _check(options)
     sock = _listen(options.host, options.port)
+    app = make_app(options)
     from descscore.page.server import run_server
 
-    app = make_app(options)
     host, port = sock.getsockname()[:2]
     click.echo(
         f"descscore listens on http://{f'[{host}]' if ':' in host else host}:{port}/ (stop with Ctrl-C)"
@@ -137,6 +137,17 @@ def _check(options: ServeOptions) -> None:
         raise UsageError("--without-try leaves nothing to serve without --study")
     if options.study is None and options.consent is not None:
         raise UsageError("--consent is for a study: give --study and --database too")
+    # Before torch and gradio are imported, which takes seconds.
+    from descscore.hub import check_source
+    from descscore.tables.reader import open_file
+
+    for path in (options.study, options.consent, options.accounts):
+        if path is not None:
+            open_file(path).close()
+    if options.database is not None and not options.database.parent.is_dir():
+        raise StorageError(f"{options.database}: there is no folder {options.database.parent}")
+    if _has_trial(options):
+        check_source(options.model)
 
 
 def _has_trial(options: ServeOptions) -> bool:
@@ -181,7 +192,7 @@ def _consent(path: Path | None) -> str | None:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read ({error})") from None
-    if not text.strip():
+    if is_blank(text):
         raise DataError(f"{path}: is blank")
     return text
 

@@ -300,7 +300,7 @@ def test_the_page_to_try(try_page: Page) -> None:
         'table "All drafts in order of their cosine"',
         'heading "Numbers of the words" [level 3]',
         'region "Words"',
-        'table "Parts of the cosine by word"',
+        'table "Parts of the score by word"',
         'heading "Signature" [level 3]',
     ]
     columns = [line for line in result if line.startswith("columnheader")]

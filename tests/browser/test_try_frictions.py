@@ -115,7 +115,7 @@ def test_an_example_s_texts_go_with_its_picture_and_own_ones_stay(page: Page, dr
 def test_several_pictures_one_after_the_other(page: Page, drawings: list[Path]) -> None:
     page.set_input_files("#image", drawings)
     wait_for_status(page, "2 images chosen. The first is shown.")
-    thumbs = page.locator(".ds-thumbs button")
+    thumbs = page.locator(".ds-thumbs .ds-thumb")
     assert thumbs.all_inner_texts() == ["house.png", "boat.png"]
     assert [one.get_attribute("aria-pressed") for one in thumbs.all()] == ["true", "false"]
     assert violations(page) == []
@@ -131,6 +131,48 @@ def test_several_pictures_one_after_the_other(page: Page, drawings: list[Path]) 
     press(page, "score")
     page.wait_for_function("document.querySelector('.ds-old-note').hidden")
     assert page.inner_text(".ds-verdict") != first
+
+
+def test_each_picture_keeps_its_texts_and_can_be_removed(page: Page, drawings: list[Path]) -> None:
+    page.set_input_files("#image", drawings)
+    wait_for_status(page, "2 images chosen. The first is shown.")
+    thumbs = page.locator(".ds-thumbs .ds-thumb")
+    page.fill("#description", "A house.")
+    page.fill("#drafts", "A red house.")
+    thumbs.nth(1).click()
+    assert page.input_value("#description") == "A house."  # a new picture begins with what stands there
+    page.fill("#description", "A boat.")
+    page.fill("#drafts", "")
+    thumbs.nth(0).click()
+    assert (page.input_value("#description"), page.input_value("#drafts")) == ("A house.", "A red house.")
+    press(page, "score")
+    page.wait_for_selector(".ds-result h2")
+    page.get_by_role("button", name="Remove boat.png").focus()
+    page.keyboard.press("Enter")
+    wait_for_status(page, "boat.png removed.")
+    assert page.is_hidden(".ds-old-note")  # the result still belongs to the picture and the texts
+    assert page.evaluate("document.activeElement.textContent") == "house.png"
+    assert thumbs.all_inner_texts() == ["house.png"]
+    assert violations(page) == []
+    page.get_by_role("button", name="Remove house.png").click()
+    wait_for_status(page, "house.png removed.")
+    assert page.evaluate("document.activeElement.id") == "image"
+    assert page.is_hidden(".ds-thumbs")
+    assert page.is_hidden(".ds-preview")
+    assert page.input_value("#description") == "A house."
+    press(page, "score")
+    page.wait_for_selector(".ds-problems li")
+    assert page.inner_text("#image-error") == "Error: Choose an image."
+
+
+def test_a_word_s_part_is_a_number_that_says_something(page: Page) -> None:
+    """With two decimals of the cosine, most words had 0.00."""
+    score_example(page)
+    page.click(".ds-details summary")
+    table = page.locator("table:has(caption:text('Parts of the score by word'))")
+    assert "Hundredths of the score" in table.locator("thead").inner_text()
+    parts = table.locator("tbody tr td:nth-child(3)").all_inner_texts()
+    assert sum(part != "0.0" for part in parts) > len(parts) / 2
 
 
 def test_a_picture_is_dropped_or_pasted(page: Page, drawings: list[Path]) -> None:
@@ -149,7 +191,7 @@ def test_a_picture_is_dropped_or_pasted(page: Page, drawings: list[Path]) -> Non
         )
         wait_for_status(page, "Image chosen.")
         assert page.is_visible(".ds-preview img")
-    assert page.locator(".ds-thumbs button").all_inner_texts() == ["drop.png", "paste.png"]
+    assert page.locator(".ds-thumbs .ds-thumb").all_inner_texts() == ["drop.png", "paste.png"]
     page.fill("#description", "A house.")
     press(page, "score")
     page.wait_for_selector(".ds-result h2")

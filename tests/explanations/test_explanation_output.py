@@ -98,6 +98,22 @@ def test_no_two_columns_say_the_same(explanations: list[Explanation]) -> None:
         assert len(set(columns)) == len(columns) == len(names)
 
 
+@pytest.mark.parametrize("width", [44, 60, 80, 200])
+def test_an_explanation_fits_the_terminal_and_loses_no_number(
+    explanations: list[Explanation], width: int
+) -> None:
+    for item in explanations:
+        for verbose in (False, True):
+            text = to_text(item, verbose, width)
+            assert max(map(len, text.splitlines())) <= max(width, 65 if verbose else 0)
+            whole = to_text(item, verbose)
+            assert sorted(set(re.findall(r"[+-][0-9]+\.[0-9]{3,4}", text))) == sorted(
+                set(re.findall(r"[+-][0-9]+\.[0-9]{3,4}", whole))
+            )
+            if width == 200:
+                assert text.count("\nword ") == 1
+
+
 def test_every_column_of_the_table_of_words_has_its_own_name_and_is_explained(
     explanations: list[Explanation], plain: DescScorer, image: Path
 ) -> None:

@@ -75,10 +75,11 @@ def test_scores_are_the_library_s(page: TryPage, scorer: DescScorer, photo: Path
     ranked = cells(reply, "All drafts in order of their cosine")
     assert [row[0] for row in ranked] == sorted(drafts, key=lambda text: -cosines[text])
     assert [row[3] for row in ranked] == [signed(cosines[row[0]]) for row in ranked]
-    words = cells(reply, "Parts of the cosine by word")
+    words = cells(reply, "Parts of the score by word")
     found = explain(photo, "A cat on a wall.", scorer=scorer).words
     assert [row[0] for row in words] == [word.text for word in found]
-    assert [row[2] for row in words] == [signed(word.value) for word in found]
+    parts = [f"{250 * word.value:+.1f}".replace("-", MINUS) for word in found]
+    assert [row[2] for row in words] == ["0.0" if part[1:] == "0.0" else part for part in parts]
     assert all((row[1] == "lowers") <= row[2].startswith(MINUS) for row in words)
     assert reply.status.startswith(f"Score {expected.score:.2f}")
 
@@ -120,7 +121,7 @@ def test_a_cut_text_says_so_in_the_table_and_aloud(scorer: DescScorer, photo: Pa
     reply = score(page, photo, {"description": "word " * 100})
     assert "The text was cut: its end was not read." in reply.status
     assert "cut: the model reads 77 tokens" in reply.result
-    assert cells(reply, "Parts of the cosine by word")[-1][1] == "not read"
+    assert cells(reply, "Parts of the score by word")[-1][1] == "not read"
 
 
 @pytest.mark.parametrize(
@@ -197,5 +198,5 @@ def test_long_texts_are_scored_but_not_explained_word_by_word(page: TryPage, pho
     assert time.process_time() - begun < 5
     assert reply.errors == ()
     assert "too long to show what each word does" in reply.result
-    assert "Parts of the cosine by word" not in reply.result
-    assert "Parts of the cosine by word" in score(page, photo, {"description": "a b " * 60}).result
+    assert "Parts of the score by word" not in reply.result
+    assert "Parts of the score by word" in score(page, photo, {"description": "a b " * 60}).result

@@ -4,8 +4,10 @@ const MAX_BYTES = 20 * 1024 * 1024;
 const MAX_PICTURES = 12;
 const SHOW_COUNT = 0.5; // of the limit, from which on the length of a text is shown
 
-const pictures = []; // { file, name, address }, in the order in which they came
+const pictures = []; // { number, file, name, address, texts }, in the order in which they came
+let taken = 0; // pictures so far
 let chosen = null; // the picture of these that is scored
+const TEXTS = ["description", "caption", "context", "drafts"];
 let example = {}; // the texts of the example that was filled in last
 let asked = ""; // what was sent last, as one text
 let scored = ""; // what the result belongs to
@@ -14,7 +16,7 @@ const part = (selector) => page.querySelector(selector);
 const form = () => part("form");
 
 function entered() {
-  return JSON.stringify([collect(form()), chosen ? pictures.indexOf(chosen) + chosen.name : ""]);
+  return JSON.stringify([collect(form()), chosen?.number ?? ""]);
 }
 
 // The result stays while somebody writes on. It then says that it belongs to what was there before.
@@ -40,14 +42,19 @@ function showPreview(address, text) {
 
 function showThumbs() {
   const list = part(".ds-thumbs");
-  list.hidden = pictures.length < 2;
+  list.hidden = !pictures.length;
   list.replaceChildren(...pictures.map((picture) => {
     const entry = document.createElement("li");
     const button = document.createElement("button");
     const shown = document.createElement("img");
     const name = document.createElement("span");
-    button.type = "button";
-    button.className = "ds-second";
+    const gone = document.createElement("button");
+    button.type = gone.type = "button";
+    button.className = "ds-second ds-thumb";
+    gone.className = "ds-second";
+    gone.textContent = "Remove";
+    gone.setAttribute("aria-label", `Remove ${picture.name}`);
+    gone.addEventListener("click", () => remove(picture));
     button.setAttribute("aria-pressed", String(picture === chosen));
     button.addEventListener("click", () => { choose(picture); part('.ds-thumbs [aria-pressed="true"]').focus(); announce("Image chosen."); });
     shown.alt = "";
@@ -55,7 +62,7 @@ function showThumbs() {
     shown.src = picture.address;
     name.textContent = picture.name;
     button.append(shown, name);
-    entry.append(button);
+    entry.append(button, gone);
     return entry;
   }));
 }
@@ -70,20 +77,38 @@ function dropExample() {
   countAll();
 }
 
+function keepTexts() {
+  if (chosen) chosen.texts = TEXTS.map((name) => form().elements[name].value);
+}
+
+// A picture that was here before has its own texts. A new one begins with those that stand there.
 function choose(picture) {
+  keepTexts();
   dropExample();
   clearErrors();
   chosen = picture;
+  if (picture?.texts) TEXTS.forEach((name, place) => { form().elements[name].value = picture.texts[place]; });
+  countAll();
   image = picture?.file || null;
   showPreview(picture?.address || "", "The image that you chose");
   showThumbs();
   markOld();
 }
 
+function remove(picture) {
+  const place = pictures.indexOf(picture);
+  pictures.splice(place, 1);
+  URL.revokeObjectURL(picture.address);
+  if (picture === chosen) choose(pictures[Math.min(place, pictures.length - 1)] || null);
+  else showThumbs();
+  (page.querySelectorAll(".ds-thumb")[Math.min(place, pictures.length - 1)] || part("#image")).focus();
+  announce(`${picture.name} removed.`);
+}
+
 function add(files) {
-  const taken = files.filter((file) => file.size <= MAX_BYTES);
-  const refused = files.length - taken.length;
-  const fresh = taken.map((file) => ({ file, name: file.name, address: URL.createObjectURL(file) }));
+  const small = files.filter((file) => file.size <= MAX_BYTES);
+  const refused = files.length - small.length;
+  const fresh = small.map((file) => ({ number: ++taken, file, name: file.name, address: URL.createObjectURL(file) }));
   pictures.push(...fresh);
   for (const gone of pictures.splice(0, Math.max(pictures.length - MAX_PICTURES, 0))) URL.revokeObjectURL(gone.address);
   if (fresh.length || !chosen) choose(pictures.find((picture) => fresh.includes(picture)) || null);
@@ -119,6 +144,7 @@ also.filled = (fields) => {
   countAll();
 };
 also.sent = (action) => {
+  keepTexts();
   live.classList.remove("ds-unseen");
   if (action !== "score") return;
   asked = entered();
