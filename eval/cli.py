@@ -264,10 +264,11 @@ def human(
     from descscore.eval.metric_scores import join, model_metrics, read_scores
     from descscore.eval.statistics.bootstrap import Resampling
 
+    resampling = Resampling(resamples, seed)
     metrics = [join(judgments.items, read_scores(path, text_column, score_column)) for path in scores]
     for model in models or (() if scores else ("default",)):
         metrics += model_metrics(judgments.items, model, context)
-    result = human_result(judgments, metrics, Resampling(resamples, seed))
+    result = human_result(judgments, metrics, resampling)
     print_result(as_json, result.to_dict(), table_lines(result))
 
 

@@ -11,9 +11,9 @@ from __future__ import annotations
 import json
 import re
 import secrets
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from starlette.formparsers import MultiPartException, MultiPartParser
@@ -74,7 +74,7 @@ class Held(Generic[T]):
         Raises:
             RefusedError: There is no room.
         """
-        now = time.monotonic()
+        now = monotonic()
         late = [name for name, (until, _, _) in self._entries.items() if until < now]
         for name in late:
             del self._entries[name]
@@ -88,7 +88,7 @@ class Held(Generic[T]):
     def take(self, name: str) -> T | None:
         """The value of this name, which is then gone; None if there is none (any more)."""
         until, _, value = self._entries.pop(name, (0.0, 0, None))
-        return value if until >= time.monotonic() else None
+        return value if until >= monotonic() else None
 
     def names(self) -> list[str]:
         """The names in the order in which they came."""
