@@ -1,7 +1,6 @@
-"""``descscore eval``: measure models and metrics.
+"""``descscore eval``: measure models and metrics. Each command imports what it needs, so help comes at once.
 
-Each command imports what it needs, so that its help comes at once. :func:`summary` is ``descscore
-judgments summary``: the agreement of annotators is measured here too.
+:func:`summary` is ``descscore judgments summary``: the agreement of annotators is measured here too.
 """
 
 from __future__ import annotations
@@ -255,6 +254,7 @@ def human(
     from descscore.hub import check_source
     from descscore.tables.reader import open_file
 
+    # Wrong paths are said before torch is imported.
     judgments = read_kreiss(data) if ratings is None else read_ratings(ratings, groups)
     for path in scores:
         open_file(path).close()
@@ -431,10 +431,9 @@ def throughput(
     from descscore.eval.timing import machine
     from descscore.models import check_device
 
-    area = _size(size)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        different = find_photos(photos) if photos else make_photos(folder / "made", count, area)
+        different = find_photos(photos) if photos else make_photos(folder / "made", count, _size(size))
         few = 0 if no_torchmetrics else min(len(different), FEW)
         repeated = as_many(different, folder / "more", at_least)
         plan = Plan(repeated, device=check_device(device), few=few, **plan_options)
