@@ -252,12 +252,11 @@ def human(
     """Compare scores with the judgments of blind, low-vision and sighted readers."""
     from descscore.eval.ratings import read_kreiss, read_ratings
     from descscore.hub import check_source
-    from descscore.tables.reader import open_file
+    from descscore.tables.reader import check_readable
 
     # Wrong paths are said before torch is imported.
     judgments = read_kreiss(data) if ratings is None else read_ratings(ratings, groups)
-    for path in scores:
-        open_file(path).close()
+    check_readable(scores)
     for model in models:
         check_source(model)
     from descscore.eval.human import human_result, table_lines
@@ -431,9 +430,10 @@ def throughput(
     from descscore.eval.timing import machine
     from descscore.models import check_device
 
+    area = _size(size)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        different = find_photos(photos) if photos else make_photos(folder / "made", count, _size(size))
+        different = find_photos(photos) if photos else make_photos(folder / "made", count, area)
         few = 0 if no_torchmetrics else min(len(different), FEW)
         repeated = as_many(different, folder / "more", at_least)
         plan = Plan(repeated, device=check_device(device), few=few, **plan_options)

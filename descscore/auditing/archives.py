@@ -131,7 +131,7 @@ class Archive:
         Raises:
             DataError: As :meth:`read`, or it is not XML.
         """
-        # A new parser for each: one keeps the errors of all that it has read.
+        # A new parser for each part: a parser keeps the errors of every part that it has read.
         parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False, recover=True)
         try:
             root = etree.fromstring(self.read(name), parser)

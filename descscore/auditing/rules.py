@@ -201,7 +201,7 @@ RULES = (
         "file-name",
         "error",
         "The text is a file name or an address",
-        "A screen reader spells it out, and the reader learns nothing of the image.",
+        "A screen reader spells it out, and the reader learns nothing about the image.",
         _file_name,
     ),
     Rule(

@@ -88,7 +88,7 @@ _NAMELESS_IN_LINKS = frozenset(
         "undefined nan alt alt-text figure fig asset unnamed todo tbd fixme link button"
     )
 )
-"""Generic words that also say nothing of a link's target. "Map", "Title" or "Download image" may name one."""
+"""Generic words that do not say where a link leads either. "Map" or "Download image" may say it."""
 
 _QUOTES = " \t\n\"'\u2018\u2019\u201c\u201d[]()<>"
 """What may stand around a text without being a part of it."""

@@ -139,11 +139,9 @@ def _check(options: ServeOptions) -> None:
         raise UsageError("--consent is for a study: give --study and --database too")
     # Before torch and gradio are imported, which takes seconds.
     from descscore.hub import check_source
-    from descscore.tables.reader import open_file
+    from descscore.tables.reader import check_readable
 
-    for path in (options.study, options.consent, options.accounts):
-        if path is not None:
-            open_file(path).close()
+    check_readable(path for path in (options.study, options.consent, options.accounts) if path is not None)
     if options.database is not None and not options.database.parent.is_dir():
         raise StorageError(f"{options.database}: there is no folder {options.database.parent}")
     if _has_trial(options):

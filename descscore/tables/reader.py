@@ -7,7 +7,7 @@ import os
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from itertools import islice
@@ -409,6 +409,12 @@ def open_file(path: Path) -> BinaryIO:
         return open_regular(path)
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from None
+
+
+def check_readable(paths: Iterable[Path]) -> None:
+    """Raise as :func:`open_file` for the first path that cannot be opened."""
+    for path in paths:
+        open_file(path).close()
 
 
 def file_fingerprint(path: Path) -> dict[str, Any]:

@@ -274,8 +274,13 @@ def test_requests_leave_nothing_in_memory(address: str) -> None:
         for number in range(1, 21):
             use(number)
         PageClient(address).act("open", {})
-        gc.collect()
-        assert tracemalloc.get_traced_memory()[0] - before < 3 * 2**20
+        end = time.monotonic() + 10  # what those sent who did not wait may still be on its way
+        grown = 3 * 2**20
+        while grown >= 3 * 2**20 and time.monotonic() < end:
+            gc.collect()
+            grown = tracemalloc.get_traced_memory()[0] - before
+            time.sleep(0.05)
+        assert grown < 3 * 2**20
     finally:
         tracemalloc.stop()
 
