@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import Browser, Page, Route, sync_playwright
 
-from pages import SCREENSHOTS, TIMEOUT, TRY_HEADING, Site, wait_for_heading, write_study
+from pages import TIMEOUT, TRY_HEADING, Site, wait_for_heading, write_study
 
 ARGUMENTS = [
     "--no-sandbox",  # continuous integration runs as root
@@ -108,9 +108,7 @@ def study_page(chromium_page: Page, study_site: Site) -> Page:
 def try_site(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """The page to try texts on, with a model of random weights."""
     log = tmp_path_factory.mktemp("try") / "log"
-    # The pictures of the README are to show what the bundled model says.
-    model = "default" if SCREENSHOTS else tiny_folder
-    served = Site(["--model", model, "--device", "cpu"], log).start()
+    served = Site(["--model", tiny_folder, "--device", "cpu"], log).start()
     yield served
     served.kill()
 

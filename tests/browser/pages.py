@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
-from playwright.sync_api import Page
+from playwright.sync_api import Page, TimeoutError
 
 from descscore.page.try_page import EXAMPLES
 from descscore.study.questions import questions_of
@@ -146,7 +146,10 @@ def wait_for_heading(page: Page, text: str) -> None:
 def wait_for_status(page: Page, text: str) -> None:
     """Wait until the live region says ``text`` among other things."""
     said = "text => document.querySelector('.ds-status')?.textContent.includes(text)"
-    page.wait_for_function(said, arg=text)
+    try:
+        page.wait_for_function(said, arg=text)
+    except TimeoutError as error:
+        raise AssertionError(f"{text!r} is not said; the page shows: {page.inner_text('body')}") from error
 
 
 def answer(page: Page, phase: str, value: int) -> None:

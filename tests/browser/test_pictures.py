@@ -35,6 +35,14 @@ LOOKS = {
 """A 1280 pixel window at 200 % shows 640."""
 
 
+@pytest.fixture(scope="module")
+def try_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """The page to try texts on with the bundled model, which is what the pictures of the README show."""
+    served = Site(["--device", "cpu"], tmp_path_factory.mktemp("try") / "log").start()
+    yield served
+    served.kill()
+
+
 @pytest.fixture(params=LOOKS)
 def look(request: pytest.FixtureRequest) -> str:
     return str(request.param)
