@@ -34,7 +34,7 @@ test-long: $(VENV)/installed-test
 # Not everybody has a browser, so "make test" needs none.
 test-browser: $(VENV)/installed-browser
 	.ci/install-chromium
-	$(BIN)/python -m pytest tests/browser
+	$(PYTEST) tests/browser
 
 # An environment of its own with the lowest versions that pyproject.toml states, on Python 3.10.
 test-lowest:

@@ -129,13 +129,10 @@ def assert_shown(shown: str, printed: str, said: str) -> None:
 
 
 RUN = [page for page in pages() if any(language not in DATA for _, language in fences(read(page)))]
-QUICK = "README.md"
-"""The page whose blocks run in the quick tests; those of all others take minutes together."""
 
 
-@pytest.mark.parametrize(
-    "page", [page if page == QUICK else pytest.param(page, marks=pytest.mark.long) for page in RUN]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("page", RUN)
 def test_every_block_of_a_page_runs(page: str, server: ForkServer, sandbox: Path) -> None:
     runner = Runner(page, server)
     for example in runner.examples():

@@ -267,6 +267,7 @@ class Killed(Exception):
     pass
 
 
+@pytest.mark.long
 def test_a_killed_run_ends_with_the_same_weights(
     data: Path, small: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

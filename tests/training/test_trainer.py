@@ -120,7 +120,10 @@ def kill_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
 
 
 @pytest.mark.usefixtures("few_words")
-@pytest.mark.parametrize("name", ["das-lora", "bft-lora", "das-full", "joint"])
+@pytest.mark.parametrize(
+    "name",
+    ["joint", *(pytest.param(name, marks=pytest.mark.long) for name in ("das-lora", "bft-lora", "das-full"))],
+)
 def test_a_killed_run_ends_with_the_same_weights(
     base: Path, data: RunData, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
