@@ -28,7 +28,8 @@ from descscore.images import image_identity, load_image
 from descscore.models import LoadedModel, load_model
 from descscore.purpose import Purpose
 from descscore.records import SCALE, Comparison, Outcome, Score
-from descscore.stream.pairs import Scoring, StreamInput, StreamOptions, stream_pairs
+from descscore.stream.outcomes import Scoring, stream_pairs
+from descscore.stream.pairs import StreamInput, StreamOptions
 from descscore.texts import DEFAULT_POLICY, EncodedTexts, TextPolicy, TokenizedText, check_policy
 
 
@@ -166,7 +167,7 @@ class DescScorer:
 
         A pair that cannot be scored has an outcome with its error, and the stream continues.
         Worker processes decode images while the model runs. Images with the same content are
-        encoded once (see :mod:`descscore.stream.pairs`). Results equal those of :meth:`score`.
+        encoded once (see :mod:`descscore.stream.outcomes`). Results equal those of :meth:`score`.
 
         Args:
             pairs: Image and text; a :class:`descscore.Pair` with context or references; or a dict with the

@@ -33,8 +33,9 @@ from descscore.eval.timing import flops, in_turn, matrix_rate, random_clip, seco
 from descscore.models import LoadedModel, describe_preprocessing
 from descscore.scorer import DescScorer
 from descscore.stream.image_features import Decoder
-from descscore.stream.pairs import StreamOptions, start_decoder
-from descscore.stream.pool import cores
+from descscore.stream.outcomes import start_decoder
+from descscore.stream.pairs import StreamOptions
+from descscore.stream.worker import cores
 from descscore.texts import TokenizedText, Tokenizer
 
 TORCHMETRICS_BATCH, FEW = 8, 64

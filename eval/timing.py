@@ -15,7 +15,7 @@ from torch.nn.functional import linear
 from torch.utils.flop_counter import FlopCounterMode
 
 from descscore.errors import UsageError
-from descscore.stream.pool import cores
+from descscore.stream.worker import cores
 
 T = TypeVar("T")
 

@@ -42,7 +42,7 @@ from descscore.eval.throughput import FEW, Plan, measure
 from descscore.eval.timing import machine
 from descscore.models import check_device, load_model
 from descscore.options import PATH
-from descscore.stream.pool import cores
+from descscore.stream.worker import cores
 from descscore.tables.open import load_pairs
 from reproduce.pages import Json, put_in, read_json, render, write_json, write_text
 

@@ -37,8 +37,8 @@ from descscore.auditing.uses import DocumentProblem, ImageUse
 from descscore.errors import UsageError
 from descscore.images import PixelSpec
 from descscore.records import OK, Outcome, Pair
-from descscore.stream.pool import DecodePool, cores
-from descscore.stream.worker import PoolOptions, content_digest
+from descscore.stream.pool import DecodePool
+from descscore.stream.worker import PoolOptions, content_digest, cores
 
 if TYPE_CHECKING:
     from descscore.scorer import DescScorer

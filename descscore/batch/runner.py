@@ -1,6 +1,6 @@
 """Score a whole input into a folder of shards, and continue a stopped run.
 
-The path of a row: :func:`local_engine` reads it, :func:`descscore.stream.pairs.stream_rows` scores it, a
+The path of a row: :func:`local_engine` reads it, :func:`descscore.stream.outcomes.stream_rows` scores it, a
 :class:`descscore.batch.shards.ShardFolder` writes it, and the manifest counts it.
 """
 
@@ -42,7 +42,8 @@ from descscore.errors import DataError, UsageError
 from descscore.files import locked, remove_unfinished
 from descscore.records import DECORATIVE, OK, Outcome
 from descscore.scorer import DescScorer
-from descscore.stream.pairs import StreamOptions, stream_rows
+from descscore.stream.outcomes import stream_rows
+from descscore.stream.pairs import StreamOptions
 from descscore.tables.cells import short
 from descscore.tables.reader import Reader, Scan
 from descscore.tables.rows import Row

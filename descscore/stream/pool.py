@@ -35,13 +35,6 @@ _TOGETHER = 32
 """Jobs or free slots that go to the dispatcher in one message."""
 
 
-def cores() -> int:
-    """Number of processor cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 class DecodePool:
     """Worker processes that decode images; a :class:`descscore.stream.image_features.Decoder`.
 

@@ -42,6 +42,13 @@ PREPARE = f"{__name__}:prepare"
 _PR_SET_PDEATHSIG = 1
 
 
+def cores() -> int:
+    """Number of processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 class WorkerError(DescscoreError):
     """The processes that decode images cannot be started, or have ended."""
 

@@ -19,7 +19,7 @@ from descscore.cleaning import check_text
 from descscore.context import check_references, tokenize_context
 from descscore.errors import InputError
 from descscore.images import load_image
-from descscore.stream.pairs import tokenize_text
+from descscore.stream.outcomes import tokenize_text
 from descscore.tables.open import load_pairs, open_input
 from descscore.texts import TokenizedText
 

@@ -1,0 +1,225 @@
+"""Score a stream of pairs, and give each its outcome: a status, and a score or the reason why there is none.
+
+Pairs are processed in windows. While the model scores one window, workers decode the images of the next
+two. Memory does not grow with the length of the stream.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Protocol, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from descscore.context import ContextEncoder, ContextTexts, tokenize_context_texts
+from descscore.errors import ImageError, InputError, TextError
+from descscore.records import DECORATIVE, OK, Outcome, Score
+from descscore.stream.image_features import Decoder, ImageEncoder, ImageStage, Key, return_freed_memory
+from descscore.stream.pairs import StreamInput, StreamOptions, StreamPair, file_time, stream_pair, taken
+from descscore.stream.pool import DecodePool, InlineDecoder
+from descscore.stream.worker import PoolOptions
+from descscore.tables.cells import MESSAGE_LIMIT, cut
+from descscore.texts import EncodedTexts, TokenizedText
+
+Tokenize: TypeAlias = Callable[[str], TokenizedText]
+
+REMEMBERED_CONTEXT_TEXTS = 4096
+"""Number of contexts and references whose features are kept for the pairs that follow."""
+
+_BYTES_PER_CHARACTER = 8
+
+_WINDOWS_AHEAD = 2
+"""Windows that are decoded while another one is scored. With only one, workers would wait while the next is
+read."""
+
+
+class PairEncoder(ImageEncoder, Protocol):
+    """The part of :class:`descscore.encoder.Encoder` that a stream uses."""
+
+    def tokenized(self, texts: Sequence[TokenizedText]) -> EncodedTexts: ...
+
+    def embeddings(self, texts: Sequence[TokenizedText]) -> tuple[Tensor, Tensor]: ...
+
+
+ScoreFeatures: TypeAlias = Callable[
+    [Tensor, EncodedTexts, Sequence[ContextTexts], ContextEncoder], list[Score]
+]
+"""Unit image features ``(n, embed_dim)``, n texts with their contexts and references -> n scores."""
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """The encoder, the tokenizer and the scoring function of one scorer."""
+
+    encoder: PairEncoder
+    tokenize: Tokenize
+    scores: ScoreFeatures
+
+
+_NO_CONTEXT_TEXTS = ContextTexts()
+
+
+@dataclass
+class _Pending:
+    """A pair in a window: its outcome, or the image's key and the tokens to be scored."""
+
+    id: str
+    outcome: Outcome | None = None
+    key: Key = ""
+    text: TokenizedText | None = None
+    context_texts: ContextTexts = _NO_CONTEXT_TEXTS
+
+
+def stream_pairs(
+    scoring: Scoring,
+    pairs: Iterable[StreamInput],
+    options: StreamOptions | None = None,
+) -> Iterator[Outcome]:
+    """See :meth:`descscore.DescScorer.score_stream`."""
+    begun = file_time()
+    names: deque[str] = deque()
+
+    def rows() -> Iterator[StreamPair]:
+        for number, pair in enumerate(pairs, start=1):
+            row = stream_pair(pair, number)
+            image = taken(row.image, begun)
+            names.append("" if image is row.image else os.fspath(row.image))  # type: ignore[arg-type]
+            yield replace(row, image=image)
+
+    with closing(stream_rows(scoring, rows(), options or StreamOptions())) as scored:  # type: ignore[type-var]
+        for row_id, outcome in scored:
+            name = names.popleft()
+            if name and outcome.error:
+                outcome = replace(outcome, error=outcome.error.replace("image bytes", cut(name), 1))
+            yield replace(outcome, id=row_id) if row_id else outcome
+
+
+def stream_rows(
+    scoring: Scoring, rows: Iterable[StreamPair], options: StreamOptions
+) -> Iterator[tuple[str, Outcome]]:
+    """Id and outcome of each row, in order. Closing the iterator ends its workers."""
+    with closing(start_decoder(scoring, options)) as decoder:
+        stage = ImageStage(scoring.encoder, decoder)
+        context_encoder = ContextEncoder(scoring.encoder.embeddings, REMEMBERED_CONTEXT_TEXTS)
+        ahead: deque[list[_Pending]] = deque()
+        for window in _windows(partial(_begin, scoring, stage, options), rows, options):
+            ahead.append(window)
+            decoder.flush()
+            if len(ahead) > _WINDOWS_AHEAD:
+                yield from _finish(scoring, stage, context_encoder, ahead.popleft())
+                return_freed_memory()
+        while ahead:
+            yield from _finish(scoring, stage, context_encoder, ahead.popleft())
+
+
+def start_decoder(scoring: Scoring, options: StreamOptions) -> Decoder:
+    """The decoder of a stream: a pool of workers, or this process."""
+    spec = scoring.encoder.spec
+    if options.processes == 0:
+        return InlineDecoder(spec)
+    # Room for two batches and for the workers' pictures, so that workers never wait before a batch is full.
+    # With a fast GPU, workers should also not wait while this process reads and scores a window.
+    pictures = 2 * scoring.encoder.batch_size
+    if scoring.encoder.device.type == "cuda":
+        pictures = max(pictures, 2 * options.window)
+    slots = pictures + 8 * options.processes
+    return DecodePool(spec, PoolOptions(options.processes, slots, options.time_limit, options.decode))
+
+
+def _windows(
+    begin: Callable[[StreamPair], _Pending], rows: Iterable[StreamPair], options: StreamOptions
+) -> Iterator[list[_Pending]]:
+    """Pairs in windows with a bounded number of pairs and of bytes.
+
+    No row outlives its turn: it may hold cells of any kind, whose size nobody counts.
+    """
+    window: list[_Pending] = []
+    size = 0
+    for row in rows:
+        window.append(begin(row))
+        size += _pair_bytes(row)
+        if len(window) >= options.window or size >= options.window_bytes:
+            yield window
+            window, size = [], 0
+    if window:
+        yield window
+
+
+def _pair_bytes(row: StreamPair) -> int:
+    """About the bytes that a row's image, texts and id take; each character of a text may become a token."""
+    references = row.references if isinstance(row.references, (list, tuple)) else ()
+    texts = sum(len(text) for text in (row.id, row.text, row.context, *references) if isinstance(text, str))
+    image = len(row.image) if isinstance(row.image, (bytes, bytearray, memoryview)) else 0
+    return image + _BYTES_PER_CHARACTER * texts
+
+
+def _begin(scoring: Scoring, stage: ImageStage, options: StreamOptions, row: StreamPair) -> _Pending:
+    """Tokenise the texts and ask for the image. A row with a fault asks for nothing."""
+    if options.decorative_empty and row.text == "":
+        return _Pending(row.id, Outcome(DECORATIVE))
+
+    def tokenize(text: object) -> TokenizedText:
+        return tokenize_text(scoring.tokenize, text)
+
+    try:
+        # A fault of the whole row is reported before faults of the texts, and those before one of the image.
+        if row.fault is not None and not isinstance(row.fault, ImageError):
+            raise row.fault
+        text = tokenize(row.text)
+        context_texts = tokenize_context_texts(tokenize, row.context, row.references)
+        if row.fault is not None:
+            raise row.fault
+        if row.image is None:
+            raise ImageError("missing_image", "has no image")
+        return _Pending(row.id, key=stage.request(row.image), text=text, context_texts=context_texts)
+    except InputError as error:
+        error.__traceback__ = None  # through the row's own fault, it would keep the row in memory
+        return _Pending(row.id, Outcome(error.kind, cut(str(error), MESSAGE_LIMIT)))
+
+
+def tokenize_text(tokenize: Tokenize, text: object) -> TokenizedText:
+    """As ``tokenize``, but None counts as an empty text."""
+    if text is None:
+        raise TextError("empty_text", "text: there is none")
+    return tokenize(text)  # type: ignore[arg-type]
+
+
+def _finish(
+    scoring: Scoring, stage: ImageStage, context_encoder: ContextEncoder, window: list[_Pending]
+) -> Iterator[tuple[str, Outcome]]:
+    """Id and outcome of each pair of a window, in its order."""
+    pending = [pair for pair in window if pair.outcome is None]
+    if pending:
+        _score(scoring, stage, context_encoder, pending)
+    for pair in window:
+        assert pair.outcome is not None
+        yield pair.id, pair.outcome
+
+
+def _score(
+    scoring: Scoring, stage: ImageStage, context_encoder: ContextEncoder, pairs: list[_Pending]
+) -> None:
+    """Give each pair its outcome."""
+    # Texts first, because on a GPU they run while workers still decode the last images.
+    texts = scoring.encoder.tokenized([pair.text for pair in pairs if pair.text is not None])
+    images = stage.collect([pair.key for pair in pairs])
+    array = np.zeros((len(pairs), texts.features.shape[1]), np.float32)  # zeros for an image with an error
+    for index, image in enumerate(images):
+        if not isinstance(image, ImageError):
+            array[index] = image
+    features = torch.from_numpy(array).to(texts.features.device)
+    context_texts = [pair.context_texts for pair in pairs]
+    scores = scoring.scores(features, texts, context_texts, context_encoder)
+    for pair, image, score in zip(pairs, images, scores, strict=True):
+        if isinstance(image, ImageError):
+            pair.outcome = Outcome(image.kind, cut(str(image), MESSAGE_LIMIT))
+        else:
+            pair.outcome = Outcome(OK, score=score)
+        stage.release(pair.key)
