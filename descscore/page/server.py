@@ -12,6 +12,8 @@ from typing import Any, ClassVar
 import uvicorn
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
+from descscore.errors import shown
+
 MAX_CONNECTIONS = 500
 """Connections at once. Most systems let a process open 1,024 files, and databases need some."""
 
@@ -151,9 +153,7 @@ class LogLimit(logging.Filter):
 
 
 def _bounded(text: str) -> str:
-    """``text`` without its middle if it is long, and without characters that move the cursor."""
+    """``text`` without its middle if it is long, and with control characters shown."""
     if len(text) > LONGEST_LINE:
         text = f"{text[: LONGEST_LINE // 2]} [...] {text[-LONGEST_LINE // 2 :]}"
-    return "".join(
-        letter if letter.isprintable() or letter == "\n" else repr(letter)[1:-1] for letter in text
-    )
+    return shown(text)

@@ -160,7 +160,7 @@ def test_a_message_in_the_log_is_short_and_moves_no_cursor() -> None:
     limit, odd = LogLimit(), record("%s", "\x1b[2J\r" + "x" * 10**6 + "\u202e the end")
     assert limit.filter(odd)
     assert len(odd.getMessage()) < LONGEST_LINE + 100
-    assert odd.getMessage().startswith("\\x1b[2J\\r")
+    assert odd.getMessage().startswith("\\u001b[2J\\r")
     assert odd.getMessage().endswith(" the end")
     assert odd.getMessage().isprintable()
 
