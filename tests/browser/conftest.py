@@ -104,7 +104,7 @@ def study_page(chromium_page: Page, study_site: Site) -> Page:
     return chromium_page
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def try_site(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """The page to try texts on, with a model of random weights."""
     log = tmp_path_factory.mktemp("try") / "log"
