@@ -78,7 +78,7 @@ _MORE_PLACE_HOLDERS = listed(
     "image placeholder; placeholder image; image here; object object; image not available; "
     "image coming soon; img alt; default image; featured image; hero image; header image; no; "
     "post image; main image; thumbnail image; background image; profile picture; profile image; stock image; "
-    "user image; logo image; graphical user interface; a screenshot of a computer; "
+    "image title; your image; user image; logo image; graphical user interface; a screenshot of a computer; "
     "description automatically generated"
 )
 

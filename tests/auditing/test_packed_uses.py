@@ -169,6 +169,18 @@ def test_options_in_code_give_the_texts_of_its_pictures(tmp_path: Path) -> None:
     ]
 
 
+def test_metadata_of_myst_gives_the_text_of_a_cell_s_picture(tmp_path: Path) -> None:
+    plot = {"output_type": "display_data", "data": {"image/png": base64_png()}}
+    given = {"mystnb": {"image": {"alt": "A dog"}, "figure": {"caption": "Rex"}}}
+    strange = {"mystnb": {"image": ["alt"], "figure": {"caption": 3}}}
+    cells = [
+        {"cell_type": "code", "source": "plot()", "metadata": metadata, "outputs": [plot]}
+        for metadata in (given, strange, None)
+    ]
+    found = uses(write_notebook(tmp_path / "book.ipynb", *cells))
+    assert [(use.name, use.caption) for use in found] == [("A dog", "Rex"), (None, None), (None, None)]
+
+
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", "null", '{"nbformat": 3, "worksheets": []}', '{"nbformat": 4}', "[" * 9999]
 )
