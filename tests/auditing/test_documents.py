@@ -142,6 +142,22 @@ def test_a_picture_by_the_name_of_a_page_is_said(tmp_path: Path) -> None:
     assert len(uses(tmp_path / "d.html", tmp_path / "e.html")) == 2
 
 
+def test_pages_in_utf_16_without_a_mark_say_so(tmp_path: Path) -> None:
+    page = "<!doctype html><img src='a.png' alt='犬'>"
+    for number, (name, order) in enumerate([("a.html", "le"), ("b.html", "be"), ("c.md", "le")]):
+        (tmp_path / name).write_bytes(page.encode(f"utf-16-{order}"))
+        (problem,) = problems(tmp_path / name)
+        assert "UTF-16 without a byte order mark" in problem.message
+        # Browsers know the order of bytes by the zeros of a declaration of XML.
+        xml = tmp_path / f"{number}.xhtml"
+        xml.write_bytes(f'<?xml version="1.0" encoding="utf-16"?>{page}'.encode(f"utf-16-{order}"))
+        assert [use.name for use in uses(xml)] == ["犬"]
+    book = write_epub(tmp_path / "book.epub", {"p.xhtml": page.encode("utf-16-le")})
+    (problem,) = problems(book)
+    assert "OPS/p.xhtml" in problem.message
+    assert "byte order mark" in problem.message
+
+
 def test_a_document_that_cannot_be_read_costs_its_own_record(tmp_path: Path) -> None:
     for ending in ("epub", "docx", "pptx", "odt", "ipynb"):
         write(tmp_path / f"broken.{ending}", "PK\x03\x04 no archive")
