@@ -84,8 +84,9 @@ class Part:
             drawing: What it is, where it is no picture in a file.
             known: Further fields of the use; ``name`` is used where the properties give none.
         """
-        values = {} if properties is None else dict(properties.attrib)
-        name, alt = known.pop("name", None), values.get("descr")
+        # An empty text is none: Office writes it where a text was deleted, and marks decoration otherwise.
+        values = {} if properties is None else {key: text for key, text in properties.attrib.items() if text}
+        name, alt = known.pop("name", None) or None, values.get("descr")
         if name is not None and not (alt or "").strip():
             alt = name
         title = values.get("title")
@@ -268,8 +269,10 @@ def _read_word(part: Part, captions: set[str], prefix: str) -> None:
             picture = _word_picture(part, element, name, f"{prefix}paragraph {paragraph}")
             if picture is not None:
                 picture.paragraph = paragraph
+    below = {one.paragraph + 1 for one in part.pending}
     for one in part.pending:
-        near = (one.paragraph + 1, one.paragraph - 1, one.paragraph)
+        above = -1 if one.paragraph - 1 in below else one.paragraph - 1  # it belongs to the picture above it
+        near = (one.paragraph + 1, above, one.paragraph)
         caption = next((one_line("".join(texts[number])) for number in near if number in texts), None)
         one.use = replace(one.use, caption=caption or None)
 
@@ -283,11 +286,13 @@ def _word_picture(part: Part, element: Any, name: str, place: str) -> PendingPic
             return None
         alt = shape.get("alt")
         return part.record(None, place, part.embedded(element), name=alt, **_link(element))
-    pictures = part.pictures(element, "drawing")
+    properties = next(element.iter("{*}docPr"), None)
+    pictures = part.pictures(element, "drawing") or [
+        fill for shape in element.iter("{*}wsp") for fill in _picture_fill(part, shape, properties)
+    ]
     drawing = "" if pictures else _drawing(element)
     if not (pictures or drawing):
         return None
-    properties = next(element.iter("{*}docPr"), None)
     inner = [one for picture in pictures for one in picture.iterfind("{*}nvPicPr/{*}cNvPr")]
     described = [one.get("descr") for one in inner if (one.get("descr") or "").strip()]
     if described:  # a group may leave the descriptions to its pictures
@@ -344,15 +349,33 @@ def _read_slide(part: Part, place: str) -> None:
             part.text.add(" ")
         elif event == "start" and name == "t":
             part.text.add(element.text or "")
-        elif event == "start" and name in ("pic", "graphicFrame"):
-            drawing = "" if name == "pic" else _drawing(element)
-            properties = next(element.iterfind("{*}nvPicPr/{*}cNvPr"), None) if name == "pic" else None
-            if name == "graphicFrame":
-                properties = next(element.iterfind("{*}nvGraphicFramePr/{*}cNvPr"), None)
-            if name == "graphicFrame" and not drawing:
-                continue  # a table, or an object whose picture has its own record
+        elif event == "start" and name in _ON_SLIDES:
+            drawing = _drawing(element) if name == "graphicFrame" else ""
+            properties = next(element.iterfind(f"{{*}}{_ON_SLIDES[name]}/{{*}}cNvPr"), None)
+            pictures = _picture_fill(part, element, properties) if name == "sp" else [element]
+            if not (drawing or (pictures and name != "graphicFrame")):
+                continue  # a shape of one colour, a table, or an object whose picture has its own record
             known = _group_name(element, properties) | _size(next(element.iter("{*}ext"), None))
-            part.record(properties, place, part.embedded(element), drawing, **known)
+            sources = [source for picture in pictures for source in part.embedded(picture)]
+            # The shape's name is what PowerPoint's list of all shapes on a slide shows.
+            shape = "" if properties is None else one_line(properties.get("name", ""))[:_MOST_NAME]
+            where = f"{place}, {shape}" if shape else place
+            part.record(properties, where, sources, drawing, **known)
+
+
+_ON_SLIDES = {"pic": "nvPicPr", "graphicFrame": "nvGraphicFramePr", "sp": "nvSpPr"}
+"""Elements of a slide that may show a picture, and the elements in them that hold their texts."""
+_MOST_NAME = 60
+"""Most characters of a shape's name that a place shows."""
+
+
+def _picture_fill(part: Part, shape: Any, properties: Any) -> list[Any]:
+    """The picture that fills a shape. Behind a text it is decoration, unless the shape has a description."""
+    is_described = properties is not None and bool((properties.get("descr") or "").strip())
+    has_text = any((text.text or "").strip() for text in shape.iter("{*}t"))
+    if has_text and not is_described:
+        return []
+    return [fill for fill in shape.iterfind("{*}spPr/{*}blipFill") if part.embedded(fill)]
 
 
 def _group_name(element: Any, properties: Any) -> dict[str, str]:

@@ -79,8 +79,9 @@ def _record(part: Part, frame: Any, place: str) -> None:
     texts = {
         name: next((one.text for one in frame.iterfind(f"{{*}}{name}")), None) for name in ("title", "desc")
     }
+    # An empty element is no text, since the mark of decoration is another.
     named = next((name for name in ("title", "desc") if one_line(texts[name] or "")), None)
-    named = named or next((name for name in texts if texts[name] is not None), None)
+    named = named or next((name for name in texts if texts[name]), None)
     sources = [value(image, "href") for image in images]
     # A drawing and the same as a picture: the picture can be looked at.
     sources.sort(key=lambda source: source.lower().endswith((".svg", ".svm", ".emf", ".wmf")))
