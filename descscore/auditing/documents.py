@@ -73,7 +73,13 @@ class Document:
 
 
 def _html(document: Document) -> Records:
-    return read_html(document.read_text(MOST_TEXT, decode), document.origin)
+    text = document.read_text(MOST_TEXT, decode)
+    if _OUR_REPORT in text[:4096]:
+        return iter(())  # the report of an earlier audit is no page of the site
+    return read_html(text, document.origin)
+
+
+_OUR_REPORT = '<meta name="generator" content="descscore audit '
 
 
 def _markdown(document: Document) -> Records:

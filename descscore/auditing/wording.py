@@ -194,6 +194,20 @@ def says_image_of(text: str) -> str | None:
     return match[0].strip() if match else None
 
 
+_MACHINE_MADE = re.compile(
+    r"(?i)(?:(?:description|caption|alt text)\s+(?:was\s+)?(?:automatically|auto)[ -]?generated"
+    r"|description generated with (?:\w{1,9} ){0,3}confidence"
+    r"|AI[ -]generated content may be incorrect)\.?\s*$"
+    r"|^\W*(?:image may contain\b|may be an? (?:[\w-]+ ){0,3}(?:image|photo|illustration|drawing) of\b)"
+)
+
+
+def machine_remark(text: str) -> str | None:
+    """The words by which a program says that it wrote the text; None without such words."""
+    match = _MACHINE_MADE.search(text)
+    return match[0].strip() if match else None
+
+
 def is_only_punctuation(text: str) -> bool:
     """Whether the text holds only marks, which screen readers skip: no letter, number or symbol."""
     return bool(regex.fullmatch(r"[\p{P}\p{Z}\p{C}\p{M}\s|~=+<>^`$]*", text))
