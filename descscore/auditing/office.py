@@ -6,6 +6,7 @@ import posixpath
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any
 
 from lxml import etree
@@ -49,10 +50,13 @@ class Part:
     roots: tuple[Root, ...]
     text: RunningText = field(default_factory=RunningText)
     pending: list[PendingPicture] = field(default_factory=list)
+    texts: dict[Any, str] = field(default_factory=dict)
+    """Texts of elements that are asked for again and again, such as those of a link around many pictures."""
 
     def __post_init__(self) -> None:
         self.root = self.archive.xml(self.name)
         self._relations = self.archive.relations(self.name)
+        self._linked = {target for _, target, is_outside in self._relations.values() if is_outside}
         self._sources = Sources(self.archive, posixpath.dirname(self.name), self.roots)
 
     def uses(self) -> Iterator[ImageUse]:
@@ -67,8 +71,7 @@ class Part:
     def _locate(self, source: str) -> Located:
         if not source:
             return Located(None, MISSING, "the document names no file for it")
-        outside = any(target == source and is_outside for _, target, is_outside in self._relations.values())
-        if outside and not re.match(r"[A-Za-z][A-Za-z0-9+.-]*:|//", source):
+        if source in self._linked and not re.match(r"[A-Za-z][A-Za-z0-9+.-]*:|//", source):
             return Located(None, OUTSIDE, f"{source[:200]} is a linked file, which is not in the document")
         return self._sources.locate(source)
 
@@ -212,6 +215,7 @@ def read_docx(document: str, path: str, roots: tuple[Root, ...] = ()) -> Iterato
                 if name == main:
                     raise
                 yield DocumentProblem(document, str(error))
+        yield from archive.problems(document)
 
 
 def _main_part(archive: Archive, usual: str) -> str:
@@ -285,7 +289,7 @@ def _word_picture(part: Part, element: Any, name: str, place: str) -> PendingPic
         if shape is None:
             return None
         alt = shape.get("alt")
-        return part.record(None, place, part.embedded(element), name=alt, **_link(element))
+        return part.record(None, place, part.embedded(element), name=alt, **_link(part, element))
     properties = next(element.iter("{*}docPr"), None)
     pictures = part.pictures(element, "drawing") or [
         fill for shape in element.iter("{*}wsp") for fill in _picture_fill(part, shape, properties)
@@ -300,7 +304,7 @@ def _word_picture(part: Part, element: Any, name: str, place: str) -> PendingPic
     language = next((value(one, "val") for one in _run_properties(element)), "")
     if language:
         known["language"] = language
-    known |= _link(element) | _size(next(element.iter("{*}extent"), None))
+    known |= _link(part, element) | _size(next(element.iter("{*}extent"), None))
     return part.record(
         properties, place, [s for one in pictures for s in part.embedded(one)], drawing, **known
     )
@@ -311,12 +315,16 @@ def _run_properties(element: Any) -> Iterator[Any]:
     return iter(()) if parent is None else parent.iterfind("{*}rPr/{*}lang")
 
 
-def _link(element: Any) -> dict[str, str]:
+def _link(part: Part, element: Any) -> dict[str, str]:
     """What a picture alone in a hyperlink is."""
     link = next(element.iterancestors("{*}hyperlink"), None)
-    if link is None or any((text.text or "").strip() for text in link.iter("{*}t")):
+    if link is None:
         return {}
-    return {"only_content_of": "link"} if len(list(link.iter("{*}drawing", "{*}pict"))) == 1 else {}
+    if link not in part.texts:
+        pictures = list(islice(link.iter("{*}drawing", "{*}pict"), 2))
+        texts = (text.text or "" for text in link.iter("{*}t"))
+        part.texts[link] = "".join(texts).strip() or ("more than one picture" if len(pictures) > 1 else "")
+    return {} if part.texts[link] else {"only_content_of": "link"}
 
 
 def read_pptx(document: str, path: str, roots: tuple[Root, ...] = ()) -> Iterator[ImageUse | DocumentProblem]:
@@ -340,6 +348,7 @@ def read_pptx(document: str, path: str, roots: tuple[Root, ...] = ()) -> Iterato
                 yield from part.uses()
             except DataError as error:
                 yield DocumentProblem(document, f"{place}: {error}")
+        yield from archive.problems(document)
 
 
 def _read_slide(part: Part, place: str) -> None:

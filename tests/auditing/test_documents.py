@@ -170,17 +170,22 @@ def samples(folder: Path) -> dict[str, bytes]:
     """One document of each kind by its name."""
     page = (
         "<html lang=en><p>a<figure><img src=a.png alt='x'><figcaption>c</figcaption></figure><svg role=img />"
+        "<a href=x><svg><use href='#u'/></svg></a><noscript><img src=a.png></noscript><g id=u><title>t"
     )
     (folder / "page.html").write_text(page)
     text = "# T\n\n![x](a.png){alt='y'} <img src=a.png>\n\n:::{figure} a.png\n:alt: z\n\nC\n:::\n"
     text += "| a |\n|-|\n| ![](a.png) |\n\n```{r}\n#| fig-alt: [x, >-]\n```\n"
     text += "{{< figure src='a.png' >}} {% include figure.html src='a.png' alt=x %}\n"
+    text += "![x]({{ site.baseurl }}/a.png)\n\n!!! note\n    ![](a.png)\n\n<p markdown>\n![](a.png)\n</p>\n\n"
+    text += "```{r}\ninclude_graphics(c('a.png'))\n```\n```{code-cell}\n---\nmystnb: {image: {alt: x}}\n---\n"
+    text += "```\n:::{card}\n:img-top: a.png\n:::\n:::{figure}\n![](a.png)\n\nC\n:::\n"
     (folder / "text.md").write_text(text)
     write_epub(folder / "book.epub", {"p.xhtml": page}, a__png=png())
     plot = {"output_type": "display_data", "data": {"image/png": base64_png()}}
     cells = (
         {"cell_type": "markdown", "source": text},
         {"cell_type": "code", "source": "#| fig-alt: {a: b}", "outputs": [plot]},
+        {"cell_type": "code", "metadata": {"mystnb": {"image": {"alt": "x"}}}, "outputs": [plot]},
     )
     write_notebook(folder / "cells.ipynb", *cells)
     write_docx(folder / "a.docx", {"descr": "A dog"})

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import re
+import time
 import zipfile
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -100,6 +102,32 @@ def test_entities_of_a_document_are_not_expanded(tmp_path: Path) -> None:
         write_zip(path, {"content.xml": content})
         (use,) = uses(path)
         assert use.words_before == ""
+
+
+_DEEP = "<text:p>" * 300 + "<draw:frame><draw:image/></draw:frame>" + "</text:p>" * 300
+_BOMB = "".join(f'<!ENTITY {one} "{f"&{next_one};" * 10}">' for one, next_one in pairwise("abcdefgh"))
+
+
+@pytest.mark.parametrize(
+    ("body", "declared"), [(_DEEP, ""), ("&a;", f'<!DOCTYPE x [{_BOMB}<!ENTITY h "ha">]>')]
+)
+def test_what_damaged_xml_hides_is_said(tmp_path: Path, body: str, declared: str) -> None:
+    frame = '<draw:frame><draw:image xlink:href="Pictures/a.png"/></draw:frame>'
+    path = write_odt(tmp_path / "a.odt", f"<text:p>{frame}</text:p>{body}<text:p>{frame}</text:p>")
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    content = members["content.xml"].replace(b"?>", b"?>" + declared.encode(), 1)
+    (problem,) = problems(write_zip(path, members | {"content.xml": content}))
+    assert "content.xml: is damaged" in problem.message
+
+
+def test_many_pictures_in_one_box_or_link_are_read_in_bounds(tmp_path: Path) -> None:
+    frame = '<draw:frame><draw:image xlink:href="Pictures/a.png"/></draw:frame> words '
+    box = "<draw:frame><draw:text-box><text:p>{}</text:p></draw:text-box></draw:frame>"
+    body = f"<text:p>{box.format(frame * 2000)}<text:a>{frame * 2000}</text:a></text:p>"
+    start = time.process_time()
+    assert len(uses(write_odt(tmp_path / "a.odt", body))) == 4000
+    assert time.process_time() - start < 20  # reading the box anew for each takes minutes
 
 
 @pytest.mark.parametrize(
