@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from descscore.auditing.html_tree import INLINE, Element, name_set
 from descscore.auditing.uses import one_line
+from descscore.errors import is_blank
 
 _MOST_NODES = 5_000
 """Most nodes that are read of one label or caption."""
@@ -110,7 +111,17 @@ class Labels:
     def has_name(self, element: Element) -> bool:
         """Whether a link or button is named by its own attributes, whatever it holds."""
         named = self.name(element)
-        return bool(named.text) and named.source in ("aria-labelledby", "aria-label", "title")
+        is_named = named.text is not None and not is_blank(named.text)
+        return is_named and named.source in ("aria-labelledby", "aria-label", "title")
+
+    def element(self, name: str) -> Element | None:
+        """The first element of the page with this ``id``."""
+        if self._by_id is None:
+            self._by_id = {}
+            for node in self._root.descendants():
+                if isinstance(node, Element) and node.get("id"):
+                    self._by_id.setdefault(node.attributes["id"], node)
+        return self._by_id.get(name)
 
     def _text_of(self, name: str) -> str:
         if name not in self._texts:
@@ -118,12 +129,7 @@ class Labels:
         return self._texts[name]
 
     def _read(self, name: str) -> str:
-        if self._by_id is None:
-            self._by_id = {}
-            for node in self._root.descendants():
-                if isinstance(node, Element) and node.get("id"):
-                    self._by_id.setdefault(node.attributes["id"], node)
-        element = self._by_id.get(name)
+        element = self.element(name)
         if element is None:
             return ""
         if element.name in ("img", "input", "area", "svg") or element.get("aria-label"):
@@ -136,6 +142,11 @@ def is_unseen(element: Element) -> bool:
     hidden = element.get("hidden")
     style = element.get("style") or ""
     return (hidden is not None and hidden.lower() != "until-found") or bool(_UNSEEN_STYLE.search(style))
+
+
+def is_out_of_reach(element: Element) -> bool:
+    """Whether assistive technology does not meet an element that can be seen: ``aria-hidden``, ``inert``."""
+    return (element.get("aria-hidden") or "").strip().lower() == "true" or element.get("inert") is not None
 
 
 _UNSEEN_STYLE = re.compile(r"(?i)(?:^|;)\s*(?:display\s*:\s*none|visibility\s*:\s*(?:hidden|collapse))\b")

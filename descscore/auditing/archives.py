@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import zipfile
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
 
@@ -11,7 +12,7 @@ from cachetools import LRUCache
 from lxml import etree
 
 from descscore.auditing.sources import drawing
-from descscore.auditing.uses import MISSING, UNREADABLE, Located
+from descscore.auditing.uses import MISSING, UNREADABLE, DocumentProblem, Located
 from descscore.errors import DataError
 from descscore.files import open_regular
 from descscore.tables.cells import short
@@ -56,6 +57,8 @@ class Archive:
         self._left = MOST_TOTAL
         self.unreadable: dict[str, str] = {}
         """Why members cannot be used, by name; for what only the format knows, such as encryption."""
+        self.damage: dict[str, str] = {}
+        """What is wrong with members in XML that could be read in part only, in sentences, by name."""
 
     def __enter__(self) -> Archive:
         return self
@@ -139,7 +142,16 @@ class Archive:
             raise DataError(f"{short(name)}: is not XML ({short(str(error))})") from None
         if root is None:
             raise DataError(f"{short(name)}: is not XML")
+        for fault in parser.error_log:
+            if fault.level == etree.ErrorLevels.FATAL:
+                what = f"line {fault.line}: {short(fault.message)}"
+                self.damage[name] = f"{short(name)}: is damaged ({what}); images may be missing here"
+                break
         return root
+
+    def problems(self, document: str) -> Iterator[DocumentProblem]:
+        """The members that could be read in part only."""
+        yield from (DocumentProblem(document, what) for what in self.damage.values())
 
     def relations(self, part: str) -> dict[str, tuple[str, str, bool]]:
         """Relations of a part in an Office file by id: kind, target as written, and whether it is outside."""

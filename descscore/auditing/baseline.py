@@ -46,7 +46,8 @@ def without_known(records: Iterable[AuditedUse], known: Known, folder: Path) -> 
                 left[key] -= 1
             else:
                 kept.append(one)
-        yield replace(record, findings=tuple(kept)) if len(kept) < len(record.findings) else record
+        count = len(record.findings) - len(kept)
+        yield replace(record, findings=tuple(kept), known=count) if count else record
 
 
 def write_baseline(records: Iterable[AuditedUse], path: Path) -> int:

@@ -66,7 +66,7 @@ class _Audit(click.Command):
     metavar="CODES",
     default=("error",),
     show_default=True,
-    help="Rules whose findings end in exit code 1; 'none' for no rule.",
+    help="Rules whose findings end in exit code 1; 'warning' means errors too, 'none' no rule.",
 )
 @click.option("--baseline", type=PATH, help="File of known findings, which are left out.")
 @click.option("--write-baseline", type=PATH, help="Write all findings to this file, to be known from now on.")
@@ -137,7 +137,7 @@ def audit(ctx: click.Context, /, paths: tuple[Path, ...], **arguments: Any) -> N
 def _failing(names: tuple[str, ...]) -> frozenset[str]:
     from descscore.auditing.rules import choose_codes
 
-    return choose_codes((name for name in names if name != "none"), "--fail-on")
+    return choose_codes((name for name in names if name != "none"), "--fail-on", or_worse=True)
 
 
 def _root(text: str) -> tuple[str, str]:

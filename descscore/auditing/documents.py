@@ -26,8 +26,8 @@ from descscore.tables.samples import folders_below
 
 Records: TypeAlias = "Iterator[ImageUse | DocumentProblem]"
 
-_NO_TEXT = bytes({*range(32)} - {*b"\t\n\f\r\x1b"})
-"""Bytes that a text holds at most by accident."""
+_NO_TEXT = frozenset(map(chr, range(32))) - {*"\t\n\f\r\x1b"}
+"""Characters that a text holds at most by accident."""
 MOST_TEXT = 32 << 20
 """Most bytes of a page that is read."""
 MOST_MARKDOWN = 8 << 20
@@ -58,14 +58,14 @@ class Document:
             raise DataError(f"holds over {most:,} bytes")
         return data
 
-    def read_text(self, most: int) -> bytes:
-        """The whole file, which must hold a text. Raises :class:`DataError` as well where it holds none."""
+    def read_text(self, most: int, decoded: Callable[[bytes], str]) -> str:
+        """The whole file as a text. Raises :class:`DataError` as well where it holds none."""
         data = self.read(most)
-        start = data[:4096]
-        is_utf16 = start.startswith((b"\xff\xfe", b"\xfe\xff"))  # which holds many zeros
-        if not is_utf16 and len(start) - len(start.translate(None, _NO_TEXT)) > max(16, 0.05 * len(start)):
+        text = decoded(data)
+        start = text[:4096]
+        if sum(c in _NO_TEXT for c in start) > max(16, 0.05 * len(start)):
             raise DataError("holds no text, whatever its name says")
-        return data
+        return text
 
     @property
     def origin(self) -> Origin:
@@ -73,11 +73,17 @@ class Document:
 
 
 def _html(document: Document) -> Records:
-    return read_html(decode(document.read_text(MOST_TEXT)), document.origin)
+    text = document.read_text(MOST_TEXT, decode)
+    if _OUR_REPORT in text[:4096]:
+        return iter(())  # the report of an earlier audit is no page of the site
+    return read_html(text, document.origin)
+
+
+_OUR_REPORT = '<meta name="generator" content="descscore audit '
 
 
 def _markdown(document: Document) -> Records:
-    return read_markdown(decode_plain(document.read_text(MOST_MARKDOWN)), document.origin)
+    return read_markdown(document.read_text(MOST_MARKDOWN, decode_plain), document.origin)
 
 
 def _notebook(document: Document) -> Records:

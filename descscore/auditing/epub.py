@@ -45,6 +45,7 @@ def read_epub(document: str, path: str, roots: tuple[Root, ...] = ()) -> Iterato
             except DataError as error:
                 message = str(error)
                 yield DocumentProblem(document, message if name in message else f"{short(name)}: {message}")
+        yield from archive.problems(document)
 
 
 def _encrypted(archive: Archive) -> dict[str, str]:
@@ -72,7 +73,8 @@ def _pages(archive: Archive) -> tuple[dict[str, str | None], list[str]]:
     except DataError as error:
         problems.append(str(error))
         packages = []
-    for package in packages or [name for name in archive.names() if name.lower().endswith(".opf")]:
+    found = [name for name in archive.names() if name.lower().endswith(".opf")]
+    for package in dict.fromkeys(packages or found):
         try:
             spine, rest, language = _package_pages(archive, package)
         except DataError as error:

@@ -16,6 +16,7 @@ from descscore.auditing.accessible_names import (
     caption_text,
     exposing_attribute,
     is_decorative,
+    is_out_of_reach,
     is_unseen,
     own_name,
     pixels,
@@ -23,9 +24,10 @@ from descscore.auditing.accessible_names import (
     visible_text,
     written,
 )
-from descscore.auditing.html_tree import INLINE, Element, Node, parse
+from descscore.auditing.html_tree import INLINE, Element, Node, is_inert_template, parse
 from descscore.auditing.sources import Sources, shown_source
 from descscore.auditing.uses import INLINE_SVG, ImageUse, Located, PendingUse, RunningText, one_line
+from descscore.errors import is_blank
 from descscore.formats import IMAGE_SUFFIXES
 
 AT, CAPTION, BRACKET = "data-descscore-at", "data-descscore-caption", "data-descscore-bracket"
@@ -86,6 +88,7 @@ class _Context:
     """Sources of the ``picture`` around it."""
     map: str = ""
     """Name of the image map around it."""
+    in_noscript: bool = False
     in_svg: bool = False
     in_image: bool = False
     """Whether an element around it has recorded its image."""
@@ -97,6 +100,7 @@ class _Pending(PendingUse):
     """The link or button around it."""
     map: str = ""
     """Name of the image map around it."""
+    in_noscript: bool = False
     is_ornament: bool = False
     """Whether it is no image to assistive technology, and counts only where it is all that a link holds."""
 
@@ -133,12 +137,19 @@ class Reading:
 
     def uses(self) -> Iterator[ImageUse]:
         """The uses in the order of the page. An image is looked for when its use is taken."""
+        # Pages that load images late have a copy of each for readers without script.
+        with_script = {
+            source
+            for one in self._pending
+            if isinstance(one, _Pending) and not one.in_noscript
+            for source in (one.use.source, *one.use.candidates)
+        }
         for one in self._pending:
             if isinstance(one, Reading):
                 yield from one.uses()
                 continue
             source, control = one.use.source, _only_content(one)
-            if one.is_ornament and control is None:
+            if (one.is_ornament and control is None) or (one.in_noscript and source in with_script):
                 continue
             if one.use.element == "area":
                 if one.map not in self._maps:
@@ -158,7 +169,7 @@ class Reading:
                 self._add_space(name)
             elif isinstance(node, str):
                 self._add_text(node, context)
-            elif node.name not in ("script", "style", "template"):
+            elif node.name not in ("script", "style") and not is_inert_template(node):
                 self._add_space(node.name)
                 stack.append((iter(node.children), self._enter(node, context), node.name))
 
@@ -169,21 +180,22 @@ class Reading:
     def _add_text(self, text: str, context: _Context) -> None:
         if context.is_text and not context.is_unseen:
             self.text.add(text)
-            if context.control and not context.is_hidden and not text.isspace():
+            if context.control and not context.is_hidden and not is_blank(text):
                 context.control.is_named = True
 
     def _enter(self, element: Element, outer: _Context) -> _Context:
         """Record an element that is an image; give the context of what it holds."""
         name, unseen = element.name, outer.is_unseen or is_unseen(element)
         language = element.get("lang") if element.get("lang") is not None else element.get("xml:lang")
-        hidden = unseen or outer.is_hidden or (element.get("aria-hidden") or "").strip().lower() == "true"
+        hidden = unseen or outer.is_hidden or is_out_of_reach(element)
         context = replace(
             outer,
             is_unseen=unseen,
             is_hidden=hidden,
             language=outer.language if language is None else language.strip() or None,
-            is_text=outer.is_text and name not in UNSEEN,
+            is_text=outer.is_text and (name not in UNSEEN or name == "template"),
             control=self._control(element, hidden) or outer.control,
+            in_noscript=outer.in_noscript or name == "noscript",
             in_svg=outer.in_svg or name == "svg",
         )
         if name == "base" and not self._base:
@@ -198,8 +210,8 @@ class Reading:
         elif name == "iframe" and element.get("srcdoc"):
             self._read_frame(element, context)
         kind = _kind(element, outer)
-        if kind is None and outer.control and not hidden and self._labels.has_name(element):
-            outer.control.is_named = True
+        if kind is None and outer.control and not hidden:
+            outer.control.is_named |= self._labels.has_name(element) or self._has_drawn_name(element)
         if kind is not None:
             sources = _sources(element, kind, context)
             recorded = self._record(element, kind, sources, context)
@@ -210,6 +222,11 @@ class Reading:
             context = replace(context, in_image=outer.in_image or takes)
         return context
 
+    def _has_drawn_name(self, element: Element) -> bool:
+        """Whether an SVG's ``use`` shows a drawing of this page that has a title."""
+        drawing = self._labels.element(_href(element)[1:]) if element.name == "use" else None
+        return drawing is not None and bool(own_name(drawing).text)
+
     def _read_frame(self, element: Element, context: _Context) -> None:
         """Read the page that an attribute of a frame holds. All that it shows stands where the frame does."""
         depth = self._frame.depth + 1 if self._frame else 1
@@ -219,10 +236,10 @@ class Reading:
             self._pending.append(Reading(element.get("srcdoc") or "", self._origin, frame))
 
     def _control(self, element: Element, is_hidden: bool) -> _Control | None:
-        kind = {"link": "link", "button": "button"}.get(role(element))
+        kind = "link" if role(element) == "link" else "button" if role(element) in _BUTTONS else None
         if kind is None and element.name == "a" and _href(element):
             kind = "link"
-        if kind is None and element.name == "button":
+        if kind is None and element.name in ("button", "summary"):
             kind = "button"
         if kind is None or element.name in ("img", "input", "area"):
             return None
@@ -240,8 +257,9 @@ class Reading:
         if ornament and not context.is_hidden and any(_images(element, "text", "title")):
             return False
         use = self._use(element, "output" if plotted else kind, name, sources, context)
-        self._pending.append(_Pending(use, self.text.length, located, control, context.map, ornament))
-        if control and name.text and not context.is_hidden:
+        where = (self.text.length, located, control, context.map, context.in_noscript)
+        self._pending.append(_Pending(use, *where, ornament))
+        if control and name.text and not context.is_hidden and not context.in_noscript:
             control.named_images += 1
         if element.get("usemap"):
             self._maps.setdefault((element.get("usemap") or "").lstrip("#"), use.source)
@@ -284,7 +302,7 @@ class Reading:
             page=origin.page or "#".join(filter(None, (origin.document, origin.place))),
             candidates=tuple(dict.fromkeys(shown_source(other) for other in sources[1:])),
             element=kind,
-            exposed_by=exposing_attribute(element) if decorative else None,
+            exposed_by=exposing_attribute(element) if decorative and not context.is_hidden else None,
         )
 
     def _position(self, element: Element) -> tuple[int | None, int | None]:
@@ -294,6 +312,10 @@ class Reading:
             return element.line, element.column
         at = re.fullmatch(r"(\d{1,9}):(\d{1,9})", element.get(AT) or "")
         return (int(at[1]), int(at[2])) if at else (None, None)
+
+
+_BUTTONS = ("button", "menuitem", "menuitemcheckbox", "menuitemradio", "option", "switch", "tab", "treeitem")
+"""Roles of what a reader presses or chooses, which its content names."""
 
 
 def _kind(element: Element, outer: _Context) -> str | None:
@@ -329,7 +351,8 @@ _ICON = re.compile(
 
 def _is_ornament(element: Element, kind: str, name: Name, located: Located | None) -> bool:
     """Whether an element has neither role nor name, so that it is no image to assistive technology."""
-    drawn = kind == "svg" and located is not None and role(element) not in IMAGE_ROLES
+    is_exposed = is_decorative(element) and exposing_attribute(element) is not None
+    drawn = kind == "svg" and located is not None and role(element) not in IMAGE_ROLES and not is_exposed
     return name.text is None and (drawn or kind == "icon")
 
 

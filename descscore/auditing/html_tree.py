@@ -60,6 +60,11 @@ class Element:
                 stack.append(iter(node.children))
 
 
+def is_inert_template(element: Element) -> bool:
+    """Whether an element is a ``template``, which browsers do not show, and no shadow tree, which they do."""
+    return element.name == "template" and element.get("shadowrootmode") is None
+
+
 def parse(text: str) -> Element:
     """The tree of a page; its root has no name.
 
@@ -72,7 +77,17 @@ def parse(text: str) -> Element:
 
 
 def decode(data: bytes) -> str:
-    """The text of a page, as browsers read it: by byte order mark, declaration, UTF-8, or Windows-1252."""
+    """The text of a page, as browsers read it: by byte order mark, declaration, UTF-8, or Windows-1252.
+
+    Raises:
+        DataError: It is in UTF-16 without a byte order mark, which browsers do not read either.
+    """
+    if _UTF16_XML.match(data):  # whose zeros tell the order of its bytes
+        data = (b"\xff\xfe" if data[0] else b"\xfe\xff") + data
+    elif _UTF16.match(data):
+        raise DataError(
+            "is in UTF-16 without a byte order mark, which browsers cannot read; save it as UTF-8"
+        )
     declared = _DECLARED.search(data[:_HEAD]) or _XML_DECLARED.match(data[:_HEAD])
     encoding = webencodings.lookup(declared[1].decode("ascii")) if declared else None
     if encoding is None:
@@ -83,7 +98,15 @@ def decode(data: bytes) -> str:
 
 
 def decode_plain(data: bytes) -> str:
-    """A text that declares no encoding: by its byte order mark, else UTF-8, or Windows-1252."""
+    """A text that declares no encoding: by its byte order mark, else UTF-8, or Windows-1252.
+
+    Raises:
+        DataError: It is in UTF-16 without a byte order mark, which browsers do not read either.
+    """
+    if _UTF16.match(data):
+        raise DataError(
+            "is in UTF-16 without a byte order mark, which browsers cannot read; save it as UTF-8"
+        )
     try:
         data.decode("utf-8")
     except UnicodeDecodeError:
@@ -92,6 +115,8 @@ def decode_plain(data: bytes) -> str:
 
 
 _HEAD = 4096
+_UTF16_XML = re.compile(rb"<\0\?\0x\0|\0<\0\?\0x")
+_UTF16 = re.compile(rb"(?:[\t\n\r -~]\0){8}|(?:\0[\t\n\r -~]){8}")
 _DECLARED = re.compile(rb"(?i)<meta\b[^>]{0,500}?\bcharset\s*=\s*[\"']?\s*([a-z0-9_:.-]+)")
 _XML_DECLARED = re.compile(rb"(?i)\s*<\?xml\b[^>]{0,200}?\bencoding\s*=\s*[\"']([a-z0-9_:.-]+)")
 

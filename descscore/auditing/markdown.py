@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from functools import cache
 from html import escape
-from itertools import dropwhile, takewhile, zip_longest
+from itertools import dropwhile
+from types import SimpleNamespace
 from typing import Any
 
-import yaml
-from markdown_it import MarkdownIt
+from markdown_it import MarkdownIt, helpers
 from markdown_it.common.utils import escapeHtml
 from markdown_it.renderer import RendererHTML
 from markdown_it.rules_block import StateBlock
@@ -27,6 +26,7 @@ from mdit_py_plugins.deflist import deflist_plugin
 from mdit_py_plugins.footnote import footnote_plugin
 from mdit_py_plugins.front_matter import front_matter_plugin
 
+from descscore.auditing.code_cells import OPTION_LINE, fence_pictures
 from descscore.auditing.html import AT, BRACKET, CAPTION, PLOTTED, Origin, Reading
 from descscore.auditing.html_tree import Element, name_set, parse
 from descscore.auditing.uses import ImageUse
@@ -74,6 +74,19 @@ class _Markdown(MarkdownIt):
         return True
 
 
+def _destination(text: str, place: int, end: int) -> Any:
+    """A link's destination as CommonMark reads it, or one with templates, inside which spaces may stand."""
+    templated = _TEMPLATED.match(text, place, end)
+    if templated is None or "{" not in templated[0]:
+        return helpers.parseLinkDestination(text, place, end)
+    found = helpers.parseLinkDestination("x", 0, 1)
+    found.str, found.pos = templated[0], templated.end()
+    return found
+
+
+_TEMPLATED = re.compile(r"(?:\{\{[^{}\n]{1,300}\}\}|\{%[^{}\n]{1,300}%\}|[^\s(){}<>\x00-\x1f])+")
+
+
 class _Renderer(RendererHTML):
     """Writes HTML whose images say where they stand in the Markdown."""
 
@@ -103,6 +116,16 @@ class _Renderer(RendererHTML):
         first = token.map[0] if token.map else 0
         return _with_places(token.content, first + env["first"], env)
 
+    def markdown_block(self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: Env) -> str:
+        token = tokens[idx]
+        start = token.map[0] if token.map else 0
+        tag, indent = _with_places(token.markup, start + env["first"], env), token.info
+        inner = {"lines": env["lines"], "first": env["first"] + start + 1, "depth": env["depth"] + 1}
+        return f"{tag}{_markdown().render(token.content, inner)}{indent}\n"
+
+    def card(self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: Env) -> str:
+        return tokens[idx].content
+
     def html_inline(self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: Env) -> str:
         token = tokens[idx]
         name = re.match("<[A-Za-z][^\\s/>]*", token.content)
@@ -119,11 +142,18 @@ class _Renderer(RendererHTML):
             return _directive(token, name, directive[2].strip(), env)
         line = env["first"] + (token.map[0] if token.map else 0)
         start = len(env["lines"][line]) - len(env["lines"][line].lstrip())
-        own = {"src": "", PLOTTED: "", AT: f"{line + 1}:{start + 1}"}
-        texts = plot_texts(token.content, token.info.strip())
-        plots = [_image(own, alt, caption or "", {}) for alt, caption in texts]
+        at = {AT: f"{line + 1}:{start + 1}"}
+        plots = [
+            _image(
+                at | ({"src": one.source} if one.source else {"src": "", PLOTTED: ""}),
+                one.alt,
+                "",
+                {"fig-cap": one.caption or ""},
+            )
+            for one in fence_pictures(token.content, token.info.strip())
+        ]
         # Readers of the page do not meet the options.
-        code = "\n".join(dropwhile(_OPTION_LINE.match, token.content.split("\n"))) if plots else token.content
+        code = "\n".join(dropwhile(OPTION_LINE.match, token.content.split("\n"))) if plots else token.content
         return f"<pre>{escapeHtml(code)}</pre>{''.join(plots)}\n"
 
 
@@ -145,48 +175,11 @@ def _image(own: dict[str, str], text: str | None, bracket: str, given: Mapping[s
     return _tag("img", own | {CAPTION: caption} if caption else own)
 
 
-def plot_texts(code: str, head: str = "") -> list[tuple[str | None, str | None]]:
-    """The text alternative and the caption of each picture that a cell of Quarto or R Markdown draws.
-
-    Cells whose options name neither draw none, as far as anybody can tell.
-
-    Args:
-        code: The cell's code, whose first lines may hold options in YAML: ``#| fig-alt: "A dog"``.
-        head: What stands after the fence, such as ``{r, fig.alt="A dog"}``.
-    """
-    options: dict[str, Any] = {}
-    if cell := re.fullmatch(r"\{\s*\w+\b(.*)\}", head):
-        for name, *quoted, bare in re.findall(_HEAD_OPTION, cell[1]):
-            options[name] = "".join(quoted) or (f"{{{{ {bare} }}}}" if bare else "")
-    elif head:
-        return []
-    lines = takewhile(_OPTION_LINE.match, code.split("\n")[:_MOST_OPTIONS])
-    with suppress(yaml.YAMLError, RecursionError):
-        text = "\n".join(_OPTION_LINE.sub("", line) for line in lines)
-        written = yaml.load(text[:_LONGEST_OPTIONS], _OptionLoader)
-        options |= written if isinstance(written, dict) else {}
-    alts, captions = (
-        [one for one in (value if isinstance(value, list) else [value]) if isinstance(one, str)]
-        for value in (options.get(f"fig-{what}", options.get(f"fig.{what}")) for what in ("alt", "cap"))
-    )
-    return list(zip_longest(alts, captions))
-
-
-_HEAD_OPTION = r"""(fig\.(?:alt|cap))\s*=\s*(?:"((?:\\.|[^"\\])*)"|'((?:\\.|[^'\\])*)'|([^\s,"']+))"""
-_OPTION_LINE = re.compile(r"\s*(?:#|//|%%|--)\| ?")
-_MOST_OPTIONS, _LONGEST_OPTIONS = 100, 20_000
-"""Most lines and characters of a cell's options that are read."""
-
-
-class _OptionLoader(yaml.BaseLoader):  # type: ignore[misc] # yaml has no types
-    """Reads all values as texts; what R fills in (``!expr``) as a template."""
-
-
-_OptionLoader.add_constructor("!expr", lambda loader, node: "{{ expr }}")
 _FIGURES = ("figure", "image", "figure-md")
 _WRAPPERS = name_set(
     "admonition attention card caution danger dropdown epigraph error exercise grid grid-item grid-item-card "
-    "hint important margin note seealso sidebar solution tab-item tab-set tip topic warning"
+    "hint important list-table margin note seealso sidebar solution subfigure tab-item tab-set table tip "
+    "topic warning"
 )
 """Directives of MyST whose content is Markdown."""
 
@@ -202,19 +195,33 @@ def _directive(token: Token, name: str, argument: str, env: Env) -> str:
         return str(_markdown().render(text, inner))
 
     if name in _WRAPPERS:
-        return f"<div>{render(body)}</div>\n"
+        return f"<div>{_card_images(options, start + env['first'], env)}{render(body)}</div>\n"
     head, gap, rest = _split_paragraph(body)
     lines_before = head.count("\n") + gap.count("\n")
-    if name == "figure-md":
+    if name == "figure-md" or (name == "figure" and not argument):
         return f"<figure>{render(head)}<figcaption>{render(rest, lines_before)}</figcaption></figure>\n"
     line = env["lines"][start + env["first"]]
     attributes = {key: value for key, value in options.items() if key in ("alt", "width", "height")}
+    if argument.startswith("#"):  # the picture of a cell of code, which may have the text
+        attributes = {PLOTTED: "", "alt": "{{ alt }}"} | attributes
     attributes |= {"src": argument, AT: f"{start + env['first'] + 1}:{len(line) - len(line.lstrip()) + 1}"}
     picture = _tag("img", attributes)
     if "target" in options:
         picture = f'<a href="{escape(options["target"])}">{picture}</a>'
     caption = f"<figcaption>{render(head)}</figcaption>" if head.strip() and name == "figure" else ""
     return f"<figure>{picture}{caption}{render(rest, lines_before)}</figure>\n"
+
+
+def _card_images(options: Mapping[str, str], number: int, env: Env) -> str:
+    """The images that options of a card name. number: the card's line, from 0."""
+    line = env["lines"][number]
+    at = {AT: f"{number + 1}:{len(line) - len(line.lstrip()) + 1}"}
+    texts = {"alt": options["img-alt"]} if "img-alt" in options else {}
+    return "".join(
+        _tag("img", at | texts | {"src": options[place]})
+        for place in ("img-top", "img-bottom", "img-background")
+        if place in options
+    )
 
 
 def _options(content: str) -> tuple[dict[str, str], int, str]:
@@ -394,10 +401,66 @@ def _colon_rule(state: StateBlock, start: int, end: int, silent: bool) -> bool:
         token.info, token.markup, token.map = f"{{{mark[2]}}} {mark[3]}", mark[1], [start, stop]
         token.content = state.getLines(start + 1, stop, state.sCount[start], True)
         stop = min(stop + 1, end)
+    elif mark[2] in _CARDS:
+        options = _options(state.getLines(stop, min(end, stop + _MOST_OPTIONS), 0, True))
+        state.push("card", "", 0).content = _card_images(options[0], state.env["first"] + start, state.env)
+        stop = min(stop + options[1], end)
     state.line = stop
     return True
 
 
+def _indented_rule(state: StateBlock, start: int, end: int, silent: bool) -> bool:
+    """Read a block of Python-Markdown whose content is indented: ``!!! note``, ``??? tip``, ``=== "Tab"``."""
+    if state.is_code_block(start) or not _INDENTED.match(_line(state, start)):
+        return False
+    stop = last = start + 1
+    while stop < end and (state.isEmpty(stop) or state.sCount[stop] >= state.sCount[start] + 4):
+        stop += 1
+        last = last if state.isEmpty(stop - 1) else stop
+    if last == start + 1:
+        return False
+    if not silent:
+        token = state.push("fence", "", 0)
+        token.info, token.map = "{admonition}", [start, last]
+        token.content = state.getLines(start + 1, last, state.sCount[start] + 4, True)
+        state.line = last
+    return True
+
+
+_INDENTED = re.compile(r"(?:!!!|\?\?\?\+?|===[!+]?)[ \t]+\S")
+
+
+def _markdown_rule(state: StateBlock, start: int, end: int, silent: bool) -> bool:
+    """Read an HTML element that holds Markdown, as ``<figure markdown>`` of Python-Markdown."""
+    tag = None if state.is_code_block(start) else _HOLDS_MARKDOWN.fullmatch(_line(state, start).rstrip())
+    unclosed: set[str] = state.env.setdefault("unclosed", set())
+    if tag is None or tag[1].lower() in unclosed or state.env["depth"] >= _MOST_DEPTH:
+        return False
+    depth, stop = 1, start
+    while depth and stop + 1 < end:
+        stop += 1
+        tags = re.findall(rf"(?i)<(/?){tag[1]}(?=[\s>])", _line(state, stop))
+        depth += sum(-1 if slash else 1 for slash in tags)
+    if depth > 0:
+        unclosed.add(tag[1].lower())
+        return False
+    if not silent:
+        filled = [state.sCount[number] for number in range(start + 1, stop) if not state.isEmpty(number)]
+        token = state.push("markdown_block", "", 0)
+        token.markup, token.info, token.map = tag[0], _line(state, stop), [start, stop + 1]
+        token.content = state.getLines(start + 1, stop, min(filled, default=0), True)
+        state.line = stop + 1
+    return True
+
+
+_HOLDS_MARKDOWN = re.compile(
+    r"(?i)<([a-z]{1,20})\b[^<>]{0,500}?\smarkdown(?:\s*=\s*(?![\"']?0)[^<>]{0,20})?(?:\s[^<>]{0,500})?>"
+)
+
+
+_CARDS = ("card", "grid-item-card")
+_MOST_OPTIONS = 20
+"""Most lines of a card's options that are read."""
 _COLONS = re.compile(r"(:{3,})[ \t]*(?:\{([\w-]+)\}[ \t]*(.*))?")
 
 
@@ -415,7 +478,9 @@ def _markdown() -> MarkdownIt:
     markdown.inline.ruler.at("html_inline", _html_rule)
     markdown.inline.ruler.before("escape", "shortcode", _shortcode_rule)
     markdown.core.ruler.after("inline", "places", _places_rule)
-    for name, rule in (("colons", _colon_rule), ("shortcodes", _shortcode_block)):
+    markdown.helpers = SimpleNamespace(**vars(helpers) | {"parseLinkDestination": _destination})  # type: ignore[assignment]
+    rules = ("colons", _colon_rule), ("shortcodes", _shortcode_block), ("indented", _indented_rule)
+    for name, rule in (*rules, ("markdown", _markdown_rule)):
         markdown.block.ruler.before(
             "fence", name, rule, {"alt": ["paragraph", "reference", "blockquote", "list"]}
         )

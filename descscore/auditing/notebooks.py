@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from descscore.auditing.code_cells import plot_texts
 from descscore.auditing.html import Origin, Reading
-from descscore.auditing.markdown import markdown_reading, plot_texts
+from descscore.auditing.markdown import markdown_reading
 from descscore.auditing.sources import decode_base64
 from descscore.auditing.uses import INLINE_SVG, MOST_WORDS, UNREADABLE, ImageUse, Located, one_line
 from descscore.errors import DataError
@@ -79,15 +80,16 @@ def _read(cell: object, number: int, origin: Origin) -> _Cell:
         for index, output in enumerate(outputs, 1):
             if isinstance(output, dict) and isinstance(output.get("data"), dict):
                 uses += _output(output, replace(here, place=f"cell {number}, output {index}"))
-        uses = list(_with_plot_texts(uses, _text(cell.get("source"))))
+        uses = list(_with_plot_texts(uses, _text(cell.get("source")), cell.get("metadata")))
     return _Cell(uses)
 
 
-def _with_plot_texts(uses: list[ImageUse], code: str) -> Iterator[ImageUse]:
-    """The pictures among a cell's outputs with the texts that Quarto's options in its code give them."""
-    texts = iter(plot_texts(code))
+def _with_plot_texts(uses: list[ImageUse], code: str, metadata: object) -> Iterator[ImageUse]:
+    """The pictures among a cell's outputs with the texts that options in its code or metadata give them."""
+    texts = iter(plot_texts(code, metadata))
     for use in uses:
-        alt, caption = next(texts, (None, None)) if use.element == "output" else (None, None)
+        text = next(texts, None) if use.element == "output" else None
+        alt, caption = (text.alt, text.caption) if text else (None, None)
         if use.alt is None and alt is not None:
             use = replace(use, name=one_line(alt), name_from="alt", alt=alt, decorative=alt == "")
         yield replace(use, caption=caption or use.caption)

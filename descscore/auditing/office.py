@@ -6,6 +6,7 @@ import posixpath
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any
 
 from lxml import etree
@@ -49,10 +50,13 @@ class Part:
     roots: tuple[Root, ...]
     text: RunningText = field(default_factory=RunningText)
     pending: list[PendingPicture] = field(default_factory=list)
+    texts: dict[Any, str] = field(default_factory=dict)
+    """Texts of elements that are asked for again and again, such as those of a link around many pictures."""
 
     def __post_init__(self) -> None:
         self.root = self.archive.xml(self.name)
         self._relations = self.archive.relations(self.name)
+        self._linked = {target for _, target, is_outside in self._relations.values() if is_outside}
         self._sources = Sources(self.archive, posixpath.dirname(self.name), self.roots)
 
     def uses(self) -> Iterator[ImageUse]:
@@ -67,8 +71,7 @@ class Part:
     def _locate(self, source: str) -> Located:
         if not source:
             return Located(None, MISSING, "the document names no file for it")
-        outside = any(target == source and is_outside for _, target, is_outside in self._relations.values())
-        if outside and not re.match(r"[A-Za-z][A-Za-z0-9+.-]*:|//", source):
+        if source in self._linked and not re.match(r"[A-Za-z][A-Za-z0-9+.-]*:|//", source):
             return Located(None, OUTSIDE, f"{source[:200]} is a linked file, which is not in the document")
         return self._sources.locate(source)
 
@@ -84,8 +87,9 @@ class Part:
             drawing: What it is, where it is no picture in a file.
             known: Further fields of the use; ``name`` is used where the properties give none.
         """
-        values = {} if properties is None else dict(properties.attrib)
-        name, alt = known.pop("name", None), values.get("descr")
+        # An empty text is none: Office writes it where a text was deleted, and marks decoration otherwise.
+        values = {} if properties is None else {key: text for key, text in properties.attrib.items() if text}
+        name, alt = known.pop("name", None) or None, values.get("descr")
         if name is not None and not (alt or "").strip():
             alt = name
         title = values.get("title")
@@ -211,6 +215,7 @@ def read_docx(document: str, path: str, roots: tuple[Root, ...] = ()) -> Iterato
                 if name == main:
                     raise
                 yield DocumentProblem(document, str(error))
+        yield from archive.problems(document)
 
 
 def _main_part(archive: Archive, usual: str) -> str:
@@ -268,8 +273,10 @@ def _read_word(part: Part, captions: set[str], prefix: str) -> None:
             picture = _word_picture(part, element, name, f"{prefix}paragraph {paragraph}")
             if picture is not None:
                 picture.paragraph = paragraph
+    below = {one.paragraph + 1 for one in part.pending}
     for one in part.pending:
-        near = (one.paragraph + 1, one.paragraph - 1, one.paragraph)
+        above = -1 if one.paragraph - 1 in below else one.paragraph - 1  # it belongs to the picture above it
+        near = (one.paragraph + 1, above, one.paragraph)
         caption = next((one_line("".join(texts[number])) for number in near if number in texts), None)
         one.use = replace(one.use, caption=caption or None)
 
@@ -282,12 +289,14 @@ def _word_picture(part: Part, element: Any, name: str, place: str) -> PendingPic
         if shape is None:
             return None
         alt = shape.get("alt")
-        return part.record(None, place, part.embedded(element), name=alt, **_link(element))
-    pictures = part.pictures(element, "drawing")
+        return part.record(None, place, part.embedded(element), name=alt, **_link(part, element))
+    properties = next(element.iter("{*}docPr"), None)
+    pictures = part.pictures(element, "drawing") or [
+        fill for shape in element.iter("{*}wsp") for fill in _picture_fill(part, shape, properties)
+    ]
     drawing = "" if pictures else _drawing(element)
     if not (pictures or drawing):
         return None
-    properties = next(element.iter("{*}docPr"), None)
     inner = [one for picture in pictures for one in picture.iterfind("{*}nvPicPr/{*}cNvPr")]
     described = [one.get("descr") for one in inner if (one.get("descr") or "").strip()]
     if described:  # a group may leave the descriptions to its pictures
@@ -295,7 +304,7 @@ def _word_picture(part: Part, element: Any, name: str, place: str) -> PendingPic
     language = next((value(one, "val") for one in _run_properties(element)), "")
     if language:
         known["language"] = language
-    known |= _link(element) | _size(next(element.iter("{*}extent"), None))
+    known |= _link(part, element) | _size(next(element.iter("{*}extent"), None))
     return part.record(
         properties, place, [s for one in pictures for s in part.embedded(one)], drawing, **known
     )
@@ -306,12 +315,16 @@ def _run_properties(element: Any) -> Iterator[Any]:
     return iter(()) if parent is None else parent.iterfind("{*}rPr/{*}lang")
 
 
-def _link(element: Any) -> dict[str, str]:
+def _link(part: Part, element: Any) -> dict[str, str]:
     """What a picture alone in a hyperlink is."""
     link = next(element.iterancestors("{*}hyperlink"), None)
-    if link is None or any((text.text or "").strip() for text in link.iter("{*}t")):
+    if link is None:
         return {}
-    return {"only_content_of": "link"} if len(list(link.iter("{*}drawing", "{*}pict"))) == 1 else {}
+    if link not in part.texts:
+        pictures = list(islice(link.iter("{*}drawing", "{*}pict"), 2))
+        texts = (text.text or "" for text in link.iter("{*}t"))
+        part.texts[link] = "".join(texts).strip() or ("more than one picture" if len(pictures) > 1 else "")
+    return {} if part.texts[link] else {"only_content_of": "link"}
 
 
 def read_pptx(document: str, path: str, roots: tuple[Root, ...] = ()) -> Iterator[ImageUse | DocumentProblem]:
@@ -335,6 +348,7 @@ def read_pptx(document: str, path: str, roots: tuple[Root, ...] = ()) -> Iterato
                 yield from part.uses()
             except DataError as error:
                 yield DocumentProblem(document, f"{place}: {error}")
+        yield from archive.problems(document)
 
 
 def _read_slide(part: Part, place: str) -> None:
@@ -344,15 +358,33 @@ def _read_slide(part: Part, place: str) -> None:
             part.text.add(" ")
         elif event == "start" and name == "t":
             part.text.add(element.text or "")
-        elif event == "start" and name in ("pic", "graphicFrame"):
-            drawing = "" if name == "pic" else _drawing(element)
-            properties = next(element.iterfind("{*}nvPicPr/{*}cNvPr"), None) if name == "pic" else None
-            if name == "graphicFrame":
-                properties = next(element.iterfind("{*}nvGraphicFramePr/{*}cNvPr"), None)
-            if name == "graphicFrame" and not drawing:
-                continue  # a table, or an object whose picture has its own record
+        elif event == "start" and name in _ON_SLIDES:
+            drawing = _drawing(element) if name == "graphicFrame" else ""
+            properties = next(element.iterfind(f"{{*}}{_ON_SLIDES[name]}/{{*}}cNvPr"), None)
+            pictures = _picture_fill(part, element, properties) if name == "sp" else [element]
+            if not (drawing or (pictures and name != "graphicFrame")):
+                continue  # a shape of one colour, a table, or an object whose picture has its own record
             known = _group_name(element, properties) | _size(next(element.iter("{*}ext"), None))
-            part.record(properties, place, part.embedded(element), drawing, **known)
+            sources = [source for picture in pictures for source in part.embedded(picture)]
+            # The shape's name is what PowerPoint's list of all shapes on a slide shows.
+            shape = "" if properties is None else one_line(properties.get("name", ""))[:_MOST_NAME]
+            where = f"{place}, {shape}" if shape else place
+            part.record(properties, where, sources, drawing, **known)
+
+
+_ON_SLIDES = {"pic": "nvPicPr", "graphicFrame": "nvGraphicFramePr", "sp": "nvSpPr"}
+"""Elements of a slide that may show a picture, and the elements in them that hold their texts."""
+_MOST_NAME = 60
+"""Most characters of a shape's name that a place shows."""
+
+
+def _picture_fill(part: Part, shape: Any, properties: Any) -> list[Any]:
+    """The picture that fills a shape. Behind a text it is decoration, unless the shape has a description."""
+    is_described = properties is not None and bool((properties.get("descr") or "").strip())
+    has_text = any((text.text or "").strip() for text in shape.iter("{*}t"))
+    if has_text and not is_described:
+        return []
+    return [fill for fill in shape.iterfind("{*}spPr/{*}blipFill") if part.embedded(fill)]
 
 
 def _group_name(element: Any, properties: Any) -> dict[str, str]:

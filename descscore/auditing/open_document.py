@@ -37,6 +37,7 @@ def read_odt(document: str, path: str, roots: tuple[Root, ...] = ()) -> Iterator
             if text and owner is not None and _is_paragraph_text(owner):
                 part.text.add(text)
         yield from part.uses()
+        yield from archive.problems(document)
 
 
 def _mark_encrypted(archive: Archive) -> None:
@@ -79,8 +80,9 @@ def _record(part: Part, frame: Any, place: str) -> None:
     texts = {
         name: next((one.text for one in frame.iterfind(f"{{*}}{name}")), None) for name in ("title", "desc")
     }
+    # An empty element is no text, since the mark of decoration is another.
     named = next((name for name in ("title", "desc") if one_line(texts[name] or "")), None)
-    named = named or next((name for name in texts if texts[name] is not None), None)
+    named = named or next((name for name in texts if texts[name]), None)
     sources = [value(image, "href") for image in images]
     # A drawing and the same as a picture: the picture can be looked at.
     sources.sort(key=lambda source: source.lower().endswith((".svg", ".svm", ".emf", ".wmf")))
@@ -88,8 +90,8 @@ def _record(part: Part, frame: Any, place: str) -> None:
         None,
         place,
         [source.removeprefix("./") for source in sources],
-        caption=_caption(frame),
-        only_content_of="link" if _is_inside(frame, "a") and not _link_text(frame) else None,
+        caption=_text_around(part, frame, "text-box") or None,
+        only_content_of="link" if _text_around(part, frame, "a") == "" else None,
         width=_pixels(value(frame, "width")),
         height=_pixels(value(frame, "height")),
     )
@@ -101,10 +103,14 @@ def _record(part: Part, frame: Any, place: str) -> None:
     )
 
 
-def _caption(frame: Any) -> str | None:
-    """The text of the paragraph around a picture in a frame with a caption."""
-    box = next(frame.iterancestors("{*}text-box"), None)
-    return one_line(" ".join(_texts(box))) or None if box is not None else None
+def _text_around(part: Part, frame: Any, name: str) -> str | None:
+    """The text of the nearest element of that name around a frame, such as a caption's; None without one."""
+    around = next(frame.iterancestors(f"{{*}}{name}"), None)
+    if around is None:
+        return None
+    if around not in part.texts:
+        part.texts[around] = one_line(" ".join(_texts(around)))
+    return part.texts[around]
 
 
 def _texts(element: Any) -> Iterator[str]:
@@ -113,11 +119,6 @@ def _texts(element: Any) -> Iterator[str]:
         owner = node if event == "start" else node.getparent()
         if text and node is not element and owner is not None and _is_paragraph_text(owner):
             yield text
-
-
-def _link_text(frame: Any) -> str:
-    link = next(frame.iterancestors("{*}a"))
-    return "".join(_texts(link)).strip()
 
 
 def _pixels(length: str) -> int | None:

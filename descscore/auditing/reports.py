@@ -41,6 +41,8 @@ class Summary:
     """Uses with at least one finding."""
     not_looked_at: int = 0
     """Uses whose image is an address, is filled in by a program, or lies outside the audited folder."""
+    known: int = 0
+    """Findings that a baseline left out."""
     not_judged: Counter[str] = field(default_factory=Counter)
     """Uses with a text whose picture was not judged, by reason."""
     codes: Counter[str] = field(default_factory=Counter)
@@ -53,6 +55,7 @@ class Summary:
         for record in records:
             found.uses += not record.is_document
             found.with_findings += bool(record.findings)
+            found.known += record.known
             found.not_looked_at += record.use.image_problem in NOT_LOOKED_AT
             found.codes.update(one.code for one in record.findings)
             if record.not_judged is None:
@@ -96,8 +99,10 @@ def as_text(records: Sequence[AuditedUse]) -> str:
     if summary.not_looked_at:
         lines.append(
             "Not looked at, since they are addresses, templates or outside the folder: "
-            f"{summary.not_looked_at:,}"
+            f"{summary.not_looked_at:,} (--select F03 lists them)"
         )
+    if summary.known:
+        lines.append(f"Known findings, which the baseline leaves out: {summary.known:,}")
     if summary.judged:
         lines.append(f"Pictures compared with their texts by the model: {summary.judged:,}")
     lines.append(summary.sentence())
@@ -106,8 +111,19 @@ def as_text(records: Sequence[AuditedUse]) -> str:
 
 def _message(record: AuditedUse, one: Finding) -> str:
     """The message with the image that it is about."""
-    source = record.use.source
+    source = record.use.source or _WITHOUT_SOURCE.get(record.use.element, "")
     return f"{source}: {one.message}" if source and source not in one.message else one.message
+
+
+_WITHOUT_SOURCE = {
+    "area": "an area of an image map",
+    "icon": "an icon",
+    "output": "a plot",
+    "picture": "a drawing or chart",
+    "role": 'role="img"',
+    "svg": "an SVG drawing",
+}
+"""What messages call an image that has no source, by its element."""
 
 
 def as_json(records: Sequence[AuditedUse]) -> str:

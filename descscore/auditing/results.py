@@ -30,6 +30,9 @@ class AuditedUse:
     not_judged: str | None = None
     """Why the rules by the picture did not look at this use; None if they did."""
 
+    known: int = 0
+    """Findings that a baseline left out."""
+
     @property
     def is_document(self) -> bool:
         """Whether this stands for a document that cannot be read."""

@@ -148,6 +148,12 @@ def _long(use: ImageUse) -> str | None:
     return None
 
 
+def _unchecked(use: ImageUse) -> str | None:
+    text = text_of(use)
+    remark = wording.machine_remark(text) if text and not _generic(use) else None
+    return f"says {_quoted(remark)}: check the text, and delete these words" if remark else None
+
+
 def _exposed(use: ImageUse) -> str | None:
     return (
         f"is marked as decorative, but {use.exposed_by} shows it to screen readers"
@@ -269,6 +275,14 @@ RULES = (
         _exposed,
     ),
     Rule(
+        "T12",
+        "unchecked-text",
+        "warning",
+        "The text comes from a program, and nobody checked it",
+        "Programs that describe images make mistakes, and screen readers read out their remark too.",
+        _unchecked,
+    ),
+    Rule(
         "F01",
         "missing-image",
         "error",
@@ -334,12 +348,13 @@ MISSING_IMAGE, UNREADABLE_IMAGE, UNREADABLE_DOCUMENT = BY_CODE["F01"], BY_CODE["
 _SAME_TEXT = BY_CODE["T08"]
 
 
-def choose_codes(names: Iterable[str], option: str) -> frozenset[str]:
+def choose_codes(names: Iterable[str], option: str, or_worse: bool = False) -> frozenset[str]:
     """The codes of all rules that ``names`` mean: codes, beginnings of codes, names, severities or ``all``.
 
     Args:
         names: What a user wrote, such as ``T01``, ``P``, ``missing-text`` or ``warning``.
         option: The option's name, for the error.
+        or_worse: Whether a severity means worse ones too.
 
     Raises:
         UsageError: A name means no rule.
@@ -348,10 +363,13 @@ def choose_codes(names: Iterable[str], option: str) -> frozenset[str]:
     for name in names:
         wanted = name.strip()
         lower = wanted.lower()
+        meant = SEVERITIES[: SEVERITIES.index(lower) + 1] if or_worse and lower in SEVERITIES else (lower,)
         codes = {
             rule.code
             for rule in RULES
-            if lower in ("all", rule.name, rule.severity) or (wanted and rule.code.startswith(wanted.upper()))
+            if rule.severity in meant
+            or lower in ("all", rule.name)
+            or (wanted and rule.code.startswith(wanted.upper()))
         }
         if not codes:
             known = ", ".join(rule.code for rule in RULES)

@@ -108,7 +108,12 @@ class Sources:
         if not re.split("[?#]", source)[0]:
             return Located(None, MISSING, "the image names no file")
         if is_template(source):
-            return Located(None, TEMPLATE, f"{short(source)} is filled in by a program")
+            found = self._from_root(_jekyll_path(source), source)
+            return (
+                found
+                if found.image
+                else Located(None, TEMPLATE, f"{short(source)} is filled in by a program")
+            )
         try:
             address = _joined(base.strip().replace("\\", "/"), source.replace("\\", "/"))
             scheme = urlsplit(address).scheme.lower()
@@ -122,8 +127,17 @@ class Sources:
             return self._on_site(address)
         if not address.startswith("/"):
             return _first(self.store, self.folder, address, source)
-        stores = (root.store for root in self.roots if root.address == "/")
-        return _first(next(stores, self.store), "", address, source)
+        return self._from_root(address, source)
+
+    def _from_root(self, path: str, source: str) -> Located:
+        """The image at a path that begins with ``/``."""
+        given = next((root.store for root in self.roots if root.address == "/"), None)
+        located = _first(given or self.store, "", path, source)
+        if given or located.problem != MISSING or not isinstance(self.store, FolderStore):
+            return located
+        others = (_first(self.store, folder, path, source) for folder in _STATIC)
+        advice = f"{located.detail}; --root /=FOLDER says where paths that begin with / lie"
+        return next((one for one in others if one.problem != MISSING), Located(None, MISSING, advice))
 
     def _on_site(self, address: str) -> Located:
         plain = _without_scheme(address)
@@ -135,6 +149,22 @@ class Sources:
             ):
                 return _first(root.store, "", plain[len(root.address) :], address)
         return Located(None, ADDRESS, f"{short(address)} is an address, and addresses are never fetched")
+
+
+_STATIC = ("static", "public")
+"""Folders whose files Hugo, Docusaurus, Astro and others put at the root of the site."""
+
+_JEKYLL = re.compile(
+    r"""(?x)(?:\{\{-? \s* site\.(?:base)?url \s* -?\}\})+ ([^{}]*)
+    | \{\{-? \s* ["']([^"'{}]+)["'] \s* \| \s* (?:relative|absolute)_url \s* -?\}\}
+    | \{%-? \s* link \s+ ([^\s{}]+) \s* -?%\}"""
+)
+
+
+def _jekyll_path(source: str) -> str:
+    """The path that a template of Jekyll means, as ``{{ site.baseurl }}/dog.png`` does; ``/`` for others."""
+    match = _JEKYLL.fullmatch(source.strip())
+    return "/" + next(filter(None, match.groups()), "").lstrip("/") if match else "/"
 
 
 def _joined(base: str, source: str) -> str:

@@ -78,7 +78,7 @@ _MORE_PLACE_HOLDERS = listed(
     "image placeholder; placeholder image; image here; object object; image not available; "
     "image coming soon; img alt; default image; featured image; hero image; header image; no; "
     "post image; main image; thumbnail image; background image; profile picture; profile image; stock image; "
-    "user image; logo image; graphical user interface; a screenshot of a computer; "
+    "image title; your image; user image; logo image; graphical user interface; a screenshot of a computer; "
     "description automatically generated"
 )
 
@@ -191,6 +191,20 @@ def says_image_of(text: str) -> str | None:
     A word between tells what kind of image it is, and that may matter: "A satellite image of".
     """
     match = _IMAGE_OF.match(text)
+    return match[0].strip() if match else None
+
+
+_MACHINE_MADE = re.compile(
+    r"(?i)(?:(?:description|caption|alt text)\s+(?:was\s+)?(?:automatically|auto)[ -]?generated"
+    r"|description generated with (?:\w{1,9} ){0,3}confidence"
+    r"|AI[ -]generated content may be incorrect)\.?\s*$"
+    r"|^\W*(?:image may contain\b|may be an? (?:[\w-]+ ){0,3}(?:image|photo|illustration|drawing) of\b)"
+)
+
+
+def machine_remark(text: str) -> str | None:
+    """The words by which a program says that it wrote the text; None without such words."""
+    match = _MACHINE_MADE.search(text)
     return match[0].strip() if match else None
 
 

@@ -54,7 +54,10 @@ def test_a_clean_page_ends_with_0_and_one_with_an_error_with_1(site: Path) -> No
         (["--ignore", "file-name,T01"], 0),
         (["--select", "T01"], 0),
         (["--select", "T"], 1),
-        (["--fail-on", "warning"], 0),
+        (["--fail-on", "warning"], 1),  # an error is worse
+        (["--fail-on", "review"], 1),
+        (["--fail-on", "warning", "--ignore", "T03"], 0),
+        (["--fail-on", "T05"], 0),
         (["--fail-on", "none"], 0),
         (["--fail-on", "T03"], 1),
         (["--exclude", "bad*"], 0),
@@ -103,27 +106,27 @@ def test_any_number_of_processes_finds_the_same(site: Path) -> None:
 
 
 def test_the_folder_of_paths_that_begin_with_a_slash(site: Path) -> None:
-    (site / "static").mkdir()
-    (site / "a.jpg").rename(site / "static" / "a.jpg")
+    (site / "files").mkdir()
+    (site / "a.jpg").rename(site / "files" / "a.jpg")
     (site / "bad.html").unlink()
     page = (site / "good.html").read_text()
     (site / "good.html").write_text(
         page.replace("a.jpg", "/a.jpg") + '<img src="//example.org/a.jpg" alt="x y">'
     )
     assert run("--no-model", site).exit_code == 1
-    found = run("--no-model", site, "--root", f"/={site / 'static'}")
+    found = run("--no-model", site, "--root", f"/={site / 'files'}")
     assert found.exit_code == 0
     assert "Not looked at" in found.output  # an address with a host is no such path
-    assert (
-        "Not looked at" not in run("--no-model", site, "--root", f"//example.org/={site / 'static'}").output
-    )
+    assert "Not looked at" not in run("--no-model", site, "--root", f"//example.org/={site / 'files'}").output
 
 
 def test_a_baseline_silences_what_was_there_and_nothing_new(site: Path, tmp_path: Path) -> None:
     known = tmp_path / "known.json"
     assert run("--no-model", site, "--write-baseline", known).exit_code == 0
     (site / "bad.html").write_text("\n\n\n" + PAGE.format(alt="IMG_1234.jpg"))
-    assert run("--no-model", site, "--baseline", known).exit_code == 0
+    left = run("--no-model", site, "--baseline", known)
+    assert left.exit_code == 0
+    assert "Known findings, which the baseline leaves out: 1" in left.output
     (site / "bad.html").write_text(PAGE.format(alt="IMG_9999.jpg"))
     assert run("--no-model", site, "--baseline", known).exit_code == 1
 
@@ -197,3 +200,10 @@ def test_what_is_not_judged_says_why(tmp_path: Path) -> None:
     for reason, word in zip(reasons, [*texts.values(), "language", "link", "48 pixels"], strict=True):
         assert word in reason
     assert all(row["findings"] == [] and row["score"] is not None for row in rows)
+
+
+def test_the_report_of_an_earlier_audit_is_no_page_of_the_site(site: Path) -> None:
+    before = run("--no-model", site).output
+    run("--no-model", site, "--format", "html", "--output", site / "report.html")
+    assert (site / "report.html").exists()
+    assert run("--no-model", site).output == before

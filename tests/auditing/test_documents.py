@@ -142,6 +142,22 @@ def test_a_picture_by_the_name_of_a_page_is_said(tmp_path: Path) -> None:
     assert len(uses(tmp_path / "d.html", tmp_path / "e.html")) == 2
 
 
+def test_pages_in_utf_16_without_a_mark_say_so(tmp_path: Path) -> None:
+    page = "<!doctype html><img src='a.png' alt='犬'>"
+    for number, (name, order) in enumerate([("a.html", "le"), ("b.html", "be"), ("c.md", "le")]):
+        (tmp_path / name).write_bytes(page.encode(f"utf-16-{order}"))
+        (problem,) = problems(tmp_path / name)
+        assert "UTF-16 without a byte order mark" in problem.message
+        # Browsers know the order of bytes by the zeros of a declaration of XML.
+        xml = tmp_path / f"{number}.xhtml"
+        xml.write_bytes(f'<?xml version="1.0" encoding="utf-16"?>{page}'.encode(f"utf-16-{order}"))
+        assert [use.name for use in uses(xml)] == ["犬"]
+    book = write_epub(tmp_path / "book.epub", {"p.xhtml": page.encode("utf-16-le")})
+    (problem,) = problems(book)
+    assert "OPS/p.xhtml" in problem.message
+    assert "byte order mark" in problem.message
+
+
 def test_a_document_that_cannot_be_read_costs_its_own_record(tmp_path: Path) -> None:
     for ending in ("epub", "docx", "pptx", "odt", "ipynb"):
         write(tmp_path / f"broken.{ending}", "PK\x03\x04 no archive")
@@ -154,17 +170,22 @@ def samples(folder: Path) -> dict[str, bytes]:
     """One document of each kind by its name."""
     page = (
         "<html lang=en><p>a<figure><img src=a.png alt='x'><figcaption>c</figcaption></figure><svg role=img />"
+        "<a href=x><svg><use href='#u'/></svg></a><noscript><img src=a.png></noscript><g id=u><title>t"
     )
     (folder / "page.html").write_text(page)
     text = "# T\n\n![x](a.png){alt='y'} <img src=a.png>\n\n:::{figure} a.png\n:alt: z\n\nC\n:::\n"
     text += "| a |\n|-|\n| ![](a.png) |\n\n```{r}\n#| fig-alt: [x, >-]\n```\n"
     text += "{{< figure src='a.png' >}} {% include figure.html src='a.png' alt=x %}\n"
+    text += "![x]({{ site.baseurl }}/a.png)\n\n!!! note\n    ![](a.png)\n\n<p markdown>\n![](a.png)\n</p>\n\n"
+    text += "```{r}\ninclude_graphics(c('a.png'))\n```\n```{code-cell}\n---\nmystnb: {image: {alt: x}}\n---\n"
+    text += "```\n:::{card}\n:img-top: a.png\n:::\n:::{figure}\n![](a.png)\n\nC\n:::\n"
     (folder / "text.md").write_text(text)
     write_epub(folder / "book.epub", {"p.xhtml": page}, a__png=png())
     plot = {"output_type": "display_data", "data": {"image/png": base64_png()}}
     cells = (
         {"cell_type": "markdown", "source": text},
         {"cell_type": "code", "source": "#| fig-alt: {a: b}", "outputs": [plot]},
+        {"cell_type": "code", "metadata": {"mystnb": {"image": {"alt": "x"}}}, "outputs": [plot]},
     )
     write_notebook(folder / "cells.ipynb", *cells)
     write_docx(folder / "a.docx", {"descr": "A dog"})

@@ -102,6 +102,8 @@ def test_the_accessible_name_comes_by_the_order_of_html(
         "<script>document.write('<img src=a.png>')</script>",
         "<textarea><img src='a.png'></textarea>",
         "<template><img src='a.png'></template>",
+        "<video poster='a.png'></video><canvas></canvas>",
+        "<svg role='none'><circle r='1'/></svg>",
         "<object data='clip.mp4'></object>",
         "<area href='/x' alt='no map shows it'>",
         "&lt;img src='a.png'>",
@@ -123,6 +125,10 @@ def test_what_is_no_image_gives_no_use(tmp_path: Path, html: str) -> None:
         ('<div aria-hidden="true"><p><img src="a.png" alt="x"></p></div>', True, False, None),
         # ... and marks that another attribute undoes.
         ('<img src="a.png" alt="" tabindex="0">', False, True, "tabindex"),
+        ('<svg role="presentation" tabindex="0"><circle r="1"/></svg>', False, True, "tabindex"),
+        # What nobody meets is not exposed.
+        ('<img src="a.png" alt="" aria-hidden="true" aria-label="x">', True, True, None),
+        ('<img src="a.png" alt="" style="display:none" tabindex="0">', True, True, None),
         ('<img src="a.png" alt="" aria-label="x">', False, True, "aria-label"),
         ('<img src="a.png" role="none" aria-labelledby="x"><p id="x">x</p>', False, True, "aria-labelledby"),
         ('<img src="a.png" alt="x">', False, False, None),
@@ -131,6 +137,7 @@ def test_what_is_no_image_gives_no_use(tmp_path: Path, html: str) -> None:
         ('<img src="a.png" hidden>', True, False, None),
         ('<img src="a.png" style="color: red; DISPLAY : none">', True, False, None),
         ('<div style="visibility:hidden"><img src="a.png"></div>', True, False, None),
+        ('<section inert><img src="a.png" alt="x"></section>', True, False, None),
         ('<img src="a.png" hidden="until-found">', False, False, None),
         ('<img src="a.png" aria-hidden="false">', False, False, None),
     ],
@@ -178,6 +185,19 @@ def test_alt_is_kept_as_written_and_the_name_is_trimmed(tmp_path: Path) -> None:
         ('<a href="/"><svg><g><title>Home</title></g></svg></a>', []),
         ('<a href="/" aria-hidden="true"><svg><path d=""/></svg></a>', []),
         ('<a href="/"><span aria-label="Home"><svg><path d=""/></svg></span></a>', []),
+        ('<a href="/"><img src="a.png" alt="">&#8203;&nbsp;</a>', ["link"]),
+        ('<a href="/" aria-label="&#8203;"><img src="a.png" alt=""></a>', ["link"]),
+        ('<summary><img src="a.png" alt=""></summary>', ["button"]),
+        ('<li role="menuitem"><img src="a.png" alt=""></li>', ["button"]),
+        # Drawings of the page that are shown again.
+        (
+            '<svg hidden><g id="x"><title>Go</title></g></svg><button><svg><use href="#x"/></svg></button>',
+            [],
+        ),
+        (
+            '<svg hidden><g id="x"><path/></g></svg><button><svg><use href="#x"/></svg></button>',
+            ["button"],
+        ),
         # What screen readers do not meet names nothing.
         ('<a href="/"><svg aria-hidden="true"><title>Home</title></svg></a>', ["link"]),
         ('<a href="/"><svg aria-hidden="true"><path d=""/></svg></a>', ["link"]),
@@ -207,6 +227,27 @@ def test_an_image_that_is_all_a_link_or_button_holds(
     tmp_path: Path, html: str, kinds: list[str | None]
 ) -> None:
     assert [use.only_content_of for use in page(tmp_path, html)] == kinds
+
+
+def test_copies_for_readers_without_script_are_no_further_uses(tmp_path: Path) -> None:
+    late = '<img src="data:image/gif;base64,R0lGOD" data-src="a.png" alt="A dog">'
+    for html in (
+        f'{late}<noscript><img src="a.png" alt="A dog"></noscript>',
+        f'<noscript><img src="a.png" alt="A dog"></noscript>{late}',
+        '<img srcset="b.png 1x, a.png 2x" alt="A dog"><noscript><img src="a.png"></noscript>',
+    ):
+        assert one(tmp_path, html).name == "A dog"
+    linked = one(tmp_path, f'<a href="/">{late}<noscript><img src="a.png" alt="A dog"></noscript></a>')
+    assert linked.only_content_of == "link"
+    assert one(tmp_path, '<noscript><img src="a.png"></noscript>').source == "a.png"
+
+
+def test_a_shadow_tree_in_the_page_is_read(tmp_path: Path) -> None:
+    html = (
+        '<x-card><template shadowrootmode="open"><p>In</p><img src="a.png" alt="A dog"></template></x-card>'
+    )
+    use = one(tmp_path, html)
+    assert (use.name, use.words_before) == ("A dog", "In")
 
 
 def test_attributes_that_a_program_fills_in_are_templates(tmp_path: Path) -> None:

@@ -67,6 +67,27 @@ def page(folder: Path, text: str) -> list[ImageUse]:
         (":::: challenge\n![A dog](a.png)\n::::", "A dog", "bracket", None),
         ("Note[^1]\n\n[^1]: ![A dog](a.png)", "A dog", "bracket", None),
         ("| x |\n|---|\n| ![A dog](a.png) |", "A dog", "bracket", None),
+        # MyST as mystmd writes it, and cards of sphinx-design.
+        (":::{figure}\n:name: x\n![A dog](a.png)\n\nThe caption\n:::", "A dog", "bracket", "The caption"),
+        (":::{subfigure} AB\n![A dog](a.png)\n:::", "A dog", "bracket", None),
+        (":::{grid-item-card} Title\n:img-top: a.png\n:img-alt: A dog\nText\n:::", "A dog", "alt", None),
+        ("```{card} Title\n:img-bottom: a.png\n\nText\n```", None, None, None),
+        # Python-Markdown, as MkDocs uses it.
+        ("!!! note\n    ![A dog](a.png)", "A dog", "bracket", None),
+        ('??? tip "Title"\n\n    ![A dog](a.png)', "A dog", "bracket", None),
+        ('=== "One"\n\n    Text\n\n    ![A dog](a.png)\n\nEnd', "A dog", "bracket", None),
+        (
+            '<figure markdown="span">\n  ![A dog](a.png){ .w }\n  <figcaption>Rex</figcaption>\n</figure>',
+            "A dog",
+            "bracket",
+            "Rex",
+        ),
+        (
+            '<div class="grid" markdown>\n\n<div>x</div>\n\n![A dog](a.png)\n\n</div>',
+            "A dog",
+            "bracket",
+            None,
+        ),
     ],
 )
 def test_name_and_caption(
@@ -95,6 +116,10 @@ def test_name_and_caption(
         "```{python}\n#| echo: false\nplot()\n```",
         '```python\n#| fig-alt: "no cell"\n```',
         '```{{python}}\n#| fig-alt: "shown, not run"\n```',
+        '<div markdown="0">\n![no](a.png)\n</div>',
+        "!!! note\n\n        ![no](a.png)",
+        '```{r, eval=FALSE}\ninclude_graphics("a.png")\n```',
+        '```r\ninclude_graphics("a.png")\n```',
     ],
 )
 def test_code_and_comments_hold_no_images(tmp_path: Path, text: str) -> None:
@@ -119,6 +144,16 @@ def test_code_and_comments_hold_no_images(tmp_path: Path, text: str) -> None:
         ("```{r, echo=F, fig.alt='A dog', fig.cap=\"One\"}\nplot()\n```", [("A dog", "One")]),
         ("```{r fig.cap=x}\nplot()\n```", [("{{ x }}", None)]),
         ("```{r}\n#| fig-alt: [A dog\n```", []),
+        (
+            "```{code-cell} x\n---\nmystnb:\n  image: {alt: A dog}\n  figure: {caption: Rex}\n---\n```",
+            [("A dog", "Rex")],
+        ),
+        # MyST-NB makes no text of a caption.
+        ("```{code-cell}\n---\nmystnb: {figure: {caption: Rex}}\n---\n```", [(None, "Rex")]),
+        ("```{code-cell}\n---\nmystnb: [\n---\n```", []),
+        ("```{code-cell}\n:tags: [x]\nplot()\n```", []),
+        (":::{figure} #cell\n:alt: A dog\nRex\n:::", [("A dog", "Rex")]),
+        (":::{figure} #cell\nRex\n:::", [("{{ alt }}", "Rex")]),  # the cell may have one
     ],
 )
 def test_pictures_that_cells_draw(
@@ -129,6 +164,56 @@ def test_pictures_that_cells_draw(
     for use in found:
         assert (use.line, use.column, use.element, use.image_problem) == (3, 1, "output", "inline-svg")
         assert "fig-" not in use.words_before  # nobody reads an option
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "found"),
+    [
+        ("", '"a.png"', [("a.png", None, None)]),
+        (", fig.cap='Rex'", '"a.png"', [("a.png", "Rex", None)]),
+        (
+            ", fig.alt='A dog', fig.cap='Rex'",
+            "c('a.png', 'b.png')",
+            [("a.png", "A dog", "Rex"), ("b.png", "A dog", "Rex")],
+        ),
+        (", fig.alt='A dog'", "file.path('img', x)", [("img", "A dog", None)]),
+    ],
+)
+def test_files_that_cells_of_r_show(
+    tmp_path: Path, options: str, code: str, found: list[tuple[str, str | None, str | None]]
+) -> None:
+    uses_of_page = page(tmp_path, f"```{{r{options}}}\nknitr::include_graphics({code})\n```")
+    assert [(use.source, use.name, use.caption) for use in uses_of_page] == found
+
+
+@pytest.mark.parametrize(
+    ("source", "is_found"),
+    [
+        ("{{ site.baseurl }}/img/a.png", True),
+        ("{{site.url}}{{site.baseurl}}/img/a.png", True),
+        ('{{ "/img/a.png" | relative_url }}', True),
+        ("{% link img/a.png %}", True),
+        ("{{ site.baseurl }}/img/none.png", False),
+        ("{{ site.baseurl }}/../img/a.png", False),
+        ('{{ page.image | default: "a b.png" }}', False),
+        ('{{ "/img/a.png" | resize: 40 }}', False),
+    ],
+)
+def test_templates_of_jekyll_lead_to_the_files_of_the_site(
+    tmp_path: Path, source: str, is_found: bool
+) -> None:
+    (tmp_path / "img").mkdir()
+    (tmp_path / "img/a.png").write_bytes(png())
+    (tmp_path / "_posts").mkdir()
+    (tmp_path / "_posts/page.md").write_text(
+        f"Look: ![A dog]({source} \"Rex\"){{: .wide}}\n\n<img src='{source}'>"
+    )
+    for use in uses(tmp_path):
+        assert use.source == source
+        assert (use.image, use.image_problem) == (
+            (str(tmp_path / "img/a.png"), None) if is_found else (None, "template")
+        )
+    assert [use.name for use in uses(tmp_path)] == ["A dog", None]
 
 
 @pytest.mark.parametrize(
@@ -183,12 +268,21 @@ Caption with ![x](a.png)
 Term
 : Definition <img
   src="a.png"> end
+
+!!! note
+    > ![x](a.png)
+
+<div markdown>
+   Text
+   ![x](a.png)
+</div>
 """
     found = page(tmp_path, text)
     lines = text.split("\n")
     places = [(use.line, use.column) for use in found]
     assert places == [
         *((4, 5), (7, 8), (8, 9), (11, 4), (15, 3), (15, 17), (18, 11), (20, 1), (22, 14), (25, 14)),
+        *((29, 7), (33, 4)),
     ]
     starts = [lines[line - 1][column - 1 :] for line, column in places if line and column]
     assert all(start.startswith(("![", "<img", ":::")) for start in starts)
@@ -208,6 +302,15 @@ def test_words_around_hold_no_marks(tmp_path: Path) -> None:
             [
                 *("![", "](a.png)", "{alt='x'}", "\n", "> ", "```", "{figure} a.png", "<img src=a.png>"),
                 *("{{< figure ", "src='a.png'", ">}}", "{r}", "#| fig-alt: ", "{% include figure.html "),
+                *(
+                    "{{ x }}",
+                    "!!! note\n",
+                    "    ",
+                    "<p markdown>\n",
+                    "</p>",
+                    ":::",
+                    "{card}\n:img-top: a.png",
+                ),
             ]
         )
     )

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import re
+import time
 import zipfile
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -101,6 +104,32 @@ def test_entities_of_a_document_are_not_expanded(tmp_path: Path) -> None:
         assert use.words_before == ""
 
 
+_DEEP = "<text:p>" * 300 + "<draw:frame><draw:image/></draw:frame>" + "</text:p>" * 300
+_BOMB = "".join(f'<!ENTITY {one} "{f"&{next_one};" * 10}">' for one, next_one in pairwise("abcdefgh"))
+
+
+@pytest.mark.parametrize(
+    ("body", "declared"), [(_DEEP, ""), ("&a;", f'<!DOCTYPE x [{_BOMB}<!ENTITY h "ha">]>')]
+)
+def test_what_damaged_xml_hides_is_said(tmp_path: Path, body: str, declared: str) -> None:
+    frame = '<draw:frame><draw:image xlink:href="Pictures/a.png"/></draw:frame>'
+    path = write_odt(tmp_path / "a.odt", f"<text:p>{frame}</text:p>{body}<text:p>{frame}</text:p>")
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    content = members["content.xml"].replace(b"?>", b"?>" + declared.encode(), 1)
+    (problem,) = problems(write_zip(path, members | {"content.xml": content}))
+    assert "content.xml: is damaged" in problem.message
+
+
+def test_many_pictures_in_one_box_or_link_are_read_in_bounds(tmp_path: Path) -> None:
+    frame = '<draw:frame><draw:image xlink:href="Pictures/a.png"/></draw:frame> words '
+    box = "<draw:frame><draw:text-box><text:p>{}</text:p></draw:text-box></draw:frame>"
+    body = f"<text:p>{box.format(frame * 2000)}<text:a>{frame * 2000}</text:a></text:p>"
+    start = time.process_time()
+    assert len(uses(write_odt(tmp_path / "a.odt", body))) == 4000
+    assert time.process_time() - start < 20  # reading the box anew for each takes minutes
+
+
 @pytest.mark.parametrize(
     ("member", "href"),
     [("a b.xhtml", "a%20b.xhtml"), ("a%20b.xhtml", "a%20b.xhtml"), ("é.xhtml", "%C3%A9.xhtml")],
@@ -169,6 +198,18 @@ def test_options_in_code_give_the_texts_of_its_pictures(tmp_path: Path) -> None:
     ]
 
 
+def test_metadata_of_myst_gives_the_text_of_a_cell_s_picture(tmp_path: Path) -> None:
+    plot = {"output_type": "display_data", "data": {"image/png": base64_png()}}
+    given = {"mystnb": {"image": {"alt": "A dog"}, "figure": {"caption": "Rex"}}}
+    strange = {"mystnb": {"image": ["alt"], "figure": {"caption": 3}}}
+    cells = [
+        {"cell_type": "code", "source": "plot()", "metadata": metadata, "outputs": [plot]}
+        for metadata in (given, strange, None)
+    ]
+    found = uses(write_notebook(tmp_path / "book.ipynb", *cells))
+    assert [(use.name, use.caption) for use in found] == [("A dog", "Rex"), (None, None), (None, None)]
+
+
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", "null", '{"nbformat": 3, "worksheets": []}', '{"nbformat": 4}', "[" * 9999]
 )
@@ -182,7 +223,7 @@ def test_pictures_in_word(tmp_path: Path) -> None:
     path = write_docx(tmp_path / "a.docx", {"descr": "A  dog"}, {}, {"title": "Rex"}, {"descr": ""})
     dog, bare, titled, empty = uses(path)
     assert [(use.name, use.name_from) for use in (dog, bare, titled, empty)] == [
-        *(("A dog", "descr"), (None, None), ("Rex", "title"), ("", "descr")),
+        *(("A dog", "descr"), (None, None), ("Rex", "title"), (None, None)),
     ]
     assert (dog.alt, dog.caption, dog.place) == ("A  dog", "Caption 1", "paragraph 3")
     assert dog.words_before == "Holidays Before picture 1."
@@ -193,6 +234,8 @@ def test_pictures_in_word(tmp_path: Path) -> None:
 
 
 ADEC = "http://schemas.microsoft.com/office/drawing/2017/decorative"
+RELATIONS = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
+SLIDES = "http://schemas.openxmlformats.org/presentationml/2006/main"
 DRAWING = "http://schemas.openxmlformats.org/drawingml/2006/main"
 
 
@@ -236,9 +279,11 @@ def test_slides_of_a_presentation(tmp_path: Path) -> None:
     order.insert(0, order[1])
     deck.save(str(path))
     moved, first, last = uses(path)
-    assert (moved.place, moved.name, moved.words_before) == ("slide 1", "", "Title 2")
+    # An empty text marks nothing as decorative in Office.
+    assert (moved.place, moved.name, moved.words_before) == ("slide 1, Picture 2", None, "Title 2")
     # python-pptx writes the file's name where nothing else is given.
-    assert (first.place, first.name, first.name_from, first.width) == ("slide 2", "A dog", "descr", 96)
+    assert (first.place, first.name, first.name_from) == ("slide 2, Picture 2", "A dog", "descr")
+    assert first.width == 96
     assert (last.decorative, last.hidden) == (True, True)
     assert len({use.page for use in (moved, first, last)}) == 3
     assert sizes([moved]) == {(24, 16)}
@@ -255,6 +300,71 @@ def test_a_group_on_a_slide_describes_pictures_without_a_text(tmp_path: Path) ->
     assert [use.name for use in uses(tmp_path / "a.pptx")] == ["A dog", "Three dogs", "Three dogs"]
 
 
+def test_pictures_that_fill_shapes(tmp_path: Path) -> None:
+    deck = Presentation()
+    slide = deck.slides.add_slide(deck.slide_layouts[6])
+    _, relation = slide.part.get_or_add_image_part(io.BytesIO(png()))
+    fill = (
+        f'<a:blipFill xmlns:a="{DRAWING}" xmlns:r="{RELATIONS}"><a:blip r:embed="{relation}"/></a:blipFill>'
+    )
+    for descr, text, is_filled in (
+        ("A dog", "", True),
+        ("", "", True),
+        ("", "Words", True),
+        ("x", "", False),
+    ):
+        shape = slide.shapes.add_textbox(0, 0, 914400, 914400)
+        shape.text_frame.text = text
+        shape._element.nvSpPr.cNvPr.set("descr", descr)
+        if is_filled:
+            shape._element.spPr.append(etree.fromstring(fill))
+    deck.save(str(tmp_path / "a.pptx"))
+    dog, bare = uses(tmp_path / "a.pptx")  # behind words, the picture is decoration
+    assert [(use.name, use.place, use.width) for use in (dog, bare)] == [
+        *(("A dog", "slide 1, TextBox 1", 96), (None, "slide 1, TextBox 2", 96)),
+    ]
+    assert sizes([dog, bare]) == {(24, 16)}
+
+    path = write_docx(tmp_path / "a.docx", {"descr": "A dog"})
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    body = members["word/document.xml"].decode()
+    relation = body.partition('r:embed="')[2].partition('"')[0]
+    start, stop = body.index("<pic:pic"), body.index("</pic:pic>") + len("</pic:pic>")
+    filled = f'<wps:wsp xmlns:wps="urn:x"><wps:spPr>{fill}</wps:spPr></wps:wsp>'
+    filled = re.sub('embed="[^"]*"', f'embed="{relation}"', filled)
+    members["word/document.xml"] = (body[:start] + filled + body[stop:]).encode()
+    (use,) = uses(write_zip(path, members))
+    assert (use.name, sizes([use])) == ("A dog", {(24, 16)})
+
+
+def test_pictures_of_layouts_and_backgrounds_are_no_uses(tmp_path: Path) -> None:
+    deck = Presentation()
+    layout = deck.slide_layouts[6]
+    slide = deck.slides.add_slide(layout)
+    for part, tree in ((layout.part, layout.shapes._spTree), (slide.part, slide.shapes._spTree)):
+        _, relation = part.get_or_add_image_part(io.BytesIO(png()))
+        picture = slide.shapes.add_picture(io.BytesIO(png()), 0, 0)._element
+        picture.blipFill.blip.set(f"{{{RELATIONS}}}embed", relation)
+        tree.append(picture)
+    background = f'<p:bg xmlns:p="{SLIDES}"><p:bgPr>FILL</p:bgPr></p:bg>'
+    fill = (
+        f'<a:blipFill xmlns:a="{DRAWING}" xmlns:r="{RELATIONS}"><a:blip r:embed="{relation}"/></a:blipFill>'
+    )
+    slide._element.cSld.insert(0, etree.fromstring(background.replace("FILL", fill)))
+    deck.save(str(tmp_path / "a.pptx"))
+    assert len(uses(tmp_path / "a.pptx")) == 1
+
+
+def test_a_caption_between_two_pictures_belongs_to_the_first(tmp_path: Path) -> None:
+    document = Document()
+    document.add_picture(io.BytesIO(png()))
+    document.add_paragraph("Rex", style="Caption")
+    document.add_picture(io.BytesIO(png()))
+    document.save(str(tmp_path / "a.docx"))
+    assert [use.caption for use in uses(tmp_path / "a.docx")] == ["Rex", None]
+
+
 def test_old_pictures_in_word_have_the_text_of_their_shape(tmp_path: Path) -> None:
     path = write_docx(tmp_path / "a.docx", {"descr": "new"})
     with zipfile.ZipFile(path) as archive:
@@ -262,7 +372,7 @@ def test_old_pictures_in_word_have_the_text_of_their_shape(tmp_path: Path) -> No
     before, rest = members["word/document.xml"].decode().split("<w:drawing", 1)
     drawing, after = rest.split("</w:drawing>", 1)
     relation = drawing.partition('r:embed="')[2].partition('"')[0]
-    for attribute, name in ((' alt="A dog"', "A dog"), ("", None), (' alt=""', "")):
+    for attribute, name in ((' alt="A dog"', "A dog"), ("", None), (' alt=""', None)):
         shape = f'<v:shape{attribute}><v:imagedata r:id="{relation}"/></v:shape>'
         old = f'<w:pict xmlns:v="urn:schemas-microsoft-com:vml">{shape}</w:pict>'
         (use,) = uses(write_zip(path, members | {"word/document.xml": (before + old + after).encode()}))

@@ -144,6 +144,14 @@ WRONG = {
         use("A dog runs. " * 100),
     ],
     "T11": [use("", exposed_by="tabindex")],
+    "T12": [
+        use("A cat on a bed\n\nDescription automatically generated"),
+        use("A cat. Description generated with very high confidence"),
+        use("A cat on a bed AI-generated content may be incorrect."),
+        use("May be an image of one person and a lake"),
+        use("May be a black-and-white photo of a mountain"),
+        use("Image may contain: two people, people smiling"),
+    ],
     "F01": [use(DOG, image=None, image_problem="missing")],
     "F02": [use(DOG, image=None, image_problem="unreadable", image_detail="a.jpg: is empty")],
     "F03": [
@@ -207,6 +215,8 @@ RIGHT = [
             "浜辺を走る犬",
             "An example of a Greek vase",
             "Picture frames on a wall",
+            "A slide about generated descriptions",
+            "A sign: may be an image of the past",
         ),
     ),
     *map(

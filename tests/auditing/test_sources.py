@@ -125,3 +125,17 @@ def test_a_document_given_by_itself_may_use_the_current_folder(
     assert [use.image_problem for use in uses(page)] == ["outside", "missing", "outside"]
     monkeypatch.chdir(site)
     assert [use.image_problem for use in uses(Path("docs/page.html"))] == [None, None, "outside"]
+
+
+@pytest.mark.parametrize("folder", ["static", "public"])
+def test_paths_from_the_root_are_looked_for_where_site_generators_keep_them(site: Path, folder: str) -> None:
+    (site / folder).mkdir()
+    (site / folder / "f.png").write_bytes(png())
+    (site / folder / "g.png").symlink_to(site.parent / "secret.png")
+    assert use_of(site, "/f.png?x").image == str(site / folder / "f.png")
+    assert use_of(site, "f.png").image_problem == "missing"
+    assert use_of(site, "/g.png").image_problem == "outside"
+    assert use_of(site, "/../secret.png").image_problem == "outside"
+    # A folder that is given is the only one.
+    assert use_of(site, "/f.png", roots={"/": site / "img"}).image_problem == "missing"
+    assert "--root" in str(use_of(site, "/none.png").image_detail)
