@@ -24,7 +24,7 @@ from descscore.context import ContextEncoder, ContextTexts, tokenize_context_tex
 from descscore.errors import ImageError, InputError, TextError, UsageError
 from descscore.image_lists import AnyImage, image_source
 from descscore.images import ImageSource, read_image_file
-from descscore.records import DECORATIVE, OK, Outcome, Pair, Score
+from descscore.records import DECORATIVE, NOT_FINITE, OK, Outcome, Pair, Score
 from descscore.stream.image_features import Decoder, ImageEncoder, ImageStage, Key, return_freed_memory
 from descscore.stream.pool import DecodePool, InlineDecoder, cores
 from descscore.stream.worker import PREPARE, PoolOptions
@@ -355,6 +355,8 @@ def _score(
     for pair, image, score in zip(pairs, images, scores, strict=True):
         if isinstance(image, ImageError):
             pair.outcome = Outcome(image.kind, cut(str(image), MESSAGE_LIMIT))
+        elif not score.is_finite:
+            pair.outcome = Outcome("not_finite", NOT_FINITE)
         else:
             pair.outcome = Outcome(OK, score=score)
         stage.release(pair.key)
