@@ -24,7 +24,7 @@ from wcwidth import wcswidth
 from conftest import make_photo
 from descscore import DescScorer, __version__
 from descscore.cli import main
-from descscore.errors import shown
+from descscore.errors import UsageError, shown
 from descscore.explanations.explanation import Convergence, Explanation, WordParts
 from descscore.explanations.terminal import to_text
 from descscore.records import Score, band_of
@@ -123,6 +123,17 @@ def test_images_in_place_of_texts_are_noticed(tmp_path: Path, model: tuple[str, 
         2,
         f"Error: the image comes first: descscore score {photos[0]} TEXT\n",
     )
+
+
+@pytest.mark.parametrize("closed", ["stdin", "stdout", "stderr"])
+def test_a_closed_stream_is_an_empty_one(
+    photo: Path, model: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, closed: str
+) -> None:
+    """Services and ``>&-`` close them."""
+    monkeypatch.setattr(sys, closed, None)
+    text = "-" if closed == "stdin" else "A cat."
+    with pytest.raises(UsageError if closed == "stdin" else SystemExit):
+        main(["--debug", "score", str(photo), text, *model])
 
 
 def test_texts_come_from_files_and_standard_input(

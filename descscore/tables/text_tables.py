@@ -113,9 +113,8 @@ class _Lines:
             part = self._lines.readline(LINE_LIMIT)
         except UnicodeDecodeError:
             self._ended = True
-            raise InputError(
-                "wrong_encoding", "the file ends within a character; its last line is lost"
-            ) from None
+            lost = "the file ends within a character; its last line is lost"
+            raise InputError("wrong_encoding", lost) from None
         self.place += len(part.encode(self._coding.name, self._coding.errors))
         return part
 
