@@ -185,13 +185,15 @@ def licence_of(card: Path) -> str | None:
             head = file.read(_HEAD).decode("utf-8", "replace")
     except OSError:
         return None
-    block = re.match(r"---\s*\n(.*?)\n---\s*\n", head, re.DOTALL)
-    if block is None:
+    first, *lines = head.splitlines() or [""]
+    fences = [i for i, line in enumerate(lines) if line.rstrip() == "---"]
+    if first.rstrip() != "---" or not fences:
         return None
+    block = "\n".join(lines[: fences[0]])
     found = {
         key: value
         for key in ("license", "license_name")
-        for value in re.findall(rf"^{key}: *['\"]?([\w.-]{{1,60}})['\"]? *$", block[1], re.M | re.A)
+        for value in re.findall(rf"^{key}: *['\"]?([\w.-]{{1,60}})['\"]? *$", block, re.M | re.A)
     }
     return found.get("license_name") if found.get("license") == "other" else found.get("license")
 

@@ -133,7 +133,12 @@ class Encoder:
         """Normalised pixels ``(n, 3, height, width)`` -> unit features ``(n, embed_dim)`` float32."""
         # With a pixel's colours next to each other in memory, convolutions are up to 1.4 times faster.
         ready = pixels.to(self.model.device, self._dtype, memory_format=torch.channels_last)
-        return F.normalize(encode_images(self.model.clip, ready).float(), dim=-1)
+        features = encode_images(self.model.clip, ready)
+        if not isinstance(features, Tensor) or features.ndim != 2:
+            raise ModelError(
+                f"model {self.model.name}: its image tower does not give one feature for each image"
+            )
+        return F.normalize(features.float(), dim=-1)
 
     def texts(self, texts: Sequence[str], policy: TextPolicy = "truncate") -> EncodedTexts:
         """Texts -> unit features; a repeated text runs once."""

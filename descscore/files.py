@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import json
 import logging
 import os
@@ -115,7 +116,25 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise OSError(errno.EINVAL, "is not a regular file", os.fspath(path))
     # Without waiting, in case something else has taken the file's place by now.
-    return open(os.fspath(path), "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
+    return io.BufferedReader(
+        _NamedFile(os.fspath(path), opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
+    )
+
+
+class _NamedFile(io.FileIO):
+    """A file whose errors while it is read name it, as those of opening do."""
+
+    def readinto(self, buffer: Any) -> int | None:
+        try:
+            return super().readinto(buffer)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, self.name) from None
+
+    def readall(self) -> bytes | None:  # type: ignore[override]
+        try:
+            return super().readall()
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, self.name) from None
 
 
 def read_json(path: Path) -> Any:

@@ -2,13 +2,14 @@
 
 open_clip reads most tokenizers of other libraries through ``transformers``, under a name on the hub. So does
 :func:`known_tokenizer`, for the names that open_clip's own models have. A model's folder may come from a
-stranger: :func:`folder_tokenizer` reads its ``tokenizer.json`` only, which holds data, and never asks
-``transformers`` to choose a class.
+stranger: :func:`folder_tokenizer` reads its ``tokenizer.json`` only, checked by
+:mod:`descscore.tokenizer_config`, and never asks ``transformers`` to choose a class.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,9 +19,8 @@ from descscore.clip import get_clean_fn
 from descscore.errors import ModelError
 from descscore.files import read_json
 from descscore.hub import SETTINGS_FILES, TOKENIZER_FILE
+from descscore.tokenizer_config import read_tokenizer_config
 
-_LARGEST = 256 << 20
-"""Largest ``tokenizer.json`` that is read, in bytes; one of 900,000 words takes 60 MB."""
 _BEGINS = ("\u2581", "\u0120")
 """Signs of SentencePiece and byte-level BPE that a word begins."""
 _GOES_ON = "##"
@@ -72,7 +72,8 @@ class LibraryTokenizer:
 
     def _raw(self, text: str, special: bool) -> list[int]:
         if self._bare:
-            return list(self._tokenizer.encode(text, add_special_tokens=special).ids)
+            with _without_panic():
+                return list(self._tokenizer.encode(text, add_special_tokens=special).ids)
         return list(self._tokenizer(text, add_special_tokens=special, verbose=False).input_ids)
 
     def _zeroed(self, ids: Sequence[int]) -> tuple[int, ...]:
@@ -143,6 +144,19 @@ class LibraryTokenizer:
         return str(self._tokenizer.decode(list(ids))).strip()
 
 
+@contextlib.contextmanager
+def _without_panic() -> Iterator[None]:
+    """Turn a panic of ``tokenizers``, which is no :class:`Exception`, into a :class:`ModelError`."""
+    try:
+        yield
+    except Exception:
+        raise
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise ModelError(f"the tokenizer fails ({str(error)[:200]})") from None
+
+
 def _fitting(text: str, room: int, read: Callable[[str], list[int]]) -> list[str]:
     """Parts of a text of at most ``room`` tokens each: the text, its words, or halves of a long word."""
     if len(read(text)) <= room:
@@ -195,9 +209,8 @@ def folder_tokenizer(folder: Path, settings: dict[str, Any], limit: int | None) 
 
     path = folder / TOKENIZER_FILE
     try:
-        if not path.is_file() or path.stat().st_size > _LARGEST:
-            raise ValueError("no regular file, or larger than any tokenizer")
-        tokenizer = Tokenizer.from_file(str(path))
+        with _without_panic():
+            tokenizer = Tokenizer.from_str(read_tokenizer_config(path))
         own = tokenizer.padding or {}
         tokenizer.no_padding()
         tokenizer.no_truncation()

@@ -30,6 +30,15 @@ LORA_WEIGHTS = "adapter_model.safetensors"
 
 _MOST_SETTINGS = 1 << 20
 
+_OTHER_UPDATES = (
+    *("rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "use_qalora", "use_bdlora", "lora_bias"),
+    *("fan_in_fan_out", "modules_to_save", "exclude_modules", "layers_to_transform", "layer_replication"),
+    *("target_parameters", "trainable_token_indices", "alora_invocation_tokens", "arrow_config"),
+)
+"""peft's settings that make other updates than plain ones of all layers."""
+_PLAIN_BEGINNINGS = (True, False, "gaussian", "eva", "orthogonal")
+"""Beginnings of a training that leave the base's weights as they are. PiSSA, OLoRA and others change them."""
+
 _ATTENTION = "|".join(f"attn\\.{name}" for name in PROJECTIONS)
 TARGETS = {
     "attention": rf"transformer\.resblocks\.\d+\.({_ATTENTION})",
@@ -101,16 +110,12 @@ def _read_settings(settings: Any, clip: CLIP) -> tuple[int, float, list[str]]:
     """
     if settings.get("peft_type") != "LORA":
         raise ValueError(f"peft_type {settings.get('peft_type')!r} is not LORA")
-    for key in (
-        "rank_pattern",
-        "alpha_pattern",
-        "use_rslora",
-        "use_dora",
-        "fan_in_fan_out",
-        "modules_to_save",
-    ):
+    for key in _OTHER_UPDATES:
         if settings.get(key):
             raise ValueError(f"{key} is set; expected one rank and alpha for plain updates of all layers")
+    if settings.get("init_lora_weights", True) not in _PLAIN_BEGINNINGS:
+        begun = str(settings["init_lora_weights"])[:100]
+        raise ValueError(f"init_lora_weights {begun!r}: such updates belong to a base that is changed, too")
     if settings.get("bias", "none") != "none":
         raise ValueError(f"bias {str(settings['bias'])[:100]!r}: only 'none' can be merged")
     rank, alpha = settings.get("r"), settings.get("lora_alpha")

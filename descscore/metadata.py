@@ -21,6 +21,9 @@ and ``transparency``; and three more. ``cicp``: the numbers of primaries and tra
 MAX_PROFILE = 1 << 24
 """Bytes of the largest colour profile that is used."""
 
+_MOST_PARTS = 1 << 16
+"""Most chunks of a PNG file, or segments of a JPEG file, that are taken apart: each takes memory."""
+
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 
@@ -56,12 +59,15 @@ def _chunk(name: bytes, content: bytes) -> bytes:
 def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
     """Names of chunks, and where their content begins and ends. The last one may reach beyond the file."""
     place = len(_PNG)
-    while place + 8 <= len(data):
+    for _ in range(_MOST_PARTS):
+        if place + 8 > len(data):
+            return
         length, name = struct.unpack_from(">I4s", data, place)
         yield name, place + 8, place + 8 + length
         if name == b"IEND":
             return
         place += 12 + length
+    raise ValueError("too many chunks")
 
 
 def _separate_png(data: bytes) -> tuple[bytes, Info]:
@@ -154,6 +160,8 @@ def _separate_jpeg(data: bytes) -> tuple[bytes, Info]:
             continue
         end = place + 2 + int.from_bytes(data[place + 2 : place + 4], "big")
         content = data[place + 4 : end]
+        if len(kept) > _MOST_PARTS:
+            return data, {}
         if marker == _SCAN:
             break
         if _is_needed(marker, content):

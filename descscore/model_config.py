@@ -54,6 +54,11 @@ def is_ratio(value: object) -> bool:
     return is_number(value) and 0 <= value <= 16  # type: ignore[operator]
 
 
+def is_spread(value: object) -> bool:
+    """A standard deviation of pixels from 0 to 1, which are divided by it."""
+    return is_number(value) and value >= 1e-3  # type: ignore[operator]
+
+
 def is_word(value: object) -> bool:
     """Letters, digits, dots, dashes and underscores: no path, no address, no ``hf-hub:``."""
     return isinstance(value, str) and re.fullmatch(r"[\w.-]{0,100}", value) is not None
@@ -69,6 +74,11 @@ def listed(check: Check) -> Check:
         check(value)
         or (isinstance(value, list) and 0 < len(value) <= 4 and all(check(part) for part in value))
     )
+
+
+def is_three(value: object, check: Check) -> bool:
+    """A list of one value for each colour."""
+    return isinstance(value, list) and len(value) == 3 and all(map(check, value))
 
 
 def is_plain_mapping(value: object) -> bool:
@@ -185,8 +195,8 @@ MODEL: dict[str, Check] = {
 PREPROCESSING: dict[str, Check] = {
     "size": listed(up_to(_LONGEST)),
     "mode": is_word,
-    "mean": listed(is_number),
-    "std": listed(is_number),
+    "mean": lambda value: is_three(value, is_number),
+    "std": lambda value: is_three(value, is_spread),
     "interpolation": is_word,
     "resize_mode": is_word,
     "fill_color": is_count,

@@ -73,6 +73,9 @@ class Group(LazyGroup):
     """A group that turns descscore's errors into one line and an exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+            if getattr(sys, name) is None:  # closed by the caller, as some services do
+                setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
         try:
             return super().invoke(ctx)
         except (DescscoreError, OSError) as error:

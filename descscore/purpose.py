@@ -132,7 +132,7 @@ def load_purpose(folder: Path, site: Site, clip: CLIP) -> Purpose | None:
         return None
     try:
         check_site(clip, site)
-        tensors = load_file(path)
+        tensors = {name: _checked(name, values) for name, values in load_file(path).items()}
         width, rotation = own_text_tower(clip).transformer.width, tensors["rotation"]
         shapes = {"rotation": (width, width), "readout.weight": (site.k,), "readout.bias": ()}
         for name, shape in shapes.items():
@@ -141,11 +141,21 @@ def load_purpose(folder: Path, site: Site, clip: CLIP) -> Purpose | None:
         readout = None
         if "readout.weight" in tensors:
             readout = Readout(tensors["readout.weight"], tensors["readout.bias"])
-        places = tensors.get("places")
+        comparison, places = tensors.get("reference"), tensors.get("places")
+        if comparison is not None and (
+            comparison.ndim != 1 or not len(comparison) or (comparison.diff() < 0).any()
+        ):
+            raise ValueError(f"reference has shape {tuple(comparison.shape)}, expected (m,), ascending")
         if places is not None and (places.ndim != 2 or len(places) != 2 or not places.numel()):
             raise ValueError(f"places has shape {tuple(places.shape)}, expected (2, p)")
-        return Purpose(site, rotation, readout, tensors.get("reference"), places)
+        return Purpose(site, rotation, readout, comparison, places)
     except DescscoreError as error:
         raise ModelError(f"{path}: {error}") from None
     except Exception as error:
         raise ModelError(f"{path}: damaged or made for another model ({error})") from error
+
+
+def _checked(name: str, values: Tensor) -> Tensor:
+    if not values.is_floating_point() or not values.float().isfinite().all():
+        raise ValueError(f"{name} holds values that are not finite, or no numbers with a point")
+    return values.float()

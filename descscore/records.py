@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -11,6 +12,12 @@ from descscore.images import ImageSource
 
 OK = "ok"
 DECORATIVE = "decorative"
+
+NOT_FINITE = (
+    "the model gives a score that is not finite: its weights or settings are damaged, or the precision is "
+    "too low for it"
+)
+"""What is wrong with a model that :attr:`Score.is_finite` tells of."""
 
 SCALE = 2.5
 """CLIPScore's factor (Hessel et al. 2021): ``score = 2.5 * max(cosine, 0)``."""
@@ -123,6 +130,11 @@ class Score:
 
     def _repr_html_(self) -> str:
         return html_table(repr(self), ("Number", "Value"), self.to_dict().items())
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether its cosines are numbers; those of a model with damaged weights may be none."""
+        return math.isfinite(self.cosine) and math.isfinite(self.clip_score)
 
     @property
     def band(self) -> Band | None:

@@ -19,7 +19,7 @@ from torch import Tensor
 from descscore import __version__
 from descscore.context import ContextEncoder, ContextTexts, ScoredPairs, row_cosines, tokenize_context_texts
 from descscore.encoder import Encoder, with_precision
-from descscore.errors import InputError, UsageError, rows_error
+from descscore.errors import InputError, ModelError, UsageError, rows_error
 from descscore.explanations.explanation import Explanation
 from descscore.explanations.reasons import ExplainOptions, explain_pair
 from descscore.frames import outcome_columns, pair_dicts
@@ -27,7 +27,7 @@ from descscore.image_lists import AnyImage, ImageBatch, image_source, is_one_ima
 from descscore.images import image_identity, load_image
 from descscore.models import LoadedModel, load_model
 from descscore.purpose import Purpose
-from descscore.records import SCALE, Comparison, Outcome, Score
+from descscore.records import NOT_FINITE, SCALE, Comparison, Outcome, Score
 from descscore.stream.outcomes import Scoring, stream_pairs
 from descscore.stream.pairs import StreamInput, StreamOptions
 from descscore.texts import DEFAULT_POLICY, EncodedTexts, TextPolicy, TokenizedText, check_policy
@@ -120,7 +120,7 @@ class DescScorer:
         picture, tokenized = _load(image), self.tokenize(text)
         contexts = [tokenize_context_texts(self.tokenize, context, references)]
         encoded = self.encoder.tokenized([tokenized])
-        return self.scores(self.encoder.images([picture]), encoded, contexts)[0]
+        return self._finite(self.scores(self.encoder.images([picture]), encoded, contexts))[0]
 
     def score_batch(
         self,
@@ -158,7 +158,7 @@ class DescScorer:
             lambda pair: tokenize_context_texts(self.tokenize, *pair),
             problems,
         )
-        return self.scores(*self._encode_pairs(images, texts, problems), context_texts)
+        return self._finite(self.scores(*self._encode_pairs(images, texts, problems), context_texts))
 
     def score_stream(
         self, pairs: Iterable[StreamInput], options: StreamOptions | None = None
@@ -242,7 +242,8 @@ class DescScorer:
         picture = _load(image)
         contexts = [tokenize_context_texts(self.tokenize, context, ())] * 2
         encoded = self.encoder.tokenized([self.tokenize(description), self.tokenize(caption)])
-        first, second = self.scores(self.encoder.images([picture]).expand(2, -1), encoded, contexts)
+        features = self.encoder.images([picture]).expand(2, -1)
+        first, second = self._finite(self.scores(features, encoded, contexts))
         return comparison(first, second, self.model.logit_scale, self.model.logit_bias)
 
     def tokenize(self, text: str) -> TokenizedText:
@@ -272,6 +273,12 @@ class DescScorer:
         contexts = contexts or [ContextTexts()] * len(encoded.texts)
         encoder = context_encoder or ContextEncoder(self.encoder.embeddings)
         return pair_scores(images, encoded, contexts, encoder, self.model.purpose, self.signature)
+
+    def _finite(self, scores: list[Score]) -> list[Score]:
+        """The scores. Raises :class:`ModelError` for one that is not finite."""
+        if not all(score.is_finite for score in scores):
+            raise ModelError(f"model {self.model.name}: {NOT_FINITE}")
+        return scores
 
     @property
     def scoring(self) -> Scoring:

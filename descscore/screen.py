@@ -8,8 +8,10 @@ from __future__ import annotations
 import shutil
 import sys
 import textwrap
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from tabulate import tabulate
 
@@ -96,7 +98,7 @@ def score_table(lines: Sequence[Line], verbose: bool = False, width: int | None 
     cells = [names, *([row[name] for name in names] for row in rows)]
     if width is None:
         return "\n".join(_aligned(cells))
-    numbers = sum(max(len(row[column]) for row in cells) + _GAP for column in range(len(names) - 1))
+    numbers = sum(max(width_of(row[column]) for row in cells) + _GAP for column in range(len(names) - 1))
     if numbers + _LEAST_TEXT <= width:
         return "\n".join(_aligned(cells, width - numbers))
     if numbers - _GAP <= width:
@@ -131,8 +133,40 @@ def wrapped(line: str, width: int | None) -> list[str]:
 def _wrapped(text: str, width: int, first: str, others: str) -> list[str]:
     """Lines of at most ``width`` columns. first, others: what stands before the first line and the others."""
     width, lead = max(width, _LEAST_TEXT), len(text) - len(text.lstrip())
-    return textwrap.wrap(
-        text.lstrip(), width, initial_indent=first + " " * lead, subsequent_indent=others + " " * lead
+    first, others = first + " " * lead, others + " " * lead
+    if width_of(text) == len(text):
+        return textwrap.wrap(text.lstrip(), width, initial_indent=first, subsequent_indent=others)
+    lines, taken = [[first]], len(first)
+    for word in text.split():
+        wide = width_of(word)
+        begun = len(lines[-1]) > 1
+        if begun and taken + 1 + wide > width:
+            lines.append([others])
+            taken, begun = len(others), False
+        lines[-1] += [" "] * begun
+        taken += begun
+        for sign in word if taken + wide > width else [word]:
+            size = width_of(sign)
+            if taken + size > width:
+                lines.append([others])
+                taken = len(others)
+            lines[-1].append(sign)
+            taken += size
+    return ["".join(parts) for parts in lines]
+
+
+def fitting(text: str, width: int) -> str:
+    """The beginning of a text that fits into so many columns."""
+    taken = accumulate(map(width_of, text))
+    return "".join(sign for sign, size in zip(text, taken, strict=True) if size <= width)
+
+
+def width_of(text: str) -> int:
+    """How many columns of a terminal a text takes: a Chinese character takes two, an accent none."""
+    return len(text) + sum(
+        (unicodedata.east_asian_width(sign) in "WF") - (unicodedata.category(sign) in ("Mn", "Me", "Cf"))
+        for sign in text
+        if sign > "\u02ff"
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import struct
+import tracemalloc
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -39,6 +40,7 @@ from PIL import Image
 from descscore import appearance
 from descscore.errors import ImageError
 from descscore.images import load_image
+from descscore.metadata import separate
 
 WIDTH, HEIGHT = 40, 24
 RAMP = np.linspace(0, 1, WIDTH * HEIGHT).reshape(HEIGHT, WIDTH)
@@ -700,3 +702,23 @@ def test_a_large_picture_is_converted_as_a_small_one(tmp_path: Path, monkeypatch
     whole = read(file)
     monkeypatch.setattr(appearance, "_TILE_PIXELS", 100)
     same(file, whole)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_a_file_of_many_parts_takes_no_memory_for_each(kind: str) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8), (200, 30, 30)).save(file, kind)
+    whole = file.getvalue()
+    if kind == "PNG":
+        place = whole.index(b"IDAT") - 4
+        parts = chunk(b"IDAT", b"") * 400_000
+    else:
+        place, parts = 2, b"\xff\xdd\x00\x04\x00\x00" * 800_000
+    file = io.BytesIO(whole[:place] + parts + whole[place:])
+    tracemalloc.start()
+    try:
+        separate(file.getvalue())
+        assert tracemalloc.get_traced_memory()[1] < 8 * len(parts)
+    finally:
+        tracemalloc.stop()
+    assert load_image(file.getvalue()).getpixel((4, 4))[0] > 190  # type: ignore[index]

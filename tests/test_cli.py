@@ -11,6 +11,7 @@ import resource
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,13 +19,16 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner, Result
+from wcwidth import wcswidth
 
 from conftest import make_photo
 from descscore import DescScorer, __version__
 from descscore.cli import main
-from descscore.errors import shown
+from descscore.errors import UsageError, shown
+from descscore.explanations.explanation import Convergence, Explanation, WordParts
+from descscore.explanations.terminal import to_text
 from descscore.records import Score, band_of
-from descscore.screen import Line, meaning, score_table, show_meaning
+from descscore.screen import Line, meaning, score_table, show_meaning, width_of, wrapped
 
 
 def run(*args: object) -> Result:
@@ -121,6 +125,17 @@ def test_images_in_place_of_texts_are_noticed(tmp_path: Path, model: tuple[str, 
     )
 
 
+@pytest.mark.parametrize("closed", ["stdin", "stdout", "stderr"])
+def test_a_closed_stream_is_an_empty_one(
+    photo: Path, model: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, closed: str
+) -> None:
+    """Services and ``>&-`` close them."""
+    monkeypatch.setattr(sys, closed, None)
+    text = "-" if closed == "stdin" else "A cat."
+    with pytest.raises(UsageError if closed == "stdin" else SystemExit):
+        main(["--debug", "score", str(photo), text, *model])
+
+
 def test_texts_come_from_files_and_standard_input(
     tmp_path: Path, photo: Path, model: tuple[str, ...]
 ) -> None:
@@ -205,6 +220,34 @@ def test_no_table_is_wider_than_the_terminal(width: int, verbose: bool, kind: st
         assert (words.count("ginger"), words.count("Rex")) == (8, 30)
         assert table.index("0.97") < table.index("ginger") < table.index("Rex")
         assert score.contextual_score is None or "-0.2500" in table
+
+
+WIDE = {
+    "Chinese": "\u732b\u5750\u5728\u684c\u4e0a" * 20,
+    "mixed": "\u732b\u5750 on the \u684c\u4e0a, " * 20,
+    "accents": "e\u0301" * 200,
+    "emoji": "\U0001f415" * 60,
+    "full width": "\uff21" * 100,
+}
+
+
+@pytest.mark.parametrize("width", [20, 24, 40, 60, 100])
+@pytest.mark.parametrize("text", WIDE.values(), ids=list(WIDE))
+def test_wide_characters_take_two_columns(width: int, text: str) -> None:
+    """Else each line of a Chinese text breaks once more at the terminal's edge."""
+    table = score_table([Line(text, FULL), Line("Rex", FULL)], verbose=True, width=width)
+    assert max(map(wcswidth, table.splitlines())) <= max(width, 20)
+    assert "".join(text.split()) in "".join(table.split())
+    words = (WordParts(text[:30], 0, 30, 9, 0.1, None, None, None, 0.1, None),)
+    explanation = Explanation(text, FULL, words, Convergence(0.1, 0.0, 8, True), None, None)
+    lines = to_text(explanation, width=width).splitlines()
+    assert max(map(wcswidth, lines)) <= max(width, 30)
+
+
+def test_a_long_text_without_blanks_is_shown_in_a_moment() -> None:
+    begun = time.process_time()
+    assert max(map(width_of, wrapped("\u732b" * 100_000, 40))) == 40
+    assert time.process_time() - begun < 5
 
 
 def test_the_legend_fits_the_terminal_and_names_every_column(

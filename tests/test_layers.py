@@ -27,6 +27,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "images",
         "templates",
         "model_config",
+        "tokenizer_config",
     ),
     ("towers",),
     ("context", "purpose", "interchange", "adapters", "lora", "records", "image_lists"),

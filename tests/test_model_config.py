@@ -7,16 +7,23 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from model_families import save_tokenizer
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from conftest import TINY, save_model
-from descscore.adapters import AdapterInfo, include_base, save_lora, weights_hash
+from descscore import DescScorer
+from descscore.adapters import AdapterInfo, include_base, licence_of, save_lora, weights_hash
 from descscore.errors import ModelError
 from descscore.models import ASSETS, load_model
+from descscore.stream.pairs import StreamOptions
 from descscore.training.lora import attach_lora
 
 
@@ -91,6 +98,10 @@ def test_a_tokenizer_of_the_folder_never_runs(folder: Path, tmp_path: Path) -> N
         ("model_cfg", "embed_dim", -1),
         ("", "preprocess_cfg", {"interpolation": "a/b"}),
         ("", "preprocess_cfg", [1]),
+        ("", "preprocess_cfg", {"mean": [0.5, 0.5]}),
+        ("", "preprocess_cfg", {"mean": 0.5}),
+        ("", "preprocess_cfg", {"std": [0, 0, 0]}),
+        ("", "preprocess_cfg", {"std": [1, 1, -1]}),
     ],
 )
 def test_what_is_not_allowed_is_refused_by_its_name(folder: Path, part: str, key: str, value: Any) -> None:
@@ -123,6 +134,41 @@ def test_a_small_file_does_not_ask_for_a_large_model(
     with pytest.raises(ModelError, match=r"open_clip_config\.json: asks for [\d,]+ weights"):
         load_model(folder, "cpu")
     assert time.process_time() - start < 5
+
+
+@pytest.mark.parametrize("values", [{"pool_type": "none"}, {"output_tokens": True}])
+def test_an_image_tower_without_one_feature_for_an_image_is_said(
+    folder: Path, values: dict[str, Any]
+) -> None:
+    """Else there are many scores for one pair, or a traceback."""
+    change(folder, "vision_cfg", **values)
+    scorer = DescScorer.from_pretrained(folder, device="cpu")
+    with pytest.raises(ModelError, match="one feature for each image"):
+        scorer.score(Image.new("RGB", (8, 8)), "a cat")
+
+
+def test_numbers_that_are_none_are_no_scores(folder: Path) -> None:
+    """Weights or settings of a stranger may give any; a score would be NaN."""
+    change(folder, "text_cfg", norm_kwargs={"eps": -1e6})
+    scorer, picture = DescScorer.from_pretrained(folder, device="cpu"), Image.new("RGB", (8, 8))
+    with pytest.raises(ModelError, match="not finite"):
+        scorer.score(picture, "a cat")
+    with pytest.raises(ModelError, match="not finite"):
+        scorer.score_batch([picture], ["a cat"])
+    with pytest.raises(ModelError, match="not finite"):
+        scorer.compare(picture, "a cat", "a dog")
+    (outcome,) = scorer.score_stream([(picture, "a cat")], StreamOptions(workers=0))
+    assert (outcome.status, outcome.score) == ("not_finite", None)
+
+
+def test_a_card_is_read_in_a_moment(tmp_path: Path) -> None:
+    card = tmp_path / "README.md"
+    card.write_text("---" + "\n" * 65_000)
+    begun = time.process_time()
+    assert licence_of(card) is None
+    assert time.process_time() - begun < 2
+    card.write_text("---  \ntags:\n- clip\nlicense: mit\n---\nlicense: other\n")
+    assert licence_of(card) == "mit"
 
 
 def test_a_folder_that_says_nothing_of_other_libraries_loads(folder: Path) -> None:
@@ -205,6 +251,12 @@ def test_towers_of_other_kinds_are_allowed(tmp_path: Path, vision: dict[str, Any
         ("use_rslora", True),
         ("use_dora", True),
         ("modules_to_save", ["ln_final"]),
+        ("layers_to_transform", [0]),
+        ("layer_replication", [[0, 2], [1, 3]]),
+        ("exclude_modules", ".*q_proj"),
+        ("alora_invocation_tokens", [1]),
+        ("init_lora_weights", "pissa"),
+        ("init_lora_weights", ["pissa"]),
     ],
     ids=lambda value: str(value)[:20],
 )
@@ -259,3 +311,39 @@ def test_an_adapter_takes_a_local_base_along(tiny_folder: Path, tmp_path: Path) 
     moved = Path(shutil.move(folder, tmp_path / "moved"))
     assert load_model(moved, "cpu").tuned
     assert include_base(moved / "base_model", moved) == "base_model"
+
+
+@pytest.mark.parametrize(
+    ("name", "edit"),
+    [
+        ("reference", lambda values: values[:0]),
+        ("reference", lambda values: values[None]),
+        ("reference", lambda values: values.flip(0)),
+        ("reference", lambda values: values * float("nan")),
+        ("rotation", lambda values: values.to(torch.complex64)),
+        ("readout.weight", lambda values: values.bool()),
+    ],
+)
+def test_a_purpose_that_cannot_be_true_is_said_when_it_is_loaded(
+    tmp_path: Path, name: str, edit: Callable[[Tensor], Tensor]
+) -> None:
+    """Else the first score, or its band, ends in a traceback."""
+    folder = _default(tmp_path, name, edit)
+    with pytest.raises(ModelError, match=rf"purpose\.safetensors: .*{name}"):
+        load_model(folder, "cpu")
+
+
+@pytest.mark.parametrize("kind", [torch.float64, torch.float16, torch.float8_e4m3fn])
+def test_a_purpose_in_another_number_format_is_used(tmp_path: Path, kind: torch.dtype) -> None:
+    folder = _default(tmp_path, "rotation", lambda values: values.to(kind))
+    score = DescScorer.from_pretrained(folder, device="cpu").score(Image.new("RGB", (8, 8)), "a cat")
+    assert score.description_probability is not None
+
+
+def _default(tmp_path: Path, name: str, edit: Callable[[Tensor], Tensor]) -> Path:
+    """A copy of the default adapter with one changed tensor of its purpose."""
+    folder = Path(shutil.copytree(ASSETS / "default", tmp_path / "default"))
+    tensors = load_file(folder / "purpose.safetensors")
+    tensors[name] = edit(tensors[name]).contiguous()
+    save_file(tensors, folder / "purpose.safetensors")
+    return folder

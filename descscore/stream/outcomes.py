@@ -20,7 +20,7 @@ from torch import Tensor
 
 from descscore.context import ContextEncoder, ContextTexts, tokenize_context_texts
 from descscore.errors import ImageError, InputError, TextError
-from descscore.records import DECORATIVE, OK, Outcome, Score
+from descscore.records import DECORATIVE, NOT_FINITE, OK, Outcome, Score
 from descscore.stream.image_features import Decoder, ImageEncoder, ImageStage, Key, return_freed_memory
 from descscore.stream.pairs import StreamInput, StreamOptions, StreamPair, file_time, stream_pair, taken
 from descscore.stream.pool import DecodePool, InlineDecoder
@@ -220,6 +220,8 @@ def _score(
     for pair, image, score in zip(pairs, images, scores, strict=True):
         if isinstance(image, ImageError):
             pair.outcome = Outcome(image.kind, cut(str(image), MESSAGE_LIMIT))
+        elif not score.is_finite:
+            pair.outcome = Outcome("not_finite", NOT_FINITE)
         else:
             pair.outcome = Outcome(OK, score=score)
         stage.release(pair.key)

@@ -86,6 +86,7 @@ class _Lines:
         self._lines = io.TextIOWrapper(file, coding.name, coding.errors, newline=coding.newline)
         self._coding = coding
         self.place, self.number = place, number
+        self._ended = False
 
     def __iter__(self) -> _Lines:
         return self
@@ -106,10 +107,14 @@ class _Lines:
 
     def _part(self) -> str:
         """The rest of a line, up to the limit."""
+        if self._ended:
+            return ""
         try:
             part = self._lines.readline(LINE_LIMIT)
-        except UnicodeDecodeError as error:
-            raise DataError(f"{self._lines.name}: is not whole {self._coding.name} text ({error})") from None
+        except UnicodeDecodeError:
+            self._ended = True
+            lost = "the file ends within a character; its last line is lost"
+            raise InputError("wrong_encoding", lost) from None
         self.place += len(part.encode(self._coding.name, self._coding.errors))
         return part
 

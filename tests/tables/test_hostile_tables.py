@@ -126,6 +126,27 @@ def test_byte_order_marks_line_ends_and_quotes(folder: Path, mark: bytes, end: s
     assert list(opened.rows(1, opened.scan(1).marks[1])) == every[1:]
 
 
+def test_a_file_that_ends_within_a_character_costs_its_last_line(folder: Path) -> None:
+    path = folder / "table.csv"
+    text = f"{HEADER}\n{GOOD}\nb,b.png,A cat.,Cats,About cats.,Tom\nc,c.png,Lost"
+    path.write_bytes(codecs.BOM_UTF16_LE + text.encode("utf-16-le") + b"A")
+    for form in ("csv", "jsonl"):
+        rows = batch_rows(path, text="description")
+        assert [row.text for row in rows] == ["A dog.", "A cat.", None], form
+        assert "ends within a character" in str(rows[2].fault)
+        lines = [json.dumps({"image": "a.png", "description": row}) for row in ("A dog.", "A cat.")]
+        path = folder / "table.jsonl"
+        path.write_bytes(codecs.BOM_UTF16_LE + "\n".join([*lines, "{"]).encode("utf-16-le") + b"A")
+
+
+def test_an_error_of_the_disk_names_the_file(folder: Path) -> None:
+    """Here a file that the system lists as a regular one, and whose reading fails."""
+    path = folder / "table.csv"
+    path.symlink_to("/proc/self/mem")
+    with pytest.raises(OSError, match=r"table\.csv"):
+        open_input(str(path))
+
+
 @pytest.mark.parametrize("mark", ["sep=;", '"sep=;"', "SEP=;\r", "\ufeffsep=;"])
 def test_a_first_line_may_name_what_divides_cells(folder: Path, mark: str) -> None:
     path = folder / "table.csv"
