@@ -17,7 +17,7 @@ from typing import Any
 
 from descscore.clip import get_clean_fn
 from descscore.errors import ModelError
-from descscore.files import read_json
+from descscore.files import open_regular, read_json
 from descscore.hub import SETTINGS_FILES, TOKENIZER_FILE
 from descscore.tokenizer_config import read_tokenizer_config
 
@@ -209,8 +209,8 @@ def folder_tokenizer(folder: Path, settings: dict[str, Any], limit: int | None) 
 
     path = folder / TOKENIZER_FILE
     try:
-        with _without_panic():
-            tokenizer = Tokenizer.from_str(read_tokenizer_config(path))
+        with open_regular(path) as file, _without_panic():
+            tokenizer = Tokenizer.from_str(read_tokenizer_config(file))
         own = tokenizer.padding or {}
         tokenizer.no_padding()
         tokenizer.no_truncation()

@@ -13,10 +13,7 @@ import binascii
 import json
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Any
-
-from descscore.files import open_regular
+from typing import Any, BinaryIO
 
 _LARGEST = 256 << 20
 """Largest file that is read, in bytes; one of 900,000 words takes 60 MB."""
@@ -56,15 +53,13 @@ _LISTS = ("normalizers", "pretokenizers", "processors", "decoders")
 """What the steps of a step ``Sequence`` are called."""
 
 
-def read_tokenizer_config(path: Path) -> str:
+def read_tokenizer_config(file: BinaryIO) -> str:
     """The content of ``tokenizer.json`` after the checks, written anew, so that nothing else is read.
 
     Raises:
-        OSError: It cannot be opened, or is no regular file.
         ValueError: It is too large, no JSON, or asks for what is not allowed. The message names it.
     """
-    with open_regular(path) as file:
-        data = file.read(_LARGEST + 1)
+    data = file.read(_LARGEST + 1)
     if len(data) > _LARGEST or sum(map(data.count, (b"[", b"{", b",", b":"))) > _MOST_PARTS:
         raise ValueError("larger than any tokenizer")
     try:

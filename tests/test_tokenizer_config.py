@@ -181,4 +181,5 @@ def test_a_tokenizer_of_every_allowed_kind_reads_as_before(folder: Path) -> None
 def test_the_tokenizers_of_the_families_are_read(tmp_path: Path, kind: str) -> None:
     path = save_tokenizer(kind, tmp_path) / "tokenizer.json"
     whole = Tokenizer.from_file(str(path))
-    assert Tokenizer.from_str(read_tokenizer_config(path)).to_str() == whole.to_str()
+    with path.open("rb") as file:
+        assert Tokenizer.from_str(read_tokenizer_config(file)).to_str() == whole.to_str()
