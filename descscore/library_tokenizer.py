@@ -209,7 +209,7 @@ def folder_tokenizer(folder: Path, settings: dict[str, Any], limit: int | None) 
 
     path = folder / TOKENIZER_FILE
     try:
-        with _without_panic(), open_regular(path) as file:
+        with open_regular(path) as file, _without_panic():
             tokenizer = Tokenizer.from_str(read_tokenizer_config(file))
         own = tokenizer.padding or {}
         tokenizer.no_padding()

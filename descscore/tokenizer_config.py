@@ -54,7 +54,7 @@ _LISTS = ("normalizers", "pretokenizers", "processors", "decoders")
 
 
 def read_tokenizer_config(file: BinaryIO) -> str:
-    """The content of an open ``tokenizer.json`` after the checks, written anew, so that nothing else is read.
+    """The content of ``tokenizer.json`` after the checks, written anew, so that nothing else is read.
 
     Raises:
         ValueError: It is too large, no JSON, or asks for what is not allowed. The message names it.

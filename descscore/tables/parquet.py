@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 from descscore.errors import DataError, InputError
 from descscore.files import read_json
+from descscore.tables.arrow_messages import check_uncompressed
 from descscore.tables.cells import CELL_LIMIT, ID_LIMIT
 from descscore.tables.reader import BATCH_ROWS, FileTable, Mark, Record, Table, open_file
 from descscore.tables.rows import is_below
@@ -346,7 +347,8 @@ def _load_saved(folder: Path, split: str | None) -> Any:
             raise ValueError(f"{file} is no file in this folder")
     parts = folder / "dataset_dict.json"
     for name in read_json(parts)["splits"] if parts.is_file() else ():
-        if not is_below(str(folder), os.path.join(folder, name, "state.json")):
+        # A split further below would not have been looked at.
+        if Path(name).name != name or not is_below(str(folder), os.path.join(folder, name, "state.json")):
             raise ValueError(f"{parts} names a split outside its folder")
     for state in (folder / "state.json", *folder.glob("*/state.json")):
         if state.is_file():
@@ -356,6 +358,10 @@ def _load_saved(folder: Path, split: str | None) -> Any:
                 for file in files
             ):
                 raise ValueError(f"{state} names files outside its folder")
+            for file in files:
+                if not (state.parent / file).is_file():
+                    raise ValueError(f"{state.parent / file} is no file")
+                check_uncompressed(state.parent / file)
     data = datasets.load_from_disk(str(folder))
     return data[split] if split and isinstance(data, dict) else data
 

@@ -14,6 +14,7 @@ import tracemalloc
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -538,3 +539,24 @@ def test_a_cell_that_a_spreadsheet_would_run_is_quoted_and_read_back(tmp_path: P
     path.write_text(buffer.getvalue(), newline="")
     assert to_csv_cell(text)[0] not in "=+-@\t\r\uff1d"
     assert read_csv(path)[0].cells["text"] == text
+
+
+@pytest.mark.parametrize("dictionary", [False, True])
+def test_compressed_columns_of_a_saved_data_set_are_not_unpacked(tmp_path: Path, dictionary: bool) -> None:
+    """300 letters of a file for each megabyte of memory."""
+    datasets.Dataset.from_dict({"image": ["a.png"], "text": ["A dog."]}).save_to_disk(tmp_path / "saved")
+    (path,) = (tmp_path / "saved").glob("*.arrow")
+    texts = pa.array(["x" * MEBIBYTE] * 200)
+    table = pa.table({"image": ["a.png"] * 200, "text": texts})
+    if dictionary:
+        words = pa.array([f"{i:04}" + "x" * MEBIBYTE for i in range(200)])
+        numbers = pa.array(range(200), pa.int32())
+        table = pa.table({"image": ["a.png"] * 200, "text": pa.DictionaryArray.from_arrays(numbers, words)})
+    with pa.OSFile(str(path), "wb") as file:
+        options = pa.ipc.IpcWriteOptions(compression="zstd")
+        with pa.ipc.new_stream(file, table.schema, options=options) as writer:
+            writer.write_table(table)
+    del table, texts
+    assert path.stat().st_size < MEBIBYTE
+    with little_memory(20 * MEBIBYTE), pytest.raises(DataError, match="compressed columns"):
+        open_input(str(tmp_path / "saved"))

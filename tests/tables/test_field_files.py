@@ -323,6 +323,29 @@ def test_a_saved_data_set_may_hold_only_files(folder: Path, name: str, kind: str
         open_input(str(folder / "saved"))
 
 
+def test_a_split_far_below_a_saved_data_set_is_refused(folder: Path) -> None:
+    """Its own list of files could lead anywhere."""
+    data = datasets.Dataset.from_dict({"image": ["image2.png"], "text": ["Somebody's secret"]})
+    deep = folder / "saved" / "a" / "b"
+    data.save_to_disk(str(deep))
+    state = json.loads((deep / "state.json").read_text())
+    (deep / state["_data_files"][0]["filename"]).rename(folder / "elsewhere.arrow")
+    state["_data_files"] = [{"filename": "../../../elsewhere.arrow"}]
+    dump(deep / "state.json", state)
+    dump(folder / "saved" / "dataset_dict.json", {"splits": ["a/b"]})
+    with pytest.raises(DataError, match="outside its folder"):
+        open_input(str(folder / "saved"), InputOptions(split="a/b"))
+
+
+def test_a_saved_data_set_names_no_pipe_of_any_name(folder: Path) -> None:
+    datasets.Dataset.from_dict({"image": ["a.png"], "text": ["A dog."]}).save_to_disk(folder / "saved")
+    state = json.loads((folder / "saved/state.json").read_text())
+    os.mkfifo(folder / "saved" / "rows.bin")
+    dump(folder / "saved/state.json", state | {"_data_files": [{"filename": "rows.bin"}]})
+    with pytest.raises(DataError, match=r"rows\.bin is no file"):
+        open_input(str(folder / "saved"))
+
+
 @pytest.mark.parametrize("name", ["../other", "link", "{folder}/other"])
 def test_a_split_of_a_saved_data_set_lies_in_it(folder: Path, name: str) -> None:
     data = datasets.Dataset.from_dict({"image": ["image2.png"], "text": ["Somebody's secret"]})
