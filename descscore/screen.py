@@ -15,7 +15,7 @@ from tabulate import tabulate
 
 from descscore.errors import shown
 from descscore.options import echo
-from descscore.records import BANDS, Comparison, Score
+from descscore.records import BANDS, Comparison, Score, share
 
 _LEAST_TEXT = 20
 """Narrowest column of texts, in characters."""
@@ -69,8 +69,13 @@ def show_comparison(image: str, result: Comparison, texts: tuple[str, str], verb
     preferred, probability = "description", result.probability
     if result.preferred == "caption":
         preferred, probability = "caption", 1 - probability
-    echo(f"{_PREFERRED[result.preferred]} ({margin}).")
-    echo(f"The model prefers the {preferred} with probability {probability:.3f}.")
+    width = text_width()
+    for sentence in (
+        f"{_PREFERRED[result.preferred]} ({margin}).",
+        f"The model prefers the {preferred} with probability {probability:.3f}.",
+    ):
+        for part in wrapped(sentence, width):
+            echo(part)
     echo("")
 
 
@@ -103,8 +108,8 @@ def score_table(lines: Sequence[Line], verbose: bool = False, width: int | None 
         head, *records = ([record] for record in _aligned([row[:-1] for row in cells]))
     else:  # not even the numbers fit on a line
         head = []
-        records = [_wrapped(_named(names, row), width, "", "") for row in cells[1:]]
-    texts = (_wrapped(row[-1], width, "    ", "    ") for row in cells[1:])
+        records = [_wrapped(_named(names, row), width, "") for row in cells[1:]]
+    texts = (_indented(row[-1], width) for row in cells[1:])
     return "\n".join(
         [*head, *(line for pair in zip(records, texts, strict=True) for part in pair for line in part)]
     )
@@ -125,14 +130,19 @@ def _named(names: Sequence[str], row: Sequence[str]) -> str:
 
 def wrapped(line: str, width: int | None) -> list[str]:
     """A line in parts of at most ``width`` columns, the later ones indented. None: it stays one line."""
-    return [line] if width is None else _wrapped(line, width, "", "    ")
+    return [line] if width is None else _wrapped(line, width, "    ")
 
 
-def _wrapped(text: str, width: int, first: str, others: str) -> list[str]:
-    """Lines of at most ``width`` columns. first, others: what stands before the first line and the others."""
+def _indented(text: str, width: int) -> list[str]:
+    """A text in indented lines of at most ``width`` columns; some letters, as Chinese ones, take two."""
+    return ["    " + line for line in _aligned([[text]], max(width, _LEAST_TEXT) - 4)]
+
+
+def _wrapped(text: str, width: int, others: str) -> list[str]:
+    """Lines of at most ``width`` columns. others: what stands before all lines but the first."""
     width, lead = max(width, _LEAST_TEXT), len(text) - len(text.lstrip())
     return textwrap.wrap(
-        text.lstrip(), width, initial_indent=first + " " * lead, subsequent_indent=others + " " * lead
+        text.lstrip(), width, initial_indent=" " * lead, subsequent_indent=others + " " * lead
     )
 
 
@@ -145,7 +155,7 @@ def band_cell(score: Score) -> str:
     """``good 83 %``; empty for a model without comparison descriptions."""
     if score.band is None or score.percentile is None:
         return ""
-    return f"{score.band.name} {score.percentile:.0f} %"
+    return f"{score.band.name} {share(score.percentile)}"
 
 
 def _cells(line: Line, verbose: bool) -> dict[str, str]:

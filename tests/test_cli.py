@@ -11,6 +11,7 @@ import resource
 import shlex
 import subprocess
 import sys
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -207,6 +208,26 @@ def test_no_table_is_wider_than_the_terminal(width: int, verbose: bool, kind: st
         assert score.contextual_score is None or "-0.2500" in table
 
 
+@pytest.mark.parametrize("width", [24, 40, 60, 80])
+def test_letters_that_take_two_columns_fit_the_terminal(width: int) -> None:
+    text = "窗台上坐着一只猫。" * 12
+    table = score_table([Line(text, FULL), Line("Eine Katze 🐈 am Fenster. " * 4, FULL)], width=width)
+    for line in table.splitlines():
+        assert sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in line) <= width
+    assert "".join(table.split()).count("猫") == 12
+
+
+def test_all_sentences_of_a_comparison_fit_the_terminal(
+    photo: Path, model: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("descscore.screen.text_width", lambda: 40)
+    texts = ("--description", "A red car stands in front of a house.", "--caption", "My first one.")
+    name, *lines, _signature = run("compare", photo, *texts, *model).output.splitlines()
+    assert name == str(photo)
+    assert max(map(len, lines)) <= 40
+    assert "The model prefers the" in " ".join(" ".join(lines).split())
+
+
 def test_the_legend_fits_the_terminal_and_names_every_column(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -255,8 +276,8 @@ def test_compare(photo: Path, model: tuple[str, ...]) -> None:
         ("score", "a.jpg", "a", "--device", "nonesuch"),
     ],
 )
-def test_wrong_use_exits_2(args: tuple[str, ...]) -> None:
-    result = run(*args)
+def test_wrong_use_exits_2(args: tuple[str, ...], photo: Path) -> None:
+    result = run(*(photo if arg == "a.jpg" else arg for arg in args))
     assert result.exit_code == 2
     assert "Traceback" not in result.output
 
@@ -282,10 +303,40 @@ def test_an_error_of_one_image_speaks_of_no_rows_and_is_said_once(
     missing = tmp_path / "none.jpg"
     for args in (("score", missing, "a", "b"), ("explain", missing, "a")):
         assert run(*args, *model).stderr == f"Error: {missing}: no such file\n"
+    both = run("score", missing, photo, tmp_path, "--text", "a", *model).stderr
+    assert both == f"Error: {missing}: no such file; {tmp_path}: is a folder, not an image file\n"
     assert run("score", photo, "a", "", *model).stderr == "Error: text '': empty or blank\n"
     assert run("explain", photo, "", *model).stderr == "Error: text '': empty or blank\n"
     long = ("--context", "word " * 100, "--text-policy", "error")
     assert run("score", photo, "a", "b", *long, *model).stderr.count("context: ") == 1
+
+
+@pytest.mark.parametrize(
+    "args", [("score", "none.jpg", "a"), ("compare", "none.jpg", "--description", "a", "--caption", "b")]
+)
+def test_a_wrong_path_is_said_before_a_model_is_loaded(
+    args: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*args: object, **given: object) -> None:
+        raise AssertionError("loaded a model")
+
+    monkeypatch.setattr(DescScorer, "from_pretrained", never)
+    assert run(*args).stderr == "Error: none.jpg: no such file\n"
+
+
+@pytest.mark.parametrize(
+    ("args", "usage"),
+    [
+        (("compare", "a.jpg", "a", "b"), "compare --description TEXT --caption TEXT [OPTIONS] IMAGE"),
+        (("batch", "a.csv"), "batch --output PATH [OPTIONS] INPUT"),
+        (("judgments", "export"), "judgments export --database PATH --output "),
+    ],
+)
+def test_a_missing_option_is_answered_with_all_that_are_needed(args: tuple[str, ...], usage: str) -> None:
+    result = run(*args)
+    assert result.exit_code == 2
+    assert usage in result.stderr.splitlines()[0]
+    assert "Missing option" in result.stderr
 
 
 def test_debug_shows_the_traceback(tmp_path: Path, model: tuple[str, ...]) -> None:
