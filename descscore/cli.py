@@ -18,7 +18,7 @@ from typing import Any, overload
 import click
 
 from descscore import __version__
-from descscore.errors import InputError, UsageError, first_ten, is_blank, rows_error
+from descscore.errors import ImageError, InputError, UsageError, first_ten, is_blank, rows_error
 from descscore.files import atomic_write
 from descscore.options import Group, context_option, echo, model_options, verbose_option
 from descscore.tables.cells import text_coding
@@ -81,6 +81,7 @@ def score(
     texts = tuple(line for text in texts for line in _texts(text))
     if not texts:
         raise UsageError("no text: give at least one after the image, or with --text")
+    _check_images(images)
     pairs = [(image, text) for image in images for text in texts]
     scorer, count = _scorer(model, device, text_policy), len(pairs)
     contexts = [_whole(context)] * count
@@ -124,6 +125,7 @@ def compare(
 ) -> None:
     """Compare a description and a caption of IMAGE."""
     texts = _whole(description), _whole(caption)
+    _check_images([image])
     result = _scorer(model, device, text_policy).compare(image, *texts, context=_whole(context))
     if as_json:
         echo(json.dumps({"image": image} | result.to_dict(), ensure_ascii=False, indent=2))
@@ -218,6 +220,20 @@ def _refuse_images(image: str, texts: Sequence[str]) -> None:
         f"{first_ten(files, ', ')}: an image file where a text belongs; "
         f"give texts with --text: descscore score {names} {options}"
     )
+
+
+def _check_images(images: Sequence[str]) -> None:
+    """Raise :class:`ImageError` for paths that lead to no file, before a model is loaded."""
+    from descscore.images import check_path
+
+    problems: dict[int, InputError] = {}
+    for number, image in enumerate(images):
+        try:
+            check_path(image)
+        except ImageError as error:
+            problems[number] = error
+    if problems:
+        raise rows_error(problems, name=None)
 
 
 def _is_file(text: str) -> bool:

@@ -40,16 +40,19 @@ class LazyGroup(click.Group):
         else:
             command = super().get_command(ctx, name)
         if command is not None:
-            _add_debug(command)
+            _complete(command)
         return command
 
 
-def _add_debug(command: click.Command) -> None:
-    """Add ``--debug`` to a command, and to all commands of a group."""
+def _complete(command: click.Command) -> None:
+    """Add ``--debug`` to a command, and name the options that it needs in its usage. Likewise in a group."""
     if all(parameter.name != "debug" for parameter in command.params):
         command.params.append(_debug_option())
+    needed = [one for one in command.params if isinstance(one, click.Option) and one.required]
+    named = [f"{max(one.opts, key=len)} {one.metavar or one.type.name.upper()}" for one in needed]
+    command.options_metavar = " ".join([*named, "[OPTIONS]"])
     for child in command.commands.values() if isinstance(command, click.Group) else ():
-        _add_debug(child)
+        _complete(child)
 
 
 def _debug_option() -> click.Option:

@@ -117,6 +117,9 @@ class Score:
     def __float__(self) -> float:
         return self.score
 
+    def __format__(self, form: str) -> str:
+        return format(self.score, form) if form else str(self)
+
     def __lt__(self, other: Score) -> bool:
         return self.cosine < other.cosine if isinstance(other, Score) else NotImplemented
 

@@ -418,7 +418,8 @@ def _check_pairs(images: ImageBatch, texts: Sequence[str]) -> list[tuple[AnyImag
     texts = _as_list("texts", texts)
     images = [cast(AnyImage, images)] * len(texts) if is_one_image(images) else _as_list("images", images)
     if len(images) != len(texts):
-        raise UsageError(f"{len(images)} images but {len(texts)} texts: a pair needs one of each")
+        hint = "; for one image with many texts, give the image, not a list" if len(images) == 1 else ""
+        raise UsageError(f"{len(images)} images but {len(texts)} texts: a pair needs one of each{hint}")
     return list(zip(images, texts, strict=True))
 
 

@@ -7,17 +7,15 @@ from __future__ import annotations
 
 import shutil
 import sys
-import textwrap
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 
 from tabulate import tabulate
+from wcwidth import wcswidth
 
 from descscore.errors import shown
 from descscore.options import echo
-from descscore.records import BANDS, Comparison, Score
+from descscore.records import BANDS, Comparison, Score, share
 
 _LEAST_TEXT = 20
 """Narrowest column of texts, in characters."""
@@ -71,8 +69,13 @@ def show_comparison(image: str, result: Comparison, texts: tuple[str, str], verb
     preferred, probability = "description", result.probability
     if result.preferred == "caption":
         preferred, probability = "caption", 1 - probability
-    echo(f"{_PREFERRED[result.preferred]} ({margin}).")
-    echo(f"The model prefers the {preferred} with probability {probability:.3f}.")
+    width = text_width()
+    for sentence in (
+        f"{_PREFERRED[result.preferred]} ({margin}).",
+        f"The model prefers the {preferred} with probability {probability:.3f}.",
+    ):
+        for part in wrapped(sentence, width):
+            echo(part)
     echo("")
 
 
@@ -98,15 +101,15 @@ def score_table(lines: Sequence[Line], verbose: bool = False, width: int | None 
     cells = [names, *([row[name] for name in names] for row in rows)]
     if width is None:
         return "\n".join(_aligned(cells))
-    numbers = sum(max(width_of(row[column]) for row in cells) + _GAP for column in range(len(names) - 1))
+    numbers = sum(max(wcswidth(row[column]) for row in cells) + _GAP for column in range(len(names) - 1))
     if numbers + _LEAST_TEXT <= width:
         return "\n".join(_aligned(cells, width - numbers))
     if numbers - _GAP <= width:
         head, *records = ([record] for record in _aligned([row[:-1] for row in cells]))
     else:  # not even the numbers fit on a line
         head = []
-        records = [_wrapped(_named(names, row), width, "", "") for row in cells[1:]]
-    texts = (_wrapped(row[-1], width, "    ", "    ") for row in cells[1:])
+        records = [_wrapped(_named(names, row), width, "") for row in cells[1:]]
+    texts = (_indented(row[-1], width) for row in cells[1:])
     return "\n".join(
         [*head, *(line for pair in zip(records, texts, strict=True) for part in pair for line in part)]
     )
@@ -127,47 +130,29 @@ def _named(names: Sequence[str], row: Sequence[str]) -> str:
 
 def wrapped(line: str, width: int | None) -> list[str]:
     """A line in parts of at most ``width`` columns, the later ones indented. None: it stays one line."""
-    return [line] if width is None else _wrapped(line, width, "", "    ")
+    return [line] if width is None else _wrapped(line, width, "    ")
 
 
-def _wrapped(text: str, width: int, first: str, others: str) -> list[str]:
-    """Lines of at most ``width`` columns. first, others: what stands before the first line and the others."""
-    width, lead = max(width, _LEAST_TEXT), len(text) - len(text.lstrip())
-    first, others = first + " " * lead, others + " " * lead
-    if width_of(text) == len(text):
-        return textwrap.wrap(text.lstrip(), width, initial_indent=first, subsequent_indent=others)
-    lines, taken = [[first]], len(first)
-    for word in text.split():
-        wide = width_of(word)
-        begun = len(lines[-1]) > 1
-        if begun and taken + 1 + wide > width:
-            lines.append([others])
-            taken, begun = len(others), False
-        lines[-1] += [" "] * begun
-        taken += begun
-        for sign in word if taken + wide > width else [word]:
-            size = width_of(sign)
-            if taken + size > width:
-                lines.append([others])
-                taken = len(others)
-            lines[-1].append(sign)
-            taken += size
-    return ["".join(parts) for parts in lines]
+def _indented(text: str, width: int) -> list[str]:
+    """A text in indented lines of at most ``width`` columns."""
+    return ["    " + line for line in _parts(text, max(width, _LEAST_TEXT) - 4)]
 
 
-def fitting(text: str, width: int) -> str:
+def _parts(text: str, width: int) -> list[str]:
+    """A text in lines of at most ``width`` columns; some letters, as Chinese ones, take two."""
+    return _aligned([[text]], width)
+
+
+def first_part(text: str, width: int) -> str:
     """The beginning of a text that fits into so many columns."""
-    taken = accumulate(map(width_of, text))
-    return "".join(sign for sign, size in zip(text, taken, strict=True) if size <= width)
+    return _parts(text, width)[0]
 
 
-def width_of(text: str) -> int:
-    """How many columns of a terminal a text takes: a Chinese character takes two, an accent none."""
-    return len(text) + sum(
-        (unicodedata.east_asian_width(sign) in "WF") - (unicodedata.category(sign) in ("Mn", "Me", "Cf"))
-        for sign in text
-        if sign > "\u02ff"
-    )
+def _wrapped(text: str, width: int, others: str) -> list[str]:
+    """Lines of at most ``width`` columns. others: what stands before all lines but the first."""
+    width, lead = max(width, _LEAST_TEXT), " " * (len(text) - len(text.lstrip()))
+    first, *more = _parts(text.strip(), width - len(others + lead)) or [""]
+    return [lead + first, *(others + lead + line for line in more)]
 
 
 def one_line(text: str) -> str:
@@ -179,7 +164,7 @@ def band_cell(score: Score) -> str:
     """``good 83 %``; empty for a model without comparison descriptions."""
     if score.band is None or score.percentile is None:
         return ""
-    return f"{score.band.name} {score.percentile:.0f} %"
+    return f"{score.band.name} {share(score.percentile)}"
 
 
 def _cells(line: Line, verbose: bool) -> dict[str, str]:

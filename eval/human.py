@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from descscore import __version__
-from descscore.errors import DataError
+from descscore.errors import DataError, first_ten
 from descscore.eval.formatting import Columns, decimals, row_lines
 from descscore.eval.metric_scores import Joined
 from descscore.eval.ratings import Drop, Judgments, Panel
@@ -289,13 +289,20 @@ _DIFFERENCE_COLUMNS: Columns = {
 
 
 def table_lines(result: HumanResult) -> list[str]:
-    """The result as lines of text: rows, differences, what is not defined, counts, notes, signature."""
-    lines = row_lines(result.rows, _COLUMNS, names=4)
-    if result.differences:
-        lines += ["", *row_lines(result.differences, _DIFFERENCE_COLUMNS, names=4)]
+    """The result as lines of text: rows, differences, what is not defined, counts, notes, signature.
+
+    Questions that nobody answered have no rows here; they are listed.
+    """
+    lines = row_lines(list(filter(_is_rated, result.rows)), _COLUMNS, names=4)
+    differences = list(filter(_is_rated, result.differences))
+    if differences:
+        lines += ["", *row_lines(differences, _DIFFERENCE_COLUMNS, names=4)]
     reasons = _reasons(result)
     if reasons:
         lines += ["", "not defined (shown as -):", *(f"  {reason}" for reason in reasons)]
+    unrated = dict.fromkeys(f"{row.question} ({row.raters})" for row in result.rows if not _is_rated(row))
+    if unrated:
+        lines += ["", f"without ratings: {', '.join(unrated)}"]
     dropped = "".join(f"; {drop.what}: {drop.count}" for drop in result.drops)
     lines += ["", f"joined: {result.joined} rated texts; dropped: {result.dropped}{dropped}"]
     legend = [*LEGEND, *([BLV_LEGEND] if any(row.raters == "BLV" for row in result.rows) else [])]
@@ -303,9 +310,9 @@ def table_lines(result: HumanResult) -> list[str]:
 
 
 def _reasons(result: HumanResult) -> list[str]:
-    """Each thing that is not defined with its reason, once."""
+    """Each reason why something is not defined, once, with what it concerns."""
     reasons: list[tuple[str, str | None]] = []
-    for row in result.rows:
+    for row in filter(_is_rated, result.rows):
         where = _where(row)
         reasons += [
             (f"{row.metric} ({where})", row.reason),
@@ -313,9 +320,18 @@ def _reasons(result: HumanResult) -> list[str]:
             (f"reliability ({where})", row.reliability_reason),
         ]
     reasons += [
-        (f"{pair.first} - {pair.second} ({_where(pair)})", pair.reason) for pair in result.differences
+        (f"{pair.first} - {pair.second} ({_where(pair)})", pair.reason)
+        for pair in filter(_is_rated, result.differences)
     ]
-    return list(dict.fromkeys(f"{what}: {reason}" for what, reason in reasons if reason is not None))
+    concerned: dict[str, dict[str, None]] = {}
+    for what, reason in reasons:
+        if reason is not None:
+            concerned.setdefault(reason, {})[what] = None
+    return [f"{reason}: {first_ten(list(things), '; ')}" for reason, things in concerned.items()]
+
+
+def _is_rated(row: HumanRow | DifferenceRow) -> bool:
+    return row.n > 0
 
 
 def _where(row: HumanRow | DifferenceRow) -> str:

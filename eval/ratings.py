@@ -148,7 +148,7 @@ def find_folder(data: Path, folder: str, file: str) -> Path:
     for candidate in (data, data / folder):
         if (candidate / file).is_file():
             return candidate
-    raise DataError(f"{data}: holds neither {file} nor {folder}/{file}")
+    raise DataError(f"{data}: holds neither {file} nor {folder}/{file}; give its folder with --data")
 
 
 def read_kreiss(data: Path) -> Judgments:

@@ -11,7 +11,6 @@ import resource
 import shlex
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +27,7 @@ from descscore.errors import UsageError, shown
 from descscore.explanations.explanation import Convergence, Explanation, WordParts
 from descscore.explanations.terminal import to_text
 from descscore.records import Score, band_of
-from descscore.screen import Line, meaning, score_table, show_meaning, width_of, wrapped
+from descscore.screen import Line, meaning, score_table, show_meaning
 
 
 def run(*args: object) -> Result:
@@ -244,10 +243,15 @@ def test_wide_characters_take_two_columns(width: int, text: str) -> None:
     assert max(map(wcswidth, lines)) <= max(width, 30)
 
 
-def test_a_long_text_without_blanks_is_shown_in_a_moment() -> None:
-    begun = time.process_time()
-    assert max(map(width_of, wrapped("\u732b" * 100_000, 40))) == 40
-    assert time.process_time() - begun < 5
+def test_all_sentences_of_a_comparison_fit_the_terminal(
+    photo: Path, model: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("descscore.screen.text_width", lambda: 40)
+    texts = ("--description", "A red car stands in front of a house.", "--caption", "My first one.")
+    name, *lines, _signature = run("compare", photo, *texts, *model).output.splitlines()
+    assert name == str(photo)
+    assert max(map(len, lines)) <= 40
+    assert "The model prefers the" in " ".join(" ".join(lines).split())
 
 
 def test_the_legend_fits_the_terminal_and_names_every_column(
@@ -298,8 +302,8 @@ def test_compare(photo: Path, model: tuple[str, ...]) -> None:
         ("score", "a.jpg", "a", "--device", "nonesuch"),
     ],
 )
-def test_wrong_use_exits_2(args: tuple[str, ...]) -> None:
-    result = run(*args)
+def test_wrong_use_exits_2(args: tuple[str, ...], photo: Path) -> None:
+    result = run(*(photo if arg == "a.jpg" else arg for arg in args))
     assert result.exit_code == 2
     assert "Traceback" not in result.output
 
@@ -325,10 +329,40 @@ def test_an_error_of_one_image_speaks_of_no_rows_and_is_said_once(
     missing = tmp_path / "none.jpg"
     for args in (("score", missing, "a", "b"), ("explain", missing, "a")):
         assert run(*args, *model).stderr == f"Error: {missing}: no such file\n"
+    both = run("score", missing, photo, tmp_path, "--text", "a", *model).stderr
+    assert both == f"Error: {missing}: no such file; {tmp_path}: is a folder, not an image file\n"
     assert run("score", photo, "a", "", *model).stderr == "Error: text '': empty or blank\n"
     assert run("explain", photo, "", *model).stderr == "Error: text '': empty or blank\n"
     long = ("--context", "word " * 100, "--text-policy", "error")
     assert run("score", photo, "a", "b", *long, *model).stderr.count("context: ") == 1
+
+
+@pytest.mark.parametrize(
+    "args", [("score", "none.jpg", "a"), ("compare", "none.jpg", "--description", "a", "--caption", "b")]
+)
+def test_a_wrong_path_is_said_before_a_model_is_loaded(
+    args: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*args: object, **given: object) -> None:
+        raise AssertionError("loaded a model")
+
+    monkeypatch.setattr(DescScorer, "from_pretrained", never)
+    assert run(*args).stderr == "Error: none.jpg: no such file\n"
+
+
+@pytest.mark.parametrize(
+    ("args", "usage"),
+    [
+        (("compare", "a.jpg", "a", "b"), "compare --description TEXT --caption TEXT [OPTIONS] IMAGE"),
+        (("batch", "a.csv"), "batch --output PATH [OPTIONS] INPUT"),
+        (("judgments", "export"), "judgments export --database PATH --output "),
+    ],
+)
+def test_a_missing_option_is_answered_with_all_that_are_needed(args: tuple[str, ...], usage: str) -> None:
+    result = run(*args)
+    assert result.exit_code == 2
+    assert usage in result.stderr.splitlines()[0]
+    assert "Missing option" in result.stderr
 
 
 def test_debug_shows_the_traceback(tmp_path: Path, model: tuple[str, ...]) -> None:

@@ -205,6 +205,29 @@ def test_a_dict_with_other_keys_is_an_error_that_names_them(
         list(scorer.score_stream(pairs, INLINE))
 
 
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (("a.jpg", "A cat.", "Our cat"), "tuple of length 3"),
+        (["a.jpg"], "list of length 1"),
+        ("a.jpg", "str"),
+        (None, "NoneType"),
+    ],
+)
+def test_what_is_no_pair_is_an_error_that_says_its_place(
+    scorer: DescScorer, photos: list[Path], wrong: Any, said: str
+) -> None:
+    with pytest.raises(UsageError, match=f"^pair 2: expected .image, text., a .*Pair or a dict, got {said}$"):
+        list(scorer.score_stream([(photos[0], TEXTS[0]), wrong], INLINE))
+
+
+def test_a_score_prints_as_the_number_that_it_is() -> None:
+    score = full_score(score=0.6826, cosine=0.27304)
+    assert f"{score:.2f}" == "0.68"
+    assert f"{score:>8.3f}" == "   0.683"
+    assert f"{score}" == str(score) == repr(score)
+
+
 def test_a_frame_keeps_its_rows_order_and_index(scorer: DescScorer, photos: list[Path]) -> None:
     frame = pd.DataFrame(
         {

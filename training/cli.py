@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,6 @@ def train(name: str, output: Path, validation: str, image_root: Path | None, **g
     check_exists(given["data"])
     from descscore.training.finetune import Request, finetune  # torch only after the paths are right
 
-    _show_log()
     offered = {option.name: given.pop(option.name) for option in options()}
     settings = {key: value for key, value in offered.items() if value is not None}
     if "lora_rank" in settings:
@@ -99,7 +99,8 @@ def train(name: str, output: Path, validation: str, image_root: Path | None, **g
     def configure(tower: Tower) -> Any:
         return replace(preset(name, tower), **settings)
 
-    finetune(request, configure, report)
+    with _shown_log():
+        finetune(request, configure, report)
     history = json.loads((output / "run.json").read_text(encoding="utf-8"))["history"]
     try:
         draw_curves(history, output / "curves.png")
@@ -108,14 +109,24 @@ def train(name: str, output: Path, validation: str, image_root: Path | None, **g
     echo(f"adapter: {output}")
 
 
-def _show_log() -> None:
-    """This package's messages, such as the rows left out, on standard error; not every library's."""
-    logger = logging.getLogger("descscore")
+@contextmanager
+def _shown_log() -> Iterator[None]:
+    """Show this package's messages, such as the rows left out, on standard error; not every library's.
+
+    They go no further: a library may have given the root logger a handler, which would show each once more.
+    """
+    logger, handler = logging.getLogger("descscore"), logging.StreamHandler()
+    handler.setFormatter(_ShownFormatter("%(message)s"))
+    before = logger.level, logger.propagate
     logger.setLevel(logging.INFO)
-    if not logger.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(_ShownFormatter("%(message)s"))
-        logger.addHandler(handler)
+    logger.propagate = False
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before[0])
+        logger.propagate = before[1]
 
 
 class _ShownFormatter(logging.Formatter):

@@ -6,7 +6,7 @@ import copy
 import json
 import logging
 import platform
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,13 +18,13 @@ from torch import Tensor
 from descscore import __version__
 from descscore.adapters import RUN_FILE, Adapter, AdapterInfo, include_base, save_full, save_lora
 from descscore.clip import CLIP
-from descscore.errors import ModelError, UsageError
+from descscore.errors import DataError, ModelError, UsageError
 from descscore.files import atomic_write
 from descscore.hub import parse_name
 from descscore.models import LoadedModel, load_model
 from descscore.purpose import Purpose, save_purpose
 from descscore.tables.open import DataOptions, load_pairs
-from descscore.tables.rows import PreferenceSet
+from descscore.tables.rows import PreferencePair, PreferenceSet
 from descscore.training.config import FinetuneConfig, Tower, preset
 from descscore.training.data import Examples, make_examples
 from descscore.training.lora import tower_shape
@@ -159,14 +159,22 @@ def _prepare(request: Request, model: LoadedModel) -> _Prepared:
     log.info("%s", pairs.summary())
     cache = request.cache or request.output / "features"
 
-    def examples(split: str | None) -> Examples | None:
-        return make_examples(model, pairs.split(split), cache) if split else None
+    def pairs_of(split: str | None, option: str) -> Sequence[PreferencePair]:
+        try:
+            return pairs.split(split) if split else ()
+        except DataError as error:
+            raise DataError(f"{error}; --{option}-split names another one") from None
 
-    shown, extra = pairs.split(request.train), pairs.split(request.extra) if request.extra else ()
+    def examples(chosen: Sequence[PreferencePair]) -> Examples | None:
+        return make_examples(model, chosen, cache) if chosen else None
+
+    shown, extra = pairs.split(request.train), pairs_of(request.extra, "extra")
+    validated = pairs_of(request.validation, "validation")
+    compared = pairs_of(request.comparison, "reference")
     train = make_examples(model, [*shown, *extra], cache)
-    validation = examples(request.validation)
+    validation = examples(validated)
     for_readout = torch.arange(len(train)) < len(shown)
-    comparison = examples(request.comparison) or validation or train.select(for_readout)
+    comparison = examples(compared) or validation or train.select(for_readout)
     weights, licence = model.weights_hash, model.licence
     # Loaded models come frozen, made under inference; training decides itself which weights change.
     model.clip.requires_grad_(True)

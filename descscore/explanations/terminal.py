@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from tabulate import tabulate
 from tqdm import tqdm
+from wcwidth import wcswidth
 
 from descscore.explanations.attribution import Progress
 from descscore.explanations.explanation import (
@@ -19,7 +20,7 @@ from descscore.explanations.explanation import (
     strongest_words,
 )
 from descscore.explanations.occlusion import OcclusionMap
-from descscore.screen import Line, fitting, one_line, score_table, width_of, wrapped
+from descscore.screen import Line, first_part, one_line, score_table, wrapped
 
 _WORD, _SCALE = 20, 48
 """Widths in characters: of the longest word shown whole, and of the purpose scale."""
@@ -195,7 +196,7 @@ def _words(words: Sequence[WordParts], verbose: bool, width: int | None) -> list
         name, numbers = one_line(word.text), ["(not seen by the model)", *[""] * (len(columns) - 1)]
         if word.tokens:
             numbers = [column.show(word) for column in columns]
-        short = name if width_of(name) <= _WORD else f"{fitting(name, _WORD - 3)}..."
+        short = name if wcswidth(name) <= _WORD else f"{first_part(name, _WORD - 3)}..."
         rows.append([short, *numbers])
     legend = [f"  {column.short_name}: {column.meaning}" for column in columns]
     return [
@@ -238,7 +239,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]], width: int | None
     If it is wider than the terminal, its columns follow in several tables, each with the first column.
     """
     cells = [head, *rows]
-    sizes = [max(width_of(row[column]) for row in cells) for column in range(len(head))]
+    sizes = [max(wcswidth(row[column]) for row in cells) for column in range(len(head))]
     parts: list[list[int]] = [[]]
     for column in range(1, len(head)):
         taken = sizes[0] + sum(_GAP + sizes[other] for other in (*parts[-1], column))

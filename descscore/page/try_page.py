@@ -234,6 +234,7 @@ def _form_page() -> Reply:
         "try.html",
         examples=EXAMPLES,
         formats=FORMATS,
+        drafts=MAX_DRAFTS,
         accept=",".join(f"image/{name.lower()}" for name in BROWSER_FORMATS if name != "MPO"),
         megabytes=MAX_BYTES // 2**20,
         letters=MAX_LETTERS,

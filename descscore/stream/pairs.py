@@ -133,12 +133,23 @@ def stream_pair(pair: StreamInput, number: int) -> _UnnamedPair:
             fault = InputError(f"missing_{missing[0]}", f"no key {' or '.join(missing)}; its keys: {keys}")
             return replace(row, fault=fault)
     else:
-        image, text = pair
+        image, text = _two(pair, number)
         row = _UnnamedPair(None, text)
     try:
         return replace(row, image=image_source(image))
     except ImageError as error:
         return replace(row, fault=error)
+
+
+def _two(pair: Any, number: int) -> tuple[Any, Any]:
+    """Image and text of a tuple, a list or a row of an array."""
+    try:
+        image, text = pair if not isinstance(pair, (str, bytes)) else ()
+    except (TypeError, ValueError):
+        given = type(pair).__name__ + (f" of length {len(pair)}" if isinstance(pair, (tuple, list)) else "")
+        wanted = "(image, text), a descscore.Pair or a dict"
+        raise UsageError(f"pair {number}: expected {wanted}, got {given}") from None
+    return image, text
 
 
 def _check_keys(pair: Mapping[str, Any], number: int) -> None:

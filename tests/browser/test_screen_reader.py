@@ -249,7 +249,7 @@ def test_the_page_to_try(try_page: Page) -> None:
             "caption": "The text that everybody reads near the image. It is compared with the description.",
             "context": "The article around the image. With it, the result also shows how well each "
             "text fits the article.",
-            "drafts": "One draft per line. The result ranks all of them, best first.",
+            "drafts": "One draft per line, up to 20. The result ranks all of them, best first.",
         }
         errors = {"image": image, "description": description}
         said = {

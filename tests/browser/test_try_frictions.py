@@ -175,6 +175,47 @@ def test_a_word_s_part_is_a_number_that_says_something(page: Page) -> None:
     assert sum(part != "0.0" for part in parts) > len(parts) / 2
 
 
+def test_a_file_that_is_no_picture_is_refused_at_once_by_its_name(page: Page, tmp_path: Path) -> None:
+    """It used to be listed as chosen, and failed only when it was scored; a telephone's HEIC did so too."""
+    files = [tmp_path / name for name in ("notes.pdf", "photo.heic", "house.png")]
+    for file in files[:2]:
+        file.write_bytes(b"no picture")
+    EXAMPLES["house"].draw().save(files[2])
+    page.set_input_files("#image", files)
+    page.wait_for_selector("#image-error:not([hidden])")
+    said = page.inner_text("#image-error")
+    assert said.startswith(
+        "Error: notes.pdf, photo.heic are not in a format that can be read. Choose JPEG, PNG"
+    )
+    assert page.locator(".ds-thumbs .ds-thumb").all_inner_texts() == ["house.png"]
+    assert page.is_visible(".ds-preview img")
+    assert violations(page) == []
+    page.fill("#description", "A house.")
+    press(page, "score")
+    page.wait_for_selector(".ds-result h2")
+
+
+def test_no_word_of_ours_breaks_inside_in_the_tables(page: Page) -> None:
+    score_example(page)
+    page.click(".ds-details summary")
+    broken = page.evaluate(
+        """() => [...document.querySelectorAll('.ds-wide th:not([dir])')].filter((cell) => {
+            const range = document.createRange();
+            const words = [...cell.firstChild.textContent.matchAll(/\\S+/g)];
+            return words.some((word) => {
+                range.setStart(cell.firstChild, word.index);
+                range.setEnd(cell.firstChild, word.index + word[0].length);
+                return range.getClientRects().length > 1;
+            });
+        }).map((cell) => cell.textContent)"""
+    )
+    assert broken == []
+    assert page.locator(".ds-wide th:not([dir])", has_text="Description").count() > 0
+    assert not page.evaluate(
+        "[...document.querySelectorAll('.ds-wide')].some((one) => one.scrollWidth > one.clientWidth)"
+    )
+
+
 def test_a_picture_is_dropped_or_pasted(page: Page, drawings: list[Path]) -> None:
     data = base64.b64encode(drawings[0].read_bytes()).decode()
     for kind, holder in (("drop", "dataTransfer"), ("paste", "clipboardData")):

@@ -358,7 +358,7 @@ def test_constant_scores_are_not_defined_with_a_reason(kreiss: Path) -> None:
     assert row.reason == row.partial_reason == "constant values (scores)"
     assert result.differences[0].reason == "constant values (CLIPScore)"
     text = "\n".join(table_lines(result))
-    assert "CLIPScore (BLV, overall): constant values (scores)" in text
+    assert "  constant values (scores): CLIPScore (BLV, overall); " in text
     assert "nan" not in text.lower()
 
 
@@ -397,6 +397,25 @@ def test_command_prints_a_table_and_json(kreiss: Path) -> None:
     other = json.loads(run(*arguments, "--json", "--seed", 1).output)
     assert other["rows"][0]["r"] == row["r"]
     assert other["rows"][0]["low"] != row["low"]
+
+
+def test_the_table_of_a_small_study_says_each_reason_once_and_leaves_out_what_nobody_answered(
+    kreiss: Path,
+) -> None:
+    """An export of own questions leaves the published columns blank; every row of them used to be printed."""
+
+    def shorten(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+        return [row | {"q_relevance": ""} for row in rows[:2]]
+
+    edit(kreiss / "blv_ratings.csv", shorten)
+    result = run("--data", kreiss, "--scores", kreiss / "published_spurts_cosid.csv", "--resamples", 199)
+    assert result.exit_code == 0, result.output
+    lines = result.output.splitlines()
+    assert not any("relevance" in line.split() and "BLV" in line.split() for line in lines[:-20])
+    assert "without ratings: relevance (BLV)" in result.output
+    assert sum("too few items (" in line for line in lines) <= 2
+    found = json.loads(run("--data", kreiss, "--resamples", 199, "--json").output)
+    assert any(row["question"] == "relevance" and row["raters"] == "BLV" for row in found["rows"])
 
 
 def test_command_scores_with_a_model(kreiss: Path, tiny_folder: Path) -> None:

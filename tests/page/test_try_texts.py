@@ -18,6 +18,7 @@ from descscore.images import load_image
 from descscore.page.reply import Reply
 from descscore.page.try_page import EXAMPLES, MAX_ARTICLE_LETTERS, MAX_DRAFTS, MAX_LETTERS, TryPage
 from descscore.page.verdict import MINUS
+from descscore.records import share
 
 LONG = " ".join(map(chr, range(0x4E00, 0x4E00 + 990)))
 """A text within the limit of letters, with several tokens a letter."""
@@ -69,7 +70,7 @@ def test_scores_are_the_library_s(page: TryPage, scorer: DescScorer, photo: Path
     assert rows["Length"] == [f"{expected.tokens} tokens", "not cut: the whole text was read"]
     comparison = scorer.compare(photo, "A cat on a wall.", "Minka")
     assert f"{signed(comparison.margin)} (cosine)" in reply.result
-    assert f"{100 * comparison.probability:.0f} %" in reply.result
+    assert share(100 * comparison.probability) in reply.result
     drafts = ["A cat on a wall.", "A cat.", "A dog in the snow."]
     cosines = {text: scorer.score(photo, text).cosine for text in drafts}
     ranked = cells(reply, "All drafts in order of their cosine")

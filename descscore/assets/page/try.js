@@ -105,15 +105,27 @@ function remove(picture) {
   announce(`${picture.name} removed.`);
 }
 
+// What is surely no picture is refused at once, by its name. The server looks at the others.
+const isPicture = (file) => !file.type || (file.type.startsWith("image/") && !/svg|hei[cf]|tiff|photoshop/.test(file.type));
+
+function refusals(large, others) {
+  const named = (files, what) => `${files.map((file) => file.name).join(", ")} ${files.length > 1 ? "are" : "is"} ${what}`;
+  const messages = [];
+  if (large.length) messages.push(named(large, `larger than 20 MB. Choose ${large.length > 1 ? "smaller ones" : "a smaller one"}.`));
+  if (others.length) messages.push(named(others, `not in a format that can be read. Choose ${part("#image").dataset.formats}.`));
+  return messages.map((message) => ({ field: "image", message }));
+}
+
 function add(files) {
-  const small = files.filter((file) => file.size <= MAX_BYTES);
-  const refused = files.length - small.length;
-  const fresh = small.map((file) => ({ number: ++taken, file, name: file.name, address: URL.createObjectURL(file) }));
+  const others = files.filter((file) => !isPicture(file));
+  const large = files.filter((file) => isPicture(file) && file.size > MAX_BYTES);
+  const refused = refusals(large, others);
+  const fresh = files.filter((file) => isPicture(file) && file.size <= MAX_BYTES).map((file) => ({ number: ++taken, file, name: file.name, address: URL.createObjectURL(file) }));
   pictures.push(...fresh);
   for (const gone of pictures.splice(0, Math.max(pictures.length - MAX_PICTURES, 0))) URL.revokeObjectURL(gone.address);
   if (fresh.length || !chosen) choose(pictures.find((picture) => fresh.includes(picture)) || null);
   if (fresh.length) announce(fresh.length > 1 ? `${fresh.length} images chosen. The first is shown.` : "Image chosen.");
-  if (refused) showErrors([{ field: "image", message: refused > 1 ? `${refused} files are larger than 20 MB. Choose smaller ones.` : "The file is larger than 20 MB. Choose a smaller one." }]);
+  if (refused.length) showErrors(refused);
   part("#image").value = ""; // so that the same file can be chosen again
 }
 
