@@ -13,7 +13,7 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from cachetools import LRUCache
 
@@ -292,7 +292,8 @@ def _audited(
     chosen = sorted(
         (one for one in findings if one.code in codes), key=lambda one: SEVERITIES.index(one.severity)
     )
-    values = {name: getattr(score, name, None) for name in ("score", "percentile", "description_probability")}
+    names = ("score", "percentile", "description_probability")
+    values: dict[str, Any] = {name: getattr(score, name, None) for name in names}
     kept = replace(use, image=None) if isinstance(use.image, bytes) else use
     return AuditedUse(kept, tuple(chosen), not_judged=reason, **values)
 

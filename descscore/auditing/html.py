@@ -90,6 +90,8 @@ class _Context:
     """Name of the image map around it."""
     in_noscript: bool = False
     in_svg: bool = False
+    drawings: int = 0
+    """How many drawings and objects are around it."""
     in_image: bool = False
     """Whether an element around it has recorded its image."""
 
@@ -219,7 +221,8 @@ class Reading:
                 # What such an element holds is part of the one picture.
                 context = replace(context, is_hidden=True, is_text=False, control=None)
             takes = kind == "object" or (bool(sources) and kind in ("role", "svg"))
-            context = replace(context, in_image=outer.in_image or takes)
+            drawings = outer.drawings + (kind in ("svg", "role", "object", "embed"))
+            context = replace(context, in_image=outer.in_image or takes, drawings=drawings)
         return context
 
     def _has_drawn_name(self, element: Element) -> bool:
@@ -314,6 +317,8 @@ class Reading:
         return (int(at[1]), int(at[2])) if at else (None, None)
 
 
+_MOST_DRAWINGS = 20
+"""Most drawings inside one another. What lies deeper is part of those around it."""
 _BUTTONS = ("button", "menuitem", "menuitemcheckbox", "menuitemradio", "option", "switch", "tab", "treeitem")
 """Roles of what a reader presses or chooses, which its content names."""
 
@@ -323,6 +328,8 @@ def _kind(element: Element, outer: _Context) -> str | None:
     name, own_role = element.name, role(element)
     if name == "img":
         return "img"
+    if outer.drawings > _MOST_DRAWINGS and name not in ("input", "area"):
+        return None
     if name == "image" and outer.in_svg:
         return None if outer.in_image else "svg"
     if name == "svg" or (outer.in_svg and own_role in IMAGE_ROLES):
@@ -391,7 +398,8 @@ def _sources(element: Element, kind: str, context: _Context) -> list[str]:
         return []
     if kind == "role":
         style = re.search(
-            r"(?i)background(?:-image)?\s*:[^;]*?url\(\s*[\"']?([^\"')]*)", element.get("style") or ""
+            r"(?i)background(?:-image)?\s{0,9}:[^;]{0,500}?url\(\s*[\"']?([^\"')]*)",
+            element.get("style") or "",
         )
         inner = None if context.in_image else next(_images(element), None)
         own = style[1] if style else (inner.get("src") if inner else None)
@@ -450,4 +458,19 @@ def _only_content(one: _Pending) -> str | None:
 
 def srcset_urls(srcset: str) -> list[str]:
     """The addresses in a ``srcset``, without their widths and densities."""
-    return [match[1] for match in re.finditer(r"[\s,]*(\S*[^\s,])(?:[^,(]|\([^)]*\))*", srcset)][:100]
+    urls: list[str] = []
+    place = 0
+    while len(urls) < _MOST_CANDIDATES:
+        found = _CANDIDATE.match(srcset, place)
+        if found is None:
+            break
+        urls.append(found[1].rstrip(","))
+        # An address that ends with a comma has neither.
+        end = None if found[1].endswith(",") else _DESCRIPTORS.match(srcset, found.end())
+        place = end.end() if end else found.end()
+    return urls
+
+
+_MOST_CANDIDATES = 100
+_CANDIDATE = re.compile(r"[\s,]*([^\s,]\S*)")
+_DESCRIPTORS = re.compile(r"(?:[^,(]+|\([^)]*\))*")

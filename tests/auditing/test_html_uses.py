@@ -6,6 +6,7 @@ pass, fail, and to which it does not apply.
 
 from __future__ import annotations
 
+import time
 from html import escape
 from pathlib import Path
 
@@ -338,6 +339,9 @@ def test_srcset_and_picture_give_candidates(tmp_path: Path) -> None:
         "a,b.png",
         "c.png",
     ]
+    assert srcset_urls(" , a.png, b.png 1x (x, y), c.png,, d.png") == ["a.png", "b.png", "c.png", "d.png"]
+    for part in (",", "a(", "a ", "a, "):  # in time that grows no faster than their length
+        assert len(srcset_urls(part * 300_000)) <= 100
 
 
 def test_line_and_column_point_at_the_tag(tmp_path: Path) -> None:
@@ -401,6 +405,16 @@ def test_a_hostile_page_is_read_in_bounds(tmp_path: Path, part: str) -> None:
     html = part * 20_000
     records_of_page = page(tmp_path, f"<img src=a.png>{html}<img src=a.png>")
     assert 1 <= len(records_of_page) <= 2
+
+
+@pytest.mark.parametrize("tag", ["<svg>", "<div role=img>", "<object data=a.png>", "<svg role=img>"])
+def test_drawings_inside_one_another_are_read_in_bounds(tmp_path: Path, tag: str) -> None:
+    html = (tag * 500 + "<p>" * 5000 + f"</{tag[1:4]}>" * 500) * 4 + "<img src=a.png alt='A dog'>"
+    start = time.process_time()
+    page(tmp_path, html)
+    assert time.process_time() - start < 8  # minutes, where each drawing is searched anew
+    style = "background:x " * 30_000
+    assert one(tmp_path, f'<div role="img" style="{style}"></div>').source == ""
 
 
 def test_a_page_with_too_many_elements_is_a_problem_of_its_own(
