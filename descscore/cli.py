@@ -75,13 +75,14 @@ def score(
     are skipped. Write @@ for the @ at the beginning of a text. The arguments are IMAGE TEXT..., or with
     --text only images.
     """
+    hint = "; with --text, all other arguments are images" if texts and len(images) > 1 else ""
     if not texts:
         images, texts = images[:1], images[1:]
         _refuse_images(images[0], texts)
     texts = tuple(line for text in texts for line in _texts(text))
     if not texts:
         raise UsageError("no text: give at least one after the image, or with --text")
-    _check_images(images)
+    _check_images(images, hint)
     pairs = [(image, text) for image in images for text in texts]
     scorer, count = _scorer(model, device, text_policy), len(pairs)
     contexts = [_whole(context)] * count
@@ -222,8 +223,8 @@ def _refuse_images(image: str, texts: Sequence[str]) -> None:
     )
 
 
-def _check_images(images: Sequence[str]) -> None:
-    """Raise :class:`ImageError` for paths that lead to no file, before a model is loaded."""
+def _check_images(images: Sequence[str], hint: str = "") -> None:
+    """Raise :class:`ImageError` for paths that lead to no file, before a model is loaded. hint: its end."""
     from descscore.images import check_path
 
     problems: dict[int, InputError] = {}
@@ -231,7 +232,7 @@ def _check_images(images: Sequence[str]) -> None:
         try:
             check_path(image)
         except ImageError as error:
-            problems[number] = error
+            problems[number] = ImageError(error.kind, f"{error}{hint}")
     if problems:
         raise rows_error(problems, name=None)
 

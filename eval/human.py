@@ -293,14 +293,15 @@ def table_lines(result: HumanResult) -> list[str]:
 
     Questions that nobody answered have no rows here; they are listed.
     """
-    lines = row_lines(list(filter(_is_rated, result.rows)), _COLUMNS, names=4)
-    differences = list(filter(_is_rated, result.differences))
+    rows = [row for row in result.rows if row.n]
+    lines = row_lines(rows, _COLUMNS, names=4)
+    differences = [row for row in result.differences if row.n]
     if differences:
         lines += ["", *row_lines(differences, _DIFFERENCE_COLUMNS, names=4)]
-    reasons = _reasons(result)
+    reasons = _reasons(rows, differences)
     if reasons:
         lines += ["", "not defined (shown as -):", *(f"  {reason}" for reason in reasons)]
-    unrated = dict.fromkeys(f"{row.question} ({row.raters})" for row in result.rows if not _is_rated(row))
+    unrated = dict.fromkeys(f"{row.question} ({row.raters})" for row in result.rows if not row.n)
     if unrated:
         lines += ["", f"without ratings: {', '.join(unrated)}"]
     dropped = "".join(f"; {drop.what}: {drop.count}" for drop in result.drops)
@@ -309,29 +310,22 @@ def table_lines(result: HumanResult) -> list[str]:
     return [*lines, *(f"note: {note}" for note in (*legend, *result.notes)), result.signature]
 
 
-def _reasons(result: HumanResult) -> list[str]:
+def _reasons(rows: Sequence[HumanRow], differences: Sequence[DifferenceRow]) -> list[str]:
     """Each reason why something is not defined, once, with what it concerns."""
     reasons: list[tuple[str, str | None]] = []
-    for row in filter(_is_rated, result.rows):
+    for row in rows:
         where = _where(row)
         reasons += [
             (f"{row.metric} ({where})", row.reason),
             (f"partial r of {row.metric}", row.partial_reason),
             (f"reliability ({where})", row.reliability_reason),
         ]
-    reasons += [
-        (f"{pair.first} - {pair.second} ({_where(pair)})", pair.reason)
-        for pair in filter(_is_rated, result.differences)
-    ]
+    reasons += [(f"{pair.first} - {pair.second} ({_where(pair)})", pair.reason) for pair in differences]
     concerned: dict[str, dict[str, None]] = {}
     for what, reason in reasons:
         if reason is not None:
             concerned.setdefault(reason, {})[what] = None
     return [f"{reason}: {first_ten(list(things), '; ')}" for reason, things in concerned.items()]
-
-
-def _is_rated(row: HumanRow | DifferenceRow) -> bool:
-    return row.n > 0
 
 
 def _where(row: HumanRow | DifferenceRow) -> str:

@@ -330,7 +330,8 @@ def test_an_error_of_one_image_speaks_of_no_rows_and_is_said_once(
     for args in (("score", missing, "a", "b"), ("explain", missing, "a")):
         assert run(*args, *model).stderr == f"Error: {missing}: no such file\n"
     both = run("score", missing, photo, tmp_path, "--text", "a", *model).stderr
-    assert both == f"Error: {missing}: no such file; {tmp_path}: is a folder, not an image file\n"
+    hint = "; with --text, all other arguments are images"
+    assert both == f"Error: {missing}: no such file{hint}; {tmp_path}: is a folder, not an image file{hint}\n"
     assert run("score", photo, "a", "", *model).stderr == "Error: text '': empty or blank\n"
     assert run("explain", photo, "", *model).stderr == "Error: text '': empty or blank\n"
     long = ("--context", "word " * 100, "--text-policy", "error")

@@ -104,6 +104,8 @@ class Digest:
         for kind, ids in self.failures.items():
             more = statuses.get(kind, 0) - len(ids)
             lines.append(f"{kind}: rows {', '.join(ids)}" + (f" and {more:,} more" if more > 0 else ""))
+        if self.failures:
+            lines.append("the column error of the results says why")
         return lines
 
 

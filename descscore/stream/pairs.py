@@ -143,8 +143,9 @@ def stream_pair(pair: StreamInput, number: int) -> _UnnamedPair:
 
 def _two(pair: Any, number: int) -> tuple[Any, Any]:
     """Image and text of a tuple, a list or a row of an array."""
+    parts: Any = () if isinstance(pair, (str, bytes)) else pair
     try:
-        image, text = pair if not isinstance(pair, (str, bytes)) else ()
+        image, text = parts
     except (TypeError, ValueError):
         given = type(pair).__name__ + (f" of length {len(pair)}" if isinstance(pair, (tuple, list)) else "")
         wanted = "(image, text), a descscore.Pair or a dict"

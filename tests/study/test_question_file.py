@@ -68,6 +68,7 @@ def test_own_questions_are_asked_on_their_scales_and_exported(page: StudyPage, t
     assert 'value="7"> <span>7, Fully</span>' in step.page
     assert "<span>2, At times</span>" in step.page
     assert "From 1, Not at all, to 7, Fully." in step.page
+    assert "From 1, Never" not in step.page  # each answer says what it means
     wrong = page.act("save", who | hidden(step) | {"trust": "8", "often": "0"})
     assert [error.message for error in wrong.errors] == [
         "Choose an answer from 1 to 7: Would you trust it?",
