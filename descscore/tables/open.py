@@ -150,8 +150,13 @@ def _input_folder(path: Path, name: str, options: InputOptions) -> tuple[Table, 
     for split, table in _metadata(path):
         if split in ("", wanted):
             return _table(table), table.parent
-    shards = _files(path, (".tar",))
-    return (WebDatasetTable(shards, name) if shards else FolderTable(path)), path
+    if shards := _files(path, (".tar",)):
+        return WebDatasetTable(shards, name), path
+    folder = FolderTable(path)
+    tables = sorted(file for file in path.iterdir() if file.suffix.lower() in _IN_FOLDERS)
+    if tables and not folder.has_texts:
+        raise DataError(f"{name}: no image has a text file beside it; give its table, {tables[0]}")
+    return folder, path
 
 
 def _metadata(path: Path) -> list[tuple[str, Path]]:

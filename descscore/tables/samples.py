@@ -85,6 +85,12 @@ class FolderTable(FileTable):
                     digest.update(f"{line}\n".encode())
         return {"texts_sha256": digest.hexdigest()}
 
+    @property
+    def has_texts(self) -> bool:
+        """Whether any file is a text."""
+        found = folders_below(str(self.path))
+        return any(_suffix(name) == ".txt" for _, names, _ in found for name in names)
+
     def records(self, roles: Mapping[str, str], mark: Mark = None) -> Iterator[Record]:
         empty = True
         for folder, names, outside in folders_below(str(self.path)):

@@ -280,6 +280,15 @@ def test_an_image_folder_of_datasets(folder: Path, name: str) -> None:
     assert "/split/test/" in str(found.image)
 
 
+def test_a_folder_with_a_table_of_another_name_says_what_to_give(folder: Path) -> None:
+    (folder / "images" / "pairs.csv").write_text("image,text\nimage2.png,A dog.\n")
+    with pytest.raises(DataError, match=r"no image has a text file beside it; give its table, .*pairs\.csv"):
+        open_input(str(folder / "images"))
+    (folder / "images" / "image2.txt").write_text("A dog.")
+    found = list(open_input(str(folder / "images")).rows())
+    assert [row.text for row in found if row.fault is None] == ["A dog."]
+
+
 @pytest.mark.parametrize("splits", [False, True])
 def test_a_folder_of_save_to_disk(folder: Path, splits: bool) -> None:
     texts = {"text": ["A dog.", "A cat."], "description": ["A dog.", "A cat."], "caption": ["Rex", "Tom"]}
