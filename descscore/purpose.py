@@ -94,13 +94,17 @@ class Purpose:
         return None if self.readout is None else torch.sigmoid(self.log_odds(state))
 
     def percentile(self, cosines: Tensor) -> Tensor | None:
-        """Per cent of comparison descriptions with a lower cosine, 0..100, ties half: ``(n,)`` -> same."""
+        """Per cent of comparison descriptions with a lower cosine, 0..100, ties half: ``(n,)`` -> same.
+
+        NaN for a cosine that is not finite.
+        """
         if self.comparison is None:
             return None
         cosines = cosines.to(self.comparison)
         below = torch.searchsorted(self.comparison, cosines)
         through = torch.searchsorted(self.comparison, cosines, right=True)
-        return 50 * (below + through).double() / len(self.comparison)
+        share = 50 * (below + through).double() / len(self.comparison)
+        return share.masked_fill(~cosines.isfinite(), torch.nan)
 
     def to(self, device: torch.device) -> Purpose:
         """A copy on another device."""

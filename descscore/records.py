@@ -67,10 +67,10 @@ def band_of(percentile: float | None) -> Band | None:
     return next(band for band in reversed(BANDS) if percentile >= band.lowest)
 
 
-def share(percentile: float) -> str:
-    """A percentile, 0..100, in whole per cent. Only what is 0 or 100 rounds to that."""
-    rounded = round(percentile)
-    if 0 < percentile < 100:
+def share(per_cent: float) -> str:
+    """A percentile or a probability, 0..100, in whole per cent. Only what is 0 or 100 rounds to that."""
+    rounded = round(per_cent)
+    if 0 < per_cent < 100:
         rounded = min(max(rounded, 1), 99)
     return f"{rounded} %"
 
@@ -128,7 +128,7 @@ class Score:
         if self.band and self.percentile is not None:
             parts.append(f"{self.band.name} {share(self.percentile)}")
         if self.description_probability is not None:
-            parts.append(f"description {100 * self.description_probability:.0f} %")
+            parts.append(f"description {share(100 * self.description_probability)}")
         return f"Score({', '.join(parts)}, {self.tokens} tokens{', cut' if self.truncated else ''})"
 
     def _repr_html_(self) -> str:
@@ -136,8 +136,8 @@ class Score:
 
     @property
     def is_finite(self) -> bool:
-        """Whether its cosines are numbers; those of a model with damaged weights may be none."""
-        return math.isfinite(self.cosine) and math.isfinite(self.clip_score)
+        """Whether all its numbers are finite; those of a model with damaged weights may not be."""
+        return all(math.isfinite(value) for value in vars(self).values() if isinstance(value, float))
 
     @property
     def band(self) -> Band | None:

@@ -120,7 +120,7 @@ class DescScorer:
         picture, tokenized = _load(image), self.tokenize(text)
         contexts = [tokenize_context_texts(self.tokenize, context, references)]
         encoded = self.encoder.tokenized([tokenized])
-        return self._finite(self.scores(self.encoder.images([picture]), encoded, contexts))[0]
+        return self.scores(self.encoder.images([picture]), encoded, contexts)[0]
 
     def score_batch(
         self,
@@ -158,7 +158,7 @@ class DescScorer:
             lambda pair: tokenize_context_texts(self.tokenize, *pair),
             problems,
         )
-        return self._finite(self.scores(*self._encode_pairs(images, texts, problems), context_texts))
+        return self.scores(*self._encode_pairs(images, texts, problems), context_texts)
 
     def score_stream(
         self, pairs: Iterable[StreamInput], options: StreamOptions | None = None
@@ -243,7 +243,7 @@ class DescScorer:
         contexts = [tokenize_context_texts(self.tokenize, context, ())] * 2
         encoded = self.encoder.tokenized([self.tokenize(description), self.tokenize(caption)])
         features = self.encoder.images([picture]).expand(2, -1)
-        first, second = self._finite(self.scores(features, encoded, contexts))
+        first, second = self.scores(features, encoded, contexts)
         return comparison(first, second, self.model.logit_scale, self.model.logit_bias)
 
     def tokenize(self, text: str) -> TokenizedText:
@@ -269,21 +269,31 @@ class DescScorer:
             contexts: Context and references of each pair; by default none.
             context_encoder: An encoder that keeps features of contexts and references between calls;
                 by default a new one.
-        """
-        contexts = contexts or [ContextTexts()] * len(encoded.texts)
-        encoder = context_encoder or ContextEncoder(self.encoder.embeddings)
-        return pair_scores(images, encoded, contexts, encoder, self.model.purpose, self.signature)
 
-    def _finite(self, scores: list[Score]) -> list[Score]:
-        """The scores. Raises :class:`ModelError` for one that is not finite."""
+        Raises:
+            ModelError: A score is not finite.
+        """
+        scores = self._scores(images, encoded, contexts, context_encoder)
         if not all(score.is_finite for score in scores):
             raise ModelError(f"model {self.model.name}: {NOT_FINITE}")
         return scores
 
+    def _scores(
+        self,
+        images: Tensor,
+        encoded: EncodedTexts,
+        contexts: Sequence[ContextTexts] | None = None,
+        context_encoder: ContextEncoder | None = None,
+    ) -> list[Score]:
+        """As :meth:`scores`, also scores that are not finite: in a stream they cost their own rows."""
+        contexts = contexts or [ContextTexts()] * len(encoded.texts)
+        encoder = context_encoder or ContextEncoder(self.encoder.embeddings)
+        return pair_scores(images, encoded, contexts, encoder, self.model.purpose, self.signature)
+
     @property
     def scoring(self) -> Scoring:
         """The parts of this scorer that a stream needs."""
-        return Scoring(self.encoder, self.tokenize, self.scores)
+        return Scoring(self.encoder, self.tokenize, self._scores)
 
     def _encode_pairs(
         self, images: ImageBatch, texts: Sequence[str], problems: dict[int, InputError]

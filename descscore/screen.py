@@ -174,7 +174,7 @@ def _cells(line: Line, verbose: bool) -> dict[str, str]:
         "": line.kind,
         "score": f"{score.score:.2f}",
         "fit": band_cell(score),
-        "is description": "" if probability is None else f"{100 * probability:.0f} %",
+        "is description": "" if probability is None else share(100 * probability),
     }
     if verbose:
         cells |= {

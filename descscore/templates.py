@@ -15,6 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
 from descscore.errors import shown
+from descscore.records import share
 
 ASSETS = Path(__file__).parent / "assets"
 """The folder with the templates of the package."""
@@ -28,7 +29,7 @@ def visible(value: Any) -> Any:
 def environment(
     folder: Path, finalize: Callable[[Any], Any] | None = visible, **settings: Any
 ) -> Environment:
-    """The environment of the templates in a folder.
+    """The environment of the templates in a folder, with the filter ``share`` for per cents.
 
     Args:
         folder: The folder.
@@ -42,7 +43,9 @@ def environment(
         "trim_blocks": True,
         "lstrip_blocks": True,
     }
-    return Environment(loader=FileSystemLoader(folder), finalize=finalize, **(usual | settings))
+    templates = Environment(loader=FileSystemLoader(folder), finalize=finalize, **(usual | settings))
+    templates.filters["share"] = share
+    return templates
 
 
 def data_address(data: bytes, kind: str) -> str:

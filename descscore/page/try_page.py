@@ -26,7 +26,6 @@ from descscore.page.verdict import (
     marked_words,
     verdict,
 )
-from descscore.records import share
 from descscore.scorer import DescScorer, comparison
 from descscore.texts import TokenizedText
 
@@ -92,7 +91,6 @@ class TryPage:
             comparisons=comparisons(result),
             advice=advice(result),
             fit=fit,
-            share=share,
             context=self.scorer.model.tokenizer.context_length,
             explained_tokens=MAX_EXPLAINED_TOKENS,
         )

@@ -246,7 +246,7 @@ def test_the_page_shows_all_findings_with_thumbnails_and_runs_nothing(tmp_path: 
     assert "<script" not in page
     assert "\x1b" not in page
     assert "http" not in page.replace("http-equiv", "")
-    assert "better than 2 of 100 comparison descriptions" in page
+    assert "better than 2 % of comparison descriptions" in page
     assert page.index("message of T01") < page.index("message of T05") < page.index("message of P01")
 
 

@@ -192,9 +192,7 @@ def test_killed_at_twenty_random_moments(tiny_folder: Path, source: Path, tmp_pa
         runner.close()
 
 
-def test_what_is_done_is_not_scored_again(
-    tiny_folder: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_done_is_not_scored_again(tiny_folder: Path, source: Path, tmp_path: Path) -> None:
     first = run(tiny_folder, source, tmp_path)
     assert first.scored == ROWS + 1
     before = whole(tmp_path)
@@ -206,7 +204,6 @@ def test_what_is_done_is_not_scored_again(
     assert again.scored == 2 * SHARD
     assert again.statuses == first.statuses == {"missing_image": 1, "ok": ROWS}
     assert_equal(whole(tmp_path), before)
-    monkeypatch.setattr(DescScorer, "scores", None)
     assert run(tiny_folder, source, tmp_path).scored == 0
 
 

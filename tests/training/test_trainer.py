@@ -536,14 +536,11 @@ def train_with(base: Path, table: Path, output: Path, *more: str) -> Any:
     return CliRunner().invoke(main, args)
 
 
-def test_an_extra_split_is_trained_on_and_not_read(
-    base: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level("INFO")
+def test_an_extra_split_is_trained_on_and_not_read(base: Path, tmp_path: Path) -> None:
     table, out = with_made_texts(tmp_path / "pairs.parquet"), tmp_path / "out"
     result = train_with(base, table, out, "--extra-split", "made", "--calibration-folds", "2")
     assert result.exit_code == 0, result.output
-    assert "the read-out of 32 texts" in caplog.text
+    assert "the read-out of 32 texts" in result.output
     run = json.loads((out / "run.json").read_text(encoding="utf-8"))
     assert run["steps"] == 6  # 24 pairs, two texts each, 8 texts in a step
     assert run["splits"] == {"train": "train", "extra": "made", "validation": None, "comparison": None}
@@ -554,13 +551,11 @@ def test_an_extra_split_is_trained_on_and_not_read(
     assert len(model.purpose.comparison) == 16  # percentiles compare with real descriptions alone
 
 
-def test_extra_texts_that_leave_too_few_groups_cost_the_read_out_alone(
-    base: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_extra_texts_that_leave_too_few_groups_cost_the_read_out_alone(base: Path, tmp_path: Path) -> None:
     table, out = with_made_texts(tmp_path / "pairs.parquet", "one large group"), tmp_path / "out"
     result = train_with(base, table, out, "--extra-split", "made", "--calibration-folds", "2")
     assert result.exit_code == 0, result.output
-    assert "too few groups for 2 calibration folds" in caplog.text
+    assert "too few groups for 2 calibration folds" in result.output
     scorer = DescScorer.from_pretrained(out, device="cpu")
     assert scorer.score(np.zeros((8, 8, 3), np.uint8), "A red shape.").description_probability is None
 

@@ -1,7 +1,7 @@
 // What only the page to try texts does: pictures from files, drop, paste and camera, and the result beside the form.
 
-const MAX_BYTES = 20 * 1024 * 1024;
 const MAX_PICTURES = 12;
+const MOST_NAMED = 3; // refused files
 const SHOW_COUNT = 0.5; // of the limit, from which on the length of a text is shown
 
 const pictures = []; // { number, file, name, address, texts }, in the order in which they came
@@ -14,6 +14,7 @@ let scored = ""; // what the result belongs to
 
 const part = (selector) => page.querySelector(selector);
 const form = () => part("form");
+const megabytes = () => Number(part("#image").dataset.megabytes);
 
 function entered() {
   return JSON.stringify([collect(form()), chosen?.number ?? ""]);
@@ -106,21 +107,22 @@ function remove(picture) {
 }
 
 // What is surely no picture is refused at once, by its name. The server looks at the others.
-const isPicture = (file) => !file.type || (file.type.startsWith("image/") && !/svg|hei[cf]|tiff|photoshop/.test(file.type));
+const isPicture = (file) => !file.type || part("#image").accept.split(",").includes(file.type);
 
 function refusals(large, others) {
-  const named = (files, what) => `${files.map((file) => file.name).join(", ")} ${files.length > 1 ? "are" : "is"} ${what}`;
+  const names = (files) => files.slice(0, MOST_NAMED).map((file) => file.name).join(", ") + (files.length > MOST_NAMED ? ` and ${files.length - MOST_NAMED} more` : "");
+  const named = (files, what) => `${names(files)} ${files.length > 1 ? "are" : "is"} ${what}`;
   const messages = [];
-  if (large.length) messages.push(named(large, `larger than 20 MB. Choose ${large.length > 1 ? "smaller ones" : "a smaller one"}.`));
+  if (large.length) messages.push(named(large, `larger than ${megabytes()} MB. Choose ${large.length > 1 ? "smaller ones" : "a smaller one"}.`));
   if (others.length) messages.push(named(others, `not in a format that can be read. Choose ${part("#image").dataset.formats}.`));
   return messages.map((message) => ({ field: "image", message }));
 }
 
 function add(files) {
   const others = files.filter((file) => !isPicture(file));
-  const large = files.filter((file) => isPicture(file) && file.size > MAX_BYTES);
+  const large = files.filter((file) => isPicture(file) && file.size > megabytes() * 2 ** 20);
   const refused = refusals(large, others);
-  const fresh = files.filter((file) => isPicture(file) && file.size <= MAX_BYTES).map((file) => ({ number: ++taken, file, name: file.name, address: URL.createObjectURL(file) }));
+  const fresh = files.filter((file) => isPicture(file) && file.size <= megabytes() * 2 ** 20).map((file) => ({ number: ++taken, file, name: file.name, address: URL.createObjectURL(file) }));
   pictures.push(...fresh);
   for (const gone of pictures.splice(0, Math.max(pictures.length - MAX_PICTURES, 0))) URL.revokeObjectURL(gone.address);
   if (fresh.length || !chosen) choose(pictures.find((picture) => fresh.includes(picture)) || null);
