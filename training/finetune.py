@@ -161,16 +161,17 @@ def _prepare(request: Request, model: LoadedModel) -> _Prepared:
 
     def pairs_of(split: str | None, option: str) -> Sequence[PreferencePair]:
         try:
-            return pairs.split(split) if split else ()
+            return () if split is None else pairs.split(split)
         except DataError as error:
             raise DataError(f"{error}; --{option}-split names another one") from None
 
     def examples(chosen: Sequence[PreferencePair]) -> Examples | None:
         return make_examples(model, chosen, cache) if chosen else None
 
-    shown, extra = pairs.split(request.train), pairs_of(request.extra, "extra")
-    validated = pairs_of(request.validation, "validation")
-    compared = pairs_of(request.comparison, "reference")
+    shown = pairs_of(request.train, "train")  # an empty name is the split of data without splits
+    extra = pairs_of(request.extra or None, "extra")
+    validated = pairs_of(request.validation or None, "validation")
+    compared = pairs_of(request.comparison or None, "reference")
     train = make_examples(model, [*shown, *extra], cache)
     validation = examples(validated)
     for_readout = torch.arange(len(train)) < len(shown)

@@ -111,9 +111,9 @@ class _Lines:
             return ""
         try:
             part = self._lines.readline(LINE_LIMIT)
-        except UnicodeDecodeError:
+        except UnicodeDecodeError:  # other wrong bytes are replaced and found later
             self._ended = True
-            lost = "the file ends within a character; its last line is lost"
+            lost = f"the file ends within a character; line {self.number + 1} is lost"
             raise InputError("wrong_encoding", lost) from None
         self.place += len(part.encode(self._coding.name, self._coding.errors))
         return part
