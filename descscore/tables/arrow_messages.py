@@ -2,8 +2,8 @@
 
 ``datasets`` maps its files into memory as they are, and never compresses them. Arrow would unpack compressed
 columns of a stranger's file at once, whatever their size. It does not tell that there are any, so this module
-looks at the head of each message. Arrow 0.17 named the compression in a note beside a batch, which Arrow still
-obeys in messages of that version. So they may have no notes.
+looks at the head of each message. Arrow 0.17 named the compression in a note beside a batch. Arrow still
+obeys the note in messages of that version, so they may have none.
 """
 
 from __future__ import annotations

@@ -571,9 +571,8 @@ def test_a_note_that_old_arrow_reads_as_compression_is_refused(
     (path,) = (tmp_path / "saved").glob("*.arrow")
     table = datasets.load_from_disk(tmp_path / "saved").data.table
     options = pa.ipc.IpcWriteOptions(metadata_version=pa.ipc.MetadataVersion.V4)
-    with pa.OSFile(str(path) + ".new", "wb") as file:
-        with pa.ipc.new_stream(file, table.schema, options=options) as writer:
-            writer.write_batch(table.to_batches()[0], custom_metadata=note)
+    with pa.ipc.new_stream(f"{path}.new", table.schema, options=options) as writer:
+        writer.write_batch(table.to_batches()[0], custom_metadata=note)
     Path(f"{path}.new").replace(path)
     if note is None:
         assert [row.text for row in open_input(str(tmp_path / "saved")).rows()] == ["A dog."]
