@@ -15,7 +15,7 @@ import pytest
 from model_families import save_tokenizer
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from descscore.errors import ModelError
+from descscore.errors import ModelError, TextError
 from descscore.library_tokenizer import folder_tokenizer
 from descscore.tokenizer_config import _GROWTH, is_linear, read_tokenizer_config
 
@@ -141,6 +141,28 @@ def test_a_failure_inside_the_library_is_an_error_like_others(folder: Path) -> N
         folder_tokenizer(folder, {}, None)
     except ModelError as error:
         assert str(folder) in str(error)
+
+
+def test_a_text_on_which_the_library_fails_is_a_fault_of_that_text(folder: Path) -> None:
+    """The trie ends before the letter z. Rows of a batch without it have scores."""
+    change(folder, normalizer=table(bytes(4 * ord("z")), b"a\0"))
+    tokenizer = folder_tokenizer(folder, {}, None)
+    with pytest.raises(TextError, match="text 'a zebra': the tokenizer fails"):
+        tokenizer.encode("a zebra")
+    assert tokenizer.encode("a dog")
+
+
+def test_token_ids_on_which_the_library_fails_are_named(folder: Path) -> None:
+    tokenizer = folder_tokenizer(folder, {}, None)
+    panic = type("PanicException", (BaseException,), {})
+
+    class Broken:
+        def decode(self, ids: list[int]) -> str:
+            raise panic("no such place")
+
+    tokenizer._tokenizer = Broken()
+    with pytest.raises(ModelError, match="token ids 5, 7: the tokenizer fails"):
+        tokenizer.decode((5, 7))
 
 
 USUAL = (
