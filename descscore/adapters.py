@@ -185,6 +185,7 @@ def licence_of(card: Path) -> str | None:
             head = file.read(_HEAD).decode("utf-8", "replace")
     except OSError:
         return None
+    # Patterns in place of a YAML library: the card may be a stranger's, and two plain words are all we need.
     first, *lines = head.splitlines() or [""]
     fences = [i for i, line in enumerate(lines) if line.rstrip() == "---"]
     if first.rstrip() != "---" or not fences:

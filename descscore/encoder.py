@@ -136,7 +136,8 @@ class Encoder:
         features = encode_images(self.model.clip, ready)
         if not isinstance(features, Tensor) or features.ndim != 2:
             raise ModelError(
-                f"model {self.model.name}: its image tower does not give one feature for each image"
+                f"model {self.model.name}: its image tower does not give one feature for each image; choose "
+                "a model whose image tower pools, with a pool_type other than none"
             )
         return F.normalize(features.float(), dim=-1)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from descscore.clip import get_clean_fn
-from descscore.errors import ModelError
+from descscore.errors import DescscoreError, ModelError, TextError
 from descscore.files import open_regular, read_json
 from descscore.hub import SETTINGS_FILES, TOKENIZER_FILE
 from descscore.tokenizer_config import read_tokenizer_config
@@ -56,7 +56,8 @@ class LibraryTokenizer:
         self.clean_fn: Callable[[str], str] = get_clean_fn(clean)
         self.padding = padding
         """The token that fills rows up."""
-        body, whole = self._raw("a", special=False), self._raw("a", special=True)
+        with _without_panic(ModelError):
+            body, whole = self._raw("a", special=False), self._raw("a", special=True)
         places = [i for i in range(len(whole)) if whole[i : i + len(body)] == body]
         if not body or not places:
             raise ModelError("the tokenizer cannot be used: it has no tokens for the text 'a'")
@@ -72,8 +73,7 @@ class LibraryTokenizer:
 
     def _raw(self, text: str, special: bool) -> list[int]:
         if self._bare:
-            with _without_panic():
-                return list(self._tokenizer.encode(text, add_special_tokens=special).ids)
+            return list(self._tokenizer.encode(text, add_special_tokens=special).ids)
         return list(self._tokenizer(text, add_special_tokens=special, verbose=False).input_ids)
 
     def _zeroed(self, ids: Sequence[int]) -> tuple[int, ...]:
@@ -83,9 +83,15 @@ class LibraryTokenizer:
         """Token ids, without start and end, of a text that is clean (:func:`descscore.cleaning.clean_text`).
 
         Raises:
+            TextError: The library fails on this text. It may read others.
             ModelError: The model has no embedding for a token.
         """
-        ids = [i for i in self._raw(text, special=False) if i != self._zero]
+
+        def fault(reason: str) -> TextError:
+            return TextError("not_text", f"text {text[:40]!r}: {reason}")
+
+        with _without_panic(fault):
+            ids = [i for i in self._raw(text, special=False) if i != self._zero]
         self._check_embeddings(ids)
         return ids
 
@@ -140,13 +146,22 @@ class LibraryTokenizer:
         return piece.removeprefix(_GOES_ON) if self._has_sign_within else piece.lstrip("".join(_BEGINS))
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of token ids."""
-        return str(self._tokenizer.decode(list(ids))).strip()
+        """The text of token ids.
+
+        Raises:
+            ModelError: The library fails on them.
+        """
+
+        def fault(reason: str) -> ModelError:
+            return ModelError(f"token ids {str(list(ids[:10]))[1:-1]}: {reason}")
+
+        with _without_panic(fault):
+            return str(self._tokenizer.decode(list(ids))).strip()
 
 
 @contextlib.contextmanager
-def _without_panic() -> Iterator[None]:
-    """Turn a panic of ``tokenizers``, which is no :class:`Exception`, into a :class:`ModelError`."""
+def _without_panic(fault: Callable[[str], DescscoreError]) -> Iterator[None]:
+    """Turn a panic of ``tokenizers``, which is no :class:`Exception`, into the error that ``fault`` makes."""
     try:
         yield
     except Exception:
@@ -154,7 +169,7 @@ def _without_panic() -> Iterator[None]:
     except BaseException as error:
         if type(error).__name__ != "PanicException":
             raise
-        raise ModelError(f"the tokenizer fails ({str(error)[:200]})") from None
+        raise fault(f"the tokenizer fails ({str(error)[:200]})") from None
 
 
 def _fitting(text: str, room: int, read: Callable[[str], list[int]]) -> list[str]:
@@ -209,7 +224,7 @@ def folder_tokenizer(folder: Path, settings: dict[str, Any], limit: int | None) 
 
     path = folder / TOKENIZER_FILE
     try:
-        with open_regular(path) as file, _without_panic():
+        with open_regular(path) as file, _without_panic(ModelError):
             tokenizer = Tokenizer.from_str(read_tokenizer_config(file))
         own = tokenizer.padding or {}
         tokenizer.no_padding()

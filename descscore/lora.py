@@ -115,7 +115,10 @@ def _read_settings(settings: Any, clip: CLIP) -> tuple[int, float, list[str]]:
             raise ValueError(f"{key} is set; expected one rank and alpha for plain updates of all layers")
     if settings.get("init_lora_weights", True) not in _PLAIN_BEGINNINGS:
         begun = str(settings["init_lora_weights"])[:100]
-        raise ValueError(f"init_lora_weights {begun!r}: such updates belong to a base that is changed, too")
+        raise ValueError(
+            f"init_lora_weights {begun!r}: such updates belong to a base that is changed, too; let peft save "
+            "them as plain ones (path_initial_model_for_weight_conversion)"
+        )
     if settings.get("bias", "none") != "none":
         raise ValueError(f"bias {str(settings['bias'])[:100]!r}: only 'none' can be merged")
     rank, alpha = settings.get("r"), settings.get("lora_alpha")

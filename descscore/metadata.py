@@ -22,7 +22,8 @@ MAX_PROFILE = 1 << 24
 """Bytes of the largest colour profile that is used."""
 
 _MOST_PARTS = 1 << 16
-"""Most chunks of a PNG file, or segments of a JPEG file, that are taken apart: each takes memory."""
+"""Most chunks of a PNG file, or segments and filling bytes of a JPEG file, that are taken apart. Each takes
+time and memory, so a file with more stays as it is."""
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -148,34 +149,42 @@ def _png_colour(said: dict[bytes, bytes]) -> Info:
     return info
 
 
-def _separate_jpeg(data: bytes) -> tuple[bytes, Info]:
-    kept = [data[:2]]
-    info: Info = {}
-    profile: dict[int, bytes] = {}
-    parts, place = 0, 2
-    while data[place] == 0xFF:
+def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Markers of segments, and where they begin and end, up to the first scan of pixels."""
+    place = 2
+    for _ in range(_MOST_PARTS):
+        if data[place] != 0xFF:
+            raise ValueError("no segment")
         marker = data[place + 1]
         if marker == 0xFF:  # filling
             place += 1
             continue
         end = place + 2 + int.from_bytes(data[place + 2 : place + 4], "big")
-        content = data[place + 4 : end]
-        if len(kept) > _MOST_PARTS:
-            return data, {}
+        yield marker, place, end
         if marker == _SCAN:
-            break
-        if _is_needed(marker, content):
-            kept.append(data[place:end])
+            return
+        place = end
+    raise ValueError("too many segments")
+
+
+def _separate_jpeg(data: bytes) -> tuple[bytes, Info]:
+    kept = [data[:2]]
+    info: Info = {}
+    profile: dict[int, bytes] = {}
+    parts = 0
+    for marker, start, end in _jpeg_segments(data):
+        content = data[start + 4 : end]
+        if marker == _SCAN:
+            kept.append(data[start:])
+        elif _is_needed(marker, content):
+            kept.append(data[start:end])
         elif marker == _APP1 and content[:6] == b"Exif\0\0":
             info.setdefault("exif", content)
         elif marker == _APP2 and content[:12] == b"ICC_PROFILE\0" and len(content) > 14:
             profile[content[12]], parts = content[14:], content[13]
-        place = end
-    else:
-        return data, {}
     if profile and sorted(profile) == list(range(1, parts + 1)):
         info["icc_profile"] = b"".join(profile[i] for i in sorted(profile))
-    return b"".join([*kept, data[place:]]), info
+    return b"".join(kept), info
 
 
 def _is_needed(marker: int, content: bytes) -> bool:

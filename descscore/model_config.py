@@ -76,9 +76,9 @@ def listed(check: Check) -> Check:
     )
 
 
-def is_three(value: object, check: Check) -> bool:
+def three(check: Check) -> Check:
     """A list of one value for each colour."""
-    return isinstance(value, list) and len(value) == 3 and all(map(check, value))
+    return lambda value: isinstance(value, list) and len(value) == 3 and all(map(check, value))
 
 
 def is_plain_mapping(value: object) -> bool:
@@ -195,8 +195,8 @@ MODEL: dict[str, Check] = {
 PREPROCESSING: dict[str, Check] = {
     "size": listed(up_to(_LONGEST)),
     "mode": is_word,
-    "mean": lambda value: is_three(value, is_number),
-    "std": lambda value: is_three(value, is_spread),
+    "mean": three(is_number),
+    "std": three(is_spread),
     "interpolation": is_word,
     "resize_mode": is_word,
     "fill_color": is_count,

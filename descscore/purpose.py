@@ -146,10 +146,10 @@ def load_purpose(folder: Path, site: Site, clip: CLIP) -> Purpose | None:
         if "readout.weight" in tensors:
             readout = Readout(tensors["readout.weight"], tensors["readout.bias"])
         comparison, places = tensors.get("reference"), tensors.get("places")
-        if comparison is not None and (
-            comparison.ndim != 1 or not len(comparison) or (comparison.diff() < 0).any()
-        ):
-            raise ValueError(f"reference has shape {tuple(comparison.shape)}, expected (m,), ascending")
+        if comparison is not None and (comparison.ndim != 1 or not len(comparison)):
+            raise ValueError(f"reference has shape {tuple(comparison.shape)}, expected (m,)")
+        if comparison is not None and (comparison.diff() < 0).any():
+            raise ValueError("reference is not in ascending order")
         if places is not None and (places.ndim != 2 or len(places) != 2 or not places.numel()):
             raise ValueError(f"places has shape {tuple(places.shape)}, expected (2, p)")
         return Purpose(site, rotation, readout, comparison, places)
@@ -160,6 +160,10 @@ def load_purpose(folder: Path, site: Site, clip: CLIP) -> Purpose | None:
 
 
 def _checked(name: str, values: Tensor) -> Tensor:
-    if not values.is_floating_point() or not values.float().isfinite().all():
-        raise ValueError(f"{name} holds values that are not finite, or no numbers with a point")
+    if not values.is_floating_point():
+        raise ValueError(
+            f"{name} holds {str(values.dtype).removeprefix('torch.')}, expected floating-point numbers"
+        )
+    if not values.float().isfinite().all():
+        raise ValueError(f"{name} holds NaN or infinity")
     return values.float()

@@ -28,10 +28,15 @@ _LONGEST_WORD = 1000
 _LONGEST_SIGN = 64
 """Longest other setting, such as the sign that a word begins, in characters."""
 _LONGEST_PATTERN = 2000
-_MOST_GROWTH = 16.0
-"""How many times longer all steps together may make a text."""
+_MOST_GROWTH = 150.0
+"""How many times longer all steps together may make a text: one that counts 18, and a few usual ones."""
 _LONGEST_MAPPED = 64
 """Most bytes that a table of SentencePiece puts in the place of a character; in Unicode's own, 33."""
+_GROWTH = {
+    **{"NFC": 3.0, "NFD": 4.0, "NFKC": 18.0, "NFKD": 18.0, "Lowercase": 2.0, "BertNormalizer": 4.0},
+    "ByteLevel": 4.0,
+}
+"""How many characters a step may put in the place of one: U+FDFA becomes 18."""
 
 _STEPS = {
     "normalizer": (
@@ -68,8 +73,8 @@ def read_tokenizer_config(file: BinaryIO) -> str:
         raise ValueError("nested too deeply") from None
     if not isinstance(config, dict):
         raise ValueError("not a JSON object")
+    growth = 1.0
     for part, allowed in _STEPS.items():
-        growth = 1.0
         for count, step in enumerate(_steps(config.get(part)), 1):
             if count > _MOST_STEPS:
                 raise ValueError(f"{part} has over {_MOST_STEPS} steps")
@@ -77,7 +82,7 @@ def read_tokenizer_config(file: BinaryIO) -> str:
                 raise ValueError(f"{part} has the step {str(step.get('type'))[:60]!r}, which is not allowed")
             growth *= _check_step(part, step)
             if growth > _MOST_GROWTH:
-                raise ValueError(f"{part} makes a text over {_MOST_GROWTH:.0f} times longer")
+                raise ValueError(f"the steps up to {part} make a text over {_MOST_GROWTH:.0f} times longer")
     _check_model(config.get("model"))
     _check_added(config.get("added_tokens") or [])
     return json.dumps(config | {"truncation": None})
@@ -106,7 +111,9 @@ def _steps(part: Any) -> Iterator[dict[str, Any]]:
 
 def _check_step(part: str, step: Mapping[str, Any]) -> float:
     """Check the settings of a step; the result is how many times longer it may make a text."""
-    kind, growth = step["type"], 1.0
+    kind = step["type"]
+    grows = part in ("normalizer", "pre_tokenizer")  # ByteLevel of the other parts adds nothing
+    growth = _GROWTH.get(kind, 1.0) if grows else 1.0
     others = {key: value for key, value in step.items() if key != "type"}
     if kind in ("Replace", "Split"):
         pattern, content = others.pop("pattern", None), others.pop("content", "")
@@ -114,10 +121,7 @@ def _check_step(part: str, step: Mapping[str, Any]) -> float:
             raise ValueError(f"{part} has content that is no text")
         growth = _check_pattern(part, pattern, len(content))
     elif kind == "Precompiled":
-        _check_table(others.pop("precompiled_charsmap", None))
-        growth = 4.0
-    elif kind == "ByteLevel":
-        growth = 4.0
+        growth = _check_table(others.pop("precompiled_charsmap", None))
     elif kind == "TemplateProcessing":
         _check_template(others)
         others = {}
@@ -189,21 +193,24 @@ def is_linear(pattern: str) -> bool:
     return not pending
 
 
-def _check_table(charsmap: Any) -> None:
-    """Check a table of SentencePiece that maps characters: a trie, then texts that end with zero bytes."""
+def _check_table(charsmap: Any) -> float:
+    """Check a table of SentencePiece that maps characters: a trie, then texts that end with zero bytes.
+
+    The result is as for a step: the characters of the longest text.
+    """
     try:
         data = base64.b64decode(charsmap, validate=True)
         size = int.from_bytes(data[:4], "little")
         if len(data) < 4 or size % 4 or not 0 < size <= len(data) - 4:
             raise ValueError("it breaks off")
-        texts = data[4 + size :]
-        texts.decode("utf-8")
+        texts = data[4 + size :].decode("utf-8").split("\0")
     except (TypeError, ValueError, binascii.Error) as error:
         raise ValueError(f"normalizer has a damaged precompiled_charsmap ({str(error)[:100]})") from None
-    if max(map(len, texts.split(b"\0"))) > _LONGEST_MAPPED:
+    if max(len(text.encode()) for text in texts) > _LONGEST_MAPPED:
         raise ValueError(
             f"precompiled_charsmap puts over {_LONGEST_MAPPED} bytes in the place of a character"
         )
+    return float(max(1, *map(len, texts)))
 
 
 def _check_template(settings: Mapping[str, Any]) -> None:

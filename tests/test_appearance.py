@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import struct
+import time
 import tracemalloc
 import zlib
 from collections.abc import Callable
@@ -645,6 +646,22 @@ SEGMENTS = {
 def test_odd_segments_beside_sound_pixels_cost_nothing(name: str) -> None:
     plain = saved(PHOTO, "JPEG")
     same(jpeg_with(plain, SEGMENTS[name]), read(plain))
+
+
+@pytest.mark.parametrize(
+    "many",
+    [
+        jpeg_with(saved(PHOTO, "JPEG"), jpeg_segment(0xFE, b"") * 2_000_000),
+        jpeg_with(saved(PHOTO, "JPEG"), b"\xff" * 8_000_000),
+        png_with(PHOTO, chunk(b"tEXt", b"") * 700_000),
+    ],
+    ids=["comments", "filling", "chunks"],
+)
+def test_a_file_of_nothing_but_small_parts_stays_as_it_is(many: bytes) -> None:
+    """To take all of them apart would take seconds."""
+    begun = time.process_time()
+    assert separate(many) == (many, {})
+    assert time.process_time() - begun < 0.5
 
 
 @pytest.mark.parametrize("form", ["WEBP", "TIFF", "AVIF", "GIF"])

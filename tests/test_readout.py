@@ -99,6 +99,24 @@ def test_a_damaged_purpose_is_named(adapter: tuple[Path, Purpose], damage: str) 
         load_model(folder, "cpu")
 
 
+@pytest.mark.parametrize(
+    ("name", "values", "said"),
+    [
+        ("reference", torch.tensor([0.2, 0.1]), "reference is not in ascending order"),
+        ("reference", torch.zeros(2, 2), r"reference has shape \(2, 2\)"),
+        ("readout.bias", torch.tensor(1), "readout.bias holds int64"),
+        ("readout.bias", torch.tensor(torch.nan), "readout.bias holds NaN or infinity"),
+    ],
+)
+def test_what_is_wrong_with_a_purpose_is_said(
+    adapter: tuple[Path, Purpose], name: str, values: torch.Tensor, said: str
+) -> None:
+    path = adapter[0] / "purpose.safetensors"
+    save_file(load_file(path) | {name: values}, path)
+    with pytest.raises(ModelError, match=said):
+        load_model(adapter[0], "cpu")
+
+
 # Fully tuned towers
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import struct
 import time
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,9 @@ import pytest
 from model_families import save_tokenizer
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from descscore.errors import ModelError
+from descscore.errors import ModelError, TextError
 from descscore.library_tokenizer import folder_tokenizer
-from descscore.tokenizer_config import is_linear, read_tokenizer_config
+from descscore.tokenizer_config import _GROWTH, is_linear, read_tokenizer_config
 
 
 @pytest.fixture
@@ -63,6 +64,15 @@ HOSTILE: list[tuple[str, dict[str, Any], str]] = [
     ("bytes of bytes", {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [
         {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}] * 30}},
         "times longer"),
+    ("two long tables", {"normalizer": {"type": "Sequence", "normalizers": [
+        table(b"\0\0\0\0", b"x" * 60 + b"\0")] * 2}}, "times longer"),
+    ("one sign of 18 letters, again and again", {"normalizer": {"type": "Sequence", "normalizers": [
+        {"type": "NFKC"}, replace({"String": "\u0644"}, "\ufdfa")] * 3}}, "times longer"),
+    ("marks of marks", {"normalizer": {"type": "Sequence", "normalizers": [
+        {"type": "NFD"}, replace({"String": "\u0301"}, "\u1f87")] * 8}}, "times longer"),
+    ("over two parts", {"normalizer": table(b"\0\0\0\0", b"x" * 60 + b"\0"), "pre_tokenizer": {
+        "type": "Sequence", "pretokenizers": [{"type": "ByteLevel", "add_prefix_space": False,
+        "trim_offsets": False, "use_regex": False}] * 2}}, "times longer"),
     ("long prefix", {"normalizer": {"type": "Prepend", "prepend": "x" * 10**6}}, "prepend"),
     ("many ways", {"normalizer": replace({"Regex": "(a|aa)+$"}, "x")}, "regular expression"),
     ("cubic", {"pre_tokenizer": split("a*a*a*b")}, "regular expression"),
@@ -133,6 +143,28 @@ def test_a_failure_inside_the_library_is_an_error_like_others(folder: Path) -> N
         assert str(folder) in str(error)
 
 
+def test_a_text_on_which_the_library_fails_is_a_fault_of_that_text(folder: Path) -> None:
+    """The trie ends before the letter z. Rows of a batch without it have scores."""
+    change(folder, normalizer=table(bytes(4 * ord("z")), b"a\0"))
+    tokenizer = folder_tokenizer(folder, {}, None)
+    with pytest.raises(TextError, match="text 'a zebra': the tokenizer fails"):
+        tokenizer.encode("a zebra")
+    assert tokenizer.encode("a dog")
+
+
+def test_token_ids_on_which_the_library_fails_are_named(folder: Path) -> None:
+    tokenizer = folder_tokenizer(folder, {}, None)
+    panic = type("PanicException", (BaseException,), {})
+
+    class Broken:
+        def decode(self, ids: list[int]) -> str:
+            raise panic("no such place")
+
+    tokenizer._tokenizer = Broken()
+    with pytest.raises(ModelError, match="token ids 5, 7: the tokenizer fails"):
+        tokenizer.decode((5, 7))
+
+
 USUAL = (
     r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+",
     r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
@@ -175,6 +207,41 @@ def test_a_tokenizer_of_every_allowed_kind_reads_as_before(folder: Path) -> None
     read = folder_tokenizer(folder, {}, None)
     for text in ("ab ab", "``cd`` 12 AB", "", "\uff48 efg"):
         assert read.encode(text) == tokenizer.encode(text, add_special_tokens=False).ids
+
+
+UNICODE = table(b"\0\0\0\0", unicodedata.normalize("NFKC", "\ufdfa").encode() + b"\0")
+BLANKS = replace({"Regex": " {2,}"}, " ")
+BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": True}
+
+
+@pytest.mark.parametrize(
+    ("steps", "before", "decoder"),
+    [
+        ([UNICODE, {"type": "Strip", "strip_left": False, "strip_right": True}, BLANKS], None, None),
+        ([{"type": "Lowercase"}, UNICODE, BLANKS], None, None),
+        ([{"type": "NFC"}, replace({"Regex": r"\s+"}, " "), {"type": "Lowercase"}], BYTES, BYTES),
+        ([{"type": "NFKC"}, {"type": "Lowercase"}], BYTES, BYTES),
+    ],
+    ids=["T5 and XLM-R", "SigLIP and DeBERTa", "CLIP", "Unicode and bytes"],
+)
+def test_the_usual_sequences_of_steps_are_read(
+    folder: Path, steps: list[Any], before: Any, decoder: Any
+) -> None:
+    change(
+        folder,
+        normalizer={"type": "Sequence", "normalizers": steps},
+        pre_tokenizer=before,
+        post_processor=decoder,
+        decoder=decoder,
+    )
+    with (folder / "tokenizer.json").open("rb") as file:
+        assert json.loads(read_tokenizer_config(file))["normalizer"]["normalizers"] == steps
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD", "NFKC", "NFKD"])
+def test_the_growth_of_unicodes_forms_is_that_of_the_worst_character(form: Any) -> None:
+    signs = (chr(i) for i in range(0x110000) if not 0xD800 <= i < 0xE000)
+    assert max(len(unicodedata.normalize(form, sign)) for sign in signs) <= _GROWTH[form]
 
 
 @pytest.mark.parametrize("kind", ["t5", "gemma", "bert", "xlm"])

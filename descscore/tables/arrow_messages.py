@@ -2,7 +2,8 @@
 
 ``datasets`` maps its files into memory as they are, and never compresses them. Arrow would unpack compressed
 columns of a stranger's file at once, whatever their size. It does not tell that there are any, so this module
-looks at the head of each message.
+looks at the head of each message. Arrow 0.17 named the compression in a note beside a batch. Arrow still
+obeys the note in messages of that version, so they may have none.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from pathlib import Path
 import pyarrow as pa
 
 _DICTIONARY_BATCH, _RECORD_BATCH = 2, 3
+_NEWEST = 4
+"""Number of version V5, which Arrow writes since 1.0."""
 
 
 def check_uncompressed(path: Path) -> None:
@@ -24,15 +27,20 @@ def check_uncompressed(path: Path) -> None:
 
 
 def _is_compressed(head: bytes) -> bool:
-    """Whether a message is a batch that names a compression.
+    """Whether a message is a batch that names a compression, or may name one in a note.
 
     Source: the tables ``Message``, ``DictionaryBatch`` and ``RecordBatch`` in Arrow's documentation of its
     format, and the internals of FlatBuffers: a table begins with the distance to the places of its fields.
     """
     message = _target(head, 0)
-    kind = head[place] if (place := _field(head, message, 1)) else 0
+    place = _field(head, message, 1)
+    kind = head[place] if place else 0
     if kind not in (_DICTIONARY_BATCH, _RECORD_BATCH):
         return False
+    place = _field(head, message, 0)
+    version = struct.unpack_from("<h", head, place)[0] if place else 0
+    if version != _NEWEST and _field(head, message, 4):
+        return True
     batch = _target(head, _field(head, message, 2))
     if kind == _DICTIONARY_BATCH:
         batch = _target(head, _field(head, batch, 1))

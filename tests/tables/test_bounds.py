@@ -560,3 +560,22 @@ def test_compressed_columns_of_a_saved_data_set_are_not_unpacked(tmp_path: Path,
     assert path.stat().st_size < MEBIBYTE
     with little_memory(20 * MEBIBYTE), pytest.raises(DataError, match="compressed columns"):
         open_input(str(tmp_path / "saved"))
+
+
+@pytest.mark.parametrize("note", [None, {"ARROW:experimental_compression": "zstd"}])
+def test_a_note_that_old_arrow_reads_as_compression_is_refused(
+    tmp_path: Path, note: dict[str, str] | None
+) -> None:
+    """Arrow 0.17 named the compression beside the batch; a file of its time without it is read."""
+    datasets.Dataset.from_dict({"image": ["a.png"], "text": ["A dog."]}).save_to_disk(tmp_path / "saved")
+    (path,) = (tmp_path / "saved").glob("*.arrow")
+    table = datasets.load_from_disk(tmp_path / "saved").data.table
+    options = pa.ipc.IpcWriteOptions(metadata_version=pa.ipc.MetadataVersion.V4)
+    with pa.ipc.new_stream(f"{path}.new", table.schema, options=options) as writer:
+        writer.write_batch(table.to_batches()[0], custom_metadata=note)
+    Path(f"{path}.new").replace(path)
+    if note is None:
+        assert [row.text for row in open_input(str(tmp_path / "saved")).rows()] == ["A dog."]
+    else:
+        with pytest.raises(DataError, match="compressed columns"):
+            open_input(str(tmp_path / "saved"))
