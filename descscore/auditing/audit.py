@@ -34,7 +34,7 @@ from descscore.auditing.rules import (
     text_of,
 )
 from descscore.auditing.uses import DocumentProblem, ImageUse
-from descscore.errors import UsageError
+from descscore.errors import ModelError, UsageError
 from descscore.images import PixelSpec
 from descscore.records import OK, Outcome, Pair
 from descscore.stream.pool import DecodePool
@@ -122,7 +122,7 @@ def audit(
 
     Raises:
         UsageError: A setting is wrong, or a path does not exist.
-        ModelError: The model cannot be loaded.
+        ModelError: The model cannot be loaded, or its scores are not finite.
     """
     options = AuditOptions(select, ignore, exclude, roots or {}, jobs)
     names = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
@@ -301,7 +301,11 @@ def _audited(
 def _scored(scorer: DescScorer, jobs: int | None, pairs: Iterator[Pair]) -> Iterator[Outcome]:
     from descscore.stream.pairs import StreamOptions
 
-    return scorer.score_stream(pairs, StreamOptions(workers=jobs))
+    with closing(scorer.score_stream(pairs, StreamOptions(workers=jobs))) as outcomes:  # type: ignore[type-var]
+        for outcome in outcomes:
+            if outcome.status == "not_finite":  # a fault of the model, not of the site
+                raise ModelError(f"model {scorer.model.name}: {outcome.error}")
+            yield outcome
 
 
 def _decoded(jobs: int | None, pairs: Iterator[Pair]) -> Iterator[Outcome]:

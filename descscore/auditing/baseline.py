@@ -29,15 +29,15 @@ def _key(code: str, use: ImageUse, folder: Path) -> tuple[str, str, str, str]:
     return code, document, use.source, use.name if use.name is not None else use.alt or ""
 
 
-def without_known(records: Iterable[AuditedUse], known: Known, folder: Path) -> Iterator[AuditedUse]:
-    """The records without the findings in ``known``, each of which silences as many findings as it counts.
+def without_known(records: Iterable[AuditedUse], baseline: Known, folder: Path) -> Iterator[AuditedUse]:
+    """The records without the findings of a baseline, each of which silences as many findings as it counts.
 
     Args:
         records: The records of an audit.
-        known: From :func:`read_baseline`.
+        baseline: From :func:`read_baseline`.
         folder: The folder of the baseline's file; documents are named relative to it.
     """
-    left = Counter(known)
+    left = Counter(baseline)
     for record in records:
         kept = []
         for one in record.findings:

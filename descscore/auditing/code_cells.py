@@ -15,7 +15,7 @@ import yaml
 
 OPTION_LINE = re.compile(r"\s*(?:#|//|%%|--)\| ?")
 """The start of a line of code that holds an option of Quarto."""
-_MOST_OPTIONS, _LONGEST_OPTIONS = 100, 20_000
+_MOST_OPTION_LINES, _LONGEST_OPTIONS = 100, 20_000
 """Most lines and characters of a cell's options that are read."""
 _HEAD_OPTION = r"""(fig\.(?:alt|cap))\s*=\s*(?:"((?:\\.|[^"\\])*)"|'((?:\\.|[^'\\])*)'|([^\s,"']+))"""
 _HEAD_EVAL = re.compile(r"\beval\s*=\s*(?:F|FALSE)\b")
@@ -54,7 +54,7 @@ def fence_pictures(code: str, head: str) -> list[CellPicture]:
     cell = re.fullmatch(r"\{\s*(\w+)\b(.*)\}", head)
     if cell is None:
         return []
-    options = _options(code)
+    options = _cell_options(code)
     for name, *quoted, bare in re.findall(_HEAD_OPTION, cell[2]):
         options.setdefault(name, "".join(quoted) or (f"{{{{ {bare} }}}}" if bare else ""))
     # A caption alone is the text too.
@@ -81,12 +81,12 @@ def plot_texts(code: str, metadata: object = None) -> list[CellPicture]:
         code: The cell's code, with options as in :func:`fence_pictures`.
         metadata: The cell's metadata, in which MyST-NB has its options.
     """
-    return _texts(_options(code)) or _myst_texts(metadata)
+    return _texts(_cell_options(code)) or _myst_texts(metadata)
 
 
-def _options(code: str) -> dict[str, Any]:
+def _cell_options(code: str) -> dict[str, Any]:
     """The options in the first lines of a cell's code."""
-    lines = takewhile(OPTION_LINE.match, code.split("\n")[:_MOST_OPTIONS])
+    lines = takewhile(OPTION_LINE.match, code.split("\n")[:_MOST_OPTION_LINES])
     return _yaml("\n".join(OPTION_LINE.sub("", line) for line in lines))
 
 

@@ -145,6 +145,7 @@ class Reading:
             for one in self._pending
             if isinstance(one, _Pending) and not one.in_noscript
             for source in (one.use.source, *one.use.candidates)
+            if source
         }
         for one in self._pending:
             if isinstance(one, Reading):
@@ -227,7 +228,8 @@ class Reading:
 
     def _has_drawn_name(self, element: Element) -> bool:
         """Whether an SVG's ``use`` shows a drawing of this page that has a title."""
-        drawing = self._labels.element(_href(element)[1:]) if element.name == "use" else None
+        href = _href(element) if element.name == "use" else ""
+        drawing = self._labels.element(href[1:]) if href.startswith("#") else None
         return drawing is not None and bool(own_name(drawing).text)
 
     def _read_frame(self, element: Element, context: _Context) -> None:

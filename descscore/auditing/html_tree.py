@@ -79,15 +79,15 @@ def parse(text: str) -> Element:
 def decode(data: bytes) -> str:
     """The text of a page, as browsers read it: by byte order mark, declaration, UTF-8, or Windows-1252.
 
+    UTF-16 without a byte order mark is read where a declaration of XML begins the page.
+
     Raises:
-        DataError: It is in UTF-16 without a byte order mark, which browsers do not read either.
+        DataError: It is in UTF-16 without either, which browsers do not read.
     """
     if _UTF16_XML.match(data):  # whose zeros tell the order of its bytes
         data = (b"\xff\xfe" if data[0] else b"\xfe\xff") + data
-    elif _UTF16.match(data):
-        raise DataError(
-            "is in UTF-16 without a byte order mark, which browsers cannot read; save it as UTF-8"
-        )
+    else:
+        _refuse_utf16(data)
     declared = _DECLARED.search(data[:_HEAD]) or _XML_DECLARED.match(data[:_HEAD])
     encoding = webencodings.lookup(declared[1].decode("ascii")) if declared else None
     if encoding is None:
@@ -103,15 +103,19 @@ def decode_plain(data: bytes) -> str:
     Raises:
         DataError: It is in UTF-16 without a byte order mark, which browsers do not read either.
     """
-    if _UTF16.match(data):
-        raise DataError(
-            "is in UTF-16 without a byte order mark, which browsers cannot read; save it as UTF-8"
-        )
+    _refuse_utf16(data)
     try:
         data.decode("utf-8")
     except UnicodeDecodeError:
         return webencodings.decode(data, "windows-1252")[0]
     return webencodings.decode(data, webencodings.UTF8)[0]
+
+
+def _refuse_utf16(data: bytes) -> None:
+    if _UTF16.match(data):
+        raise DataError(
+            "is in UTF-16 without a byte order mark, which browsers cannot read; save it as UTF-8"
+        )
 
 
 _HEAD = 4096

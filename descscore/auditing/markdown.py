@@ -186,7 +186,7 @@ _WRAPPERS = name_set(
 
 def _directive(token: Token, name: str, argument: str, env: Env) -> str:
     """The HTML of a MyST directive that is a figure or holds Markdown."""
-    options, skipped, body = _options(token.content)
+    options, skipped, body = _directive_options(token.content)
     start = token.map[0] if token.map else 0
     first = env["first"] + start + 1 + skipped
 
@@ -224,7 +224,7 @@ def _card_images(options: Mapping[str, str], number: int, env: Env) -> str:
     )
 
 
-def _options(content: str) -> tuple[dict[str, str], int, str]:
+def _directive_options(content: str) -> tuple[dict[str, str], int, str]:
     """The options at the start of a directive's content, the number of their lines, and the rest."""
     lines = content.split("\n")
     options: dict[str, str] = {}
@@ -402,7 +402,7 @@ def _colon_rule(state: StateBlock, start: int, end: int, silent: bool) -> bool:
         token.content = state.getLines(start + 1, stop, state.sCount[start], True)
         stop = min(stop + 1, end)
     elif mark[2] in _CARDS:
-        options = _options(state.getLines(stop, min(end, stop + _MOST_OPTIONS), 0, True))
+        options = _directive_options(state.getLines(stop, min(end, stop + _MOST_CARD_LINES), 0, True))
         state.push("card", "", 0).content = _card_images(options[0], state.env["first"] + start, state.env)
         stop = min(stop + options[1], end)
     state.line = stop
@@ -459,7 +459,7 @@ _HOLDS_MARKDOWN = re.compile(
 
 
 _CARDS = ("card", "grid-item-card")
-_MOST_OPTIONS = 20
+_MOST_CARD_LINES = 20
 """Most lines of a card's options that are read."""
 _COLONS = re.compile(r"(:{3,})[ \t]*(?:\{([\w-]+)\}[ \t]*(.*))?")
 

@@ -28,13 +28,15 @@ from descscore.errors import DataError
 
 _EMU = 9525
 """Units of Office in a CSS pixel."""
+_NO_PARAGRAPH = -1
+"""Stands for the number of a paragraph where there is none."""
 
 
 @dataclass
 class PendingPicture(PendingUse):
     """A picture of an office file whose surroundings are not read to their end."""
 
-    paragraph: int = -1
+    paragraph: int = _NO_PARAGRAPH
 
 
 @dataclass
@@ -51,7 +53,9 @@ class Part:
     text: RunningText = field(default_factory=RunningText)
     pending: list[PendingPicture] = field(default_factory=list)
     texts: dict[Any, str] = field(default_factory=dict)
-    """Texts of elements that are asked for again and again, such as those of a link around many pictures."""
+    """Texts of elements that are asked for again and again, such as those of a box around many pictures."""
+    full_links: dict[Any, bool] = field(default_factory=dict)
+    """Whether each link around a picture holds a text or a further picture."""
 
     def __post_init__(self) -> None:
         self.root = self.archive.xml(self.name)
@@ -275,7 +279,9 @@ def _read_word(part: Part, captions: set[str], prefix: str) -> None:
                 picture.paragraph = paragraph
     below = {one.paragraph + 1 for one in part.pending}
     for one in part.pending:
-        above = -1 if one.paragraph - 1 in below else one.paragraph - 1  # it belongs to the picture above it
+        above = one.paragraph - 1
+        if above in below:  # it belongs to the picture above it
+            above = _NO_PARAGRAPH
         near = (one.paragraph + 1, above, one.paragraph)
         caption = next((one_line("".join(texts[number])) for number in near if number in texts), None)
         one.use = replace(one.use, caption=caption or None)
@@ -320,11 +326,11 @@ def _link(part: Part, element: Any) -> dict[str, str]:
     link = next(element.iterancestors("{*}hyperlink"), None)
     if link is None:
         return {}
-    if link not in part.texts:
+    if link not in part.full_links:
         pictures = list(islice(link.iter("{*}drawing", "{*}pict"), 2))
-        texts = (text.text or "" for text in link.iter("{*}t"))
-        part.texts[link] = "".join(texts).strip() or ("more than one picture" if len(pictures) > 1 else "")
-    return {} if part.texts[link] else {"only_content_of": "link"}
+        has_text = any((text.text or "").strip() for text in link.iter("{*}t"))
+        part.full_links[link] = has_text or len(pictures) > 1
+    return {} if part.full_links[link] else {"only_content_of": "link"}
 
 
 def read_pptx(document: str, path: str, roots: tuple[Root, ...] = ()) -> Iterator[ImageUse | DocumentProblem]:

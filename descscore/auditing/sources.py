@@ -108,12 +108,10 @@ class Sources:
         if not re.split("[?#]", source)[0]:
             return Located(None, MISSING, "the image names no file")
         if is_template(source):
-            found = self._from_root(_jekyll_path(source), source)
-            return (
-                found
-                if found.image
-                else Located(None, TEMPLATE, f"{short(source)} is filled in by a program")
-            )
+            path = _jekyll_path(source)
+            if path is None:
+                return Located(None, TEMPLATE, f"{short(source)} is filled in by a program")
+            return self._from_root(path, source)
         try:
             address = _joined(base.strip().replace("\\", "/"), source.replace("\\", "/"))
             scheme = urlsplit(address).scheme.lower()
@@ -155,16 +153,16 @@ _STATIC = ("static", "public")
 """Folders whose files Hugo, Docusaurus, Astro and others put at the root of the site."""
 
 _JEKYLL = re.compile(
-    r"""(?x)(?:\{\{-? \s* site\.(?:base)?url \s* -?\}\})+ ([^{}]*)
-    | \{\{-? \s* ["']([^"'{}]+)["'] \s* \| \s* (?:relative|absolute)_url \s* -?\}\}
+    r"""(?x)(?:\{\{-? \s* site\.(?:base)?url \s* -?\}\})+ ([^{}]+)
+    | \{\{-? \s* ["']([^"'{}:]+)["'] \s* \| \s* (?:relative|absolute)_url \s* -?\}\}
     | \{%-? \s* link \s+ ([^\s{}]+) \s* -?%\}"""
 )
 
 
-def _jekyll_path(source: str) -> str:
-    """The path that a template of Jekyll means, as ``{{ site.baseurl }}/dog.png`` does; ``/`` for others."""
+def _jekyll_path(source: str) -> str | None:
+    """The path that a template of Jekyll means, as ``{{ site.baseurl }}/dog.png`` does; None for others."""
     match = _JEKYLL.fullmatch(source.strip())
-    return "/" + next(filter(None, match.groups()), "").lstrip("/") if match else "/"
+    return "/" + next(filter(None, match.groups())).lstrip("/") if match else None
 
 
 def _joined(base: str, source: str) -> str:

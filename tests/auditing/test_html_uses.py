@@ -180,6 +180,7 @@ def test_alt_is_kept_as_written_and_the_name_is_trimmed(tmp_path: Path) -> None:
         # A drawing without a name counts where nothing else names the link.
         ('<a href="/"><svg><path d=""/></svg></a>', ["link"]),
         ("<button><svg><use href='#x'/></svg></button>", ["button"]),
+        ('<g id="o"><title>Go</title></g><button><svg><use href="go"/></svg></button>', ["button"]),
         ('<a href="/"><svg><path d=""/></svg> Home</a>', []),
         ('<a href="/" aria-label="Home"><svg><path d=""/></svg></a>', []),
         ('<a href="/"><svg><text>Home</text></svg></a>', []),
@@ -241,6 +242,10 @@ def test_copies_for_readers_without_script_are_no_further_uses(tmp_path: Path) -
     linked = one(tmp_path, f'<a href="/">{late}<noscript><img src="a.png" alt="A dog"></noscript></a>')
     assert linked.only_content_of == "link"
     assert one(tmp_path, '<noscript><img src="a.png"></noscript>').source == "a.png"
+    # Pictures without a source are no copies of one another.
+    drawn = '<svg role="img" aria-label="{}"></svg>'
+    both = page(tmp_path, f"{drawn.format('A dog')}<noscript>{drawn.format('A cat')}</noscript>")
+    assert [use.name for use in both] == ["A dog", "A cat"]
 
 
 def test_a_shadow_tree_in_the_page_is_read(tmp_path: Path) -> None:

@@ -187,20 +187,23 @@ def test_files_that_cells_of_r_show(
 
 
 @pytest.mark.parametrize(
-    ("source", "is_found"),
+    ("source", "problem"),
     [
-        ("{{ site.baseurl }}/img/a.png", True),
-        ("{{site.url}}{{site.baseurl}}/img/a.png", True),
-        ('{{ "/img/a.png" | relative_url }}', True),
-        ("{% link img/a.png %}", True),
-        ("{{ site.baseurl }}/img/none.png", False),
-        ("{{ site.baseurl }}/../img/a.png", False),
-        ('{{ page.image | default: "a b.png" }}', False),
-        ('{{ "/img/a.png" | resize: 40 }}', False),
+        ("{{ site.baseurl }}/img/a.png", None),
+        ("{{site.url}}{{site.baseurl}}/img/a.png", None),
+        ('{{ "/img/a.png" | relative_url }}', None),
+        ("{% link img/a.png %}", None),
+        ("{{ site.baseurl }}/img/none.png", "missing"),
+        ("{% link img/none.png %}", "missing"),
+        ("{{ site.baseurl }}/../img/a.png", "outside"),
+        ("{{ site.url }}", "template"),
+        ('{{ "https://example.org/a.png" | absolute_url }}', "template"),
+        ('{{ page.image | default: "a b.png" }}', "template"),
+        ('{{ "/img/a.png" | resize: 40 }}', "template"),
     ],
 )
 def test_templates_of_jekyll_lead_to_the_files_of_the_site(
-    tmp_path: Path, source: str, is_found: bool
+    tmp_path: Path, source: str, problem: str | None
 ) -> None:
     (tmp_path / "img").mkdir()
     (tmp_path / "img/a.png").write_bytes(png())
@@ -210,9 +213,8 @@ def test_templates_of_jekyll_lead_to_the_files_of_the_site(
     )
     for use in uses(tmp_path):
         assert use.source == source
-        assert (use.image, use.image_problem) == (
-            (str(tmp_path / "img/a.png"), None) if is_found else (None, "template")
-        )
+        file = None if problem else str(tmp_path / "img/a.png")
+        assert (use.image, use.image_problem) == (file, problem)
     assert [use.name for use in uses(tmp_path)] == ["A dog", None]
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import json
+import shutil
 from pathlib import Path
 
 import psutil
@@ -12,6 +14,7 @@ from audit_site import DEFECTS, demo_figures, found, made_figures, make_site, re
 import descscore
 from descscore import DescScorer
 from descscore.auditing.wording import drawn_kind
+from descscore.errors import ModelError
 
 
 def test_every_planted_defect_is_found_and_nothing_else(tmp_path: Path) -> None:
@@ -62,6 +65,16 @@ def test_scores_do_not_change_what_the_rules_by_text_find(tmp_path: Path, tiny_f
     image, text = next(iter(texts.items()))
     same = next(one for one in scored if one.use.image == image and one.use.name == text)
     assert same.score == pytest.approx(scorer.score(image, text).score, abs=1e-6)
+
+
+def test_a_damaged_model_is_no_fault_of_the_site(tmp_path: Path, tiny_folder: Path) -> None:
+    model = shutil.copytree(tiny_folder, tmp_path / "model")
+    config = json.loads((model / "open_clip_config.json").read_text())
+    config["model_cfg"]["text_cfg"]["norm_kwargs"] = {"eps": -1e6}  # every score is NaN
+    (model / "open_clip_config.json").write_text(json.dumps(config))
+    make_site(tmp_path / "site", 1, made_figures(40))
+    with pytest.raises(ModelError, match="not finite"):
+        list(descscore.audit(tmp_path / "site", model=model, jobs=1))
 
 
 def test_records_come_while_the_audit_runs(tmp_path: Path) -> None:

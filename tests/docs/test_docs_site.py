@@ -133,8 +133,9 @@ def test_the_references_are_complete(site: Path) -> None:
 
 
 def prose(page: str) -> str:
-    """The page without its blocks of code."""
-    return re.sub(r"^```.*?^```$", "", read(page), flags=re.M | re.S)
+    """The page without its blocks of code, and with a word for each piece of code in a line."""
+    text = re.sub(r"^```.*?^```$", "", read(page), flags=re.M | re.S)
+    return re.sub(r"(?<!`)(`+)(?!`)(?:.(?!\n\n))+?(?<!`)\1(?!`)", "code", text, flags=re.S)
 
 
 @pytest.mark.parametrize("page", pages())
