@@ -451,8 +451,7 @@ def _markdown_rule(state: StateBlock, start: int, end: int, silent: bool) -> boo
 
 def _closing_lines(text: str) -> dict[tuple[str, int], int]:
     """The line that closes an element, by its name and the line that opens it. Lines count from 0."""
-    closing: dict[tuple[str, int], int] = {}
-    depths: dict[str, int] = {}
+    closing, depths = dict[tuple[str, int], int](), dict[str, int]()
     waiting: dict[str, list[tuple[int, int]]] = {}  # depths inside the open elements of a name, and lines
     for number, line in enumerate(text.split("\n")):
         tags = [(name.lower(), -1 if slash else 1) for slash, name in _TAGS.findall(line)]
@@ -462,8 +461,7 @@ def _closing_lines(text: str) -> dict[tuple[str, int], int]:
             opened = waiting.setdefault(name, [])
             while opened and opened[-1][0] > depths[name]:
                 closing[name, opened.pop()[1]] = number
-            if not opened or opened[-1][0] < depths[name]:
-                opened.append((depths[name], number))
+            opened.append((depths[name], number))
     return closing
 
 
