@@ -33,7 +33,7 @@ from descscore.auditing.rules import (
     finding,
     text_of,
 )
-from descscore.auditing.uses import DocumentProblem, ImageUse
+from descscore.auditing.uses import PASSED_OVER, DocumentProblem, ImageUse
 from descscore.errors import ModelError, UsageError
 from descscore.images import PixelSpec
 from descscore.records import OK, Outcome, Pair
@@ -118,7 +118,8 @@ def audit(
 
     Yields:
         A record for every use of an image, with or without findings, and one for every document that cannot
-        be read. Several uses that stand on one page are looked at together, so records come in groups.
+        be read or is passed over. Several uses that stand on one page are looked at together, so records come
+        in groups.
 
     Raises:
         UsageError: A setting is wrong, or a path does not exist.
@@ -187,8 +188,10 @@ def _finished(waiting: deque[_Page | DocumentProblem], codes: frozenset[str]) ->
     ):
         head = waiting.popleft()
         if isinstance(head, DocumentProblem):
-            findings = [finding(UNREADABLE_DOCUMENT, head.message)]
-            yield _audited(ImageUse(head.document), findings, codes, None, "cannot be read")
+            is_fault = head.message != PASSED_OVER
+            findings = [finding(UNREADABLE_DOCUMENT, head.message)] if is_fault else []
+            reason = "cannot be read" if is_fault else head.message
+            yield _audited(ImageUse(head.document), findings, codes, None, reason)
         else:
             yield from _judged(head, codes)
 

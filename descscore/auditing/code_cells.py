@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from contextlib import suppress
-from itertools import takewhile, zip_longest
+from itertools import islice, takewhile, zip_longest
 from typing import Any, NamedTuple
 
 import yaml
@@ -19,9 +19,12 @@ _MOST_OPTION_LINES, _LONGEST_OPTIONS = 100, 20_000
 """Most lines and characters of a cell's options that are read."""
 _HEAD_OPTION = r"""(fig\.(?:alt|cap))\s*=\s*(?:"((?:\\.|[^"\\])*)"|'((?:\\.|[^'\\])*)'|([^\s,"']+))"""
 _HEAD_EVAL = re.compile(r"\beval\s*=\s*(?:F|FALSE)\b")
-_GRAPHICS = re.compile(r"\binclude_graphics\(([^()]{0,2000}(?:\([^()]{0,2000}\))?[^()]{0,200})\)")
+_GRAPHICS = re.compile(r"\binclude_graphics\(")
+_ARGUMENTS = re.compile(r"([^()]*(?:\([^()]*\)[^()]*)*)\)")
+_LONGEST_ARGUMENTS = 4200
+"""Most characters of a call's arguments that are read."""
 _MOST_FILES = 100
-"""Most files that one cell shows."""
+"""Most files that one cell shows, and most calls in it that are looked at."""
 _QUOTED = re.compile(r"""["']([^"'\n]{1,500})["']""")
 
 
@@ -71,7 +74,9 @@ def fence_pictures(code: str, head: str) -> list[CellPicture]:
 
 def _shown_files(code: str) -> list[str]:
     """The files that code in R shows: ``knitr::include_graphics("dog.png")``."""
-    return [name for call in _GRAPHICS.findall(code) for name in _QUOTED.findall(call)][:_MOST_FILES]
+    starts = (call.end() for call in islice(_GRAPHICS.finditer(code), _MOST_FILES))
+    calls = (_ARGUMENTS.match(code, start, start + _LONGEST_ARGUMENTS) for start in starts)
+    return [name for call in calls if call for name in _QUOTED.findall(call[1])][:_MOST_FILES]
 
 
 def plot_texts(code: str, metadata: object = None) -> list[CellPicture]:

@@ -17,7 +17,7 @@ from descscore.auditing.notebooks import read_notebook
 from descscore.auditing.office import read_docx, read_pptx
 from descscore.auditing.open_document import read_odt
 from descscore.auditing.sources import FolderStore, Root, Sources, site_roots
-from descscore.auditing.uses import DocumentProblem, ImageUse
+from descscore.auditing.uses import PASSED_OVER, DocumentProblem, ImageUse
 from descscore.errors import DataError, DescscoreError
 from descscore.files import open_regular
 from descscore.tables.cells import short
@@ -74,12 +74,16 @@ class Document:
 
 def _html(document: Document) -> Records:
     text = document.read_text(MOST_TEXT, decode)
-    if _OUR_REPORT in text[:4096]:
-        return iter(())  # the report of an earlier audit is no page of the site
+    if _OUR_REPORT.match(text):
+        return iter((DocumentProblem(document.name, PASSED_OVER),))
     return read_html(text, document.origin)
 
 
-_OUR_REPORT = '<meta name="generator" content="descscore audit '
+_OUR_REPORT = re.compile(
+    r'\s{0,9}<!DOCTYPE html>\s{1,9}<html lang="en">\s{1,9}<head>\s{1,9}(?:<meta [^<>]{1,200}>\s{1,9}){0,4}'
+    r'<meta name="generator" content="descscore audit '
+)
+"""The start of a report of an audit as a page."""
 
 
 def _markdown(document: Document) -> Records:

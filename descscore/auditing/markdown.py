@@ -433,16 +433,12 @@ _INDENTED = re.compile(r"(?:!!!|\?\?\?\+?|===[!+]?)[ \t]+\S")
 def _markdown_rule(state: StateBlock, start: int, end: int, silent: bool) -> bool:
     """Read an HTML element that holds Markdown, as ``<figure markdown>`` of Python-Markdown."""
     tag = None if state.is_code_block(start) else _HOLDS_MARKDOWN.fullmatch(_line(state, start).rstrip())
-    unclosed: set[str] = state.env.setdefault("unclosed", set())
-    if tag is None or tag[1].lower() in unclosed or state.env["depth"] >= _MOST_DEPTH:
+    if tag is None or state.env["depth"] >= _MOST_DEPTH:
         return False
-    depth, stop = 1, start
-    while depth and stop + 1 < end:
-        stop += 1
-        tags = re.findall(rf"(?i)<(/?){tag[1]}(?=[\s>])", _line(state, stop))
-        depth += sum(-1 if slash else 1 for slash in tags)
-    if depth > 0:
-        unclosed.add(tag[1].lower())
+    if "closing" not in state.env:
+        state.env["closing"] = _closing_lines(state.src)
+    stop = state.env["closing"].get((tag[1].lower(), start), end)
+    if stop >= end:
         return False
     if not silent:
         filled = [state.sCount[number] for number in range(start + 1, stop) if not state.isEmpty(number)]
@@ -453,6 +449,23 @@ def _markdown_rule(state: StateBlock, start: int, end: int, silent: bool) -> boo
     return True
 
 
+def _closing_lines(text: str) -> dict[tuple[str, int], int]:
+    """The line that closes an element, by its name and the line that opens it. Lines count from 0."""
+    closing, depths = dict[tuple[str, int], int](), dict[str, int]()
+    waiting: dict[str, list[tuple[int, int]]] = {}  # depths inside the open elements of a name, and lines
+    for number, line in enumerate(text.split("\n")):
+        tags = [(name.lower(), -1 if slash else 1) for slash, name in _TAGS.findall(line)]
+        for name, step in tags:
+            depths[name] = depths.get(name, 0) + step
+        for name in dict(tags):
+            opened = waiting.setdefault(name, [])
+            while opened and opened[-1][0] > depths[name]:
+                closing[name, opened.pop()[1]] = number
+            opened.append((depths[name], number))
+    return closing
+
+
+_TAGS = re.compile(r"(?i)<(/?)([a-z]{1,20})(?=[\s>])")
 _HOLDS_MARKDOWN = re.compile(
     r"(?i)<([a-z]{1,20})\b[^<>]{0,500}?\smarkdown(?:\s*=\s*(?![\"']?0)[^<>]{0,20})?(?:\s[^<>]{0,500})?>"
 )

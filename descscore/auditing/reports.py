@@ -17,7 +17,7 @@ from xml.etree import ElementTree
 from descscore import __version__
 from descscore.auditing.results import AuditedUse, location
 from descscore.auditing.rules import BY_CODE, RULES, SEVERITIES, Finding, Severity
-from descscore.auditing.uses import NOT_LOOKED_AT
+from descscore.auditing.uses import NOT_LOOKED_AT, PASSED_OVER
 from descscore.errors import shown
 from descscore.tables.cells import to_csv_cell
 
@@ -43,6 +43,8 @@ class Summary:
     """Uses whose image is an address, is filled in by a program, or lies outside the audited folder."""
     known: int = 0
     """Findings that a baseline left out."""
+    passed_over: int = 0
+    """Reports of earlier audits."""
     not_judged: Counter[str] = field(default_factory=Counter)
     """Uses with a text whose picture was not judged, by reason."""
     codes: Counter[str] = field(default_factory=Counter)
@@ -51,7 +53,9 @@ class Summary:
     @classmethod
     def of(cls, records: Sequence[AuditedUse]) -> Summary:
         """The summary of ``records``."""
-        found = cls(len({record.use.document for record in records}))
+        passed_over = {record.use.document for record in records if record.not_judged == PASSED_OVER}
+        documents = {record.use.document for record in records} - passed_over
+        found = cls(len(documents), passed_over=len(passed_over))
         for record in records:
             found.uses += not record.is_document
             found.with_findings += bool(record.findings)
@@ -101,6 +105,8 @@ def as_text(records: Sequence[AuditedUse]) -> str:
             "Not looked at, since they are addresses, templates or outside the folder: "
             f"{summary.not_looked_at:,} (--select F03 lists them)"
         )
+    if summary.passed_over:
+        lines.append(f"Reports of earlier audits, which are passed over: {summary.passed_over:,}")
     if summary.known:
         lines.append(f"Known findings, which the baseline leaves out: {summary.known:,}")
     if summary.judged:

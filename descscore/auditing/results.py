@@ -15,6 +15,7 @@ class AuditedUse:
     """One use of an image and what the audit says of it.
 
     A document that cannot be read is one too: its ``use`` has only a document, and its finding the code D01.
+    So is the report of an earlier audit, without a finding.
     """
 
     use: ImageUse
@@ -35,7 +36,7 @@ class AuditedUse:
 
     @property
     def is_document(self) -> bool:
-        """Whether this stands for a document that cannot be read."""
+        """Whether this stands for a document that cannot be read or is passed over."""
         return self.use == ImageUse(self.use.document)
 
     def to_dict(self) -> dict[str, Any]:

@@ -96,6 +96,10 @@ class DocumentProblem:
     """What is wrong, in a sentence that does not repeat the path."""
 
 
+PASSED_OVER = "is the report of an earlier audit, which is passed over"
+"""The message of a document that is no page of the site; nothing is wrong with it."""
+
+
 class Located(NamedTuple):
     """An image, or why there is none; the fields are those of :class:`ImageUse`."""
 

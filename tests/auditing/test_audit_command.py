@@ -206,4 +206,17 @@ def test_the_report_of_an_earlier_audit_is_no_page_of_the_site(site: Path) -> No
     before = run("--no-model", site).output
     run("--no-model", site, "--format", "html", "--output", site / "report.html")
     assert (site / "report.html").exists()
-    assert run("--no-model", site).output == before
+    passed_over = "Reports of earlier audits, which are passed over: 1\n"
+    after = run("--no-model", site).output
+    assert passed_over in after
+    assert after.replace(passed_over, "") == before
+    rows = json.loads(run("--no-model", site, "--format", "json").output)
+    (row,) = (row for row in rows if row["document"].endswith("report.html"))
+    assert (row["findings"], "earlier audit" in row["not_judged"]) == ([], True)
+
+
+def test_a_page_that_speaks_of_a_report_is_read(site: Path) -> None:
+    mark = '<meta name="generator" content="descscore audit 0.1.0">'
+    for text in (f"<!-- {mark} -->", f"<p>text</p>{mark}", f"<textarea>{mark}</textarea>"):
+        (site / "page.html").write_text(PAGE.format(alt="").replace("<title>", f"{text}<title>", 1))
+        assert "passed over" not in run("--no-model", site / "page.html").output

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from audited_documents import png, uses
 from hypothesis import given
 from hypothesis import strategies as st
 
+from descscore.auditing.code_cells import fence_pictures
 from descscore.auditing.html import Origin
 from descscore.auditing.markdown import read_markdown
 from descscore.auditing.sources import FolderStore, Sources
@@ -184,6 +186,27 @@ def test_files_that_cells_of_r_show(
 ) -> None:
     uses_of_page = page(tmp_path, f"```{{r{options}}}\nknitr::include_graphics({code})\n```")
     assert [(use.source, use.name, use.caption) for use in uses_of_page] == found
+
+
+def test_an_element_that_does_not_close_leaves_later_ones_alone(tmp_path: Path) -> None:
+    good = "<div markdown>\n![A dog](a.png)\n<div>\n</div>\n</div>\n\n"
+    found = page(tmp_path, f"<div markdown>\n\n{good}{good}> <div markdown>\n> ![A cat](a.png)\n> </div>\n")
+    assert [use.name for use in found] == ["A dog", "A dog", "A cat"]
+    names = [f"{a}{b}" for a in "abcdefghijkl" for b in "abcdefghijkl"]
+    for text in ("<p markdown>\n\n" * 5000, "".join(f"<{name} markdown>\n\n" for name in names * 30)):
+        start = time.process_time()
+        assert page(tmp_path, text + "![A dog](a.png)")[0].name == "A dog"
+        assert time.process_time() - start < 10
+
+
+@pytest.mark.parametrize("rest", ["a" * 2000, "", "(" + "a" * 190, "a()", "()" * 100, "(" * 100])
+def test_calls_that_do_not_end_are_read_in_bounds(rest: str) -> None:
+    call = f"include_graphics({rest}\n"
+    start = time.process_time()
+    assert fence_pictures(call * ((4 << 20) // len(call)), "{r}") == []
+    assert time.process_time() - start < 4
+    shown = 'include_graphics(c("a.png", "b.png"), dpi = max(1, 2))'
+    assert [one.source for one in fence_pictures(shown, "{r}")] == ["a.png", "b.png"]
 
 
 @pytest.mark.parametrize(
