@@ -93,6 +93,7 @@ def test_a_repository_is_fetched_once_and_found_in_the_cache_afterwards(tmp_path
     assert "not in the cache" in again[4]
 
 
+@pytest.mark.long  # it waits for hubs that do not answer
 def test_what_is_wrong_is_said_in_one_line_within_ten_seconds(tmp_path: Path) -> None:
     """A name that does not exist, a hub that is not there, and one that never ends its answer."""
     trickle = socket.create_server(("127.0.0.1", 0))

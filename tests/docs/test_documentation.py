@@ -218,6 +218,7 @@ def test_a_wrong_command_is_found(text: str, what: str) -> None:
         check_options(simple_commands(text)[0])
 
 
+@pytest.mark.long
 def test_a_block_that_fails_and_one_that_shows_something_else_are_found(
     server: ForkServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

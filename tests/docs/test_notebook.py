@@ -42,6 +42,7 @@ def printed(notebook: NotebookNode) -> list[str]:
     return ["".join(o.text for o in cell.outputs if o.get("name") == "stdout") for cell in cells]
 
 
+@pytest.mark.long
 def test_it_scores_compares_explains_and_measures(ran: NotebookNode) -> None:
     _, score, compare, words, _, batch, metric = printed(ran)
     assert "descscore:" in score
@@ -52,6 +53,7 @@ def test_it_scores_compares_explains_and_measures(ran: NotebookNode) -> None:
     assert metric.startswith("mean ")
 
 
+@pytest.mark.long
 def test_its_chart_is_drawn(ran: NotebookNode) -> None:
     drawn = [o for cell in ran.cells if cell.cell_type == "code" for o in cell.outputs if "data" in o]
     assert any("image/png" in output.data for output in drawn)

@@ -313,6 +313,7 @@ def test_the_export_loads_and_only_the_late_stages_of_the_tower_moved(
     assert all(0 <= line["image_to_text@10"] <= 1 and np.isfinite(line["full_stop"]) for line in log)
 
 
+@pytest.mark.long
 def test_a_run_learns(data: Path, small: Settings, tmp_path: Path) -> None:
     text = replace(small.stages[0], steps=80, rates={"text": 3e-3})
     run = Pretraining(data, tmp_path, replace(small, stages=(text,)))
