@@ -320,7 +320,7 @@ def test_an_adapter_takes_a_local_base_along(tiny_folder: Path, tmp_path: Path) 
         ("reference", lambda values: values[None]),
         ("reference", lambda values: values.flip(0)),
         ("reference", lambda values: values * float("nan")),
-        ("rotation", lambda values: values.to(torch.complex64)),
+        ("rotation", lambda values: values.to(torch.int32)),
         ("readout.weight", lambda values: values.bool()),
     ],
 )
