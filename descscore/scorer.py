@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -273,27 +274,18 @@ class DescScorer:
         Raises:
             ModelError: A score is not finite.
         """
-        scores = self._scores(images, encoded, contexts, context_encoder)
+        contexts = contexts or [ContextTexts()] * len(encoded.texts)
+        encoder = context_encoder or ContextEncoder(self.encoder.embeddings)
+        scores = self.scoring.scores(images, encoded, contexts, encoder)
         if not all(score.is_finite for score in scores):
             raise ModelError(f"model {self.model.name}: {NOT_FINITE}")
         return scores
 
-    def _scores(
-        self,
-        images: Tensor,
-        encoded: EncodedTexts,
-        contexts: Sequence[ContextTexts] | None = None,
-        context_encoder: ContextEncoder | None = None,
-    ) -> list[Score]:
-        """As :meth:`scores`, also scores that are not finite: in a stream they cost their own rows."""
-        contexts = contexts or [ContextTexts()] * len(encoded.texts)
-        encoder = context_encoder or ContextEncoder(self.encoder.embeddings)
-        return pair_scores(images, encoded, contexts, encoder, self.model.purpose, self.signature)
-
     @property
     def scoring(self) -> Scoring:
-        """The parts of this scorer that a stream needs."""
-        return Scoring(self.encoder, self.tokenize, self._scores)
+        """The parts of this scorer that a stream needs, where a score that is not finite costs its row."""
+        scores = partial(pair_scores, purpose=self.model.purpose, signature=self.signature)
+        return Scoring(self.encoder, self.tokenize, scores)
 
     def _encode_pairs(
         self, images: ImageBatch, texts: Sequence[str], problems: dict[int, InputError]

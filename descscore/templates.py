@@ -34,7 +34,7 @@ def environment(
     Args:
         folder: The folder.
         finalize: What is done to each value before it is escaped; None to leave values as they are. A form
-            leaves them so: it gives back what a visitor has typed.
+            leaves them, since it gives back what a visitor has typed.
         settings: Other settings of Jinja2, such as ``autoescape=False`` for Markdown.
     """
     usual: dict[str, Any] = {

@@ -233,7 +233,7 @@ class Reading:
         return drawing is not None and bool(own_name(drawing).text)
 
     def _read_frame(self, element: Element, context: _Context) -> None:
-        """Read the page that an attribute of a frame holds. All that it shows stands where the frame does."""
+        """Read the page that an attribute of a frame holds. Its images stand at the place of the frame."""
         depth = self._frame.depth + 1 if self._frame else 1
         if depth <= _MOST_FRAMES:
             around = _Context(context.language, context.is_unseen, context.is_hidden)

@@ -119,10 +119,10 @@ function refusals(large, others) {
 }
 
 function add(files) {
-  const others = files.filter((file) => !isPicture(file));
-  const large = files.filter((file) => isPicture(file) && file.size > megabytes() * 2 ** 20);
-  const refused = refusals(large, others);
-  const fresh = files.filter((file) => isPicture(file) && file.size <= megabytes() * 2 ** 20).map((file) => ({ number: ++taken, file, name: file.name, address: URL.createObjectURL(file) }));
+  const fits = (file) => file.size <= megabytes() * 2 ** 20;
+  const readable = files.filter(isPicture);
+  const refused = refusals(readable.filter((file) => !fits(file)), files.filter((file) => !isPicture(file)));
+  const fresh = readable.filter(fits).map((file) => ({ number: ++taken, file, name: file.name, address: URL.createObjectURL(file) }));
   pictures.push(...fresh);
   for (const gone of pictures.splice(0, Math.max(pictures.length - MAX_PICTURES, 0))) URL.revokeObjectURL(gone.address);
   if (fresh.length || !chosen) choose(pictures.find((picture) => fresh.includes(picture)) || null);
