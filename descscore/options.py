@@ -91,7 +91,7 @@ class Group(LazyGroup):
 def echo(text: object, *, err: bool = False, dim: bool = False) -> None:
     """Print a line. Control characters, which texts and file names may hold, are shown, not sent.
 
-    What the terminal's coding lacks is replaced.
+    What the terminal's coding lacks is replaced. If nobody reads any more, the command ends, with code 1.
 
     Args:
         text: The line.
@@ -102,7 +102,11 @@ def echo(text: object, *, err: bool = False, dim: bool = False) -> None:
     coding = getattr(stream, "encoding", None) or "utf-8"
     line = line.encode(coding, "backslashreplace").decode(coding)
     styled = dim and stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-    click.echo(click.style(line, dim=True) if styled else line, err=err)
+    try:
+        click.echo(click.style(line, dim=True) if styled else line, err=err)
+    except BrokenPipeError:  # the reader, such as ``head``, wants no more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # else Python complains when it ends
+        raise click.exceptions.Exit(1) from None
 
 
 def _check_model(_ctx: click.Context, _option: click.Parameter, value: Any) -> Any:

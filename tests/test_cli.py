@@ -555,3 +555,21 @@ def test_a_wrong_path_is_said_before_torch_is_imported(
     assert done.returncode in (1, 2), done.stderr
     assert said in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_a_reader_that_wants_no_more_lines_gets_no_complaint() -> None:
+    code = (
+        "import click; from descscore.options import Group, echo\n"
+        "@click.group(cls=Group)\ndef main(): pass\n"
+        "@main.command()\ndef lines(): [echo('line ' * 1000) for _ in range(1000)]\n"
+        "main()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, "lines"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.read(5) == b"line "
+        process.stdout.close()  # as ``head`` does
+        assert process.stderr.read() == b""
+    assert process.returncode == 1
