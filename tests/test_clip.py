@@ -27,6 +27,7 @@ def python(code: str) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.long
 def test_scoring_imports_nothing_that_only_other_work_needs(tiny_folder: Path) -> None:
     heavy = "{'transformers', 'timm.models.vision_transformer', 'torchvision.ops.boxes', 'peft'}"
     heavy += " | {'gradio', 'ray', 'matplotlib', 'datasets', 'pandas'}"

@@ -155,6 +155,7 @@ print(json.dumps(said))
         assert seconds < 10, message
 
 
+@pytest.mark.long
 def test_an_adapter_goes_to_the_hub_and_comes_back(tmp_path: Path, tiny_folder: Path) -> None:
     folder = make_adapter(tiny_folder, tmp_path / "adapter")
     for private in ("checkpoints/step-1/weights.safetensors", "features/a.npz", "run.json"):

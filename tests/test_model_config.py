@@ -32,6 +32,22 @@ def folder(tmp_path: Path, tiny_folder: Path) -> Path:
     return Path(shutil.copytree(tiny_folder, tmp_path / "model"))
 
 
+@pytest.fixture(scope="module")
+def sound_adapter(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An adapter that loads, with its base in its folder."""
+    folder = tmp_path_factory.mktemp("sound") / "adapter"
+    clip = load_model(tiny_folder, "cpu").clip
+    info = AdapterInfo(include_base(tiny_folder, folder), weights_hash(clip))
+    save_lora(attach_lora(copy.deepcopy(clip), rank=2), info, folder)
+    assert load_model(folder, "cpu").tuned
+    return folder
+
+
+@pytest.fixture
+def adapter(sound_adapter: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(sound_adapter, tmp_path / "adapter"))
+
+
 def change(folder: Path, part: str, **values: Any) -> None:
     """Write values into one part of a model folder's configuration."""
     path = folder / "open_clip_config.json"
@@ -260,44 +276,33 @@ def test_towers_of_other_kinds_are_allowed(tmp_path: Path, vision: dict[str, Any
     ],
     ids=lambda value: str(value)[:20],
 )
-def test_an_adapter_names_its_layers_by_plain_names(
-    tiny_folder: Path, tmp_path: Path, key: str, value: Any
-) -> None:
-    folder = tmp_path / "adapter"
-    clip = load_model(tiny_folder, "cpu").clip
-    info = AdapterInfo(include_base(tiny_folder, folder), weights_hash(clip))
-    save_lora(attach_lora(copy.deepcopy(clip), rank=2), info, folder)
-    load_model(folder, "cpu")
-    path = folder / "adapter_config.json"
+def test_an_adapter_names_its_layers_by_plain_names(adapter: Path, key: str, value: Any) -> None:
+    path = adapter / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
     with pytest.raises(ModelError, match=f"(?i)^adapter .*{key[:6]}") as caught:
-        load_model(folder, "cpu")
-    assert len(str(caught.value)) < len(str(folder)) + 400
+        load_model(adapter, "cpu")
+    assert len(str(caught.value)) < len(str(adapter)) + 400
 
 
 @pytest.mark.parametrize("how", ["absolute", "..", "link", "tag", "here"])
 def test_an_adapter_leads_to_no_folder_outside_its_own(
-    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+    adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     """Else a model from a stranger would choose which of the user's files are read."""
-    folder = tmp_path / "adapter"
-    clip = load_model(tiny_folder, "cpu").clip
-    info = AdapterInfo(include_base(tiny_folder, folder), weights_hash(clip))
-    save_lora(attach_lora(copy.deepcopy(clip), rank=2), info, folder)
-    outside = Path(shutil.move(folder / "base_model", tmp_path / "outside"))
-    (folder / "link").symlink_to(outside)
+    outside = Path(shutil.move(adapter / "base_model", tmp_path / "outside"))
+    (adapter / "link").symlink_to(outside)
     monkeypatch.chdir(tmp_path)
     base = {"absolute": str(outside), "..": "../outside", "link": "link", "tag": "..", "here": "outside"}[how]
-    path = folder / "descscore_adapter.json"
+    path = adapter / "descscore_adapter.json"
     pretrained = "outside" if how == "tag" else None
     path.write_text(json.dumps(json.loads(path.read_text()) | {"base": base, "pretrained": pretrained}))
     with pytest.raises(ModelError) as caught:
-        load_model(folder, "cpu")
+        load_model(adapter, "cpu")
     assert ("leads out of the adapter's folder" in str(caught.value)) == (how in ("absolute", "..", "link"))
     # What the message advises works.
-    shutil.copytree(outside, folder / "base_model")
+    shutil.copytree(outside, adapter / "base_model")
     path.write_text(json.dumps(json.loads(path.read_text()) | {"base": "base_model", "pretrained": None}))
-    assert load_model(folder, "cpu").tuned
+    assert load_model(adapter, "cpu").tuned
 
 
 def test_an_adapter_takes_a_local_base_along(tiny_folder: Path, tmp_path: Path) -> None:

@@ -53,6 +53,7 @@ def test_tests_cannot_reach_the_network() -> None:
     assert constants.HF_HUB_OFFLINE
 
 
+@pytest.mark.long
 def test_tagged_model_from_the_cache_equals_open_clip(hub_cache: Path, photo: Path) -> None:
     scorer = DescScorer.from_pretrained("ViT-B-32/openai", device="cpu", cache_dir=hub_cache)
     assert isinstance(scorer.model.clip.transformer.resblocks[0].mlp.gelu, QuickGELU)
@@ -89,6 +90,7 @@ def test_nothing_else_stands_in_open_clips_tags() -> None:
     assert said <= {*_PREPROCESSING, "quick_gelu", "hf_hub", "url", "file"}
 
 
+@pytest.mark.long
 def test_saved_quickgelu_vit_b_32_reloads_with_its_activation(hub_cache: Path, tmp_path: Path) -> None:
     before = load_model("ViT-B-32/openai", "cpu", hub_cache)
     folder = tmp_path / "mine"

@@ -202,6 +202,7 @@ def test_both_licences_are_in_the_wheel(wheel: Path) -> None:
             assert found == (ROOT / name).read_bytes()
 
 
+@pytest.mark.long
 def test_score_from_the_wheel_with_the_network_off(environment: Path, tmp_path: Path) -> None:
     make_photo(tmp_path / "photo.jpg", seed=1)
     done = run(environment, tmp_path, "descscore", "score", "photo.jpg", "A red car.", "A cat.", "--json")

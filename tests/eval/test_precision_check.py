@@ -43,7 +43,8 @@ def sample() -> Sample:
     return crops()
 
 
-@pytest.mark.parametrize("name", [pytest.param("base", marks=pytest.mark.long), "default"])
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["base", "default"])
 def test_the_bundled_models_keep_their_cosines_and_their_order(name: str, sample: Sample) -> None:
     bf16, fp16 = compare_precisions(load_model(name, "cpu"), sample)
     assert bf16.pairs == len(sample.pairs) == 256

@@ -44,6 +44,7 @@ def test_a_name_that_is_passed_on_and_accounts_in_any_script(study: JudgmentStor
         assert study.by_account("jörg").pseudonym == "Jo"
 
 
+@pytest.mark.long
 def test_a_study_alone_loads_no_model_and_no_torch(study: JudgmentStore) -> None:
     code = (
         "import sys; from pathlib import Path; from descscore.page.cli import ServeOptions, make_app; "

@@ -185,6 +185,7 @@ def die(name: str, setting: Setting) -> float:
     os._exit(1)
 
 
+@pytest.mark.long
 def test_a_measuring_process_that_dies_is_an_error_that_names_the_way(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

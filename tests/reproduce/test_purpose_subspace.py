@@ -84,6 +84,7 @@ def test_interchange_table_against_hooks_one_text_at_a_time(clip) -> None:  # ty
             assert row.low <= row.value <= row.high
 
 
+@pytest.mark.long
 def test_random_rotations_are_many_and_their_spread_is_that_of_hooks(clip) -> None:  # type: ignore[no-untyped-def]
     data = examples()
     rows = {(r.subspace, r.k): r for r in interchange_table(Swaps(clip, data, 2), torch.eye(32))}

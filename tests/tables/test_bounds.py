@@ -88,6 +88,7 @@ def test_a_value_that_all_rows_share_is_in_memory_once(tmp_path: Path, size: int
     assert len(str(rows[0].fault)) < 300
 
 
+@pytest.mark.long
 def test_a_text_that_all_rows_extend_is_in_memory_a_few_times(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     make_photo(tmp_path / "a.png", 0)
@@ -282,7 +283,9 @@ PAX_SIZE = b"14 size=-1024\n"
         lambda: member("x", PAX_SIZE, type=tarfile.XGLTYPE) + member("b.png", b""),
         lambda: many_keys(101) + member("b.png", b"x") * 3,
         lambda: many_keys(1000) * 20 + member("b.png", b"x") * 3,
-        lambda: extended(b"9" * 40_000 + b" a=b\n") + member("b.png", b""),
+        pytest.param(
+            lambda: extended(b"9" * 40_000 + b" a=b\n") + member("b.png", b""), marks=pytest.mark.long
+        ),
         lambda: extended(b"") * 5000 + member("b.png", b""),
         lambda: member("x", b"", type=tarfile.GNUTYPE_LONGNAME, size=1 << 40),
         lambda: member("b.png", b"", size=1 << 80),

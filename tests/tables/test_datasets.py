@@ -216,6 +216,7 @@ def test_parquet_images_travel_to_another_process(folder: Path) -> None:
     assert copy.pairs[1].image.read() == data.pairs[1].image.read()
 
 
+@pytest.mark.long
 def test_a_process_that_has_read_a_parquet_image_ends_without_a_word(folder: Path) -> None:
     path = numbered(folder, 40, 20)
     code = (
