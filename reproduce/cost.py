@@ -43,7 +43,7 @@ from descscore.training.data import Batch, EpochPlan, Examples
 from descscore.training.lora import tower_shape
 from descscore.training.objective import TextRuns, run_batch
 from descscore.training.trainer import RunData, Trainer
-from reproduce.pages import Json, Part, render
+from reproduce.pages import Json, Part, read_json, render
 
 GOAL = 5.0
 """How many times faster than its comparison a pair should be, on a CPU."""
@@ -306,12 +306,6 @@ def to_markdown(costs: Json) -> str:
 PART = Part("training_cost.json", "training.md", "cost", to_markdown)
 
 
-def known_runs(folder: Path) -> list[Json]:
-    """The runs in the file in ``folder``; none if there is no such file."""
-    file = folder / PART.data
-    return list(PART.read(file)["runs"]) if file.is_file() else []
-
-
 def merge_runs(known: Sequence[Json], new: Sequence[Json]) -> list[Json]:
     """All runs in the order of their settings; a new run replaces the known one of the same setting."""
     runs = {setting_of(run): run for run in (*known, *new)}
@@ -340,9 +334,6 @@ def merge_runs(known: Sequence[Json], new: Sequence[Json]) -> list[Json]:
 @click.option("--rounds", default=9, show_default=True, type=click.IntRange(1), help="Turns of every way.")
 @click.option("--steps", default=3, show_default=True, type=click.IntRange(1), help="Steps a turn.")
 @click.option("--output", type=PATH, help="Folder of the documentation, to write into.")
-@click.option(
-    "--add", type=click.Path(exists=True, path_type=Path), help="Take the runs of this file; measure nothing."
-)
 def main(
     model: str,
     device: str | None,
@@ -351,7 +342,6 @@ def main(
     rounds: int,
     steps: int,
     output: Path | None,
-    add: Path | None,
 ) -> None:
     """Measure and print as JSON; with --output, add the runs to those of other machines and settings."""
     where = check_device(device)
@@ -359,10 +349,10 @@ def main(
     settings = [
         Setting(model, where, precision, size) for size in sizes or (None,) for precision in precisions
     ]
-    known = known_runs(output) if output else []
-    runs = PART.read(add)["runs"] if add else [measure(setting, rounds, steps) for setting in settings]
+    runs = [measure(setting, rounds, steps) for setting in settings]
     click.echo(json.dumps({"runs": runs}, indent=1))
     if output:
+        known = read_json(output / PART.data).get("runs", [])
         PART.write({"runs": merge_runs(known, runs)}, output)
 
 

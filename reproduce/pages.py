@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import click
-from jinja2 import TemplateError
 
 from descscore.errors import DataError
 from descscore.eval.formatting import counted, listing, percent, plain, signed, signed_interval
@@ -81,15 +80,6 @@ class Part:
         text = self.put_in(page.read_text(encoding="utf-8"), content)
         write_json(content, folder / self.data)
         write_text(text, page)
-
-    def read(self, path: Path) -> dict[str, Any]:
-        """The content of such a file. Raises :class:`DataError` for any other file."""
-        try:
-            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            self.markdown(content)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, TemplateError) as error:
-            raise DataError(f"{path}: not a file of this command ({error!r})") from None
-        return content
 
 
 def read_json(path: Path) -> dict[str, Any]:

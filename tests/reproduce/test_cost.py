@@ -194,15 +194,6 @@ def test_a_measuring_process_that_dies_is_an_error_that_names_the_way(
         cost.measure(Setting("ViT-B-32", CPU), 1, 1)
 
 
-def test_another_machines_file_is_taken_over(tmp_path: Path) -> None:
-    (tmp_path / PART.page).write_text("<!-- cost -->\n<!-- /cost -->\n")
-    (tmp_path / "theirs.json").write_text(json.dumps({"runs": [one_run(device="cuda")]}))
-    done = CliRunner().invoke(main, ["--add", str(tmp_path / "theirs.json"), "--output", str(tmp_path)])
-    assert done.exit_code == 0, done.output
-    assert json.loads((tmp_path / PART.data).read_text())["runs"] == [one_run(device="cuda")]
-    assert "A machine" in (tmp_path / PART.page).read_text()
-
-
 def one_run(**changes: Any) -> dict[str, Any]:
     seconds = dict(zip(WAYS, (38.04, 42.0, 80.0, 200.0, 200.0, 400.0), strict=True))
     ways = [
