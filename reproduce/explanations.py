@@ -6,7 +6,7 @@ copied.
 
 Integrated gradients start from a text without words. It has a filler in place of words
 (:data:`descscore.explanations.attribution.FILLER`), and no filler is neutral: the model gives the text
-without words a cosine and log-odds too. So some texts are explained from each filler, to see which is steadier.
+without words a cosine and log-odds too. So some texts are explained from each filler: which one is steadier?
 """
 
 from __future__ import annotations
