@@ -86,11 +86,6 @@ def expert_tau(scores: Numbers, ratings: Array) -> Correlation:
     return kendall(np.repeat(values, ratings.shape[1]), ratings.ravel(), variant="c")
 
 
-def crowd_tau(scores: Numbers, shares: Numbers) -> Correlation:
-    """Kendall's tau-b of ``(n,)`` scores with ``(n,)`` shares of yes; raises as :func:`expert_tau`."""
-    return kendall(scores, shares, variant="b")
-
-
 def read_expert(path: Path) -> RatedPairs:
     """``ExpertAnnotations.txt``: photo, caption id and three grades, 1 to 4, by tabs; own captions left out.
 
@@ -260,7 +255,7 @@ def tau_rows(scorer: DescScorer, judgments: CaptionJudgments) -> list[TauRow]:
     own, others = cosines[: len(expert.pairs)], cosines[len(expert.pairs) :]
     return [
         _row("expert", "tau-c", expert_tau(own, expert.ratings), expert),
-        _row("crowdflower", "tau-b", crowd_tau(others, crowd.ratings[:, 0]), crowd),
+        _row("crowdflower", "tau-b", kendall(others, crowd.ratings[:, 0]), crowd),
     ]
 
 

@@ -204,12 +204,8 @@ def _medians(parts: dict[str, Part], rounds: int) -> dict[str, float]:
     for name, (run, _) in parts.items():
         if name not in _WARM:
             run()
-    times = in_turn({name: _without_round(run) for name, (run, _) in parts.items()}, rounds)
+    times = in_turn({name: run for name, (run, _) in parts.items()}, rounds)
     return {name: statistics.median(count / t for t in times[name]) for name, (_, count) in parts.items()}
-
-
-def _without_round(run: Callable[[], float]) -> Callable[[int], float]:
-    return lambda _: run()
 
 
 _WARM = ("decode", "pairs", "undecoded")

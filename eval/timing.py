@@ -36,15 +36,15 @@ def _wait(device: torch.device | None) -> None:
         torch.cuda.synchronize(device)
 
 
-def in_turn(parts: Mapping[str, Callable[[int], T]], rounds: int) -> dict[str, list[T]]:
-    """What each part returns in each round, by its name. A part is called with the number of the round.
+def in_turn(parts: Mapping[str, Callable[[], T]], rounds: int) -> dict[str, list[T]]:
+    """What each part returns in each round, by its name.
 
     The parts take turns, so that other work on the machine slows all of them alike.
     """
     results: dict[str, list[T]] = {name: [] for name in parts}
-    for turn in range(rounds):
+    for _ in range(rounds):
         for name, run in parts.items():
-            results[name].append(run(turn))
+            results[name].append(run())
     return results
 
 

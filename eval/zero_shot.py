@@ -46,6 +46,12 @@ class LabelledImages:
     labels: Sequence[int]
     names: Sequence[str]
 
+    @classmethod
+    def of(cls, images: Sequence[ImageSource], classes: Sequence[str]) -> LabelledImages:
+        """Images with the name of the class of each; the names then stand in alphabetical order."""
+        place = {name: i for i, name in enumerate(sorted(set(classes)))}
+        return cls(images, [place[name] for name in classes], list(place))
+
 
 @dataclass(frozen=True)
 class ZeroShot:
@@ -147,15 +153,9 @@ def existing(path: Path) -> Path:
 def read_labelled(path: Path) -> LabelledImages:
     """A Parquet table with ``image`` and ``label``; class names in alphabetical order."""
     rows = list(parquet_rows(existing(path), TableColumns(image="image", text="label")))
-    labels = [str(row.text) for row in rows]
-    place = class_index(labels)
-    images = [row.image for row in rows if row.image is not None]
-    return LabelledImages(images, [place[label] for label in labels], list(place))
-
-
-def class_index(labels: Sequence[str]) -> dict[str, int]:
-    """The classes among ``labels`` in alphabetical order, with their index."""
-    return {name: i for i, name in enumerate(sorted(set(labels)))}
+    return LabelledImages.of(
+        [row.image for row in rows if row.image is not None], [str(row.text) for row in rows]
+    )
 
 
 IMAGE_COLUMNS = ("img", "image", "webp", "jpg", "png")
@@ -216,9 +216,7 @@ def read_class_folders(root: Path) -> LabelledImages:
     files = sorted(p for p in root.glob("*/*") if p.suffix.lower() in IMAGE_SUFFIXES)
     if not files:
         raise DataError(f"{root}: no images in folders named after their class")
-    names = [path.parent.name.replace("_", " ") for path in files]
-    place = class_index(names)
-    return LabelledImages(files, [place[name] for name in names], list(place))
+    return LabelledImages.of(files, [path.parent.name.replace("_", " ") for path in files])
 
 
 def _read_hub(source: HubSet) -> LabelledImages:

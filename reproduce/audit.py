@@ -22,8 +22,8 @@ from descscore.auditing.picture_rules import NEIGHBOURS, Thresholds, find_swaps
 from descscore.auditing.uses import ImageUse
 from descscore.auditing.wording import drawn_kind
 from descscore.errors import UsageError
+from descscore.eval.features import image_features
 from descscore.eval.statistics.proportions import wilson
-from descscore.images import load_image
 from descscore.scorer import DescScorer
 from reproduce.pages import Json, Part, data_option, folder_argument, render, write_json
 
@@ -75,9 +75,7 @@ def read(path: Path, most: int) -> tuple[list[bytes], list[str], list[str]]:
 def score(name: str, path: Path, scorer: DescScorer, most: int = IMAGES) -> Scored:
     """Score every image of a set with every text."""
     files, texts, captions = read(path, most)
-    size = scorer.encoder.batch_size
-    parts = [files[i : i + size] for i in range(0, len(files), size)]
-    images = torch.cat([scorer.encoder.images([load_image(file) for file in part]) for part in parts])
+    images = image_features(scorer, files)
     encoded = scorer.encoder.tokenized([scorer.tokenize(text) for text in texts])
     told = [scorer.tokenize(caption) for caption in captions if caption]
     cosines = images @ encoded.features.T

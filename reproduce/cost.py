@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
-from functools import partial
+from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -133,7 +133,8 @@ def _warm(name: str, setting: Setting) -> tuple[Way, float]:
 
 def _warmed(name: str, setting: Setting) -> Way:
     way = make_way(name, setting)
-    _timed(way, range(WARM_UP), setting.device)
+    for i in range(WARM_UP):
+        way.step(i)
     return way
 
 
@@ -158,12 +159,13 @@ def resident_peak() -> float:
 
 
 def _seconds(ways: Mapping[str, Way], device: torch.device, rounds: int, steps: int) -> dict[str, float]:
-    """Seconds of 1,000 image pairs, for each way."""
+    """Seconds of 1,000 image pairs, for each way; each turn goes on with the next steps."""
 
-    def timed(way: Way, turn: int) -> float:
-        return _timed(way, range(WARM_UP + turn * steps, WARM_UP + (turn + 1) * steps), device)
+    def timed(way: Way) -> Callable[[], float]:
+        numbers = count(WARM_UP)
+        return lambda: seconds(lambda: [way.step(next(numbers)) for _ in range(steps)], device)
 
-    times = in_turn({name: partial(timed, way) for name, way in ways.items()}, rounds)
+    times = in_turn({name: timed(way) for name, way in ways.items()}, rounds)
     return {name: 1000 * statistics.median(times[name]) / (steps * way.pairs) for name, way in ways.items()}
 
 
@@ -171,10 +173,6 @@ def _gflop(way: Way, steps: int) -> float:
     """GFLOP of a pair, over the first steps that are also timed."""
     total = flops(lambda: [way.step(WARM_UP + i) for i in range(steps)])
     return total / (1e9 * steps * way.pairs)
-
-
-def _timed(way: Way, steps: range, device: torch.device) -> float:
-    return seconds(lambda: [way.step(i) for i in steps], device)
 
 
 @dataclass(frozen=True)

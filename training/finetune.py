@@ -209,7 +209,7 @@ def _purpose(request: Request, trainer: Trainer, start: _Prepared) -> Purpose | 
     shown = train.select(start.for_readout)
     log.info("read-out: fits on %d texts", 2 * len(shown))
     ordered, fitted = fit(tuned, matrix, site, shown)
-    return replace(plain, rotation=ordered, readout=calibrated(fitted.readout, *scale))
+    return replace(plain, rotation=ordered, readout=calibrated(fitted, *scale))
 
 
 def _can_calibrate(examples: Examples, for_readout: Tensor, folds: int) -> bool:
@@ -243,7 +243,7 @@ def cross_calibration(
         tuned, seen = trainer.objective.clip.cpu(), examples.select(~held & for_readout)
         ordered, fitted = fit(tuned, rotation.matrix().detach().cpu(), site, seen)
         texts = ReadoutTexts.of(examples.select(held & for_readout))
-        odds.append(decisions(fitted.readout, texts.coordinates(tuned, Purpose(site, ordered))))
+        odds.append(decisions(fitted, texts.coordinates(tuned, Purpose(site, ordered))))
         unseen.append(texts)
     return policy_calibration(odds, unseen)
 

@@ -44,15 +44,6 @@ STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)
 
 
 @dataclass(frozen=True)
-class FittedReadout:
-    """A read-out, and how well it does on texts that it was not fitted on."""
-
-    readout: Readout
-    held_out_log_loss: float
-    """Mean log-loss, in nats, of the texts of held-out folds."""
-
-
-@dataclass(frozen=True)
 class ReadoutTexts:
     """t texts of the three kinds, in the w windows that scoring cuts them to."""
 
@@ -115,14 +106,12 @@ def told(items: Sequence[T], what: str) -> Iterator[T]:
         yield item
 
 
-def fit(clip: CLIP, rotation: Tensor, site: Site, examples: Examples) -> tuple[Tensor, FittedReadout]:
+def fit(clip: CLIP, rotation: Tensor, site: Site, examples: Examples) -> tuple[Tensor, Readout]:
     """The ordered rotation and a read-out fitted on the examples; raises as :func:`fit_readout`."""
     ordered, texts = order_rotation(clip, rotation, site, examples), ReadoutTexts.of(examples)
     coordinates, owner = texts.coordinates(clip, Purpose(site, ordered)), texts.windows.owner
-    fitted = fit_readout(
-        coordinates, texts.is_description[owner], texts.groups[owner.numpy()], texts.window_weight
-    )
-    return ordered, fitted
+    groups = texts.groups[owner.numpy()]
+    return ordered, fit_readout(coordinates, texts.is_description[owner], groups, texts.window_weight)
 
 
 def policy_calibration(odds: Sequence[Array], texts: Sequence[ReadoutTexts]) -> tuple[float, float]:
@@ -182,7 +171,7 @@ def example_coordinates(clip: CLIP, examples: Examples, purpose: Purpose, batch_
 
 def fit_readout(
     coordinates: Tensor, is_description: Tensor, groups: Array, weight: Tensor | None = None
-) -> FittedReadout:
+) -> Readout:
     """Logistic regression whose penalty and calibration come from held-out groups.
 
     The held-out decision values are rescaled (Platt 1999), and the scale is folded into the weights.
@@ -217,8 +206,7 @@ def fit_readout(
     model = LogisticRegression(C=best, max_iter=2000).fit(z, y, w)
     weight = scale * model.coef_[0] / spread
     bias = scale * model.intercept_[0] + shift - float(weight @ centre)
-    readout = Readout(torch.tensor(weight, dtype=torch.float32), torch.tensor(bias, dtype=torch.float32))
-    return FittedReadout(readout, float(losses[best]))
+    return Readout(torch.tensor(weight, dtype=torch.float32), torch.tensor(bias, dtype=torch.float32))
 
 
 def _held_out_decisions(z: Array, y: Array, weight: Array, groups: Array, strength: float) -> Array:
