@@ -304,15 +304,14 @@ STARTS = Part(
 @click.command()
 @folder_argument
 @click.option("--data", required=True, help="Concadia folder, or another data set of pairs.")
-@click.option("--split", default="test", show_default=True, help="Split to explain.")
 @click.option("--model", default="default", show_default=True, help="Model to explain.")
-def main(folder: Path, data: str, split: str, model: str) -> None:
+def main(folder: Path, data: str, model: str) -> None:
     """Write explanation_cases.json and attribution_starts.json into FOLDER, and the page's parts from them.
 
     The model needs a read-out.
     """
     # Pairs with equal texts stay in: no description can win there, and that counts.
-    pairs = load_pairs(data, DataOptions(keep_equal=True)).split(split)
+    pairs = load_pairs(data, DataOptions(keep_equal=True)).split("test")
     scorer = DescScorer.from_pretrained(model, device="cpu")
     cases, explained = make_cases(scorer, pairs)
     CASES.write(to_json(cases, explained, scorer.signature), folder)

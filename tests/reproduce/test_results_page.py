@@ -83,7 +83,8 @@ def record(name: str, seed: int, value: float) -> dict[str, Any]:
 
 @pytest.fixture
 def found() -> dict[str, Any]:
-    base = {k: v for k, v in record("base", 0, 0.5).items() if k != "config"} | {"interchange": {}}
+    base = {k: v for k, v in record("base", 0, 0.5).items() if k != "config"}
+    base["interchange"] = {"openstax": [], "concadia": []}
     made = [record("shipped", 0, 0.8), record("shipped", 1, 0.9), record("das-lora", 0, 0.7)]
     return {"baselines": {"longer wins, concadia": {"value": 0.513}}, "base": base, "runs": made}
 
@@ -128,16 +129,6 @@ def test_the_plot_has_its_numbers_in_words(found: dict[str, Any], tmp_path: Path
 
 def test_tables_have_as_many_cells_in_every_row() -> None:
     assert markdown_table(["a", "b"], [["1", "2"]]) == "| a | b |\n| --- | --- |\n| 1 | 2 |\n"
-
-
-def test_what_was_not_measured_is_said_and_its_column_left_out(found: dict[str, Any]) -> None:
-    for run in (found["base"], *found["runs"]):
-        del run["sanity"], run["taus"]
-        run["interchange"].pop("concadia", None)
-    text = page(found)
-    assert "| Flickr8k-Expert tau-c | at least 45 | not measured | - |" in text
-    assert "descriptions over captions" not in text
-    assert "Concadia interchange" not in text
 
 
 def test_a_goal_is_met_at_its_limit() -> None:
