@@ -59,7 +59,7 @@ class Scored:
 
 
 def read(path: Path) -> tuple[list[bytes], list[str], list[str]]:
-    """Images, descriptions and captions of :data:`IMAGES` rows spread over a table, without charts and such."""
+    """Images, descriptions and captions of :data:`IMAGES` rows all over a table, without charts and such."""
     table = pq.read_table(path)
     columns = {name: table[name].to_pylist() for name in table.column_names if name != "image"}
     texts = columns.get("description") or [captions[0] for captions in columns["captions"]]

@@ -54,7 +54,7 @@ from descscore.training.finetune import Request, finetune, train_folds
 from descscore.training.lora import tower_shape
 from descscore.training.objective import site_of
 from descscore.training.readout import order_rotation
-from reproduce.cross_validation import Recipe
+from reproduce.cross_validation import MOST_HELD, Recipe
 from reproduce.everyday import MADE, write_tuning_data
 from reproduce.pages import output_option, read_json, write_json
 from reproduce.purpose_subspace import (
@@ -89,8 +89,6 @@ FOLDS = 2
 """Folds of the shipped run's calibration. Its interchanges are measured in their towers too."""
 MOST_FOUND = 2000
 """Training pairs, at most, from which a rotation is found after the training."""
-MOST_HELD = 600
-"""Held-out pairs of a fold, at most, whose purposes are interchanged."""
 
 
 @dataclass(frozen=True)
@@ -210,11 +208,6 @@ def train_run(run: Run, sets: Sets) -> Path:
     )
     log.info("training %s", run.name)
     return finetune(request, configure, lambda line: log.info("%s", line))
-
-
-def measured_base(sets: Sets) -> Record:
-    """The record of the base."""
-    return _measured("base", sets.work / "base", sets)
 
 
 def measured_run(run: Run, sets: Sets) -> Record:
@@ -343,7 +336,7 @@ def joined(earlier: Record, planned: Sequence[Run], sets: Sets) -> Record:
 
     earlier: the contents of ``results.json``; empty if there are none. Records of another base are left out.
     """
-    base = measured_base(sets)
+    base = _measured("base", sets.work / "base", sets)
     same = earlier.get("base", {}).get("signature") == base["signature"]
     kept = {(record["name"], record["seed"]): record for record in earlier["runs"]} if same else {}
     for run in planned:
