@@ -37,7 +37,7 @@ from descscore.interchange import Exchange, Interchanged, interchange_run
 from descscore.models import check_device
 from descscore.options import PATH
 from descscore.purpose import Site
-from descscore.towers.text import begin, end_positions
+from descscore.towers.text import begin
 from descscore.training.config import MixedPrecision, preset
 from descscore.training.data import Batch, EpochPlan, Examples
 from descscore.training.lora import tower_shape
@@ -213,7 +213,6 @@ def made_up(clip: CLIP, pairs: int) -> Examples:
     tokens[:, 0] = clip.vocab_size - 2
     tokens = tokens.where(place < lengths[:, None] - 1, 0)
     tokens[torch.arange(2 * pairs), lengths - 1] = clip.vocab_size - 1
-    assert torch.equal(end_positions(clip, tokens), lengths - 1)
     width = clip.text_projection.shape[1]
     images = torch.nn.functional.normalize(torch.randn(pairs, width, generator=rng), dim=1)
     return Examples(images, torch.arange(pairs), tokens)
@@ -257,27 +256,16 @@ def _with_images(clip: CLIP, examples: Examples, rows: Tensor, pixels: Tensor) -
     return replace(examples, images=images)
 
 
-def full_encode(clip: CLIP, tokens: Tensor) -> Tensor:
-    """Raw features of token rows of the full length, padding too: ``(n, length)`` -> ``(n, embed_dim)``."""
-    features: Tensor = clip.encode_text(_full(clip, tokens))
-    return features
-
-
 def full_exchange(clip: CLIP, tokens: Tensor, exchange: Exchange, matrix: Tensor, site: Site) -> Interchanged:
     """As :func:`descscore.interchange.interchange_texts`, padding and all.
 
     Interchanged texts share the blocks up to the site with the texts as such; the rest runs for each.
     """
-    return interchange_run(clip, begin(clip, _full(clip, tokens)), exchange, matrix, site)
+    return interchange_run(clip, begin(clip, tokens), exchange, matrix, site)
 
 
-def _full(clip: CLIP, tokens: Tensor) -> Tensor:
-    if tokens.shape[1] != clip.context_length:
-        raise ValueError(f"rows of {tokens.shape[1]} tokens, not {clip.context_length}")
-    return tokens
-
-
-FULL = TextRuns(full_encode, full_exchange)
+FULL = TextRuns(CLIP.encode_text, full_exchange)
+"""Both ways of plain open_clip, which runs rows as long as they are; those of :func:`made_up` are full."""
 
 
 def setting_of(run: Json) -> tuple[str, int, str]:

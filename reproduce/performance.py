@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -235,22 +236,12 @@ def resident(pid: int) -> int:
     except ImportError:
         raise DataError("watching memory needs psutil: pip install psutil") from None
     total = 0
-    try:
+    with suppress(psutil.NoSuchProcess):
         process = psutil.Process(pid)
         for one in (process, *process.children(recursive=True)):
-            total += _resident(one)
-    except psutil.NoSuchProcess:
-        pass
+            with suppress(psutil.NoSuchProcess):
+                total += one.memory_full_info().pss
     return total
-
-
-def _resident(process: Any) -> int:
-    import psutil
-
-    try:
-        return int(process.memory_full_info().pss)
-    except (psutil.NoSuchProcess, psutil.ZombieProcess):
-        return 0
 
 
 def write_pages(figures: Json, gpu: Json, output: Path) -> None:

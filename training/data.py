@@ -300,11 +300,6 @@ def _written(tokenizer: Tokenizer, row: Sequence[int]) -> str:
     return re.sub(r"\s+(?=[.,;:!?)\]%])", "", tokenizer.decode(tokenizer.unwrap(row))).strip()
 
 
-def unpadded(row: Sequence[int]) -> tuple[int, ...]:
-    """A token row without the zeros behind it; inside a text, 0 is a token like others."""
-    return tuple(row[: max(place for place, token in enumerate(row) if token) + 1])
-
-
 def with_endings(examples: Examples, rng: torch.Generator) -> Examples:
     """The examples with a final full stop more or less in half of the texts (drawn), and with their twins.
 

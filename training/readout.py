@@ -23,9 +23,9 @@ from torch import Tensor
 from descscore.clip import CLIP
 from descscore.errors import DataError
 from descscore.purpose import Purpose, Readout, Site
-from descscore.texts import DEFAULT_POLICY, TextWindows, TokenizedText, pad
+from descscore.texts import DEFAULT_POLICY, TextWindows, pad
 from descscore.towers.text import encode_tokens, run_to_block
-from descscore.training.data import Examples, unpadded
+from descscore.training.data import Examples
 from descscore.training.losses import cosines
 from descscore.training.neither import empty_text, jumbled_text, random_stop
 
@@ -57,25 +57,16 @@ class ReadoutTexts:
 
     @classmethod
     def of(cls, examples: Examples, seed: int = 0) -> ReadoutTexts:
-        """Descriptions and captions as written but for a final full stop, and as many of the third kind.
-
-        Examples that hold token rows alone count as they are, without a third kind.
-        """
-        rng, n = random.Random(seed), len(examples)
-        tokenizer, texts = examples.tokenizer, list(examples.texts)
-        if tokenizer is None or not texts:
-            rows = [unpadded(row) for row in examples.tokens[: 2 * n].tolist()]
-            cut = [TokenizedText((row,), len(row), False) for row in rows]
-        else:
-            texts += [empty_text(rng) for _ in range(n)] + [jumbled_text(text, rng) for text in texts[:n]]
-            cut = [tokenizer.tokenize(random_stop(text, rng), DEFAULT_POLICY) for text in texts]
-        kinds = len(cut) // n
-        weight = torch.tensor([1.0, 1.0] if kinds == 2 else [2.0, 1.0, 0.5, 0.5], dtype=torch.float64)
+        """Descriptions and captions as written but for a final full stop, and as many of the third kind."""
+        rng, n, tokenizer = random.Random(seed), len(examples), examples.tokenizer
+        assert tokenizer is not None  # examples of written texts have one
+        texts = list(examples.texts)
+        texts += [empty_text(rng) for _ in range(n)] + [jumbled_text(text, rng) for text in texts[:n]]
         return cls(
-            TextWindows.of(cut),
-            torch.arange(len(cut)) < n,
-            np.tile(examples.groups or np.arange(n), kinds),
-            weight.repeat_interleave(n),
+            TextWindows.of([tokenizer.tokenize(random_stop(text, rng), DEFAULT_POLICY) for text in texts]),
+            torch.arange(4 * n) < n,
+            np.tile(examples.groups, 4),
+            torch.tensor([2.0, 1.0, 0.5, 0.5], dtype=torch.float64).repeat_interleave(n),
         )
 
     @torch.no_grad()

@@ -15,8 +15,6 @@ from click.testing import CliRunner
 
 from descscore.errors import DescscoreError, UsageError
 from descscore.eval.timing import random_clip
-from descscore.interchange import Exchange
-from descscore.purpose import Site
 from descscore.towers.text import end_positions
 from descscore.training.data import EpochPlan
 from descscore.training.trainer import Trainer
@@ -54,15 +52,6 @@ def test_made_up_texts_are_as_long_as_concadias(tiny: open_clip.CLIP) -> None:
         assert (row[length:] == 0).all()
         assert (row[1 : length - 1] < 49406).all()
     assert torch.equal(data.tokens, made_up(tiny, 500).tokens)
-
-
-def test_the_comparison_wants_texts_of_the_full_length(tiny: open_clip.CLIP) -> None:
-    short, one = made_up(tiny, 6).tokens[:, :30], torch.arange(1)
-    with pytest.raises(ValueError, match="rows of 30 tokens, not 77"):
-        cost.full_encode(tiny, short)
-    matrix = torch.eye(tiny.transformer.width)
-    with pytest.raises(ValueError, match="rows of 30 tokens, not 77"):
-        cost.full_exchange(tiny, short, Exchange(one, one), matrix, Site(0, 1))
 
 
 def watched(name: str, folder: Path, steps: int, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:

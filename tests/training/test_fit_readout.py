@@ -68,7 +68,9 @@ def test_the_calibration_uses_only_decisions_on_unseen_groups(
     clip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:  # type: ignore[no-untyped-def]
     caplog.set_level("INFO")
-    data = replace(examples(), groups=("a",) * 8 + ("b",) * 8 + ("c",) * 8)
+    texts = (*(f"A dog number {i} runs." for i in range(24)), *(f"Anna, {1900 + i}" for i in range(24)))
+    tokenizer, groups = load_model("base", "cpu").tokenizer, ("a",) * 8 + ("b",) * 8 + ("c",) * 8
+    data = replace(examples(), texts=texts, tokenizer=tokenizer, groups=groups)
     trained: list[torch.Tensor] = []
     real = finetune.train_without
 
