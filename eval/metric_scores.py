@@ -23,7 +23,6 @@ class Scores:
     """A metric's scores as read from a file."""
 
     metric: str
-    """The metric's name."""
     values: dict[str, float]
     """Score by text."""
     checks: frozenset[str]
@@ -37,11 +36,9 @@ class Joined:
     """A metric's scores of the rated items."""
 
     metric: str
-    """The metric's name."""
     values: Array
     """Scores in the items' order, ``(n,)``."""
     drops: tuple[Drop, ...]
-    """Scores that were left out."""
     source: str
     """A file name with its digest, or a model's signature."""
 

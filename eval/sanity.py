@@ -88,9 +88,7 @@ class SanityRow:
     """How often one attack wins."""
 
     metric: str
-    """The model."""
     attack: str
-    """A short name."""
     what: str
     """The hostile text in words."""
     value: float | None
@@ -112,7 +110,6 @@ class SanityFigure:
     """One figure of what a score must keep."""
 
     metric: str
-    """The model."""
     figure: str
     """What is measured, in words."""
     value: float

@@ -156,7 +156,10 @@ def measure(plan: Plan) -> Rates:
     """All rates, each the median over the rounds, in which the parts take turns."""
     model = random_model(plan.device)
     scorer = DescScorer(model, precision=plan.precision)
-    scorer.encoder.batches.value = prepare(scorer, plan)
+    if plan.compiled:
+        scorer.encoder.compile()
+    size = plan.batch_size or find_batch_size(scorer.encoder.try_batch, plan.device)
+    scorer.encoder.batches.value = size
     encoder, pairs, passes = scorer.encoder, plan.pairs, PASSES if plan.device.type == "cuda" else 1
     pixels, texts = resident(scorer, pairs[: StreamOptions().window])
 
@@ -180,13 +183,6 @@ def measure(plan: Plan) -> Rates:
         parts["torchmetrics"] = (lambda: seconds(run), count)
         work = replace(work, torchmetrics=flops(run) / count)
     return Rates(**_medians(parts, plan.rounds), work=work)
-
-
-def prepare(scorer: DescScorer, plan: Plan) -> int:
-    """Compile the encoder if the plan says so; returns the batch size."""
-    if plan.compiled:
-        scorer.encoder.compile()
-    return plan.batch_size or find_batch_size(scorer.encoder.try_batch, plan.device)
 
 
 def resident(

@@ -437,7 +437,6 @@ class WordSwap:
     """
 
     vocabulary: Vocabulary
-    """What the tokens are."""
     nearest: Tensor
     """``(v, 8)``, from :func:`nearest_words`."""
 

@@ -138,7 +138,6 @@ class Bench:
     """What a report measures with."""
 
     data: Path
-    """The data folder."""
     subjects: tuple[Subject, ...]
     resampling: Resampling = field(default_factory=Resampling)
     """Of the correlations with people's ratings."""

@@ -159,26 +159,24 @@ def paragraphs(text: Markup) -> list[Markup]:
 
 
 _FORMATS: dict[str, Any] = {
-    "counted": formatting.counted,
+    **{
+        form.__name__: form
+        for form in (
+            *(formatting.counted, formatting.listing, formatting.p_value, formatting.percent),
+            *(formatting.plain, formatting.sentence, formatting.signed, formatting.slug, formatting.stop),
+        )
+    },
     "interval_or_none": lambda low, high: "none" if low is None else formatting.percent_interval(low, high),
-    "listing": formatting.listing,
     "number_of_units": "{} {}s".format,
     "one_in": lambda count: formatting.percent(1 / count),
     "or_none": lambda text: text or "none",
-    "p_value": formatting.p_value,
-    "percent": formatting.percent,
     "percent0": partial(formatting.percent, digits=0),
     "percent_interval": formatting.percent_interval,
-    "plain": formatting.plain,
     "plain3": partial(formatting.plain, digits=3),
     "plain_interval": partial(formatting.plain_interval, digits=3),
-    "sentence": formatting.sentence,
-    "signed": formatting.signed,
     "signed1": partial(formatting.signed, digits=1),
     "signed3": partial(formatting.signed, digits=3),
     "signed_interval": formatting.signed_interval,
-    "slug": formatting.slug,
-    "stop": formatting.stop,
     "thousands": "{:,}".format,
 }
 """How the templates write numbers and words."""
