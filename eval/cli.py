@@ -335,9 +335,9 @@ def zeroshot(data: str, prompts: tuple[str, ...], model: str, device: str | None
     from descscore.eval.zero_shot import read_labelled_source, zero_shot, zero_shot_lines
     from descscore.scorer import DescScorer
 
-    source = read_labelled_source(data)
+    images = read_labelled_source(data)
     scorer = DescScorer.from_pretrained(model, device=device)
-    rows = zero_shot(scorer, source.images, prompts or (source.prompt,))
+    rows = zero_shot(scorer, images, prompts or (images.prompt,))
     result = {"rows": [asdict(row) for row in rows], "signature": scorer.signature}
     print_result(as_json, result, [*zero_shot_lines(rows), scorer.signature])
 

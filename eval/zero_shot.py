@@ -45,6 +45,8 @@ class LabelledImages:
     images: Sequence[ImageSource]
     labels: Sequence[int]
     names: Sequence[str]
+    prompt: str = DEFAULT_PROMPT
+    """What to use if no prompt is given."""
 
     @classmethod
     def of(cls, images: Sequence[ImageSource], classes: Sequence[str]) -> LabelledImages:
@@ -186,26 +188,18 @@ HUB_SETS = {
 }
 
 
-@dataclass(frozen=True)
-class Source:
-    """Labelled images and the prompt to use if none is given."""
-
-    images: LabelledImages
-    prompt: str
-
-
-def read_labelled_source(source: str) -> Source:
+def read_labelled_source(source: str) -> LabelledImages:
     """Read a folder of class folders, a Parquet table, or one of :data:`HUB_SETS`.
 
     Raises :class:`DataError` naming what was asked for and what is known.
     """
     path = Path(source)
     if path.is_dir():
-        return Source(read_class_folders(path), DEFAULT_PROMPT)
+        return read_class_folders(path)
     if path.suffix == ".parquet":
-        return Source(read_labelled(path), DEFAULT_PROMPT)
+        return read_labelled(path)
     if source in HUB_SETS:
-        return Source(_read_hub(HUB_SETS[source]), HUB_SETS[source].prompt)
+        return _read_hub(HUB_SETS[source])
     raise DataError(f"{source}: neither a folder, a .parquet table, nor a known set ({', '.join(HUB_SETS)})")
 
 
@@ -258,7 +252,7 @@ def hub_images(data: Any, source: HubSet, names: Sequence[str] | None = None) ->
     for row, label in enumerate(labels, start=1):
         if not isinstance(label, int) or not 0 <= label < len(names):
             raise DataError(f"{source.name} row {row}: label {label!r} is none of its {len(names)} classes")
-    return LabelledImages(HubImages(data, column), labels, list(names))
+    return LabelledImages(HubImages(data, column), labels, list(names), source.prompt)
 
 
 def _feature_names(data: Any, source: HubSet) -> list[str]:

@@ -18,7 +18,6 @@ import click
 from descscore.errors import DataError
 from descscore.eval.formatting import counted, listing, percent, plain, signed, signed_interval
 from descscore.files import atomic_write
-from descscore.options import PATH
 from descscore.templates import environment
 
 Json: TypeAlias = Mapping[str, Any]
@@ -27,7 +26,6 @@ folder_argument = click.argument("folder", type=click.Path(exists=True, file_oka
 data_option = click.option(
     "--data", required=True, type=click.Path(path_type=Path, exists=True), help="The data folder."
 )
-output_option = click.option("--output", required=True, type=PATH, help="Folder for the results.")
 
 
 def render(template: str, **values: Any) -> str:

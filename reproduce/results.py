@@ -44,7 +44,7 @@ from descscore.eval.sanity import sanity
 from descscore.eval.statistics.correlation import Array
 from descscore.files import atomic_write
 from descscore.models import LoadedModel, load_model
-from descscore.options import PATH
+from descscore.options import PATH, output_option
 from descscore.scorer import DescScorer
 from descscore.tables.open import DataOptions, load_pairs
 from descscore.tables.rows import PreferencePair
@@ -56,7 +56,7 @@ from descscore.training.objective import site_of
 from descscore.training.readout import order_rotation
 from reproduce.cross_validation import MOST_HELD, Recipe
 from reproduce.everyday import MADE, write_tuning_data
-from reproduce.pages import output_option, read_json, write_json
+from reproduce.pages import read_json, write_json
 from reproduce.purpose_subspace import (
     InterchangeRow,
     Swaps,
