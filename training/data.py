@@ -96,9 +96,7 @@ class Examples:
         return digest.hexdigest()[:12]
 
 
-def make_examples(
-    model: LoadedModel, pairs: Sequence[PreferencePair], cache: Path, batch_size: int = 64
-) -> Examples:
+def make_examples(model: LoadedModel, pairs: Sequence[PreferencePair], cache: Path) -> Examples:
     """Encode images through the cache and tokenise texts (cut to the context, end token kept).
 
     A pair without a group of its own is grouped by its image.
@@ -109,9 +107,8 @@ def make_examples(
     """
     if not pairs:
         raise DataError("no pairs to train or validate on")
-    encoder = Encoder(model, batch_size)
-    store = FeatureCache(cache, image_key(model), batch_size)
-    images = store.get_many([pair.image for pair in pairs], encoder.images)
+    store = FeatureCache(cache, image_key(model))
+    images = store.get_many([pair.image for pair in pairs], Encoder(model, store.batch_size).images)
     owner = torch.unique(images, dim=0, return_inverse=True)[1]
     texts = [pair.description for pair in pairs] + [pair.caption for pair in pairs]
     groups = tuple(pair.group or f"image {i}" for pair, i in zip(pairs, owner.tolist(), strict=True))

@@ -87,8 +87,8 @@ class _Prepared:
     """A run before training: an untouched copy of the base, and the data."""
 
     untuned: CLIP
-    base_weights: str
-    base_licence: str | None
+    base: LoadedModel
+    """What was loaded; training changes its weights."""
     pairs: PreferenceSet
     data: RunData
     for_readout: Tensor
@@ -175,11 +175,10 @@ def _prepare(request: Request, model: LoadedModel) -> _Prepared:
     validation = examples(validated)
     for_readout = torch.arange(len(train)) < len(shown)
     comparison = examples(compared) or validation or train.select(for_readout)
-    weights, licence = model.weights_hash, model.licence
     # Loaded models come frozen, made under inference; training decides itself which weights change.
     model.clip.requires_grad_(True)
     data = RunData(train, validation)
-    return _Prepared(copy.deepcopy(model.clip), weights, licence, pairs, data, for_readout, comparison)
+    return _Prepared(copy.deepcopy(model.clip), model, pairs, data, for_readout, comparison)
 
 
 @torch.no_grad()
@@ -296,7 +295,7 @@ def _write(request: Request, trainer: Trainer, start: _Prepared, purpose: Purpos
         base, _, tag = base.rpartition("/")
     info = AdapterInfo(
         base=base,
-        base_weights=start.base_weights,
+        base_weights=start.base.weights_hash,
         pretrained=tag,
         tuning=config.tuning,
         block=config.block,
@@ -309,7 +308,7 @@ def _write(request: Request, trainer: Trainer, start: _Prepared, purpose: Purpos
         save_lora(trainer.wrapped, info, output, dtype)
     else:
         save_full(trainer.objective.clip, start.untuned, info, output, dtype)
-    record = {"base_licence": start.base_licence, **_run_record(request, trainer, start.pairs)}
+    record = {"base_licence": start.base.licence, **_run_record(request, trainer, start.pairs)}
     text = json.dumps(record, indent=1)
     with atomic_write(output / RUN_FILE) as part:
         part.write_text(text + "\n", encoding="utf-8")

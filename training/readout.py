@@ -151,11 +151,11 @@ def order_rotation(clip: CLIP, rotation: Tensor, site: Site, examples: Examples)
 
 
 @torch.no_grad()
-def example_coordinates(clip: CLIP, examples: Examples, purpose: Purpose, batch_size: int = 128) -> Tensor:
+def example_coordinates(clip: CLIP, examples: Examples, purpose: Purpose) -> Tensor:
     """Purpose coordinates of all texts: ``(2n, k)``, descriptions first."""
     parts = [
         purpose.coordinates(run_to_block(clip, part, purpose.site.block).state)
-        for part in told(torch.split(examples.tokens, batch_size), "purpose subspace: batches of texts")
+        for part in told(torch.split(examples.tokens, 128), "purpose subspace: batches of texts")
     ]
     return torch.cat(parts).float()
 
