@@ -32,22 +32,17 @@ GROUPS = {NO_IMAGE: "BLV", "before": "sighted, before the image", "after": "sigh
 
 @dataclass(frozen=True)
 class Agreement:
-    """Agreement of one group on one question."""
+    """Agreement of one group on one question: how many of each, the mean rating, and alpha."""
 
     group: str
     """Who answered: BLV, or sighted before or after the image."""
     question: str
-    """The question's name."""
     raters: int
-    """Number of raters."""
     items: int
-    """Number of rated items."""
     images: int
-    """Number of images, which the interval resamples."""
+    """The interval resamples them."""
     ratings: int
-    """Number of ratings."""
     mean: float
-    """Mean rating."""
     alpha: float | None
     """Krippendorff's ordinal alpha; None if it is not defined."""
     low: float | None

@@ -103,16 +103,6 @@ def repeated_word(target: Target) -> str | None:
     return " ".join([max(words, key=len)] * len(target.description.split())) if words else None
 
 
-def keywords(target: Target) -> str | None:
-    """Every content word once, in order, between commas."""
-    return ", ".join(dict.fromkeys(content_words(target.description))) or None
-
-
-def noun_list(target: Target) -> str | None:
-    """The description's :func:`nouns` between commas."""
-    return ", ".join(nouns(target.description)) or None
-
-
 def shuffled_words(target: Target) -> str | None:
     """The description's words in another order; None where there is only one order."""
     words = target.description.split()
@@ -122,21 +112,6 @@ def shuffled_words(target: Target) -> str | None:
     while mixed == words:
         chance.shuffle(mixed)
     return " ".join(mixed)
-
-
-def prefixed(target: Target) -> str:
-    """The description after "An image of"."""
-    return f"An image of {target.description[:1].lower()}{target.description[1:]}"
-
-
-def first_words(target: Target) -> str:
-    """The description's first :data:`FIRST_WORDS` words."""
-    return " ".join(target.description.split()[:FIRST_WORDS])
-
-
-def foreign(target: Target) -> str:
-    """One of :data:`FOREIGN`."""
-    return _chance(target).choice(FOREIGN)
 
 
 def _chance(target: Target) -> random.Random:
@@ -172,9 +147,21 @@ ATTACKS = (
         "the description's longest content word, as often as the description has words",
         repeated_word,
     ),
-    Attack("keywords", "the description's content words, each once, without grammar", keywords),
-    Attack("nouns", "the description's nouns, as far as word lists tell them, each once", noun_list),
-    Attack("image of", 'the description after "An image of", which adds nothing', prefixed),
+    Attack(
+        "keywords",
+        "the description's content words, each once, without grammar",
+        lambda target: ", ".join(dict.fromkeys(content_words(target.description))) or None,
+    ),
+    Attack(
+        "nouns",
+        "the description's nouns, as far as word lists tell them, each once",
+        lambda target: ", ".join(nouns(target.description)) or None,
+    ),
+    Attack(
+        "image of",
+        'the description after "An image of", which adds nothing',
+        lambda target: f"An image of {target.description[:1].lower()}{target.description[1:]}",
+    ),
     Attack("shuffled words", "the description's words in random order", shuffled_words),
     Attack(
         "wrong image",
@@ -185,7 +172,11 @@ ATTACKS = (
         "other language",
         "one of four fixed sentences in German, Spanish, French or Swahili, which say of any image that it "
         "shows something clearly in its middle; not a translation of the description",
-        foreign,
+        lambda target: _chance(target).choice(FOREIGN),
     ),
-    Attack("first words", f"the description cut to its first {FIRST_WORDS} words", first_words),
+    Attack(
+        "first words",
+        f"the description cut to its first {FIRST_WORDS} words",
+        lambda target: " ".join(target.description.split()[:FIRST_WORDS]),
+    ),
 )

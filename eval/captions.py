@@ -86,11 +86,6 @@ def expert_tau(scores: Numbers, ratings: Array) -> Correlation:
     return kendall(np.repeat(values, ratings.shape[1]), ratings.ravel(), variant="c")
 
 
-def crowd_tau(scores: Numbers, shares: Numbers) -> Correlation:
-    """Kendall's tau-b of ``(n,)`` scores with ``(n,)`` shares of yes; raises as :func:`expert_tau`."""
-    return kendall(scores, shares, variant="b")
-
-
 def read_expert(path: Path) -> RatedPairs:
     """``ExpertAnnotations.txt``: photo, caption id and three grades, 1 to 4, by tabs; own captions left out.
 
@@ -116,17 +111,22 @@ def read_photos(folder: Path, pairs: Collection[tuple[str, str]]) -> Photos:
 
     Files are opened until all are found. Raises :class:`DataError` that names what is missing.
     """
-    photos, captions = {photo for photo, _ in pairs}, {caption for _, caption in pairs}
-    photos_read = Photos({}, {})
+    wanted = {name for pair in pairs for name in pair}
+    read = Photos({}, {})
     files = [folder / name for name in SPLITS if (folder / name).is_file()]
     for path in files:
-        if photos - photos_read.images.keys() or captions - photos_read.captions.keys():
-            _add_photos(path, photos, captions, photos_read)
-    missing = sorted((photos - photos_read.images.keys()) | (captions - photos_read.captions.keys()))
+        if not wanted - read.images.keys() - read.captions.keys():
+            break
+        for name, image, texts in captioned_photos(path, "filename"):
+            if name in wanted:
+                read.images[name] = image
+            captions = {f"{name}#{i}": text for i, text in enumerate(texts)}
+            read.captions.update({key: text for key, text in captions.items() if key in wanted})
+    missing = sorted(wanted - read.images.keys() - read.captions.keys())
     if missing:
         where = ", ".join(path.name for path in files) or "no Parquet file"
         raise DataError(f"{folder}: {named(missing)} not found ({where})")
-    return photos_read
+    return read
 
 
 def captioned_photos(path: Path, name: str | None = None) -> Iterator[tuple[str, ImageSource, list[str]]]:
@@ -138,14 +138,6 @@ def captioned_photos(path: Path, name: str | None = None) -> Iterator[tuple[str,
         if row.image is None or not isinstance(row.references, list):
             raise DataError(f"{path}: row {row.number} has no photo or no list of captions")
         yield row.id, row.image, row.references
-
-
-def _add_photos(path: Path, photos: set[str], captions: set[str], photos_read: Photos) -> None:
-    for name, image, texts in captioned_photos(path, "filename"):
-        if name in photos:
-            photos_read.images[name] = image
-        by_id = {f"{name}#{i}": text for i, text in enumerate(texts)}
-        photos_read.captions.update({key: text for key, text in by_id.items() if key in captions})
 
 
 def _read_pairs(
@@ -217,15 +209,11 @@ class TauRow:
     set: str
     """Name of the set of ratings."""
     statistic: str
-    """``tau-b`` or ``tau-c``."""
     tau: float | None
     """Kendall's tau, -1..1; None if it is not defined."""
     reason: str | None
-    """Why it is not defined."""
     pairs: int
-    """Number of pairs of photo and caption."""
     ratings: int
-    """Number of ratings."""
     left_out: int
     """Number of pairs left out because the caption is the photo's own."""
 
@@ -260,7 +248,7 @@ def tau_rows(scorer: DescScorer, judgments: CaptionJudgments) -> list[TauRow]:
     own, others = cosines[: len(expert.pairs)], cosines[len(expert.pairs) :]
     return [
         _row("expert", "tau-c", expert_tau(own, expert.ratings), expert),
-        _row("crowdflower", "tau-b", crowd_tau(others, crowd.ratings[:, 0]), crowd),
+        _row("crowdflower", "tau-b", kendall(others, crowd.ratings[:, 0]), crowd),
     ]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -182,7 +183,6 @@ def words(
     from descscore.eval.statistics.bootstrap import Resampling
     from descscore.eval.word_kinds import load_tagger, read_norms
     from descscore.scorer import DescScorer
-    from descscore.tables.rows import some_lines
 
     known = {k: v for path in norms for k, v in read_norms(path, norm_column, norm_word_column).items()}
     options = measure.WordOptions(least, known, load_tagger(spacy), Resampling(resamples, seed))
@@ -190,15 +190,8 @@ def words(
     scorer = DescScorer.from_pretrained(model, device=device)
     explained = measure.explain_pairs(scorer, read.pairs[:limit])
     reports = measure.report(measure.occurrences(explained, options.tagger), options)
-    speech = "parts of speech by spaCy" if options.tagger else "no parts of speech (no spaCy model)"
     lines = [line for report in reports for line in (*measure.lines_of(report, shown), "")]
-    lines += [
-        *read.lines,
-        f"{len(explained.pairs)} pairs explained, {len(explained.dropped)} could not be scored; {speech}",
-        *some_lines(explained.dropped),
-        f"{100 * explained.converged:.1f} % of texts converged",
-        scorer.signature,
-    ]
+    lines += [*read.lines, *measure.explained_lines(explained, options), scorer.signature]
     result = measure.to_json(reports, explained, scorer.signature)
     result["dropped"] = [*read.dropped, *explained.dropped]
     print_result(as_json, result, lines)
@@ -302,12 +295,8 @@ def summary(database: Path, as_json: bool, seed: int, resamples: int) -> None:
         raise DataError(f"{database}: holds no judgments yet")
     images = {item.item: item.image_hash for item in store.items()}
     rows = agreements(judgments, images, Resampling(resamples, seed), store.questions())
-    result = {
-        "rows": [asdict(row) for row in rows],
-        "notes": NOTES,
-        "seed": seed,
-        "resamples": resamples,
-    }
+    plain = [asdict(row) for row in rows]
+    result = {"rows": plain, "notes": NOTES, "seed": seed, "resamples": resamples}
     print_result(as_json, result, agreement_lines(rows))
 
 
@@ -346,9 +335,9 @@ def zeroshot(data: str, prompts: tuple[str, ...], model: str, device: str | None
     from descscore.eval.zero_shot import read_labelled_source, zero_shot, zero_shot_lines
     from descscore.scorer import DescScorer
 
-    source = read_labelled_source(data)
+    images = read_labelled_source(data)
     scorer = DescScorer.from_pretrained(model, device=device)
-    rows = zero_shot(scorer, source.images, prompts or (source.prompt,))
+    rows = zero_shot(scorer, images, prompts or (images.prompt,))
     result = {"rows": [asdict(row) for row in rows], "signature": scorer.signature}
     print_result(as_json, result, [*zero_shot_lines(rows), scorer.signature])
 
@@ -385,14 +374,12 @@ def precision(
     from descscore.eval import precision as check
     from descscore.models import load_model
 
-    read = None if data is None else _read_split(data, split, image_root)
-    sample = check.made_sample(pairs) if read is None else check.published_sample(read.pairs, pairs)
+    read = _Split((), [], []) if data is None else _read_split(data, split, image_root)
+    sample = check.made_sample(pairs) if data is None else check.published_sample(read.pairs, pairs)
     rows = check.compare_precisions(load_model(model, device), sample, precisions or ("bf16", "fp16"))
-    dropped = [] if read is None else read.dropped
-    lines = [] if read is None else read.lines
     measured = [asdict(row) | {"close": row.close} for row in rows]
-    result = {"model": model, "data": data, "rows": measured, "dropped": dropped}
-    print_result(as_json, result, [*check.precision_lines(rows), *lines])
+    result = {"model": model, "data": data, "rows": measured, "dropped": read.dropped}
+    print_result(as_json, result, [*check.precision_lines(rows), *read.lines])
 
 
 @evaluate.command(short_help="How many pairs a model scores a second.")
@@ -481,20 +468,16 @@ def report(
     from descscore.eval.report.pages import make_folder, read_report, write_report
     from descscore.eval.statistics.bootstrap import Resampling
 
-    resampling = Resampling(resamples, seed)
+    progress, resampling = partial(echo, err=True), Resampling(resamples, seed)
     make_folder(output)
     if saved is not None:
         report_json = read_report(saved)
     else:
         from descscore.eval.report.measure import measure_report
 
-        report_json = measure_report(data, models or ("default",), device, resampling, _progress)
+        report_json = measure_report(data, models or ("default",), device, resampling, progress)
     for path in write_report(report_json, output):
         echo(path)
     for entry in report_json["not_measured"]:
         missing = ", ".join(entry["missing"])
-        _progress(f"not measured: {entry['section']} on {entry['data']}: {missing} missing")
-
-
-def _progress(text: str) -> None:
-    echo(text, err=True)
+        progress(f"not measured: {entry['section']} on {entry['data']}: {missing} missing")

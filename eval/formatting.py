@@ -60,9 +60,9 @@ def listing(words: Sequence[str]) -> str:
     return f"{', '.join(first)} and {last}" if first else last
 
 
-def counted(count: int, singular: str, plural: str | None = None) -> str:
+def counted(count: int, singular: str) -> str:
     """``1 image``, ``2 images``."""
-    return f"{count:,} {singular if count == 1 else plural or singular + 's'}"
+    return f"{count:,} {singular}{'' if count == 1 else 's'}"
 
 
 def sentence(text: str) -> str:

@@ -118,9 +118,7 @@ class HumanResult:
     joined: int
     """Number of rated texts with a score."""
     drops: tuple[Drop, ...]
-    """What was left out, and how many."""
     notes: tuple[str, ...]
-    """Explanations of the numbers."""
     signature: str
     """Everything that the numbers depend on."""
 
@@ -139,7 +137,6 @@ class _Cell:
     """The rated items of one panel."""
 
     panel: Panel
-    """The panel."""
     means: Array
     """Mean rating of each item, ``(n,)``."""
     kept: np.ndarray[Any, np.dtype[np.int64]]
@@ -147,7 +144,6 @@ class _Cell:
     clusters: list[str]
     """Each item's image."""
     reliability: Reliability
-    """Reliability of the means."""
 
 
 def human_result(

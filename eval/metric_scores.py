@@ -9,7 +9,6 @@ from pathlib import Path
 from descscore.errors import DataError
 from descscore.eval.ratings import ATTENTION_CHECKS, Drop, Item, digest, number_in, place, read_rows, text_key
 from descscore.eval.statistics.correlation import Array, numbers
-from descscore.records import Score
 from descscore.scorer import DescScorer
 from descscore.tables.cells import named
 from descscore.tables.text_tables import check_columns
@@ -24,7 +23,6 @@ class Scores:
     """A metric's scores as read from a file."""
 
     metric: str
-    """The metric's name."""
     values: dict[str, float]
     """Score by text."""
     checks: frozenset[str]
@@ -38,11 +36,9 @@ class Joined:
     """A metric's scores of the rated items."""
 
     metric: str
-    """The metric's name."""
     values: Array
     """Scores in the items' order, ``(n,)``."""
     drops: tuple[Drop, ...]
-    """Scores that were left out."""
     source: str
     """A file name with its digest, or a model's signature."""
 
@@ -147,24 +143,15 @@ def context_metrics(items: tuple[Item, ...], scorer: DescScorer, name: str) -> l
     """
     metrics: list[Joined] = []
     for prefix in ("", PREFIX):
-        results = contextual_results(items, scorer, prefix)
+        texts, contexts = [prefix + item.text for item in items], [item.context for item in items]
+        results = scorer.score_batch(item_images(items), texts, contexts=contexts)
+        pairs = zip(items, results, strict=True)
+        missing = [item.key for item, result in pairs if result.contextual_score is None]
+        if missing:
+            raise DataError(f"no context for {len(missing)} of {len(items)} rated texts ({named(missing)})")
         cosines, contextual = zip(*((r.cosine, r.contextual_score) for r in results), strict=True)
         for values, signature in ((cosines, scorer.signature), (contextual, results[0].signature)):
             called = name + VARIANTS[len(metrics)]
-            metrics.append(Joined(called, numbers(called, values), (), f"{signature}{_shown(prefix)}"))
+            source = f"{signature}|prefix:{prefix.strip()}" if prefix else signature
+            metrics.append(Joined(called, numbers(called, values), (), source))
     return metrics
-
-
-def contextual_results(items: tuple[Item, ...], scorer: DescScorer, prefix: str = "") -> list[Score]:
-    """Results of the items' texts, with ``prefix`` before each, in their contexts."""
-    texts, contexts = [prefix + item.text for item in items], [item.context for item in items]
-    results = scorer.score_batch(item_images(items), texts, contexts=contexts)
-    pairs = zip(items, results, strict=True)
-    missing = [item.key for item, result in pairs if result.contextual_score is None]
-    if missing:
-        raise DataError(f"no context for {len(missing)} of {len(items)} rated texts ({named(missing)})")
-    return results
-
-
-def _shown(prefix: str) -> str:
-    return f"|prefix:{prefix.strip()}" if prefix else ""

@@ -297,13 +297,14 @@ def read_ratings(path: Path, groups: Groups = "auto") -> Judgments:
     role = _role(path, rows, groups)
     items = _named_items(rows, role)
     panels = _panels(rows, role, items)
-    blanks = sum(number_in(row, "value") is None for row in rows)
-    notes = (
-        f"the column group of {path.name} is taken to group {role}.",
-        *_text_note(rows),
-        *_cluster_note(items),
-    )
-    return Judgments(items, panels, (Drop("blank ratings", blanks),), notes, f"{path.name}#{digest(path)}")
+    blanks = _blanks(rows, ["value"])
+    notes = [f"the column group of {path.name} is taken to group {role}."]
+    if "text" not in rows[0].cells:
+        notes.append("there is no column text, so lengths are those of the column item.")
+    if len({item.cluster for item in items}) == len(items):
+        notes.append("no two items share an image, so every item is resampled on its own.")
+    drops = (Drop("blank ratings", blanks),)
+    return Judgments(items, panels, drops, tuple(notes), f"{path.name}#{digest(path)}")
 
 
 def _role(path: Path, rows: list[Row], groups: Groups) -> str:
@@ -357,15 +358,3 @@ def _panels(rows: list[Row], role: str, items: tuple[Item, ...]) -> tuple[Panel,
         )
         for (raters, question), part in grouped.items()
     )
-
-
-def _text_note(rows: list[Row]) -> tuple[str, ...]:
-    if "text" in rows[0].cells:
-        return ()
-    return ("there is no column text, so lengths are those of the column item.",)
-
-
-def _cluster_note(items: tuple[Item, ...]) -> tuple[str, ...]:
-    if len({item.cluster for item in items}) < len(items):
-        return ()
-    return ("no two items share an image, so every item is resampled on its own.",)

@@ -64,8 +64,6 @@ def other_image(owner: Array, seed: int = 0) -> list[int | None]:
     return [int(j) if owner[j] != owner[i] else None for i, j in enumerate(taken)]
 
 
-SEED = 0
-
 Mask: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
 _Made: TypeAlias = "Sequence[str | None]"
 """One hostile text for each pair; None where none can be made."""
@@ -90,9 +88,7 @@ class SanityRow:
     """How often one attack wins."""
 
     metric: str
-    """The model."""
     attack: str
-    """A short name."""
     what: str
     """The hostile text in words."""
     value: float | None
@@ -114,7 +110,6 @@ class SanityFigure:
     """One figure of what a score must keep."""
 
     metric: str
-    """The model."""
     figure: str
     """What is measured, in words."""
     value: float
@@ -138,7 +133,7 @@ class Sanity:
     there are two images. For a tuned model, grounding less that of its base follows, paired by image."""
 
 
-def sanity(scorer: DescScorer, pairs: Sequence[PreferencePair], name: str, seed: int = SEED) -> Sanity:
+def sanity(scorer: DescScorer, pairs: Sequence[PreferencePair], name: str) -> Sanity:
     """All attacks and figures. name: the metric's.
 
     Raises :class:`DataError` for no pairs, and :class:`descscore.errors.InputError` where an
@@ -147,7 +142,7 @@ def sanity(scorer: DescScorer, pairs: Sequence[PreferencePair], name: str, seed:
     if not pairs:
         raise DataError("sanity: no pairs")
     owner = image_owner(pairs)
-    attacked = targets(pairs, owner, seed)
+    attacked = targets(pairs, owner)
     made = [[attack.text(target) for target in attacked] for attack in ATTACKS]
     images = image_features(scorer, [pair.image.read() for pair in pairs])
     bare = [target.description for target in attacked]
@@ -160,7 +155,11 @@ def sanity(scorer: DescScorer, pairs: Sequence[PreferencePair], name: str, seed:
     right = matched_cosines(images, honest)
     attacks = zip(ATTACKS, made, (matched_cosines(images, part) for part in hostile), strict=True)
     rows = [_row(name, attack, right, cosines, _kept(part), owner) for attack, part, cosines in attacks]
-    figures = _stop_figures(name, np.abs(right - matched_cosines(images, stopped)), owner)
+    moves, what = np.abs(right - matched_cosines(images, stopped)), "a final full stop moves the cosine"
+    figures = [
+        _mean_figure(name, f"{what}: mean", moves, owner, bounded=False),
+        SanityFigure(name, f"{what}: largest", float(moves.max()), None, None, len(moves)),
+    ]
     if encoded.probabilities is not None:
         by_part = encoded.probabilities.double().cpu().numpy().reshape(len(parts), len(pairs))
         figures += _probability_figures(scorer, name, dict(zip(_PARTS, by_part, strict=True)), made, owner)
@@ -172,14 +171,6 @@ def sanity(scorer: DescScorer, pairs: Sequence[PreferencePair], name: str, seed:
             gains = {f"{what}{LESS_BASE}": wins[what] - before[what] for what in wins}
             figures += _grounding_figures(name, gains, owner, bounded=False)
     return Sanity(rows, figures)
-
-
-def _stop_figures(metric: str, moves: Array, owner: Array) -> list[SanityFigure]:
-    what = "a final full stop moves the cosine"
-    return [
-        _mean_figure(metric, f"{what}: mean", moves, owner, bounded=False),
-        SanityFigure(metric, f"{what}: largest", float(moves.max()), None, None, len(moves)),
-    ]
 
 
 def _probability_figures(

@@ -156,7 +156,10 @@ def measure(plan: Plan) -> Rates:
     """All rates, each the median over the rounds, in which the parts take turns."""
     model = random_model(plan.device)
     scorer = DescScorer(model, precision=plan.precision)
-    scorer.encoder.batches.value = prepare(scorer, plan)
+    if plan.compiled:
+        scorer.encoder.compile()
+    size = plan.batch_size or find_batch_size(scorer.encoder.try_batch, plan.device)
+    scorer.encoder.batches.value = size
     encoder, pairs, passes = scorer.encoder, plan.pairs, PASSES if plan.device.type == "cuda" else 1
     pixels, texts = resident(scorer, pairs[: StreamOptions().window])
 
@@ -182,13 +185,6 @@ def measure(plan: Plan) -> Rates:
     return Rates(**_medians(parts, plan.rounds), work=work)
 
 
-def prepare(scorer: DescScorer, plan: Plan) -> int:
-    """Compile the encoder if the plan says so; returns the batch size."""
-    if plan.compiled:
-        scorer.encoder.compile()
-    return plan.batch_size or find_batch_size(scorer.encoder.try_batch, plan.device)
-
-
 def resident(
     scorer: DescScorer, pairs: Sequence[tuple[Path, str]]
 ) -> tuple[torch.Tensor, list[TokenizedText]]:
@@ -204,12 +200,8 @@ def _medians(parts: dict[str, Part], rounds: int) -> dict[str, float]:
     for name, (run, _) in parts.items():
         if name not in _WARM:
             run()
-    times = in_turn({name: _without_round(run) for name, (run, _) in parts.items()}, rounds)
+    times = in_turn({name: run for name, (run, _) in parts.items()}, rounds)
     return {name: statistics.median(count / t for t in times[name]) for name, (_, count) in parts.items()}
-
-
-def _without_round(run: Callable[[], float]) -> Callable[[int], float]:
-    return lambda _: run()
 
 
 _WARM = ("decode", "pairs", "undecoded")

@@ -19,8 +19,6 @@ from descscore.stream.worker import cores
 
 T = TypeVar("T")
 
-_GPU_SIZE, _IN_A_ROW = 8192, 10
-
 
 def seconds(run: Callable[[], object], device: torch.device | None = None) -> float:
     """Wall-clock time of one call. On a GPU ``device``, until its work is done."""
@@ -36,15 +34,15 @@ def _wait(device: torch.device | None) -> None:
         torch.cuda.synchronize(device)
 
 
-def in_turn(parts: Mapping[str, Callable[[int], T]], rounds: int) -> dict[str, list[T]]:
-    """What each part returns in each round, by its name. A part is called with the number of the round.
+def in_turn(parts: Mapping[str, Callable[[], T]], rounds: int) -> dict[str, list[T]]:
+    """What each part returns in each round, by its name.
 
     The parts take turns, so that other work on the machine slows all of them alike.
     """
     results: dict[str, list[T]] = {name: [] for name in parts}
-    for turn in range(rounds):
+    for _ in range(rounds):
         for name, run in parts.items():
-            results[name].append(run(turn))
+            results[name].append(run())
     return results
 
 
@@ -73,22 +71,15 @@ def flops(run: Callable[[], object]) -> float:
     return float(counter.get_total_flops())
 
 
-def matrix_rate(device: torch.device, dtype: torch.dtype, size: int | None = None) -> float:
+def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
     """Floating-point operations a second of a matrix product: the fastest of ten timings.
 
-    On a GPU, each timing covers ten products in a row, so that there is no gap between them.
-
-    Args:
-        device: Where to multiply.
-        dtype: Number format of the matrices.
-        size: Rows and columns. By default 8192 each on a GPU; on a CPU the widths of ViT-B-32's wider
-            layers, and the rows of a batch of 32 images.
+    On a CPU the matrices have the widths of ViT-B-32's wider layers, and the rows of a batch of 32 images.
+    On a GPU, each timing covers ten larger products in a row, so that there is no gap between them.
     """
-    square = size or (_GPU_SIZE if device.type == "cuda" else None)
-    rows, width, out = (square, square, square) if square else (1600, 768, 3072)
+    rows, width, out, times = (8192, 8192, 8192, 10) if device.type == "cuda" else (1600, 768, 3072, 1)
     inputs = torch.randn(rows, width, device=device).to(dtype)
     weight = torch.randn(out, width, device=device).to(dtype)
-    times = _IN_A_ROW if device.type == "cuda" else 1
 
     def run() -> None:
         with torch.inference_mode():

@@ -7,11 +7,12 @@ as concreteness. Parts of speech come from a spaCy model, if one is installed.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeAlias
 
+from descscore.auditing.wording import listed
 from descscore.errors import DataError, UsageError
 from descscore.eval.ratings import number_in, read_rows
 from descscore.explanations.explanation import WordParts
@@ -36,32 +37,28 @@ USUAL = "en_core_web_sm"
 """The spaCy model that ``auto`` stands for."""
 
 
-def _listed(words: str) -> frozenset[str]:
-    return frozenset(words.split())
-
-
-_NUMBER_WORDS = _listed(
+_NUMBER_WORDS = listed(
     "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
     "seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety hundred thousand "
     "million billion first second third fourth fifth sixth seventh eighth ninth tenth dozen"
 )
-_MONTHS_AND_DAYS = _listed(
+_MONTHS_AND_DAYS = listed(
     "January February March April May June July August September October November December Jan Feb Mar Apr "
     "Jun Jul Aug Sep Sept Oct Nov Dec Monday Tuesday Wednesday Thursday Friday Saturday Sunday"
 )
-_DATE_WORDS = _listed("century decade bc bce ad ce circa")
-_COLOURS = _listed(
+_DATE_WORDS = listed("century decade bc bce ad ce circa")
+_COLOURS = listed(
     "amber beige black blond blonde blue bluish bronze brown brownish brunette burgundy crimson cyan gold "
     "golden gray green greenish grey greyish indigo ivory khaki lavender lilac magenta maroon "
     "mauve navy ochre olive orange pale pink pinkish purple red reddish rose rust scarlet sepia silver tan "
     "teal turquoise violet white whitish yellow yellowish colorful colourful"
 )
-_SIZES = _listed(
+_SIZES = listed(
     "big bigger biggest broad deep enormous gigantic great high huge immense large larger largest little "
     "long longer longest low massive medium miniature narrow oversized short shorter shortest slender slim "
     "small smaller smallest tall taller tallest thick thin tiny vast wide"
 )
-_POSITIONS = _listed(
+_POSITIONS = listed(
     "above across adjacent against along alongside amid around atop away back background behind below "
     "beneath beside besides between beyond bottom center central centre corner down edge facing far "
     "foreground forward front horizontal inside left lower middle near nearby next opposite outside over "
@@ -109,9 +106,9 @@ def _is_date(text: str) -> bool:
     return known or bool(_YEAR.match(text) or _NUMERIC_DATE.match(text))
 
 
-def _any_part(listed: frozenset[str]) -> Callable[[str], bool]:
+def _any_part(words: Collection[str]) -> Callable[[str], bool]:
     """Whether the word, or a part of it between hyphens, is in a list."""
-    return lambda text: not listed.isdisjoint({bare(text), *bare(text).split("-")})
+    return lambda text: any(part in words for part in (bare(text), *bare(text).split("-")))
 
 
 _TESTS: dict[str, Callable[[str], bool]] = {

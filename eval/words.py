@@ -34,7 +34,7 @@ from descscore.explanations.explanation import Explanation, WordParts
 from descscore.explanations.reasons import ExplainOptions, explain_batch
 from descscore.images import load_image
 from descscore.scorer import DescScorer
-from descscore.tables.rows import PreferencePair
+from descscore.tables.rows import PreferencePair, some_lines
 
 MEASURES = ("purpose", "through", "value")
 """The fields of :class:`WordParts` that are pooled."""
@@ -341,6 +341,16 @@ def lines_of(measured: MeasureReport, count: int) -> list[str]:
     if measured.agreement is not None:
         blocks.append(f"agreement with leaving the word out: r {_interval(measured.agreement)}")
     return "\n\n".join(blocks).splitlines()
+
+
+def explained_lines(explained: Explained, options: WordOptions) -> list[str]:
+    """How many pairs were explained, why others were not, and how many texts converged."""
+    speech = "parts of speech by spaCy" if options.tagger else "no parts of speech (no spaCy model)"
+    return [
+        f"{len(explained.pairs)} pairs explained, {len(explained.dropped)} could not be scored; {speech}",
+        *some_lines(explained.dropped),
+        f"{100 * explained.converged:.1f} % of texts converged",
+    ]
 
 
 def _ends(rows: Sequence[WordRow], count: int) -> list[tuple[str, list[WordRow]]]:

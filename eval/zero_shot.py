@@ -45,6 +45,14 @@ class LabelledImages:
     images: Sequence[ImageSource]
     labels: Sequence[int]
     names: Sequence[str]
+    prompt: str = DEFAULT_PROMPT
+    """What to use if no prompt is given."""
+
+    @classmethod
+    def of(cls, images: Sequence[ImageSource], classes: Sequence[str]) -> LabelledImages:
+        """Images with the name of the class of each; the names then stand in alphabetical order."""
+        place = {name: i for i, name in enumerate(sorted(set(classes)))}
+        return cls(images, [place[name] for name in classes], list(place))
 
 
 @dataclass(frozen=True)
@@ -60,9 +68,7 @@ class ZeroShot:
     macro_f1: float
     """Mean of the classes' F1, 0..1."""
     n: int
-    """Number of images."""
     classes: int
-    """Number of classes."""
     prompt: str
     """Template of the prompts, or of how many prompts it is the mean."""
 
@@ -147,15 +153,9 @@ def existing(path: Path) -> Path:
 def read_labelled(path: Path) -> LabelledImages:
     """A Parquet table with ``image`` and ``label``; class names in alphabetical order."""
     rows = list(parquet_rows(existing(path), TableColumns(image="image", text="label")))
-    labels = [str(row.text) for row in rows]
-    place = class_index(labels)
-    images = [row.image for row in rows if row.image is not None]
-    return LabelledImages(images, [place[label] for label in labels], list(place))
-
-
-def class_index(labels: Sequence[str]) -> dict[str, int]:
-    """The classes among ``labels`` in alphabetical order, with their index."""
-    return {name: i for i, name in enumerate(sorted(set(labels)))}
+    return LabelledImages.of(
+        [row.image for row in rows if row.image is not None], [str(row.text) for row in rows]
+    )
 
 
 IMAGE_COLUMNS = ("img", "image", "webp", "jpg", "png")
@@ -188,26 +188,18 @@ HUB_SETS = {
 }
 
 
-@dataclass(frozen=True)
-class Source:
-    """Labelled images and the prompt to use if none is given."""
-
-    images: LabelledImages
-    prompt: str
-
-
-def read_labelled_source(source: str) -> Source:
+def read_labelled_source(source: str) -> LabelledImages:
     """Read a folder of class folders, a Parquet table, or one of :data:`HUB_SETS`.
 
     Raises :class:`DataError` naming what was asked for and what is known.
     """
     path = Path(source)
     if path.is_dir():
-        return Source(read_class_folders(path), DEFAULT_PROMPT)
+        return read_class_folders(path)
     if path.suffix == ".parquet":
-        return Source(read_labelled(path), DEFAULT_PROMPT)
+        return read_labelled(path)
     if source in HUB_SETS:
-        return Source(_read_hub(HUB_SETS[source]), HUB_SETS[source].prompt)
+        return _read_hub(HUB_SETS[source])
     raise DataError(f"{source}: neither a folder, a .parquet table, nor a known set ({', '.join(HUB_SETS)})")
 
 
@@ -216,9 +208,7 @@ def read_class_folders(root: Path) -> LabelledImages:
     files = sorted(p for p in root.glob("*/*") if p.suffix.lower() in IMAGE_SUFFIXES)
     if not files:
         raise DataError(f"{root}: no images in folders named after their class")
-    names = [path.parent.name.replace("_", " ") for path in files]
-    place = class_index(names)
-    return LabelledImages(files, [place[name] for name in names], list(place))
+    return LabelledImages.of(files, [path.parent.name.replace("_", " ") for path in files])
 
 
 def _read_hub(source: HubSet) -> LabelledImages:
@@ -262,7 +252,7 @@ def hub_images(data: Any, source: HubSet, names: Sequence[str] | None = None) ->
     for row, label in enumerate(labels, start=1):
         if not isinstance(label, int) or not 0 <= label < len(names):
             raise DataError(f"{source.name} row {row}: label {label!r} is none of its {len(names)} classes")
-    return LabelledImages(HubImages(data, column), labels, list(names))
+    return LabelledImages(HubImages(data, column), labels, list(names), source.prompt)
 
 
 def _feature_names(data: Any, source: HubSet) -> list[str]:

@@ -22,8 +22,8 @@ from descscore.auditing.picture_rules import NEIGHBOURS, Thresholds, find_swaps
 from descscore.auditing.uses import ImageUse
 from descscore.auditing.wording import drawn_kind
 from descscore.errors import UsageError
+from descscore.eval.features import image_features
 from descscore.eval.statistics.proportions import wilson
-from descscore.images import load_image
 from descscore.scorer import DescScorer
 from reproduce.pages import Json, Part, data_option, folder_argument, render, write_json
 
@@ -58,8 +58,8 @@ class Scored:
     """``(n,)``: those of the images' captions; empty for a set without captions."""
 
 
-def read(path: Path, most: int) -> tuple[list[bytes], list[str], list[str]]:
-    """Images, descriptions and captions of a table: ``most`` rows spread over it, without charts and such."""
+def read(path: Path) -> tuple[list[bytes], list[str], list[str]]:
+    """Images, descriptions and captions of :data:`IMAGES` rows all over a table, without charts and such."""
     table = pq.read_table(path)
     columns = {name: table[name].to_pylist() for name in table.column_names if name != "image"}
     texts = columns.get("description") or [captions[0] for captions in columns["captions"]]
@@ -67,17 +67,15 @@ def read(path: Path, most: int) -> tuple[list[bytes], list[str], list[str]]:
     rows = [
         i for i, text in enumerate(texts) if text and not drawn_kind(text, captions[i] if captions else None)
     ]
-    rows = [rows[i] for i in np.linspace(0, len(rows) - 1, min(most, len(rows))).round().astype(int)]
+    rows = [rows[i] for i in np.linspace(0, len(rows) - 1, min(IMAGES, len(rows))).round().astype(int)]
     images = table["image"].take(rows).to_pylist()
     return [one["bytes"] for one in images], [texts[i] for i in rows], [captions[i] for i in rows if captions]
 
 
-def score(name: str, path: Path, scorer: DescScorer, most: int = IMAGES) -> Scored:
+def score(name: str, path: Path, scorer: DescScorer) -> Scored:
     """Score every image of a set with every text."""
-    files, texts, captions = read(path, most)
-    size = scorer.encoder.batch_size
-    parts = [files[i : i + size] for i in range(0, len(files), size)]
-    images = torch.cat([scorer.encoder.images([load_image(file) for file in part]) for part in parts])
+    files, texts, captions = read(path)
+    images = image_features(scorer, files)
     encoded = scorer.encoder.tokenized([scorer.tokenize(text) for text in texts])
     told = [scorer.tokenize(caption) for caption in captions if caption]
     cosines = images @ encoded.features.T
@@ -210,27 +208,20 @@ def results(
 @click.command()
 @folder_argument
 @data_option
-@click.option("--model", default="default", show_default=True, help="Model to measure.")
-@click.option(
-    "--images", type=click.IntRange(20), default=IMAGES, show_default=True, help="Images of each set."
-)
-@click.option(
-    "--thresholds", type=click.Path(path_type=Path), default=THRESHOLDS, help="File of the thresholds."
-)
-def main(folder: Path, data: Path, model: str, images: int, thresholds: Path) -> None:
+def main(folder: Path, data: Path) -> None:
     """Set the thresholds, and write FOLDER/audit.json and the part of the page there."""
-    scorer = DescScorer.from_pretrained(model, device="cpu")
+    scorer = DescScorer.from_pretrained(device="cpu")
     files = {
         "Flickr8k `val`": data / "flickr8k/val.parquet",
         "OpenStax training books": data / "openstax/train.parquet",
         "Flickr8k `test`": data / "flickr8k/test.parquet",
         "OpenStax `test`": data / "openstax/test.parquet",
     }
-    sets = [score(name, path, scorer, images) for name, path in files.items()]
+    sets = [score(name, path, scorer) for name, path in files.items()]
     limits = calibrate(sets[:2])
     content = results(scorer, limits, sets[:2], sets[2:])
     RATES.write(content, folder)
-    write_json(asdict(limits), thresholds)
+    write_json(asdict(limits), THRESHOLDS)
     click.echo(RATES.markdown(content))
 
 

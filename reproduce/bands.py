@@ -74,10 +74,9 @@ BANDS_PART = Part("bands.json", "concepts.md", "bands", lambda measured: render(
 @click.command()
 @folder_argument
 @data_option
-@click.option("--model", default="default", show_default=True, help="Model to measure.")
-def main(folder: Path, data: Path, model: str) -> None:
-    """Write FOLDER/bands.json, and the part of the page there. The model needs comparison descriptions."""
-    scorer = DescScorer.from_pretrained(model, device="cpu")
+def main(folder: Path, data: Path) -> None:
+    """Write FOLDER/bands.json, and the part of the page there."""
+    scorer = DescScorer.from_pretrained(device="cpu")
     measured = measure_bands(scorer, read_flickr8k(data, SPLIT))
     BANDS_PART.write(measured, folder)
     click.echo(BANDS_PART.markdown(measured))

@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
-from functools import partial
+from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -37,13 +37,13 @@ from descscore.interchange import Exchange, Interchanged, interchange_run
 from descscore.models import check_device
 from descscore.options import PATH
 from descscore.purpose import Site
-from descscore.towers.text import begin, end_positions
+from descscore.towers.text import begin
 from descscore.training.config import MixedPrecision, preset
 from descscore.training.data import Batch, EpochPlan, Examples
 from descscore.training.lora import tower_shape
 from descscore.training.objective import TextRuns, run_batch
 from descscore.training.trainer import RunData, Trainer
-from reproduce.pages import Json, Part, render
+from reproduce.pages import Json, Part, read_json, render
 
 GOAL = 5.0
 """How many times faster than its comparison a pair should be, on a CPU."""
@@ -133,7 +133,8 @@ def _warm(name: str, setting: Setting) -> tuple[Way, float]:
 
 def _warmed(name: str, setting: Setting) -> Way:
     way = make_way(name, setting)
-    _timed(way, range(WARM_UP), setting.device)
+    for i in range(WARM_UP):
+        way.step(i)
     return way
 
 
@@ -158,12 +159,13 @@ def resident_peak() -> float:
 
 
 def _seconds(ways: Mapping[str, Way], device: torch.device, rounds: int, steps: int) -> dict[str, float]:
-    """Seconds of 1,000 image pairs, for each way."""
+    """Seconds of 1,000 image pairs, for each way; each turn goes on with the next steps."""
 
-    def timed(way: Way, turn: int) -> float:
-        return _timed(way, range(WARM_UP + turn * steps, WARM_UP + (turn + 1) * steps), device)
+    def timed(way: Way) -> Callable[[], float]:
+        numbers = count(WARM_UP)
+        return lambda: seconds(lambda: [way.step(next(numbers)) for _ in range(steps)], device)
 
-    times = in_turn({name: partial(timed, way) for name, way in ways.items()}, rounds)
+    times = in_turn({name: timed(way) for name, way in ways.items()}, rounds)
     return {name: 1000 * statistics.median(times[name]) / (steps * way.pairs) for name, way in ways.items()}
 
 
@@ -171,10 +173,6 @@ def _gflop(way: Way, steps: int) -> float:
     """GFLOP of a pair, over the first steps that are also timed."""
     total = flops(lambda: [way.step(WARM_UP + i) for i in range(steps)])
     return total / (1e9 * steps * way.pairs)
-
-
-def _timed(way: Way, steps: range, device: torch.device) -> float:
-    return seconds(lambda: [way.step(i) for i in steps], device)
 
 
 @dataclass(frozen=True)
@@ -205,9 +203,9 @@ def _trainer(name: str, drawn: bool, setting: Setting) -> Trainer:
         return Trainer(clip, RunData(data, None), config, Path(folder))
 
 
-def made_up(clip: CLIP, pairs: int, seed: int = 0) -> Examples:
+def made_up(clip: CLIP, pairs: int) -> Examples:
     """Examples with random features and texts of random words, lengths 3 to 77, padded to full length."""
-    rng = torch.Generator().manual_seed(seed)
+    rng = torch.Generator().manual_seed(0)
     lengths = (MEAN_TOKENS + SPREAD * torch.randn(2 * pairs, generator=rng)).round().long()
     lengths = lengths.clamp(3, clip.context_length)
     tokens = torch.randint(1, clip.vocab_size - 2, (2 * pairs, clip.context_length), generator=rng)
@@ -215,7 +213,6 @@ def made_up(clip: CLIP, pairs: int, seed: int = 0) -> Examples:
     tokens[:, 0] = clip.vocab_size - 2
     tokens = tokens.where(place < lengths[:, None] - 1, 0)
     tokens[torch.arange(2 * pairs), lengths - 1] = clip.vocab_size - 1
-    assert torch.equal(end_positions(clip, tokens), lengths - 1)
     width = clip.text_projection.shape[1]
     images = torch.nn.functional.normalize(torch.randn(pairs, width, generator=rng), dim=1)
     return Examples(images, torch.arange(pairs), tokens)
@@ -259,27 +256,16 @@ def _with_images(clip: CLIP, examples: Examples, rows: Tensor, pixels: Tensor) -
     return replace(examples, images=images)
 
 
-def full_encode(clip: CLIP, tokens: Tensor) -> Tensor:
-    """Raw features of token rows of the full length, padding too: ``(n, length)`` -> ``(n, embed_dim)``."""
-    features: Tensor = clip.encode_text(_full(clip, tokens))
-    return features
-
-
 def full_exchange(clip: CLIP, tokens: Tensor, exchange: Exchange, matrix: Tensor, site: Site) -> Interchanged:
     """As :func:`descscore.interchange.interchange_texts`, padding and all.
 
     Interchanged texts share the blocks up to the site with the texts as such; the rest runs for each.
     """
-    return interchange_run(clip, begin(clip, _full(clip, tokens)), exchange, matrix, site)
+    return interchange_run(clip, begin(clip, tokens), exchange, matrix, site)
 
 
-def _full(clip: CLIP, tokens: Tensor) -> Tensor:
-    if tokens.shape[1] != clip.context_length:
-        raise ValueError(f"rows of {tokens.shape[1]} tokens, not {clip.context_length}")
-    return tokens
-
-
-FULL = TextRuns(full_encode, full_exchange)
+FULL = TextRuns(CLIP.encode_text, full_exchange)
+"""Both ways of plain open_clip, which runs rows as long as they are; those of :func:`made_up` are full."""
 
 
 def setting_of(run: Json) -> tuple[str, int, str]:
@@ -304,12 +290,6 @@ def to_markdown(costs: Json) -> str:
 
 
 PART = Part("training_cost.json", "training.md", "cost", to_markdown)
-
-
-def known_runs(folder: Path) -> list[Json]:
-    """The runs in the file in ``folder``; none if there is no such file."""
-    file = folder / PART.data
-    return list(PART.read(file)["runs"]) if file.is_file() else []
 
 
 def merge_runs(known: Sequence[Json], new: Sequence[Json]) -> list[Json]:
@@ -340,9 +320,6 @@ def merge_runs(known: Sequence[Json], new: Sequence[Json]) -> list[Json]:
 @click.option("--rounds", default=9, show_default=True, type=click.IntRange(1), help="Turns of every way.")
 @click.option("--steps", default=3, show_default=True, type=click.IntRange(1), help="Steps a turn.")
 @click.option("--output", type=PATH, help="Folder of the documentation, to write into.")
-@click.option(
-    "--add", type=click.Path(exists=True, path_type=Path), help="Take the runs of this file; measure nothing."
-)
 def main(
     model: str,
     device: str | None,
@@ -351,7 +328,6 @@ def main(
     rounds: int,
     steps: int,
     output: Path | None,
-    add: Path | None,
 ) -> None:
     """Measure and print as JSON; with --output, add the runs to those of other machines and settings."""
     where = check_device(device)
@@ -359,10 +335,10 @@ def main(
     settings = [
         Setting(model, where, precision, size) for size in sizes or (None,) for precision in precisions
     ]
-    known = known_runs(output) if output else []
-    runs = PART.read(add)["runs"] if add else [measure(setting, rounds, steps) for setting in settings]
+    runs = [measure(setting, rounds, steps) for setting in settings]
     click.echo(json.dumps({"runs": runs}, indent=1))
     if output:
+        known = read_json(output / PART.data).get("runs", [])
         PART.write({"runs": merge_runs(known, runs)}, output)
 
 

@@ -45,6 +45,8 @@ from descscore.training.trainer import Trainer
 
 SHORT = 20
 """Tokens of a text's beginning, start and end token included: about the length of Concadia's texts."""
+MOST_HELD = 600
+"""Held-out pairs of a fold that are measured, at most."""
 K = 10
 """Recall counts a right text, or image, among so many nearest ones."""
 
@@ -87,11 +89,8 @@ class FoldData:
     examples: Examples
     """The training split, with its groups."""
     folds: int
-    """Number of folds of whole groups."""
     unseen: Examples
     """Pairs that neither the base nor a recipe has seen, for grounding."""
-    most: int = 600
-    """Held-out pairs that are measured in a fold, at most."""
     gallery: Gallery | None = None
     """For recall; None for no recall."""
 
@@ -103,7 +102,7 @@ def cross_validate(model: LoadedModel, data: FoldData, recipes: Sequence[Recipe]
         with TemporaryDirectory() as folder:
             trained = train_folds(model.clip, data.examples, data.folds, settings, Path(folder))
             for number, (held, trainer) in enumerate(trained):
-                measured = measure(trainer, data.examples.select(held).sample(data.most), data.unseen)
+                measured = measure(trainer, data.examples.select(held).sample(MOST_HELD), data.unseen)
                 if data.gallery is not None:
                     measured |= recall(trainer.objective.clip, data.gallery)
                 yield {"recipe": recipe.name, "fold": number} | measured
@@ -128,13 +127,6 @@ def measure(trainer: Trainer, held: Examples, unseen: Examples) -> dict[str, Any
 def _beginnings(pairs: Examples) -> Examples:
     starts = torch.zeros(len(pairs.tokens), dtype=torch.int64)
     return replace(pairs, tokens=cut_at(pairs.tokens, SHORT, starts))
-
-
-def read_folds(model: LoadedModel, data: str, folds: int, cache: Path) -> FoldData:
-    """The training split of ``data`` in folds of whole groups; ``val`` holds the unseen pairs."""
-    pairs = load_pairs(data)
-    examples, unseen = (make_examples(model, pairs.split(name), cache) for name in ("train", "val"))
-    return FoldData(examples, folds, unseen)
 
 
 def remaining(recipes: Sequence[Recipe], output: Path, folds: int) -> list[Recipe]:
@@ -184,9 +176,10 @@ def main(
     """Train and measure each recipe on each fold, and add a line for each to --output."""
     model = load_model(base)
     todo = remaining(read_recipes(recipes), output, folds)
-    fold_data = read_folds(model, data, folds, cache)
-    if retrieval is not None:
-        fold_data = replace(fold_data, gallery=read_gallery(model, retrieval))
+    pairs = load_pairs(data)
+    examples, unseen = (make_examples(model, pairs.split(name), cache) for name in ("train", "val"))
+    gallery = None if retrieval is None else read_gallery(model, retrieval)
+    fold_data = FoldData(examples, folds, unseen, gallery)
     for record in cross_validate(model, fold_data, todo):
         line = json.dumps(record)
         click.echo(line)

@@ -15,6 +15,7 @@ split of their file. Everything is drawn from the seed: the same command writes 
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -62,9 +63,37 @@ def made_caption(descriptions: list[str], draw: random.Random) -> str:
     It adds to the photo and does not say what it looks like.
     """
     words = [word for word in nouns(draw.choice(descriptions)) if word.isalpha()]
-    subject, other = (draw.choice(words), draw.choice(words)) if words else ("photo", "view")
-    text = draw.choice(_FORMS)(subject, other, draw)
+    a, b = (draw.choice(words), draw.choice(words)) if words else ("photo", "view")
+    given, form = {"a": a, "b": b}, draw.choice(_FORMS)
+    text = re.sub(r"{(\w+)}", lambda name: given.get(name[1]) or _DRAWS[name[1]](draw), form)
     return text[:1].upper() + text[1:] + ("." if draw.random() < 0.5 else "")
+
+
+_FORMS = (
+    # As under the photos of an album or a club.
+    "{where}, {when}",
+    "{who} and {who} in {where}, {when}",
+    "{who} with the {a}, {when}",
+    "{who} in {where}",
+    "the {a} in {where}, {when}",
+    "the {a} and the {b} at the {where} {event}",
+    "{a} at the {event} in {where}, {when}",
+    "our {event} in {where}: {a} and {b}",
+    "{who}'s {a} came to {where} for the {event}",
+    "{made_by} {who}, {where} {year}",
+    # As in a newspaper or an encyclopaedia.
+    "{who}, {role} from {where}, in {year}",
+    "{who} was the {role} of the {where} {a} {event} in {year}",
+    "{role} {who} at the {event}, {year}",
+    "the {role} {who} with {whose} {a} in {where}",
+    "the {a} was named after the {role} {who}",
+    "{a} of the {where} {b} club, founded in {year}",
+    "the {a} has been popular in {where} since {year}",
+    "the {a} that made {who} the most famous {role} in {where}",
+    "a {a} from {where}, which became known through the {role} {who}",
+    "this {a} won the {event} of {year}",
+)
+"""``a`` and ``b`` are words of a description. What another name stands for is drawn, each time anew."""
 
 
 def _when(draw: random.Random) -> str:
@@ -74,46 +103,16 @@ def _when(draw: random.Random) -> str:
     )
 
 
-def _who(draw: random.Random) -> str:
-    return draw.choice(_PEOPLE)
-
-
-def _where(draw: random.Random) -> str:
-    return draw.choice(_PLACES)
-
-
-def _role(draw: random.Random) -> str:
-    return draw.choice(_ROLES)
-
-
-def _year(draw: random.Random) -> int:
-    return draw.randint(1860, 2013)
-
-
-_FORMS: tuple[Callable[[str, str, random.Random], str], ...] = (
-    # As under the photos of an album or a club.
-    lambda a, b, d: f"{_where(d)}, {_when(d)}",
-    lambda a, b, d: f"{_who(d)} and {_who(d)} in {_where(d)}, {_when(d)}",
-    lambda a, b, d: f"{_who(d)} with the {a}, {_when(d)}",
-    lambda a, b, d: f"{_who(d)} in {_where(d)}",
-    lambda a, b, d: f"the {a} in {_where(d)}, {_when(d)}",
-    lambda a, b, d: f"the {a} and the {b} at the {_where(d)} {d.choice(_EVENTS)}",
-    lambda a, b, d: f"{a} at the {d.choice(_EVENTS)} in {_where(d)}, {_when(d)}",
-    lambda a, b, d: f"our {d.choice(_EVENTS)} in {_where(d)}: {a} and {b}",
-    lambda a, b, d: f"{_who(d)}'s {a} came to {_where(d)} for the {d.choice(_EVENTS)}",
-    lambda a, b, d: f"{d.choice(_MADE_BY)} {_who(d)}, {_where(d)} {_year(d)}",
-    # As in a newspaper or an encyclopaedia.
-    lambda a, b, d: f"{_who(d)}, {_role(d)} from {_where(d)}, in {_year(d)}",
-    lambda a, b, d: f"{_who(d)} was the {_role(d)} of the {_where(d)} {a} {d.choice(_EVENTS)} in {_year(d)}",
-    lambda a, b, d: f"{_role(d)} {_who(d)} at the {d.choice(_EVENTS)}, {_year(d)}",
-    lambda a, b, d: f"the {_role(d)} {_who(d)} with {d.choice(('his', 'her'))} {a} in {_where(d)}",
-    lambda a, b, d: f"the {a} was named after the {_role(d)} {_who(d)}",
-    lambda a, b, d: f"{a} of the {_where(d)} {b} club, founded in {_year(d)}",
-    lambda a, b, d: f"the {a} has been popular in {_where(d)} since {_year(d)}",
-    lambda a, b, d: f"the {a} that made {_who(d)} the most famous {_role(d)} in {_where(d)}",
-    lambda a, b, d: f"a {a} from {_where(d)}, which became known through the {_role(d)} {_who(d)}",
-    lambda a, b, d: f"this {a} won the {d.choice(_EVENTS)} of {_year(d)}",
-)
+_DRAWS: dict[str, Callable[[random.Random], str]] = {
+    "event": lambda draw: draw.choice(_EVENTS),
+    "made_by": lambda draw: draw.choice(_MADE_BY),
+    "role": lambda draw: draw.choice(_ROLES),
+    "when": _when,
+    "where": lambda draw: draw.choice(_PLACES),
+    "who": lambda draw: draw.choice(_PEOPLE),
+    "whose": lambda draw: draw.choice(("his", "her")),
+    "year": lambda draw: str(draw.randint(1860, 2013)),
+}
 
 
 def photo_pairs(path: Path, most: int, seed: int) -> Iterator[dict[str, object]]:

@@ -1,8 +1,12 @@
-"""Cases that show what explanations do: ``python -m reproduce.explanations docs --data DATA/concadia``.
+"""What the page on explanations shows: ``python -m reproduce.explanations docs --data DATA/concadia``.
 
-Both texts of every pair are explained. The page on explanations shows how often explanations do what they
-should, three pairs where they do, and three where they do not. Rules choose the pairs. The texts belong
-to others and are not copied.
+Both texts of every pair are explained. The page shows how often explanations do what they should, three pairs
+where they do, and three where they do not. Rules choose the pairs. The texts belong to others and are not
+copied.
+
+Integrated gradients start from a text without words. It has a filler in place of words
+(:data:`descscore.explanations.attribution.FILLER`), and no filler is neutral: the model gives the text
+without words a cosine and log-odds too. So some texts are explained from each filler: which one is steadier?
 """
 
 from __future__ import annotations
@@ -10,17 +14,21 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
+import numpy as np
 
 from descscore.errors import DataError, UsageError
+from descscore.eval.sanity import without_stop
 from descscore.eval.statistics.bootstrap import Estimate
+from descscore.eval.statistics.correlation import Array, Numbers
 from descscore.eval.statistics.proportions import proportion
 from descscore.eval.word_kinds import kinds_of
 from descscore.eval.words import Explained, WordOptions, WordRow, explain_pairs, occurrences, report
-from descscore.explanations.explanation import Explanation
-from descscore.explanations.reasons import ExplainOptions
+from descscore.explanations.attribution import FILLER, Filler
+from descscore.explanations.explanation import Explanation, WordParts
+from descscore.explanations.reasons import ExplainOptions, explain_batch
 from descscore.scorer import DescScorer
 from descscore.tables.open import DataOptions, load_pairs
 from descscore.tables.rows import PreferencePair
@@ -86,11 +94,14 @@ def _strongest(text: Explanation) -> tuple[int, float, float]:
     return place, word.purpose or 0.0, word.leave_one_out_purpose or 0.0
 
 
+def _check_readout(scorer: DescScorer) -> None:
+    if scorer.model.purpose is None or scorer.model.purpose.readout is None:
+        raise UsageError(f"model {scorer.model.name}: has no purpose read-out")
+
+
 def make_cases(scorer: DescScorer, pairs: Sequence[PreferencePair]) -> tuple[list[Case], Explained]:
     """Every pair that can be scored. Raises :class:`UsageError` for a model without a read-out."""
-    purpose = scorer.model.purpose
-    if purpose is None or purpose.readout is None:
-        raise UsageError(f"model {scorer.model.name}: has no purpose read-out to show cases of")
+    _check_readout(scorer)
     explained = explain_pairs(scorer, pairs, ExplainOptions(source=SOURCE))
     cases = [Case(p, *both) for p, both in zip(explained.pairs, explained.explanations, strict=True)]
     return cases, explained
@@ -209,18 +220,102 @@ CASES = Part(
 )
 
 
+# The text without words
+
+
+TEXTS = 50
+FILLERS: tuple[Filler, ...] = get_args(Filler)
+
+
+def measure_starts(scorer: DescScorer, pairs: Sequence[PreferencePair]) -> dict[str, Any]:
+    """Both texts of each pair, explained from each filler, with and without a final full stop.
+
+    Raises :class:`UsageError` for a model without a read-out, :class:`DataError` for no pairs.
+    """
+    if not pairs:
+        raise DataError("no pairs to explain")
+    _check_readout(scorer)
+    texts = [without_stop(text) for pair in pairs for text in (pair.description, pair.caption)]
+    images = [pair.image.read() for pair in pairs for _ in range(2)]
+    plain, stopped = (
+        {filler: explain_batch(images, some, scorer, ExplainOptions(filler=filler)) for filler in FILLERS}
+        for some in (texts, [f"{text}." for text in texts])
+    )
+    return {
+        "signature": scorer.signature,
+        "texts": len(texts),
+        "used": FILLER,
+        "starts": [_start(filler, plain[filler], stopped[filler]) for filler in FILLERS],
+        "between": _between(plain),
+    }
+
+
+def _start(filler: str, plain: Sequence[Explanation], stopped: Sequence[Explanation]) -> dict[str, Any]:
+    """One filler: the value of its text without words, and how steady the words' parts are."""
+    cosines = [text.score.cosine - text.convergence.difference for text in plain]
+    odds = [_log_odds(text) - text.purpose_convergence.difference for text in plain]  # type: ignore[union-attr]
+    words = [word for text in plain for word in text.words if word.tokens]
+    parts, left_out = _parts(words), [word.leave_one_out_purpose or 0.0 for word in words]
+    pairs = [
+        (one, other)
+        for text, twin in zip(plain, stopped, strict=True)
+        for one, other in zip(text.words, twin.words, strict=False)
+    ]
+    before, after = (_parts(side) for side in zip(*pairs, strict=True))
+    return {
+        "filler": filler,
+        "cosine": {"mean": float(np.mean(cosines)), "sd": float(np.std(cosines, ddof=1))},
+        "log_odds": {"mean": float(np.mean(odds)), "sd": float(np.std(odds, ddof=1))},
+        "leaving_out": _pearson(parts, left_out),
+        "full_stop": float(np.abs(after - before).mean() / np.abs(before).mean()),
+        "converged": float(np.mean([text.purpose_convergence.converged for text in plain])),  # type: ignore[union-attr]
+    }
+
+
+def _between(plain: dict[Filler, list[Explanation]]) -> dict[str, float]:
+    """How far two fillers agree, over words and over texts."""
+    first, second = (plain[filler] for filler in FILLERS)
+    one, other = (_parts([word for text in texts for word in text.words]) for texts in (first, second))
+    same = [_strongest(a)[0] == _strongest(b)[0] for a, b in zip(first, second, strict=True)]
+    return {
+        "correlation": _pearson(one, other),
+        "difference": float(np.abs(one - other).mean() / np.abs(one).mean()),
+        "same_strongest": float(np.mean(same)),
+    }
+
+
+def _parts(words: Sequence[WordParts]) -> Array:
+    """Parts of the log-odds, ``(words,)``."""
+    return np.array([word.purpose or 0.0 for word in words])
+
+
+def _pearson(one: Numbers, other: Numbers) -> float:
+    return float(np.corrcoef(one, other)[0, 1])
+
+
+STARTS = Part(
+    "attribution_starts.json",
+    "explanations.md",
+    "starts",
+    lambda measured: render("attribution_starts", **measured),
+)
+
+
 @click.command()
 @folder_argument
 @click.option("--data", required=True, help="Concadia folder, or another data set of pairs.")
-@click.option("--split", default="test", show_default=True, help="Split to explain.")
 @click.option("--model", default="default", show_default=True, help="Model to explain.")
-def main(folder: Path, data: str, split: str, model: str) -> None:
-    """Write FOLDER/explanation_cases.json, and the part of the page there. The model needs a read-out."""
+def main(folder: Path, data: str, model: str) -> None:
+    """Write explanation_cases.json and attribution_starts.json into FOLDER, and the page's parts from them.
+
+    The model needs a read-out.
+    """
     # Pairs with equal texts stay in: no description can win there, and that counts.
-    pairs = load_pairs(data, DataOptions(keep_equal=True)).split(split)
+    pairs = load_pairs(data, DataOptions(keep_equal=True)).split("test")
     scorer = DescScorer.from_pretrained(model, device="cpu")
     cases, explained = make_cases(scorer, pairs)
     CASES.write(to_json(cases, explained, scorer.signature), folder)
+    STARTS.write(measure_starts(scorer, pairs[: TEXTS // 2]), folder)
 
 
 if __name__ == "__main__":

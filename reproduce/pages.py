@@ -14,12 +14,10 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import click
-from jinja2 import TemplateError
 
 from descscore.errors import DataError
 from descscore.eval.formatting import counted, listing, percent, plain, signed, signed_interval
 from descscore.files import atomic_write
-from descscore.options import PATH
 from descscore.templates import environment
 
 Json: TypeAlias = Mapping[str, Any]
@@ -28,7 +26,6 @@ folder_argument = click.argument("folder", type=click.Path(exists=True, file_oka
 data_option = click.option(
     "--data", required=True, type=click.Path(path_type=Path, exists=True), help="The data folder."
 )
-output_option = click.option("--output", required=True, type=PATH, help="Folder for the results.")
 
 
 def render(template: str, **values: Any) -> str:
@@ -81,15 +78,6 @@ class Part:
         text = self.put_in(page.read_text(encoding="utf-8"), content)
         write_json(content, folder / self.data)
         write_text(text, page)
-
-    def read(self, path: Path) -> dict[str, Any]:
-        """The content of such a file. Raises :class:`DataError` for any other file."""
-        try:
-            content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            self.markdown(content)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, TemplateError) as error:
-            raise DataError(f"{path}: not a file of this command ({error!r})") from None
-        return content
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -71,8 +72,6 @@ _GPU_COMMAND = (
     "descscore eval throughput --device cuda --precision bf16 --compile --texts 1 "
     "--count 64 --size 500x375 --at-least {photos} --rounds {rounds}"
 )
-_LONG = {"photos": 60_000, "rounds": 5}
-"""Settings to show before anything is measured: so many photos that starting the workers hardly counts."""
 _UNDECODED = "without decoding, pairs a second"
 _FIGURES = (
     "decoding alone, images a second",
@@ -237,22 +236,12 @@ def resident(pid: int) -> int:
     except ImportError:
         raise DataError("watching memory needs psutil: pip install psutil") from None
     total = 0
-    try:
+    with suppress(psutil.NoSuchProcess):
         process = psutil.Process(pid)
         for one in (process, *process.children(recursive=True)):
-            total += _resident(one)
-    except psutil.NoSuchProcess:
-        pass
+            with suppress(psutil.NoSuchProcess):
+                total += one.memory_full_info().pss
     return total
-
-
-def _resident(process: Any) -> int:
-    import psutil
-
-    try:
-        return int(process.memory_full_info().pss)
-    except (psutil.NoSuchProcess, psutil.ZombieProcess):
-        return 0
 
 
 def write_pages(figures: Json, gpu: Json, output: Path) -> None:
@@ -278,45 +267,39 @@ def measured(figures: Json) -> str:
 
 
 def measured_gpu(figures: Json) -> str:
-    """The GPU's part of the page on performance; rows of parts that are missing say so."""
-    run = next(iter(figures.get("throughput", [])), None)
+    """The GPU's part of the page on performance."""
+    (run,) = figures["throughput"]
     rates = [_rate(run, what, goal) for what, goal in GPU_GOALS.items()]
-    return _performance(figures, rates, gpu=True, rate_command=_GPU_COMMAND.format(**(run or _LONG)))
+    return _performance(figures, rates, gpu=True, rate_command=_GPU_COMMAND.format(**run))
 
 
 def _performance(figures: Json, rates: Sequence[Sequence[str]], gpu: bool, rate_command: str = "") -> str:
-    runs, memory = figures.get("throughput", []), figures.get("memory")
-    undecoded = gpu and any(_UNDECODED in run["figures"] for run in runs)
+    undecoded = gpu and any(_UNDECODED in run["figures"] for run in figures["throughput"])
     return render(
         "performance",
+        **figures,
         gpu=gpu,
         rates=rates,
         rate_command=rate_command,
-        throughput=runs,
         parts=(*_FIGURES, _UNDECODED) if undecoded else _FIGURES,
-        machines=figures.get("machines"),
-        precision=figures.get("precision", {"rows": []}),
         mean_goal=MEAN_GOAL,
         rank_goal=RANK_GOAL,
-        memory=memory,
         growth_goal=GROWTH_GOAL,
         each=_each,
-        memory_words=memory_words(memory["runs"]) if memory else "",
+        memory_words=memory_words(figures["memory"]["runs"]),
         plot=PLOT_FILE,
     )
 
 
-def _rate(run: Json | None, what: str, goal: float | None, digits: int = 1) -> tuple[str, str, str]:
+def _rate(run: Json, what: str, goal: float | None, digits: int = 1) -> tuple[str, str, str]:
     """What, goal, and the value of the figure that ``what`` names at its end."""
     name = what.partition(": ")[2].removesuffix(" in float32")
-    value, is_share = None if run is None else run["figures"].get(name), "share" in name
-    aim = "reported"
-    if goal is not None:
-        aim = f"≥ {100 * goal:.0f}{PERCENT}" if is_share else f"≥ {goal:g}"
-    if value is None:
-        return what, aim, "not measured"
+    value, is_share = run["figures"][name], "share" in name
     shown = percent(value) if is_share else f"{value:.{digits}f}"
-    return what, aim, shown if goal is None or value >= goal else f"{shown}, missed"
+    if goal is None:
+        return what, "reported", shown
+    aim = f"≥ {100 * goal:.0f}{PERCENT}" if is_share else f"≥ {goal:g}"
+    return what, aim, shown if value >= goal else f"{shown}, missed"
 
 
 def billion(cpu: Json, gpu: Json) -> str:
@@ -336,8 +319,8 @@ def billion(cpu: Json, gpu: Json) -> str:
         rows=rows,
         cores=cpu["machines"]["throughput"]["cores"],
         row_bytes=cpu["memory"]["runs"][-1]["row_bytes"],
-        card=next(iter(gpu.get("throughput", [])), None),
-        card_cores=gpu["machines"]["throughput"]["cores"] if gpu.get("throughput") else None,
+        card=gpu["throughput"][0],
+        card_cores=gpu["machines"]["throughput"]["cores"],
     )
 
 

@@ -121,12 +121,12 @@ class Swaps:
     """
 
     @torch.no_grad()
-    def __init__(self, clip: CLIP, examples: Examples, block: int, batch: int = 128) -> None:
+    def __init__(self, clip: CLIP, examples: Examples, block: int) -> None:
         texts = torch.arange(2 * len(examples))
         self._clip, self._images = clip, examples.images
         self.owner: Array = examples.owner.repeat(2).numpy()
         self._sources = draw_sources(texts, examples.owner, "other", torch.Generator().manual_seed(SEED))
-        self._runs = [run_to_block(clip, tokens, block) for tokens in torch.split(examples.tokens, batch)]
+        self._runs = [run_to_block(clip, tokens, block) for tokens in torch.split(examples.tokens, 128)]
         self._states = torch.cat([run.state for run in self._runs])
         self._plain = torch.cat([run_from_block(clip, run) for run in self._runs])
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -44,19 +44,19 @@ from descscore.eval.sanity import sanity
 from descscore.eval.statistics.correlation import Array
 from descscore.files import atomic_write
 from descscore.models import LoadedModel, load_model
-from descscore.options import PATH
+from descscore.options import PATH, output_option
 from descscore.scorer import DescScorer
 from descscore.tables.open import DataOptions, load_pairs
 from descscore.tables.rows import PreferencePair
-from descscore.training.config import PRESETS, FinetuneConfig, Tower, preset
+from descscore.training.config import FinetuneConfig, Tower, preset
 from descscore.training.data import Examples, make_examples
 from descscore.training.finetune import Request, finetune, train_folds
 from descscore.training.lora import tower_shape
 from descscore.training.objective import site_of
 from descscore.training.readout import order_rotation
-from reproduce.cross_validation import Recipe
+from reproduce.cross_validation import MOST_HELD, Recipe
 from reproduce.everyday import MADE, write_tuning_data
-from reproduce.pages import output_option, read_json, write_json
+from reproduce.pages import read_json, write_json
 from reproduce.purpose_subspace import (
     InterchangeRow,
     Swaps,
@@ -71,9 +71,8 @@ Record: TypeAlias = dict[str, Any]
 log = logging.getLogger(__name__)
 
 SMALL = {"batch_size": 24, "epochs": 3, "text_window": 32, "schedule": "linear"}
-CHOSEN_RATE = {"lora": 1e-3, "full": 3e-4}
-"""Learning rate by kind of tuning: the best of those tried on an earlier base
-(``docs/cross_validation.jsonl``)."""
+CHOSEN_RATE = 1e-3
+"""The best learning rate of those tried on an earlier base (``docs/cross_validation.jsonl``)."""
 SEEDS = 5
 """Seeds 0 to 4, as in the paper."""
 
@@ -83,15 +82,13 @@ ONE_LOSS = (
     Recipe("shipped, interchange loss alone", "small-data", {"loss": "interchange"}),
 )
 """The shipped recipe with one of its two losses: whether the interchange earns its place."""
-OVER_SEEDS = ("das-lora", "bft-lora")
-"""Presets that run with every seed; the others run once."""
+PRESETS = ("das-lora", "bft-lora")
+"""Presets for comparison: one with each of the two losses."""
 
 FOLDS = 2
 """Folds of the shipped run's calibration. Its interchanges are measured in their towers too."""
 MOST_FOUND = 2000
 """Training pairs, at most, from which a rotation is found after the training."""
-MOST_HELD = 600
-"""Held-out pairs of a fold, at most, whose purposes are interchanged."""
 
 
 @dataclass(frozen=True)
@@ -111,29 +108,17 @@ class Run:
         return self.recipe == SHIPPED and self.seed == 0
 
 
-def runs(seeds: int = SEEDS) -> Iterator[Run]:
-    """All runs of the page, the most telling first.
-
-    The shipped recipe, its two losses alone, and the LoRA presets with every seed; the other presets once;
-    and all presets once at their own rates.
-    """
-    for recipe in (SHIPPED, *ONE_LOSS):
-        yield from (Run(recipe, seed) for seed in range(seeds))
-    for name in PRESETS:
-        if name != SHIPPED.preset:
-            rate = CHOSEN_RATE["full" if name.endswith("full") else "lora"]
-            factor = f"{rate / preset(name).learning_rate:g} x its rate"
-            chosen = _small(name, factor, {"learning_rate": rate})
-            yield from (Run(chosen, seed) for seed in range(seeds if name in OVER_SEEDS else 1))
-    for name in PRESETS:
-        if name != SHIPPED.preset:
-            yield Run(_small(name, "its rate", {}), 0)
+def runs() -> list[Run]:
+    """All runs of the page, the most telling first: each recipe with every seed."""
+    recipes = (SHIPPED, *ONE_LOSS, *map(_small, PRESETS))
+    return [Run(recipe, seed) for recipe in recipes for seed in range(SEEDS)]
 
 
-def _small(name: str, rate: str, changes: Record) -> Recipe:
-    """A preset with :data:`SMALL`, named for what it is."""
+def _small(name: str) -> Recipe:
+    """A preset with :data:`SMALL` and :data:`CHOSEN_RATE`, named for what it is."""
+    rate = f"{CHOSEN_RATE / preset(name).learning_rate:g} x its rate"
     what = f"{rate}, {SMALL['epochs']} passes, windows of {SMALL['text_window']}"
-    return Recipe(f"{name} at {what}", name, {**SMALL, **changes})
+    return Recipe(f"{name} at {what}", name, {**SMALL, "learning_rate": CHOSEN_RATE})
 
 
 @dataclass(frozen=True)
@@ -223,11 +208,6 @@ def train_run(run: Run, sets: Sets) -> Path:
     )
     log.info("training %s", run.name)
     return finetune(request, configure, lambda line: log.info("%s", line))
-
-
-def measured_base(sets: Sets) -> Record:
-    """The record of the base."""
-    return _measured("base", sets.work / "base", sets)
 
 
 def measured_run(run: Run, sets: Sets) -> Record:
@@ -356,7 +336,7 @@ def joined(earlier: Record, planned: Sequence[Run], sets: Sets) -> Record:
 
     earlier: the contents of ``results.json``; empty if there are none. Records of another base are left out.
     """
-    base = measured_base(sets)
+    base = _measured("base", sets.work / "base", sets)
     same = earlier.get("base", {}).get("signature") == base["signature"]
     kept = {(record["name"], record["seed"]): record for record in earlier["runs"]} if same else {}
     for run in planned:
@@ -378,25 +358,16 @@ def joined(earlier: Record, planned: Sequence[Run], sets: Sets) -> Record:
     help="Train and measure only runs whose names, such as shipped-0, start so. May be repeated.",
 )
 @click.option(
-    "--seeds",
-    type=click.IntRange(1),
-    default=SEEDS,
-    show_default=True,
-    help="Number of seeds, from 0 on, of the runs that have several.",
-)
-@click.option(
     "--from-json", is_flag=True, help="Train and measure nothing; write the page from results.json."
 )
-def main(
-    data: Path | None, work: Path | None, output: Path, only: tuple[str, ...], seeds: int, from_json: bool
-) -> None:
+def main(data: Path | None, work: Path | None, output: Path, only: tuple[str, ...], from_json: bool) -> None:
     """Write results.json, results.md and its plots; the page shows a report.json in --output too."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     path = output / "results.json"
     if not from_json:
         if data is None or work is None:
             raise UsageError("--data and --work: both are needed to train and measure")
-        planned = list(runs(seeds))
+        planned = runs()
         chosen = chosen_runs(planned, only)
         sets = Sets.read(data, work)
         output.mkdir(parents=True, exist_ok=True)

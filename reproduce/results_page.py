@@ -1,7 +1,6 @@
 """The page ``docs/results.md`` and the README's table, from ``results.json`` and ``report.json`` alone.
 
-:mod:`reproduce.results` measures and writes ``results.json``. A column of which no model has a value is left
-out.
+:mod:`reproduce.results` measures and writes ``results.json``.
 """
 
 from __future__ import annotations
@@ -78,15 +77,15 @@ def _quality(*parts: str) -> Reading:
 
 def _figure(name: str, end: str = "value") -> Reading:
     """A figure of ``descscore eval sanity`` on Concadia, or an ``end`` of its interval."""
-    return lambda run: run["sanity"]["figures"].get(name, {}).get(end) if "sanity" in run else None
+    return lambda run: run["sanity"]["figures"].get(name, {}).get(end)
 
 
 def _beats(attack: str) -> Reading:
     """How often the description has the higher cosine; a tie is no win."""
 
     def read(run: Record) -> float | None:
-        row = run["sanity"]["attacks"][attack] if "sanity" in run else None
-        return None if row is None or not row["n"] else 1 - row["value"] - row["ties"] / row["n"]
+        row = run["sanity"]["attacks"][attack]
+        return 1 - row["value"] - row["ties"] / row["n"] if row["n"] else None
 
     return read
 
@@ -96,14 +95,14 @@ def _swapped(data: str, subspace: str, k: int | None = None) -> Reading:
 
     def read(run: Record) -> float | None:
         size = k or (run.get("config", {}).get("k") if subspace == "trained" else None)
-        rows = [row for row in run["interchange"].get(data, ()) if row["subspace"] == subspace]
+        rows = [row for row in run["interchange"][data] if row["subspace"] == subspace]
         return next((row["value"] for row in rows if size in (None, row["k"])), None)
 
     return read
 
 
 def _tau(name: str) -> Reading:
-    return lambda run: run.get("taus", {}).get(name)
+    return lambda run: run["taus"][name]
 
 
 _COLUMNS: Columns = {
@@ -224,7 +223,6 @@ SHIPPED_GOALS = (
 def page(results: Record, report: Record | None = None) -> str:
     """The whole page, from the contents of ``results.json`` and ``report.json`` alone."""
     shipped, shown = shipped_record(results), _shown_in_tables(results)
-    models = shown["models"]
     goals = {"base": (results["base"], BASE_GOALS), "default": (shipped, SHIPPED_GOALS)}
     return render(
         "results",
@@ -232,18 +230,22 @@ def page(results: Record, report: Record | None = None) -> str:
         report=report,
         **({} if report is None else _report_tables(report)),
         goals={name: [goal.row(record) for goal in some] for name, (record, some) in goals.items()},
-        columns=measured_columns(_COLUMNS, models),
-        four=measured_columns(_FOUR, models),
-        differences=_differences(shipped),
-        transfer=measured_columns(_TRANSFER, models),
-        earns=measured_columns(_EARNS, models),
-        earning=[name for name in models if name == "base" or name.startswith("shipped")],
+        columns=_COLUMNS,
+        four=_FOUR,
+        differences={
+            name.removesuffix(LESS_BASE): figure
+            for name, figure in shipped["sanity"]["figures"].items()
+            if name.endswith(LESS_BASE)
+        },
+        transfer=_TRANSFER,
+        earns=_EARNS,
+        earning=[name for name in shown["models"] if name == "base" or name.startswith("shipped")],
         shipped=shipped,
         swap_cell=_swap_cell,
         kinds=_SUBSPACES,
-        interchange={name: _by_size(shipped["interchange"][key]) for name, key in _swap_sets(shipped)},
-        whole=[_whole_row(name, key, shipped, results["base"]) for name, key in _swap_sets(shipped)],
-        folds=shipped["interchange"].get("folds", []),
+        interchange={name: _by_size(shipped["interchange"][key]) for name, key in _SETS},
+        whole=[_whole_row(name, key, shipped, results["base"]) for name, key in _SETS],
+        folds=shipped["interchange"]["folds"],
         probabilities={name: shipped[f"{key}_probability"] for name, key in _SETS},
         settings=_SETTINGS,
         # A run made before a setting existed had the value that is now its default.
@@ -257,12 +259,6 @@ def readme_table(results: Record) -> str:
     return render("readme_results", **_shown_in_tables(results), reads=reads)
 
 
-def measured_columns(columns: Columns, models: Mapping[str, Sequence[Record]]) -> Columns:
-    """The columns of which at least one model has a value."""
-    everyone = [run for runs in models.values() for run in runs]
-    return {name: read for name, read in columns.items() if any(read(run) is not None for run in everyone)}
-
-
 def _shown_in_tables(results: Record) -> Record:
     """The base and the runs by name, seeds together; and per cent preferred by rules that see texts alone."""
     models: dict[str, list[Record]] = {"base": [results["base"]]}
@@ -273,18 +269,6 @@ def _shown_in_tables(results: Record) -> Record:
         metric, _, data = name.rpartition(", ")
         baselines.setdefault(metric, {"openstax": ""})[data] = f"{100 * row['value']:.1f}"
     return {"models": models, "baselines": baselines, "over_seeds": over_seeds}
-
-
-def _differences(shipped: Record) -> dict[str, Record]:
-    """Grounding of the shipped model less its base's, by what is compared; empty if it was not measured."""
-    figures = shipped["sanity"]["figures"] if "sanity" in shipped else {}
-    return {
-        name.removesuffix(LESS_BASE): figure for name, figure in figures.items() if name.endswith(LESS_BASE)
-    }
-
-
-def _swap_sets(shipped: Record) -> list[tuple[str, str]]:
-    return [(name, key) for name, key in _SETS if key in shipped["interchange"]]
 
 
 def _by_size(rows: Sequence[Record]) -> dict[int, Record]:

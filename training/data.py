@@ -96,9 +96,7 @@ class Examples:
         return digest.hexdigest()[:12]
 
 
-def make_examples(
-    model: LoadedModel, pairs: Sequence[PreferencePair], cache: Path, batch_size: int = 64
-) -> Examples:
+def make_examples(model: LoadedModel, pairs: Sequence[PreferencePair], cache: Path) -> Examples:
     """Encode images through the cache and tokenise texts (cut to the context, end token kept).
 
     A pair without a group of its own is grouped by its image.
@@ -109,9 +107,8 @@ def make_examples(
     """
     if not pairs:
         raise DataError("no pairs to train or validate on")
-    encoder = Encoder(model, batch_size)
-    store = FeatureCache(cache, image_key(model), batch_size)
-    images = store.get_many([pair.image for pair in pairs], encoder.images)
+    store = FeatureCache(cache, image_key(model))
+    images = store.get_many([pair.image for pair in pairs], Encoder(model, store.batch_size).images)
     owner = torch.unique(images, dim=0, return_inverse=True)[1]
     texts = [pair.description for pair in pairs] + [pair.caption for pair in pairs]
     groups = tuple(pair.group or f"image {i}" for pair, i in zip(pairs, owner.tolist(), strict=True))
@@ -300,11 +297,6 @@ def _written(tokenizer: Tokenizer, row: Sequence[int]) -> str:
     return re.sub(r"\s+(?=[.,;:!?)\]%])", "", tokenizer.decode(tokenizer.unwrap(row))).strip()
 
 
-def unpadded(row: Sequence[int]) -> tuple[int, ...]:
-    """A token row without the zeros behind it; inside a text, 0 is a token like others."""
-    return tuple(row[: max(place for place, token in enumerate(row) if token) + 1])
-
-
 def with_endings(examples: Examples, rng: torch.Generator) -> Examples:
     """The examples with a final full stop more or less in half of the texts (drawn), and with their twins.
 
@@ -442,7 +434,6 @@ class WordSwap:
     """
 
     vocabulary: Vocabulary
-    """What the tokens are."""
     nearest: Tensor
     """``(v, 8)``, from :func:`nearest_words`."""
 

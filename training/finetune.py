@@ -73,7 +73,6 @@ class Request:
     """Split whose descriptions a score's percentile refers to; None takes the validation split, or
     else the training split."""
     options: DataOptions = DataOptions()  # noqa: RUF009 - frozen
-    """How the data are read."""
     cache: Path | None = None
     """Folder for image features; None keeps them in ``output``."""
     calibration_folds: int = CALIBRATION_FOLDS
@@ -88,8 +87,8 @@ class _Prepared:
     """A run before training: an untouched copy of the base, and the data."""
 
     untuned: CLIP
-    base_weights: str
-    base_licence: str | None
+    base: LoadedModel
+    """What was loaded; training changes its weights."""
     pairs: PreferenceSet
     data: RunData
     for_readout: Tensor
@@ -176,11 +175,10 @@ def _prepare(request: Request, model: LoadedModel) -> _Prepared:
     validation = examples(validated)
     for_readout = torch.arange(len(train)) < len(shown)
     comparison = examples(compared) or validation or train.select(for_readout)
-    weights, licence = model.weights_hash, model.licence
     # Loaded models come frozen, made under inference; training decides itself which weights change.
     model.clip.requires_grad_(True)
     data = RunData(train, validation)
-    return _Prepared(copy.deepcopy(model.clip), weights, licence, pairs, data, for_readout, comparison)
+    return _Prepared(copy.deepcopy(model.clip), model, pairs, data, for_readout, comparison)
 
 
 @torch.no_grad()
@@ -209,7 +207,7 @@ def _purpose(request: Request, trainer: Trainer, start: _Prepared) -> Purpose | 
     shown = train.select(start.for_readout)
     log.info("read-out: fits on %d texts", 2 * len(shown))
     ordered, fitted = fit(tuned, matrix, site, shown)
-    return replace(plain, rotation=ordered, readout=calibrated(fitted.readout, *scale))
+    return replace(plain, rotation=ordered, readout=calibrated(fitted, *scale))
 
 
 def _can_calibrate(examples: Examples, for_readout: Tensor, folds: int) -> bool:
@@ -243,7 +241,7 @@ def cross_calibration(
         tuned, seen = trainer.objective.clip.cpu(), examples.select(~held & for_readout)
         ordered, fitted = fit(tuned, rotation.matrix().detach().cpu(), site, seen)
         texts = ReadoutTexts.of(examples.select(held & for_readout))
-        odds.append(decisions(fitted.readout, texts.coordinates(tuned, Purpose(site, ordered))))
+        odds.append(decisions(fitted, texts.coordinates(tuned, Purpose(site, ordered))))
         unseen.append(texts)
     return policy_calibration(odds, unseen)
 
@@ -297,7 +295,7 @@ def _write(request: Request, trainer: Trainer, start: _Prepared, purpose: Purpos
         base, _, tag = base.rpartition("/")
     info = AdapterInfo(
         base=base,
-        base_weights=start.base_weights,
+        base_weights=start.base.weights_hash,
         pretrained=tag,
         tuning=config.tuning,
         block=config.block,
@@ -310,7 +308,7 @@ def _write(request: Request, trainer: Trainer, start: _Prepared, purpose: Purpos
         save_lora(trainer.wrapped, info, output, dtype)
     else:
         save_full(trainer.objective.clip, start.untuned, info, output, dtype)
-    record = {"base_licence": start.base_licence, **_run_record(request, trainer, start.pairs)}
+    record = {"base_licence": start.base.licence, **_run_record(request, trainer, start.pairs)}
     text = json.dumps(record, indent=1)
     with atomic_write(output / RUN_FILE) as part:
         part.write_text(text + "\n", encoding="utf-8")

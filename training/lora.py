@@ -59,7 +59,8 @@ def attach_lora(
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         wrapped = get_peft_model(unpack_attention(clip), config)
-    trained, expected = _count(trained_parameters(wrapped)), lora_parameters(clip, rank, targets)
+    trained = sum(parameter.numel() for parameter in trained_parameters(wrapped).values())
+    expected = lora_parameters(clip, rank, targets)
     if trained != expected:
         raise ModelError(f"{trained:,} values would be trained, not the expected {expected:,}")
     return wrapped
@@ -93,10 +94,6 @@ def select_full(clip: CLIP) -> None:
 def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """The parameters that an optimiser must get, by name, in the model's order."""
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
-
-
-def _count(parameters: Mapping[str, nn.Parameter]) -> int:
-    return sum(parameter.numel() for parameter in parameters.values())
 
 
 class Interpolation:

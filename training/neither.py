@@ -11,7 +11,7 @@ phrases in :data:`NAMED`; file names are drawn, so it may meet any.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol, TypeVar
 
 from descscore.auditing.wording import (
@@ -101,7 +101,7 @@ def _keywords(rng: random.Random) -> str:
     return rng.choice((", ", ", ", " ", "; ")).join(words)
 
 
-def _joined(words: Sequence[str], rng: random.Random) -> str:
+def _joined(words: Iterable[str], rng: random.Random) -> str:
     words = list(words)
     if rng.random() < 0.3:
         rng.shuffle(words)
@@ -113,14 +113,6 @@ def _shuffled(text: str, rng: random.Random) -> str:
     mixed = list(words)
     rng.shuffle(mixed)
     return "" if mixed == words else " ".join(mixed)
-
-
-def _content_list(text: str, rng: random.Random) -> str:
-    return _joined(list(dict.fromkeys(content_words(text))), rng)
-
-
-def _noun_list(text: str, rng: random.Random) -> str:
-    return _joined(nouns(text), rng)
 
 
 _EMPTY: tuple[tuple[float, Draw], ...] = (
@@ -138,8 +130,8 @@ _EMPTY: tuple[tuple[float, Draw], ...] = (
 
 _JUMBLES: tuple[tuple[float, Callable[[str, random.Random], str]], ...] = (
     (0.5, _shuffled),
-    (0.2, _content_list),
-    (0.3, _noun_list),
+    (0.2, lambda text, rng: _joined(dict.fromkeys(content_words(text)), rng)),
+    (0.3, lambda text, rng: _joined(nouns(text), rng)),
 )
 """Shares of the kinds of jumbled description."""
 

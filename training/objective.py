@@ -59,6 +59,7 @@ from descscore.training.losses import (
     spread_loss,
 )
 
+_ROWS_AT_ONCE = 128
 OTHERS = 20
 """Number of other images, and of other descriptions, that grounding in a validation compares with."""
 
@@ -76,9 +77,9 @@ def encode(clip: CLIP, tokens: Tensor) -> Tensor:
     return project_end(clip, run_ends(blocks[-1], states, prefixes))[prefixes.back]
 
 
-def unit_features(clip: CLIP, tokens: Tensor, batch_size: int = 128) -> Tensor:
+def unit_features(clip: CLIP, tokens: Tensor) -> Tensor:
     """As :func:`encode`, some rows at a time, of length 1 and float32: ``(n, embed_dim)``."""
-    parts = [encode(clip, part).float() for part in torch.split(tokens, batch_size)]
+    parts = [encode(clip, part).float() for part in torch.split(tokens, _ROWS_AT_ONCE)]
     return F.normalize(torch.cat(parts), dim=-1)
 
 
@@ -302,7 +303,7 @@ class GatherWithGradient(torch.autograd.Function):
 
 
 @torch.no_grad()
-def validate(objective: Objective, examples: Examples, batch_size: int = 128) -> dict[str, float]:
+def validate(objective: Objective, examples: Examples) -> dict[str, float]:
     """Accuracies in 0..1, where a tie is not right, and the mean loss.
 
     Returns:
@@ -319,8 +320,7 @@ def validate(objective: Objective, examples: Examples, batch_size: int = 128) ->
     base = torch.arange(2 * n if config.loss != "preference" else 0)
     source = draw_sources(base, examples.owner.cpu(), config.source_image, rng) if len(base) else base
     preference, interchange, losses = [], [], []
-    for start in range(0, n, batch_size):
-        rows = torch.arange(start, min(start + batch_size, n))
+    for rows in torch.split(torch.arange(n), _ROWS_AT_ONCE):
         # Text rows of the same images: their descriptions and captions are run anyway.
         texts = torch.cat([rows, rows + n]) if len(base) else base
         batch = Batch(rows, base[texts], source[texts])
@@ -330,32 +330,26 @@ def validate(objective: Objective, examples: Examples, batch_size: int = 128) ->
         losses.append(float(result.loss) * len(rows))
     measured = {"preference": _share(torch.cat(preference))}
     if n > 1:
-        unit = unit_features(objective.clip, examples.tokens[:n], batch_size)
+        unit = unit_features(objective.clip, examples.tokens[:n])
         for name, measure in (("grounding", grounding_sampled), ("text_grounding", grounding_over_texts)):
             measured[name] = _share(measure(examples.images, unit, OTHERS, 0))
-        measured |= _over_the_rest(objective, examples, unit, batch_size)
+        measured |= _over_the_rest(objective, examples, unit)
     if len(base):
         measured["interchange"] = _share(torch.cat(interchange))
     return {"loss": sum(losses) / n, **measured, "score": sum(measured.values()) / len(measured)}
 
 
-def _holds_captions(config: FinetuneConfig) -> bool:
-    return bool(config.caption_weight or config.hold_weight or config.spread_weight)
-
-
-def _over_the_rest(
-    objective: Objective, examples: Examples, descriptions: Tensor, batch_size: int
-) -> dict[str, float]:
+def _over_the_rest(objective: Objective, examples: Examples, descriptions: Tensor) -> dict[str, float]:
     """What the settings hold beside the descriptions ``(n, embed_dim)``: captions, and the third kind."""
-    kinds = torch.split(examples.tokens, len(examples))
+    kinds, config = torch.split(examples.tokens, len(examples)), objective.config
     found: dict[str, float] = {}
     own = cosines(examples.images, descriptions)
-    if _holds_captions(objective.config):
-        captions = unit_features(objective.clip, kinds[1], batch_size)
+    if config.caption_weight or config.hold_weight or config.spread_weight:
+        captions = unit_features(objective.clip, kinds[1])
         hits = grounding_over_texts(examples.images, descriptions, OTHERS, 0, captions)
         found["caption_grounding"] = _share(hits)
     for name, tokens in zip(("empty", "jumbled"), kinds[2:], strict=False):
-        others = unit_features(objective.clip, tokens, batch_size)
+        others = unit_features(objective.clip, tokens)
         found[name] = _share(own > cosines(examples.images, others))
     return found
 

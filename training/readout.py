@@ -23,9 +23,9 @@ from torch import Tensor
 from descscore.clip import CLIP
 from descscore.errors import DataError
 from descscore.purpose import Purpose, Readout, Site
-from descscore.texts import DEFAULT_POLICY, TextWindows, TokenizedText, pad
+from descscore.texts import DEFAULT_POLICY, TextWindows, pad
 from descscore.towers.text import encode_tokens, run_to_block
-from descscore.training.data import Examples, unpadded
+from descscore.training.data import Examples
 from descscore.training.losses import cosines
 from descscore.training.neither import empty_text, jumbled_text, random_stop
 
@@ -44,15 +44,6 @@ STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)
 
 
 @dataclass(frozen=True)
-class FittedReadout:
-    """A read-out, and how well it does on texts that it was not fitted on."""
-
-    readout: Readout
-    held_out_log_loss: float
-    """Mean log-loss, in nats, of the texts of held-out folds."""
-
-
-@dataclass(frozen=True)
 class ReadoutTexts:
     """t texts of the three kinds, in the w windows that scoring cuts them to."""
 
@@ -66,25 +57,16 @@ class ReadoutTexts:
 
     @classmethod
     def of(cls, examples: Examples, seed: int = 0) -> ReadoutTexts:
-        """Descriptions and captions as written but for a final full stop, and as many of the third kind.
-
-        Examples that hold token rows alone count as they are, without a third kind.
-        """
-        rng, n = random.Random(seed), len(examples)
-        tokenizer, texts = examples.tokenizer, list(examples.texts)
-        if tokenizer is None or not texts:
-            rows = [unpadded(row) for row in examples.tokens[: 2 * n].tolist()]
-            cut = [TokenizedText((row,), len(row), False) for row in rows]
-        else:
-            texts += [empty_text(rng) for _ in range(n)] + [jumbled_text(text, rng) for text in texts[:n]]
-            cut = [tokenizer.tokenize(random_stop(text, rng), DEFAULT_POLICY) for text in texts]
-        kinds = len(cut) // n
-        weight = torch.tensor([1.0, 1.0] if kinds == 2 else [2.0, 1.0, 0.5, 0.5], dtype=torch.float64)
+        """Descriptions and captions as written but for a final full stop, and as many of the third kind."""
+        rng, n, tokenizer = random.Random(seed), len(examples), examples.tokenizer
+        assert tokenizer is not None  # examples of written texts have one
+        texts = list(examples.texts)
+        texts += [empty_text(rng) for _ in range(n)] + [jumbled_text(text, rng) for text in texts[:n]]
         return cls(
-            TextWindows.of(cut),
-            torch.arange(len(cut)) < n,
-            np.tile(examples.groups or np.arange(n), kinds),
-            weight.repeat_interleave(n),
+            TextWindows.of([tokenizer.tokenize(random_stop(text, rng), DEFAULT_POLICY) for text in texts]),
+            torch.arange(4 * n) < n,
+            np.tile(examples.groups, 4),
+            torch.tensor([2.0, 1.0, 0.5, 0.5], dtype=torch.float64).repeat_interleave(n),
         )
 
     @torch.no_grad()
@@ -115,14 +97,12 @@ def told(items: Sequence[T], what: str) -> Iterator[T]:
         yield item
 
 
-def fit(clip: CLIP, rotation: Tensor, site: Site, examples: Examples) -> tuple[Tensor, FittedReadout]:
+def fit(clip: CLIP, rotation: Tensor, site: Site, examples: Examples) -> tuple[Tensor, Readout]:
     """The ordered rotation and a read-out fitted on the examples; raises as :func:`fit_readout`."""
     ordered, texts = order_rotation(clip, rotation, site, examples), ReadoutTexts.of(examples)
     coordinates, owner = texts.coordinates(clip, Purpose(site, ordered)), texts.windows.owner
-    fitted = fit_readout(
-        coordinates, texts.is_description[owner], texts.groups[owner.numpy()], texts.window_weight
-    )
-    return ordered, fitted
+    groups = texts.groups[owner.numpy()]
+    return ordered, fit_readout(coordinates, texts.is_description[owner], groups, texts.window_weight)
 
 
 def policy_calibration(odds: Sequence[Array], texts: Sequence[ReadoutTexts]) -> tuple[float, float]:
@@ -171,18 +151,18 @@ def order_rotation(clip: CLIP, rotation: Tensor, site: Site, examples: Examples)
 
 
 @torch.no_grad()
-def example_coordinates(clip: CLIP, examples: Examples, purpose: Purpose, batch_size: int = 128) -> Tensor:
+def example_coordinates(clip: CLIP, examples: Examples, purpose: Purpose) -> Tensor:
     """Purpose coordinates of all texts: ``(2n, k)``, descriptions first."""
     parts = [
         purpose.coordinates(run_to_block(clip, part, purpose.site.block).state)
-        for part in told(torch.split(examples.tokens, batch_size), "purpose subspace: batches of texts")
+        for part in told(torch.split(examples.tokens, 128), "purpose subspace: batches of texts")
     ]
     return torch.cat(parts).float()
 
 
 def fit_readout(
     coordinates: Tensor, is_description: Tensor, groups: Array, weight: Tensor | None = None
-) -> FittedReadout:
+) -> Readout:
     """Logistic regression whose penalty and calibration come from held-out groups.
 
     The held-out decision values are rescaled (Platt 1999), and the scale is folded into the weights.
@@ -217,8 +197,7 @@ def fit_readout(
     model = LogisticRegression(C=best, max_iter=2000).fit(z, y, w)
     weight = scale * model.coef_[0] / spread
     bias = scale * model.intercept_[0] + shift - float(weight @ centre)
-    readout = Readout(torch.tensor(weight, dtype=torch.float32), torch.tensor(bias, dtype=torch.float32))
-    return FittedReadout(readout, float(losses[best]))
+    return Readout(torch.tensor(weight, dtype=torch.float32), torch.tensor(bias, dtype=torch.float32))
 
 
 def _held_out_decisions(z: Array, y: Array, weight: Array, groups: Array, strength: float) -> Array:

@@ -50,7 +50,7 @@ Filler: TypeAlias = Literal["padding", "end"]
 """What takes the place of words: the padding token (CLIP's reads as "!"), or the end token."""
 
 FILLER: Filler = "padding"
-"""What every explanation starts from; ``python -m reproduce.attribution_starts`` compares both."""
+"""What every explanation starts from; ``python -m reproduce.explanations`` compares both."""
 
 _NUMBERS_AT_ONCE = {"cpu": 4_000_000}
 _NUMBERS_ELSEWHERE = 100_000_000

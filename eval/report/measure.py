@@ -66,8 +66,13 @@ def measure_report(
     """
     check_data(data)
     bench = Bench(data, load_subjects(models, device), resampling or Resampling())
-    report = _head(bench.subjects, bench.resampling)
-    report |= {part.section: [] for part in PARTS}
+    report: Json = {
+        "format": FORMAT,
+        "descscore": __version__,
+        "models": [subject.to_dict() for subject in bench.subjects],
+        "resampling": {"resamples": bench.resampling.resamples, "seed": bench.resampling.seed},
+        **{part.section: [] for part in PARTS},
+    }
     for part in PARTS:
         if missing(data, part.files):
             continue
@@ -89,15 +94,6 @@ def check_data(data: Path) -> None:
 def missing(data: Path, files: Sequence[str]) -> list[str]:
     """The ``files`` that do not exist below ``data``."""
     return [file for file in files if not (data / file).exists()]
-
-
-def _head(subjects: Sequence[Subject], resampling: Resampling) -> Json:
-    return {
-        "format": FORMAT,
-        "descscore": __version__,
-        "models": [subject.to_dict() for subject in subjects],
-        "resampling": {"resamples": resampling.resamples, "seed": resampling.seed},
-    }
 
 
 def _left_out(data: Path, part: Part) -> list[Json]:
@@ -142,7 +138,6 @@ class Bench:
     """What a report measures with."""
 
     data: Path
-    """The data folder."""
     subjects: tuple[Subject, ...]
     resampling: Resampling = field(default_factory=Resampling)
     """Of the correlations with people's ratings."""
@@ -204,11 +199,11 @@ def measure_human(bench: Bench) -> Json:
     }
 
 
-def critical_r(n: int, level: float = 0.05) -> float | None:
-    """The |r| that ``n`` independent items must reach to be significant (two-sided t test)."""
+def critical_r(n: int) -> float | None:
+    """The |r| that ``n`` independent items must reach to be significant at 5 % (two-sided t test)."""
     if n < MIN_ITEMS:
         return None
-    t = float(stats.t.ppf(1 - level / 2, n - 2))
+    t = float(stats.t.ppf(0.975, n - 2))
     return float(t / np.sqrt(n - 2 + t * t))
 
 
@@ -329,19 +324,11 @@ def _counts(bench: Bench, source: str) -> Json:
     return {"pairs": len(loaded.split("test")), "unusable": dict(unusable)}
 
 
-def _on_pairs(section: str, measure: Callable[[str, Bench], Json]) -> tuple[Part, Part]:
-    openstax = "openstax/test.parquet"
-    ngrams = ("text-only n-grams", (TRAIN,)) if section == "preference" else None
-    more = () if ngrams is None else (ngrams,)
-    published = (("published CLIPScore", CLIPSCORE_PAIRS), *more) if more else ()
-    return (
-        Part(section, "concadia", CONCADIA, partial(measure, "concadia"), published),
-        Part(section, "openstax", (openstax,), partial(measure, openstax), more),
-    )
-
-
 _KREISS = ("kreiss2022/blv_ratings.csv", "kreiss2022/images")
 _FLICKR = "flickr8k/test.parquet"
+_OPENSTAX = "openstax/test.parquet"
+_NGRAMS = ("text-only n-grams", (TRAIN,))
+_CALTECH, _TINY = "caltech101/test.parquet", "tiny_imagenet/val.parquet"
 _JUDGMENTS = ("flickr8k/ExpertAnnotations.txt", "flickr8k/CrowdFlowerAnnotations.txt")
 
 PARTS = (
@@ -352,9 +339,18 @@ PARTS = (
         measure_human,
         (("published CLIPScore", (CLIPSCORE,)), ("published SPURTS", (SPURTS,))),
     ),
-    *_on_pairs("preference", _preference),
-    *_on_pairs("sanity", _sanity),
-    *_on_pairs("probability", _probability),
+    Part(
+        "preference",
+        "concadia",
+        CONCADIA,
+        partial(_preference, "concadia"),
+        (("published CLIPScore", CLIPSCORE_PAIRS), _NGRAMS),
+    ),
+    Part("preference", "openstax", (_OPENSTAX,), partial(_preference, _OPENSTAX), (_NGRAMS,)),
+    Part("sanity", "concadia", CONCADIA, partial(_sanity, "concadia")),
+    Part("sanity", "openstax", (_OPENSTAX,), partial(_sanity, _OPENSTAX)),
+    Part("probability", "concadia", CONCADIA, partial(_probability, "concadia")),
+    Part("probability", "openstax", (_OPENSTAX,), partial(_probability, _OPENSTAX)),
     Part("quality", "flickr8k", (_FLICKR,), partial(_quality, quality.retrieval_figures)),
     Part("quality", "concadia", CONCADIA, partial(_quality, quality.concadia_figures)),
     Part(
@@ -364,9 +360,7 @@ PARTS = (
         partial(_quality, quality.kreiss_figures),
     ),
     Part("captions", "flickr8k", (_FLICKR, *_JUDGMENTS), _captions),
-    *(
-        Part("zeroshot", name, (f"{name}/{file}",), partial(_zero_shot, f"{name}/{file}"))
-        for name, file in (("caltech101", "test.parquet"), ("tiny_imagenet", "val.parquet"))
-    ),
+    Part("zeroshot", "caltech101", (_CALTECH,), partial(_zero_shot, _CALTECH)),
+    Part("zeroshot", "tiny_imagenet", (_TINY,), partial(_zero_shot, _TINY)),
 )
 """In the report's order. Section zeroshot has the zero-shot figures, so section quality leaves them out."""

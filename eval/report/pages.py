@@ -119,29 +119,22 @@ def _render(report: Json, layout: str, escaped: Callable[[str], str]) -> str:
 
     folder = Path(__file__).parent / "templates"
     templates = environment(folder, finalize, extensions=["jinja2.ext.do"])
-    tools = {
-        "caption_counts": caption_counts,
-        "caption_rows": caption_rows,
-        "cells_of": cells_of,
-        "distinct": distinct,
-        "files": measured_files,
-        "markdown_table": partial(_markdown_table, finalize),
-        "median_half_width": median_half_width,
-        "numeric_columns": numeric_columns,
-        "paragraphs": paragraphs,
-        "picture": picture,
-        "readers": readers,
-        "undefined_correlations": undefined_correlations,
-    }
     numbers: dict[str, dict[str, int]] = {"table": {}, "figure": {}}
 
     def number_of(kind: str, key: str) -> int:
         """The number of a table or figure: from 1, in the order in which the page first mentions them."""
         return numbers[kind].setdefault(key, len(numbers[kind]) + 1)
 
-    state = {"contents": [], "layout": layout, "number_of": number_of, "plots": plots, "CLIP_B32": CLIP_B32}
+    values = {
+        "contents": [],
+        "layout": layout,
+        "markdown_table": partial(_markdown_table, finalize),
+        "number_of": number_of,
+        "plots": plots,
+        "CLIP_B32": CLIP_B32,
+    }
     try:
-        return templates.get_template("report.jinja").render(report=report, **_FORMATS, **tools, **state)
+        return templates.get_template("report.jinja").render(report=report, **_FORMATS, **_TOOLS, **values)
     except (TemplateError, KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
         raise DataError(f"not a whole report: {type(error).__name__} {error}") from error
 
@@ -166,26 +159,24 @@ def paragraphs(text: Markup) -> list[Markup]:
 
 
 _FORMATS: dict[str, Any] = {
-    "counted": formatting.counted,
+    **{
+        form.__name__: form
+        for form in (
+            *(formatting.counted, formatting.listing, formatting.p_value, formatting.percent),
+            *(formatting.plain, formatting.sentence, formatting.signed, formatting.slug, formatting.stop),
+        )
+    },
     "interval_or_none": lambda low, high: "none" if low is None else formatting.percent_interval(low, high),
-    "listing": formatting.listing,
     "number_of_units": "{} {}s".format,
     "one_in": lambda count: formatting.percent(1 / count),
     "or_none": lambda text: text or "none",
-    "p_value": formatting.p_value,
-    "percent": formatting.percent,
     "percent0": partial(formatting.percent, digits=0),
     "percent_interval": formatting.percent_interval,
-    "plain": formatting.plain,
     "plain3": partial(formatting.plain, digits=3),
     "plain_interval": partial(formatting.plain_interval, digits=3),
-    "sentence": formatting.sentence,
-    "signed": formatting.signed,
     "signed1": partial(formatting.signed, digits=1),
     "signed3": partial(formatting.signed, digits=3),
     "signed_interval": formatting.signed_interval,
-    "slug": formatting.slug,
-    "stop": formatting.stop,
     "thousands": "{:,}".format,
 }
 """How the templates write numbers and words."""
@@ -284,3 +275,13 @@ def measured_files(report: Json) -> list[Json]:
     parts = [part for section in sections for part in section if isinstance(part, dict)]
     files = {file: digest for part in parts for file, digest in part.get("files", {}).items()}
     return [{"file": file, "digest": digest} for file, digest in sorted(files.items())]
+
+
+_TOOLS = {
+    tool.__name__: tool
+    for tool in (
+        *(caption_counts, caption_rows, cells_of, distinct, measured_files, median_half_width),
+        *(numeric_columns, paragraphs, picture, readers, undefined_correlations),
+    )
+}
+"""Functions that the templates call by their names."""

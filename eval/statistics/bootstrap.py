@@ -48,15 +48,10 @@ class Resampling:
     resamples: int = 1999
     """Number of draws. With 1999 the 95 % interval excludes zero exactly where p <= 0.05."""
     seed: int = 0
-    """Seed of the draws."""
-    confidence: float = 0.95
-    """Confidence of the interval, between 0 and 1."""
 
     def __post_init__(self) -> None:
         if self.resamples < 99:
             raise UsageError(f"resamples {self.resamples}: at least 99 are needed for an interval")
-        if not 0 < self.confidence < 1:
-            raise UsageError(f"confidence {self.confidence}: must lie between 0 and 1")
 
 
 @dataclass(frozen=True)
@@ -123,7 +118,7 @@ def studentised(
     """Symmetric bootstrap-t interval of ``statistic`` of the summed ``sums``, and p against ``null``.
 
     sums: ``(G, k)``, one row a cluster. The interval is value ± q·se with q the
-    ``confidence`` quantile of |t*|; p the share of |t*| at least as large as
+    95 % quantile of |t*|; p the share of |t*| at least as large as
     |value - null| / se. A resample that has no value or no spread counts as an
     infinite |t*|; if that happens in over 2 % of them, no interval is defined.
     """
@@ -140,7 +135,7 @@ def studentised(
     deviations = np.sort(_deviations(sums, statistic, value, resampling))
     if np.isinf(deviations).mean() > _MAX_FAILED:
         return Interval(value, None, None, None, "too few clusters hold any information")
-    rank = int(np.ceil((len(deviations) + 1) * resampling.confidence)) - 1
+    rank = int(np.ceil((len(deviations) + 1) * 0.95)) - 1
     reach = float(deviations[min(rank, len(deviations) - 1)]) * error
     beyond = int((deviations >= abs(value - null) / error).sum())
     return Interval(value, value - reach, value + reach, (beyond + 1) / (len(deviations) + 1))

@@ -65,30 +65,26 @@ def proportion(
     index = cluster_index(labels, len(array))
     if not len(array):
         return undefined(index, WILSON, "no items")
-    resampling = resampling or Resampling()
     if clusters is None:
-        return _over_items(array, resampling.confidence, null)
+        return _over_items(array, null)
     sums = _sums(array, index)
     if _rarer(sums) >= _MIN_RARE:
         estimate = estimate_of(studentised(sums, _mean, resampling, null), index, BOOTSTRAP)
         if estimate.low is not None and estimate.high is not None:
             low, high = max(0.0, estimate.low), min(1.0, estimate.high)
             return Estimate(estimate.value, low, high, estimate.p, len(array), len(sums), BOOTSTRAP)
-    return _by_effective_size(array, sums, resampling.confidence, null)
+    return _by_effective_size(array, sums, null)
 
 
-def wilson(
-    share: float, trials: float, confidence: float = 0.95, freedom: int | None = None
-) -> tuple[float, float]:
-    """Wilson's score interval of a ``share``, 0..1, of ``trials`` (Wilson 1927).
+def wilson(share: float, trials: float, freedom: int | None = None) -> tuple[float, float]:
+    """Wilson's 95 % score interval of a ``share``, 0..1, of ``trials`` (Wilson 1927).
 
     trials need not be whole (an effective number). With ``freedom`` the quantile is
     Student's instead of the normal one, as for few clusters.
     """
     if not 0 <= share <= 1 or trials <= 0:
         raise DataError(f"Wilson interval: {share} of {trials} trials is not a share")
-    tail = (1 + confidence) / 2
-    z = float(stats.norm.ppf(tail) if freedom is None else stats.t.ppf(tail, freedom))
+    z = float(stats.norm.ppf(0.975) if freedom is None else stats.t.ppf(0.975, freedom))
     centre = share + z * z / (2 * trials)
     reach = z * np.sqrt(share * (1 - share) / trials + (z / (2 * trials)) ** 2)
     scale = 1 + z * z / trials
@@ -111,9 +107,9 @@ def _rarer(sums: Array) -> int:
     return int(min((sums[:, 1] > 0).sum(), (sums[:, 1] < sums[:, 0]).sum()))
 
 
-def _over_items(hits: Array, confidence: float, null: float) -> Estimate:
+def _over_items(hits: Array, null: float) -> Estimate:
     n, share = len(hits), float(hits.mean())
-    low, high = wilson(share, n, confidence)
+    low, high = wilson(share, n)
     if np.isin(hits, (0, 1)).all():
         p = float(stats.binomtest(int(hits.sum()), n, null).pvalue)
     else:
@@ -121,7 +117,7 @@ def _over_items(hits: Array, confidence: float, null: float) -> Estimate:
     return Estimate(share, low, high, p, n, n, WILSON)
 
 
-def _by_effective_size(hits: Array, sums: Array, confidence: float, null: float) -> Estimate:
+def _by_effective_size(hits: Array, sums: Array, null: float) -> Estimate:
     """Wilson's interval with the effective number of trials; if all hits are alike, one for each cluster."""
     n, groups, share = len(hits), len(sums), float(hits.mean())
     if groups < MIN_CLUSTERS:
@@ -129,7 +125,7 @@ def _by_effective_size(hits: Array, sums: Array, confidence: float, null: float)
         return Estimate(share, None, None, None, n, groups, EFFECTIVE, reason)
     error = jackknife_error(sums, _mean)
     trials = min(n, share * (1 - share) / error**2) if error > 1e-12 else groups
-    low, high = wilson(share, trials, confidence, groups - 1)
+    low, high = wilson(share, trials, groups - 1)
     return Estimate(share, low, high, _score_p(share, trials, null, groups - 1), n, groups, EFFECTIVE)
 
 

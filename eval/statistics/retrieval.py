@@ -31,10 +31,7 @@ def grounding_by_photo(similarity: Tensor, photo_of: Tensor) -> Tensor:
 
 def grounding_sampled(images: Tensor, texts: Tensor, count: int, seed: int) -> Tensor:
     """Wins of text ``i`` over ``count`` random other images: unit features ``(n, d)`` each -> ``(n,)``."""
-    count = min(count, len(images) - 1)
-    others = torch.from_numpy(pick_others(len(images), count, seed)).to(images.device)
-    similarity = texts @ images.T
-    return wins_over_others(similarity.diagonal(), similarity.gather(1, others))
+    return grounding_over_texts(texts, images, count, seed)
 
 
 def grounding_over_texts(

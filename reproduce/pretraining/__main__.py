@@ -10,7 +10,7 @@ import torch
 
 from descscore.options import PATH
 from reproduce.pages import data_option
-from reproduce.pretraining.settings import Settings, stages
+from reproduce.pretraining.settings import Settings
 from reproduce.pretraining.train import Pretraining
 
 
@@ -18,13 +18,9 @@ from reproduce.pretraining.train import Pretraining
 @data_option
 @click.option("--work", type=PATH, required=True, help="Folder for cached views, vectors and checkpoints.")
 @click.option("--output", type=PATH, help="Folder for the model; by default WORK/model.")
-@click.option("--views", is_flag=True, help="Only make all cached views.")
-@click.option("--until", type=click.Choice([stage.name for stage in stages()]), help="Stop after this stage.")
 @click.option("--threads", type=click.IntRange(1), default=2, show_default=True)
 @click.option("--seed", default=0, show_default=True)
-def main(
-    data: Path, work: Path, output: Path | None, views: bool, until: str | None, threads: int, seed: int
-) -> None:
+def main(data: Path, work: Path, output: Path | None, threads: int, seed: int) -> None:
     """Train the base on the train splits under --data, and write it in open_clip's own form.
 
     A killed run goes on from its last checkpoint when it is started again.
@@ -32,10 +28,7 @@ def main(
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     torch.set_num_threads(threads)
     training = Pretraining(data, work, Settings(seed=seed))
-    if views:
-        training.make_views()
-        return
-    training.train(until)
+    training.train()
     training.export(output or work / "model")
 
 

@@ -50,18 +50,8 @@ class Pretraining:
         self.student.trunk.to(memory_format=torch.channels_last)
         self.cache = ViewCache(self.student.trunk, side, work / "views", settings.compiled, settings.half)
 
-    def make_views(self) -> None:
-        """Make all cached views: the whole pictures of every kind first."""
-        pictures = {kind: load_pictures(self.data, kind) for kind in KINDS}
-        for count in range(1, max(self.settings.views.values()) + 1):
-            for kind, some in pictures.items():
-                if count <= self.settings.views[kind]:
-                    self.cache.load(kind, some, count)
-            if count == 1:
-                Validation(self.data, self.cache, self.tokenizer)
-
-    def train(self, until: str | None = None) -> None:
-        """Run all stages, or those up to ``until``, that are not done yet."""
+    def train(self) -> None:
+        """Run all stages that are not done yet."""
         corpus = load_corpus(self.data, SentenceVectors(self.work / "sentences"), self.tokenizer)
         self._start_text_tower(corpus.extra_vectors, corpus.extra)
         for stage in self.settings.stages:
@@ -75,8 +65,6 @@ class Pretraining:
             if stage.needs_pictures:
                 validation = Validation(self.data, self.cache, self.tokenizer)
                 self._log({"stage": stage.name, **validation.measure(self.student, "late" in stage.rates)})
-            if stage.name == until:
-                break
 
     @torch.no_grad()
     def _start_text_tower(self, vectors: Tensor, texts: list[str]) -> None:

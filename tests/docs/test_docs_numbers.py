@@ -18,9 +18,9 @@ import pytest
 from descscore.texts import DEFAULT_POLICY
 from doc_pages import ROOT, pages, read
 from reproduce import cost
-from reproduce.attribution_starts import STARTS
 from reproduce.audit import RATES
 from reproduce.bands import BANDS_PART
+from reproduce.explanations import STARTS
 from reproduce.pages import Part
 from reproduce.results_page import write_figures, write_page
 

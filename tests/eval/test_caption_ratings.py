@@ -16,9 +16,10 @@ from scipy import stats
 from conftest import make_photo
 from descscore import DescScorer
 from descscore.errors import DataError, ImageError
-from descscore.eval.captions import crowd_tau, expert_tau, read_crowd, read_expert, read_photos
+from descscore.eval.captions import expert_tau, read_crowd, read_expert, read_photos
 from descscore.eval.cli import captions
 from descscore.eval.features import pair_cosines
+from descscore.eval.statistics.correlation import kendall
 from descscore.options import Group
 
 PHOTOS = [f"photo{i}.jpg" for i in range(5)]
@@ -72,12 +73,12 @@ def test_taus_are_scipys() -> None:
     expected = stats.kendalltau(np.repeat(scores, 3), grades.reshape(-1), variant="c").statistic
     assert expert_tau(scores, grades).value == expected
     shares = rng.integers(0, 4, 300) / 3
-    assert crowd_tau(scores, shares).value == stats.kendalltau(scores, shares, variant="b").statistic
+    assert kendall(scores, shares).value == stats.kendalltau(scores, shares, variant="b").statistic
 
 
 def test_taus_that_are_not_defined_say_why() -> None:
     assert expert_tau([1, 1], np.ones((2, 3)) * [1, 2, 3]).reason == "constant values (x)"
-    assert crowd_tau([1, 2, 3], [0, 0, 1]).reason == "too few items (3, at least 4 are needed)"
+    assert kendall([1, 2, 3], [0, 0, 1]).reason == "too few items (3, at least 4 are needed)"
     with pytest.raises(DataError, match=r"3 scores but ratings of shape \(2, 3\)"):
         expert_tau([1, 2, 3], np.ones((2, 3)))
     with pytest.raises(DataError, match="row 1 is nan"):

@@ -60,7 +60,7 @@ def test_macro_f1_by_hand() -> None:
 
 def test_predictions_equal_a_slow_loop(folder: Path, tiny_folder: Path) -> None:
     scorer = DescScorer.from_pretrained(tiny_folder, device="cpu", batch_size=5)
-    data = read_labelled_source(str(folder)).images
+    data = read_labelled_source(str(folder))
     assert data.names == ["bee", "church", "red fox"]
     expected = []
     for image in data.images:
@@ -190,7 +190,7 @@ def test_country211_from_the_caches(caches: Path, tiny_folder: Path) -> None:
     assert (row["prompt"], row["n"], row["classes"]) == (expected.prompt, 6, 3)
     assert (row["accuracy"], row["macro_f1"]) == (expected.accuracy, expected.macro_f1)
     # A comma is part of a country's name, not the start of its synonyms.
-    assert read_labelled_source("country211").images.names == list(COUNTRIES)
+    assert read_labelled_source("country211").names == list(COUNTRIES)
 
 
 def test_rendered_sst2_from_the_cache(caches: Path, tiny_folder: Path) -> None:
@@ -198,10 +198,10 @@ def test_rendered_sst2_from_the_cache(caches: Path, tiny_folder: Path) -> None:
     put_in_caches(caches, name, write_rendered_sst2(caches / name.split("/")[1]))
     found = read_labelled_source("rendered-sst2")
     assert found.prompt == "A picture of text with {} sentiment"
-    assert (found.images.names, found.images.labels) == (["negative", "positive"], [0, 1, 0, 1, 0])
+    assert (found.names, found.labels) == (["negative", "positive"], [0, 1, 0, 1, 0])
     scorer = DescScorer.from_pretrained(tiny_folder, device="cpu")
     plain = LabelledImages([noise(i, "png") for i in range(5)], [0] * 5, ["negative", "positive"])
-    assert predict(scorer, found.images, ("a {}",)).tolist() == predict(scorer, plain, ("a {}",)).tolist()
+    assert predict(scorer, found, ("a {}",)).tolist() == predict(scorer, plain, ("a {}",)).tolist()
 
 
 def test_a_set_that_is_in_no_cache_is_named(caches: Path) -> None:

@@ -15,8 +15,6 @@ from click.testing import CliRunner
 
 from descscore.errors import DescscoreError, UsageError
 from descscore.eval.timing import random_clip
-from descscore.interchange import Exchange
-from descscore.purpose import Site
 from descscore.towers.text import end_positions
 from descscore.training.data import EpochPlan
 from descscore.training.trainer import Trainer
@@ -54,15 +52,6 @@ def test_made_up_texts_are_as_long_as_concadias(tiny: open_clip.CLIP) -> None:
         assert (row[length:] == 0).all()
         assert (row[1 : length - 1] < 49406).all()
     assert torch.equal(data.tokens, made_up(tiny, 500).tokens)
-
-
-def test_the_comparison_wants_texts_of_the_full_length(tiny: open_clip.CLIP) -> None:
-    short, one = made_up(tiny, 6).tokens[:, :30], torch.arange(1)
-    with pytest.raises(ValueError, match="rows of 30 tokens, not 77"):
-        cost.full_encode(tiny, short)
-    matrix = torch.eye(tiny.transformer.width)
-    with pytest.raises(ValueError, match="rows of 30 tokens, not 77"):
-        cost.full_exchange(tiny, short, Exchange(one, one), matrix, Site(0, 1))
 
 
 def watched(name: str, folder: Path, steps: int, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
@@ -193,15 +182,6 @@ def test_a_measuring_process_that_dies_is_an_error_that_names_the_way(
     monkeypatch.setattr(cost, "_own_peak", die)
     with pytest.raises(DescscoreError, match="memory of 'bft-lora' could not be measured"):
         cost.measure(Setting("ViT-B-32", CPU), 1, 1)
-
-
-def test_another_machines_file_is_taken_over(tmp_path: Path) -> None:
-    (tmp_path / PART.page).write_text("<!-- cost -->\n<!-- /cost -->\n")
-    (tmp_path / "theirs.json").write_text(json.dumps({"runs": [one_run(device="cuda")]}))
-    done = CliRunner().invoke(main, ["--add", str(tmp_path / "theirs.json"), "--output", str(tmp_path)])
-    assert done.exit_code == 0, done.output
-    assert json.loads((tmp_path / PART.data).read_text())["runs"] == [one_run(device="cuda")]
-    assert "A machine" in (tmp_path / PART.page).read_text()
 
 
 def one_run(**changes: Any) -> dict[str, Any]:

@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 from descscore import DescScorer, explain
 from descscore.errors import DataError, UsageError
-from descscore.tables.open import load_pairs
+from descscore.tables.open import DataOptions, load_pairs
+from descscore.towers.text import run_to_block
 from pictures import make_photo
-from report_data import make_adapter
-from reproduce.explanations import CASES, choose, main, make_cases
+from report_data import make_adapter, make_concadia
+from reproduce.explanations import CASES, STARTS, choose, main, make_cases, measure_starts
 
 ROOT = Path(__file__).parents[2]
 TEXTS = ("description", "caption")
@@ -65,17 +67,18 @@ def test_cases_follow_their_rules(data: Path, adapter: Path) -> None:
 def test_the_page_holds_numbers_and_no_text_of_the_data(data: Path, adapter: Path, tmp_path: Path) -> None:
     page = tmp_path / "explanations.md"
     page.write_text((ROOT / "docs" / "explanations.md").read_text(encoding="utf-8"), encoding="utf-8")
-    before = page.read_text(encoding="utf-8").partition("<!-- cases -->")[0]
+    before = page.read_text(encoding="utf-8")
     arguments = [str(tmp_path), "--data", str(data), "--model", str(adapter)]
     for _ in range(2):  # a second time replaces, not adds
         result = CliRunner().invoke(main, arguments)
         assert result.exit_code == 0, result.output
     text = page.read_text(encoding="utf-8")
-    assert text.startswith(before)
+    made = re.compile(r"(<!-- (starts|cases) -->\n).*?(<!-- /\2 -->)", re.DOTALL)
+    assert made.sub(r"\1\3", text) == made.sub(r"\1\3", before)
     assert len(re.findall(r"### Works, \d: `\d+\.jpg`", text)) == 3
     assert len(re.findall(r"### Does not work, \d: `\d+\.jpg`", text)) == 3
     assert "36 pairs, 72 texts" in text
-    shown, _, marks = text.removeprefix(before).partition("### Marks")
+    shown, _, marks = text.partition("<!-- cases -->")[2].partition("### Marks")
     assert not [word for word in (*NOUNS, *NAMES) if word in shown]
     assert re.search(r"\| number \| 36 \| [+-]\d\.\d\d \|", marks)
     found = json.loads((tmp_path / "explanation_cases.json").read_text(encoding="utf-8"))
@@ -87,7 +90,8 @@ def test_the_page_holds_numbers_and_no_text_of_the_data(data: Path, adapter: Pat
 
 def test_the_file_holds_what_was_explained(data: Path, adapter: Path, tmp_path: Path) -> None:
     """A case's numbers are those of explaining its two texts once more, by themselves."""
-    (tmp_path / "explanations.md").write_text("<!-- cases -->\n<!-- /cases -->\n", encoding="utf-8")
+    marks = "".join(f"<!-- {name} -->\n<!-- /{name} -->\n" for name in ("cases", "starts"))
+    (tmp_path / "explanations.md").write_text(marks, encoding="utf-8")
     arguments = [str(tmp_path), "--data", str(data), "--model", str(adapter)]
     assert CliRunner().invoke(main, arguments).exit_code == 0
     found = json.loads((tmp_path / "explanation_cases.json").read_text(encoding="utf-8"))
@@ -149,3 +153,27 @@ def test_what_cannot_be_written_is_said(data: Path, tiny_folder: Path, tmp_path:
     with pytest.raises(DataError, match="lacks the lines <!-- cases -->"):
         CASES.write(committed, tmp_path)
     assert not (tmp_path / CASES.data).exists()
+
+
+def test_each_start_has_the_log_odds_of_its_text_without_words(tiny_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "kreiss2022").mkdir()
+    make_concadia(tmp_path)
+    pairs = load_pairs(tmp_path / "concadia", DataOptions(keep_equal=True)).split("test")[:2]
+    scorer = DescScorer.from_pretrained(make_adapter(tiny_folder, tmp_path / "adapter"), device="cpu")
+    measured = measure_starts(scorer, pairs)
+    purpose, tokenizer = scorer.model.purpose, scorer.model.tokenizer
+    assert purpose is not None
+    odds = []
+    for text in (text for pair in pairs for text in (pair.description, pair.caption)):
+        first, *words, end = tokenizer.tokenize(text.removesuffix(".")).rows[0]
+        empty = torch.tensor([[first, *(0 for _ in words), end]])
+        with torch.no_grad():
+            odds.append(float(purpose.log_odds(run_to_block(scorer.model.clip, empty, 2).state)))
+    padding, ends = measured["starts"]
+    assert padding["filler"] == "padding"
+    assert padding["log_odds"]["mean"] == pytest.approx(sum(odds) / 4, abs=1e-4)
+    assert ends["log_odds"]["mean"] != pytest.approx(padding["log_odds"]["mean"], abs=1e-4)
+    assert measured["texts"] == 4
+    assert "| end tokens |" in STARTS.markdown(measured)
+    with pytest.raises(UsageError, match="no purpose read-out"):
+        measure_starts(DescScorer.from_pretrained(tiny_folder, device="cpu"), pairs)

@@ -83,7 +83,8 @@ def record(name: str, seed: int, value: float) -> dict[str, Any]:
 
 @pytest.fixture
 def found() -> dict[str, Any]:
-    base = {k: v for k, v in record("base", 0, 0.5).items() if k != "config"} | {"interchange": {}}
+    base = {k: v for k, v in record("base", 0, 0.5).items() if k != "config"}
+    base["interchange"] = {"openstax": [], "concadia": []}
     made = [record("shipped", 0, 0.8), record("shipped", 1, 0.9), record("das-lora", 0, 0.7)]
     return {"baselines": {"longer wins, concadia": {"value": 0.513}}, "base": base, "runs": made}
 
@@ -130,16 +131,6 @@ def test_tables_have_as_many_cells_in_every_row() -> None:
     assert markdown_table(["a", "b"], [["1", "2"]]) == "| a | b |\n| --- | --- |\n| 1 | 2 |\n"
 
 
-def test_what_was_not_measured_is_said_and_its_column_left_out(found: dict[str, Any]) -> None:
-    for run in (found["base"], *found["runs"]):
-        del run["sanity"], run["taus"]
-        run["interchange"].pop("concadia", None)
-    text = page(found)
-    assert "| Flickr8k-Expert tau-c | at least 45 | not measured | - |" in text
-    assert "descriptions over captions" not in text
-    assert "Concadia interchange" not in text
-
-
 def test_a_goal_is_met_at_its_limit() -> None:
     least, most = Goal("a", 0.5, lambda run: run["x"]), Goal("b", 0.05, lambda run: run["x"], True, False)
     assert [least.row({"x": x})[2:] for x in (0.5, 0.499, None)] == [
@@ -160,23 +151,16 @@ def test_the_page_needs_the_run_that_ships(found: dict[str, Any]) -> None:
 
 
 def test_the_runs_are_those_that_are_promised() -> None:
-    planned = list(runs())
-    assert len({run.name for run in planned}) == len(planned)
     by_name: dict[str, list[Run]] = {}
-    for run in planned:
+    for run in runs():
         by_name.setdefault(run.recipe.name, []).append(run)
-    several = [name for name, some in by_name.items() if len(some) > 1]
-    assert len(several) == 5
-    for name in several:
-        assert [run.seed for run in by_name[name]] == list(range(SEEDS)) == [0, 1, 2, 3, 4]
-    assert len(list(runs(2))) == len(planned) - 3 * len(several)
+    assert len(by_name) == 5
     for name, some in by_name.items():
+        assert [run.seed for run in some] == list(range(SEEDS)) == [0, 1, 2, 3, 4]
         one = some[0].recipe
         rate = preset(one.preset).learning_rate
         if name.startswith("shipped"):
             assert one.preset == "small-data"
-        elif "at its rate" in name:
-            assert one.settings(Tower()).learning_rate == rate
         else:
             factor = float(re.search(r" at (\d+) x its rate, 3 passes, windows of 32$", name)[1])  # type: ignore[index]
             assert one.settings(Tower()).learning_rate == pytest.approx(factor * rate)
@@ -184,7 +168,7 @@ def test_the_runs_are_those_that_are_promised() -> None:
 
 def test_one_loss_alone_differs_from_the_shipped_recipe_in_nothing_else() -> None:
     shipped = asdict(SHIPPED.settings(Tower(192, 6)))
-    for run in runs(1):
+    for run in runs():
         if run.recipe.name.startswith("shipped,"):
             settings = asdict(run.recipe.settings(Tower(192, 6)))
             changed = {key for key, value in settings.items() if value != shipped[key]}
@@ -192,7 +176,7 @@ def test_one_loss_alone_differs_from_the_shipped_recipe_in_nothing_else() -> Non
 
 
 def test_runs_are_chosen_by_the_beginning_of_their_names() -> None:
-    planned = list(runs())
+    planned = runs()
     assert [run.name for run in chosen_runs(planned, ["shipped-0"])] == ["shipped-0"]
     assert len(chosen_runs(planned, ["shipped-"])) == SEEDS
     assert len(chosen_runs(planned, ["shipped", "das-lora at 100"])) == 4 * SEEDS
@@ -202,7 +186,7 @@ def test_runs_are_chosen_by_the_beginning_of_their_names() -> None:
 
 
 def results_command(data: Path, work: Path, output: Path, *options: str) -> dict[str, Any]:
-    args = ["--data", str(data), "--work", str(work), "--output", str(output), "--seeds", "1", *options]
+    args = ["--data", str(data), "--work", str(work), "--output", str(output), *options]
     result = CliRunner().invoke(main, args, catch_exceptions=False)
     assert result.exit_code == 0, result.output
     made: dict[str, Any] = json.loads((output / "results.json").read_text(encoding="utf-8"))
@@ -223,11 +207,11 @@ def test_the_work_is_done_in_parts_and_nothing_twice(tmp_path: Path) -> None:
 
     adapter = next(work.glob("*/shipped-0/adapter_model.safetensors"))
     before = adapter.stat().st_mtime_ns
-    # A run of more seeds, made elsewhere, stays too.
+    # A run with another seed, made elsewhere, stays too.
     kept = {**shipped, "seed": 3}
     first["runs"].append(kept)
     (output / "results.json").write_text(json.dumps(first), encoding="utf-8")
-    both = results_command(data, work, output, "--only", "shipped, preference")
+    both = results_command(data, work, output, "--only", "shipped, preference loss alone-0")
     assert both["runs"].pop(1) == kept
     assert [run["name"] for run in both["runs"]] == ["shipped", "shipped, preference loss alone"]
     assert both["runs"][0] == shipped

@@ -68,7 +68,9 @@ def test_the_calibration_uses_only_decisions_on_unseen_groups(
     clip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:  # type: ignore[no-untyped-def]
     caplog.set_level("INFO")
-    data = replace(examples(), groups=("a",) * 8 + ("b",) * 8 + ("c",) * 8)
+    texts = (*(f"A dog number {i} runs." for i in range(24)), *(f"Anna, {1900 + i}" for i in range(24)))
+    tokenizer, groups = load_model("base", "cpu").tokenizer, ("a",) * 8 + ("b",) * 8 + ("c",) * 8
+    data = replace(examples(), texts=texts, tokenizer=tokenizer, groups=groups)
     trained: list[torch.Tensor] = []
     real = finetune.train_without
 
@@ -146,7 +148,7 @@ def test_fit_finds_the_true_log_odds() -> None:
     x, y, _ = synthetic(8000, 0)
     fitted = fit_readout(x, y, np.arange(8000) // 4)
     fresh, labels, odds = synthetic(4000, 1)
-    guess = fresh.float() @ fitted.readout.weight + fitted.readout.bias
+    guess = fresh.float() @ fitted.weight + fitted.bias
     assert float((guess - odds).abs().mean()) < 0.15
     p = torch.sigmoid(guess).double()
     for low in (0.0, 0.25, 0.5, 0.75):
@@ -154,7 +156,8 @@ def test_fit_finds_the_true_log_odds() -> None:
         assert float(p[within].mean()) == pytest.approx(float(labels[within].double().mean()), abs=0.05)
     truth = torch.sigmoid(odds)
     best = float(-(labels * truth.log() + ~labels * (1 - truth).log()).mean())
-    assert fitted.held_out_log_loss == pytest.approx(best, abs=0.03)
+    reached = float(-(labels * p.log() + ~labels * (1 - p).log()).mean())
+    assert reached == pytest.approx(best, abs=0.03)
 
 
 def test_calibration_sees_overfitting() -> None:
@@ -163,7 +166,7 @@ def test_calibration_sees_overfitting() -> None:
     x, y = torch.from_numpy(rng.normal(size=(200, 150))), torch.from_numpy(rng.random(200) < 0.5)
     fitted = fit_readout(x, y, np.arange(200))
     fresh = torch.from_numpy(rng.normal(size=(500, 150))).float()
-    p = torch.sigmoid(fresh @ fitted.readout.weight + fitted.readout.bias)
+    p = torch.sigmoid(fresh @ fitted.weight + fitted.bias)
     assert float((p - 0.5).abs().mean()) < 0.15
 
 
