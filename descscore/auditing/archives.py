@@ -5,7 +5,6 @@ from __future__ import annotations
 import posixpath
 import zipfile
 from collections.abc import Iterator
-from types import TracebackType
 from typing import Any
 
 from cachetools import LRUCache
@@ -38,6 +37,7 @@ class Archive:
     """
 
     def __init__(self, path: str) -> None:
+        self.path = path
         try:
             self._file = open_regular(path)
         except OSError as error:
@@ -45,7 +45,8 @@ class Archive:
         try:
             self._zip = zipfile.ZipFile(self._file)
         except Exception as error:  # noqa: BLE001 - zipfile raises anything on hostile data
-            start = self._start()
+            self._file.seek(0)
+            start = self._file.read(4)
             self._file.close()
             if start.startswith(b"\xd0\xcf\x11\xe0"):
                 raise DataError(
@@ -63,15 +64,9 @@ class Archive:
     def __enter__(self) -> Archive:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._zip.close()
         self._file.close()
-
-    def _start(self) -> bytes:
-        self._file.seek(0)
-        return self._file.read(4)
 
     def __contains__(self, name: str) -> bool:
         return name in self._members
@@ -149,9 +144,9 @@ class Archive:
                 break
         return root
 
-    def problems(self, document: str) -> Iterator[DocumentProblem]:
+    def problems(self) -> Iterator[DocumentProblem]:
         """The members that could be read in part only."""
-        yield from (DocumentProblem(document, what) for what in self.damage.values())
+        return (DocumentProblem(self.path, what) for what in self.damage.values())
 
     def relations(self, part: str) -> dict[str, tuple[str, str, bool]]:
         """Relations of a part in an Office file by id: kind, target as written, and whether it is outside."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TypeAlias
 
+from descscore.auditing.archives import Archive
 from descscore.auditing.epub import read_epub
 from descscore.auditing.html import Origin, read_html
 from descscore.auditing.html_tree import decode, decode_plain
@@ -40,12 +41,9 @@ MOST_NOTEBOOK = 256 << 20
 class Document:
     """A file that is read."""
 
-    name: str
-    """Its path, as messages show it."""
     path: str
     sources: Sources
     """Finds images that lie beside it."""
-    roots: tuple[Root, ...]
 
     def read(self, most: int) -> bytes:
         """The whole file. Raises :class:`DataError` where it cannot be read or is too long."""
@@ -69,13 +67,13 @@ class Document:
 
     @property
     def origin(self) -> Origin:
-        return Origin(self.name, self.sources)
+        return Origin(self.path, self.sources)
 
 
 def _html(document: Document) -> Records:
     text = document.read_text(MOST_TEXT, decode)
     if _OUR_REPORT.match(text):
-        return iter((DocumentProblem(document.name, PASSED_OVER),))
+        return iter((DocumentProblem(document.path, PASSED_OVER),))
     return read_html(text, document.origin)
 
 
@@ -94,8 +92,15 @@ def _notebook(document: Document) -> Records:
     return read_notebook(document.read(MOST_NOTEBOOK), document.origin)
 
 
-def _packed(reader: Callable[[str, str, tuple[Root, ...]], Records]) -> Callable[[Document], Records]:
-    return lambda document: reader(document.name, document.path, document.roots)
+def _packed(reader: Callable[[Archive, tuple[Root, ...]], Records]) -> Callable[[Document], Records]:
+    """The reader of a file that is an archive."""
+
+    def read(document: Document) -> Records:
+        with Archive(document.path) as archive:
+            yield from reader(archive, document.sources.roots)
+            yield from archive.problems()
+
+    return read
 
 
 _KINDS: dict[Callable[[Document], Records], tuple[str, ...]] = {
@@ -110,9 +115,6 @@ _KINDS: dict[Callable[[Document], Records], tuple[str, ...]] = {
 _READERS = {ending: reader for reader, endings in _KINDS.items() for ending in endings}
 
 _NAMES = "HTML, EPUB, Markdown, notebooks, DOCX, PPTX and ODT"
-
-ENDINGS = tuple(_READERS)
-"""Endings of documents that are read, in lower case."""
 
 
 def find_uses(
@@ -157,7 +159,7 @@ def _file_uses(path: str, roots: tuple[Root, ...]) -> Records:
     folder = os.path.dirname(os.path.abspath(path))
     root = os.getcwd() if _is_inside(os.getcwd(), path) else folder
     below = os.path.relpath(folder, root)
-    yield from _uses(path, path, root, below, roots)
+    yield from _uses(path, root, below, roots)
 
 
 def _folder_uses(root: str, patterns: tuple[str, ...], roots: tuple[Root, ...]) -> Records:
@@ -177,7 +179,7 @@ def _folder_uses(root: str, patterns: tuple[str, ...], roots: tuple[Root, ...]) 
                 is_empty = False
                 path = os.path.join(root, below)
                 if is_below(root, path):
-                    yield from _uses(path, path, root, folder, roots)
+                    yield from _uses(path, root, folder, roots)
                 else:
                     yield DocumentProblem(path, f"is a link that leads out of {root}; it is not read")
     except DescscoreError as error:
@@ -204,20 +206,19 @@ def _ending(name: str) -> str:
     return os.path.splitext(name)[1].lower()
 
 
-def _uses(name: str, path: str, root: str, below: str, roots: tuple[Root, ...]) -> Records:
+def _uses(path: str, root: str, below: str, roots: tuple[Root, ...]) -> Records:
     """Uses in one document. below: its folder below the root."""
     reader = _READERS.get(_ending(path)) or _sniffed(path)
     if reader is None:
-        yield DocumentProblem(name, f"is no document of a kind that is read ({_NAMES})")
+        yield DocumentProblem(path, f"is no document of a kind that is read ({_NAMES})")
         return
     folder = "" if below == "." else below
-    document = Document(name, path, Sources(FolderStore(root), folder, roots), roots)
     try:
-        yield from reader(document)
+        yield from reader(Document(path, Sources(FolderStore(root), folder, roots)))
     except DescscoreError as error:
-        yield DocumentProblem(name, str(error))
+        yield DocumentProblem(path, str(error))
     except Exception as error:  # noqa: BLE001 - a hostile document costs its own record, whatever it breaks
-        yield DocumentProblem(name, f"cannot be read ({type(error).__name__}: {short(str(error))})")
+        yield DocumentProblem(path, f"cannot be read ({type(error).__name__}: {short(str(error))})")
 
 
 def _sniffed(path: str) -> Callable[[Document], Records] | None:

@@ -43,7 +43,6 @@ class PendingPicture(PendingUse):
 class Part:
     """A part of a document that is read: the body, a header, a slide."""
 
-    document: str
     archive: Archive
     name: str
     """The member that holds it."""
@@ -107,7 +106,7 @@ class Part:
             "only_content_of": "link" if link and not unseen else None,
         } | known
         use = ImageUse(
-            document=self.document,
+            document=self.archive.path,
             place=place,
             source=sources[0] if sources else "",
             candidates=tuple(dict.fromkeys(sources[1:])),
@@ -192,34 +191,31 @@ def walk(root: Any) -> Iterator[tuple[str, str, Any]]:
             yield event, name, element
 
 
-def read_docx(document: str, path: str, roots: tuple[Root, ...] = ()) -> Iterator[ImageUse | DocumentProblem]:
-    """The uses of images in a Word document: its body, then notes, headers and footers.
+def read_docx(archive: Archive, roots: tuple[Root, ...]) -> Iterator[ImageUse | DocumentProblem]:
+    """The uses of images in a Word document: its body, then notes, headers and footers."""
+    main = _main_part(archive, "word/document.xml")
+    folder = posixpath.dirname(main)
+    captions, language = _word_styles(archive, posixpath.join(folder, "styles.xml"))
+    kinds = ("footnotes", "endnotes", "header", "footer")
+    related = archive.relations(main).values()
+    others = [
+        target for kind in kinds for name, target, is_outside in related if name == kind and not is_outside
+    ]
+    for target in (f"/{main}", *others):
+        name = _member(folder, target)
+        try:
+            part = Part(archive, name, archive.path, language, roots)
+            _read_word(part, captions, "" if name == main else f"{posixpath.basename(name)}, ")
+            yield from part.uses()
+        except DataError as error:
+            if name == main:
+                raise
+            yield DocumentProblem(archive.path, str(error))
 
-    Args and errors are those of :func:`descscore.auditing.epub.read_epub`.
-    """
-    with Archive(path) as archive:
-        main = _main_part(archive, "word/document.xml")
-        folder = posixpath.dirname(main)
-        captions, language = _word_styles(archive, posixpath.join(folder, "styles.xml"))
-        kinds = ("footnotes", "endnotes", "header", "footer")
-        related = archive.relations(main).values()
-        others = [
-            target
-            for kind in kinds
-            for name, target, is_outside in related
-            if name == kind and not is_outside
-        ]
-        for target in (f"/{main}", *others):
-            name = posixpath.normpath(posixpath.join("/", folder, target)).lstrip("/")
-            try:
-                part = Part(document, archive, name, document, language, roots)
-                _read_word(part, captions, "" if name == main else f"{posixpath.basename(name)}, ")
-                yield from part.uses()
-            except DataError as error:
-                if name == main:
-                    raise
-                yield DocumentProblem(document, str(error))
-        yield from archive.problems(document)
+
+def _member(folder: str, target: str) -> str:
+    """The member at the target of a relation."""
+    return posixpath.normpath(posixpath.join("/", folder, target)).lstrip("/")
 
 
 def _main_part(archive: Archive, usual: str) -> str:
@@ -307,18 +303,14 @@ def _word_picture(part: Part, element: Any, name: str, place: str) -> PendingPic
     described = [one.get("descr") for one in inner if (one.get("descr") or "").strip()]
     if described:  # a group may leave the descriptions to its pictures
         known["name"] = "; ".join(described)
-    language = next((value(one, "val") for one in _run_properties(element)), "")
+    run = element.getparent()
+    language = "" if run is None else next((value(one, "val") for one in run.iterfind("{*}rPr/{*}lang")), "")
     if language:
         known["language"] = language
     known |= _link(part, element) | _size(next(element.iter("{*}extent"), None))
     return part.record(
         properties, place, [s for one in pictures for s in part.embedded(one)], drawing, **known
     )
-
-
-def _run_properties(element: Any) -> Iterator[Any]:
-    parent = element.getparent()
-    return iter(()) if parent is None else parent.iterfind("{*}rPr/{*}lang")
 
 
 def _link(part: Part, element: Any) -> dict[str, str]:
@@ -333,28 +325,20 @@ def _link(part: Part, element: Any) -> dict[str, str]:
     return {} if part.full_links[link] else {"only_content_of": "link"}
 
 
-def read_pptx(document: str, path: str, roots: tuple[Root, ...] = ()) -> Iterator[ImageUse | DocumentProblem]:
-    """The uses of images on the slides of a presentation, in the order of the slides.
-
-    Args and errors are those of :func:`descscore.auditing.epub.read_epub`.
-    """
-    with Archive(path) as archive:
-        main = _main_part(archive, "ppt/presentation.xml")
-        relations, folder = archive.relations(main), posixpath.dirname(main)
-        slides = [
-            posixpath.normpath(posixpath.join("/", folder, relations[one][1])).lstrip("/")
-            for one in (_any(slide, "id") for slide in archive.xml(main).iter("{*}sldId"))
-            if one in relations
-        ]
-        for number, name in enumerate(slides, 1):
-            place = f"slide {number}"
-            try:
-                part = Part(document, archive, name, f"{document}#{place}", None, roots)
-                _read_slide(part, place)
-                yield from part.uses()
-            except DataError as error:
-                yield DocumentProblem(document, f"{place}: {error}")
-        yield from archive.problems(document)
+def read_pptx(archive: Archive, roots: tuple[Root, ...]) -> Iterator[ImageUse | DocumentProblem]:
+    """The uses of images on the slides of a presentation, in the order of the slides."""
+    main = _main_part(archive, "ppt/presentation.xml")
+    relations, folder = archive.relations(main), posixpath.dirname(main)
+    ids = [_any(slide, "id") for slide in archive.xml(main).iter("{*}sldId")]
+    slides = [_member(folder, relations[one][1]) for one in ids if one in relations]
+    for number, name in enumerate(slides, 1):
+        place = f"slide {number}"
+        try:
+            part = Part(archive, name, f"{archive.path}#{place}", None, roots)
+            _read_slide(part, place)
+            yield from part.uses()
+        except DataError as error:
+            yield DocumentProblem(archive.path, f"{place}: {error}")
 
 
 def _read_slide(part: Part, place: str) -> None:
