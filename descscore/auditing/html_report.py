@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
-
-from cachetools import LRUCache
 
 from descscore import __version__
 from descscore.auditing.reports import Summary
 from descscore.auditing.results import AuditedUse, location, order_key, severity_rank
 from descscore.auditing.rules import BY_CODE, RULES, SEVERITIES
-from descscore.auditing.uses import ImageUse
 from descscore.errors import InputError
 from descscore.images import load_image
 from descscore.templates import ASSETS, environment, jpeg_address
@@ -45,31 +42,16 @@ class Entry:
         return SEVERITIES[severity_rank(self.record)]
 
 
-class Thumbnails:
-    """Makes thumbnails of images, each distinct file once."""
-
-    def __init__(self) -> None:
-        self._known: LRUCache[str | bytes, str | None] = LRUCache(256)
-
-    def of(self, use: ImageUse) -> str | None:
-        """The thumbnail of a use's image as a data address; None if it cannot be read."""
-        if use.image is None:
-            return None
-        if use.image not in self._known:
-            self._known[use.image] = _thumbnail(use.image)
-        return self._known[use.image]
-
-
-def _thumbnail(image: str | bytes) -> str | None:
+def _thumbnail(image: str | bytes | None) -> str | None:
     with suppress(InputError):
-        return jpeg_address(load_image(image), _SIDE, 70)
+        return None if image is None else jpeg_address(load_image(image), _SIDE, 70)
     return None
 
 
 def sorted_entries(records: Iterable[AuditedUse]) -> list[Entry]:
     """The entries of an audit's records, worst first. Thumbnails are made while the images are at hand."""
-    thumbnails = Thumbnails()
-    entries = (Entry(one, thumbnails.of(one.use) if one.findings else None) for one in records)
+    thumbnail = lru_cache(256)(_thumbnail)  # the uses of one image stand near each other
+    entries = (Entry(one, thumbnail(one.use.image) if one.findings else None) for one in records)
     return sorted(entries, key=lambda entry: order_key(entry.record))
 
 

@@ -9,13 +9,15 @@ import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 from xml.etree import ElementTree
 
 from descscore import __version__
-from descscore.auditing.results import AuditedUse, location
+from descscore.auditing.results import FIELDS, AuditedUse, location
 from descscore.auditing.rules import BY_CODE, RULES, SEVERITIES, Finding, Severity
 from descscore.auditing.uses import NOT_LOOKED_AT, PASSED_OVER
 from descscore.errors import shown
@@ -137,28 +139,7 @@ def as_json(records: Sequence[AuditedUse]) -> str:
     return json.dumps([record.to_dict() for record in records], ensure_ascii=False, indent=1) + "\n"
 
 
-CSV_COLUMNS = (
-    "document",
-    "line",
-    "column",
-    "place",
-    "source",
-    "text",
-    "text_from",
-    "alt",
-    "caption",
-    "language",
-    "decorative",
-    "hidden",
-    "only_content_of",
-    "score",
-    "percentile",
-    "description_probability",
-    "not_judged",
-    "severity",
-    "codes",
-    "messages",
-)
+CSV_COLUMNS = (*FIELDS, "severity", "codes", "messages")
 """The columns of the CSV report."""
 
 
@@ -236,31 +217,30 @@ def _uri(document: str) -> str:
 def as_junit(records: Sequence[AuditedUse], failing: frozenset[str]) -> str:
     """JUnit's XML: a suite for each document, a test for each use; findings in ``failing`` are failures."""
     root = ElementTree.Element("testsuites", name="descscore audit")
-    suites: dict[str, ElementTree.Element] = {}
-    counts: Counter[tuple[str, str]] = Counter()
-    for record in sorted(records, key=lambda one: one.use.document):
-        document = record.use.document
-        if document not in suites:
-            suites[document] = ElementTree.SubElement(root, "testsuite", name=_xml(document))
-        name = _xml(" ".join(part for part in (location(record.use), record.use.source) if part))
-        case = ElementTree.SubElement(suites[document], "testcase", classname=_xml(document), name=name)
-        bad = [one for one in record.findings if one.code in failing]
-        for one in bad:
-            failure = ElementTree.SubElement(case, "failure", type=one.code, message=_xml(one.message))
-            failure.text = _xml(f"{location(record.use)} {one.code} {one.message}")
-        other = [f"{one.code} {one.severity}: {one.message}" for one in record.findings if one not in bad]
-        if other:
-            ElementTree.SubElement(case, "system-out").text = _xml("\n".join(other))
-        counts[document, "tests"] += 1
-        counts[document, "failures"] += bool(bad)
-    for document, suite in suites.items():
-        for key in ("tests", "failures"):
-            suite.set(key, str(counts[document, key]))
-        suite.set("errors", "0")
+    document = attrgetter("use.document")
+    for name, uses in groupby(sorted(records, key=document), document):
+        suite = ElementTree.SubElement(root, "testsuite", name=_xml(name))
+        failed = [_junit_case(suite, record, failing) for record in uses]
+        suite.attrib |= {"tests": str(len(failed)), "failures": str(sum(failed)), "errors": "0"}
     for key in ("tests", "failures"):
-        root.set(key, str(sum(count for (_, what), count in counts.items() if what == key)))
+        root.set(key, str(sum(int(suite.attrib[key]) for suite in root)))
     ElementTree.indent(root)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
+
+
+def _junit_case(suite: ElementTree.Element, record: AuditedUse, failing: frozenset[str]) -> bool:
+    """Add the test of one use to a suite; whether it failed."""
+    where = location(record.use)
+    name = _xml(" ".join(part for part in (where, record.use.source) if part))
+    case = ElementTree.SubElement(suite, "testcase", classname=_xml(record.use.document), name=name)
+    bad = [one for one in record.findings if one.code in failing]
+    for one in bad:
+        failure = ElementTree.SubElement(case, "failure", type=one.code, message=_xml(one.message))
+        failure.text = _xml(f"{where} {one.code} {one.message}")
+    other = [f"{one.code} {one.severity}: {one.message}" for one in record.findings if one not in bad]
+    if other:
+        ElementTree.SubElement(case, "system-out").text = _xml("\n".join(other))
+    return bool(bad)
 
 
 def _xml(text: str) -> str:

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from descscore.auditing.rules import SEVERITIES, Finding
 from descscore.auditing.uses import ImageUse
+
+FIELDS = (
+    *("document", "line", "column", "place", "source", "text", "text_from", "alt", "caption", "language"),
+    *("decorative", "hidden", "only_content_of", "score", "percentile", "description_probability"),
+    "not_judged",
+)
+"""What reports for programs say of every use."""
 
 
 @dataclass(frozen=True)
@@ -40,30 +47,10 @@ class AuditedUse:
         return self.use == ImageUse(self.use.document)
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields as plain JSON types."""
-        use = self.use
-        return {
-            "document": use.document,
-            "line": use.line,
-            "column": use.column,
-            "place": use.place,
-            "source": use.source,
-            "text": use.name,
-            "text_from": use.name_from,
-            "alt": use.alt,
-            "caption": use.caption,
-            "language": use.language,
-            "decorative": use.decorative,
-            "hidden": use.hidden,
-            "only_content_of": use.only_content_of,
-            "score": self.score,
-            "percentile": self.percentile,
-            "description_probability": self.description_probability,
-            "not_judged": self.not_judged,
-            "findings": [
-                {"code": one.code, "severity": one.severity, "message": one.message} for one in self.findings
-            ],
-        }
+        """The :data:`FIELDS` and the findings as plain JSON types."""
+        texts = {"text": self.use.name, "text_from": self.use.name_from}
+        values = vars(self.use) | vars(self) | texts
+        return {name: values[name] for name in FIELDS} | {"findings": [asdict(one) for one in self.findings]}
 
 
 def location(use: ImageUse) -> str:
