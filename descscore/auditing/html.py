@@ -259,7 +259,7 @@ class Reading:
         ornament = _is_ornament(element, kind, name, located)
         if ornament and (control is None or element.name == "image"):
             return False
-        if ornament and not context.is_hidden and any(_images(element, "text", "title")):
+        if ornament and not context.is_hidden and any(_named(element, "text", "title")):
             return False
         use = self._use(element, "output" if plotted else kind, name, sources, context)
         where = (self.text.length, located, control, context.map, context.in_noscript)
@@ -341,7 +341,7 @@ def _kind(element: Element, outer: _Context) -> str | None:
     if name == "area" and element.get("href") is not None:
         return "area"
     if name in ("object", "embed") and _is_picture(element):
-        return None if outer.in_image or any(_images(element)) else name
+        return None if outer.in_image or any(_named(element, "img")) else name
     if own_role in ("img", "image"):
         return "role"
     is_icon = outer.control and name in ("i", "span") and own_name(element).text is None
@@ -365,14 +365,14 @@ def _is_ornament(element: Element, kind: str, name: Name, located: Located | Non
     return name.text is None and (drawn or kind == "icon")
 
 
-def _images(element: Element, *names: str) -> Iterator[Element]:
-    """The elements of these names, by default ``img``, among the first nodes below an element."""
+def _named(element: Element, *names: str) -> Iterator[Element]:
+    """The elements of these names among the first nodes below an element."""
     nodes = islice(element.descendants(), _MOST_NODES)
-    return (node for node in nodes if isinstance(node, Element) and node.name in (names or ("img",)))
+    return (node for node in nodes if isinstance(node, Element) and node.name in names)
 
 
 def _svg_images(element: Element) -> list[Element]:
-    return list(islice(_images(element, "image"), 2)) if element.name == "svg" else []
+    return list(islice(_named(element, "image"), 2)) if element.name == "svg" else []
 
 
 _MOST_NODES = 5_000
@@ -403,7 +403,7 @@ def _sources(element: Element, kind: str, context: _Context) -> list[str]:
             r"(?i)background(?:-image)?\s{0,9}:[^;]{0,500}?url\(\s*[\"']?([^\"')]*)",
             element.get("style") or "",
         )
-        inner = None if context.in_image else next(_images(element), None)
+        inner = None if context.in_image else next(_named(element, "img"), None)
         own = style[1] if style else (inner.get("src") if inner else None)
         return [own] if own else []
     own = written(element, "data" if kind == "object" else "src")

@@ -52,16 +52,13 @@ def markdown_reading(text: str, origin: Origin) -> Reading:
     """A Markdown text that is read: its uses and its visible text. Raises as :func:`read_markdown`."""
     lines = re.split("\r\n|\n|\r", text)
     env = {"lines": lines, "first": 0, "depth": 0}
-    language = _LANGUAGE.search(_front_matter(text))
+    front_matter = text.partition("\n---")[0] if text.startswith("---") else ""
+    language = _LANGUAGE.search(front_matter)
     made = replace(origin, is_made=True, language=language[1] if language else origin.language)
     return Reading(_markdown().render("\n".join(lines), env), made)
 
 
 _LANGUAGE = re.compile(r"(?m)^lang(?:uage)?:[ \t]*[\"']?([A-Za-z]{2,3}(?:[-_][A-Za-z0-9]+)*)")
-
-
-def _front_matter(text: str) -> str:
-    return text.partition("\n---")[0] if text.startswith("---") else ""
 
 
 class _Markdown(MarkdownIt):
@@ -112,16 +109,12 @@ class _Renderer(RendererHTML):
         return f"<figure>{picture}{f'<figcaption>{escape(caption)}</figcaption>' if caption else ''}</figure>"
 
     def html_block(self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: Env) -> str:
-        token = tokens[idx]
-        first = token.map[0] if token.map else 0
-        return _with_places(token.content, first + env["first"], env)
+        return _with_places(tokens[idx].content, _line_of(tokens[idx], env), env)
 
     def markdown_block(self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: Env) -> str:
-        token = tokens[idx]
-        start = token.map[0] if token.map else 0
-        tag, indent = _with_places(token.markup, start + env["first"], env), token.info
-        inner = {"lines": env["lines"], "first": env["first"] + start + 1, "depth": env["depth"] + 1}
-        return f"{tag}{_markdown().render(token.content, inner)}{indent}\n"
+        token, line = tokens[idx], _line_of(tokens[idx], env)
+        tag = _with_places(token.markup, line, env)
+        return f"{tag}{_inner(token.content, line + 1, env)}{token.info}\n"
 
     def card(self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: Env) -> str:
         return tokens[idx].content
@@ -140,9 +133,7 @@ class _Renderer(RendererHTML):
         name = directive[1] if directive else ""
         if directive and name in (*_FIGURES, *_WRAPPERS) and env["depth"] < _MOST_DEPTH:
             return _directive(token, name, directive[2].strip(), env)
-        line = env["first"] + (token.map[0] if token.map else 0)
-        start = len(env["lines"][line]) - len(env["lines"][line].lstrip())
-        at = {AT: f"{line + 1}:{start + 1}"}
+        at = {AT: _begin(_line_of(token, env), env)}
         plots = [
             _image(
                 at | ({"src": one.source} if one.source else {"src": "", PLOTTED: ""}),
@@ -159,6 +150,23 @@ class _Renderer(RendererHTML):
 
 ALTS = ("fig-alt", "alt")
 _TEXTS = (*ALTS, "fig-cap")
+
+
+def _line_of(token: Token, env: Env) -> int:
+    """The line of the file in which a token begins, from 0."""
+    return int(env["first"]) + (token.map[0] if token.map else 0)
+
+
+def _begin(line: int, env: Env) -> str:
+    """The place where the text of a line begins. line: its number, from 0."""
+    text = env["lines"][line]
+    return f"{line + 1}:{len(text) - len(text.lstrip()) + 1}"
+
+
+def _inner(text: str, first: int, env: Env) -> str:
+    """The HTML of Markdown inside another block. first: lines of the file before it."""
+    inner = {"lines": env["lines"], "first": first, "depth": env["depth"] + 1}
+    return str(_markdown().render(text, inner))
 
 
 def _at(token: Token) -> str:
@@ -187,35 +195,29 @@ _WRAPPERS = name_set(
 def _directive(token: Token, name: str, argument: str, env: Env) -> str:
     """The HTML of a MyST directive that is a figure or holds Markdown."""
     options, skipped, body = _directive_options(token.content)
-    start = token.map[0] if token.map else 0
-    first = env["first"] + start + 1 + skipped
-
-    def render(text: str, lines_before: int = 0) -> str:
-        inner = {"lines": env["lines"], "first": first + lines_before, "depth": env["depth"] + 1}
-        return str(_markdown().render(text, inner))
-
+    line = _line_of(token, env)
+    first = line + 1 + skipped
     if name in _WRAPPERS:
-        return f"<div>{_card_images(options, start + env['first'], env)}{render(body)}</div>\n"
+        return f"<div>{_card_images(options, line, env)}{_inner(body, first, env)}</div>\n"
     head, gap, rest = _split_paragraph(body)
-    lines_before = head.count("\n") + gap.count("\n")
+    rest = _inner(rest, first + head.count("\n") + gap.count("\n"), env)
     if name == "figure-md" or (name == "figure" and not argument):
-        return f"<figure>{render(head)}<figcaption>{render(rest, lines_before)}</figcaption></figure>\n"
-    line = env["lines"][start + env["first"]]
+        return f"<figure>{_inner(head, first, env)}<figcaption>{rest}</figcaption></figure>\n"
     attributes = {key: value for key, value in options.items() if key in ("alt", "width", "height")}
     if argument.startswith("#"):  # the picture of a cell of code, which may have the text
         attributes = {PLOTTED: "", "alt": "{{ alt }}"} | attributes
-    attributes |= {"src": argument, AT: f"{start + env['first'] + 1}:{len(line) - len(line.lstrip()) + 1}"}
+    attributes |= {"src": argument, AT: _begin(line, env)}
     picture = _tag("img", attributes)
     if "target" in options:
         picture = f'<a href="{escape(options["target"])}">{picture}</a>'
-    caption = f"<figcaption>{render(head)}</figcaption>" if head.strip() and name == "figure" else ""
-    return f"<figure>{picture}{caption}{render(rest, lines_before)}</figure>\n"
+    has_caption = head.strip() and name == "figure"
+    caption = f"<figcaption>{_inner(head, first, env)}</figcaption>" if has_caption else ""
+    return f"<figure>{picture}{caption}{rest}</figure>\n"
 
 
 def _card_images(options: Mapping[str, str], number: int, env: Env) -> str:
     """The images that options of a card name. number: the card's line, from 0."""
-    line = env["lines"][number]
-    at = {AT: f"{number + 1}:{len(line) - len(line.lstrip()) + 1}"}
+    at = {AT: _begin(number, env)}
     texts = {"alt": options["img-alt"]} if "img-alt" in options else {}
     return "".join(
         _tag("img", at | texts | {"src": options[place]})

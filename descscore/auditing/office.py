@@ -98,7 +98,9 @@ class Part:
         title = values.get("title")
         spoken = "descr" if alt is not None and (alt.strip() or not (title or "").strip()) else "title"
         name = alt if spoken == "descr" else title
-        decorative = properties is not None and _is_marked(properties, "decorative")
+        decorative = properties is not None and any(
+            mark.get("val", "1") in ("1", "true") for mark in properties.iter("{*}decorative")
+        )
         unseen = values.get("hidden") in ("1", "true")
         link = properties is not None and next(properties.iter("{*}hlinkClick"), None) is not None
         known = {
@@ -123,14 +125,6 @@ class Part:
         self.pending.append(PendingPicture(use, self.text.length, located))
         return self.pending[-1]
 
-    def pictures(self, element: Any, around: str) -> list[Any]:
-        """The pictures below an element that belong to no other element called ``around`` inside it."""
-        return [
-            picture
-            for picture in element.iter("{*}pic")
-            if picture is not element and next(picture.iterancestors(f"{{*}}{around}"), None) is element
-        ]
-
     def embedded(self, element: Any) -> list[str]:
         """The sources of the pictures in an element: the picture itself, and not its drawing in SVG."""
         blips = [*element.iter("{*}blip"), *element.iter("{*}imagedata")]
@@ -147,17 +141,9 @@ def _any(element: Any, *names: str) -> str | None:
     return None
 
 
-def _is_marked(properties: Any, name: str) -> bool:
-    return any(mark.get("val", "1") in ("1", "true") for mark in properties.iter(f"{{*}}{name}"))
-
-
 def _size(extent: Any) -> dict[str, int | None]:
-    sides = {"width": "cx", "height": "cy"}
-    found = {} if extent is None else {side: extent.get(name, "") for side, name in sides.items()}
-    return {
-        side: int(value) // _EMU if re.fullmatch(r"\d{1,12}", value) else None
-        for side, value in found.items()
-    }
+    sides = {} if extent is None else {"width": extent.get("cx", ""), "height": extent.get("cy", "")}
+    return {side: int(n) // _EMU if re.fullmatch(r"\d{1,12}", n) else None for side, n in sides.items()}
 
 
 def _drawing(element: Any) -> str:
@@ -293,9 +279,10 @@ def _word_picture(part: Part, element: Any, name: str, place: str) -> PendingPic
         alt = shape.get("alt")
         return part.record(None, place, part.embedded(element), name=alt, **_link(part, element))
     properties = next(element.iter("{*}docPr"), None)
-    pictures = part.pictures(element, "drawing") or [
-        fill for shape in element.iter("{*}wsp") for fill in _picture_fill(part, shape, properties)
-    ]
+    # A picture in a text box of the drawing has a drawing of its own.
+    pictures = [one for one in element.iter("{*}pic") if next(one.iterancestors("{*}drawing")) is element]
+    if not pictures:
+        pictures = [one for shape in element.iter("{*}wsp") for one in _picture_fill(part, shape, properties)]
     drawing = "" if pictures else _drawing(element)
     if not (pictures or drawing):
         return None

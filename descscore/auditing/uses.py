@@ -155,13 +155,12 @@ class PendingUse:
 
     def finished(self, located: Located, text: RunningText) -> ImageUse:
         """The use with its image and the words around it."""
-        image, problem, detail = located
         before, after = text.around(self.at)
         return replace(
             self.use,
-            image=image,
-            image_problem=problem,
-            image_detail=detail,
+            image=located.image,
+            image_problem=located.problem,
+            image_detail=located.detail,
             words_before=before,
             words_after=after,
         )
