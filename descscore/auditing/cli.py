@@ -102,6 +102,8 @@ def audit(ctx: click.Context, /, paths: tuple[Path, ...], **arguments: Any) -> N
     """
     from descscore.auditing.audit import audit as audit_documents
     from descscore.auditing.baseline import read_baseline, without_known, write_baseline
+    from descscore.auditing.reports import make_report
+    from descscore.auditing.results import worst_first
     from descscore.auditing.rules import choose_codes, codes_on
 
     failing = choose_codes([one for one in arguments["fail_on"] if one != "none"], "--fail-on", or_worse=True)
@@ -124,9 +126,10 @@ def audit(ctx: click.Context, /, paths: tuple[Path, ...], **arguments: Any) -> N
         count = write_baseline(records, arguments["write_baseline"])
         echo(f"{arguments['write_baseline']}: {count:,} findings are known from now on", err=True)
         return
-    report, codes = _report(records, arguments["form"], failing, scorer)
+    found = worst_first(records)
+    report = make_report(arguments["form"], found, failing, scorer and scorer.signature)
     _put(report, arguments["output"])
-    if codes & failing:
+    if any(one.code in failing for record in found for one in record.findings):
         ctx.exit(FOUND)
 
 
@@ -143,24 +146,6 @@ def _scorer(model: str, device: str | None) -> Any:
     from descscore.scorer import DescScorer
 
     return DescScorer.from_pretrained(model, device=device)
-
-
-def _report(
-    records: Iterable[Any], form: str, failing: frozenset[str], scorer: Any
-) -> tuple[str, frozenset[str]]:
-    """The report, and the codes of all findings."""
-    from descscore.auditing.html_report import as_html, sorted_entries
-    from descscore.auditing.reports import FORMATS, as_junit
-    from descscore.auditing.results import worst_first
-
-    if form == "html":
-        entries = sorted_entries(records)
-        every = [entry.record for entry in entries]
-        report = as_html(entries, scorer and scorer.signature)
-    else:
-        every = worst_first(records)
-        report = as_junit(every, failing) if form == "junit" else FORMATS[form](every)
-    return report, frozenset(one.code for record in every for one in record.findings)
 
 
 def _put(report: str, output: Path | None) -> None:

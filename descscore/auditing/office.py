@@ -102,11 +102,9 @@ class Part:
             mark.get("val", "1") in ("1", "true") for mark in properties.iter("{*}decorative")
         )
         unseen = values.get("hidden") in ("1", "true")
-        link = properties is not None and next(properties.iter("{*}hlinkClick"), None) is not None
-        known = {
-            "language": self.language,
-            "only_content_of": "link" if link and not unseen else None,
-        } | known
+        is_link = properties is not None and next(properties.iter("{*}hlinkClick"), None) is not None
+        control = "link" if is_link and not unseen else None
+        known = {"language": self.language, "only_content_of": control} | known
         use = ImageUse(
             document=self.archive.path,
             place=place,

@@ -1,4 +1,4 @@
-"""The reports of an audit as text, JSON, CSV, SARIF and JUnit. The page is in ``html_report.py``."""
+"""The reports of an audit: text, JSON, CSV, SARIF, JUnit, and one self-contained page without script."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache, lru_cache
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
@@ -20,8 +22,10 @@ from descscore import __version__
 from descscore.auditing.results import FIELDS, AuditedUse, location
 from descscore.auditing.rules import BY_CODE, RULES, SEVERITIES, Finding, Severity
 from descscore.auditing.uses import NOT_LOOKED_AT, PASSED_OVER
-from descscore.errors import shown
+from descscore.errors import InputError, shown
+from descscore.images import load_image
 from descscore.tables.cells import to_csv_cell
+from descscore.templates import ASSETS, environment, jpeg_address
 
 _LEVELS: dict[Severity, str] = {"error": "error", "warning": "warning", "review": "note"}
 """SARIF's names of severities."""
@@ -248,7 +252,67 @@ def _xml(text: str) -> str:
     return shown(text).replace("\ufffe", "\ufffd").replace("\uffff", "\ufffd")
 
 
-FORMATS: dict[str, Callable[[Sequence[AuditedUse]], str]] = {
+_THUMBNAIL_SIDE = 200
+"""Longer edge of a thumbnail, in pixels."""
+MOST_SHOWN = 2000
+"""Most entries of a page. With more, browsers become slow; the page says how many are left out."""
+_HEADINGS = {"error": "Errors", "warning": "Warnings", "review": "To review"}
+
+
+def as_html(records: Sequence[AuditedUse], model: str | None) -> str:
+    """A page with thumbnails, texts, reasons and filters.
+
+    Args:
+        records: The records of the audit, worst first.
+        model: The signature of the model; None for an audit without one.
+    """
+    summary = Summary.of(records)
+    found = [record for record in records if record.findings]
+    thumbnail = lru_cache(256)(_thumbnail)  # pages often show the same image again
+    return _page().render(
+        entries=[(record, thumbnail(record.use.image)) for record in found[:MOST_SHOWN]],
+        left_out=max(0, len(found) - MOST_SHOWN),
+        summary=summary,
+        sentence=summary.sentence(),
+        severities={
+            severity: [rule for rule in RULES if rule.severity == severity and summary.codes[rule.code]]
+            for severity in SEVERITIES
+        },
+        headings=_HEADINGS,
+        rules=BY_CODE,
+        location=location,
+        model=model,
+        version=__version__,
+    )
+
+
+def _thumbnail(image: str | bytes | None) -> str | None:
+    """A small picture as a data address; None if there is none that can be read."""
+    with suppress(InputError):
+        return None if image is None else jpeg_address(load_image(image), _THUMBNAIL_SIDE, 70)
+    return None
+
+
+@cache
+def _page() -> Any:
+    return environment(ASSETS / "auditing").get_template("report.html.jinja")
+
+
+def make_report(form: str, records: Sequence[AuditedUse], failing: frozenset[str], model: str | None) -> str:
+    """A report in one of the forms that the command names.
+
+    Args:
+        form: The form, such as ``json``.
+        records: As for :func:`as_html`, like ``model``.
+        failing: As for :func:`as_junit`.
+        model: See ``records``.
+    """
+    if form == "html":
+        return as_html(records, model)
+    return as_junit(records, failing) if form == "junit" else _FORMS[form](records)
+
+
+_FORMS: dict[str, Callable[[Sequence[AuditedUse]], str]] = {
     "text": as_text,
     "json": as_json,
     "csv": as_csv,

@@ -61,17 +61,11 @@ def location(use: ImageUse) -> str:
     return f"{place}:{use.line}:{use.column or 1}"
 
 
-def severity_rank(record: AuditedUse) -> int:
-    """0 for a record with an error, 1 with a warning, 2 with a review, 3 without a finding."""
-    ranks = (SEVERITIES.index(one.severity) for one in record.findings)
-    return min(ranks, default=len(SEVERITIES))
-
-
-def order_key(record: AuditedUse) -> tuple[int, float]:
-    """Sorts records by their worst finding, then by percentile."""
-    return severity_rank(record), 101.0 if record.percentile is None else record.percentile
-
-
 def worst_first(records: Iterable[AuditedUse]) -> list[AuditedUse]:
-    """Records from the worst; equals stay as they stand in the documents."""
-    return sorted(records, key=order_key)
+    """Records by their worst finding, then by percentile; equals stay as they stand in the documents."""
+
+    def order(record: AuditedUse) -> tuple[int, float]:
+        rank = SEVERITIES.index(record.findings[0].severity) if record.findings else len(SEVERITIES)
+        return rank, 101.0 if record.percentile is None else record.percentile
+
+    return sorted(records, key=order)
