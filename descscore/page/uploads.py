@@ -58,7 +58,7 @@ class UploadDecoder:
             pool = pool or DecodePool(self._spec, self._options)
             return self._decoded(pool, data)
         except ImageError as error:
-            raise ImageError(error.kind, _advice(error)) from None
+            raise ImageError(error.kind, _ADVICE.get(error.kind, _DAMAGED)) from None
         except BaseException:
             if pool is not None:
                 pool.close()
@@ -122,7 +122,4 @@ _ADVICE = {
     "image_timeout": f"The image takes longer than {TIME_LIMIT:g} seconds to read. Choose a smaller one.",
     "decoder_died": "The image takes too much memory to read. Choose a smaller one.",
 }
-
-
-def _advice(error: ImageError) -> str:
-    return _ADVICE.get(error.kind, "The image is damaged or incomplete. Choose another one.")
+_DAMAGED = "The image is damaged or incomplete. Choose another one."
