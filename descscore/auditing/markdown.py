@@ -6,7 +6,7 @@ The text becomes HTML whose images know their place in the Markdown, and the HTM
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import replace
 from functools import cache
 from html import escape
@@ -95,7 +95,8 @@ class _Renderer(RendererHTML):
         own |= {"src": str(token.attrs.get("src", "")), AT: _at(token)}
         if "title" in token.attrs:
             own["title"] = str(token.attrs["title"])
-        return _image(own, next((given[name] for name in ALTS if name in given), None), bracket, given)
+        text = next((given[name] for name in ALTS if name in given), None)
+        return _image(own, text, bracket, given.get("fig-cap"))
 
     def shortcode(self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: Env) -> str:
         given: dict[str, str] = tokens[idx].meta["attributes"]
@@ -103,7 +104,7 @@ class _Renderer(RendererHTML):
         own = {name: given[name] for name in ("width", "height") if name in given}
         caption = given.get("caption", "")
         text = given.get("alt", tokens[idx].meta["default"] or caption or None)
-        picture = _image(own | {"src": source, AT: _at(tokens[idx])}, text, "", {})
+        picture = _image(own | {"src": source, AT: _at(tokens[idx])}, text)
         if given.get("link"):
             picture = f'<a href="{escape(given["link"])}">{picture}</a>'
         return f"<figure>{picture}{f'<figcaption>{escape(caption)}</figcaption>' if caption else ''}</figure>"
@@ -135,12 +136,7 @@ class _Renderer(RendererHTML):
             return _directive(token, name, directive[2].strip(), env)
         at = {AT: _begin(_line_of(token, env), env)}
         plots = [
-            _image(
-                at | ({"src": one.source} if one.source else {"src": "", PLOTTED: ""}),
-                one.alt,
-                "",
-                {"fig-cap": one.caption or ""},
-            )
+            _image(at | {"src": one.source} | ({} if one.source else {PLOTTED: ""}), one.alt, "", one.caption)
             for one in fence_pictures(token.content, token.info.strip())
         ]
         # Readers of the page do not meet the options.
@@ -173,14 +169,14 @@ def _at(token: Token) -> str:
     return "{}:{}".format(*token.meta.get("place", ("", "")))
 
 
-def _image(own: dict[str, str], text: str | None, bracket: str, given: Mapping[str, str]) -> str:
+def _image(own: dict[str, str], text: str | None, bracket: str = "", caption: str | None = None) -> str:
     """An image whose text is given, or stands in the bracket, which is the caption otherwise."""
-    caption = given.get("fig-cap", bracket if text is not None else "")
     if text is not None:
         own = own | {"alt": text}
+        caption = bracket if caption is None else caption
     elif bracket.strip():
         own = own | {"alt": bracket, BRACKET: ""}
-    return _tag("img", own | {CAPTION: caption} if caption else own)
+    return _img(own | {CAPTION: caption} if caption else own)
 
 
 _FIGURES = ("figure", "image", "figure-md")
@@ -207,7 +203,7 @@ def _directive(token: Token, name: str, argument: str, env: Env) -> str:
     if argument.startswith("#"):  # the picture of a cell of code, which may have the text
         attributes = {PLOTTED: "", "alt": "{{ alt }}"} | attributes
     attributes |= {"src": argument, AT: _begin(line, env)}
-    picture = _tag("img", attributes)
+    picture = _img(attributes)
     if "target" in options:
         picture = f'<a href="{escape(options["target"])}">{picture}</a>'
     has_caption = head.strip() and name == "figure"
@@ -220,7 +216,7 @@ def _card_images(options: Mapping[str, str], number: int, env: Env) -> str:
     at = {AT: _begin(number, env)}
     texts = {"alt": options["img-alt"]} if "img-alt" in options else {}
     return "".join(
-        _tag("img", at | texts | {"src": options[place]})
+        _img(at | texts | {"src": options[place]})
         for place in ("img-top", "img-bottom", "img-background")
         if place in options
     )
@@ -253,8 +249,8 @@ def _split_paragraph(text: str) -> tuple[str, str, str]:
     return (text[: gap.start()], gap[0], text[gap.end() :]) if gap else (text, "", "")
 
 
-def _tag(name: str, attributes: MutableMapping[str, str]) -> str:
-    return f"<{name} " + " ".join(f'{key}="{escape(value)}"' for key, value in attributes.items()) + ">"
+def _img(attributes: Mapping[str, str]) -> str:
+    return "<img " + " ".join(f'{key}="{escape(value)}"' for key, value in attributes.items()) + ">"
 
 
 def _with_places(content: str, first: int, env: Env) -> str:
@@ -286,8 +282,20 @@ def _place(content: str, at: int, first: int, env: Env) -> tuple[int, int]:
     return number + 1, max(column, 0) + 1
 
 
+def _placed(rule: Callable[[StateInline, bool], bool]) -> Callable[[StateInline, bool], bool]:
+    """A rule whose token knows where in its text it begins; :func:`_places_rule` makes a line of that."""
+
+    def placed(state: StateInline, silent: bool) -> bool:
+        start = state.pos
+        is_read = rule(state, silent)
+        if is_read and not silent:
+            state.tokens[-1].meta["at"] = start
+        return is_read
+
+    return placed
+
+
 def _image_rule(state: StateInline, silent: bool) -> bool:
-    start = state.pos
     if not image(state, silent):
         return False
     braces = _BRACES.match(state.src, state.pos)
@@ -295,7 +303,7 @@ def _image_rule(state: StateInline, silent: bool) -> bool:
     if braces and attributes is not None:
         state.pos = braces.end()
     if not silent:
-        state.tokens[-1].meta |= {"at": start, "attributes": attributes or {}}
+        state.tokens[-1].meta["attributes"] = attributes or {}
     return True
 
 
@@ -326,7 +334,7 @@ def _shortcode_rule(state: StateInline, silent: bool) -> bool:
     if not silent:
         # What a site's own figure says without a text, only its template knows.
         default = "" if mark[2] is None else "{{ alt }}"
-        state.push("shortcode", "", 0).meta = {"at": state.pos, "attributes": given, "default": default}
+        state.push("shortcode", "", 0).meta = {"attributes": given, "default": default}
     state.pos = mark.end()
     return True
 
@@ -366,15 +374,6 @@ _SHORTCODE = re.compile(
     | \{%-? \s* include \s+ (?:[\w-]+/)*figure(?:\.\w+)? \s ( (?: "[^"]*" | '[^']*' | [^"'{}] )*? ) -?%\}"""
 )
 _SHORTCODE_SOURCES = ("src", "path", "image_path", "url", "image")
-
-
-def _html_rule(state: StateInline, silent: bool) -> bool:
-    start = state.pos
-    if not html_inline(state, silent):
-        return False
-    if not silent:
-        state.tokens[-1].meta["at"] = start
-    return True
 
 
 def _places_rule(state: StateCore) -> None:
@@ -489,14 +488,12 @@ def _markdown() -> MarkdownIt:
         ["table", "strikethrough"]
     )
     markdown.use(front_matter_plugin).use(footnote_plugin).use(deflist_plugin)
-    markdown.inline.ruler.at("image", _image_rule)
-    markdown.inline.ruler.at("html_inline", _html_rule)
-    markdown.inline.ruler.before("escape", "shortcode", _shortcode_rule)
+    markdown.inline.ruler.at("image", _placed(_image_rule))
+    markdown.inline.ruler.at("html_inline", _placed(html_inline))
+    markdown.inline.ruler.before("escape", "shortcode", _placed(_shortcode_rule))
     markdown.core.ruler.after("inline", "places", _places_rule)
     markdown.helpers = SimpleNamespace(**vars(helpers) | {"parseLinkDestination": _destination})  # type: ignore[assignment]
-    rules = ("colons", _colon_rule), ("shortcodes", _shortcode_block), ("indented", _indented_rule)
-    for name, rule in (*rules, ("markdown", _markdown_rule)):
-        markdown.block.ruler.before(
-            "fence", name, rule, {"alt": ["paragraph", "reference", "blockquote", "list"]}
-        )
+    ended = {"alt": ["paragraph", "reference", "blockquote", "list"]}
+    for rule in (_colon_rule, _shortcode_block, _indented_rule, _markdown_rule):
+        markdown.block.ruler.before("fence", rule.__name__, rule, ended)
     return markdown

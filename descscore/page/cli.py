@@ -167,8 +167,7 @@ def _study(options: ServeOptions) -> Any:
     from descscore.page.study_page import StudyPage
     from descscore.study.items import read_items
     from descscore.study.judgments import JudgmentStore
-    from descscore.study.question_file import questions_path, read_questions
-    from descscore.study.questions import QUESTIONS
+    from descscore.study.questions import QUESTIONS, questions_path, read_questions
 
     items, questions = read_items(options.study), read_questions(options.study)
     if questions != QUESTIONS:

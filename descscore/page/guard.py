@@ -159,7 +159,7 @@ def _is_address(name: str) -> bool:
 
 @dataclass
 class Room:
-    """Memory that large requests share."""
+    """Memory for requests."""
 
     left: int
     """Bytes that are free."""
@@ -179,7 +179,7 @@ class Guard:
     hosts: Hosts = Hosts()
     """The names by which clients may address the server."""
     large: Room = field(default_factory=lambda: Room(MAX_LARGE))
-    """Room for large requests."""
+    """Room that large requests share."""
     passwords: Lane = field(default_factory=lambda: Lane(at_once=2, waiting=64))
     """Threads that check passwords."""
 
@@ -198,7 +198,7 @@ class Guard:
             admitted = await self._with_account(scope, headers)
             length = _stated_length(headers)
             is_large = length is None or length > MAX_FORM
-            arrival = _Arrival(largest, self.large if is_large else None)
+            arrival = _Arrival(largest, self.large if is_large else Room(MAX_FORM))
             await self._pass_on(admitted, arrival, receive, self._with_headers(scope, send))
         except RefusedError as error:
             await _refuse(send, error)
@@ -323,8 +323,8 @@ class _Arrival:
 
     largest: int
     """Largest allowed body, in bytes."""
-    room: Room | None
-    """Room for large requests; None for a small one."""
+    room: Room
+    """Room for it, which a large one shares with others."""
     held: int = 0
     """Bytes of the room that this request holds."""
 
@@ -361,18 +361,16 @@ class _Arrival:
         return b"".join(parts)
 
     def _hold(self, size: int) -> bool:
-        if self.room is not None:
-            if size > self.room.left:
-                return False
-            self.room.left -= size
-            self.held += size
+        if size > self.room.left:
+            return False
+        self.room.left -= size
+        self.held += size
         return True
 
     def end(self) -> None:
         """Give the room back."""
-        if self.room is not None:
-            self.room.left += self.held
-            self.held = 0
+        self.room.left += self.held
+        self.held = 0
 
 
 def _replay(body: bytes, receive: Any) -> Any:

@@ -148,7 +148,10 @@ class JudgmentStore:
         Raises:
             PseudonymTaken: another annotator has this pseudonym.
         """
-        code = None if account else code if code and is_code(code) else new_code()
+        if account:
+            code = None
+        elif not _CODE.fullmatch(_plain(code or "")):
+            code = new_code()
         name = profile.pseudonym.strip()
         hashed_code = code_hash(code) if code else None
         values = (
@@ -338,11 +341,6 @@ def new_code() -> str:
     """A random resume code of 79 bits, in four groups that are easy to write down."""
     letters = "".join(secrets.choice(_CODE_LETTERS) for _ in range(_CODE_LENGTH))
     return "-".join(letters[at : at + 4] for at in range(0, _CODE_LENGTH, 4))
-
-
-def is_code(text: str) -> bool:
-    """Whether ``text`` looks like a code of :func:`new_code`."""
-    return bool(_CODE.fullmatch(_plain(text)))
 
 
 def code_hash(code: str) -> str:
