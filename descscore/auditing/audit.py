@@ -222,7 +222,7 @@ def _judged(page: _Page, codes: frozenset[str]) -> Iterator[AuditedUse]:
             findings, reason = findings + more, reason or unread
         score = outcome.score if outcome is not None and text_of(use) else None
         if score is not None and reason is None:
-            remarks = picture_rules.judge(use, score, limits) + ([swaps[place]] if place in swaps else [])
+            remarks = picture_rules.judge(score, limits) + ([swaps[place]] if place in swaps else [])
             reason = None if score.percentile is not None else "the model has no comparison descriptions"
             if remarks and use.image is not None and picture_rules.is_small(use.image):
                 remarks, reason = [], f"is smaller than {picture_rules.SMALLEST_SIDE} pixels"

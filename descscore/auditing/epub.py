@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from urllib.parse import unquote
 
 from descscore.auditing.archives import Archive
-from descscore.auditing.html import Origin, read_html
+from descscore.auditing.html import Origin, Reading
 from descscore.auditing.html_tree import decode
 from descscore.auditing.sources import Root, Sources
 from descscore.auditing.uses import DocumentProblem, ImageUse
@@ -34,8 +34,8 @@ def read_epub(archive: Archive, roots: tuple[Root, ...]) -> Iterator[ImageUse | 
     for name, language in pages.items():
         sources = Sources(archive, posixpath.dirname(name), roots)
         try:
-            text = decode(archive.read(name))
-            yield from read_html(text, Origin(archive.path, sources, place=name, language=language))
+            origin = Origin(archive.path, sources, place=name, language=language)
+            yield from Reading(decode(archive.read(name)), origin).uses()
         except DataError as error:
             message = str(error)
             yield DocumentProblem(archive.path, message if name in message else f"{short(name)}: {message}")

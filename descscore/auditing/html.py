@@ -52,15 +52,6 @@ class Origin:
     """Whether the HTML is made from Markdown, with the attributes :data:`AT` and so on."""
 
 
-def read_html(text: str, origin: Origin) -> Iterator[ImageUse]:
-    """The uses of images on a page, in its order.
-
-    Raises:
-        DataError: The page holds too many elements.
-    """
-    return Reading(text, origin).uses()
-
-
 @dataclass
 class _Control:
     """A link or a button."""
@@ -123,7 +114,11 @@ _MOST_FRAMES = 3
 
 
 class Reading:
-    """A page that is read."""
+    """A page that is read: its uses of images and its visible text.
+
+    Raises:
+        DataError: The page holds too many elements.
+    """
 
     def __init__(self, text: str, origin: Origin, frame: _Frame | None = None) -> None:
         self._origin = origin

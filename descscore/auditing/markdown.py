@@ -6,7 +6,7 @@ The text becomes HTML whose images know their place in the Markdown, and the HTM
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import replace
 from functools import cache
 from html import escape
@@ -29,7 +29,6 @@ from mdit_py_plugins.front_matter import front_matter_plugin
 from descscore.auditing.code_cells import OPTION_LINE, fence_pictures
 from descscore.auditing.html import AT, BRACKET, CAPTION, PLOTTED, Origin, Reading
 from descscore.auditing.html_tree import Element, name_set, parse
-from descscore.auditing.uses import ImageUse
 
 Env = MutableMapping[str, Any]
 """What is known of a text while it is read: ``lines``, those of the file; ``first``, lines of it before
@@ -39,17 +38,12 @@ _MOST_DEPTH = 10
 """Most directives inside one another that are read."""
 
 
-def read_markdown(text: str, origin: Origin) -> Iterator[ImageUse]:
-    """The uses of images in a Markdown text.
+def read_markdown(text: str, origin: Origin) -> Reading:
+    """A Markdown text that is read: its uses of images and its visible text.
 
     Raises:
         DataError: The text holds too many elements.
     """
-    return markdown_reading(text, origin).uses()
-
-
-def markdown_reading(text: str, origin: Origin) -> Reading:
-    """A Markdown text that is read: its uses and its visible text. Raises as :func:`read_markdown`."""
     lines = re.split("\r\n|\n|\r", text)
     env = {"lines": lines, "first": 0, "depth": 0}
     front_matter = text.partition("\n---")[0] if text.startswith("---") else ""

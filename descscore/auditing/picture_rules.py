@@ -120,8 +120,8 @@ def does_fit(score: Score, limits: Thresholds) -> bool:
     return score.percentile is None or score.percentile >= limits.percentile
 
 
-def judge(use: ImageUse, score: Score, limits: Thresholds) -> list[Finding]:
-    """What one score says of a use: P01 and P03. A model without comparison descriptions finds nothing."""
+def judge(score: Score, limits: Thresholds) -> list[Finding]:
+    """What the score of a use says: P01 and P03. A model without comparison descriptions finds nothing."""
     findings = []
     if score.percentile is not None and not does_fit(score, limits):
         message = (
