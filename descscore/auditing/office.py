@@ -28,15 +28,6 @@ from descscore.errors import DataError
 
 _EMU = 9525
 """Units of Office in a CSS pixel."""
-_NO_PARAGRAPH = -1
-"""Stands for the number of a paragraph where there is none."""
-
-
-@dataclass
-class PendingPicture(PendingUse):
-    """A picture of an office file whose surroundings are not read to their end."""
-
-    paragraph: int = _NO_PARAGRAPH
 
 
 @dataclass
@@ -50,7 +41,7 @@ class Part:
     language: str | None
     roots: tuple[Root, ...]
     text: RunningText = field(default_factory=RunningText)
-    pending: list[PendingPicture] = field(default_factory=list)
+    pending: list[PendingUse] = field(default_factory=list)
     texts: dict[Any, str] = field(default_factory=dict)
     """Texts of elements that are asked for again and again, such as those of a box around many pictures."""
     full_links: dict[Any, bool] = field(default_factory=dict)
@@ -80,7 +71,7 @@ class Part:
 
     def record(
         self, properties: Any, place: str, sources: list[str], drawing: str = "", **known: Any
-    ) -> PendingPicture:
+    ) -> PendingUse:
         """Keep a use.
 
         Args:
@@ -120,7 +111,7 @@ class Part:
             **known,
         )
         located = Located(None, INLINE_SVG, f"it is {drawing}, which is not rendered") if drawing else None
-        self.pending.append(PendingPicture(use, self.text.length, located))
+        self.pending.append(PendingUse(use, self.text.length, located))
         return self.pending[-1]
 
     def embedded(self, element: Any) -> list[str]:
@@ -231,6 +222,7 @@ def value(element: Any, name: str) -> str:
 
 def _read_word(part: Part, captions: set[str], prefix: str) -> None:
     texts: dict[int, list[str]] = {}
+    pictures: list[tuple[PendingUse, int]] = []
     open_paragraphs: list[int] = []
     count = 0
     for event, name, element in walk(part.root):
@@ -256,18 +248,16 @@ def _read_word(part: Part, captions: set[str], prefix: str) -> None:
             paragraph = open_paragraphs[0] if open_paragraphs else 0
             picture = _word_picture(part, element, name, f"{prefix}paragraph {paragraph}")
             if picture is not None:
-                picture.paragraph = paragraph
-    below = {one.paragraph + 1 for one in part.pending}
-    for one in part.pending:
-        above = one.paragraph - 1
-        if above in below:  # it belongs to the picture above it
-            above = _NO_PARAGRAPH
-        near = (one.paragraph + 1, above, one.paragraph)
-        caption = next((one_line("".join(texts[number])) for number in near if number in texts), None)
+                pictures.append((picture, paragraph))
+    below = {number + 1 for _, number in pictures}
+    for one, number in pictures:
+        # A caption above that stands below another picture belongs to that one.
+        near = [number + 1, number] if number - 1 in below else [number + 1, number - 1, number]
+        caption = next((one_line("".join(texts[place])) for place in near if place in texts), None)
         one.use = replace(one.use, caption=caption or None)
 
 
-def _word_picture(part: Part, element: Any, name: str, place: str) -> PendingPicture | None:
+def _word_picture(part: Part, element: Any, name: str, place: str) -> PendingUse | None:
     """Keep the use of a picture or drawing; None for shapes and text boxes."""
     known: dict[str, Any] = {}
     if name != "drawing":  # VML, as older programs wrote it

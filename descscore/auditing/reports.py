@@ -6,10 +6,8 @@ import csv
 import io
 import json
 import os
-from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from itertools import groupby
 from operator import attrgetter
@@ -19,9 +17,8 @@ from urllib.parse import quote
 from xml.etree import ElementTree
 
 from descscore import __version__
-from descscore.auditing.results import FIELDS, AuditedUse, location
+from descscore.auditing.results import FIELDS, AuditedUse, Summary, location
 from descscore.auditing.rules import BY_CODE, RULES, SEVERITIES, Finding, Severity
-from descscore.auditing.uses import NOT_LOOKED_AT, PASSED_OVER
 from descscore.errors import InputError, shown
 from descscore.images import load_image
 from descscore.tables.cells import to_csv_cell
@@ -31,65 +28,6 @@ _LEVELS: dict[Severity, str] = {"error": "error", "warning": "warning", "review"
 """SARIF's names of severities."""
 
 SARIF_SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
-
-
-@dataclass
-class Summary:
-    """Counts over all records of an audit."""
-
-    documents: int = 0
-    """Documents with images."""
-    uses: int = 0
-    """Uses of images."""
-    judged: int = 0
-    """Uses whose picture the model judged."""
-    with_findings: int = 0
-    """Uses with at least one finding."""
-    not_looked_at: int = 0
-    """Uses whose image is an address, is filled in by a program, or lies outside the audited folder."""
-    known: int = 0
-    """Findings that a baseline left out."""
-    passed_over: int = 0
-    """Reports of earlier audits."""
-    not_judged: Counter[str] = field(default_factory=Counter)
-    """Uses with a text whose picture was not judged, by reason."""
-    codes: Counter[str] = field(default_factory=Counter)
-    """Findings by code."""
-
-    @classmethod
-    def of(cls, records: Sequence[AuditedUse]) -> Summary:
-        """The summary of ``records``."""
-        passed_over = {record.use.document for record in records if record.not_judged == PASSED_OVER}
-        documents = {record.use.document for record in records} - passed_over
-        found = cls(len(documents), passed_over=len(passed_over))
-        for record in records:
-            found.uses += not record.is_document
-            found.with_findings += bool(record.findings)
-            found.known += record.known
-            found.not_looked_at += record.use.image_problem in NOT_LOOKED_AT
-            found.codes.update(one.code for one in record.findings)
-            if record.not_judged is None:
-                found.judged += 1
-            elif record.use.name and not record.is_document:
-                found.not_judged[record.not_judged] += 1
-        return found
-
-    def severities(self) -> dict[Severity, int]:
-        """Findings by severity, from the worst."""
-        return {
-            severity: sum(count for code, count in self.codes.items() if BY_CODE[code].severity == severity)
-            for severity in SEVERITIES
-        }
-
-    def sentence(self) -> str:
-        """The counts in a sentence."""
-        counts = self.severities()
-        found = ", ".join(_counted(counts[s], "to review" if s == "review" else s) for s in SEVERITIES)
-        return f"{_counted(self.uses, 'image')} in {_counted(self.documents, 'document')}: {found}"
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count:,} {what}{'' if count == 1 or what == 'to review' else 's'}"
 
 
 def as_text(records: Sequence[AuditedUse]) -> str:

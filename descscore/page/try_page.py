@@ -14,7 +14,7 @@ from descscore.errors import DescscoreError, InputError, TextError, is_blank
 from descscore.explanations.reasons import explain_encoded, explains
 from descscore.formats import BROWSER_FORMATS
 from descscore.page.reply import FieldError, Reply, problem, render
-from descscore.page.uploads import MAX_BYTES, UploadDecoder
+from descscore.page.uploads import FORMATS, MAX_BYTES, UploadDecoder
 from descscore.page.verdict import (
     MarkedWord,
     Result,
@@ -39,9 +39,6 @@ the other limits could have a hundred thousand."""
 
 MAX_EXPLAINED_TOKENS = 160
 """Longest text that is explained word by word. The time grows with the square of the length."""
-
-FORMATS = "JPEG, PNG, WebP, GIF, AVIF or BMP"
-"""The formats that visitors are told. Files of the format MPO call themselves JPEG."""
 
 
 class TryPage:

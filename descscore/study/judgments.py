@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from descscore.errors import StorageError, UsageError
 from descscore.study.database import connection, create, transaction
@@ -186,11 +186,8 @@ class JudgmentStore:
 
     def order(self, annotator: Annotator) -> tuple[str, ...]:
         """The annotator's items in their own order."""
-        with connection(self.path) as database:
-            rows = database.execute(
-                "SELECT item FROM orders WHERE annotator = ? ORDER BY position", (annotator.number,)
-            ).fetchall()
-        return tuple(item for (item,) in rows)
+        query = "SELECT item FROM orders WHERE annotator = ? ORDER BY position"
+        return tuple(item for (item,) in self._rows(query, annotator.number))
 
     def save(self, annotator: Annotator, item: str, phase: str, ratings: Ratings) -> bool:
         """Save the answers to one item in one phase, replacing earlier ones.
@@ -215,10 +212,8 @@ class JudgmentStore:
 
     def ratings(self, annotator: Annotator) -> Mapping[tuple[str, str], Ratings]:
         """All answers of one annotator by (item, phase)."""
-        with connection(self.path) as database:
-            rows = database.execute(
-                "SELECT item, phase, answers FROM judgments WHERE annotator = ?", (annotator.number,)
-            ).fetchall()
+        query = "SELECT item, phase, answers FROM judgments WHERE annotator = ?"
+        rows = self._rows(query, annotator.number)
         return {(item, phase): json.loads(answers) for item, phase, answers in rows}
 
     def delete(self, annotator: Annotator) -> int:
@@ -244,12 +239,11 @@ class JudgmentStore:
 
     def judgments(self) -> list[Judgment]:
         """All judgments: annotators in order of registration, their judgments in their own order."""
+        return [Judgment(*row, json.loads(answers)) for *row, answers in self._rows(_ALL_JUDGMENTS)]
+
+    def _rows(self, query: str, *values: object) -> list[Any]:
         with connection(self.path) as database:
-            rows = database.execute(_ALL_JUDGMENTS).fetchall()
-        return [
-            Judgment(pseudonym, vision, item, phase, position, json.loads(answers))
-            for pseudonym, vision, item, phase, position, answers in rows
-        ]
+            return database.execute(query, values).fetchall()
 
 
 _INSERT_ANNOTATOR = """
