@@ -487,7 +487,8 @@ def _markdown() -> MarkdownIt:
     markdown.inline.ruler.before("escape", "shortcode", _placed(_shortcode_rule))
     markdown.core.ruler.after("inline", "places", _places_rule)
     markdown.helpers = SimpleNamespace(**vars(helpers) | {"parseLinkDestination": _destination})  # type: ignore[assignment]
-    ended = {"alt": ["paragraph", "reference", "blockquote", "list"]}
     for rule in (_colon_rule, _shortcode_block, _indented_rule, _markdown_rule):
-        markdown.block.ruler.before("fence", rule.__name__, rule, ended)
+        markdown.block.ruler.before(
+            "fence", rule.__name__, rule, {"alt": ["paragraph", "reference", "blockquote", "list"]}
+        )
     return markdown

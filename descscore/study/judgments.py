@@ -239,7 +239,7 @@ class JudgmentStore:
 
     def judgments(self) -> list[Judgment]:
         """All judgments: annotators in order of registration, their judgments in their own order."""
-        return [Judgment(*row, json.loads(answers)) for *row, answers in self._rows(_ALL_JUDGMENTS)]
+        return [Judgment(*row, ratings=json.loads(answers)) for *row, answers in self._rows(_ALL_JUDGMENTS)]
 
     def _rows(self, query: str, *values: object) -> list[Any]:
         with connection(self.path) as database:
