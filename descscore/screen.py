@@ -107,7 +107,7 @@ def score_table(lines: Sequence[Line], verbose: bool = False, width: int | None 
     else:  # not even the numbers fit on a line
         head = []
         records = [_wrapped(_named(names, row), width, "") for row in cells[1:]]
-    texts = (_indented(row[-1], width) for row in cells[1:])
+    texts = (_wrapped(f"    {row[-1]}", width, "") for row in cells[1:])
     return "\n".join(
         [*head, *(line for pair in zip(records, texts, strict=True) for part in pair for line in part)]
     )
@@ -131,11 +131,6 @@ def wrapped(line: str, width: int | None) -> list[str]:
     return [line] if width is None else _wrapped(line, width, "    ")
 
 
-def _indented(text: str, width: int) -> list[str]:
-    """A text in indented lines of at most ``width`` columns."""
-    return ["    " + line for line in _parts(text, max(width, _LEAST_TEXT) - 4)]
-
-
 def _parts(text: str, width: int) -> list[str]:
     """A text in lines of at most ``width`` columns; some letters, as Chinese ones, take two."""
     return _aligned([[text]], width)
@@ -147,7 +142,7 @@ def first_part(text: str, width: int) -> str:
 
 
 def _wrapped(text: str, width: int, others: str) -> list[str]:
-    """Lines of at most ``width`` columns. others: what stands before all lines but the first."""
+    """Lines of at most ``width`` columns, indented as the text. others: what stands before later lines."""
     width, lead = max(width, _LEAST_TEXT), " " * (len(text) - len(text.lstrip()))
     first, *more = _parts(text.strip(), width - len(others + lead)) or [""]
     return [lead + first, *(others + lead + line for line in more)]

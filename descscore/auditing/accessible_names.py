@@ -125,16 +125,15 @@ class Labels:
 
     def _text_of(self, name: str) -> str:
         if name not in self._texts:
-            self._texts[name] = self._read(name)[:_MOST_CHARACTERS]
+            element = self.element(name)
+            if element is None:
+                text = ""
+            elif element.name in ("img", "input", "area", "svg") or element.get("aria-label"):
+                text = own_name(element).text or ""
+            else:
+                text = "".join(_pieces(element, with_images=True))
+            self._texts[name] = text[:_MOST_CHARACTERS]
         return self._texts[name]
-
-    def _read(self, name: str) -> str:
-        element = self.element(name)
-        if element is None:
-            return ""
-        if element.name in ("img", "input", "area", "svg") or element.get("aria-label"):
-            return own_name(element).text or ""
-        return "".join(_pieces(element, with_images=True))
 
 
 def is_unseen(element: Element) -> bool:

@@ -68,12 +68,10 @@ def _record(part: Part, frame: Any, place: str) -> None:
     images = list(frame.iterfind("{*}image"))
     if not images:
         return
-    texts = {
-        name: next((one.text for one in frame.iterfind(f"{{*}}{name}")), None) for name in ("title", "desc")
-    }
     # An empty element is no text, since the mark of decoration is another.
-    named = next((name for name in ("title", "desc") if one_line(texts[name] or "")), None)
-    named = named or next((name for name in texts if texts[name]), None)
+    texts = {name: text for name in ("title", "desc") if (text := frame.findtext(f"{{*}}{name}"))}
+    named = next((name for name, text in texts.items() if one_line(text)), next(iter(texts), None))
+    alt = texts[named] if named else None
     sources = [value(image, "href") for image in images]
     # A drawing and the same as a picture: the picture can be looked at.
     sources.sort(key=lambda source: source.lower().endswith((".svg", ".svm", ".emf", ".wmf")))
@@ -87,8 +85,7 @@ def _record(part: Part, frame: Any, place: str) -> None:
         height=_pixels(value(frame, "height")),
     )
     decorative = value(frame, "decorative") == "true"
-    name = None if named is None else one_line(texts[named] or "")
-    alt = None if named is None else texts[named] or ""
+    name = None if alt is None else one_line(alt)
     picture.use = replace(
         picture.use, name=name, name_from=named, alt=alt, decorative=decorative, hidden=decorative
     )

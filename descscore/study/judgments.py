@@ -54,12 +54,10 @@ class Profile:
     def __post_init__(self) -> None:
         if not self.pseudonym.strip():
             raise UsageError("pseudonym: is blank")
-        if self.vision not in VISION_GROUPS:
-            raise UsageError(f"vision {self.vision!r}: choose one of {', '.join(VISION_GROUPS)}")
-        if self.screen_reader not in SCREEN_READER_USE:
-            raise UsageError(
-                f"screen_reader {self.screen_reader!r}: choose one of {', '.join(SCREEN_READER_USE)}"
-            )
+        for field, known in (("vision", VISION_GROUPS), ("screen_reader", SCREEN_READER_USE)):
+            value = getattr(self, field)
+            if value not in known:
+                raise UsageError(f"{field} {value!r}: choose one of {', '.join(known)}")
 
 
 @dataclass(frozen=True)
