@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from itertools import islice
 from typing import NamedTuple
 
@@ -98,7 +99,6 @@ class Labels:
 
     def __init__(self, root: Element) -> None:
         self._root = root
-        self._by_id: dict[str, Element] | None = None
         self._texts: dict[str, str] = {}
 
     def name(self, element: Element) -> Name:
@@ -116,12 +116,15 @@ class Labels:
 
     def element(self, name: str) -> Element | None:
         """The first element of the page with this ``id``."""
-        if self._by_id is None:
-            self._by_id = {}
-            for node in self._root.descendants():
-                if isinstance(node, Element) and node.get("id"):
-                    self._by_id.setdefault(node.attributes["id"], node)
         return self._by_id.get(name)
+
+    @cached_property
+    def _by_id(self) -> dict[str, Element]:
+        found: dict[str, Element] = {}
+        for node in self._root.descendants():
+            if isinstance(node, Element) and node.get("id"):
+                found.setdefault(node.attributes["id"], node)
+        return found
 
     def _text_of(self, name: str) -> str:
         if name not in self._texts:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import posixpath
 import zipfile
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from cachetools import LRUCache
 from lxml import etree
@@ -27,6 +27,16 @@ _MOST_RATIO, _SMALL = 200, 1 << 20
 _KEPT = 32 << 20
 """Bytes of images that are kept, since pages often show the same again."""
 _DRAWINGS = (".emf", ".wmf", ".emz", ".wmz", ".eps", ".pdf")
+
+
+class Relation(NamedTuple):
+    """Where a part of an Office file leads."""
+
+    kind: str
+    target: str
+    """As written."""
+    is_outside: bool
+    """Whether the target is not in the archive."""
 
 
 class Archive:
@@ -148,14 +158,14 @@ class Archive:
         """The members that could be read in part only."""
         return (DocumentProblem(self.path, what) for what in self.damage.values())
 
-    def relations(self, part: str) -> dict[str, tuple[str, str, bool]]:
-        """Relations of a part in an Office file by id: kind, target as written, and whether it is outside."""
+    def relations(self, part: str) -> dict[str, Relation]:
+        """The relations of a part in an Office file, by id."""
         folder, name = posixpath.split(part)
         file = posixpath.join(folder, "_rels", f"{name}.rels")
         if file not in self._members:
             return {}
         return {
-            one.get("Id", ""): (
+            one.get("Id", ""): Relation(
                 one.get("Type", "").rpartition("/")[2],
                 one.get("Target", ""),
                 one.get("TargetMode") == "External",

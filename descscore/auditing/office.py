@@ -50,7 +50,7 @@ class Part:
     def __post_init__(self) -> None:
         self.root = self.archive.xml(self.name)
         self._relations = self.archive.relations(self.name)
-        self._linked = {target for _, target, is_outside in self._relations.values() if is_outside}
+        self._linked = {one.target for one in self._relations.values() if one.is_outside}
         self._sources = Sources(self.archive, posixpath.dirname(self.name), self.roots)
 
     def uses(self) -> Iterator[ImageUse]:
@@ -60,7 +60,8 @@ class Part:
 
     def target(self, relation: str | None) -> str:
         """Where a relation leads, as written; '' for none."""
-        return self._relations.get(relation or "", ("", "", False))[1]
+        found = self._relations.get(relation or "")
+        return found.target if found else ""
 
     def _locate(self, source: str) -> Located:
         if not source:
@@ -173,9 +174,7 @@ def read_docx(archive: Archive, roots: tuple[Root, ...]) -> Iterator[ImageUse | 
     captions, language = _word_styles(archive, posixpath.join(folder, "styles.xml"))
     kinds = ("footnotes", "endnotes", "header", "footer")
     related = archive.relations(main).values()
-    others = [
-        target for kind in kinds for name, target, is_outside in related if name == kind and not is_outside
-    ]
+    others = [one.target for kind in kinds for one in related if one.kind == kind and not one.is_outside]
     for target in (f"/{main}", *others):
         name = _member(folder, target)
         try:
@@ -194,10 +193,8 @@ def _member(folder: str, target: str) -> str:
 
 
 def _main_part(archive: Archive, usual: str) -> str:
-    for kind, target, _ in archive.relations("").values():
-        if kind == "officeDocument":
-            return target.lstrip("/")
-    return usual
+    mains = (one.target for one in archive.relations("").values() if one.kind == "officeDocument")
+    return next(mains, usual).lstrip("/")
 
 
 def _word_styles(archive: Archive, name: str) -> tuple[set[str], str | None]:
@@ -305,7 +302,7 @@ def read_pptx(archive: Archive, roots: tuple[Root, ...]) -> Iterator[ImageUse | 
     main = _main_part(archive, "ppt/presentation.xml")
     relations, folder = archive.relations(main), posixpath.dirname(main)
     ids = [_any(slide, "id") for slide in archive.xml(main).iter("{*}sldId")]
-    slides = [_member(folder, relations[one][1]) for one in ids if one in relations]
+    slides = [_member(folder, relations[one].target) for one in ids if one in relations]
     for number, name in enumerate(slides, 1):
         place = f"slide {number}"
         try:

@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import cache, lru_cache
+from functools import lru_cache
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
@@ -207,20 +207,24 @@ def as_html(records: Sequence[AuditedUse], model: str | None) -> str:
     summary = Summary.of(records)
     found = [record for record in records if record.findings]
     thumbnail = lru_cache(256)(_thumbnail)  # pages often show the same image again
-    return _page().render(
-        entries=[(record, thumbnail(record.use.image)) for record in found[:MOST_SHOWN]],
-        left_out=max(0, len(found) - MOST_SHOWN),
-        summary=summary,
-        sentence=summary.sentence(),
-        severities={
-            severity: [rule for rule in RULES if rule.severity == severity and summary.codes[rule.code]]
-            for severity in SEVERITIES
-        },
-        headings=_HEADINGS,
-        rules=BY_CODE,
-        location=location,
-        model=model,
-        version=__version__,
+    return (
+        environment(ASSETS / "auditing")
+        .get_template("report.html.jinja")
+        .render(
+            entries=[(record, thumbnail(record.use.image)) for record in found[:MOST_SHOWN]],
+            left_out=max(0, len(found) - MOST_SHOWN),
+            summary=summary,
+            sentence=summary.sentence(),
+            severities={
+                severity: [rule for rule in RULES if rule.severity == severity and summary.codes[rule.code]]
+                for severity in SEVERITIES
+            },
+            headings=_HEADINGS,
+            rules=BY_CODE,
+            location=location,
+            model=model,
+            version=__version__,
+        )
     )
 
 
@@ -229,11 +233,6 @@ def _thumbnail(image: str | bytes | None) -> str | None:
     with suppress(InputError):
         return None if image is None else jpeg_address(load_image(image), _THUMBNAIL_SIDE, 70)
     return None
-
-
-@cache
-def _page() -> Any:
-    return environment(ASSETS / "auditing").get_template("report.html.jinja")
 
 
 def make_report(form: str, records: Sequence[AuditedUse], failing: frozenset[str], model: str | None) -> str:

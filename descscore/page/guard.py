@@ -13,7 +13,7 @@ import socket
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 
@@ -133,10 +133,9 @@ class Hosts:
             return False
         if name in LOOPBACK or name in {_plain(known) for known in (self.host, *self.names)}:
             return True
-        return self._is_everywhere() and (_is_address(name) or name == _plain(socket.gethostname()))
-
-    def _is_everywhere(self) -> bool:
-        return self.host == "" or (_is_address(self.host) and ip_address(self.host).is_unspecified)
+        own = _address(self.host)
+        is_everywhere = self.host == "" or (own is not None and own.is_unspecified)
+        return is_everywhere and (_address(name) is not None or name == _plain(socket.gethostname()))
 
 
 def _host_name(header: str) -> str | None:
@@ -149,12 +148,11 @@ def _plain(name: str) -> str:
     return name.lower().removesuffix(".")
 
 
-def _is_address(name: str) -> bool:
+def _address(name: str) -> IPv4Address | IPv6Address | None:
     try:
-        ip_address(name)
+        return ip_address(name)
     except ValueError:
-        return False
-    return True
+        return None
 
 
 @dataclass
@@ -215,13 +213,7 @@ class Guard:
         return path.removeprefix(self.images_at)
 
     def _check(self, scope: Scope, headers: Mapping[bytes, bytes], largest: int) -> None:
-        """Raise :class:`RefusedError` for a route, size or origin that is not allowed.
-
-        Args:
-            scope: The request without its body.
-            headers: Its headers.
-            largest: Largest allowed body, in bytes.
-        """
+        """Raise :class:`RefusedError` for a route, size or origin that is not allowed."""
         path, below = scope["path"], self._below_images(scope)
         if scope["method"] in ("GET", "HEAD"):
             known = _READ.fullmatch(path) or _STATIC.fullmatch(path) or below in _PROGRAM_READS
