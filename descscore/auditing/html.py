@@ -89,11 +89,7 @@ class _Context:
 
 @dataclass
 class _Pending(PendingUse):
-    control: _Control | None = None
-    """The link or button around it."""
-    map: str = ""
-    """Name of the image map around it."""
-    in_noscript: bool = False
+    context: _Context = _Context()
     is_ornament: bool = False
     """Whether it is no image to assistive technology, and counts only where it is all that a link holds."""
 
@@ -138,7 +134,7 @@ class Reading:
         with_script = {
             source
             for one in self._pending
-            if isinstance(one, _Pending) and not one.in_noscript
+            if isinstance(one, _Pending) and not one.context.in_noscript
             for source in (one.use.source, *one.use.candidates)
             if source
         }
@@ -146,13 +142,13 @@ class Reading:
             if isinstance(one, Reading):
                 yield from one.uses()
                 continue
-            source, control = one.use.source, _only_content(one)
-            if (one.is_ornament and control is None) or (one.in_noscript and source in with_script):
+            source, context, control = one.use.source, one.context, _only_content(one)
+            if (one.is_ornament and control is None) or (context.in_noscript and source in with_script):
                 continue
             if one.use.element == "area":
-                if one.map not in self._maps:
+                if context.map not in self._maps:
                     continue  # no image shows this area
-                source = self._maps[one.map]
+                source = self._maps[context.map]
             use = one.finished(one.located or self._origin.sources.locate(source, self._base), self.text)
             only_content_of = use.only_content_of or control
             yield replace(use, source=shown_source(source), only_content_of=only_content_of)
@@ -257,8 +253,7 @@ class Reading:
         if ornament and not context.is_hidden and any(_named(element, "text", "title")):
             return False
         use = self._use(element, "output" if plotted else kind, name, sources, context)
-        where = (self.text.length, located, control, context.map, context.in_noscript)
-        self._pending.append(_Pending(use, *where, ornament))
+        self._pending.append(_Pending(use, self.text.length, located, context, ornament))
         if control and name.text and not context.is_hidden and not context.in_noscript:
             control.named_images += 1
         if element.get("usemap"):
@@ -446,8 +441,8 @@ def _own_control(element: Element, kind: str) -> str | None:
 
 def _only_content(one: _Pending) -> str | None:
     """The kind of control that only this image can name; None if a text or another image names it."""
-    control = one.control
-    if control is None or control.is_named:
+    control = one.context.control
+    if control is None or control.is_named or one.context.is_unseen:
         return None
     others = control.named_images - bool(one.use.name and not one.use.hidden)
     return None if others else control.kind

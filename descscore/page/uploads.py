@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import queue
-from typing import TypeAlias
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -33,7 +32,6 @@ AT_ONCE = 2
 """Number of images that are decoded at once, each in a process of its own."""
 
 _START_OF_SCAN = b"\xff\xda"
-_Pools: TypeAlias = "queue.SimpleQueue[DecodePool | None]"
 
 
 class UploadDecoder:
@@ -46,7 +44,7 @@ class UploadDecoder:
     def __init__(self, spec: PixelSpec) -> None:
         self._options = PoolOptions(1, 1, TIME_LIMIT, f"{__name__}:prepare")
         self._spec = spec
-        self._pools: _Pools = queue.SimpleQueue()
+        self._pools: queue.SimpleQueue[DecodePool | None] = queue.SimpleQueue()
         for _ in range(AT_ONCE):
             self._pools.put(None)
 
