@@ -18,7 +18,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from descscore.page.guard import MAX_BODY, RefusedError
 from descscore.page.reply import Reply
@@ -108,7 +108,7 @@ class _Job:
 
 
 class Endpoint:
-    """Answers ``gradio_client`` for one page; ``ask`` scores."""
+    """Answers ``gradio_client`` for one page; ``ask`` scores. Its methods may raise :class:`RefusedError`."""
 
     def __init__(self, ask: Ask) -> None:
         self._ask = ask
@@ -117,19 +117,13 @@ class Endpoint:
 
     async def upload(self, request: Request) -> Response:
         """Keep one file of at most 20 MB; its name, in a list."""
-        try:
-            data = await _file(request)
-            return JSONResponse([self._uploads.put(data, len(data))])
-        except RefusedError as error:
-            return PlainTextResponse(error.reason, error.status)
+        data = await _file(request)
+        return JSONResponse([self._uploads.put(data, len(data))])
 
     async def join(self, request: Request) -> Response:
         """Keep a request until its client listens; its number."""
-        try:
-            job = self._job(await request.body())
-            return JSONResponse({"event_id": self._jobs.put(job, len(job.image))})
-        except RefusedError as error:
-            return PlainTextResponse(error.reason, error.status)
+        job = self._job(await request.body())
+        return JSONResponse({"event_id": self._jobs.put(job, len(job.image))})
 
     async def events(self, request: Request) -> Response:
         """The results of a session's requests, one event each; then the end."""

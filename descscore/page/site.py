@@ -82,6 +82,7 @@ def build_app(
         framed: Whether other sites may show the pages in a frame.
     """
     app: Any = FastAPI(openapi_url=None)
+    app.add_exception_handler(RefusedError, _refused)
     both = study is not None and trial is not None
     images_at = None
     if trial is not None:
@@ -92,6 +93,10 @@ def build_app(
     if study is not None:
         _add(app, "/", _Desk(study, Lane(at_once=8, waiting=256)), study.mark, both)
     return Guard(app, accounts, framed, images_at, hosts or Hosts())
+
+
+async def _refused(_: Request, error: RefusedError) -> Response:
+    return PlainTextResponse(error.reason, error.status)
 
 
 class _Desk:
@@ -109,19 +114,16 @@ class _Desk:
         self._opening, self._images = Lane(at_once=4, waiting=256), Lane(at_once=2, waiting=8)
 
     async def answer(self, request: Request) -> Response:
-        """The page's reply to an action, as JSON."""
-        try:
-            work = self._work_on(request, _Event.of(await request.body()))
-            reply = await _unless_gone(request, work)
-        except RefusedError as error:
-            return PlainTextResponse(error.reason, error.status)
+        """The page's reply to an action, as JSON. Raises as :meth:`values`."""
+        event = _Event.of(await request.body())
+        reply = await _unless_gone(request, self._work_on(request, event))
         return Response(json.dumps(reply.to_dict()), media_type="application/json")
 
     async def values(self, request: Request, fields: Mapping[str, str], image: bytes) -> Reply:
         """The page's reply to a program, which listens as long as it wants one.
 
         Raises:
-            RefusedError: Too much work waits.
+            RefusedError: Too much work waits, or the request cannot be used.
         """
         return await self._work_on(request, _Event("values", fields, image))
 
