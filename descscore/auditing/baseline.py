@@ -33,10 +33,7 @@ def _key(code: str, use: ImageUse, folder: Path) -> tuple[str, ...]:
 def without_known(records: Iterable[AuditedUse], baseline: Known, folder: Path) -> Iterator[AuditedUse]:
     """The records without the findings of a baseline, each of which silences as many findings as it counts.
 
-    Args:
-        records: The records of an audit.
-        baseline: From :func:`read_baseline`.
-        folder: The folder of the baseline's file; documents are named relative to it.
+    folder: that of the baseline's file; documents are named relative to it.
     """
     left = Counter(baseline)
     for record in records:

@@ -53,12 +53,7 @@ def thresholds() -> Thresholds:
 
 
 def no_judgment(use: ImageUse, findings: Sequence[Finding] = ()) -> str | None:
-    """Why the picture of a use is not judged; None if it is.
-
-    Args:
-        use: The use.
-        findings: What the rules by the text found.
-    """
+    """Why the picture of a use is not judged; None if it is. findings: those of the rules by the text."""
     text = text_of(use)
     if text is None:
         if use.hidden or use.decorative:

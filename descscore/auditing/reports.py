@@ -236,14 +236,7 @@ def _thumbnail(image: str | bytes | None) -> str | None:
 
 
 def make_report(form: str, records: Sequence[AuditedUse], failing: frozenset[str], model: str | None) -> str:
-    """A report in one of the forms that the command names.
-
-    Args:
-        form: The form, such as ``json``.
-        records: As for :func:`as_html`, like ``model``.
-        failing: As for :func:`as_junit`.
-        model: See ``records``.
-    """
+    """The report in a form such as ``json``; the others are those of :func:`as_junit` and :func:`as_html`."""
     if form == "html":
         return as_html(records, model)
     return as_junit(records, failing) if form == "junit" else _FORMS[form](records)

@@ -387,14 +387,9 @@ def check_use(use: ImageUse) -> list[Finding]:
 
 
 def check_same_text(uses: Sequence[ImageUse], identities: Sequence[object]) -> list[list[Finding]]:
-    """What :data:`RULES` T08 finds among the uses of one page.
+    """What T08 finds at each use of one page. Of several uses of one image, only the first has a finding.
 
-    Args:
-        uses: The uses of the page, in order.
-        identities: Equal for uses of the same image.
-
-    Returns:
-        The findings of each use. Of several uses of one image, only the first has one.
+    identities: equal for uses of the same image.
     """
     groups: dict[str, list[int]] = defaultdict(list)
     for place, use in enumerate(uses):

@@ -116,9 +116,7 @@ _ADDRESS = re.compile(
 def is_file_name(text: str, source: str = "") -> bool:
     """Whether the whole text is the name of an image file. A file name inside a sentence is not.
 
-    Args:
-        text: The text.
-        source: Where the document takes the image from: its name without ending counts too.
+    source: where the document takes the image from; its name without ending counts too.
     """
     bare = text.strip(_QUOTES)
     if len(bare) > _LONGEST_NAME:
@@ -168,9 +166,7 @@ _FIXED = frozenset(text.rstrip(".").lower() for text in (*PLACE_HOLDERS, *_MORE_
 def is_generic(text: str, in_link: bool = False) -> bool:
     """Whether the text would suit any image: "image", "Figure 3", "alt text", "Click to enlarge".
 
-    Args:
-        text: The text.
-        in_link: Whether the text names the target of a link or button. "Map" may be right there.
+    in_link: whether the text names the target of a link or button. "Map" may be right there.
     """
     plain = " ".join(text[: _LONGEST_NAME + 1].lower().split()).strip(f" .:;,!?*{_QUOTES}")
     if in_link:

@@ -37,8 +37,7 @@ _START_OF_SCAN = b"\xff\xda"
 class UploadDecoder:
     """Decodes uploads in worker processes, which start with the first uploads. Threads may share it.
 
-    Args:
-        spec: Size of the picture that the model takes.
+    spec: the picture that the model takes.
     """
 
     def __init__(self, spec: PixelSpec) -> None:
