@@ -237,7 +237,10 @@ class JudgmentStore:
 
     def judgments(self) -> list[Judgment]:
         """All judgments: annotators in order of registration, their judgments in their own order."""
-        return [Judgment(*row, ratings=json.loads(answers)) for *row, answers in self._rows(_ALL_JUDGMENTS)]
+        return [
+            Judgment(pseudonym, vision, item, phase, position, json.loads(answers))
+            for pseudonym, vision, item, phase, position, answers in self._rows(_ALL_JUDGMENTS)
+        ]
 
     def _rows(self, query: str, *values: object) -> list[Any]:
         with connection(self.path) as database:
