@@ -69,24 +69,22 @@ def show_comparison(image: str, result: Comparison, texts: tuple[str, str], verb
     preferred, probability = "description", result.probability
     if result.preferred == "caption":
         preferred, probability = "caption", 1 - probability
-    width = text_width()
-    for sentence in (
-        f"{_PREFERRED[result.preferred]} ({margin}).",
-        f"The model prefers the {preferred} with probability {probability:.3f}.",
-    ):
-        for part in wrapped(sentence, width):
-            echo(part)
+    _echo_wrapped(f"{_PREFERRED[result.preferred]} ({margin}).")
+    _echo_wrapped(f"The model prefers the {preferred} with probability {probability:.3f}.")
     echo("")
 
 
 def show_meaning(scores: Sequence[Score], verbose: bool = False) -> None:
     """Print what the columns and the bands of ``scores`` mean, and the signature, dim."""
-    width = text_width()
     for line in meaning(scores, verbose):
-        for part in wrapped(line, width):
-            echo(part, dim=True)
+        _echo_wrapped(line, dim=True)
     for signature in dict.fromkeys(score.signature for score in scores):
         echo(signature, dim=True)
+
+
+def _echo_wrapped(line: str, dim: bool = False) -> None:
+    for part in wrapped(line, text_width()):
+        echo(part, dim=dim)
 
 
 def text_width() -> int | None:
@@ -109,7 +107,7 @@ def score_table(lines: Sequence[Line], verbose: bool = False, width: int | None 
     else:  # not even the numbers fit on a line
         head = []
         records = [_wrapped(_named(names, row), width, "") for row in cells[1:]]
-    texts = (_indented(row[-1], width) for row in cells[1:])
+    texts = (_wrapped(f"    {row[-1]}", width, "") for row in cells[1:])
     return "\n".join(
         [*head, *(line for pair in zip(records, texts, strict=True) for part in pair for line in part)]
     )
@@ -133,11 +131,6 @@ def wrapped(line: str, width: int | None) -> list[str]:
     return [line] if width is None else _wrapped(line, width, "    ")
 
 
-def _indented(text: str, width: int) -> list[str]:
-    """A text in indented lines of at most ``width`` columns."""
-    return ["    " + line for line in _parts(text, max(width, _LEAST_TEXT) - 4)]
-
-
 def _parts(text: str, width: int) -> list[str]:
     """A text in lines of at most ``width`` columns; some letters, as Chinese ones, take two."""
     return _aligned([[text]], width)
@@ -149,7 +142,7 @@ def first_part(text: str, width: int) -> str:
 
 
 def _wrapped(text: str, width: int, others: str) -> list[str]:
-    """Lines of at most ``width`` columns. others: what stands before all lines but the first."""
+    """Lines of at most ``width`` columns, indented as the text. others: what stands before later lines."""
     width, lead = max(width, _LEAST_TEXT), " " * (len(text) - len(text.lstrip()))
     first, *more = _parts(text.strip(), width - len(others + lead)) or [""]
     return [lead + first, *(others + lead + line for line in more)]
@@ -210,31 +203,24 @@ def _note(score: Score) -> str:
 def meaning(scores: Sequence[Score], verbose: bool = False) -> list[str]:
     """What the columns that a table of ``scores`` has mean, a line each."""
     columns = {
-        "score": "how well the text fits the picture, 0 to 2.5; 2.5 x cosine, or 0 for a cosine below 0",
-        "fit": _any(
-            [score.percentile for score in scores],
-            "share of comparison descriptions that fit their pictures worse",
-        ),
-        **{f"  {band.name}": band.meaning for band in BANDS if band in [score.band for score in scores]},
-        "is description": _any(
-            [score.description_probability for score in scores],
-            "probability that the text is a description, whatever the picture",
-        ),
-        **(_VERBOSE if verbose else {}),
-        "windows": "parts in which the text was encoded"
-        if verbose and any(score.windows > 1 for score in scores)
-        else "",
-        "contextual": _any(
-            [score.contextual_score for score in scores],
-            "how well the text fits picture and context; no fixed range; compare only with the same context",
-        ),
-        "reference": _any(
-            [score.reference_score for score in scores], "0 to 1.43, score and likeness to a good description"
-        ),
-        "note": "what the model did not read to its end" if any(map(_note, scores)) else "",
+        "score": "how well the text fits the picture, 0 to 2.5; 2.5 x cosine, or 0 for a cosine below 0"
     }
-    return [f"{name}: {text}" for name, text in columns.items() if text]
-
-
-def _any(values: Sequence[float | None], text: str) -> str:
-    return text if any(value is not None for value in values) else ""
+    if any(score.percentile is not None for score in scores):
+        columns["fit"] = "share of comparison descriptions that fit their pictures worse"
+    bands = [score.band for score in scores]
+    columns |= {f"  {band.name}": band.meaning for band in BANDS if band in bands}
+    if any(score.description_probability is not None for score in scores):
+        columns["is description"] = "probability that the text is a description, whatever the picture"
+    if verbose:
+        columns |= _VERBOSE
+    if verbose and any(score.windows > 1 for score in scores):
+        columns["windows"] = "parts in which the text was encoded"
+    if any(score.contextual_score is not None for score in scores):
+        columns["contextual"] = (
+            "how well the text fits picture and context; no fixed range; compare only with the same context"
+        )
+    if any(score.reference_score is not None for score in scores):
+        columns["reference"] = "0 to 1.43, score and likeness to a good description"
+    if any(map(_note, scores)):
+        columns["note"] = "what the model did not read to its end"
+    return [f"{name}: {text}" for name, text in columns.items()]

@@ -62,6 +62,7 @@ def jpeg_address(image: Image.Image, side: int, quality: int) -> str:
         quality: JPEG's quality, 1 to 95.
     """
     small = image.copy()
+    small.info = {}  # Pillow would write a JPEG's comment, which may describe the image
     small.thumbnail((side, side))
     buffer = io.BytesIO()
     small.save(buffer, format="JPEG", quality=quality)

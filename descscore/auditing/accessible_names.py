@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from itertools import islice
 from typing import NamedTuple
 
@@ -98,7 +99,6 @@ class Labels:
 
     def __init__(self, root: Element) -> None:
         self._root = root
-        self._by_id: dict[str, Element] | None = None
         self._texts: dict[str, str] = {}
 
     def name(self, element: Element) -> Name:
@@ -116,25 +116,27 @@ class Labels:
 
     def element(self, name: str) -> Element | None:
         """The first element of the page with this ``id``."""
-        if self._by_id is None:
-            self._by_id = {}
-            for node in self._root.descendants():
-                if isinstance(node, Element) and node.get("id"):
-                    self._by_id.setdefault(node.attributes["id"], node)
         return self._by_id.get(name)
+
+    @cached_property
+    def _by_id(self) -> dict[str, Element]:
+        found: dict[str, Element] = {}
+        for node in self._root.descendants():
+            if isinstance(node, Element) and node.get("id"):
+                found.setdefault(node.attributes["id"], node)
+        return found
 
     def _text_of(self, name: str) -> str:
         if name not in self._texts:
-            self._texts[name] = self._read(name)[:_MOST_CHARACTERS]
+            element = self.element(name)
+            if element is None:
+                text = ""
+            elif element.name in ("img", "input", "area", "svg") or element.get("aria-label"):
+                text = own_name(element).text or ""
+            else:
+                text = "".join(_pieces(element, with_images=True))
+            self._texts[name] = text[:_MOST_CHARACTERS]
         return self._texts[name]
-
-    def _read(self, name: str) -> str:
-        element = self.element(name)
-        if element is None:
-            return ""
-        if element.name in ("img", "input", "area", "svg") or element.get("aria-label"):
-            return own_name(element).text or ""
-        return "".join(_pieces(element, with_images=True))
 
 
 def is_unseen(element: Element) -> bool:

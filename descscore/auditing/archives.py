@@ -5,8 +5,7 @@ from __future__ import annotations
 import posixpath
 import zipfile
 from collections.abc import Iterator
-from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 from cachetools import LRUCache
 from lxml import etree
@@ -30,6 +29,16 @@ _KEPT = 32 << 20
 _DRAWINGS = (".emf", ".wmf", ".emz", ".wmz", ".eps", ".pdf")
 
 
+class Relation(NamedTuple):
+    """Where a part of an Office file leads."""
+
+    kind: str
+    target: str
+    """As written."""
+    is_outside: bool
+    """Whether the target is not in the archive."""
+
+
 class Archive:
     """A ZIP archive that is read within bounds. Nothing is unpacked to the disk.
 
@@ -38,6 +47,7 @@ class Archive:
     """
 
     def __init__(self, path: str) -> None:
+        self.path = path
         try:
             self._file = open_regular(path)
         except OSError as error:
@@ -45,7 +55,8 @@ class Archive:
         try:
             self._zip = zipfile.ZipFile(self._file)
         except Exception as error:  # noqa: BLE001 - zipfile raises anything on hostile data
-            start = self._start()
+            self._file.seek(0)
+            start = self._file.read(4)
             self._file.close()
             if start.startswith(b"\xd0\xcf\x11\xe0"):
                 raise DataError(
@@ -63,15 +74,9 @@ class Archive:
     def __enter__(self) -> Archive:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._zip.close()
         self._file.close()
-
-    def _start(self) -> bytes:
-        self._file.seek(0)
-        return self._file.read(4)
 
     def __contains__(self, name: str) -> bool:
         return name in self._members
@@ -149,18 +154,18 @@ class Archive:
                 break
         return root
 
-    def problems(self, document: str) -> Iterator[DocumentProblem]:
+    def problems(self) -> Iterator[DocumentProblem]:
         """The members that could be read in part only."""
-        yield from (DocumentProblem(document, what) for what in self.damage.values())
+        return (DocumentProblem(self.path, what) for what in self.damage.values())
 
-    def relations(self, part: str) -> dict[str, tuple[str, str, bool]]:
-        """Relations of a part in an Office file by id: kind, target as written, and whether it is outside."""
+    def relations(self, part: str) -> dict[str, Relation]:
+        """The relations of a part in an Office file, by id."""
         folder, name = posixpath.split(part)
         file = posixpath.join(folder, "_rels", f"{name}.rels")
         if file not in self._members:
             return {}
         return {
-            one.get("Id", ""): (
+            one.get("Id", ""): Relation(
                 one.get("Type", "").rpartition("/")[2],
                 one.get("Target", ""),
                 one.get("TargetMode") == "External",

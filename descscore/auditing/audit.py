@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import islice
+from itertools import groupby, islice
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from cachetools import LRUCache
@@ -21,7 +21,6 @@ from descscore.auditing import picture_rules
 from descscore.auditing.documents import find_uses
 from descscore.auditing.results import AuditedUse
 from descscore.auditing.rules import (
-    DEFAULT_CODES,
     MISSING_IMAGE,
     SEVERITIES,
     UNREADABLE_DOCUMENT,
@@ -29,7 +28,7 @@ from descscore.auditing.rules import (
     Finding,
     check_same_text,
     check_use,
-    choose_codes,
+    codes_on,
     finding,
     text_of,
 )
@@ -61,28 +60,6 @@ Pairing: TypeAlias = "tuple[int, int]"
 """The image of use i with the text of use j of the same page."""
 
 
-@dataclass(frozen=True)
-class AuditOptions:
-    """Settings of an audit."""
-
-    select: Sequence[str] = ()
-    """Rules that are on: codes, beginnings of codes, names, severities or ``all``; by default all but F03."""
-    ignore: Sequence[str] = ()
-    """Rules that are off, named in the same way."""
-    exclude: Sequence[str] = ()
-    """Patterns of files and folders that are left out, such as ``drafts/*``."""
-    roots: Mapping[str, str | os.PathLike[str]] = field(default_factory=dict)
-    """The folder that holds the files of each address, such as ``{"https://example.org/": "public"}``."""
-    jobs: int | None = None
-    """Number of processes that decode images; by default one per core, at most 4 without a model."""
-
-    @property
-    def codes(self) -> frozenset[str]:
-        """The codes of the rules that are on; raises :class:`UsageError` for a name that means none."""
-        chosen = choose_codes(self.select, "--select") if self.select else DEFAULT_CODES
-        return chosen - choose_codes(self.ignore, "--ignore")
-
-
 @dataclass
 class _Page:
     """The uses of one page, and what is known of each so far."""
@@ -110,11 +87,13 @@ def audit(
     Args:
         paths: Documents and folders: HTML, EPUB, Markdown, notebooks, DOCX, PPTX and ODT.
         model: A model's name or folder, or a ready scorer; None for the rules that need no model.
-        select: As in :class:`AuditOptions`, like the other settings.
-        ignore: See ``select``.
-        exclude: See ``select``.
-        roots: See ``select``.
-        jobs: See ``select``.
+        select: Rules that are on: codes, beginnings of codes, names, severities or ``all``; by default all
+            but F03.
+        ignore: Rules that are off, named in the same way.
+        exclude: Patterns of files and folders that are left out, such as ``drafts/*``.
+        roots: The folder that holds the files of each address, such as
+            ``{"https://example.org/": "public"}``.
+        jobs: Number of processes that decode images; by default one per core, at most 4 without a model.
 
     Yields:
         A record for every use of an image, with or without findings, and one for every document that cannot
@@ -125,31 +104,19 @@ def audit(
         UsageError: A setting is wrong, or a path does not exist.
         ModelError: The model cannot be loaded, or its scores are not finite.
     """
-    options = AuditOptions(select, ignore, exclude, roots or {}, jobs)
-    names = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
-    return run(names, _scorer(model), options)
-
-
-def _scorer(model: str | os.PathLike[str] | DescScorer | None) -> DescScorer | None:
-    if model is None or not isinstance(model, (str, os.PathLike)):
-        return model
-    # Imported here, because an audit without a model needs no torch, which takes seconds to import.
-    from descscore.scorer import DescScorer
-
-    return DescScorer.from_pretrained(os.fspath(model))
-
-
-def run(
-    paths: Sequence[str | os.PathLike[str]], scorer: DescScorer | None, options: AuditOptions
-) -> Iterator[AuditedUse]:
-    """See :func:`audit`. scorer: None for the rules that need no model."""
-    codes = options.codes
-    for path in paths:
+    codes = codes_on(select, ignore)
+    given = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
+    for path in given:
         if not os.path.lexists(path):
             raise UsageError(f"{os.fspath(path)}: no such file or folder")
-    found = find_uses(paths, exclude=options.exclude, roots=options.roots)
-    outcomes = partial(_decoded, options.jobs) if scorer is None else partial(_scored, scorer, options.jobs)
-    return _records(found, outcomes, codes, with_model=scorer is not None)
+    if isinstance(model, (str, os.PathLike)):
+        # Imported here, because an audit without a model needs no torch, which takes seconds to import.
+        from descscore.scorer import DescScorer
+
+        model = DescScorer.from_pretrained(os.fspath(model))
+    found = find_uses(given, exclude=exclude, roots=roots)
+    outcomes = partial(_decoded, jobs) if model is None else partial(_scored, model, jobs)
+    return _records(found, outcomes, codes, with_model=model is not None)
 
 
 def _records(
@@ -162,10 +129,11 @@ def _records(
 
     def pairs() -> Iterator[Pair]:
         for group in _groups(found):
-            if isinstance(group, DocumentProblem):
-                waiting.append(group)
+            waiting.extend(one for one in group if isinstance(one, DocumentProblem))
+            uses = [one for one in group if isinstance(one, ImageUse)]
+            if not uses:
                 continue
-            page = _plan(group, with_model)
+            page = _plan(uses, with_model)
             waiting.append(page)
             for i, j in page.pairings:
                 image = page.uses[i].image
@@ -196,22 +164,15 @@ def _finished(waiting: deque[_Page | DocumentProblem], codes: frozenset[str]) ->
             yield from _judged(head, codes)
 
 
-def _groups(found: Iterable[ImageUse | DocumentProblem]) -> Iterator[list[ImageUse] | DocumentProblem]:
-    """The uses page by page, and the documents that cannot be read, in their order."""
-    page: list[ImageUse] = []
-    for one in found:
-        other = page and not (
-            isinstance(one, ImageUse) and (one.document, one.page) == (page[0].document, page[0].page)
-        )
-        if other or len(page) >= MOST_ON_PAGE:
-            yield page
-            page = []
-        if isinstance(one, DocumentProblem):
-            yield one
-        else:
-            page.append(one)
-    if page:
-        yield page
+def _groups(found: Iterable[ImageUse | DocumentProblem]) -> Iterator[list[ImageUse | DocumentProblem]]:
+    """The uses page by page, and the problems of documents between them, in their order."""
+
+    def page(one: ImageUse | DocumentProblem) -> tuple[str, str | None]:
+        return one.document, one.page if isinstance(one, ImageUse) else None
+
+    for _, group in groupby(found, page):
+        while part := list(islice(group, MOST_ON_PAGE)):
+            yield part
 
 
 def _plan(uses: list[ImageUse], with_model: bool) -> _Page:
@@ -254,17 +215,14 @@ def _judged(page: _Page, codes: frozenset[str]) -> Iterator[AuditedUse]:
     fitting = {pairing for pairing, score in scores.items() if picture_rules.does_fit(score, limits)}
     swaps = picture_rules.find_swaps(page.uses, cosines, fitting, limits) if "P02" in codes else {}
     for place, use in enumerate(page.uses):
-        outcome, findings, reason = (
-            page.outcomes.get((place, place)),
-            page.findings[place],
-            page.not_judged[place],
-        )
+        findings, reason = page.findings[place], page.not_judged[place]
+        outcome = page.outcomes.get((place, place))
         if outcome is not None and outcome.score is None and outcome.error is not None:
             more, unread = _file_findings(outcome)
             findings, reason = findings + more, reason or unread
         score = outcome.score if outcome is not None and text_of(use) else None
         if score is not None and reason is None:
-            remarks = picture_rules.judge(use, score, limits) + ([swaps[place]] if place in swaps else [])
+            remarks = picture_rules.judge(score, limits) + ([swaps[place]] if place in swaps else [])
             reason = None if score.percentile is not None else "the model has no comparison descriptions"
             if remarks and use.image is not None and picture_rules.is_small(use.image):
                 remarks, reason = [], f"is smaller than {picture_rules.SMALLEST_SIDE} pixels"

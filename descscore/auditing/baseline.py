@@ -20,11 +20,12 @@ FORMAT = 1
 MOST_BASELINE = 1 << 28
 """Bytes of the largest baseline that is read."""
 
-Known = Counter[tuple[str, str, str, str]]
+_NAMES = ("code", "document", "source", "text")
+Known = Counter[tuple[str, ...]]
 """How often each known finding occurs: code, document, source and text."""
 
 
-def _key(code: str, use: ImageUse, folder: Path) -> tuple[str, str, str, str]:
+def _key(code: str, use: ImageUse, folder: Path) -> tuple[str, ...]:
     document = Path(os.path.relpath(use.document, folder)).as_posix()
     return code, document, use.source, use.name if use.name is not None else use.alt or ""
 
@@ -32,10 +33,7 @@ def _key(code: str, use: ImageUse, folder: Path) -> tuple[str, str, str, str]:
 def without_known(records: Iterable[AuditedUse], baseline: Known, folder: Path) -> Iterator[AuditedUse]:
     """The records without the findings of a baseline, each of which silences as many findings as it counts.
 
-    Args:
-        records: The records of an audit.
-        baseline: From :func:`read_baseline`.
-        folder: The folder of the baseline's file; documents are named relative to it.
+    folder: that of the baseline's file; documents are named relative to it.
     """
     left = Counter(baseline)
     for record in records:
@@ -58,8 +56,7 @@ def write_baseline(records: Iterable[AuditedUse], path: Path) -> int:
     known: Known = Counter(
         _key(one.code, record.use, path.parent) for record in records for one in record.findings
     )
-    names = ("code", "document", "source", "text")
-    findings = [dict(zip(names, key, strict=True)) | {"count": known[key]} for key in sorted(known)]
+    findings = [dict(zip(_NAMES, key, strict=True)) | {"count": known[key]} for key in sorted(known)]
     text = json.dumps({"format": FORMAT, "findings": findings}, ensure_ascii=False, indent=1)
     with atomic_write(path) as part:
         part.write_text(text + "\n", encoding="utf-8", errors="surrogatepass")
@@ -80,7 +77,7 @@ def read_baseline(path: Path) -> Known:
             raise ValueError(f"has format {content['format']!r}, not {FORMAT}")
         known: Known = Counter()
         for one in content["findings"]:
-            key = (one["code"], one["document"], one["source"], one["text"])
+            key = tuple(one[name] for name in _NAMES)
             if not (all(isinstance(part, str) for part in key) and isinstance(one["count"], int)):
                 raise ValueError(f"holds a finding that is not one: {str(one)[:80]}")
             known[key] += one["count"]

@@ -100,18 +100,16 @@ def audit(ctx: click.Context, /, paths: tuple[Path, ...], **arguments: Any) -> N
     Exit code 0: it found nothing that --fail-on names. 1: it found something. 2: it could not run, as after
     a wrong option.
     """
-    from descscore.auditing.audit import AuditOptions, run
+    from descscore.auditing.audit import audit as audit_documents
     from descscore.auditing.baseline import read_baseline, without_known, write_baseline
+    from descscore.auditing.reports import make_report
+    from descscore.auditing.results import worst_first
+    from descscore.auditing.rules import choose_codes, codes_on
 
-    failing = _failing(arguments["fail_on"])
-    options = AuditOptions(
-        select=arguments["select"],
-        ignore=arguments["ignore"],
-        exclude=arguments["exclude"],
-        roots=dict(map(_root, arguments["roots"])),
-        jobs=arguments["jobs"],
-    )
-    _ = options.codes  # a wrong name ends here, before a model is loaded
+    failing = choose_codes([one for one in arguments["fail_on"] if one != "none"], "--fail-on", or_worse=True)
+    settings = {name: arguments[name] for name in ("select", "ignore", "exclude", "jobs")}
+    settings["roots"] = dict(map(_root, arguments["roots"]))
+    codes_on(arguments["select"], arguments["ignore"])  # a wrong name ends here, before a model is loaded
     for option in ("output", "write_baseline"):
         path = arguments[option]
         if path and not path.absolute().parent.is_dir():
@@ -121,23 +119,18 @@ def audit(ctx: click.Context, /, paths: tuple[Path, ...], **arguments: Any) -> N
     baseline = arguments["baseline"]
     known = read_baseline(baseline) if baseline else None
     scorer = None if arguments["no_model"] else _scorer(arguments["model"], arguments["device"])
-    records: Iterable[Any] = run(paths, scorer, options)
+    records: Iterable[Any] = audit_documents(paths, model=scorer, **settings)
     if known is not None:
         records = without_known(records, known, baseline.parent)
     if arguments["write_baseline"]:
         count = write_baseline(records, arguments["write_baseline"])
         echo(f"{arguments['write_baseline']}: {count:,} findings are known from now on", err=True)
         return
-    report, codes = _report(records, arguments["form"], failing, scorer)
+    found = worst_first(records)
+    report = make_report(arguments["form"], found, failing, scorer and scorer.signature)
     _put(report, arguments["output"])
-    if codes & failing:
+    if any(one.code in failing for record in found for one in record.findings):
         ctx.exit(FOUND)
-
-
-def _failing(names: tuple[str, ...]) -> frozenset[str]:
-    from descscore.auditing.rules import choose_codes
-
-    return choose_codes((name for name in names if name != "none"), "--fail-on", or_worse=True)
 
 
 def _root(text: str) -> tuple[str, str]:
@@ -153,24 +146,6 @@ def _scorer(model: str, device: str | None) -> Any:
     from descscore.scorer import DescScorer
 
     return DescScorer.from_pretrained(model, device=device)
-
-
-def _report(
-    records: Iterable[Any], form: str, failing: frozenset[str], scorer: Any
-) -> tuple[str, frozenset[str]]:
-    """The report, and the codes of all findings."""
-    from descscore.auditing.html_report import as_html, sorted_entries
-    from descscore.auditing.reports import FORMATS, as_junit
-    from descscore.auditing.results import worst_first
-
-    if form == "html":
-        entries = sorted_entries(records)
-        every = [entry.record for entry in entries]
-        report = as_html(entries, scorer and scorer.signature)
-    else:
-        every = worst_first(records)
-        report = as_junit(every, failing) if form == "junit" else FORMATS[form](every)
-    return report, frozenset(one.code for record in every for one in record.findings)
 
 
 def _put(report: str, output: Path | None) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TypeAlias
 
+from descscore.auditing.archives import Archive
 from descscore.auditing.epub import read_epub
-from descscore.auditing.html import Origin, read_html
+from descscore.auditing.html import Origin, Reading
 from descscore.auditing.html_tree import decode, decode_plain
 from descscore.auditing.markdown import read_markdown
 from descscore.auditing.notebooks import read_notebook
@@ -36,47 +36,32 @@ MOST_NOTEBOOK = 256 << 20
 """Most bytes of a notebook that is read."""
 
 
-@dataclass(frozen=True)
-class Document:
-    """A file that is read."""
-
-    name: str
-    """Its path, as messages show it."""
-    path: str
-    sources: Sources
-    """Finds images that lie beside it."""
-    roots: tuple[Root, ...]
-
-    def read(self, most: int) -> bytes:
-        """The whole file. Raises :class:`DataError` where it cannot be read or is too long."""
-        try:
-            with open_regular(self.path) as file:
-                data = file.read(most + 1)
-        except OSError as error:
-            raise DataError(str(error.strerror or error)) from None
-        if len(data) > most:
-            raise DataError(f"holds over {most:,} bytes")
-        return data
-
-    def read_text(self, most: int, decoded: Callable[[bytes], str]) -> str:
-        """The whole file as a text. Raises :class:`DataError` as well where it holds none."""
-        data = self.read(most)
-        text = decoded(data)
-        start = text[:4096]
-        if sum(c in _NO_TEXT for c in start) > max(16, 0.05 * len(start)):
-            raise DataError("holds no text, whatever its name says")
-        return text
-
-    @property
-    def origin(self) -> Origin:
-        return Origin(self.name, self.sources)
+def _read(path: str, most: int) -> bytes:
+    """The whole file. Raises :class:`DataError` where it cannot be read or is too long."""
+    try:
+        with open_regular(path) as file:
+            data = file.read(most + 1)
+    except OSError as error:
+        raise DataError(str(error.strerror or error)) from None
+    if len(data) > most:
+        raise DataError(f"holds over {most:,} bytes")
+    return data
 
 
-def _html(document: Document) -> Records:
-    text = document.read_text(MOST_TEXT, decode)
+def _read_text(path: str, most: int, decoded: Callable[[bytes], str]) -> str:
+    """The whole file as a text. Raises :class:`DataError` as well where it holds none."""
+    text = decoded(_read(path, most))
+    start = text[:4096]
+    if sum(c in _NO_TEXT for c in start) > max(16, 0.05 * len(start)):
+        raise DataError("holds no text, whatever its name says")
+    return text
+
+
+def _html(origin: Origin) -> Records:
+    text = _read_text(origin.document, MOST_TEXT, decode)
     if _OUR_REPORT.match(text):
-        return iter((DocumentProblem(document.name, PASSED_OVER),))
-    return read_html(text, document.origin)
+        return iter((DocumentProblem(origin.document, PASSED_OVER),))
+    return Reading(text, origin).uses()
 
 
 _OUR_REPORT = re.compile(
@@ -86,19 +71,26 @@ _OUR_REPORT = re.compile(
 """The start of a report of an audit as a page."""
 
 
-def _markdown(document: Document) -> Records:
-    return read_markdown(document.read_text(MOST_MARKDOWN, decode_plain), document.origin)
+def _markdown(origin: Origin) -> Records:
+    return read_markdown(_read_text(origin.document, MOST_MARKDOWN, decode_plain), origin).uses()
 
 
-def _notebook(document: Document) -> Records:
-    return read_notebook(document.read(MOST_NOTEBOOK), document.origin)
+def _notebook(origin: Origin) -> Records:
+    return read_notebook(_read(origin.document, MOST_NOTEBOOK), origin)
 
 
-def _packed(reader: Callable[[str, str, tuple[Root, ...]], Records]) -> Callable[[Document], Records]:
-    return lambda document: reader(document.name, document.path, document.roots)
+def _packed(reader: Callable[[Archive, tuple[Root, ...]], Records]) -> Callable[[Origin], Records]:
+    """The reader of a file that is an archive."""
+
+    def read(origin: Origin) -> Records:
+        with Archive(origin.document) as archive:
+            yield from reader(archive, origin.sources.roots)
+            yield from archive.problems()
+
+    return read
 
 
-_KINDS: dict[Callable[[Document], Records], tuple[str, ...]] = {
+_KINDS: dict[Callable[[Origin], Records], tuple[str, ...]] = {
     _html: (".html", ".htm", ".xhtml", ".xht"),
     _markdown: (".md", ".markdown", ".mdown", ".mkd", ".qmd", ".rmd"),
     _notebook: (".ipynb",),
@@ -110,9 +102,6 @@ _KINDS: dict[Callable[[Document], Records], tuple[str, ...]] = {
 _READERS = {ending: reader for reader, endings in _KINDS.items() for ending in endings}
 
 _NAMES = "HTML, EPUB, Markdown, notebooks, DOCX, PPTX and ODT"
-
-ENDINGS = tuple(_READERS)
-"""Endings of documents that are read, in lower case."""
 
 
 def find_uses(
@@ -157,7 +146,7 @@ def _file_uses(path: str, roots: tuple[Root, ...]) -> Records:
     folder = os.path.dirname(os.path.abspath(path))
     root = os.getcwd() if _is_inside(os.getcwd(), path) else folder
     below = os.path.relpath(folder, root)
-    yield from _uses(path, path, root, below, roots)
+    yield from _uses(path, root, below, roots)
 
 
 def _folder_uses(root: str, patterns: tuple[str, ...], roots: tuple[Root, ...]) -> Records:
@@ -177,7 +166,7 @@ def _folder_uses(root: str, patterns: tuple[str, ...], roots: tuple[Root, ...]) 
                 is_empty = False
                 path = os.path.join(root, below)
                 if is_below(root, path):
-                    yield from _uses(path, path, root, folder, roots)
+                    yield from _uses(path, root, folder, roots)
                 else:
                     yield DocumentProblem(path, f"is a link that leads out of {root}; it is not read")
     except DescscoreError as error:
@@ -204,23 +193,22 @@ def _ending(name: str) -> str:
     return os.path.splitext(name)[1].lower()
 
 
-def _uses(name: str, path: str, root: str, below: str, roots: tuple[Root, ...]) -> Records:
+def _uses(path: str, root: str, below: str, roots: tuple[Root, ...]) -> Records:
     """Uses in one document. below: its folder below the root."""
     reader = _READERS.get(_ending(path)) or _sniffed(path)
     if reader is None:
-        yield DocumentProblem(name, f"is no document of a kind that is read ({_NAMES})")
+        yield DocumentProblem(path, f"is no document of a kind that is read ({_NAMES})")
         return
     folder = "" if below == "." else below
-    document = Document(name, path, Sources(FolderStore(root), folder, roots), roots)
     try:
-        yield from reader(document)
+        yield from reader(Origin(path, Sources(FolderStore(root), folder, roots)))
     except DescscoreError as error:
-        yield DocumentProblem(name, str(error))
+        yield DocumentProblem(path, str(error))
     except Exception as error:  # noqa: BLE001 - a hostile document costs its own record, whatever it breaks
-        yield DocumentProblem(name, f"cannot be read ({type(error).__name__}: {short(str(error))})")
+        yield DocumentProblem(path, f"cannot be read ({type(error).__name__}: {short(str(error))})")
 
 
-def _sniffed(path: str) -> Callable[[Document], Records] | None:
+def _sniffed(path: str) -> Callable[[Origin], Records] | None:
     """The reader of a document whose ending does not tell its kind."""
     try:
         with open_regular(path) as file:

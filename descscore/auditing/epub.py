@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from urllib.parse import unquote
 
 from descscore.auditing.archives import Archive
-from descscore.auditing.html import Origin, read_html
+from descscore.auditing.html import Origin, Reading
 from descscore.auditing.html_tree import decode
 from descscore.auditing.sources import Root, Sources
 from descscore.auditing.uses import DocumentProblem, ImageUse
@@ -20,32 +20,25 @@ _PAGES = ("application/xhtml+xml", "text/html", "text/x-oeb1-document", "image/s
 _ENDINGS = (".xhtml", ".html", ".htm")
 
 
-def read_epub(document: str, path: str, roots: tuple[Root, ...] = ()) -> Iterator[ImageUse | DocumentProblem]:
+def read_epub(archive: Archive, roots: tuple[Root, ...]) -> Iterator[ImageUse | DocumentProblem]:
     """The uses of images in a book; a page that cannot be read is a problem of its own.
 
-    Args:
-        document: The path as the user gave it.
-        path: The path of the file.
-        roots: Where the files of sites lie.
-
     Raises:
-        DataError: The file is no archive, or holds no pages.
+        DataError: The archive holds no pages.
     """
-    with Archive(path) as archive:
-        archive.unreadable = _encrypted(archive)
-        pages, problems = _pages(archive)
-        yield from (DocumentProblem(document, problem) for problem in problems)
-        if not pages:
-            raise DataError("holds no pages of a book")
-        for name, language in pages.items():
-            sources = Sources(archive, posixpath.dirname(name), roots)
-            try:
-                text = decode(archive.read(name))
-                yield from read_html(text, Origin(document, sources, place=name, language=language))
-            except DataError as error:
-                message = str(error)
-                yield DocumentProblem(document, message if name in message else f"{short(name)}: {message}")
-        yield from archive.problems(document)
+    archive.unreadable = _encrypted(archive)
+    pages, problems = _pages(archive)
+    yield from (DocumentProblem(archive.path, problem) for problem in problems)
+    if not pages:
+        raise DataError("holds no pages of a book")
+    for name, language in pages.items():
+        sources = Sources(archive, posixpath.dirname(name), roots)
+        try:
+            origin = Origin(archive.path, sources, place=name, language=language)
+            yield from Reading(decode(archive.read(name)), origin).uses()
+        except DataError as error:
+            message = str(error)
+            yield DocumentProblem(archive.path, message if name in message else f"{short(name)}: {message}")
 
 
 def _encrypted(archive: Archive) -> dict[str, str]:

@@ -52,15 +52,6 @@ class Origin:
     """Whether the HTML is made from Markdown, with the attributes :data:`AT` and so on."""
 
 
-def read_html(text: str, origin: Origin) -> Iterator[ImageUse]:
-    """The uses of images on a page, in its order.
-
-    Raises:
-        DataError: The page holds too many elements.
-    """
-    return Reading(text, origin).uses()
-
-
 @dataclass
 class _Control:
     """A link or a button."""
@@ -98,11 +89,7 @@ class _Context:
 
 @dataclass
 class _Pending(PendingUse):
-    control: _Control | None = None
-    """The link or button around it."""
-    map: str = ""
-    """Name of the image map around it."""
-    in_noscript: bool = False
+    context: _Context = _Context()
     is_ornament: bool = False
     """Whether it is no image to assistive technology, and counts only where it is all that a link holds."""
 
@@ -123,7 +110,11 @@ _MOST_FRAMES = 3
 
 
 class Reading:
-    """A page that is read."""
+    """A page that is read: its uses of images and its visible text.
+
+    Raises:
+        DataError: The page holds too many elements.
+    """
 
     def __init__(self, text: str, origin: Origin, frame: _Frame | None = None) -> None:
         self._origin = origin
@@ -143,7 +134,7 @@ class Reading:
         with_script = {
             source
             for one in self._pending
-            if isinstance(one, _Pending) and not one.in_noscript
+            if isinstance(one, _Pending) and not one.context.in_noscript
             for source in (one.use.source, *one.use.candidates)
             if source
         }
@@ -151,13 +142,13 @@ class Reading:
             if isinstance(one, Reading):
                 yield from one.uses()
                 continue
-            source, control = one.use.source, _only_content(one)
-            if (one.is_ornament and control is None) or (one.in_noscript and source in with_script):
+            source, context, control = one.use.source, one.context, _only_content(one)
+            if (one.is_ornament and control is None) or (context.in_noscript and source in with_script):
                 continue
             if one.use.element == "area":
-                if one.map not in self._maps:
+                if context.map not in self._maps:
                     continue  # no image shows this area
-                source = self._maps[one.map]
+                source = self._maps[context.map]
             use = one.finished(one.located or self._origin.sources.locate(source, self._base), self.text)
             only_content_of = use.only_content_of or control
             yield replace(use, source=shown_source(source), only_content_of=only_content_of)
@@ -259,11 +250,10 @@ class Reading:
         ornament = _is_ornament(element, kind, name, located)
         if ornament and (control is None or element.name == "image"):
             return False
-        if ornament and not context.is_hidden and any(_images(element, "text", "title")):
+        if ornament and not context.is_hidden and any(_named(element, "text", "title")):
             return False
         use = self._use(element, "output" if plotted else kind, name, sources, context)
-        where = (self.text.length, located, control, context.map, context.in_noscript)
-        self._pending.append(_Pending(use, *where, ornament))
+        self._pending.append(_Pending(use, self.text.length, located, context, ornament))
         if control and name.text and not context.is_hidden and not context.in_noscript:
             control.named_images += 1
         if element.get("usemap"):
@@ -341,7 +331,7 @@ def _kind(element: Element, outer: _Context) -> str | None:
     if name == "area" and element.get("href") is not None:
         return "area"
     if name in ("object", "embed") and _is_picture(element):
-        return None if outer.in_image or any(_images(element)) else name
+        return None if outer.in_image or any(_named(element, "img")) else name
     if own_role in ("img", "image"):
         return "role"
     is_icon = outer.control and name in ("i", "span") and own_name(element).text is None
@@ -365,14 +355,14 @@ def _is_ornament(element: Element, kind: str, name: Name, located: Located | Non
     return name.text is None and (drawn or kind == "icon")
 
 
-def _images(element: Element, *names: str) -> Iterator[Element]:
-    """The elements of these names, by default ``img``, among the first nodes below an element."""
+def _named(element: Element, *names: str) -> Iterator[Element]:
+    """The elements of these names among the first nodes below an element."""
     nodes = islice(element.descendants(), _MOST_NODES)
-    return (node for node in nodes if isinstance(node, Element) and node.name in (names or ("img",)))
+    return (node for node in nodes if isinstance(node, Element) and node.name in names)
 
 
 def _svg_images(element: Element) -> list[Element]:
-    return list(islice(_images(element, "image"), 2)) if element.name == "svg" else []
+    return list(islice(_named(element, "image"), 2)) if element.name == "svg" else []
 
 
 _MOST_NODES = 5_000
@@ -403,7 +393,7 @@ def _sources(element: Element, kind: str, context: _Context) -> list[str]:
             r"(?i)background(?:-image)?\s{0,9}:[^;]{0,500}?url\(\s*[\"']?([^\"')]*)",
             element.get("style") or "",
         )
-        inner = None if context.in_image else next(_images(element), None)
+        inner = None if context.in_image else next(_named(element, "img"), None)
         own = style[1] if style else (inner.get("src") if inner else None)
         return [own] if own else []
     own = written(element, "data" if kind == "object" else "src")
@@ -451,8 +441,8 @@ def _own_control(element: Element, kind: str) -> str | None:
 
 def _only_content(one: _Pending) -> str | None:
     """The kind of control that only this image can name; None if a text or another image names it."""
-    control = one.control
-    if control is None or control.is_named:
+    control = one.context.control
+    if control is None or control.is_named or one.context.is_unseen:
         return None
     others = control.named_images - bool(one.use.name and not one.use.hidden)
     return None if others else control.kind

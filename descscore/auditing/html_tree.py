@@ -9,6 +9,7 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import webencodings
@@ -23,17 +24,15 @@ MOST_DEPTH = 512
 Node: TypeAlias = "Element | str"
 
 
+@dataclass(eq=False, slots=True)
 class Element:
     """An element; ``line`` and ``column`` are those of its ``<``, from 1."""
 
-    __slots__ = ("attributes", "children", "column", "line", "name")
-
-    def __init__(self, name: str, attributes: dict[str, str], line: int = 0, column: int = 0) -> None:
-        self.name = name
-        self.attributes = attributes
-        self.line = line
-        self.column = column
-        self.children: list[Node] = []
+    name: str
+    attributes: dict[str, str]
+    line: int = 0
+    column: int = 0
+    children: list[Node] = field(default_factory=list)
 
     def get(self, name: str) -> str | None:
         """An attribute as written; '' where it has no value, None where it is missing."""

@@ -6,7 +6,7 @@ The text becomes HTML whose images know their place in the Markdown, and the HTM
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import replace
 from functools import cache
 from html import escape
@@ -29,7 +29,6 @@ from mdit_py_plugins.front_matter import front_matter_plugin
 from descscore.auditing.code_cells import OPTION_LINE, fence_pictures
 from descscore.auditing.html import AT, BRACKET, CAPTION, PLOTTED, Origin, Reading
 from descscore.auditing.html_tree import Element, name_set, parse
-from descscore.auditing.uses import ImageUse
 
 Env = MutableMapping[str, Any]
 """What is known of a text while it is read: ``lines``, those of the file; ``first``, lines of it before
@@ -39,29 +38,21 @@ _MOST_DEPTH = 10
 """Most directives inside one another that are read."""
 
 
-def read_markdown(text: str, origin: Origin) -> Iterator[ImageUse]:
-    """The uses of images in a Markdown text.
+def read_markdown(text: str, origin: Origin) -> Reading:
+    """A Markdown text that is read: its uses of images and its visible text.
 
     Raises:
         DataError: The text holds too many elements.
     """
-    return markdown_reading(text, origin).uses()
-
-
-def markdown_reading(text: str, origin: Origin) -> Reading:
-    """A Markdown text that is read: its uses and its visible text. Raises as :func:`read_markdown`."""
     lines = re.split("\r\n|\n|\r", text)
     env = {"lines": lines, "first": 0, "depth": 0}
-    language = _LANGUAGE.search(_front_matter(text))
+    front_matter = text.partition("\n---")[0] if text.startswith("---") else ""
+    language = _LANGUAGE.search(front_matter)
     made = replace(origin, is_made=True, language=language[1] if language else origin.language)
     return Reading(_markdown().render("\n".join(lines), env), made)
 
 
 _LANGUAGE = re.compile(r"(?m)^lang(?:uage)?:[ \t]*[\"']?([A-Za-z]{2,3}(?:[-_][A-Za-z0-9]+)*)")
-
-
-def _front_matter(text: str) -> str:
-    return text.partition("\n---")[0] if text.startswith("---") else ""
 
 
 class _Markdown(MarkdownIt):
@@ -98,7 +89,8 @@ class _Renderer(RendererHTML):
         own |= {"src": str(token.attrs.get("src", "")), AT: _at(token)}
         if "title" in token.attrs:
             own["title"] = str(token.attrs["title"])
-        return _image(own, next((given[name] for name in ALTS if name in given), None), bracket, given)
+        text = next((given[name] for name in ALTS if name in given), None)
+        return _image(own, text, bracket, given.get("fig-cap"))
 
     def shortcode(self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: Env) -> str:
         given: dict[str, str] = tokens[idx].meta["attributes"]
@@ -106,22 +98,18 @@ class _Renderer(RendererHTML):
         own = {name: given[name] for name in ("width", "height") if name in given}
         caption = given.get("caption", "")
         text = given.get("alt", tokens[idx].meta["default"] or caption or None)
-        picture = _image(own | {"src": source, AT: _at(tokens[idx])}, text, "", {})
+        picture = _image(own | {"src": source, AT: _at(tokens[idx])}, text)
         if given.get("link"):
             picture = f'<a href="{escape(given["link"])}">{picture}</a>'
         return f"<figure>{picture}{f'<figcaption>{escape(caption)}</figcaption>' if caption else ''}</figure>"
 
     def html_block(self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: Env) -> str:
-        token = tokens[idx]
-        first = token.map[0] if token.map else 0
-        return _with_places(token.content, first + env["first"], env)
+        return _with_places(tokens[idx].content, _line_of(tokens[idx], env), env)
 
     def markdown_block(self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: Env) -> str:
-        token = tokens[idx]
-        start = token.map[0] if token.map else 0
-        tag, indent = _with_places(token.markup, start + env["first"], env), token.info
-        inner = {"lines": env["lines"], "first": env["first"] + start + 1, "depth": env["depth"] + 1}
-        return f"{tag}{_markdown().render(token.content, inner)}{indent}\n"
+        token, line = tokens[idx], _line_of(tokens[idx], env)
+        tag = _with_places(token.markup, line, env)
+        return f"{tag}{_inner(token.content, line + 1, env)}{token.info}\n"
 
     def card(self, tokens: Sequence[Token], idx: int, options: OptionsDict, env: Env) -> str:
         return tokens[idx].content
@@ -140,16 +128,9 @@ class _Renderer(RendererHTML):
         name = directive[1] if directive else ""
         if directive and name in (*_FIGURES, *_WRAPPERS) and env["depth"] < _MOST_DEPTH:
             return _directive(token, name, directive[2].strip(), env)
-        line = env["first"] + (token.map[0] if token.map else 0)
-        start = len(env["lines"][line]) - len(env["lines"][line].lstrip())
-        at = {AT: f"{line + 1}:{start + 1}"}
+        at = {AT: _begin(_line_of(token, env), env)}
         plots = [
-            _image(
-                at | ({"src": one.source} if one.source else {"src": "", PLOTTED: ""}),
-                one.alt,
-                "",
-                {"fig-cap": one.caption or ""},
-            )
+            _image(at | {"src": one.source} | ({} if one.source else {PLOTTED: ""}), one.alt, "", one.caption)
             for one in fence_pictures(token.content, token.info.strip())
         ]
         # Readers of the page do not meet the options.
@@ -161,18 +142,35 @@ ALTS = ("fig-alt", "alt")
 _TEXTS = (*ALTS, "fig-cap")
 
 
+def _line_of(token: Token, env: Env) -> int:
+    """The line of the file in which a token begins, from 0."""
+    return int(env["first"]) + (token.map[0] if token.map else 0)
+
+
+def _begin(line: int, env: Env) -> str:
+    """The place where the text of a line begins. line: its number, from 0."""
+    text = env["lines"][line]
+    return f"{line + 1}:{len(text) - len(text.lstrip()) + 1}"
+
+
+def _inner(text: str, first: int, env: Env) -> str:
+    """The HTML of Markdown inside another block. first: lines of the file before it."""
+    inner = {"lines": env["lines"], "first": first, "depth": env["depth"] + 1}
+    return str(_markdown().render(text, inner))
+
+
 def _at(token: Token) -> str:
     return "{}:{}".format(*token.meta.get("place", ("", "")))
 
 
-def _image(own: dict[str, str], text: str | None, bracket: str, given: Mapping[str, str]) -> str:
+def _image(own: dict[str, str], text: str | None, bracket: str = "", caption: str | None = None) -> str:
     """An image whose text is given, or stands in the bracket, which is the caption otherwise."""
-    caption = given.get("fig-cap", bracket if text is not None else "")
     if text is not None:
         own = own | {"alt": text}
+        caption = bracket if caption is None else caption
     elif bracket.strip():
         own = own | {"alt": bracket, BRACKET: ""}
-    return _tag("img", own | {CAPTION: caption} if caption else own)
+    return _img(own | {CAPTION: caption} if caption else own)
 
 
 _FIGURES = ("figure", "image", "figure-md")
@@ -187,38 +185,32 @@ _WRAPPERS = name_set(
 def _directive(token: Token, name: str, argument: str, env: Env) -> str:
     """The HTML of a MyST directive that is a figure or holds Markdown."""
     options, skipped, body = _directive_options(token.content)
-    start = token.map[0] if token.map else 0
-    first = env["first"] + start + 1 + skipped
-
-    def render(text: str, lines_before: int = 0) -> str:
-        inner = {"lines": env["lines"], "first": first + lines_before, "depth": env["depth"] + 1}
-        return str(_markdown().render(text, inner))
-
+    line = _line_of(token, env)
+    first = line + 1 + skipped
     if name in _WRAPPERS:
-        return f"<div>{_card_images(options, start + env['first'], env)}{render(body)}</div>\n"
+        return f"<div>{_card_images(options, line, env)}{_inner(body, first, env)}</div>\n"
     head, gap, rest = _split_paragraph(body)
-    lines_before = head.count("\n") + gap.count("\n")
+    rest = _inner(rest, first + head.count("\n") + gap.count("\n"), env)
     if name == "figure-md" or (name == "figure" and not argument):
-        return f"<figure>{render(head)}<figcaption>{render(rest, lines_before)}</figcaption></figure>\n"
-    line = env["lines"][start + env["first"]]
+        return f"<figure>{_inner(head, first, env)}<figcaption>{rest}</figcaption></figure>\n"
     attributes = {key: value for key, value in options.items() if key in ("alt", "width", "height")}
     if argument.startswith("#"):  # the picture of a cell of code, which may have the text
         attributes = {PLOTTED: "", "alt": "{{ alt }}"} | attributes
-    attributes |= {"src": argument, AT: f"{start + env['first'] + 1}:{len(line) - len(line.lstrip()) + 1}"}
-    picture = _tag("img", attributes)
+    attributes |= {"src": argument, AT: _begin(line, env)}
+    picture = _img(attributes)
     if "target" in options:
         picture = f'<a href="{escape(options["target"])}">{picture}</a>'
-    caption = f"<figcaption>{render(head)}</figcaption>" if head.strip() and name == "figure" else ""
-    return f"<figure>{picture}{caption}{render(rest, lines_before)}</figure>\n"
+    has_caption = head.strip() and name == "figure"
+    caption = f"<figcaption>{_inner(head, first, env)}</figcaption>" if has_caption else ""
+    return f"<figure>{picture}{caption}{rest}</figure>\n"
 
 
 def _card_images(options: Mapping[str, str], number: int, env: Env) -> str:
     """The images that options of a card name. number: the card's line, from 0."""
-    line = env["lines"][number]
-    at = {AT: f"{number + 1}:{len(line) - len(line.lstrip()) + 1}"}
+    at = {AT: _begin(number, env)}
     texts = {"alt": options["img-alt"]} if "img-alt" in options else {}
     return "".join(
-        _tag("img", at | texts | {"src": options[place]})
+        _img(at | texts | {"src": options[place]})
         for place in ("img-top", "img-bottom", "img-background")
         if place in options
     )
@@ -251,8 +243,8 @@ def _split_paragraph(text: str) -> tuple[str, str, str]:
     return (text[: gap.start()], gap[0], text[gap.end() :]) if gap else (text, "", "")
 
 
-def _tag(name: str, attributes: MutableMapping[str, str]) -> str:
-    return f"<{name} " + " ".join(f'{key}="{escape(value)}"' for key, value in attributes.items()) + ">"
+def _img(attributes: Mapping[str, str]) -> str:
+    return "<img " + " ".join(f'{key}="{escape(value)}"' for key, value in attributes.items()) + ">"
 
 
 def _with_places(content: str, first: int, env: Env) -> str:
@@ -284,8 +276,20 @@ def _place(content: str, at: int, first: int, env: Env) -> tuple[int, int]:
     return number + 1, max(column, 0) + 1
 
 
+def _placed(rule: Callable[[StateInline, bool], bool]) -> Callable[[StateInline, bool], bool]:
+    """A rule whose token knows where in its text it begins; :func:`_places_rule` makes a line of that."""
+
+    def placed(state: StateInline, silent: bool) -> bool:
+        start = state.pos
+        is_read = rule(state, silent)
+        if is_read and not silent:
+            state.tokens[-1].meta["at"] = start
+        return is_read
+
+    return placed
+
+
 def _image_rule(state: StateInline, silent: bool) -> bool:
-    start = state.pos
     if not image(state, silent):
         return False
     braces = _BRACES.match(state.src, state.pos)
@@ -293,7 +297,7 @@ def _image_rule(state: StateInline, silent: bool) -> bool:
     if braces and attributes is not None:
         state.pos = braces.end()
     if not silent:
-        state.tokens[-1].meta |= {"at": start, "attributes": attributes or {}}
+        state.tokens[-1].meta["attributes"] = attributes or {}
     return True
 
 
@@ -324,7 +328,7 @@ def _shortcode_rule(state: StateInline, silent: bool) -> bool:
     if not silent:
         # What a site's own figure says without a text, only its template knows.
         default = "" if mark[2] is None else "{{ alt }}"
-        state.push("shortcode", "", 0).meta = {"at": state.pos, "attributes": given, "default": default}
+        state.push("shortcode", "", 0).meta = {"attributes": given, "default": default}
     state.pos = mark.end()
     return True
 
@@ -364,15 +368,6 @@ _SHORTCODE = re.compile(
     | \{%-? \s* include \s+ (?:[\w-]+/)*figure(?:\.\w+)? \s ( (?: "[^"]*" | '[^']*' | [^"'{}] )*? ) -?%\}"""
 )
 _SHORTCODE_SOURCES = ("src", "path", "image_path", "url", "image")
-
-
-def _html_rule(state: StateInline, silent: bool) -> bool:
-    start = state.pos
-    if not html_inline(state, silent):
-        return False
-    if not silent:
-        state.tokens[-1].meta["at"] = start
-    return True
 
 
 def _places_rule(state: StateCore) -> None:
@@ -487,14 +482,13 @@ def _markdown() -> MarkdownIt:
         ["table", "strikethrough"]
     )
     markdown.use(front_matter_plugin).use(footnote_plugin).use(deflist_plugin)
-    markdown.inline.ruler.at("image", _image_rule)
-    markdown.inline.ruler.at("html_inline", _html_rule)
-    markdown.inline.ruler.before("escape", "shortcode", _shortcode_rule)
+    markdown.inline.ruler.at("image", _placed(_image_rule))
+    markdown.inline.ruler.at("html_inline", _placed(html_inline))
+    markdown.inline.ruler.before("escape", "shortcode", _placed(_shortcode_rule))
     markdown.core.ruler.after("inline", "places", _places_rule)
     markdown.helpers = SimpleNamespace(**vars(helpers) | {"parseLinkDestination": _destination})  # type: ignore[assignment]
-    rules = ("colons", _colon_rule), ("shortcodes", _shortcode_block), ("indented", _indented_rule)
-    for name, rule in (*rules, ("markdown", _markdown_rule)):
+    for rule in (_colon_rule, _shortcode_block, _indented_rule, _markdown_rule):
         markdown.block.ruler.before(
-            "fence", name, rule, {"alt": ["paragraph", "reference", "blockquote", "list"]}
+            "fence", rule.__name__, rule, {"alt": ["paragraph", "reference", "blockquote", "list"]}
         )
     return markdown

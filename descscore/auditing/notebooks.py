@@ -9,7 +9,7 @@ from typing import Any
 
 from descscore.auditing.code_cells import plot_texts
 from descscore.auditing.html import Origin, Reading
-from descscore.auditing.markdown import markdown_reading
+from descscore.auditing.markdown import read_markdown
 from descscore.auditing.sources import decode_base64
 from descscore.auditing.uses import INLINE_SVG, MOST_WORDS, UNREADABLE, ImageUse, Located, one_line
 from descscore.errors import DataError
@@ -71,7 +71,7 @@ def _read(cell: object, number: int, origin: Origin) -> _Cell:
     here = replace(origin, place=f"cell {number}", page=origin.document)
     if cell.get("cell_type") == "markdown":
         attachments = replace(origin.sources, attachments=_attachments(cell.get("attachments")))
-        reading = markdown_reading(_text(cell.get("source")), replace(here, sources=attachments))
+        reading = read_markdown(_text(cell.get("source")), replace(here, sources=attachments))
         text = reading.text
         return _Cell(list(reading.uses()), text.around(0)[1], text.around(text.length)[0])
     outputs = cell.get("outputs")

@@ -28,22 +28,12 @@ from descscore.errors import DataError
 
 _EMU = 9525
 """Units of Office in a CSS pixel."""
-_NO_PARAGRAPH = -1
-"""Stands for the number of a paragraph where there is none."""
-
-
-@dataclass
-class PendingPicture(PendingUse):
-    """A picture of an office file whose surroundings are not read to their end."""
-
-    paragraph: int = _NO_PARAGRAPH
 
 
 @dataclass
 class Part:
     """A part of a document that is read: the body, a header, a slide."""
 
-    document: str
     archive: Archive
     name: str
     """The member that holds it."""
@@ -51,7 +41,7 @@ class Part:
     language: str | None
     roots: tuple[Root, ...]
     text: RunningText = field(default_factory=RunningText)
-    pending: list[PendingPicture] = field(default_factory=list)
+    pending: list[PendingUse] = field(default_factory=list)
     texts: dict[Any, str] = field(default_factory=dict)
     """Texts of elements that are asked for again and again, such as those of a box around many pictures."""
     full_links: dict[Any, bool] = field(default_factory=dict)
@@ -60,7 +50,7 @@ class Part:
     def __post_init__(self) -> None:
         self.root = self.archive.xml(self.name)
         self._relations = self.archive.relations(self.name)
-        self._linked = {target for _, target, is_outside in self._relations.values() if is_outside}
+        self._linked = {one.target for one in self._relations.values() if one.is_outside}
         self._sources = Sources(self.archive, posixpath.dirname(self.name), self.roots)
 
     def uses(self) -> Iterator[ImageUse]:
@@ -70,7 +60,8 @@ class Part:
 
     def target(self, relation: str | None) -> str:
         """Where a relation leads, as written; '' for none."""
-        return self._relations.get(relation or "", ("", "", False))[1]
+        found = self._relations.get(relation or "")
+        return found.target if found else ""
 
     def _locate(self, source: str) -> Located:
         if not source:
@@ -81,7 +72,7 @@ class Part:
 
     def record(
         self, properties: Any, place: str, sources: list[str], drawing: str = "", **known: Any
-    ) -> PendingPicture:
+    ) -> PendingUse:
         """Keep a use.
 
         Args:
@@ -99,15 +90,15 @@ class Part:
         title = values.get("title")
         spoken = "descr" if alt is not None and (alt.strip() or not (title or "").strip()) else "title"
         name = alt if spoken == "descr" else title
-        decorative = properties is not None and _is_marked(properties, "decorative")
+        decorative = properties is not None and any(
+            mark.get("val", "1") in ("1", "true") for mark in properties.iter("{*}decorative")
+        )
         unseen = values.get("hidden") in ("1", "true")
-        link = properties is not None and next(properties.iter("{*}hlinkClick"), None) is not None
-        known = {
-            "language": self.language,
-            "only_content_of": "link" if link and not unseen else None,
-        } | known
+        is_link = properties is not None and next(properties.iter("{*}hlinkClick"), None) is not None
+        control = "link" if is_link and not unseen else None
+        known = {"language": self.language, "only_content_of": control} | known
         use = ImageUse(
-            document=self.document,
+            document=self.archive.path,
             place=place,
             source=sources[0] if sources else "",
             candidates=tuple(dict.fromkeys(sources[1:])),
@@ -121,16 +112,8 @@ class Part:
             **known,
         )
         located = Located(None, INLINE_SVG, f"it is {drawing}, which is not rendered") if drawing else None
-        self.pending.append(PendingPicture(use, self.text.length, located))
+        self.pending.append(PendingUse(use, self.text.length, located))
         return self.pending[-1]
-
-    def pictures(self, element: Any, around: str) -> list[Any]:
-        """The pictures below an element that belong to no other element called ``around`` inside it."""
-        return [
-            picture
-            for picture in element.iter("{*}pic")
-            if picture is not element and next(picture.iterancestors(f"{{*}}{around}"), None) is element
-        ]
 
     def embedded(self, element: Any) -> list[str]:
         """The sources of the pictures in an element: the picture itself, and not its drawing in SVG."""
@@ -148,17 +131,9 @@ def _any(element: Any, *names: str) -> str | None:
     return None
 
 
-def _is_marked(properties: Any, name: str) -> bool:
-    return any(mark.get("val", "1") in ("1", "true") for mark in properties.iter(f"{{*}}{name}"))
-
-
 def _size(extent: Any) -> dict[str, int | None]:
-    sides = {"width": "cx", "height": "cy"}
-    found = {} if extent is None else {side: extent.get(name, "") for side, name in sides.items()}
-    return {
-        side: int(value) // _EMU if re.fullmatch(r"\d{1,12}", value) else None
-        for side, value in found.items()
-    }
+    sides = {} if extent is None else {"width": extent.get("cx", ""), "height": extent.get("cy", "")}
+    return {side: int(n) // _EMU if re.fullmatch(r"\d{1,12}", n) else None for side, n in sides.items()}
 
 
 def _drawing(element: Any) -> str:
@@ -192,41 +167,34 @@ def walk(root: Any) -> Iterator[tuple[str, str, Any]]:
             yield event, name, element
 
 
-def read_docx(document: str, path: str, roots: tuple[Root, ...] = ()) -> Iterator[ImageUse | DocumentProblem]:
-    """The uses of images in a Word document: its body, then notes, headers and footers.
+def read_docx(archive: Archive, roots: tuple[Root, ...]) -> Iterator[ImageUse | DocumentProblem]:
+    """The uses of images in a Word document: its body, then notes, headers and footers."""
+    main = _main_part(archive, "word/document.xml")
+    folder = posixpath.dirname(main)
+    captions, language = _word_styles(archive, posixpath.join(folder, "styles.xml"))
+    kinds = ("footnotes", "endnotes", "header", "footer")
+    related = archive.relations(main).values()
+    others = [one.target for kind in kinds for one in related if one.kind == kind and not one.is_outside]
+    for target in (f"/{main}", *others):
+        name = _member(folder, target)
+        try:
+            part = Part(archive, name, archive.path, language, roots)
+            _read_word(part, captions, "" if name == main else f"{posixpath.basename(name)}, ")
+            yield from part.uses()
+        except DataError as error:
+            if name == main:
+                raise
+            yield DocumentProblem(archive.path, str(error))
 
-    Args and errors are those of :func:`descscore.auditing.epub.read_epub`.
-    """
-    with Archive(path) as archive:
-        main = _main_part(archive, "word/document.xml")
-        folder = posixpath.dirname(main)
-        captions, language = _word_styles(archive, posixpath.join(folder, "styles.xml"))
-        kinds = ("footnotes", "endnotes", "header", "footer")
-        related = archive.relations(main).values()
-        others = [
-            target
-            for kind in kinds
-            for name, target, is_outside in related
-            if name == kind and not is_outside
-        ]
-        for target in (f"/{main}", *others):
-            name = posixpath.normpath(posixpath.join("/", folder, target)).lstrip("/")
-            try:
-                part = Part(document, archive, name, document, language, roots)
-                _read_word(part, captions, "" if name == main else f"{posixpath.basename(name)}, ")
-                yield from part.uses()
-            except DataError as error:
-                if name == main:
-                    raise
-                yield DocumentProblem(document, str(error))
-        yield from archive.problems(document)
+
+def _member(folder: str, target: str) -> str:
+    """The member at the target of a relation."""
+    return posixpath.normpath(posixpath.join("/", folder, target)).lstrip("/")
 
 
 def _main_part(archive: Archive, usual: str) -> str:
-    for kind, target, _ in archive.relations("").values():
-        if kind == "officeDocument":
-            return target.lstrip("/")
-    return usual
+    mains = (one.target for one in archive.relations("").values() if one.kind == "officeDocument")
+    return next(mains, usual).lstrip("/")
 
 
 def _word_styles(archive: Archive, name: str) -> tuple[set[str], str | None]:
@@ -251,6 +219,7 @@ def value(element: Any, name: str) -> str:
 
 def _read_word(part: Part, captions: set[str], prefix: str) -> None:
     texts: dict[int, list[str]] = {}
+    pictures: list[tuple[PendingUse, int]] = []
     open_paragraphs: list[int] = []
     count = 0
     for event, name, element in walk(part.root):
@@ -276,18 +245,16 @@ def _read_word(part: Part, captions: set[str], prefix: str) -> None:
             paragraph = open_paragraphs[0] if open_paragraphs else 0
             picture = _word_picture(part, element, name, f"{prefix}paragraph {paragraph}")
             if picture is not None:
-                picture.paragraph = paragraph
-    below = {one.paragraph + 1 for one in part.pending}
-    for one in part.pending:
-        above = one.paragraph - 1
-        if above in below:  # it belongs to the picture above it
-            above = _NO_PARAGRAPH
-        near = (one.paragraph + 1, above, one.paragraph)
-        caption = next((one_line("".join(texts[number])) for number in near if number in texts), None)
+                pictures.append((picture, paragraph))
+    below = {number + 1 for _, number in pictures}
+    for one, number in pictures:
+        # A caption above that stands below another picture belongs to that one.
+        near = [number + 1, number] if number - 1 in below else [number + 1, number - 1, number]
+        caption = next((one_line("".join(texts[place])) for place in near if place in texts), None)
         one.use = replace(one.use, caption=caption or None)
 
 
-def _word_picture(part: Part, element: Any, name: str, place: str) -> PendingPicture | None:
+def _word_picture(part: Part, element: Any, name: str, place: str) -> PendingUse | None:
     """Keep the use of a picture or drawing; None for shapes and text boxes."""
     known: dict[str, Any] = {}
     if name != "drawing":  # VML, as older programs wrote it
@@ -297,9 +264,10 @@ def _word_picture(part: Part, element: Any, name: str, place: str) -> PendingPic
         alt = shape.get("alt")
         return part.record(None, place, part.embedded(element), name=alt, **_link(part, element))
     properties = next(element.iter("{*}docPr"), None)
-    pictures = part.pictures(element, "drawing") or [
-        fill for shape in element.iter("{*}wsp") for fill in _picture_fill(part, shape, properties)
-    ]
+    # A picture in a text box of the drawing has a drawing of its own.
+    pictures = [one for one in element.iter("{*}pic") if next(one.iterancestors("{*}drawing")) is element]
+    if not pictures:
+        pictures = [one for shape in element.iter("{*}wsp") for one in _picture_fill(part, shape, properties)]
     drawing = "" if pictures else _drawing(element)
     if not (pictures or drawing):
         return None
@@ -307,18 +275,14 @@ def _word_picture(part: Part, element: Any, name: str, place: str) -> PendingPic
     described = [one.get("descr") for one in inner if (one.get("descr") or "").strip()]
     if described:  # a group may leave the descriptions to its pictures
         known["name"] = "; ".join(described)
-    language = next((value(one, "val") for one in _run_properties(element)), "")
+    run = element.getparent()
+    language = "" if run is None else next((value(one, "val") for one in run.iterfind("{*}rPr/{*}lang")), "")
     if language:
         known["language"] = language
     known |= _link(part, element) | _size(next(element.iter("{*}extent"), None))
     return part.record(
         properties, place, [s for one in pictures for s in part.embedded(one)], drawing, **known
     )
-
-
-def _run_properties(element: Any) -> Iterator[Any]:
-    parent = element.getparent()
-    return iter(()) if parent is None else parent.iterfind("{*}rPr/{*}lang")
 
 
 def _link(part: Part, element: Any) -> dict[str, str]:
@@ -333,28 +297,20 @@ def _link(part: Part, element: Any) -> dict[str, str]:
     return {} if part.full_links[link] else {"only_content_of": "link"}
 
 
-def read_pptx(document: str, path: str, roots: tuple[Root, ...] = ()) -> Iterator[ImageUse | DocumentProblem]:
-    """The uses of images on the slides of a presentation, in the order of the slides.
-
-    Args and errors are those of :func:`descscore.auditing.epub.read_epub`.
-    """
-    with Archive(path) as archive:
-        main = _main_part(archive, "ppt/presentation.xml")
-        relations, folder = archive.relations(main), posixpath.dirname(main)
-        slides = [
-            posixpath.normpath(posixpath.join("/", folder, relations[one][1])).lstrip("/")
-            for one in (_any(slide, "id") for slide in archive.xml(main).iter("{*}sldId"))
-            if one in relations
-        ]
-        for number, name in enumerate(slides, 1):
-            place = f"slide {number}"
-            try:
-                part = Part(document, archive, name, f"{document}#{place}", None, roots)
-                _read_slide(part, place)
-                yield from part.uses()
-            except DataError as error:
-                yield DocumentProblem(document, f"{place}: {error}")
-        yield from archive.problems(document)
+def read_pptx(archive: Archive, roots: tuple[Root, ...]) -> Iterator[ImageUse | DocumentProblem]:
+    """The uses of images on the slides of a presentation, in the order of the slides."""
+    main = _main_part(archive, "ppt/presentation.xml")
+    relations, folder = archive.relations(main), posixpath.dirname(main)
+    ids = [_any(slide, "id") for slide in archive.xml(main).iter("{*}sldId")]
+    slides = [_member(folder, relations[one].target) for one in ids if one in relations]
+    for number, name in enumerate(slides, 1):
+        place = f"slide {number}"
+        try:
+            part = Part(archive, name, f"{archive.path}#{place}", None, roots)
+            _read_slide(part, place)
+            yield from part.uses()
+        except DataError as error:
+            yield DocumentProblem(archive.path, f"{place}: {error}")
 
 
 def _read_slide(part: Part, place: str) -> None:

@@ -13,31 +13,24 @@ from descscore.auditing.sources import Root
 from descscore.auditing.uses import DocumentProblem, ImageUse, one_line
 
 _PIXELS = {"in": 96.0, "cm": 96 / 2.54, "mm": 96 / 25.4, "pt": 96 / 72, "pc": 16.0, "px": 1.0}
-_HELD = ("annotation", "note-citation", "title", "desc", "tracked-changes")
+_HELD = {"annotation", "note-citation", "title", "desc", "tracked-changes"}
 """Elements whose text is no part of the running text."""
 
 
-def read_odt(document: str, path: str, roots: tuple[Root, ...] = ()) -> Iterator[ImageUse | DocumentProblem]:
-    """The uses of images in an OpenDocument text.
-
-    Args and errors are those of :func:`descscore.auditing.epub.read_epub`.
-    """
-    with Archive(path) as archive:
-        _mark_encrypted(archive)
-        part = Part(document, archive, "content.xml", document, _language(archive), roots)
-        paragraphs = 0
-        for event, name, element in walk(part.root):
-            if name in ("p", "h"):
-                paragraphs += event == "start" and not _is_inside(element, "frame")
-                part.text.add(" ")
-            if name == "frame" and event == "start":
-                _record(part, element, f"paragraph {max(paragraphs, 1)}")
-            text = element.text if event == "start" else element.tail
-            owner = element if event == "start" else element.getparent()
-            if text and owner is not None and _is_paragraph_text(owner):
-                part.text.add(text)
-        yield from part.uses()
-        yield from archive.problems(document)
+def read_odt(archive: Archive, roots: tuple[Root, ...]) -> Iterator[ImageUse | DocumentProblem]:
+    """The uses of images in an OpenDocument text."""
+    _mark_encrypted(archive)
+    part = Part(archive, "content.xml", archive.path, _language(archive), roots)
+    paragraphs = 0
+    for event, name, element in walk(part.root):
+        if name in ("p", "h"):
+            is_inside = next(element.iterancestors("{*}frame"), None) is not None
+            paragraphs += event == "start" and not is_inside
+            part.text.add(" ")
+        if name == "frame" and event == "start":
+            _record(part, element, f"paragraph {max(paragraphs, 1)}")
+        part.text.add(_text_at(event, element))
+    yield from part.uses()
 
 
 def _mark_encrypted(archive: Archive) -> None:
@@ -61,28 +54,24 @@ def _language(archive: Archive) -> str | None:
     return None
 
 
-def _is_inside(element: Any, name: str) -> bool:
-    return next(element.iterancestors(f"{{*}}{name}"), None) is not None
-
-
-def _is_paragraph_text(owner: Any) -> bool:
-    """Whether the text that an element holds belongs to a paragraph, and not to notes on it."""
-    if local_name(owner) in _HELD:
-        return False
-    names = [local_name(owner), *(local_name(one) for one in owner.iterancestors())]
-    return ("p" in names or "h" in names) and not any(name in _HELD for name in names)
+def _text_at(event: str, element: Any) -> str:
+    """The text that follows a tag, if it belongs to a paragraph and not to notes on it; else ''."""
+    text = element.text if event == "start" else element.tail
+    owner = element if event == "start" else element.getparent()
+    if not text or owner is None:
+        return ""
+    names = {local_name(owner), *(local_name(one) for one in owner.iterancestors())}
+    return str(text) if names & {"p", "h"} and not names & _HELD else ""
 
 
 def _record(part: Part, frame: Any, place: str) -> None:
     images = list(frame.iterfind("{*}image"))
     if not images:
         return
-    texts = {
-        name: next((one.text for one in frame.iterfind(f"{{*}}{name}")), None) for name in ("title", "desc")
-    }
     # An empty element is no text, since the mark of decoration is another.
-    named = next((name for name in ("title", "desc") if one_line(texts[name] or "")), None)
-    named = named or next((name for name in texts if texts[name]), None)
+    texts = {name: text for name in ("title", "desc") if (text := frame.findtext(f"{{*}}{name}"))}
+    named = next((name for name, text in texts.items() if one_line(text)), next(iter(texts), None))
+    alt = texts[named] if named else None
     sources = [value(image, "href") for image in images]
     # A drawing and the same as a picture: the picture can be looked at.
     sources.sort(key=lambda source: source.lower().endswith((".svg", ".svm", ".emf", ".wmf")))
@@ -96,8 +85,7 @@ def _record(part: Part, frame: Any, place: str) -> None:
         height=_pixels(value(frame, "height")),
     )
     decorative = value(frame, "decorative") == "true"
-    name = None if named is None else one_line(texts[named] or "")
-    alt = None if named is None else texts[named] or ""
+    name = None if alt is None else one_line(alt)
     picture.use = replace(
         picture.use, name=name, name_from=named, alt=alt, decorative=decorative, hidden=decorative
     )
@@ -109,16 +97,9 @@ def _text_around(part: Part, frame: Any, name: str) -> str | None:
     if around is None:
         return None
     if around not in part.texts:
-        part.texts[around] = one_line(" ".join(_texts(around)))
+        texts = (_text_at(event, node) for event, _, node in walk(around) if node is not around)
+        part.texts[around] = one_line(" ".join(texts))
     return part.texts[around]
-
-
-def _texts(element: Any) -> Iterator[str]:
-    for event, _, node in walk(element):
-        text = node.text if event == "start" else node.tail
-        owner = node if event == "start" else node.getparent()
-        if text and node is not element and owner is not None and _is_paragraph_text(owner):
-            yield text
 
 
 def _pixels(length: str) -> int | None:

@@ -53,12 +53,7 @@ def thresholds() -> Thresholds:
 
 
 def no_judgment(use: ImageUse, findings: Sequence[Finding] = ()) -> str | None:
-    """Why the picture of a use is not judged; None if it is.
-
-    Args:
-        use: The use.
-        findings: What the rules by the text found.
-    """
+    """Why the picture of a use is not judged; None if it is. findings: those of the rules by the text."""
     text = text_of(use)
     if text is None:
         if use.hidden or use.decorative:
@@ -120,8 +115,8 @@ def does_fit(score: Score, limits: Thresholds) -> bool:
     return score.percentile is None or score.percentile >= limits.percentile
 
 
-def judge(use: ImageUse, score: Score, limits: Thresholds) -> list[Finding]:
-    """What one score says of a use: P01 and P03. A model without comparison descriptions finds nothing."""
+def judge(score: Score, limits: Thresholds) -> list[Finding]:
+    """What the score of a use says: P01 and P03. A model without comparison descriptions finds nothing."""
     findings = []
     if score.percentile is not None and not does_fit(score, limits):
         message = (

@@ -1,4 +1,4 @@
-"""The reports of an audit as text, JSON, CSV, SARIF and JUnit. The page is in ``html_report.py``."""
+"""The reports of an audit: text, JSON, CSV, SARIF, JUnit, and one self-contained page without script."""
 
 from __future__ import annotations
 
@@ -6,84 +6,28 @@ import csv
 import io
 import json
 import os
-from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from functools import lru_cache
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 from xml.etree import ElementTree
 
 from descscore import __version__
-from descscore.auditing.results import AuditedUse, location
+from descscore.auditing.results import FIELDS, AuditedUse, Summary, location
 from descscore.auditing.rules import BY_CODE, RULES, SEVERITIES, Finding, Severity
-from descscore.auditing.uses import NOT_LOOKED_AT, PASSED_OVER
-from descscore.errors import shown
+from descscore.errors import InputError, shown
+from descscore.images import load_image
 from descscore.tables.cells import to_csv_cell
+from descscore.templates import ASSETS, environment, jpeg_address
 
 _LEVELS: dict[Severity, str] = {"error": "error", "warning": "warning", "review": "note"}
 """SARIF's names of severities."""
 
 SARIF_SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
-
-
-@dataclass
-class Summary:
-    """Counts over all records of an audit."""
-
-    documents: int = 0
-    """Documents with images."""
-    uses: int = 0
-    """Uses of images."""
-    judged: int = 0
-    """Uses whose picture the model judged."""
-    with_findings: int = 0
-    """Uses with at least one finding."""
-    not_looked_at: int = 0
-    """Uses whose image is an address, is filled in by a program, or lies outside the audited folder."""
-    known: int = 0
-    """Findings that a baseline left out."""
-    passed_over: int = 0
-    """Reports of earlier audits."""
-    not_judged: Counter[str] = field(default_factory=Counter)
-    """Uses with a text whose picture was not judged, by reason."""
-    codes: Counter[str] = field(default_factory=Counter)
-    """Findings by code."""
-
-    @classmethod
-    def of(cls, records: Sequence[AuditedUse]) -> Summary:
-        """The summary of ``records``."""
-        passed_over = {record.use.document for record in records if record.not_judged == PASSED_OVER}
-        documents = {record.use.document for record in records} - passed_over
-        found = cls(len(documents), passed_over=len(passed_over))
-        for record in records:
-            found.uses += not record.is_document
-            found.with_findings += bool(record.findings)
-            found.known += record.known
-            found.not_looked_at += record.use.image_problem in NOT_LOOKED_AT
-            found.codes.update(one.code for one in record.findings)
-            if record.not_judged is None:
-                found.judged += 1
-            elif record.use.name and not record.is_document:
-                found.not_judged[record.not_judged] += 1
-        return found
-
-    def severities(self) -> dict[Severity, int]:
-        """Findings by severity, from the worst."""
-        return {
-            severity: sum(count for code, count in self.codes.items() if BY_CODE[code].severity == severity)
-            for severity in SEVERITIES
-        }
-
-    def sentence(self) -> str:
-        """The counts in a sentence."""
-        counts = self.severities()
-        found = ", ".join(_counted(counts[s], "to review" if s == "review" else s) for s in SEVERITIES)
-        return f"{_counted(self.uses, 'image')} in {_counted(self.documents, 'document')}: {found}"
-
-
-def _counted(count: int, what: str) -> str:
-    return f"{count:,} {what}{'' if count == 1 or what == 'to review' else 's'}"
 
 
 def as_text(records: Sequence[AuditedUse]) -> str:
@@ -137,28 +81,7 @@ def as_json(records: Sequence[AuditedUse]) -> str:
     return json.dumps([record.to_dict() for record in records], ensure_ascii=False, indent=1) + "\n"
 
 
-CSV_COLUMNS = (
-    "document",
-    "line",
-    "column",
-    "place",
-    "source",
-    "text",
-    "text_from",
-    "alt",
-    "caption",
-    "language",
-    "decorative",
-    "hidden",
-    "only_content_of",
-    "score",
-    "percentile",
-    "description_probability",
-    "not_judged",
-    "severity",
-    "codes",
-    "messages",
-)
+CSV_COLUMNS = (*FIELDS, "severity", "codes", "messages")
 """The columns of the CSV report."""
 
 
@@ -236,31 +159,30 @@ def _uri(document: str) -> str:
 def as_junit(records: Sequence[AuditedUse], failing: frozenset[str]) -> str:
     """JUnit's XML: a suite for each document, a test for each use; findings in ``failing`` are failures."""
     root = ElementTree.Element("testsuites", name="descscore audit")
-    suites: dict[str, ElementTree.Element] = {}
-    counts: Counter[tuple[str, str]] = Counter()
-    for record in sorted(records, key=lambda one: one.use.document):
-        document = record.use.document
-        if document not in suites:
-            suites[document] = ElementTree.SubElement(root, "testsuite", name=_xml(document))
-        name = _xml(" ".join(part for part in (location(record.use), record.use.source) if part))
-        case = ElementTree.SubElement(suites[document], "testcase", classname=_xml(document), name=name)
-        bad = [one for one in record.findings if one.code in failing]
-        for one in bad:
-            failure = ElementTree.SubElement(case, "failure", type=one.code, message=_xml(one.message))
-            failure.text = _xml(f"{location(record.use)} {one.code} {one.message}")
-        other = [f"{one.code} {one.severity}: {one.message}" for one in record.findings if one not in bad]
-        if other:
-            ElementTree.SubElement(case, "system-out").text = _xml("\n".join(other))
-        counts[document, "tests"] += 1
-        counts[document, "failures"] += bool(bad)
-    for document, suite in suites.items():
-        for key in ("tests", "failures"):
-            suite.set(key, str(counts[document, key]))
-        suite.set("errors", "0")
+    document = attrgetter("use.document")
+    for name, uses in groupby(sorted(records, key=document), document):
+        suite = ElementTree.SubElement(root, "testsuite", name=_xml(name))
+        failed = [_junit_case(suite, record, failing) for record in uses]
+        suite.attrib |= {"tests": str(len(failed)), "failures": str(sum(failed)), "errors": "0"}
     for key in ("tests", "failures"):
-        root.set(key, str(sum(count for (_, what), count in counts.items() if what == key)))
+        root.set(key, str(sum(int(suite.attrib[key]) for suite in root)))
     ElementTree.indent(root)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
+
+
+def _junit_case(suite: ElementTree.Element, record: AuditedUse, failing: frozenset[str]) -> bool:
+    """Add the test of one use to a suite; whether it failed."""
+    where = location(record.use)
+    name = _xml(" ".join(part for part in (where, record.use.source) if part))
+    case = ElementTree.SubElement(suite, "testcase", classname=_xml(record.use.document), name=name)
+    bad = [one for one in record.findings if one.code in failing]
+    for one in bad:
+        failure = ElementTree.SubElement(case, "failure", type=one.code, message=_xml(one.message))
+        failure.text = _xml(f"{where} {one.code} {one.message}")
+    other = [f"{one.code} {one.severity}: {one.message}" for one in record.findings if one not in bad]
+    if other:
+        ElementTree.SubElement(case, "system-out").text = _xml("\n".join(other))
+    return bool(bad)
 
 
 def _xml(text: str) -> str:
@@ -268,7 +190,59 @@ def _xml(text: str) -> str:
     return shown(text).replace("\ufffe", "\ufffd").replace("\uffff", "\ufffd")
 
 
-FORMATS: dict[str, Callable[[Sequence[AuditedUse]], str]] = {
+_THUMBNAIL_SIDE = 200
+"""Longer edge of a thumbnail, in pixels."""
+MOST_SHOWN = 2000
+"""Most entries of a page. With more, browsers become slow; the page says how many are left out."""
+_HEADINGS = {"error": "Errors", "warning": "Warnings", "review": "To review"}
+
+
+def as_html(records: Sequence[AuditedUse], model: str | None) -> str:
+    """A page with thumbnails, texts, reasons and filters.
+
+    Args:
+        records: The records of the audit, worst first.
+        model: The signature of the model; None for an audit without one.
+    """
+    summary = Summary.of(records)
+    found = [record for record in records if record.findings]
+    thumbnail = lru_cache(256)(_thumbnail)  # pages often show the same image again
+    return (
+        environment(ASSETS / "auditing")
+        .get_template("report.html.jinja")
+        .render(
+            entries=[(record, thumbnail(record.use.image)) for record in found[:MOST_SHOWN]],
+            left_out=max(0, len(found) - MOST_SHOWN),
+            summary=summary,
+            sentence=summary.sentence(),
+            severities={
+                severity: [rule for rule in RULES if rule.severity == severity and summary.codes[rule.code]]
+                for severity in SEVERITIES
+            },
+            headings=_HEADINGS,
+            rules=BY_CODE,
+            location=location,
+            model=model,
+            version=__version__,
+        )
+    )
+
+
+def _thumbnail(image: str | bytes | None) -> str | None:
+    """A small picture as a data address; None if there is none that can be read."""
+    with suppress(InputError):
+        return None if image is None else jpeg_address(load_image(image), _THUMBNAIL_SIDE, 70)
+    return None
+
+
+def make_report(form: str, records: Sequence[AuditedUse], failing: frozenset[str], model: str | None) -> str:
+    """The report in a form such as ``json``; the others are those of :func:`as_junit` and :func:`as_html`."""
+    if form == "html":
+        return as_html(records, model)
+    return as_junit(records, failing) if form == "junit" else _FORMS[form](records)
+
+
+_FORMS: dict[str, Callable[[Sequence[AuditedUse]], str]] = {
     "text": as_text,
     "json": as_json,
     "csv": as_csv,

@@ -1,13 +1,21 @@
-"""The results of an audit: uses of images with their findings, and their order, worst first."""
+"""The results of an audit: uses of images with their findings, their order, worst first, and their counts."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from descscore.auditing.rules import SEVERITIES, Finding
-from descscore.auditing.uses import ImageUse
+from descscore.auditing.rules import BY_CODE, SEVERITIES, Finding, Severity
+from descscore.auditing.uses import NOT_LOOKED_AT, PASSED_OVER, ImageUse
+
+FIELDS = (
+    *("document", "line", "column", "place", "source", "text", "text_from", "alt", "caption", "language"),
+    *("decorative", "hidden", "only_content_of", "score", "percentile", "description_probability"),
+    "not_judged",
+)
+"""What reports for programs say of every use."""
 
 
 @dataclass(frozen=True)
@@ -40,30 +48,10 @@ class AuditedUse:
         return self.use == ImageUse(self.use.document)
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields as plain JSON types."""
-        use = self.use
-        return {
-            "document": use.document,
-            "line": use.line,
-            "column": use.column,
-            "place": use.place,
-            "source": use.source,
-            "text": use.name,
-            "text_from": use.name_from,
-            "alt": use.alt,
-            "caption": use.caption,
-            "language": use.language,
-            "decorative": use.decorative,
-            "hidden": use.hidden,
-            "only_content_of": use.only_content_of,
-            "score": self.score,
-            "percentile": self.percentile,
-            "description_probability": self.description_probability,
-            "not_judged": self.not_judged,
-            "findings": [
-                {"code": one.code, "severity": one.severity, "message": one.message} for one in self.findings
-            ],
-        }
+        """The :data:`FIELDS` and the findings as plain JSON types."""
+        texts = {"text": self.use.name, "text_from": self.use.name_from}
+        values = vars(self.use) | vars(self) | texts
+        return {name: values[name] for name in FIELDS} | {"findings": [asdict(one) for one in self.findings]}
 
 
 def location(use: ImageUse) -> str:
@@ -74,17 +62,70 @@ def location(use: ImageUse) -> str:
     return f"{place}:{use.line}:{use.column or 1}"
 
 
-def severity_rank(record: AuditedUse) -> int:
-    """0 for a record with an error, 1 with a warning, 2 with a review, 3 without a finding."""
-    ranks = (SEVERITIES.index(one.severity) for one in record.findings)
-    return min(ranks, default=len(SEVERITIES))
-
-
-def order_key(record: AuditedUse) -> tuple[int, float]:
-    """Sorts records by their worst finding, then by percentile."""
-    return severity_rank(record), 101.0 if record.percentile is None else record.percentile
-
-
 def worst_first(records: Iterable[AuditedUse]) -> list[AuditedUse]:
-    """Records from the worst; equals stay as they stand in the documents."""
-    return sorted(records, key=order_key)
+    """Records by their worst finding, then by percentile; equals stay as they stand in the documents."""
+
+    def order(record: AuditedUse) -> tuple[int, float]:
+        rank = SEVERITIES.index(record.findings[0].severity) if record.findings else len(SEVERITIES)
+        return rank, 101.0 if record.percentile is None else record.percentile
+
+    return sorted(records, key=order)
+
+
+@dataclass
+class Summary:
+    """Counts over all records of an audit."""
+
+    documents: int = 0
+    """Documents with images."""
+    uses: int = 0
+    """Uses of images."""
+    judged: int = 0
+    """Uses whose picture the model judged."""
+    with_findings: int = 0
+    """Uses with at least one finding."""
+    not_looked_at: int = 0
+    """Uses whose image is an address, is filled in by a program, or lies outside the audited folder."""
+    known: int = 0
+    """Findings that a baseline left out."""
+    passed_over: int = 0
+    """Reports of earlier audits."""
+    not_judged: Counter[str] = field(default_factory=Counter)
+    """Uses with a text whose picture was not judged, by reason."""
+    codes: Counter[str] = field(default_factory=Counter)
+    """Findings by code."""
+
+    @classmethod
+    def of(cls, records: Sequence[AuditedUse]) -> Summary:
+        """The summary of ``records``."""
+        passed_over = {record.use.document for record in records if record.not_judged == PASSED_OVER}
+        documents = {record.use.document for record in records} - passed_over
+        found = cls(len(documents), passed_over=len(passed_over))
+        for record in records:
+            found.uses += not record.is_document
+            found.with_findings += bool(record.findings)
+            found.known += record.known
+            found.not_looked_at += record.use.image_problem in NOT_LOOKED_AT
+            found.codes.update(one.code for one in record.findings)
+            if record.not_judged is None:
+                found.judged += 1
+            elif record.use.name and not record.is_document:
+                found.not_judged[record.not_judged] += 1
+        return found
+
+    def severities(self) -> dict[Severity, int]:
+        """Findings by severity, from the worst."""
+        return {
+            severity: sum(count for code, count in self.codes.items() if BY_CODE[code].severity == severity)
+            for severity in SEVERITIES
+        }
+
+    def sentence(self) -> str:
+        """The counts in a sentence."""
+        counts = self.severities()
+        found = ", ".join(_counted(counts[s], "to review" if s == "review" else s) for s in SEVERITIES)
+        return f"{_counted(self.uses, 'image')} in {_counted(self.documents, 'document')}: {found}"
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 or what == 'to review' else 's'}"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from descscore.auditing import wording
-from descscore.auditing.uses import ADDRESS, MISSING, NOT_LOOKED_AT, UNREADABLE, ImageUse
+from descscore.auditing.uses import MISSING, NOT_LOOKED_AT, UNREADABLE, ImageUse
 from descscore.errors import UsageError, is_blank
 
 Severity: TypeAlias = Literal["error", "warning", "review"]
@@ -60,6 +60,16 @@ def text_of(use: ImageUse) -> str | None:
     return use.name
 
 
+def _of_text(check: Callable[[ImageUse, str], str | None]) -> Callable[[ImageUse], str | None]:
+    """A check of the text that replaces an image. It finds nothing where there is none."""
+
+    def checked(use: ImageUse) -> str | None:
+        text = text_of(use)
+        return None if text is None else check(use, text)
+
+    return checked
+
+
 def _missing(use: ImageUse) -> str | None:
     if use.hidden or use.decorative or use.name or use.alt is not None or use.only_content_of:
         return None
@@ -77,32 +87,30 @@ def _empty_in_link(use: ImageUse) -> str | None:
     return f"is all that a {control} holds, and has no text: say what the {control} does"
 
 
-def _file_name(use: ImageUse) -> str | None:
-    text = text_of(use)
-    if text is None or _generic(use):
+@_of_text
+def _file_name(use: ImageUse, text: str) -> str | None:
+    if _generic(use):
         return None
     if wording.is_file_name(text, use.source):
         return f"{_quoted(text)} is a file name"
     return f"{_quoted(text)} is an address" if wording.is_address(text) else None
 
 
-def _generic(use: ImageUse) -> str | None:
-    text = text_of(use)
-    if text is None or is_blank(text) or wording.is_only_punctuation(text):
+@_of_text
+def _generic(use: ImageUse, text: str) -> str | None:
+    if is_blank(text) or wording.is_only_punctuation(text):
         return None
     if wording.is_generic(text, in_link=use.only_content_of is not None):
         return f"{_quoted(text)} would suit any image"
     return None
 
 
-def _image_of(use: ImageUse) -> str | None:
-    text = text_of(use)
-    begin = wording.says_image_of(text) if text else None
-    return (
-        f"begins with {_quoted(begin)}, which screen readers say already"
-        if begin and not _generic(use)
-        else None
-    )
+@_of_text
+def _image_of(use: ImageUse, text: str) -> str | None:
+    begin = wording.says_image_of(text)
+    if begin is None or _generic(use):
+        return None
+    return f"begins with {_quoted(begin)}, which screen readers say already"
 
 
 def _nothing_visible(use: ImageUse) -> str | None:
@@ -116,10 +124,8 @@ def _nothing_visible(use: ImageUse) -> str | None:
     return f"{_quoted(text)} holds only punctuation" if wording.is_only_punctuation(text) else None
 
 
-def _same_as_beside(use: ImageUse) -> str | None:
-    text = text_of(use)
-    if text is None:
-        return None
+@_of_text
+def _same_as_beside(use: ImageUse, text: str) -> str | None:
     if use.caption and wording.same_words(text, use.caption):
         return f"{_quoted(text)} is the caption again: say what the image shows"
     if wording.is_repeated_beside(text, use.words_before, use.words_after):
@@ -127,19 +133,13 @@ def _same_as_beside(use: ImageUse) -> str | None:
     return None
 
 
-def _keywords(use: ImageUse) -> str | None:
-    text = text_of(use)
-    return (
-        f"{_quoted(text)} is a list of words, not a sentence"
-        if text and wording.is_keyword_list(text)
-        else None
-    )
+@_of_text
+def _keywords(_: ImageUse, text: str) -> str | None:
+    return f"{_quoted(text)} is a list of words, not a sentence" if wording.is_keyword_list(text) else None
 
 
-def _long(use: ImageUse) -> str | None:
-    text = text_of(use)
-    if text is None:
-        return None
+@_of_text
+def _long(_: ImageUse, text: str) -> str | None:
     part, words = wording.longest_part(text), len(wording.words_of(text))
     if part > wording.MOST_WORDS_UNBROKEN:
         return f"holds {part} words without a full stop: a listener cannot pause or go back"
@@ -148,37 +148,21 @@ def _long(use: ImageUse) -> str | None:
     return None
 
 
-def _unchecked(use: ImageUse) -> str | None:
-    text = text_of(use)
-    remark = wording.machine_remark(text) if text and not _generic(use) else None
+@_of_text
+def _unchecked(use: ImageUse, text: str) -> str | None:
+    remark = None if _generic(use) else wording.machine_remark(text)
     return f"says {_quoted(remark)}: check the text, and delete these words" if remark else None
 
 
 def _exposed(use: ImageUse) -> str | None:
-    return (
-        f"is marked as decorative, but {use.exposed_by} shows it to screen readers"
-        if use.exposed_by
-        else None
-    )
+    if not use.exposed_by:
+        return None
+    return f"is marked as decorative, but {use.exposed_by} shows it to screen readers"
 
 
-def _image_missing(use: ImageUse) -> str | None:
-    return (use.image_detail or f"{use.source}: no such file") if use.image_problem == MISSING else None
-
-
-def _image_unreadable(use: ImageUse) -> str | None:
-    return (use.image_detail or "cannot be read") if use.image_problem == UNREADABLE else None
-
-
-def _not_looked_at(use: ImageUse) -> str | None:
-    if use.image_problem == ADDRESS:
-        return (
-            use.image_detail
-            or "is an address, which is never fetched; --root URL=FOLDER says where its files are"
-        )
-    if use.image_problem in NOT_LOOKED_AT:
-        return use.image_detail or "lies outside the folder of the audit"
-    return None
+def _without_image(*problems: str) -> Callable[[ImageUse], str | None]:
+    """A check that finds the uses that have no image for one of these reasons."""
+    return lambda use: use.image_detail if use.image_problem in problems else None
 
 
 def _quoted(text: str, most: int = 80) -> str:
@@ -288,7 +272,7 @@ RULES = (
         "error",
         "The image's file does not exist",
         "Readers who see get an empty place.",
-        _image_missing,
+        _without_image(MISSING),
     ),
     Rule(
         "F02",
@@ -296,7 +280,7 @@ RULES = (
         "error",
         "The image's file cannot be read",
         "It is damaged, empty, or no image: browsers may show nothing.",
-        _image_unreadable,
+        _without_image(UNREADABLE),
     ),
     Rule(
         "F03",
@@ -305,7 +289,7 @@ RULES = (
         "The image is not within the audited files",
         "Addresses are never fetched, templates are not filled in, and files outside the audited folder are "
         "not read. So nobody looked at the picture.",
-        _not_looked_at,
+        _without_image(*NOT_LOOKED_AT),
         default=False,
     ),
     Rule(
@@ -385,6 +369,12 @@ DEFAULT_CODES = frozenset(rule.code for rule in RULES if rule.default)
 """The rules that are on by default."""
 
 
+def codes_on(select: Sequence[str], ignore: Sequence[str]) -> frozenset[str]:
+    """The codes of the rules that are on; the names are those of :func:`choose_codes`."""
+    chosen = choose_codes(select, "--select") if select else DEFAULT_CODES
+    return chosen - choose_codes(ignore, "--ignore")
+
+
 def finding(rule: Rule, message: str) -> Finding:
     """A finding of ``rule``."""
     return Finding(rule.code, rule.severity, message)
@@ -397,14 +387,9 @@ def check_use(use: ImageUse) -> list[Finding]:
 
 
 def check_same_text(uses: Sequence[ImageUse], identities: Sequence[object]) -> list[list[Finding]]:
-    """What :data:`RULES` T08 finds among the uses of one page.
+    """What T08 finds at each use of one page. Of several uses of one image, only the first has a finding.
 
-    Args:
-        uses: The uses of the page, in order.
-        identities: Equal for uses of the same image.
-
-    Returns:
-        The findings of each use. Of several uses of one image, only the first has one.
+    identities: equal for uses of the same image.
     """
     groups: dict[str, list[int]] = defaultdict(list)
     for place, use in enumerate(uses):

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import os
 import posixpath
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 from urllib.parse import unquote, unquote_to_bytes, urljoin, urlsplit
@@ -176,25 +175,23 @@ def _joined(base: str, source: str) -> str:
 
 def _first(store: Store, folder: str, path: str, source: str) -> Located:
     """The image at the first spelling of the path that leads to a file; else what the first one says."""
-    first: Located | None = None
-    for spelling in _spellings(path):
-        below = posixpath.normpath(posixpath.join(folder, spelling.lstrip("/")))
-        if below == ".." or below.startswith("../"):
-            located = Located(None, OUTSIDE, f"{short(source)} leads out of the root")
-        elif "\0" in below or below == ".":
-            located = Located(None, MISSING, f"{short(source)} is no file name")
-        else:
-            located = store.image(below)
-        if located.problem != MISSING:
-            return located
-        first = first or located
-    return first or Located(None, MISSING, "the image names no file")
-
-
-def _spellings(path: str) -> Iterator[str]:
-    """What a path in a document may be called on the disk: as a server reads it, then as it is written."""
     plain = re.split("[?#]", path)[0]
-    yield from dict.fromkeys((unquote(plain), plain, unquote(path), path))
+    # On the disk it may be called as a server reads it, or as it is written.
+    spellings = dict.fromkeys((unquote(plain), plain, unquote(path), path))
+    found = (_at(store, posixpath.join(folder, one.lstrip("/")), source) for one in spellings)
+    first = next(found)
+    if first.problem != MISSING:
+        return first
+    return next((one for one in found if one.problem != MISSING), first)
+
+
+def _at(store: Store, path: str, source: str) -> Located:
+    below = posixpath.normpath(path)
+    if below == ".." or below.startswith("../"):
+        return Located(None, OUTSIDE, f"{short(source)} leads out of the root")
+    if "\0" in below or below == ".":
+        return Located(None, MISSING, f"{short(source)} is no file name")
+    return store.image(below)
 
 
 def _data_image(source: str) -> Located:
@@ -213,14 +210,10 @@ def _data_image(source: str) -> Located:
     return Located(content)
 
 
-def decode_base64(data: str | bytes) -> bytes:
+def decode_base64(data: bytes) -> bytes:
     """The bytes of base64 data, with or without ``=`` at its end. Raises :class:`ValueError` for others."""
-    text = data.encode() if isinstance(data, str) else data
-    plain = b"".join(text.split()).rstrip(b"=")
-    try:
-        return base64.b64decode(plain + b"=" * (-len(plain) % 4))
-    except binascii.Error as error:
-        raise ValueError(f"not base64 ({error})") from None
+    plain = b"".join(data.split()).rstrip(b"=")
+    return base64.b64decode(plain + b"=" * (-len(plain) % 4))
 
 
 def shown_source(source: str) -> str:

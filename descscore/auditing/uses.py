@@ -19,8 +19,6 @@ INLINE_SVG = "inline-svg"
 """The picture is a drawing that is not rendered: SVG in the document or in a file, an Office chart, or an
 element with ``role="img"`` that holds no image. It is there, so this is no fault of the document."""
 
-IMAGE_PROBLEMS = (MISSING, ADDRESS, OUTSIDE, TEMPLATE, UNREADABLE, INLINE_SVG)
-"""All values of :attr:`ImageUse.image_problem` but None."""
 NOT_LOOKED_AT = (ADDRESS, OUTSIDE, TEMPLATE)
 """The problems of images that nobody looks for."""
 
@@ -45,9 +43,10 @@ class ImageUse:
     image: str | bytes | None = None
     """The path or the bytes of an image file for :func:`descscore.images.load_image`; None with a problem."""
     image_problem: str | None = None
-    """Why there is no image: one of :data:`IMAGE_PROBLEMS`."""
+    """Why there is no image: ``missing``, ``address``, ``outside``, ``template``, ``unreadable`` or
+    ``inline-svg``; None where there is one."""
     image_detail: str | None = None
-    """The problem in a sentence."""
+    """The problem in a sentence; None without a problem."""
     name: str | None = None
     """The accessible name by HTML's order; None where nothing gives one, and '' where it is empty."""
     name_from: str | None = None
@@ -156,13 +155,12 @@ class PendingUse:
 
     def finished(self, located: Located, text: RunningText) -> ImageUse:
         """The use with its image and the words around it."""
-        image, problem, detail = located
         before, after = text.around(self.at)
         return replace(
             self.use,
-            image=image,
-            image_problem=problem,
-            image_detail=detail,
+            image=located.image,
+            image_problem=located.problem,
+            image_detail=located.detail,
             words_before=before,
             words_after=after,
         )

@@ -50,16 +50,17 @@ CAMERA_NAMES = listed(
 SUFFIXES = listed("jpg jpeg JPG png PNG gif webp tif bmp svg")
 """Endings of image files."""
 
-_GRAMMAR = (
-    "a about above after against all along also among an and another any are around as at away be because "
-    "been before behind being below beneath beside between both but by can could did do does down during "
-    "each either for from had has have he her here hers him his how i if in inside into is it its itself "
-    "may me might more most my near no nor not of off on one onto or other our out over own past she should "
-    "so some such than that the their them then there these they this those through to toward towards under "
-    "until up upon us very was we were what when where which while who whom whose will with within without "
-    "would you your"
+FUNCTION_WORDS = frozenset(
+    listed(
+        "a about above after against all along also among an and another any are around as at away be "
+        "because been before behind being below beneath beside between both but by can could did do does "
+        "down during each either for from had has have he her here hers him his how i if in inside into "
+        "is it its itself may me might more most my near no nor not of off on one onto or other our out "
+        "over own past she should so some such than that the their them then there these they this those "
+        "through to toward towards under until up upon us very was we were what when where which while "
+        "who whom whose will with within without would you your"
+    )
 )
-FUNCTION_WORDS = frozenset(_GRAMMAR.split())
 """English words that carry grammar rather than content."""
 
 _MORE_HEADS = listed(
@@ -115,9 +116,7 @@ _ADDRESS = re.compile(
 def is_file_name(text: str, source: str = "") -> bool:
     """Whether the whole text is the name of an image file. A file name inside a sentence is not.
 
-    Args:
-        text: The text.
-        source: Where the document takes the image from: its name without ending counts too.
+    source: where the document takes the image from; its name without ending counts too.
     """
     bare = text.strip(_QUOTES)
     if len(bare) > _LONGEST_NAME:
@@ -161,21 +160,18 @@ def _generic() -> re.Pattern[str]:
     return re.compile(rf"(?:{_ARTICLES} ?)(?:{heads})s?(?: ?{_NUMBER})?(?: {of} ?(?:{things})?)?")
 
 
-_FIXED = frozenset(text.rstrip(".").lower() for text in (*PLACE_HOLDERS, *_MORE_PLACE_HOLDERS))
-_SENTENCES = frozenset(text.rstrip(".").lower() for text in BOILERPLATE)
+_FIXED = frozenset(text.rstrip(".").lower() for text in (*PLACE_HOLDERS, *_MORE_PLACE_HOLDERS, *BOILERPLATE))
 
 
 def is_generic(text: str, in_link: bool = False) -> bool:
     """Whether the text would suit any image: "image", "Figure 3", "alt text", "Click to enlarge".
 
-    Args:
-        text: The text.
-        in_link: Whether the text names the target of a link or button. "Map" may be right there.
+    in_link: whether the text names the target of a link or button. "Map" may be right there.
     """
     plain = " ".join(text[: _LONGEST_NAME + 1].lower().split()).strip(f" .:;,!?*{_QUOTES}")
     if in_link:
         return re.sub(r"^(?:an?|the) | ?\d+$", "", plain) in _NAMELESS_IN_LINKS
-    return plain in _FIXED or plain in _SENTENCES or bool(_generic().fullmatch(plain))
+    return plain in _FIXED or bool(_generic().fullmatch(plain))
 
 
 _IMAGE_OF = re.compile(

@@ -90,13 +90,12 @@ class Held(Generic[T]):
         until, _, value = self._entries.pop(name, (0.0, 0, None))
         return value if until >= monotonic() else None
 
-    def names(self) -> list[str]:
-        """The names in the order in which they came."""
-        return list(self._entries)
-
-    def peek(self, name: str) -> T:
-        """The value of a name of :meth:`names`."""
-        return self._entries[name][2]
+    def take_first(self, wanted: Callable[[T], bool]) -> tuple[str, T] | None:
+        """The first value that is wanted, which is then gone, with its name; None if there is none."""
+        for name in [name for name, (_, _, value) in self._entries.items() if wanted(value)]:
+            if (value := self.take(name)) is not None:
+                return name, value
+        return None
 
 
 @dataclass(frozen=True)
@@ -109,7 +108,7 @@ class _Job:
 
 
 class Endpoint:
-    """Answers ``gradio_client`` for one page; ``ask`` scores."""
+    """Answers ``gradio_client`` for one page; ``ask`` scores. Its methods may raise :class:`RefusedError`."""
 
     def __init__(self, ask: Ask) -> None:
         self._ask = ask
@@ -118,19 +117,13 @@ class Endpoint:
 
     async def upload(self, request: Request) -> Response:
         """Keep one file of at most 20 MB; its name, in a list."""
-        try:
-            data = await _file(request)
-            return JSONResponse([self._uploads.put(data, len(data))])
-        except RefusedError as error:
-            return _refusal(error)
+        data = await _file(request)
+        return JSONResponse([self._uploads.put(data, len(data))])
 
     async def join(self, request: Request) -> Response:
         """Keep a request until its client listens; its number."""
-        try:
-            job = self._job(await request.body())
-            return JSONResponse({"event_id": self._jobs.put(job, len(job.image))})
-        except RefusedError as error:
-            return _refusal(error)
+        job = self._job(await request.body())
+        return JSONResponse({"event_id": self._jobs.put(job, len(job.image))})
 
     async def events(self, request: Request) -> Response:
         """The results of a session's requests, one event each; then the end."""
@@ -139,11 +132,7 @@ class Endpoint:
 
     def _job(self, body: bytes) -> _Job:
         """The request in a body. Raises :class:`RefusedError` if the client does not send such."""
-        try:
-            asked = json.loads(body.decode(), parse_int=str, parse_float=str)
-        except (ValueError, RecursionError):
-            raise RefusedError(400) from None
-        match asked:
+        match json_of(body):
             case {"session_hash": str(session), "data": [{"path": str(name)}, *texts]}:
                 if not _SESSION.fullmatch(session) or len(texts) > len(_TEXTS):
                     raise RefusedError(400)
@@ -155,20 +144,12 @@ class Endpoint:
         raise RefusedError(400)
 
     async def _events(self, request: Request, session: str) -> AsyncIterator[bytes]:
-        while (found := self._next(session)) is not None:
+        while (found := self._jobs.take_first(lambda job: job.session == session)) is not None:
             name, job = found
             yield _event(msg="process_starts", event_id=name)
             output = await self._output(request, job)
             yield _event(msg="process_completed", event_id=name, output=output, success="data" in output)
         yield _event(msg="close_stream", event_id=None)
-
-    def _next(self, session: str) -> tuple[str, _Job] | None:
-        for name in self._jobs.names():
-            if self._jobs.peek(name).session == session:
-                job = self._jobs.take(name)
-                if job is not None:
-                    return name, job
-        return None
 
     async def _output(self, request: Request, job: _Job) -> dict[str, Any]:
         try:
@@ -200,16 +181,28 @@ async def _file(request: Request) -> bytes:
 
 
 def _text(value: object) -> str:
+    if isinstance(value, str):
+        return whole(value)
     if value is None:
         return ""
-    if not isinstance(value, str):
-        raise RefusedError(400)
-    return value.encode(errors="replace").decode()
+    raise RefusedError(400)
+
+
+def json_of(body: bytes) -> Any:
+    """The value in a request. Raises :class:`RefusedError` where it is not JSON.
+
+    Numbers stay text: no field is one, and a very long one would take very long to read.
+    """
+    try:
+        return json.loads(body.decode(), parse_int=str, parse_float=str)
+    except (ValueError, RecursionError):
+        raise RefusedError(400) from None
+
+
+def whole(text: str) -> str:
+    """``text`` with a question mark for each half of a surrogate pair, which no encoding can write."""
+    return text.encode(errors="replace").decode()
 
 
 def _event(**message: object) -> bytes:
     return b"data: " + json.dumps(message).encode() + b"\n\n"
-
-
-def _refusal(error: RefusedError) -> Response:
-    return Response(error.reason, error.status, media_type="text/plain")

@@ -13,7 +13,7 @@ import socket
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any, TypeAlias, TypeVar
 from urllib.parse import urlsplit
 
@@ -133,10 +133,9 @@ class Hosts:
             return False
         if name in LOOPBACK or name in {_plain(known) for known in (self.host, *self.names)}:
             return True
-        return self._is_everywhere() and (_is_address(name) or name == _plain(socket.gethostname()))
-
-    def _is_everywhere(self) -> bool:
-        return self.host == "" or (_is_address(self.host) and ip_address(self.host).is_unspecified)
+        own = _address(self.host)
+        is_everywhere = self.host == "" or (own is not None and own.is_unspecified)
+        return is_everywhere and (_address(name) is not None or name == _plain(socket.gethostname()))
 
 
 def _host_name(header: str) -> str | None:
@@ -149,17 +148,16 @@ def _plain(name: str) -> str:
     return name.lower().removesuffix(".")
 
 
-def _is_address(name: str) -> bool:
+def _address(name: str) -> IPv4Address | IPv6Address | None:
     try:
-        ip_address(name)
+        return ip_address(name)
     except ValueError:
-        return False
-    return True
+        return None
 
 
 @dataclass
 class Room:
-    """Memory that large requests share."""
+    """Memory for requests."""
 
     left: int
     """Bytes that are free."""
@@ -179,7 +177,7 @@ class Guard:
     hosts: Hosts = Hosts()
     """The names by which clients may address the server."""
     large: Room = field(default_factory=lambda: Room(MAX_LARGE))
-    """Room for large requests."""
+    """Room that large requests share."""
     passwords: Lane = field(default_factory=lambda: Lane(at_once=2, waiting=64))
     """Threads that check passwords."""
 
@@ -198,7 +196,7 @@ class Guard:
             admitted = await self._with_account(scope, headers)
             length = _stated_length(headers)
             is_large = length is None or length > MAX_FORM
-            arrival = _Arrival(largest, self.large if is_large else None)
+            arrival = _Arrival(largest, self.large if is_large else Room(MAX_FORM))
             await self._pass_on(admitted, arrival, receive, self._with_headers(scope, send))
         except RefusedError as error:
             await _refuse(send, error)
@@ -215,13 +213,7 @@ class Guard:
         return path.removeprefix(self.images_at)
 
     def _check(self, scope: Scope, headers: Mapping[bytes, bytes], largest: int) -> None:
-        """Raise :class:`RefusedError` for a route, size or origin that is not allowed.
-
-        Args:
-            scope: The request without its body.
-            headers: Its headers.
-            largest: Largest allowed body, in bytes.
-        """
+        """Raise :class:`RefusedError` for a route, size or origin that is not allowed."""
         path, below = scope["path"], self._below_images(scope)
         if scope["method"] in ("GET", "HEAD"):
             known = _READ.fullmatch(path) or _STATIC.fullmatch(path) or below in _PROGRAM_READS
@@ -323,8 +315,8 @@ class _Arrival:
 
     largest: int
     """Largest allowed body, in bytes."""
-    room: Room | None
-    """Room for large requests; None for a small one."""
+    room: Room
+    """Room for it, which a large one shares with others."""
     held: int = 0
     """Bytes of the room that this request holds."""
 
@@ -361,18 +353,16 @@ class _Arrival:
         return b"".join(parts)
 
     def _hold(self, size: int) -> bool:
-        if self.room is not None:
-            if size > self.room.left:
-                return False
-            self.room.left -= size
-            self.held += size
+        if size > self.room.left:
+            return False
+        self.room.left -= size
+        self.held += size
         return True
 
     def end(self) -> None:
         """Give the room back."""
-        if self.room is not None:
-            self.room.left += self.held
-            self.held = 0
+        self.room.left += self.held
+        self.held = 0
 
 
 def _replay(body: bytes, receive: Any) -> Any:

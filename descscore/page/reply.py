@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache
-from importlib.resources import files
 from typing import Any
 
 from jinja2 import Environment
@@ -53,6 +52,11 @@ class Reply:
         return asdict(self)
 
 
+def problem(message: str, field: str = "") -> Reply:
+    """A reply with one error."""
+    return Reply(errors=(FieldError(field, message),))
+
+
 def render(name: str, **values: Any) -> str:
     """The HTML of template ``name`` in ``assets/page``.
 
@@ -68,4 +72,4 @@ def _environment() -> Environment:
 
 def asset(name: str) -> str:
     """The text of a file in ``assets/page``."""
-    return files("descscore").joinpath(f"assets/page/{name}").read_text(encoding="utf-8")
+    return (ASSETS / "page" / name).read_text(encoding="utf-8")

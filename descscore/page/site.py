@@ -28,9 +28,9 @@ from gradio.events import api
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 
-from descscore.page.endpoint import NAME, Endpoint, score
+from descscore.page.endpoint import NAME, Endpoint, json_of, score, whole
 from descscore.page.guard import ACCOUNT_HEADER, MAX_FORM, Guard, Hosts, Lane, RefusedError
-from descscore.page.reply import FieldError, Reply, asset, render
+from descscore.page.reply import Reply, asset, problem, render
 from descscore.page.study_page import StudyPage
 from descscore.page.uploads import MAX_BYTES
 from descscore.study.accounts import Accounts
@@ -55,7 +55,7 @@ class Page(Protocol):
     def act(
         self, action: str, fields: Mapping[str, str], account: str | None = None, image: bytes | None = None
     ) -> Reply:
-        """Do ``action`` with the form's ``fields``.
+        """Do an action. The reply also reports errors; the page then keeps its form.
 
         Args:
             action: The name of the pressed button, or ``open``.
@@ -82,6 +82,7 @@ def build_app(
         framed: Whether other sites may show the pages in a frame.
     """
     app: Any = FastAPI(openapi_url=None)
+    app.add_exception_handler(RefusedError, _refused)
     both = study is not None and trial is not None
     images_at = None
     if trial is not None:
@@ -92,6 +93,10 @@ def build_app(
     if study is not None:
         _add(app, "/", _Desk(study, Lane(at_once=8, waiting=256)), study.mark, both)
     return Guard(app, accounts, framed, images_at, hosts or Hosts())
+
+
+async def _refused(_: Request, error: RefusedError) -> Response:
+    return PlainTextResponse(error.reason, error.status)
 
 
 class _Desk:
@@ -109,37 +114,32 @@ class _Desk:
         self._opening, self._images = Lane(at_once=4, waiting=256), Lane(at_once=2, waiting=8)
 
     async def answer(self, request: Request) -> Response:
-        """The page's reply to an action, as JSON."""
-        try:
-            event = _Event.of(await request.body())
-            account = request.headers.get(ACCOUNT_HEADER.decode())
-            reply = await _unless_gone(request, self._lane(event).run(self._reply, event, account))
-        except RefusedError as error:
-            return PlainTextResponse(error.reason, error.status)
+        """The page's reply to an action, as JSON. Raises as :meth:`values`."""
+        event = _Event.of(await request.body())
+        reply = await _unless_gone(request, self._work_on(request, event))
         return Response(json.dumps(reply.to_dict()), media_type="application/json")
 
     async def values(self, request: Request, fields: Mapping[str, str], image: bytes) -> Reply:
         """The page's reply to a program, which listens as long as it wants one.
 
         Raises:
-            RefusedError: Too much work waits.
+            RefusedError: Too much work waits, or the request cannot be used.
         """
-        account = request.headers.get(ACCOUNT_HEADER.decode())
-        event = _Event("values", fields, image)
-        return await self._lane(event).run(self._reply, event, account)
+        return await self._work_on(request, _Event("values", fields, image))
 
-    def _lane(self, event: _Event) -> Lane:
+    async def _work_on(self, request: Request, event: _Event) -> Reply:
+        lane = self._work if event.image is None else self._images
         if event.action.partition(":")[0] in _OPENING:
-            return self._opening
-        return self._work if event.image is None else self._images
+            lane = self._opening
+        account = request.headers.get(ACCOUNT_HEADER.decode())
+        return await lane.run(self._reply, event, account and account.encode("latin-1").decode())
 
     def _reply(self, event: _Event, account: str | None) -> Reply:
-        account = account and account.encode("latin-1").decode()
         try:
             return self._page.act(event.action, event.fields, account, event.image)
         except Exception:  # noqa: BLE001 - whatever happened, the page keeps its form
             _log.exception("a page's action %r failed", event.action)
-            return Reply(errors=(FieldError("", _SORRY),))
+            return problem(_SORRY)
 
 
 @dataclass(frozen=True)
@@ -160,23 +160,13 @@ class _Event:
         head, newline, image = body.partition(b"\n")
         if len(head) > MAX_FORM:
             raise RefusedError(413)
-        try:
-            # Numbers stay text: no field is one, and a very long one would take very long to read.
-            data = json.loads(head.decode(), parse_int=str, parse_float=str)
-        except (ValueError, RecursionError):
-            raise RefusedError(400) from None
-        match data:
+        match json_of(head):
             case {"action": str(action), "fields": dict(fields)} if all(
                 isinstance(value, str) for value in fields.values()
             ):
-                texts = {_whole(name): _whole(value) for name, value in fields.items()}
-                return cls(_whole(action)[:_LONGEST_ACTION], texts, image if newline else None)
+                texts = {whole(name): whole(value) for name, value in fields.items()}
+                return cls(whole(action)[:_LONGEST_ACTION], texts, image if newline else None)
         raise RefusedError(400)
-
-
-def _whole(text: str) -> str:
-    """``text`` with a question mark for each half of a surrogate pair, which no encoding can write."""
-    return text.encode(errors="replace").decode()
 
 
 async def _unless_gone(request: Request, work: Any) -> Reply:

@@ -7,20 +7,16 @@ survives a restart of the server, and two open pages, of one annotator or of two
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import io
 import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
-from PIL import Image
-
 from descscore.errors import DescscoreError, ImageError, StorageError, is_blank
 from descscore.images import load_image
-from descscore.page.reply import FieldError, Reply, asset, render
+from descscore.page.reply import FieldError, Reply, asset, problem, render
 from descscore.study.database import DiskFullError, ReadOnlyError
 from descscore.study.items import MAX_ITEM_PIXELS, StudyItem, study_mark
 from descscore.study.judgments import (
@@ -41,6 +37,7 @@ from descscore.study.questions import (
     Question,
     questions_of,
 )
+from descscore.templates import jpeg_address
 
 Fields: TypeAlias = Mapping[str, str]
 """The text fields of a form by name, as a browser sent them."""
@@ -80,15 +77,9 @@ class StudyPage:
     def act(
         self, action: str, fields: Fields, account: str | None = None, image: bytes | None = None
     ) -> Reply:
-        """Do an action of a page.
+        """As :meth:`descscore.page.site.Page.act`. No message names a file or an item.
 
-        The reply also reports errors; the page then keeps its form. No message names a file or an item.
-
-        Args:
-            action: the name of the pressed button.
-            fields: the text fields of its form.
-            account: the account that is logged in; None without accounts.
-            image: not used; annotators send no images.
+        ``image`` is not used: annotators send none.
         """
         try:
             return self._do(action, fields, account)
@@ -96,10 +87,10 @@ class StudyPage:
             _log.error("%s", error)
             return _not_stored(error, action)
         except ImageError as error:
-            return _problem(f"{error} Please tell the people who run the study. What you saved is kept.")
+            return problem(f"{error} Please tell the people who run the study. What you saved is kept.")
         except DescscoreError as error:
             _log.error("%s", error)
-            return _problem("This could not be done. Load the page again to continue.")
+            return problem("This could not be done. Load the page again to continue.")
 
     def _do(self, action: str, fields: Fields, account: str | None) -> Reply:
         match action:
@@ -152,7 +143,7 @@ class StudyPage:
 
     def _agree(self, fields: Fields) -> Reply:
         if fields.get("consent") != "yes":
-            return Reply(errors=(FieldError("consent", "To take part, agree by ticking the box."),))
+            return problem("To take part, agree by ticking the box.", "consent")
         # The form holds the code, so that a form sent twice registers one annotator.
         code = new_code() if self.codes else ""
         return Reply(render("profile.html", vision=VISION_GROUPS, screen_reader=SCREEN_READER_USE, code=code))
@@ -166,8 +157,7 @@ class StudyPage:
         try:
             annotator, code = self.store.register(profile, account, fields.get("new_code"))
         except PseudonymTaken:
-            message = "Somebody in this study has this pseudonym. Choose another one."
-            return Reply(errors=(FieldError("pseudonym", message),))
+            return problem("Somebody in this study has this pseudonym. Choose another one.", "pseudonym")
         return replace(self._welcome(annotator, code), code=code)
 
     def _resume(self, fields: Fields) -> Reply:
@@ -175,7 +165,7 @@ class StudyPage:
         annotator = self.store.by_code(code) if code.strip() else None
         if annotator is None:
             message = "No annotator in this study has this code. Check it letter by letter."
-            return Reply(errors=(FieldError("typed_code", message),))
+            return problem(message, "typed_code")
         return replace(self._current(annotator), code=code)
 
     def _welcome(self, annotator: Annotator, code: str | None) -> Reply:
@@ -249,7 +239,7 @@ class StudyPage:
 
     def _delete(self, annotator: Annotator, fields: Fields) -> Reply:
         if fields.get("sure") != "yes":
-            return Reply(errors=(FieldError("sure", "To delete, confirm by ticking the box."),))
+            return problem("To delete, confirm by ticking the box.", "sure")
         page = render("deleted.html", count=self.store.delete(annotator))
         return Reply(page, forget=True, status="Your judgments have been deleted.")
 
@@ -291,10 +281,6 @@ def _paragraphs(text: str) -> list[str]:
     return [part.strip() for part in re.split(r"\n\s*\n", text) if not is_blank(part)]
 
 
-def _problem(message: str) -> Reply:
-    return Reply(errors=(FieldError("", message),))
-
-
 def _not_stored(error: StorageError, action: str) -> Reply:
     reason = "the study's database cannot be read or written"
     if isinstance(error, DiskFullError):
@@ -302,8 +288,8 @@ def _not_stored(error: StorageError, action: str) -> Reply:
     if isinstance(error, ReadOnlyError):
         reason = "the study's database is read-only"
     if action not in _SAVING:
-        return _problem(f"The study cannot be opened: {reason}. Please tell the people who run it.")
-    return _problem(
+        return problem(f"The study cannot be opened: {reason}. Please tell the people who run it.")
+    return problem(
         f"This was not saved: {reason}. What you filled in is still in the form. "
         "Please tell the people who run the study, and try again later."
     )
@@ -317,19 +303,11 @@ def image_address(item: StudyItem) -> str:
             name the file; the log does.
     """
     try:
-        image = load_image(_unchanged_bytes(item), MAX_ITEM_PIXELS)
+        data = item.image.read_bytes()
+        if hashlib.sha256(data).hexdigest() != item.image_hash:
+            raise ImageError("study_image", "has changed since the study began")
+        image = load_image(data, MAX_ITEM_PIXELS)
     except (ImageError, OSError) as error:
         _log.error("%s: %s", item.image, error)
         raise ImageError("study_image", "The image of this step cannot be shown.") from None
-    image.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE), Image.Resampling.LANCZOS)
-    image.info.clear()  # Pillow would write a JPEG's comment, which may describe the image
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=90)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def _unchanged_bytes(item: StudyItem) -> bytes:
-    data = item.image.read_bytes()
-    if hashlib.sha256(data).hexdigest() != item.image_hash:
-        raise ImageError("study_image", "has changed since the study began")
-    return data
+    return jpeg_address(image, _LONGEST_SIDE, 90)

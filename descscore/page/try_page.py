@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,8 +13,8 @@ from descscore.context import ContextTexts, tokenize_context
 from descscore.errors import DescscoreError, InputError, TextError, is_blank
 from descscore.explanations.reasons import explain_encoded, explains
 from descscore.formats import BROWSER_FORMATS
-from descscore.page.reply import FieldError, Reply, render
-from descscore.page.uploads import MAX_BYTES, UploadDecoder
+from descscore.page.reply import FieldError, Reply, problem, render
+from descscore.page.uploads import FORMATS, MAX_BYTES, UploadDecoder
 from descscore.page.verdict import (
     MarkedWord,
     Result,
@@ -27,6 +26,7 @@ from descscore.page.verdict import (
     verdict,
 )
 from descscore.scorer import DescScorer, comparison
+from descscore.templates import data_address
 from descscore.texts import TokenizedText
 
 MAX_LETTERS = 2000
@@ -40,9 +40,6 @@ the other limits could have a hundred thousand."""
 MAX_EXPLAINED_TOKENS = 160
 """Longest text that is explained word by word. The time grows with the square of the length."""
 
-FORMATS = "JPEG, PNG, WebP, GIF, AVIF or BMP"
-"""The formats that visitors are told. Files of the format MPO call themselves JPEG."""
-
 
 class TryPage:
     """Scores the texts of the page with ``scorer``, one form at a time, and stores nothing."""
@@ -55,14 +52,10 @@ class TryPage:
     def act(
         self, action: str, fields: Mapping[str, str], account: str | None = None, image: bytes | None = None
     ) -> Reply:
-        """Do an action of the page; the reply also reports errors.
+        """As :meth:`descscore.page.site.Page.act`. ``account`` is not used: all see the same page.
 
-        Args:
-            action: ``open``, ``score``, ``example:NAME``, or for programs ``values``: the scores without
-                words and page, in ``values`` of the reply.
-            fields: The text fields of the form by name.
-            account: Not used; the page is the same for everybody.
-            image: The file that was chosen; None if none was.
+        The actions are ``open``, ``score``, ``example:NAME``, and for programs ``values``: the scores without
+        words and page, in ``values`` of the reply.
         """
         kind, _, name = action.partition(":")
         try:
@@ -72,7 +65,7 @@ class TryPage:
                 return self._score(fields, image, shown=kind == "score")
             return _form_page()
         except DescscoreError as error:
-            return Reply(errors=(FieldError("", str(error)),))
+            return problem(str(error))
 
     def _score(self, fields: Mapping[str, str], upload: bytes | None, shown: bool) -> Reply:
         form = _Form(fields, upload, self.scorer)
@@ -304,7 +297,7 @@ def _fill_in(name: str) -> Reply:
     example = EXAMPLES[name]
     buffer = io.BytesIO()
     example.draw().save(buffer, "PNG")
-    address = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    address = data_address(buffer.getvalue(), "image/png")
     fields = {
         "example": name,
         "description": example.description,

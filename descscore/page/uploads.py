@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import queue
-from typing import TypeAlias
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -20,6 +19,9 @@ MAX_BYTES = 20 * 2**20
 MAX_UPLOAD_PIXELS = 60_000_000
 """Largest image that is decoded, in pixels."""
 
+FORMATS = "JPEG, PNG, WebP, GIF, AVIF or BMP"
+"""The formats that visitors are told. Files of the format MPO call themselves JPEG."""
+
 MAX_SCANS = 200
 """Most scans of a JPEG file. Ordinary progressive files have about ten. Each costs a pass over the image."""
 
@@ -30,20 +32,18 @@ AT_ONCE = 2
 """Number of images that are decoded at once, each in a process of its own."""
 
 _START_OF_SCAN = b"\xff\xda"
-_Pools: TypeAlias = "queue.SimpleQueue[DecodePool | None]"
 
 
 class UploadDecoder:
     """Decodes uploads in worker processes, which start with the first uploads. Threads may share it.
 
-    Args:
-        spec: Size of the picture that the model takes.
+    spec: the picture that the model takes.
     """
 
     def __init__(self, spec: PixelSpec) -> None:
         self._options = PoolOptions(1, 1, TIME_LIMIT, f"{__name__}:prepare")
         self._spec = spec
-        self._pools: _Pools = queue.SimpleQueue()
+        self._pools: queue.SimpleQueue[DecodePool | None] = queue.SimpleQueue()
         for _ in range(AT_ONCE):
             self._pools.put(None)
 
@@ -58,7 +58,7 @@ class UploadDecoder:
             pool = pool or DecodePool(self._spec, self._options)
             return self._decoded(pool, data)
         except ImageError as error:
-            raise ImageError(error.kind, _advice(error)) from None
+            raise ImageError(error.kind, _ADVICE.get(error.kind, _DAMAGED)) from None
         except BaseException:
             if pool is not None:
                 pool.close()
@@ -116,13 +116,9 @@ _ADVICE = {
     "image_too_large": f"The image has more than {MAX_UPLOAD_PIXELS // 10**6} million pixels, or is far too "
     "long and narrow. Choose another one.",
     "empty_image": "The file is empty. Choose another one.",
-    "not_an_image": "The file is not an image that can be read. "
-    "Choose a JPEG, PNG, WebP, GIF, AVIF or BMP file.",
+    "not_an_image": f"The file is not an image that can be read. Choose a {FORMATS} file.",
     "too_many_scans": "The JPEG file has too many scans. Save it without them, or choose another image.",
     "image_timeout": f"The image takes longer than {TIME_LIMIT:g} seconds to read. Choose a smaller one.",
     "decoder_died": "The image takes too much memory to read. Choose a smaller one.",
 }
-
-
-def _advice(error: ImageError) -> str:
-    return _ADVICE.get(error.kind, "The image is damaged or incomplete. Choose another one.")
+_DAMAGED = "The image is damaged or incomplete. Choose another one."

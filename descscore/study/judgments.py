@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from descscore.errors import StorageError, UsageError
 from descscore.study.database import connection, create, transaction
@@ -54,12 +54,10 @@ class Profile:
     def __post_init__(self) -> None:
         if not self.pseudonym.strip():
             raise UsageError("pseudonym: is blank")
-        if self.vision not in VISION_GROUPS:
-            raise UsageError(f"vision {self.vision!r}: choose one of {', '.join(VISION_GROUPS)}")
-        if self.screen_reader not in SCREEN_READER_USE:
-            raise UsageError(
-                f"screen_reader {self.screen_reader!r}: choose one of {', '.join(SCREEN_READER_USE)}"
-            )
+        for field, known in (("vision", VISION_GROUPS), ("screen_reader", SCREEN_READER_USE)):
+            value = getattr(self, field)
+            if value not in known:
+                raise UsageError(f"{field} {value!r}: choose one of {', '.join(known)}")
 
 
 @dataclass(frozen=True)
@@ -148,7 +146,10 @@ class JudgmentStore:
         Raises:
             PseudonymTaken: another annotator has this pseudonym.
         """
-        code = None if account else code if code and is_code(code) else new_code()
+        if account:
+            code = None
+        elif not _CODE.fullmatch(_plain(code or "")):
+            code = new_code()
         name = profile.pseudonym.strip()
         hashed_code = code_hash(code) if code else None
         values = (
@@ -183,11 +184,8 @@ class JudgmentStore:
 
     def order(self, annotator: Annotator) -> tuple[str, ...]:
         """The annotator's items in their own order."""
-        with connection(self.path) as database:
-            rows = database.execute(
-                "SELECT item FROM orders WHERE annotator = ? ORDER BY position", (annotator.number,)
-            ).fetchall()
-        return tuple(item for (item,) in rows)
+        query = "SELECT item FROM orders WHERE annotator = ? ORDER BY position"
+        return tuple(item for (item,) in self._rows(query, annotator.number))
 
     def save(self, annotator: Annotator, item: str, phase: str, ratings: Ratings) -> bool:
         """Save the answers to one item in one phase, replacing earlier ones.
@@ -212,10 +210,8 @@ class JudgmentStore:
 
     def ratings(self, annotator: Annotator) -> Mapping[tuple[str, str], Ratings]:
         """All answers of one annotator by (item, phase)."""
-        with connection(self.path) as database:
-            rows = database.execute(
-                "SELECT item, phase, answers FROM judgments WHERE annotator = ?", (annotator.number,)
-            ).fetchall()
+        query = "SELECT item, phase, answers FROM judgments WHERE annotator = ?"
+        rows = self._rows(query, annotator.number)
         return {(item, phase): json.loads(answers) for item, phase, answers in rows}
 
     def delete(self, annotator: Annotator) -> int:
@@ -241,12 +237,14 @@ class JudgmentStore:
 
     def judgments(self) -> list[Judgment]:
         """All judgments: annotators in order of registration, their judgments in their own order."""
-        with connection(self.path) as database:
-            rows = database.execute(_ALL_JUDGMENTS).fetchall()
         return [
             Judgment(pseudonym, vision, item, phase, position, json.loads(answers))
-            for pseudonym, vision, item, phase, position, answers in rows
+            for pseudonym, vision, item, phase, position, answers in self._rows(_ALL_JUDGMENTS)
         ]
+
+    def _rows(self, query: str, *values: object) -> list[Any]:
+        with connection(self.path) as database:
+            return database.execute(query, values).fetchall()
 
 
 _INSERT_ANNOTATOR = """
@@ -338,11 +336,6 @@ def new_code() -> str:
     """A random resume code of 79 bits, in four groups that are easy to write down."""
     letters = "".join(secrets.choice(_CODE_LETTERS) for _ in range(_CODE_LENGTH))
     return "-".join(letters[at : at + 4] for at in range(0, _CODE_LENGTH, 4))
-
-
-def is_code(text: str) -> bool:
-    """Whether ``text`` looks like a code of :func:`new_code`."""
-    return bool(_CODE.fullmatch(_plain(text)))
 
 
 def code_hash(code: str) -> str:

@@ -14,8 +14,7 @@ import jsonschema
 import pytest
 
 from descscore.auditing.baseline import read_baseline, without_known, write_baseline
-from descscore.auditing.html_report import as_html, sorted_entries
-from descscore.auditing.reports import CSV_COLUMNS, as_csv, as_json, as_junit, as_sarif, as_text
+from descscore.auditing.reports import CSV_COLUMNS, as_csv, as_html, as_json, as_junit, as_sarif, as_text
 from descscore.auditing.results import AuditedUse, worst_first
 from descscore.auditing.rules import BY_CODE, RULES, finding
 from descscore.auditing.uses import ImageUse
@@ -238,7 +237,7 @@ def test_the_junit_report_fails_a_test_for_each_use_with_a_failing_finding() -> 
 def test_the_page_shows_all_findings_with_thumbnails_and_runs_nothing(tmp_path: Path) -> None:
     photo = make_photo(tmp_path / "photo.jpg", 0)
     records = [*RECORDS, record("T09", image=str(photo)), record("T10", image=str(tmp_path / "gone.jpg"))]
-    page = as_html(sorted_entries(records), "descscore:1|model:x")
+    page = as_html(worst_first(records), "descscore:1|model:x")
     for code in ("P01", "T05", "T01", "F02", "T03", "T04", "D01", "T09"):
         assert f"message of {code}" in page or code == "D01"
         assert f'id="show-{code}"' in page
@@ -252,13 +251,13 @@ def test_the_page_shows_all_findings_with_thumbnails_and_runs_nothing(tmp_path: 
 
 def test_the_page_states_no_fit_of_what_the_model_does_not_judge() -> None:
     german = replace(record("T04"), percentile=3.0, not_judged="is in another language than English (de)")
-    page = as_html(sorted_entries([german]), "descscore:1|model:x")
+    page = as_html([german], "descscore:1|model:x")
     assert "Not judged: is in another language" in page
     assert "comparison descriptions fit" not in page
 
 
 def test_a_page_without_findings_says_so() -> None:
-    assert "Nothing was found." in as_html(sorted_entries([record(None)]), None)
+    assert "Nothing was found." in as_html([record(None)], None)
 
 
 def test_known_findings_are_left_out_wherever_their_lines_move(tmp_path: Path) -> None:

@@ -343,6 +343,6 @@ def test_words_around_hold_no_marks(tmp_path: Path) -> None:
 def test_any_mixture_of_marks_is_read(parts: list[str]) -> None:
     text = "".join(parts)
     lines = text.split("\n")
-    for use in read_markdown(text, Origin("page.md", Sources(FolderStore("/nowhere")))):
+    for use in read_markdown(text, Origin("page.md", Sources(FolderStore("/nowhere")))).uses():
         if use.line is not None and use.column is not None:
             assert len(lines[use.line - 1]) >= use.column

@@ -28,7 +28,7 @@ USE = ImageUse("page.html", line=3, image="a.jpg", source="a.jpg", name="A dog."
 
 
 def codes(score: Score) -> list[str]:
-    return [one.code for one in judge(USE, score, LIMITS)]
+    return [one.code for one in judge(score, LIMITS)]
 
 
 def test_a_low_percentile_and_a_low_probability_are_found_alone_and_together() -> None:

@@ -152,11 +152,11 @@ WRONG = {
         use("May be a black-and-white photo of a mountain"),
         use("Image may contain: two people, people smiling"),
     ],
-    "F01": [use(DOG, image=None, image_problem="missing")],
+    "F01": [use(DOG, image=None, image_problem="missing", image_detail="a.jpg: no such file")],
     "F02": [use(DOG, image=None, image_problem="unreadable", image_detail="a.jpg: is empty")],
     "F03": [
-        use(DOG, image=None, image_problem="address", source="https://example.org/a.jpg"),
-        use(DOG, image=None, image_problem="outside", source="../../a.jpg"),
+        use(DOG, image=None, image_problem="address", image_detail="https://example.org/a.jpg is an address"),
+        use(DOG, image=None, image_problem="outside", image_detail="../../a.jpg leads out of the root"),
     ],
 }
 

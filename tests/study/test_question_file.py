@@ -19,8 +19,7 @@ from descscore.page.study_page import StudyPage
 from descscore.study.export import BLV_COLUMNS, SIGHTED_COLUMNS, export_judgments
 from descscore.study.items import read_items
 from descscore.study.judgments import JudgmentStore
-from descscore.study.question_file import questions_path, read_questions
-from descscore.study.questions import AFTER, BEFORE, NO_IMAGE, QUESTIONS
+from descscore.study.questions import AFTER, BEFORE, NO_IMAGE, QUESTIONS, questions_path, read_questions
 from study_tools import enter, hidden, make_store, register, write_items
 
 TRUST = {"name": "trust", "text": "Would you trust it?", "low": "Not at all", "high": "Fully", "values": 7}
