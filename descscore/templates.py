@@ -63,7 +63,7 @@ def jpeg_address(image: Image.Image, side: int, quality: int) -> str:
     """
     small = image.copy()
     small.info = {}  # Pillow would write a JPEG's comment, which may describe the image
-    small.thumbnail((side, side))
+    small.thumbnail((side, side), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     small.save(buffer, format="JPEG", quality=quality)
     return data_address(buffer.getvalue(), "image/jpeg")

@@ -145,7 +145,8 @@ class Sources:
                 and re.match(r"(?i)(https?:)?//", address)
             ):
                 return _first(root.store, "", plain[len(root.address) :], address)
-        return Located(None, ADDRESS, f"{short(address)} is an address, and addresses are never fetched")
+        advice = "which is never fetched; --root URL=FOLDER says where its files are"
+        return Located(None, ADDRESS, f"{short(address)} is an address, {advice}")
 
 
 _STATIC = ("static", "public")
