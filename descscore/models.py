@@ -69,7 +69,7 @@ from descscore.library_tokenizer import folder_tokenizer, known_tokenizer
 from descscore.lora import LORA_CONFIG, LORA_WEIGHTS
 from descscore.model_config import check_config
 from descscore.purpose import Purpose, Site, load_purpose
-from descscore.texts import Tokenizer
+from descscore.tokenizer import Tokenizer
 from descscore.towers.text import can_shorten, check_text_tower
 
 BUNDLED = ("base", "default")
