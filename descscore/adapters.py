@@ -128,7 +128,9 @@ def read_adapter(folder: Path) -> AdapterInfo:
             raise TypeError(f"a JSON object was expected, not {type(data).__name__}")
         known = {field.name for field in fields(AdapterInfo)}
         info = AdapterInfo(**{"format": None} | {k: v for k, v in data.items() if k in known})
-        _check_types(info)
+        for name, kinds in _KINDS.items():
+            if type(getattr(info, name)) not in kinds:
+                raise TypeError(f"{name} is {str(getattr(info, name))[:100]!r}")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{path}: not an adapter description ({error!r})") from None
     if info.tuning not in ("lora", "full"):
@@ -140,15 +142,12 @@ def read_adapter(folder: Path) -> AdapterInfo:
     return info
 
 
-def _check_types(info: AdapterInfo) -> None:
-    """Raise :class:`TypeError` for a field that holds another kind of value."""
-    for name, kinds in {
-        **dict.fromkeys(("base", "base_weights"), (str,)),
-        "pretrained": (str, type(None)),
-        **dict.fromkeys(("block", "k"), (int, type(None))),
-    }.items():
-        if type(getattr(info, name)) not in kinds:
-            raise TypeError(f"{name} is {str(getattr(info, name))[:100]!r}")
+_KINDS = {
+    **dict.fromkeys(("base", "base_weights"), (str,)),
+    "pretrained": (str, type(None)),
+    **dict.fromkeys(("block", "k"), (int, type(None))),
+}
+"""Kinds of values that fields of the file may hold."""
 
 
 def include_base(base: Path, folder: Path) -> str:

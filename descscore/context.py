@@ -55,13 +55,9 @@ class ContextTexts:
     references: tuple[TokenizedText, ...] = ()
     """Empty for a pair without references."""
 
-    def extend(self, signature: str) -> str:
-        """``signature`` with a part for the context and one for the references, if the pair has them."""
-        return extend_signature(signature, self.context is not None, bool(self.references))
-
 
 def extend_signature(signature: str, with_context: bool, with_references: bool) -> str:
-    """``signature`` with a part for a contextual score and one for a reference score, if wanted."""
+    """``signature`` with a part for a contextual score and one for a reference score, if there are any."""
     parts = [CONTEXT_SIGNATURE] * with_context + [REFERENCES_SIGNATURE] * with_references
     return "|".join((signature, *parts))
 
@@ -69,11 +65,7 @@ def extend_signature(signature: str, with_context: bool, with_references: bool) 
 def tokenize_context_texts(
     tokenize: Callable[[str], TokenizedText], context: object, references: object
 ) -> ContextTexts:
-    """Tokens of one pair's context and references.
-
-    Raises:
-        TextError: As :func:`tokenize_context` and :func:`tokenize_references`.
-    """
+    """Tokens of one pair's context and references; raises :class:`TextError` as the two functions below."""
     return ContextTexts(tokenize_context(tokenize, context), tokenize_references(tokenize, references))
 
 

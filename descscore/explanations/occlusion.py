@@ -110,18 +110,15 @@ def visible_box(spec: PixelSpec, size: tuple[int, int]) -> tuple[float, float, f
     return ((1 - across) / 2, (1 - down) / 2, (1 + across) / 2, (1 + down) / 2)
 
 
-def _corners() -> Sequence[tuple[int, int]]:
-    """Top left cells of the squares. Squares reach over the edges, so all cells are covered equally often."""
-    starts = range(1 - COVER, GRID)
-    return [(row, column) for row in starts for column in starts]
-
-
 def _covers(size: Sequence[int]) -> Tensor:
-    """The pixels that each square covers: ``(covers, height, width)`` bool."""
-    height, width = size
-    rows = torch.arange(height) * GRID // height
-    columns = torch.arange(width) * GRID // width
-    return torch.stack([_span(rows, r)[:, None] & _span(columns, c)[None] for r, c in _corners()])
+    """The pixels that each square covers: ``(covers, height, width)`` bool.
+
+    Squares reach over the edges, so all cells are covered equally often.
+    """
+    starts = torch.arange(1 - COVER, GRID)[:, None]
+    down, across = (torch.arange(length) * GRID // length for length in size)
+    rows, columns = ((cells >= starts) & (cells < starts + COVER) for cells in (down, across))
+    return (rows[:, None, :, None] & columns[None, :, None, :]).flatten(0, 1)
 
 
 def _by_cell(losses: Tensor) -> Tensor:
@@ -129,7 +126,3 @@ def _by_cell(losses: Tensor) -> Tensor:
     masks = _covers((GRID, GRID))
     total = torch.einsum("nc,cij->nij", losses, masks.double())
     return total / masks.sum(0)
-
-
-def _span(cells: Tensor, first: int) -> Tensor:
-    return (cells >= first) & (cells < first + COVER)

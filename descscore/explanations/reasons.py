@@ -6,7 +6,6 @@ This works with any scorer that has what :class:`PairScorer` asks for, and does 
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -41,7 +40,7 @@ from descscore.image_lists import AnyImage, ImageBatch, image_source
 from descscore.images import image_identity, load_image
 from descscore.interchange import Exchange, interchange_texts
 from descscore.models import LoadedModel
-from descscore.purpose import Purpose
+from descscore.purpose import Purpose, percent_below
 from descscore.records import SCALE, Score
 from descscore.texts import EncodedTexts, TokenizedText, pad
 from descscore.towers.text import can_shorten, join_tokens
@@ -317,8 +316,10 @@ def _convergence(path: PathEnds, text: int, steps: int) -> Convergence:
 def _place(purpose: Purpose | None, log_odds: float | None, score: Score) -> PurposePlace | None:
     if purpose is None or log_odds is None or score.description_probability is None:
         return None
-    places = [None, None] if purpose.places is None else [tuple(row) for row in purpose.places.tolist()]
-    above = [None if row is None else _percent_below(row, log_odds) for row in places]
+    places = [None, None] if purpose.places is None else list(purpose.places.cpu().double())
+    value = torch.tensor(log_odds, dtype=torch.float64)
+    above = [None if row is None else float(percent_below(row, value)) for row in places]
+    descriptions, captions = (None if row is None else tuple(row.tolist()) for row in places)
     return PurposePlace(
         log_odds=log_odds,
         probability=score.description_probability,
@@ -326,14 +327,9 @@ def _place(purpose: Purpose | None, log_odds: float | None, score: Score) -> Pur
         k=purpose.site.k,
         above_descriptions=above[0],
         above_captions=above[1],
-        descriptions=places[0],
-        captions=places[1],
+        descriptions=descriptions,
+        captions=captions,
     )
-
-
-def _percent_below(ascending: Sequence[float], value: float) -> float:
-    """Per cent of numbers below ``value``, ties half."""
-    return 50 * (bisect_left(ascending, value) + bisect_right(ascending, value)) / len(ascending)
 
 
 @torch.no_grad()
