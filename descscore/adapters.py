@@ -312,11 +312,6 @@ class Adapter:
 
     def write_card(self) -> Path:
         """Write the model card ``README.md``, from what the folder says of the base and of the run."""
-        with atomic_write(self.folder / CARD) as part:
-            part.write_text(self._card(), encoding="utf-8")
-        return self.folder / CARD
-
-    def _card(self) -> str:
         path, info = self.folder / RUN_FILE, self.info
         run = read_json(path) if path.is_file() else {}
         run = run if isinstance(run, dict) else {}
@@ -328,7 +323,9 @@ class Adapter:
             repository=repository.id if repository else None,
             licence=self._licence(run),
         )
-        return model_card(base, run)
+        with atomic_write(self.folder / CARD) as part:
+            part.write_text(model_card(base, run), encoding="utf-8")
+        return self.folder / CARD
 
     def _licence(self, run: dict[str, Any]) -> str | None:
         """The licence of the base: what the run's record says, or the base's own card."""

@@ -157,7 +157,7 @@ def _conversion(image: Image.Image) -> Convert | None:
     if mode in _TRANSPARENT_MODES or (clear is not None and not isinstance(clear, str)):
         return lambda tile: _transparent_on_white(tile, info)
     plain = {"1": "L", "L": "L", "CMYK": "CMYK"}.get(mode, "RGB")
-    if not _needs_conversion(info, plain):
+    if _transform(info, plain) is None and _curve(info) is None:  # sRGB already
         return None
     return lambda tile: _to_srgb(tile.convert(plain), info)
 
@@ -293,11 +293,6 @@ _SDR_WHITE = 203.0
 """Candela a square metre that are white in a picture of high dynamic range (ITU-R BT.2408)."""
 
 _BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
-
-
-def _needs_conversion(info: Mapping[Any, Any], mode: str) -> bool:
-    """Whether colours of a picture of ``mode`` (L, RGB or CMYK) are not sRGB."""
-    return _transform(info, mode) is not None or _curve(info) is not None
 
 
 def _to_srgb(image: Image.Image, info: Mapping[Any, Any]) -> Image.Image:

@@ -131,25 +131,15 @@ def contextual_scores(
 ) -> Tensor:
     """Contextual scores ``(n,)``: ``‖d‖·cos(i, d) + (‖c‖ - ‖d‖)·cos(c, d)``.
 
-    They have no fixed range: their scale is that of the model's embeddings.
-
-    Args:
-        cosines: Cosines of image and description, ``(n,)``.
-        norms: Lengths ‖d‖ of the descriptions' raw embeddings, ``(n,)``.
-        context_cosines: Cosines of context and description, ``(n,)``.
-        context_norms: Lengths ‖c‖ of the contexts' raw embeddings, ``(n,)``.
+    They have no fixed range: their scale is that of the model's embeddings. Cosines and norms are ``(n,)``.
     """
     return norms * cosines + (context_norms - norms) * context_cosines
 
 
 def reference_scores(scores: Tensor, best: Tensor) -> Tensor:
-    """Harmonic means ``(n,)``, 0..10/7, of scores and largest cosines with a reference.
+    """Harmonic means ``(n,)``, 0..10/7, of scores ``(n,)`` and each text's largest cosine with a reference.
 
     A negative cosine counts as 0. The mean of two zeros is 0.
-
-    Args:
-        scores: ``(n,)``, 0..2.5.
-        best: Each text's largest cosine with a reference, ``(n,)``, -1..1.
     """
     likeness = best.clamp(min=0)
     total = scores + likeness

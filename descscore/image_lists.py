@@ -62,7 +62,9 @@ def image_list(images: ImageBatch, count: int | None) -> list[ImageSource]:
         return [images]  # type: ignore[list-item]
     elif isinstance(images, (str, bytes)) or not hasattr(images, "__iter__"):
         raise UsageError(f"images: expected a list, got one {type(images).__name__}")
-    return _converted([*cast(Iterable[Any], images)])
+    listed = [*cast(Iterable[Any], images)]
+    arrays = {id(one): _array(one, f"row {i}") for i, one in enumerate(listed) if isinstance(one, Tensor)}
+    return [arrays.get(id(one), one) for one in listed]
 
 
 def _tensors(images: Tensor, count: int | None) -> list[Tensor]:
@@ -77,13 +79,6 @@ def _tensors(images: Tensor, count: int | None) -> list[Tensor]:
         f"images: tensor of shape {shape} for {count or 1} texts: expected (n, channels, height, width), "
         "or (channels, height, width) for one image",
     )
-
-
-def _converted(images: Sequence[Any]) -> list[ImageSource]:
-    arrays = {
-        id(image): _array(image, f"row {i}") for i, image in enumerate(images) if isinstance(image, Tensor)
-    }
-    return [arrays.get(id(image), image) for image in images]
 
 
 def _array(image: Tensor, name: str) -> np.ndarray[Any, Any]:

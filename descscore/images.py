@@ -13,6 +13,7 @@ normalises whole batches on the model's device.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import re
@@ -72,24 +73,23 @@ def load_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Image.Image
         if getattr(source, "tile", None) and source.format not in (*FORMATS, "HEIF"):
             # To load it may start another program.
             raise ImageError("not_an_image", f"image: {source.format}: not read; convert it")
-        file = _bytes_not_loaded(source)
-        if file is None:
-            return _read(lambda: source, "image", max_pixels, own=False)
-        return _read(partial(open_bytes, file), "image", max_pixels)
-    if isinstance(source, (bytes, bytearray, memoryview)):
-        data = bytes(source)
+        data, name = _bytes_not_loaded(source), "image"
+        if data is None:
+            return _read(lambda: source, name, max_pixels, own=False)
+    elif isinstance(source, (bytes, bytearray, memoryview)):
+        data, name = bytes(source), "image bytes"
         if not data:
             raise ImageError("empty_image", "image bytes: empty")
-        return _read(partial(open_bytes, data), "image bytes", max_pixels)
-    if isinstance(source, (str, os.PathLike)):
-        data = read_image_file(source)
-        return _read(partial(open_bytes, data), os.fsdecode(source), max_pixels)
-    if hasattr(source, "__array__"):
+    elif isinstance(source, (str, os.PathLike)):
+        data, name = read_image_file(source), os.fsdecode(source)
+    elif hasattr(source, "__array__"):
         return array_to_image(np.asarray(source), max_pixels)
-    raise ImageError(
-        "bad_image_type",
-        f"image: expected a path, bytes, a PIL image or an array, got {type(source).__name__}",
-    )
+    else:
+        kind = type(source).__name__
+        raise ImageError(
+            "bad_image_type", f"image: expected a path, bytes, a PIL image or an array, got {kind}"
+        )
+    return _read(partial(open_bytes, data), name, max_pixels)
 
 
 def open_bytes(data: bytes, formats: Iterable[str] = FORMATS) -> Image.Image:
@@ -197,6 +197,11 @@ def _bytes_not_loaded(image: Image.Image) -> bytes | None:
             return bytes(data) if shown_size(again) == image.size else None
     except Exception:  # noqa: BLE001 - the image itself is tried next, and says what is wrong
         return None
+
+
+def content_digest(data: bytes) -> bytes:
+    """SHA-256 of an image file's bytes; images with equal digests count as the same image."""
+    return hashlib.sha256(data).digest()
 
 
 def image_identity(image: object) -> object:

@@ -212,13 +212,7 @@ def known_tokenizer(folder: Path, settings: dict[str, Any], limit: int | None) -
 def folder_tokenizer(folder: Path, settings: dict[str, Any], limit: int | None) -> LibraryTokenizer:
     """The tokenizer in ``tokenizer.json`` of a model's folder, which may come from a stranger.
 
-    Args:
-        folder: The model's folder.
-        settings: open_clip's settings of it (``tokenizer_kwargs``).
-        limit: Number of token embeddings of the model.
-
-    Raises:
-        ModelError: The file cannot be read. The message names it.
+    Arguments as for :func:`known_tokenizer`. Raises :class:`ModelError` that names the file.
     """
     from tokenizers import Tokenizer
 

@@ -247,7 +247,7 @@ class DescScorer:
         encoded = self.encoder.tokenized([self.tokenize(description), self.tokenize(caption)])
         features = self.encoder.images([picture]).expand(2, -1)
         first, second = self.scores(features, encoded, contexts)
-        return comparison(first, second, self.model.logit_scale, self.model.logit_bias)
+        return comparison(first, second, self.model.logit_scale)
 
     def tokenize(self, text: str) -> TokenizedText:
         """Tokens of ``text`` under this scorer's policy; raises :class:`descscore.errors.TextError`."""
@@ -373,15 +373,15 @@ def pair_scores(
     ]
 
 
-def comparison(description: Score, caption: Score, logit_scale: float, logit_bias: float = 0.0) -> Comparison:
+def comparison(description: Score, caption: Score, logit_scale: float) -> Comparison:
     """Compare two texts for one image by their cosines; a tie is not a win.
 
     The probability is that of the description if one of the two texts is right, by the model's logits. With
-    a softmax over the two logits, and with a sigmoid for each, it is the sigmoid of their difference. So a
-    bias, which both have, cancels out.
+    a softmax over the two logits, and with a sigmoid for each, it is the sigmoid of their difference. So the
+    bias of models such as SigLIP, which both logits have, cancels out.
     """
     margin = description.cosine - caption.cosine
-    logits = [logit_scale * score.cosine + logit_bias for score in (description, caption)]
+    logits = [logit_scale * score.cosine for score in (description, caption)]
     return Comparison(
         description=description,
         caption=caption,

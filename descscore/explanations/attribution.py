@@ -407,13 +407,7 @@ def _in_subspace(run: HalfRun, gradient: Tensor, purpose: Purpose) -> Tensor:
 
 
 def _path_ends(ends: Tensor, parts: Tensor, owner: Tensor) -> PathEnds:
-    """The ends of n paths and the error of their parts.
-
-    Args:
-        ends: Values at the start and the end of each path, ``(n, 2)``.
-        parts: Parts by token, ``(r, length)``.
-        owner: Text of each row, ``(r,)``.
-    """
+    """From values at both ends of n paths ``(n, 2)``, parts ``(r, length)`` and each row's text ``(r,)``."""
     difference = ends[:, 1] - ends[:, 0]
     total = torch.zeros(len(ends), dtype=torch.float64).index_add(0, owner.cpu(), parts.sum(1))
     return PathEnds(ends[:, 1], difference, total - difference)

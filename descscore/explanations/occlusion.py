@@ -90,16 +90,7 @@ def occlude(encoder: PixelEncoder, image: Image.Image, texts: Tensor) -> Tensor:
 
 
 def visible_box(spec: PixelSpec, size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """The part of an image that the model sees.
-
-    Args:
-        spec: The pictures that the model takes.
-        size: Width and height of the image in pixels.
-
-    Returns:
-        Left, top, right and bottom in fractions of width and height; they reach beyond 0..1 if the
-        model pads.
-    """
+    """The part of an image of that width and height that the model sees, as :attr:`OcclusionMap.box`."""
     width, height = size
     across, down = 1.0, 1.0
     if spec.mode != "squash":

@@ -257,16 +257,9 @@ def _losses(
     attribution: Attribution,
     progress: Progress,
 ) -> Mapping[tuple[int, int], tuple[float, float]]:
-    """Losses of cosine and log-odds without a word, by numbers of text and word.
+    """Losses of cosine and log-odds (0 without a read-out) without a word, by numbers of text and word.
 
-    Without a read-out the loss of log-odds is 0.
-
-    Args:
-        model: The model.
-        shortened: Texts without one word, by numbers of text and word.
-        images: Unit image features of the texts.
-        attribution: The attribution of the whole texts.
-        progress: Called after each pass.
+    shortened: Texts without one word, by the same numbers; images: unit features of the whole texts' images.
     """
     owner = [i for i, _ in shortened]
     rows = TextRows.of(list(shortened.values()), images[owner])
@@ -279,14 +272,7 @@ def _losses(
 
 
 def _word_parts(word: Word, attribution: Attribution, first: int, losses: tuple[float, float]) -> WordParts:
-    """The parts of one word.
-
-    Args:
-        word: The word.
-        attribution: The attribution of all texts.
-        first: The first token row of the word's text.
-        losses: Losses of cosine and log-odds without the word.
-    """
+    """first: The first token row of the word's text; losses: of cosine and log-odds without the word."""
 
     def total(parts: Tensor) -> float:
         return sum(float(parts[first + row, column]) for row, column in word.tokens)

@@ -8,7 +8,6 @@ through the model.
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,8 +19,8 @@ from cachetools import LRUCache
 from torch import Tensor
 
 from descscore.errors import ImageError
-from descscore.images import ImageSource, PixelSpec, load_image, picture_pixels
-from descscore.stream.worker import Decoded, Pixels, content_digest
+from descscore.images import ImageSource, PixelSpec, content_digest, load_image, picture_pixels
+from descscore.stream.worker import Decoded, Pixels
 
 Key: TypeAlias = "str | bytes"
 Feature: TypeAlias = "np.ndarray[Any, Any]"
@@ -128,7 +127,7 @@ class ImageStage:
             key = b"picture %d" % self._number()
             self._wanted[key] = _Wanted(1, False, error)
             return key
-        digest = hashlib.sha256(b"pixels" + pixels.tobytes()).digest()
+        digest = content_digest(b"pixels" + pixels.tobytes())
         if self._want(digest):
             self._decoded(digest, digest, pixels)
         return digest

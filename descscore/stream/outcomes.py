@@ -10,7 +10,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol, TypeAlias
 
@@ -63,9 +63,6 @@ class Scoring:
     scores: ScoreFeatures
 
 
-_NO_CONTEXT_TEXTS = ContextTexts()
-
-
 @dataclass
 class _Pending:
     """A pair in a window: its outcome, or the image's key and the tokens to be scored."""
@@ -74,7 +71,7 @@ class _Pending:
     outcome: Outcome | None = None
     key: Key = ""
     text: TokenizedText | None = None
-    context_texts: ContextTexts = _NO_CONTEXT_TEXTS
+    context_texts: ContextTexts = field(default_factory=ContextTexts)
 
 
 def stream_pairs(
