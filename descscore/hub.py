@@ -11,6 +11,7 @@ import logging
 import re
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -152,10 +153,10 @@ def fetch(repository: Repository, wanted: Wanted, cache_dir: str | Path | None =
             f"{repository}: {fault}, and {constants.ENDPOINT} cannot be reached ({reason})"
         ) from error
     try:
-        first, *others = wanted(names)
+        chosen = wanted(names)
     except ModelError as error:
         raise ModelError(f"{repository}: {error}") from None
-    return _download(repository, commit, (first, *others), cache)
+    return _download(repository, commit, chosen, cache)
 
 
 def _listing(repository: Repository) -> tuple[list[str], str]:
@@ -211,20 +212,15 @@ def _cached(repository: Repository, wanted: Wanted, cache: Path) -> tuple[Path |
 
 def _within(seconds: float, call: Callable[[], Any]) -> Any:
     """The result of ``call``, or :class:`TimeoutError`; name servers keep no timeout of the client."""
-    results: list[Any] = []
-    errors: list[Exception] = []
+    answer: Future[Any] = Future()
 
     def run() -> None:
         try:
-            results.append(call())
+            answer.set_result(call())
         except Exception as error:  # noqa: BLE001 - raised below, in the thread that waits
-            errors.append(error)
+            answer.set_exception(error)
 
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if errors:
-        raise errors[0]
-    if not results:
+    threading.Thread(target=run, daemon=True).start()  # an executor would wait for it at the end
+    if wait([answer], seconds).not_done:
         raise TimeoutError(f"no answer within {seconds:.0f} seconds")
-    return results[0]
+    return answer.result()

@@ -79,6 +79,15 @@ def pad(rows: Sequence[Sequence[int]]) -> Tensor:
     return torch.from_numpy(padded)
 
 
+def owner_means(values: Tensor, weight: Tensor, owner: Tensor, count: int) -> Tensor:
+    """Weighted means of the rows of each owner, 0..count-1: ``(r, ...)`` -> ``(count, ...)``.
+
+    An owner's weights add up to 1.
+    """
+    weighted = values * weight.to(values).view(-1, *[1] * (values.ndim - 1))
+    return values.new_zeros(count, *values.shape[1:]).index_add(0, owner.to(values.device), weighted)
+
+
 @dataclass(frozen=True)
 class TextWindows:
     """The w windows of n texts, among which r token rows are distinct."""
@@ -107,12 +116,10 @@ class TextWindows:
     def means(self, values: Tensor) -> Tensor:
         """Weighted means over each text's windows: ``(r, ...)`` -> ``(n, ...)``, of the same type."""
         by_window = values[self.row.to(values.device)]
-        n = int(self.owner[-1]) + 1
-        if n == len(self.owner):
-            return by_window
-        weight = self.weight.to(by_window).view(-1, *[1] * (by_window.ndim - 1))
-        sums = by_window.new_zeros(n, *by_window.shape[1:])
-        return sums.index_add(0, self.owner.to(by_window.device), by_window * weight)
+        count = int(self.owner[-1]) + 1
+        return (
+            by_window if count == len(self.owner) else owner_means(by_window, self.weight, self.owner, count)
+        )
 
     def features(self, unit: Tensor) -> Tensor:
         """Unit features of whole texts, from those of their windows: ``(r, d)`` -> ``(n, d)``."""

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from descscore.context import row_cosines
 from descscore.errors import InputError, UsageError, rows_error
 from descscore.explanations.attribution import (
     FILLER,
@@ -346,7 +347,7 @@ def _counterfactuals(
         run = interchange_texts(model.clip, tokens, exchange, purpose.rotation, purpose.site)
         unit = F.normalize(run.swapped.float(), dim=-1)
         feature = F.normalize(torch.tensor(text.weights, device=unit.device) @ unit, dim=-1)
-        cosine = float((feature.double() * image.double()).sum().clamp(-1, 1))
+        cosine = float(row_cosines(feature, image))
         probability = purpose.probability(run.state[-1:].float())
         counterfactuals.append(
             Counterfactual(

@@ -84,17 +84,9 @@ class Decoded:
 
 
 def prepare(source: str | bytes, spec: PixelSpec) -> tuple[Pixels, bytes]:
-    """Read and decode an image file.
+    """The prepared pixels ``(height, width, 3)`` of an image file, and the SHA-256 of its bytes.
 
-    Args:
-        source: a path, or the bytes of the file.
-        spec: size of the picture that the model expects.
-
-    Returns:
-        The prepared pixels ``(height, width, 3)`` and the SHA-256 of the file's bytes.
-
-    Raises:
-        ImageError: as :func:`descscore.images.load_image` does.
+    source: a path, or the bytes. Raises :class:`ImageError` as :func:`descscore.images.load_image`.
     """
     data = source if isinstance(source, bytes) else read_image_file(source)
     try:

@@ -27,16 +27,9 @@ def is_hidden(path: str) -> bool:
     return any(part.startswith(".") or part.lower() in _SYSTEM_NAMES for part in parts)
 
 
-_SYSTEM_NAMES = frozenset(
-    [
-        "__macosx",
-        "@eadir",
-        "$recycle.bin",
-        "system volume information",
-        "lost+found",
-        "thumbs.db",
-        "desktop.ini",
-    ]
+_SYSTEM_NAMES = (
+    *("__macosx", "@eadir", "$recycle.bin", "system volume information"),
+    *("lost+found", "thumbs.db", "desktop.ini"),
 )
 """What macOS, Synology's storage, Windows and Linux leave in folders, in lower case."""
 
