@@ -151,15 +151,13 @@ _KINDS = {
 
 
 def include_base(base: Path, folder: Path) -> str:
-    """Put the base into the adapter's folder, for an adapter that can be moved and given away.
+    """Put the folder of the base into that of the adapter, which can then be moved and given away.
 
-    Args:
-        base: A model's folder.
-        folder: The adapter's folder.
+    A base that lies there already stays where it is. The weights are linked, not copied, where both folders
+    are on one disk.
 
     Returns:
-        The base's path inside the adapter's folder. A base that lies there already stays where it is. The
-        weights are linked, not copied, where both folders are on one disk.
+        The base's path inside the adapter's folder.
     """
     base, folder = base.resolve(), folder.resolve()
     if folder in base.parents:

@@ -288,12 +288,8 @@ def find_batch_size(
 ) -> int:
     """The smallest batch size that a doubling makes less than 5 % faster.
 
-    On a CPU it tries nothing and returns :data:`CPU_BATCH`.
-
-    Args:
-        run: Function that runs a batch of a given size through the model and waits for it.
-        device: The model's device.
-        clock: Function that returns the time in seconds.
+    On a CPU it tries nothing and returns :data:`CPU_BATCH`. ``run`` runs a batch of a given size through the
+    model and waits for it; ``clock`` gives the time in seconds.
     """
     if device.type == "cpu":
         return CPU_BATCH

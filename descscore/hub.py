@@ -105,13 +105,8 @@ def is_repository_name(name: str) -> bool:
 def fetch(repository: Repository, wanted: Wanted, cache_dir: str | Path | None = None) -> Path:
     """The folder in the client's cache that holds the wanted files of a repository.
 
-    What is missing is downloaded. A repository that cannot be reached comes from the cache, if it is whole
-    there.
-
-    Args:
-        repository: The repository.
-        wanted: Which of its files are needed.
-        cache_dir: The cache; by default the client's own.
+    What is missing is downloaded. A repository that cannot be reached comes from the cache (by default the
+    client's own), if it is whole there.
 
     Raises:
         ModelError: There is no such repository or revision, it lacks files, or it is neither in the cache nor

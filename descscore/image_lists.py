@@ -42,13 +42,9 @@ def is_one_image(images: object) -> bool:
 
 
 def image_list(images: ImageBatch, count: int | None) -> list[ImageSource]:
-    """The images of ``count`` texts, as a list that a scorer takes.
+    """The images of ``count`` texts (None: of a single text outside a list), as a list that a scorer takes.
 
     A repeated image stays one object, so that it is encoded once.
-
-    Args:
-        images: The images.
-        count: Number of texts; None for a single text outside a list.
 
     Raises:
         ImageError: A tensor has a wrong shape.

@@ -117,9 +117,9 @@ class TextWindows:
         """Weighted means over each text's windows: ``(r, ...)`` -> ``(n, ...)``, of the same type."""
         by_window = values[self.row.to(values.device)]
         count = int(self.owner[-1]) + 1
-        return (
-            by_window if count == len(self.owner) else owner_means(by_window, self.weight, self.owner, count)
-        )
+        if count == len(self.owner):
+            return by_window
+        return owner_means(by_window, self.weight, self.owner, count)
 
     def features(self, unit: Tensor) -> Tensor:
         """Unit features of whole texts, from those of their windows: ``(r, d)`` -> ``(n, d)``."""

@@ -171,15 +171,10 @@ def run_batch(
     engine: Engine | None = None,
     show_progress: bool = False,
 ) -> Summary:
-    """Score ``source`` into ``output``; existing shards of the same run are kept.
+    """Score ``source`` into the folder ``output``; existing shards of the same run are kept.
 
-    Args:
-        scorer: the scorer.
-        source: the input.
-        output: the folder for the results.
-        options: settings of the run.
-        engine: function that scores the shards; by default :func:`local_engine`.
-        show_progress: whether to show a progress bar, if standard error is a terminal.
+    The engine scores the shards; by default it is :func:`local_engine`. A progress bar is shown only if
+    standard error is a terminal.
 
     Raises:
         DataError: if another process writes to ``output``, if it holds results of another run, if it

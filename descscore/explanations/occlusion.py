@@ -54,12 +54,9 @@ class PixelEncoder(Protocol):
 
 
 def occlusion_maps(encoder: PixelEncoder, images: Sequence[Image.Image], texts: Tensor) -> list[OcclusionMap]:
-    """A map for each of n pairs; an image object that occurs again is encoded once for all its texts.
+    """Maps of n pairs of RGB images and unit text features ``(n, embed_dim)``.
 
-    Args:
-        encoder: Encoder of the model.
-        images: RGB images of the n pairs.
-        texts: ``(n, embed_dim)`` unit text features.
+    An image object that occurs again is encoded once for all its texts.
     """
     pairs: dict[int, list[int]] = {}
     for i, image in enumerate(images):

@@ -126,17 +126,14 @@ def explain_encoded(
     encoded: EncodedTexts,
     options: ExplainOptions | None = None,
 ) -> list[Explanation]:
-    """Explain n pairs without encoding them again, and without mapping their images.
+    """As :func:`explain_batch`, for n pairs that are encoded, and without mapping their images.
 
     Args:
         scorer: The scorer whose scores are explained.
         texts: The n texts.
         features: Unit features of their images, ``(n, embed_dim)``.
         encoded: The texts under ``scorer``.
-        options: As for :func:`explain_batch`; ``where`` has no effect.
-
-    Raises:
-        UsageError: As :func:`explain_batch`.
+        options: ``where`` has no effect.
     """
     options, model = options or ExplainOptions(), scorer.model
     _check_explains(model)
