@@ -26,6 +26,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from PIL import Image, ImageOps, ImagePalette, UnidentifiedImageError
+from PIL.ExifTags import Base as Tag
 
 from descscore.appearance import to_rgb
 from descscore.errors import ImageError, ModelError
@@ -148,7 +149,7 @@ def _check_not_raw(image: Image.Image) -> None:
     Such a file begins with a preview, or holds what the sensor saw before it became a picture.
     """
     tags: Any = getattr(image, "tag_v2", {})
-    if _DNG_VERSION in tags or (_SUB_IFDS in tags and tags.get(_NEW_SUBFILE_TYPE, 0) & 1):
+    if Tag.DNGVersion in tags or (Tag.SubIFDs in tags and tags.get(Tag.NewSubfileType, 0) & 1):
         raise UnidentifiedImageError(f"{RAW_FILE}: not read; convert it")
 
 
@@ -162,8 +163,8 @@ def _settle_tiff(image: Image.Image) -> None:
     opened: Any = image
     tiles = opened.tile
     in_file = bool(tiles) and tiles[0][0] == "raw"  # otherwise libtiff decodes
-    deep = max(tags.get(_BITS, (1,))) > 8
-    if tags.get(_PLANES) == 2 and (image.mode in ("LA", "PA") or (in_file and deep)):
+    deep = max(tags.get(Tag.BitsPerSample, (1,))) > 8
+    if tags.get(Tag.PlanarConfiguration) == 2 and (image.mode in ("LA", "PA") or (in_file and deep)):
         raise UnidentifiedImageError(
             f"TIFF with a plane for each channel of {image.mode}: not read; convert it"
         )
@@ -173,13 +174,9 @@ def _settle_tiff(image: Image.Image) -> None:
             tile._replace(args=(re.sub(r"^([IF];\d+)B", r"\1N", tile.args[0]), *tile.args[1:]))
             for tile in tiles
         ]
-    colours = tags.get(_COLOUR_MAP, ())
+    colours = tags.get(Tag.ColorMap, ())
     if image.mode == "P" and colours and max(colours) < 256:  # some programs write 8 bits where 16 belong
         image.palette = ImagePalette.raw("RGB;L", bytes(colours))
-
-
-_BITS, _PLANES, _COLOUR_MAP = 258, 284, 320
-_NEW_SUBFILE_TYPE, _SUB_IFDS, _DNG_VERSION = 254, 330, 50706
 
 
 def _bytes_not_loaded(image: Image.Image) -> bytes | None:

@@ -103,18 +103,15 @@ class LibraryTokenizer:
                 "not belong together"
             )
 
+    @staticmethod
     def windows(
-        self, sentences: Iterable[str], room: int, without_special: Callable[[list[int]], list[int]]
+        self, sentences: Iterable[str], room: int, read: Callable[[str], list[int]]
     ) -> list[list[int]]:
-        """Token ids of clean sentences, in windows of at most ``room`` tokens.
+        """Token ids of clean sentences, in windows of at most ``room`` tokens. read: gives those of a text.
 
         A window is tokenised as a whole. A sentence that does not fit is split at blanks, and a word that
         does not fit is split between characters.
         """
-
-        def read(text: str) -> list[int]:
-            return without_special(self.encode(text))
-
         windows: list[str] = []
         for piece in (part for sentence in sentences for part in _fitting(sentence, room, read)):
             joined = f"{windows[-1]} {piece}" if windows else piece

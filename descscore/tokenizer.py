@@ -56,9 +56,11 @@ class Tokenizer:
         self._pads_left = self.library is not None and self.library.pads_left
         if self.library is not None:
             self.start, self.end, self.padding = tokenizer.start, tokenizer.end, tokenizer.padding
+            self._special = {*self.start, *self.end, tokenizer.padding}  # which stands for no word
         else:
             self.start, self.end = (tokenizer.sot_token_id,), (tokenizer.eot_token_id,)
             self.padding = 0 if padded else None
+            self._special = {*self.start, *self.end}
         if self.room < 1:
             raise ModelError(f"{source}: its context of {context_length} tokens leaves no room for a text")
 
@@ -80,13 +82,7 @@ class Tokenizer:
 
     def _read(self, cleaned: str) -> list[int]:
         """As :meth:`encode`, for a text that is clean."""
-        return self._without_special(self._encode(cleaned))
-
-    def _without_special(self, ids: Sequence[int]) -> list[int]:
-        special = {*self.start, *self.end}
-        if self.library is not None:  # its padding stands for no word
-            special.add(self.library.padding)
-        return [i for i in ids if i not in special]
+        return [i for i in self._encode(cleaned) if i not in self._special]
 
     def clean(self, text: str) -> str:
         """``text`` as the tokenizer reads it: repaired, unescaped and usually in lower case."""
@@ -176,7 +172,7 @@ class Tokenizer:
         """
         room = self.room
         if self.library is not None:  # its tokens of a text may differ from those of its words
-            return self.library.windows(self._clean_sentences(text), room, self._without_special)
+            return self.library.windows(self._clean_sentences(text), room, self._read)
         pieces: list[list[int]] = []
         for sentence in self._clean_sentences(text):
             ids = self._read(sentence)
