@@ -32,17 +32,8 @@ TOKENIZER_FILE = "tokenizer.json"
 SETTINGS_FILES = ("tokenizer_config.json", "special_tokens_map.json")
 """Files that name the padding token, which ``tokenizer.json`` may leave out."""
 TOKENIZER_FILES = (
-    TOKENIZER_FILE,
-    *SETTINGS_FILES,
-    *(
-        "added_tokens.json",
-        "spiece.model",
-        "sentencepiece.bpe.model",
-        "vocab.txt",
-        "vocab.json",
-        "merges.txt",
-    ),
-    "config.json",
+    *(TOKENIZER_FILE, *SETTINGS_FILES, "added_tokens.json", "spiece.model", "sentencepiece.bpe.model"),
+    *("vocab.txt", "vocab.json", "merges.txt", "config.json"),
 )
 """The files of a tokenizer's repository that ``transformers`` may read."""
 
