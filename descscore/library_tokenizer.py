@@ -104,9 +104,7 @@ class LibraryTokenizer:
             )
 
     @staticmethod
-    def windows(
-        self, sentences: Iterable[str], room: int, read: Callable[[str], list[int]]
-    ) -> list[list[int]]:
+    def windows(sentences: Iterable[str], room: int, read: Callable[[str], list[int]]) -> list[list[int]]:
         """Token ids of clean sentences, in windows of at most ``room`` tokens. read: gives those of a text.
 
         A window is tokenised as a whole. A sentence that does not fit is split at blanks, and a word that
