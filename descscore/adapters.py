@@ -128,7 +128,9 @@ def read_adapter(folder: Path) -> AdapterInfo:
             raise TypeError(f"a JSON object was expected, not {type(data).__name__}")
         known = {field.name for field in fields(AdapterInfo)}
         info = AdapterInfo(**{"format": None} | {k: v for k, v in data.items() if k in known})
-        _check_types(info)
+        for name, kinds in _KINDS.items():
+            if type(getattr(info, name)) not in kinds:
+                raise TypeError(f"{name} is {str(getattr(info, name))[:100]!r}")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{path}: not an adapter description ({error!r})") from None
     if info.tuning not in ("lora", "full"):
@@ -140,27 +142,22 @@ def read_adapter(folder: Path) -> AdapterInfo:
     return info
 
 
-def _check_types(info: AdapterInfo) -> None:
-    """Raise :class:`TypeError` for a field that holds another kind of value."""
-    for name, kinds in {
-        **dict.fromkeys(("base", "base_weights"), (str,)),
-        "pretrained": (str, type(None)),
-        **dict.fromkeys(("block", "k"), (int, type(None))),
-    }.items():
-        if type(getattr(info, name)) not in kinds:
-            raise TypeError(f"{name} is {str(getattr(info, name))[:100]!r}")
+_KINDS = {
+    **dict.fromkeys(("base", "base_weights"), (str,)),
+    "pretrained": (str, type(None)),
+    **dict.fromkeys(("block", "k"), (int, type(None))),
+}
+"""Kinds of values that fields of the file may hold."""
 
 
 def include_base(base: Path, folder: Path) -> str:
-    """Put the base into the adapter's folder, for an adapter that can be moved and given away.
+    """Put the folder of the base into that of the adapter, which can then be moved and given away.
 
-    Args:
-        base: A model's folder.
-        folder: The adapter's folder.
+    A base that lies there already stays where it is. The weights are linked, not copied, where both folders
+    are on one disk.
 
     Returns:
-        The base's path inside the adapter's folder. A base that lies there already stays where it is. The
-        weights are linked, not copied, where both folders are on one disk.
+        The base's path inside the adapter's folder.
     """
     base, folder = base.resolve(), folder.resolve()
     if folder in base.parents:
@@ -313,11 +310,6 @@ class Adapter:
 
     def write_card(self) -> Path:
         """Write the model card ``README.md``, from what the folder says of the base and of the run."""
-        with atomic_write(self.folder / CARD) as part:
-            part.write_text(self._card(), encoding="utf-8")
-        return self.folder / CARD
-
-    def _card(self) -> str:
         path, info = self.folder / RUN_FILE, self.info
         run = read_json(path) if path.is_file() else {}
         run = run if isinstance(run, dict) else {}
@@ -329,7 +321,9 @@ class Adapter:
             repository=repository.id if repository else None,
             licence=self._licence(run),
         )
-        return model_card(base, run)
+        with atomic_write(self.folder / CARD) as part:
+            part.write_text(model_card(base, run), encoding="utf-8")
+        return self.folder / CARD
 
     def _licence(self, run: dict[str, Any]) -> str | None:
         """The licence of the base: what the run's record says, or the base's own card."""

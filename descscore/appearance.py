@@ -12,7 +12,8 @@ from functools import lru_cache
 from typing import Any, TypeAlias
 
 import numpy as np
-from PIL import ExifTags, Image, ImageCms
+from PIL import Image, ImageCms
+from PIL.ExifTags import Base as Tag
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 Convert: TypeAlias = Callable[[Image.Image], Image.Image]
@@ -24,8 +25,6 @@ _TRANSPARENT_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
 
 _UNSET_ALPHA = ("BMP", "DIB", "ICO", "SGI", "TGA", "TIFF")
 """Formats whose fourth channel many programs leave at 0, and others then ignore."""
-
-_TIFF_BITS, _TIFF_PHOTOMETRIC = 258, 262
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -81,7 +80,7 @@ def _first_frame_to_rgb(image: Image.Image, own: bool) -> Image.Image:
 def _orientation_of(image: Image.Image) -> int:
     """The EXIF orientation, 1..8. As in browsers, damaged data and numbers of a wrong type are ignored."""
     try:
-        value = image.getexif().get(ExifTags.Base.Orientation)
+        value = image.getexif().get(Tag.Orientation)
         exif = image.info.get("exif")
         if isinstance(exif, bytes) and image.format != "TIFF" and not _is_one_short(exif):
             return 1
@@ -97,7 +96,7 @@ def _is_one_short(exif: bytes) -> bool:
     (place,) = struct.unpack_from(f"{order}I", tiff, 4)
     (entries,) = struct.unpack_from(f"{order}H", tiff, place)
     kinds = (struct.unpack_from(f"{order}HHI", tiff, place + 2 + 12 * entry) for entry in range(entries))
-    return (ExifTags.Base.Orientation, _SHORT, 1) in kinds
+    return (Tag.Orientation, _SHORT, 1) in kinds
 
 
 _SHORT = 3
@@ -157,7 +156,7 @@ def _conversion(image: Image.Image) -> Convert | None:
     if mode in _TRANSPARENT_MODES or (clear is not None and not isinstance(clear, str)):
         return lambda tile: _transparent_on_white(tile, info)
     plain = {"1": "L", "L": "L", "CMYK": "CMYK"}.get(mode, "RGB")
-    if not _needs_conversion(info, plain):
+    if _transform(info, plain) is None and _curve(info) is None:  # sRGB already
         return None
     return lambda tile: _to_srgb(tile.convert(plain), info)
 
@@ -220,11 +219,11 @@ def _grey_range(image: Image.Image) -> tuple[float, float]:
     """
     tags: Any = getattr(image, "tag_v2", {})
     low, high = 0.0, 65535.0
-    if tags.get(_TIFF_BITS) == (12,):
+    if tags.get(Tag.BitsPerSample) == (12,):
         high = 4095.0
     elif image.mode in ("I", "F") and not (image.mode == "I" and image.format in ("PNG", "PPM")):
         low, high = _held_range(image)
-    return (high, low) if tags.get(_TIFF_PHOTOMETRIC) == 0 else (low, high)
+    return (high, low) if tags.get(Tag.PhotometricInterpretation) == 0 else (low, high)
 
 
 def _held_range(image: Image.Image) -> tuple[float, float]:
@@ -293,11 +292,6 @@ _SDR_WHITE = 203.0
 """Candela a square metre that are white in a picture of high dynamic range (ITU-R BT.2408)."""
 
 _BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
-
-
-def _needs_conversion(info: Mapping[Any, Any], mode: str) -> bool:
-    """Whether colours of a picture of ``mode`` (L, RGB or CMYK) are not sRGB."""
-    return _transform(info, mode) is not None or _curve(info) is not None
 
 
 def _to_srgb(image: Image.Image, info: Mapping[Any, Any]) -> Image.Image:

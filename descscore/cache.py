@@ -33,7 +33,7 @@ from torch import Tensor
 from descscore.adapters import weights_hash
 from descscore.errors import DataError, ImageError, ModelError, shown
 from descscore.files import atomic_write, remove_unfinished
-from descscore.images import load_image
+from descscore.images import content_digest, load_image
 from descscore.models import LoadedModel
 from descscore.tables.rows import FileImage, StoredImage
 
@@ -43,7 +43,6 @@ CachedSource: TypeAlias = "str | os.PathLike[str] | bytes | StoredImage"
 Encode: TypeAlias = Callable[[Sequence[Image.Image]], Tensor]
 """RGB images -> ``(len(images), embed_dim)`` features."""
 
-KEY_FILE = "key.json"
 _STALE_SECONDS = 3600.0
 """Age from which an unfinished file belongs to a killed process, not to another writer."""
 
@@ -111,7 +110,7 @@ class FeatureCache:
         first: dict[bytes, int] = {}
         for row, source in enumerate(sources):
             try:
-                digests[row] = _digest(_read(source))
+                digests[row] = content_digest(_read(source))
                 first.setdefault(digests[row], row)
             except ImageError as error:
                 failures[row] = error
@@ -174,18 +173,14 @@ class FeatureCache:
         try:
             self.folder.parent.mkdir(parents=True, exist_ok=True)
             self.folder.mkdir(mode=0o700, exist_ok=True)
-            self._describe()
+            key_file = self.folder / "key.json"
+            if not key_file.exists():  # for people who look at the folder
+                with atomic_write(key_file) as temporary:
+                    temporary.write_text(json.dumps(vars(self.key), indent=2) + "\n", encoding="utf-8")
             _write_features(self.folder / f"{name}.safetensors", fresh)
             remove_unfinished(self.folder, _STALE_SECONDS)
         except (OSError, SafetensorError) as error:
             raise DataError(f"{self.folder}: image features cannot be written ({error})") from error
-
-    def _describe(self) -> None:
-        """Write the key into the folder, for people who look at it."""
-        path = self.folder / KEY_FILE
-        if not path.exists():
-            with atomic_write(path) as temporary:
-                temporary.write_text(json.dumps(vars(self.key), indent=2) + "\n", encoding="utf-8")
 
 
 def _claim(folder: Path) -> None:
@@ -223,10 +218,6 @@ def _read(source: CachedSource) -> bytes:
     return source.read()
 
 
-def _digest(data: bytes) -> bytes:
-    return hashlib.sha256(data).digest()
-
-
 def _decode(
     sources: Sequence[tuple[bytes, CachedSource]], failures: dict[bytes, ImageError]
 ) -> dict[bytes, Image.Image]:
@@ -236,7 +227,7 @@ def _decode(
         name = "image bytes" if isinstance(source, bytes) else str(source)
         try:
             data = _read(source)
-            if _digest(data) != digest:
+            if content_digest(data) != digest:
                 # The new content's features must not be stored under the old content's hash.
                 raise ImageError("changed_image", "changed while it was read")
             images[digest] = load_image(data)

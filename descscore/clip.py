@@ -18,6 +18,15 @@ from threading import RLock
 from types import ModuleType
 from typing import Any
 
+_STAND_INS = (
+    "timm.models._hub",
+    "open_clip.coca_model",  # imports transformers, like the next one
+    "open_clip.hf_model",
+    "open_clip.loss",
+    "open_clip.pretrained",
+)
+"""Deferred modules from which open_clip and timm import functions and classes by name. They call these only
+for models of other kinds."""
 _DEFERRED = (
     "ftfy",  # mends texts that are not plain ASCII
     "torchvision",
@@ -26,22 +35,10 @@ _DEFERRED = (
     "timm",
     "timm.data",
     "timm.models",  # imports over a hundred kinds of model
-    "timm.models._hub",
     "open_clip",
-    "open_clip.coca_model",  # imports transformers, like the next one
-    "open_clip.hf_model",
-    "open_clip.loss",
-    "open_clip.pretrained",
+    *_STAND_INS,
 )
-_STAND_INS = (
-    "timm.models._hub",
-    "open_clip.coca_model",
-    "open_clip.hf_model",
-    "open_clip.loss",
-    "open_clip.pretrained",
-)
-"""Deferred modules from which open_clip and timm import functions and classes by name. They call these only
-for models of other kinds."""
+"""Packages stand before their modules."""
 
 _pending: set[str] = set()
 _lock = RLock()

@@ -55,13 +55,9 @@ class ContextTexts:
     references: tuple[TokenizedText, ...] = ()
     """Empty for a pair without references."""
 
-    def extend(self, signature: str) -> str:
-        """``signature`` with a part for the context and one for the references, if the pair has them."""
-        return extend_signature(signature, self.context is not None, bool(self.references))
-
 
 def extend_signature(signature: str, with_context: bool, with_references: bool) -> str:
-    """``signature`` with a part for a contextual score and one for a reference score, if wanted."""
+    """``signature`` with a part for a contextual score and one for a reference score, if there are any."""
     parts = [CONTEXT_SIGNATURE] * with_context + [REFERENCES_SIGNATURE] * with_references
     return "|".join((signature, *parts))
 
@@ -69,11 +65,7 @@ def extend_signature(signature: str, with_context: bool, with_references: bool) 
 def tokenize_context_texts(
     tokenize: Callable[[str], TokenizedText], context: object, references: object
 ) -> ContextTexts:
-    """Tokens of one pair's context and references.
-
-    Raises:
-        TextError: As :func:`tokenize_context` and :func:`tokenize_references`.
-    """
+    """Tokens of one pair's context and references; raises :class:`TextError` as the two functions below."""
     return ContextTexts(tokenize_context(tokenize, context), tokenize_references(tokenize, references))
 
 
@@ -139,25 +131,15 @@ def contextual_scores(
 ) -> Tensor:
     """Contextual scores ``(n,)``: ``‖d‖·cos(i, d) + (‖c‖ - ‖d‖)·cos(c, d)``.
 
-    They have no fixed range: their scale is that of the model's embeddings.
-
-    Args:
-        cosines: Cosines of image and description, ``(n,)``.
-        norms: Lengths ‖d‖ of the descriptions' raw embeddings, ``(n,)``.
-        context_cosines: Cosines of context and description, ``(n,)``.
-        context_norms: Lengths ‖c‖ of the contexts' raw embeddings, ``(n,)``.
+    They have no fixed range: their scale is that of the model's embeddings. Cosines and norms are ``(n,)``.
     """
     return norms * cosines + (context_norms - norms) * context_cosines
 
 
 def reference_scores(scores: Tensor, best: Tensor) -> Tensor:
-    """Harmonic means ``(n,)``, 0..10/7, of scores and largest cosines with a reference.
+    """Harmonic means ``(n,)``, 0..10/7, of scores ``(n,)`` and each text's largest cosine with a reference.
 
     A negative cosine counts as 0. The mean of two zeros is 0.
-
-    Args:
-        scores: ``(n,)``, 0..2.5.
-        best: Each text's largest cosine with a reference, ``(n,)``, -1..1.
     """
     likeness = best.clamp(min=0)
     total = scores + likeness

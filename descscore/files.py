@@ -169,14 +169,11 @@ def remove_unfinished(folder: Path, older_than: float = 0.0) -> None:
 
 @contextlib.contextmanager
 def locked(folder: Path, advice: str = "wait for it") -> Iterator[None]:
-    """Keep other processes out of ``folder``. The system frees the lock of a killed process.
-
-    Args:
-        folder: a folder that exists.
-        advice: advice to the user if another process has the lock.
+    """Keep other processes out of a folder that exists. The system frees the lock of a killed process.
 
     Raises:
-        DataError: if another process holds the lock, or the folder cannot be locked.
+        DataError: if another process holds the lock (the message ends with ``advice``), or the folder cannot
+            be locked.
     """
     lock = FileLock(folder / LOCK_FILE)
     try:

@@ -17,9 +17,7 @@ _OF_ROLE = {"context": "context", "references": "reference"}
 def pair_dicts(frame: Any, roles: Mapping[str, str]) -> Iterator[dict[str, Any]]:
     """The rows of a frame as dicts that a stream takes; a missing cell is None.
 
-    Args:
-        frame: The frame.
-        roles: Names of its columns, by what they hold: image, text, context, references.
+    roles: Names of its columns, by what they hold: image, text, context, references.
 
     Raises:
         UsageError: A column is missing or occurs twice, or the frame has a column of scores already.

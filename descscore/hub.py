@@ -11,6 +11,7 @@ import logging
 import re
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -31,17 +32,8 @@ TOKENIZER_FILE = "tokenizer.json"
 SETTINGS_FILES = ("tokenizer_config.json", "special_tokens_map.json")
 """Files that name the padding token, which ``tokenizer.json`` may leave out."""
 TOKENIZER_FILES = (
-    TOKENIZER_FILE,
-    *SETTINGS_FILES,
-    *(
-        "added_tokens.json",
-        "spiece.model",
-        "sentencepiece.bpe.model",
-        "vocab.txt",
-        "vocab.json",
-        "merges.txt",
-    ),
-    "config.json",
+    *(TOKENIZER_FILE, *SETTINGS_FILES, "added_tokens.json", "spiece.model", "sentencepiece.bpe.model"),
+    *("vocab.txt", "vocab.json", "merges.txt", "config.json"),
 )
 """The files of a tokenizer's repository that ``transformers`` may read."""
 
@@ -104,13 +96,8 @@ def is_repository_name(name: str) -> bool:
 def fetch(repository: Repository, wanted: Wanted, cache_dir: str | Path | None = None) -> Path:
     """The folder in the client's cache that holds the wanted files of a repository.
 
-    What is missing is downloaded. A repository that cannot be reached comes from the cache, if it is whole
-    there.
-
-    Args:
-        repository: The repository.
-        wanted: Which of its files are needed.
-        cache_dir: The cache; by default the client's own.
+    What is missing is downloaded. A repository that cannot be reached comes from the cache (by default the
+    client's own), if it is whole there.
 
     Raises:
         ModelError: There is no such repository or revision, it lacks files, or it is neither in the cache nor
@@ -152,10 +139,10 @@ def fetch(repository: Repository, wanted: Wanted, cache_dir: str | Path | None =
             f"{repository}: {fault}, and {constants.ENDPOINT} cannot be reached ({reason})"
         ) from error
     try:
-        first, *others = wanted(names)
+        chosen = wanted(names)
     except ModelError as error:
         raise ModelError(f"{repository}: {error}") from None
-    return _download(repository, commit, (first, *others), cache)
+    return _download(repository, commit, chosen, cache)
 
 
 def _listing(repository: Repository) -> tuple[list[str], str]:
@@ -211,20 +198,15 @@ def _cached(repository: Repository, wanted: Wanted, cache: Path) -> tuple[Path |
 
 def _within(seconds: float, call: Callable[[], Any]) -> Any:
     """The result of ``call``, or :class:`TimeoutError`; name servers keep no timeout of the client."""
-    results: list[Any] = []
-    errors: list[Exception] = []
+    answer: Future[Any] = Future()
 
     def run() -> None:
         try:
-            results.append(call())
+            answer.set_result(call())
         except Exception as error:  # noqa: BLE001 - raised below, in the thread that waits
-            errors.append(error)
+            answer.set_exception(error)
 
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if errors:
-        raise errors[0]
-    if not results:
+    threading.Thread(target=run, daemon=True).start()  # an executor would wait for it at the end
+    if wait([answer], seconds).not_done:
         raise TimeoutError(f"no answer within {seconds:.0f} seconds")
-    return results[0]
+    return answer.result()

@@ -42,13 +42,9 @@ def is_one_image(images: object) -> bool:
 
 
 def image_list(images: ImageBatch, count: int | None) -> list[ImageSource]:
-    """The images of ``count`` texts, as a list that a scorer takes.
+    """The images of ``count`` texts (None: of a single text outside a list), as a list that a scorer takes.
 
     A repeated image stays one object, so that it is encoded once.
-
-    Args:
-        images: The images.
-        count: Number of texts; None for a single text outside a list.
 
     Raises:
         ImageError: A tensor has a wrong shape.
@@ -62,7 +58,9 @@ def image_list(images: ImageBatch, count: int | None) -> list[ImageSource]:
         return [images]  # type: ignore[list-item]
     elif isinstance(images, (str, bytes)) or not hasattr(images, "__iter__"):
         raise UsageError(f"images: expected a list, got one {type(images).__name__}")
-    return _converted([*cast(Iterable[Any], images)])
+    listed = [*cast(Iterable[Any], images)]
+    arrays = {id(one): _array(one, f"row {i}") for i, one in enumerate(listed) if isinstance(one, Tensor)}
+    return [arrays.get(id(one), one) for one in listed]
 
 
 def _tensors(images: Tensor, count: int | None) -> list[Tensor]:
@@ -77,13 +75,6 @@ def _tensors(images: Tensor, count: int | None) -> list[Tensor]:
         f"images: tensor of shape {shape} for {count or 1} texts: expected (n, channels, height, width), "
         "or (channels, height, width) for one image",
     )
-
-
-def _converted(images: Sequence[Any]) -> list[ImageSource]:
-    arrays = {
-        id(image): _array(image, f"row {i}") for i, image in enumerate(images) if isinstance(image, Tensor)
-    }
-    return [arrays.get(id(image), image) for image in images]
 
 
 def _array(image: Tensor, name: str) -> np.ndarray[Any, Any]:

@@ -1,8 +1,8 @@
-"""Read an image from any source, and prepare the pixels that a model takes.
+"""Open and read an image from any source, and prepare the pixels that a model takes.
 
 :func:`load_image` turns any source into an 8-bit RGB picture, as a current browser shows it:
-:mod:`descscore.formats` opens the file, :mod:`descscore.metadata` says what it holds beside its pixels, and
-:mod:`descscore.appearance` makes the picture of both. It never fetches anything and starts no program.
+:mod:`descscore.metadata` says what a file holds beside its pixels, and :mod:`descscore.appearance` makes the
+picture of both. It never fetches anything and starts no program.
 :func:`picture_pixels` resizes a picture, then crops or pads it. Its result equals the first part of
 open_clip's evaluation transform to the bit.
 
@@ -13,20 +13,24 @@ normalises whole batches on the model's device.
 
 from __future__ import annotations
 
+import hashlib
+import io
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, ImagePalette, UnidentifiedImageError
+from PIL.ExifTags import Base as Tag
 
 from descscore.appearance import to_rgb
 from descscore.errors import ImageError, ModelError
-from descscore.formats import FORMATS, open_image
+from descscore.formats import FORMATS, HAS_HEIF, QUICK, RAW_FILE, unread_kind
 from descscore.metadata import separate
 
 ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | np.ndarray[Any, Any]"
@@ -70,39 +74,109 @@ def load_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Image.Image
         if getattr(source, "tile", None) and source.format not in (*FORMATS, "HEIF"):
             # To load it may start another program.
             raise ImageError("not_an_image", f"image: {source.format}: not read; convert it")
-        file = _bytes_not_loaded(source)
-        if file is None:
-            return _read(lambda: source, "image", max_pixels, own=False)
-        return _read(partial(open_bytes, file), "image", max_pixels)
-    if isinstance(source, (bytes, bytearray, memoryview)):
-        data = bytes(source)
+        data, name = _bytes_not_loaded(source), "image"
+        if data is None:
+            return _read(lambda: source, name, max_pixels, own=False)
+    elif isinstance(source, (bytes, bytearray, memoryview)):
+        data, name = bytes(source), "image bytes"
         if not data:
             raise ImageError("empty_image", "image bytes: empty")
-        return _read(partial(open_bytes, data), "image bytes", max_pixels)
-    if isinstance(source, (str, os.PathLike)):
-        data = read_image_file(source)
-        return _read(partial(open_bytes, data), os.fsdecode(source), max_pixels)
-    if hasattr(source, "__array__"):
+    elif isinstance(source, (str, os.PathLike)):
+        data, name = read_image_file(source), os.fsdecode(source)
+    elif hasattr(source, "__array__"):
         return array_to_image(np.asarray(source), max_pixels)
-    raise ImageError(
-        "bad_image_type",
-        f"image: expected a path, bytes, a PIL image or an array, got {type(source).__name__}",
-    )
+    else:
+        kind = type(source).__name__
+        raise ImageError(
+            "bad_image_type", f"image: expected a path, bytes, a PIL image or an array, got {kind}"
+        )
+    return _read(partial(open_bytes, data), name, max_pixels)
 
 
 def open_bytes(data: bytes, formats: Iterable[str] = FORMATS) -> Image.Image:
-    """Open the bytes of an image file with what the file says beside its pixels as ``info``.
+    """Let Pillow open the bytes of an image file, with what the file says beside its pixels as ``info``.
 
-    Raises what :func:`descscore.formats.open_image` does.
+    Args:
+        data: The file. No other program is ever started for it.
+        formats: Those that Pillow may try, of :data:`descscore.formats.FORMATS`.
+
+    Raises:
+        UnidentifiedImageError: The file has another format, which the message names.
+        Exception: What else Pillow raises for a damaged file.
     """
     pixels, said = separate(data)
-    image = open_image(pixels, formats)
+    image = _open(pixels, tuple(formats))
     for name in ("xmp", "XML:com.adobe.xmp", "Raw profile type exif"):
         image.info.pop(name, None)  # Pillow, unlike browsers, looks there for an orientation
     image.info.update(said)
     if "deep_transparency" in said:
         image.info["file"] = pixels
     return image
+
+
+def _open(data: bytes, allowed: tuple[str, ...]) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(data), formats=[name for name in QUICK if name in allowed])
+    except UnidentifiedImageError:
+        pass  # the other formats follow
+    kind = unread_kind(data)
+    if kind == "HEIC" and HAS_HEIF and allowed == FORMATS:
+        _load_heif()
+        allowed = ("HEIF",)
+    elif kind:
+        hint = " or install pillow-heif" if kind == "HEIC" else ""
+        raise UnidentifiedImageError(f"{kind}: not read; convert it{hint}")
+    Image.init()
+    others = [name for name in allowed if name in Image.OPEN and name not in QUICK]
+    try:
+        image = Image.open(io.BytesIO(data), formats=others)
+    except UnidentifiedImageError:
+        raise UnidentifiedImageError("not an image that can be read") from None
+    _check_not_raw(image)
+    if image.format == "TIFF":
+        _settle_tiff(image)
+    return image
+
+
+@cache
+def _load_heif() -> None:
+    import_module("pillow_heif").register_heif_opener()
+
+
+def _check_not_raw(image: Image.Image) -> None:
+    """Raise :class:`UnidentifiedImageError` for a raw file in the form of a TIFF file.
+
+    Such a file begins with a preview, or holds what the sensor saw before it became a picture.
+    """
+    tags: Any = getattr(image, "tag_v2", {})
+    if Tag.DNGVersion in tags or (Tag.SubIFDs in tags and tags.get(Tag.NewSubfileType, 0) & 1):
+        raise UnidentifiedImageError(f"{RAW_FILE}: not read; convert it")
+
+
+def _settle_tiff(image: Image.Image) -> None:
+    """Put right what Pillow misreads in TIFF files.
+
+    Raises:
+        UnidentifiedImageError: It would show another picture, without an error.
+    """
+    tags: Any = getattr(image, "tag_v2", {})
+    opened: Any = image
+    tiles = opened.tile
+    in_file = bool(tiles) and tiles[0][0] == "raw"  # otherwise libtiff decodes
+    deep = max(tags.get(Tag.BitsPerSample, (1,))) > 8
+    if tags.get(Tag.PlanarConfiguration) == 2 and (image.mode in ("LA", "PA") or (in_file and deep)):
+        raise UnidentifiedImageError(
+            f"TIFF with a plane for each channel of {image.mode}: not read; convert it"
+        )
+    if not in_file:
+        # What libtiff decodes is in the computer's own order of bytes, whatever the file's.
+        opened.tile = [
+            tile._replace(args=(re.sub(r"^([IF];\d+)B", r"\1N", tile.args[0]), *tile.args[1:]))
+            for tile in tiles
+        ]
+    colours = tags.get(Tag.ColorMap, ())
+    if image.mode == "P" and colours and max(colours) < 256:  # some programs write 8 bits where 16 belong
+        image.palette = ImagePalette.raw("RGB;L", bytes(colours))
 
 
 def _bytes_not_loaded(image: Image.Image) -> bytes | None:
@@ -120,6 +194,11 @@ def _bytes_not_loaded(image: Image.Image) -> bytes | None:
             return bytes(data) if shown_size(again) == image.size else None
     except Exception:  # noqa: BLE001 - the image itself is tried next, and says what is wrong
         return None
+
+
+def content_digest(data: bytes) -> bytes:
+    """SHA-256 of an image file's bytes; images with equal digests count as the same image."""
+    return hashlib.sha256(data).digest()
 
 
 def image_identity(image: object) -> object:

@@ -179,19 +179,15 @@ def interchange_texts(
 ) -> Interchanged:
     """Features of texts, plain and with purpose interchanged, in one differentiable pass.
 
-    The blocks up to the site run once on the n texts, the rest once on n + m rows.
-    Gradients flow through the source's run too.
+    The blocks up to the site run once on the n texts, the rest once on n + m rows. Gradients flow through the
+    source's run too. Raises :class:`UsageError` for a text tower without such a site.
 
     Args:
         clip: The model.
         tokens: ``(n, length)``, each distinct text once (see :func:`descscore.towers.text.join_tokens`).
-            Lengths may differ between base and source.
         exchange: The pairs of texts to interchange.
         matrix: R ``(width, width)``.
         site: Block and size of the purpose subspace.
-
-    Raises:
-        UsageError: The text tower has no such site.
     """
     check_site(clip, site)
     return interchange_run(clip, begin(clip, trim(clip, tokens)), exchange, matrix, site)

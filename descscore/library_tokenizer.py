@@ -103,18 +103,13 @@ class LibraryTokenizer:
                 "not belong together"
             )
 
-    def windows(
-        self, sentences: Iterable[str], room: int, without_special: Callable[[list[int]], list[int]]
-    ) -> list[list[int]]:
-        """Token ids of clean sentences, in windows of at most ``room`` tokens.
+    @staticmethod
+    def windows(sentences: Iterable[str], room: int, read: Callable[[str], list[int]]) -> list[list[int]]:
+        """Token ids of clean sentences, in windows of at most ``room`` tokens. read: gives those of a text.
 
         A window is tokenised as a whole. A sentence that does not fit is split at blanks, and a word that
         does not fit is split between characters.
         """
-
-        def read(text: str) -> list[int]:
-            return without_special(self.encode(text))
-
         windows: list[str] = []
         for piece in (part for sentence in sentences for part in _fitting(sentence, room, read)):
             joined = f"{windows[-1]} {piece}" if windows else piece
@@ -212,13 +207,7 @@ def known_tokenizer(folder: Path, settings: dict[str, Any], limit: int | None) -
 def folder_tokenizer(folder: Path, settings: dict[str, Any], limit: int | None) -> LibraryTokenizer:
     """The tokenizer in ``tokenizer.json`` of a model's folder, which may come from a stranger.
 
-    Args:
-        folder: The model's folder.
-        settings: open_clip's settings of it (``tokenizer_kwargs``).
-        limit: Number of token embeddings of the model.
-
-    Raises:
-        ModelError: The file cannot be read. The message names it.
+    Arguments as for :func:`known_tokenizer`. Raises :class:`ModelError` that names the file.
     """
     from tokenizers import Tokenizer
 

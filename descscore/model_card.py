@@ -31,12 +31,7 @@ class CardBase:
 
 
 def model_card(base: CardBase, run: Mapping[str, Any]) -> str:
-    """The text of a card.
-
-    Args:
-        base: The base.
-        run: The record of the fine-tuning run; empty if there is none.
-    """
+    """The text of a card. run: The record of the fine-tuning run; empty if there is none."""
     from huggingface_hub import ModelCardData
 
     run = {key: run[key] for key in _TRAINED if key in run}

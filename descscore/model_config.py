@@ -37,26 +37,22 @@ def is_flag(value: object) -> bool:
     return isinstance(value, bool)
 
 
-def is_count(value: object) -> bool:
-    """A whole number from 0 to :data:`LARGEST`."""
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= LARGEST
+def is_object(value: object) -> bool:
+    return isinstance(value, dict)
 
 
-def up_to(most: int) -> Check:
-    return lambda value: is_count(value) and value <= most  # type: ignore[operator]
+def count(most: int = LARGEST) -> Check:
+    """A whole number from 0 to ``most``."""
+    return lambda value: isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= most
 
 
-def is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= LARGEST
+def number(least: float = -LARGEST, most: float = LARGEST) -> Check:
+    return lambda value: (
+        isinstance(value, (int, float)) and not isinstance(value, bool) and least <= value <= most
+    )
 
 
-def is_ratio(value: object) -> bool:
-    return is_number(value) and 0 <= value <= 16  # type: ignore[operator]
-
-
-def is_spread(value: object) -> bool:
-    """A standard deviation of pixels from 0 to 1, which are divided by it."""
-    return is_number(value) and value >= 1e-3  # type: ignore[operator]
+is_number = number()
 
 
 def is_word(value: object) -> bool:
@@ -113,14 +109,10 @@ def is_repository(value: object) -> bool:
     return isinstance(value, str) and re.fullmatch(r"\w[\w.-]{0,95}(/[\w.-]{1,96})?", value) is not None
 
 
-def is_false(value: object) -> bool:
-    return value is False
-
-
 _TRANSFORMER: dict[str, Check] = {
-    "width": up_to(_WIDEST),
-    "layers": listed(up_to(_DEEPEST)),
-    "mlp_ratio": is_ratio,
+    "width": count(_WIDEST),
+    "layers": listed(count(_DEEPEST)),
+    "mlp_ratio": number(0, 16),
     "ls_init_value": optional(is_number),
     "pool_type": is_word,
     "output_tokens": is_flag,
@@ -136,17 +128,17 @@ _TRANSFORMER: dict[str, Check] = {
 
 VISION: dict[str, Check] = {
     **_TRANSFORMER,
-    "head_width": up_to(_WIDEST),
-    "patch_size": listed(up_to(_LONGEST)),
-    "image_size": listed(up_to(_LONGEST)),
+    "head_width": count(_WIDEST),
+    "patch_size": listed(count(_LONGEST)),
+    "image_size": listed(count(_LONGEST)),
     "patch_dropout": is_number,
     "attentional_pool": lambda value: is_flag(value) or is_word(value),
-    "attn_pooler_queries": up_to(_LONGEST),
-    "attn_pooler_heads": up_to(_LONGEST),
+    "attn_pooler_queries": count(_LONGEST),
+    "attn_pooler_heads": count(_LONGEST),
     "no_ln_pre": is_flag,
     "pos_embed_type": is_word,
     "timm_model_name": optional(is_word),
-    "timm_model_pretrained": is_false,
+    "timm_model_pretrained": lambda value: value is False,
     "timm_pool": is_word,
     "timm_proj": optional(is_word),
     "timm_proj_bias": is_flag,
@@ -156,12 +148,12 @@ VISION: dict[str, Check] = {
 
 TEXT: dict[str, Check] = {
     **_TRANSFORMER,
-    "context_length": up_to(_LONGEST),
-    "vocab_size": is_count,
-    "heads": up_to(_WIDEST),
+    "context_length": count(_LONGEST),
+    "vocab_size": count(),
+    "heads": count(_WIDEST),
     "embed_cls": is_flag,
-    "pad_id": is_count,
-    "eos_id": is_count,
+    "pad_id": count(),
+    "eos_id": count(),
     "no_causal_mask": is_flag,
     "proj_bias": is_flag,
     "proj_type": optional(is_word),
@@ -175,11 +167,11 @@ TEXT: dict[str, Check] = {
 
 DECODER: dict[str, Check] = {
     **TEXT,
-    **dict.fromkeys(("dim_head", "n_queries", "attn_pooler_heads"), up_to(_WIDEST)),
+    **dict.fromkeys(("dim_head", "n_queries", "attn_pooler_heads"), count(_WIDEST)),
 }
 
 MODEL: dict[str, Check] = {
-    "embed_dim": up_to(_WIDEST),
+    "embed_dim": count(_WIDEST),
     "quick_gelu": is_flag,
     "custom_text": is_flag,
     "init_logit_scale": is_number,
@@ -187,19 +179,17 @@ MODEL: dict[str, Check] = {
     "nonscalar_logit_scale": is_flag,
     "cast_dtype": optional(is_word),
     "output_dict": is_flag,
-    "vision_cfg": lambda value: isinstance(value, dict),
-    "text_cfg": lambda value: isinstance(value, dict),
-    "multimodal_cfg": lambda value: isinstance(value, dict),
+    **dict.fromkeys(("vision_cfg", "text_cfg", "multimodal_cfg"), is_object),
 }
 
 PREPROCESSING: dict[str, Check] = {
-    "size": listed(up_to(_LONGEST)),
+    "size": listed(count(_LONGEST)),
     "mode": is_word,
     "mean": three(is_number),
-    "std": three(is_spread),
+    "std": three(number(1e-3)),  # pixels from 0 to 1 are divided by it
     "interpolation": is_word,
     "resize_mode": is_word,
-    "fill_color": is_count,
+    "fill_color": count(),
 }
 
 
@@ -243,10 +233,10 @@ def check_config(path: Path, weights: int, tower_folder: Callable[[str], Path]) 
     if text.get("hf_model_name"):
         folder = str(tower_folder(text["hf_model_name"]))
         text = text | {"hf_model_name": folder, "hf_model_pretrained": False}
-    numbers = _weights(path, model | {"text_cfg": text})
-    if numbers > weights:  # of one byte each
+    asked = _weights(path, model | {"text_cfg": text})
+    if asked > weights:  # of one byte each
         raise ModelError(
-            f"{path}: asks for {numbers:,} weights, but the model's files hold {weights:,} bytes; they are "
+            f"{path}: asks for {asked:,} weights, but the model's files hold {weights:,} bytes; they are "
             "damaged, or of another model"
         )
     return dict(text)

@@ -69,7 +69,7 @@ from descscore.library_tokenizer import folder_tokenizer, known_tokenizer
 from descscore.lora import LORA_CONFIG, LORA_WEIGHTS
 from descscore.model_config import check_config
 from descscore.purpose import Purpose, Site, load_purpose
-from descscore.texts import Tokenizer
+from descscore.tokenizer import Tokenizer
 from descscore.towers.text import can_shorten, check_text_tower
 
 BUNDLED = ("base", "default")
@@ -127,11 +127,6 @@ class LoadedModel:
         """The factor on cosines in the model's logits."""
         return float(self.clip.logit_scale.exp())
 
-    @property
-    def logit_bias(self) -> float:
-        """What the model's logits add to scaled cosines; 0 but for models trained with a sigmoid (SigLIP)."""
-        return float(self.clip.logit_bias) if self.clip.logit_bias is not None else 0.0
-
 
 def load_model(
     source: str | Path = "default", device: str | None = None, cache_dir: str | Path | None = None
@@ -148,13 +143,17 @@ def load_model(
         ModelError: The model cannot be loaded. The message names the source and the alternatives.
         UsageError: There is no such device. The message lists the devices.
     """
-    target = check_device(device)
+    name, target = str(source), check_device(device)
     try:
-        return _load(str(source), target, cache_dir)
+        folder = _folder_of(name, cache_dir)
+        if folder is not None and (folder / ADAPTER_FILE).is_file():
+            return _load_adapted(name, folder, target, cache_dir)
+        base = _load_base(name, folder, cache_dir)
+        return _finish(name, base.clip, base, target)
     except DescscoreError:
         raise
     except Exception as error:
-        raise ModelError(f"model {str(source)!r} cannot be loaded: {_one_line(error)}") from error
+        raise ModelError(f"model {name!r} cannot be loaded: {_one_line(error)}") from error
 
 
 def check_device(device: str | None) -> torch.device:
@@ -174,15 +173,7 @@ def check_device(device: str | None) -> torch.device:
     return target
 
 
-def _load(source: str, device: torch.device, cache_dir: str | Path | None) -> LoadedModel:
-    folder = _folder_of(source, cache_dir)
-    if folder is not None and (folder / ADAPTER_FILE).is_file():
-        return _load_adapted(source, folder, device, cache_dir)
-    base = _load_base(source, folder, cache_dir)
-    return _finish(source, base.clip, base, device)
-
-
-def _folder_of(source: str, cache_dir: str | Path | None = None) -> Path | None:
+def _folder_of(source: str, cache_dir: str | Path | None) -> Path | None:
     """The folder of the model ``source``, or None for an open_clip name with its tag."""
     check_source(source)
     if source in BUNDLED:

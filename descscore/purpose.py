@@ -52,6 +52,12 @@ def purpose_coordinates(state: Tensor, matrix: Tensor, k: int) -> Tensor:
         return state.to(dtype) @ matrix[:k].to(dtype).T
 
 
+def percent_below(ascending: Tensor, values: Tensor) -> Tensor:
+    """Per cent of the ascending numbers ``(m,)`` below each value, ties half: ``(n,)`` -> float64."""
+    below, through = (torch.searchsorted(ascending, values, right=right) for right in (False, True))
+    return 50 * (below + through).double() / len(ascending)
+
+
 @dataclass(frozen=True)
 class Readout:
     """Computes a probability from purpose coordinates: sigmoid(weight . (R z)_1..k + bias)."""
@@ -101,10 +107,7 @@ class Purpose:
         if self.comparison is None:
             return None
         cosines = cosines.to(self.comparison)
-        below = torch.searchsorted(self.comparison, cosines)
-        through = torch.searchsorted(self.comparison, cosines, right=True)
-        share = 50 * (below + through).double() / len(self.comparison)
-        return share.masked_fill(~cosines.isfinite(), torch.nan)
+        return percent_below(self.comparison, cosines).masked_fill(~cosines.isfinite(), torch.nan)
 
     def to(self, device: torch.device) -> Purpose:
         """A copy on another device."""

@@ -18,7 +18,14 @@ from PIL import Image
 from torch import Tensor
 
 from descscore import __version__
-from descscore.context import ContextEncoder, ContextTexts, ScoredPairs, row_cosines, tokenize_context_texts
+from descscore.context import (
+    ContextEncoder,
+    ContextTexts,
+    ScoredPairs,
+    extend_signature,
+    row_cosines,
+    tokenize_context_texts,
+)
 from descscore.encoder import Encoder, with_precision
 from descscore.errors import InputError, ModelError, UsageError, rows_error
 from descscore.explanations.explanation import Explanation
@@ -147,19 +154,14 @@ class DescScorer:
             InputError: Some rows cannot be scored; the message names them.
         """
         count = len(_check_pairs(images, texts))
-        columns = (
-            _check_column("contexts", contexts, count),
-            _check_column("references", references, count),
-        )
+        contexts = _check_column("contexts", contexts, count)
+        references = _check_column("references", references, count)
         if not count:
             return []
         problems: dict[int, InputError] = {}
-        context_texts = _each(
-            list(zip(*columns, strict=True)),
-            lambda pair: tokenize_context_texts(self.tokenize, *pair),
-            problems,
-        )
-        return self.scores(*self._encode_pairs(images, texts, problems), context_texts)
+        both = list(zip(contexts, references, strict=True))
+        context_texts = _each(both, lambda pair: tokenize_context_texts(self.tokenize, *pair), problems)
+        return self.scores(*self.encode_pairs(images, texts, problems), context_texts)
 
     def score_stream(
         self, pairs: Iterable[StreamInput], options: StreamOptions | None = None
@@ -245,15 +247,25 @@ class DescScorer:
         encoded = self.encoder.tokenized([self.tokenize(description), self.tokenize(caption)])
         features = self.encoder.images([picture]).expand(2, -1)
         first, second = self.scores(features, encoded, contexts)
-        return comparison(first, second, self.model.logit_scale, self.model.logit_bias)
+        return comparison(first, second, self.model.logit_scale)
 
     def tokenize(self, text: str) -> TokenizedText:
         """Tokens of ``text`` under this scorer's policy; raises :class:`descscore.errors.TextError`."""
         return self.model.tokenizer.tokenize(text, self.text_policy)
 
-    def encode_pairs(self, images: ImageBatch, texts: Sequence[str]) -> tuple[Tensor, EncodedTexts]:
-        """Unit image features ``(n, embed_dim)`` and texts of n pairs; raises as :meth:`score_batch`."""
-        return self._encode_pairs(images, texts, {})
+    def encode_pairs(
+        self, images: ImageBatch, texts: Sequence[str], problems: dict[int, InputError] | None = None
+    ) -> tuple[Tensor, EncodedTexts]:
+        """Unit image features ``(n, embed_dim)`` and texts of n pairs; raises as :meth:`score_batch`.
+
+        problems: Errors that were found before, by row. They are raised together with those found here.
+        """
+        problems, pairs = dict(problems or {}), _check_pairs(images, texts)
+        tokenized = _each([text for _, text in pairs], self.tokenize, problems)
+        features = self._encode_images([image for image, _ in pairs], problems)
+        if problems:
+            raise rows_error(problems)
+        return features, self.encoder.tokenized(tokenized)
 
     def scores(
         self,
@@ -286,17 +298,6 @@ class DescScorer:
         """The parts of this scorer that a stream needs, where a score that is not finite costs its row."""
         scores = partial(pair_scores, purpose=self.model.purpose, signature=self.signature)
         return Scoring(self.encoder, self.tokenize, scores)
-
-    def _encode_pairs(
-        self, images: ImageBatch, texts: Sequence[str], problems: dict[int, InputError]
-    ) -> tuple[Tensor, EncodedTexts]:
-        """As :meth:`encode_pairs`. ``problems`` holds earlier errors, by row; errors here are added."""
-        pairs = _check_pairs(images, texts)
-        tokenized = _each([text for _, text in pairs], self.tokenize, problems)
-        features = self._encode_images([image for image, _ in pairs], problems)
-        if problems:
-            raise rows_error(problems)
-        return features, self.encoder.tokenized(tokenized)
 
     def _encode_images(self, images: list[AnyImage], problems: dict[int, InputError]) -> Tensor:
         """Features ``(n, embed_dim)``, one batch at a time.
@@ -363,7 +364,7 @@ def pair_scores(
             tokens=text.tokens,
             truncated=text.truncated,
             windows=len(text.rows),
-            signature=context.extend(signature),
+            signature=extend_signature(signature, context.context is not None, bool(context.references)),
             **fields,
         )
         for (score, cosine, clip_score, probability, percentile), text, context, fields in zip(
@@ -372,15 +373,15 @@ def pair_scores(
     ]
 
 
-def comparison(description: Score, caption: Score, logit_scale: float, logit_bias: float = 0.0) -> Comparison:
+def comparison(description: Score, caption: Score, logit_scale: float) -> Comparison:
     """Compare two texts for one image by their cosines; a tie is not a win.
 
     The probability is that of the description if one of the two texts is right, by the model's logits. With
-    a softmax over the two logits, and with a sigmoid for each, it is the sigmoid of their difference. So a
-    bias, which both have, cancels out.
+    a softmax over the two logits, and with a sigmoid for each, it is the sigmoid of their difference. So the
+    bias of models such as SigLIP, which both logits have, cancels out.
     """
     margin = description.cosine - caption.cosine
-    logits = [logit_scale * score.cosine + logit_bias for score in (description, caption)]
+    logits = [logit_scale * score.cosine for score in (description, caption)]
     return Comparison(
         description=description,
         caption=caption,

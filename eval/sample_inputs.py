@@ -13,8 +13,7 @@ from PIL import Image
 
 from descscore.errors import DataError
 from descscore.formats import IMAGE_SUFFIXES
-from descscore.images import PixelSpec
-from descscore.stream.worker import content_digest
+from descscore.images import PixelSpec, content_digest
 
 DECODE = f"{__name__}:blank"
 """For :class:`descscore.stream.pairs.StreamOptions`."""

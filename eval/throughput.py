@@ -36,7 +36,8 @@ from descscore.stream.image_features import Decoder
 from descscore.stream.outcomes import start_decoder
 from descscore.stream.pairs import StreamOptions
 from descscore.stream.worker import cores
-from descscore.texts import TokenizedText, Tokenizer
+from descscore.texts import TokenizedText
+from descscore.tokenizer import Tokenizer
 
 TORCHMETRICS_BATCH, FEW = 8, 64
 """Photos of a batch of torchmetrics, and the most that it is measured with."""

@@ -35,7 +35,7 @@ from descscore.models import LoadedModel, load_model
 from descscore.options import PATH
 from descscore.scorer import DescScorer
 from descscore.tables.open import load_pairs
-from descscore.texts import token_rows
+from descscore.tokenizer import token_rows
 from descscore.training.config import FinetuneConfig, Tower, preset
 from descscore.training.data import Examples, cut_at, make_examples
 from descscore.training.finetune import train_folds

@@ -16,7 +16,7 @@ import descscore
 ROOT = Path(__file__).parents[1]
 
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "attention", "clip", "appearance", "formats", "metadata", "open_clip_tokenizer", "model_card"),
+    ("errors", "attention", "clip", "appearance", "formats", "metadata", "model_card"),
     (
         "files",
         "options",
@@ -24,6 +24,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "cleaning",
         "library_tokenizer",
         "texts",
+        "tokenizer",
         "images",
         "model_config",
         "tokenizer_config",

@@ -16,8 +16,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from descscore.cleaning import clean_text
-from descscore.open_clip_tokenizer import LONGEST_WORD, OpenClipTokenizer
-from descscore.texts import Tokenizer, pad
+from descscore.texts import pad
+from descscore.tokenizer import LONGEST_WORD, OpenClipTokenizer, Tokenizer
 
 ORIGINAL = open_clip.get_tokenizer("ViT-B-32")
 FAST = OpenClipTokenizer(open_clip.get_tokenizer("ViT-B-32"), words=50)

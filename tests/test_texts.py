@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from descscore.cleaning import check_text
 from descscore.errors import ModelError, TextError, UsageError
-from descscore.texts import TextPolicy, Tokenizer, check_policy, pad
+from descscore.texts import TextPolicy, check_policy, pad
+from descscore.tokenizer import Tokenizer
 
 REFERENCE = open_clip.get_tokenizer("ViT-B-32")
 TOKENIZER = Tokenizer(REFERENCE, 77, "test")

@@ -24,7 +24,8 @@ from descscore.encoder import Encoder
 from descscore.errors import DataError, UsageError
 from descscore.models import LoadedModel
 from descscore.tables.rows import PreferencePair
-from descscore.texts import Tokenizer, pad, token_rows
+from descscore.texts import pad
+from descscore.tokenizer import Tokenizer, token_rows
 from descscore.towers.text import join_tokens
 from descscore.training.config import FinetuneConfig
 from descscore.training.neither import NAMED, empty_text, jumbled_text, random_case

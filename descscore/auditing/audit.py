@@ -34,10 +34,10 @@ from descscore.auditing.rules import (
 )
 from descscore.auditing.uses import PASSED_OVER, DocumentProblem, ImageUse
 from descscore.errors import ModelError, UsageError
-from descscore.images import PixelSpec
+from descscore.images import PixelSpec, content_digest
 from descscore.records import OK, Outcome, Pair
 from descscore.stream.pool import DecodePool
-from descscore.stream.worker import PoolOptions, content_digest, cores
+from descscore.stream.worker import PoolOptions, cores
 
 if TYPE_CHECKING:
     from descscore.scorer import DescScorer

@@ -93,10 +93,7 @@ def _merge_shards(manifests: dict[Path, Manifest], output: Path, whole: Manifest
 
 
 def _digest(manifests: dict[Path, Manifest]) -> Digest:
-    digest = Digest()
-    for manifest in manifests.values():
-        digest += manifest.digest or Digest()
-    return digest
+    return sum((manifest.digest or Digest() for manifest in manifests.values()), Digest())
 
 
 def _merge_files(manifests: dict[Path, Manifest], output: Path, whole: Manifest) -> Manifest:

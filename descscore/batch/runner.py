@@ -50,8 +50,6 @@ from descscore.tables.rows import Row
 
 FORMATS = ("parquet", "csv", "jsonl")
 
-_DEFAULT_STREAM = StreamOptions()
-
 
 @dataclass(frozen=True)
 class BatchOptions:
@@ -67,7 +65,7 @@ class BatchOptions:
     """``(I, N)`` to score the I-th of N parts."""
     strict: bool = False
     """Stop at the first row that cannot be scored."""
-    stream: StreamOptions = _DEFAULT_STREAM
+    stream: StreamOptions = StreamOptions()  # noqa: RUF009 - frozen
     """How rows are decoded and scored."""
     input_options: tuple[tuple[str, Any], ...] = ()
     """Input options on which results depend, such as columns, by name."""
@@ -173,15 +171,10 @@ def run_batch(
     engine: Engine | None = None,
     show_progress: bool = False,
 ) -> Summary:
-    """Score ``source`` into ``output``; existing shards of the same run are kept.
+    """Score ``source`` into the folder ``output``; existing shards of the same run are kept.
 
-    Args:
-        scorer: the scorer.
-        source: the input.
-        output: the folder for the results.
-        options: settings of the run.
-        engine: function that scores the shards; by default :func:`local_engine`.
-        show_progress: whether to show a progress bar, if standard error is a terminal.
+    The engine scores the shards; by default it is :func:`local_engine`. A progress bar is shown only if
+    standard error is a terminal.
 
     Raises:
         DataError: if another process writes to ``output``, if it holds results of another run, if it
@@ -229,7 +222,7 @@ def _open_folder(manifest: Manifest, output: Path) -> ShardFolder:
         if form != "parquet":
             table = read_result_file(output, form, folder.lean)
             for place, number in enumerate(manifest.identity.shards):
-                folder.write(number, [table.slice(place * folder.size, folder.size)])
+                folder.write(number, table.slice(place * folder.size, folder.size))
         write_manifest(output, replace(manifest, complete=False))
     return folder
 
@@ -353,7 +346,7 @@ def _write(work: Work, number: int, places: list[int], results: Iterator[Result]
     order = list(range(before.num_rows))
     for new, place in enumerate(places, before.num_rows):
         order[place] = new
-    return work.folder.write(number, [pa.concat_tables([before, after]).take(order)], len(places))
+    return work.folder.write(number, pa.concat_tables([before, after]).take(order), len(places))
 
 
 def _results(

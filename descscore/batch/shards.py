@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -120,19 +120,20 @@ class ShardFolder:
     def path(self, number: int) -> Path:
         return self.folder / f"part-{number:06d}{self.suffix}"
 
-    def write(self, number: int, rows: Iterable[Result | pa.Table], scored: int | None = None) -> ShardInfo:
+    def write(self, number: int, rows: Iterable[Result] | pa.Table, scored: int | None = None) -> ShardInfo:
         """Write shard ``number``. Raises :class:`DataError` if it cannot be written.
 
         Args:
             number: the shard's number.
-            rows: its rows, or tables of rows.
+            rows: its rows, one by one or as a table.
             scored: how many of them are new; by default all.
         """
+        tables = [rows] if isinstance(rows, pa.Table) else _chunks(rows, self.schema)
         metadata = {_RUN: self.run.encode(), _FIRST: str(number * self.size).encode()}
         whole = self.schema.with_metadata(metadata)
         path, statuses = self.path(number), Counter[str]()
         with atomic_write(path) as temporary, self._writer(temporary, whole) as writer:
-            for table in _chunks(rows, self.schema):
+            for table in tables:
                 statuses.update(table["status"].to_pylist())
                 writer.write_table(table.cast(whole))
         count = sum(statuses.values())
@@ -202,17 +203,11 @@ def schema(lean: bool) -> pa.Schema:
     return pa.schema([field for field in SCHEMA if not (lean and field.name in INPUTS)])
 
 
-def _chunks(rows: Iterable[Result | pa.Table], columns: pa.Schema) -> Iterator[pa.Table]:
+def _chunks(rows: Iterable[Result], columns: pa.Schema) -> Iterator[pa.Table]:
     """Tables of a bounded number of rows and characters."""
     chunk: list[Result] = []
     size = 0
     for row in rows:
-        if isinstance(row, pa.Table):
-            if chunk:
-                yield result_table(chunk, columns)
-            yield row.replace_schema_metadata(None)
-            chunk, size = [], 0
-            continue
         chunk.append(row)
         size += len(row.text or "")
         if len(chunk) >= _CHUNK_ROWS or size >= _CHUNK_BYTES:
@@ -262,11 +257,16 @@ def write_result_file(folder: ShardFolder, numbers: Sequence[int], output: Path,
 def _write_csv(tables: Iterable[pa.Table], file: BinaryIO, columns: pa.Schema) -> None:
     with pa.csv.CSVWriter(file, columns) as writer:
         for table in tables:
-            for place, field in enumerate(columns):
-                if pa.types.is_string(field.type):
-                    cells = [text and to_csv_cell(text) for text in table[field.name].to_pylist()]
-                    table = table.set_column(place, field, pa.array(cells, field.type))
-            writer.write_table(table)
+            writer.write_table(_with_texts(table, to_csv_cell))
+
+
+def _with_texts(table: pa.Table, change: Callable[[str], str]) -> pa.Table:
+    """A table with each of its texts changed."""
+    for place, field in enumerate(table.schema):
+        if pa.types.is_string(field.type):
+            cells = [text and change(text) for text in table[field.name].to_pylist()]
+            table = table.set_column(place, field, pa.array(cells, field.type))
+    return table
 
 
 def read_result_file(output: Path, form: str, lean: bool) -> pa.Table:
@@ -285,12 +285,8 @@ def read_result_file(output: Path, form: str, lean: bool) -> pa.Table:
                 strings_can_be_null=True,
                 quoted_strings_can_be_null=False,
             ),
-        ).select(columns.names)
-        for place, field in enumerate(columns):
-            if pa.types.is_string(field.type):
-                cells = [text and from_csv_cell(text) for text in table[field.name].to_pylist()]
-                table = table.set_column(place, field, pa.array(cells, field.type))
-        return table
+        )
+        return _with_texts(table.select(columns.names), from_csv_cell).cast(columns)
     except (OSError, ValueError, KeyError, pa.ArrowException) as error:
         raise DataError(f"{path}: is not as this run wrote it ({error})") from None
 

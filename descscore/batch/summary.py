@@ -40,10 +40,7 @@ class Digest:
     @classmethod
     def of(cls, tables: Iterable[pa.Table]) -> Digest:
         """The digest of tables of results, one in memory at a time."""
-        whole = cls()
-        for table in tables:
-            whole += cls._of(table)
-        return whole
+        return sum(map(cls._of, tables), cls())
 
     @classmethod
     def _of(cls, table: pa.Table) -> Digest:

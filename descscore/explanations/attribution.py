@@ -23,7 +23,7 @@ from torch import Tensor
 
 from descscore.clip import CLIP
 from descscore.purpose import Purpose
-from descscore.texts import TokenizedText, pad
+from descscore.texts import TokenizedText, owner_means, pad
 from descscore.towers.blocks import own_text_tower
 from descscore.towers.text import (
     HalfRun,
@@ -165,13 +165,11 @@ def evaluate(
             odds.append(purpose.log_odds(run.state))
         progress("words left out", len(part), len(rows))
 
-    def means(values: list[Tensor]) -> Tensor:
-        by_row = torch.cat(values)[place.to(device)]
-        shared = by_row * texts.share.to(by_row).view(-1, *[1] * (by_row.ndim - 1))
-        return by_row.new_zeros(len(texts.images), *by_row.shape[1:]).index_add(0, texts.owner, shared)
+    def of_texts(values: list[Tensor]) -> Tensor:
+        return owner_means(torch.cat(values)[place.to(device)], texts.share, texts.owner, len(texts.images))
 
-    cosines = (F.normalize(means(units), dim=-1) * texts.images).sum(-1)
-    return Values(cosines.cpu().double(), means(odds).cpu().double() if odds else None)
+    cosines = (F.normalize(of_texts(units), dim=-1) * texts.images).sum(-1)
+    return Values(cosines.cpu().double(), of_texts(odds).cpu().double() if odds else None)
 
 
 def attribute(
@@ -262,8 +260,7 @@ class _Points:
 
     def mean(self, values: Tensor) -> Tensor:
         """Mean over the rows of each point: ``(m, ...)`` -> ``(p, ...)``."""
-        shared = values * self.share.to(values).view(-1, *[1] * (values.ndim - 1))
-        return values.new_zeros(len(self.text), *values.shape[1:]).index_add(0, self.point, shared)
+        return owner_means(values, self.share, self.point, len(self.text))
 
 
 class _Paths:
@@ -407,13 +404,7 @@ def _in_subspace(run: HalfRun, gradient: Tensor, purpose: Purpose) -> Tensor:
 
 
 def _path_ends(ends: Tensor, parts: Tensor, owner: Tensor) -> PathEnds:
-    """The ends of n paths and the error of their parts.
-
-    Args:
-        ends: Values at the start and the end of each path, ``(n, 2)``.
-        parts: Parts by token, ``(r, length)``.
-        owner: Text of each row, ``(r,)``.
-    """
+    """From values at both ends of n paths ``(n, 2)``, parts ``(r, length)`` and each row's text ``(r,)``."""
     difference = ends[:, 1] - ends[:, 0]
     total = torch.zeros(len(ends), dtype=torch.float64).index_add(0, owner.cpu(), parts.sum(1))
     return PathEnds(ends[:, 1], difference, total - difference)

@@ -54,12 +54,9 @@ class PixelEncoder(Protocol):
 
 
 def occlusion_maps(encoder: PixelEncoder, images: Sequence[Image.Image], texts: Tensor) -> list[OcclusionMap]:
-    """A map for each of n pairs; an image object that occurs again is encoded once for all its texts.
+    """Maps of n pairs of RGB images and unit text features ``(n, embed_dim)``.
 
-    Args:
-        encoder: Encoder of the model.
-        images: RGB images of the n pairs.
-        texts: ``(n, embed_dim)`` unit text features.
+    An image object that occurs again is encoded once for all its texts.
     """
     pairs: dict[int, list[int]] = {}
     for i, image in enumerate(images):
@@ -90,16 +87,7 @@ def occlude(encoder: PixelEncoder, image: Image.Image, texts: Tensor) -> Tensor:
 
 
 def visible_box(spec: PixelSpec, size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """The part of an image that the model sees.
-
-    Args:
-        spec: The pictures that the model takes.
-        size: Width and height of the image in pixels.
-
-    Returns:
-        Left, top, right and bottom in fractions of width and height; they reach beyond 0..1 if the
-        model pads.
-    """
+    """The part of an image of that width and height that the model sees, as :attr:`OcclusionMap.box`."""
     width, height = size
     across, down = 1.0, 1.0
     if spec.mode != "squash":
@@ -110,18 +98,15 @@ def visible_box(spec: PixelSpec, size: tuple[int, int]) -> tuple[float, float, f
     return ((1 - across) / 2, (1 - down) / 2, (1 + across) / 2, (1 + down) / 2)
 
 
-def _corners() -> Sequence[tuple[int, int]]:
-    """Top left cells of the squares. Squares reach over the edges, so all cells are covered equally often."""
-    starts = range(1 - COVER, GRID)
-    return [(row, column) for row in starts for column in starts]
-
-
 def _covers(size: Sequence[int]) -> Tensor:
-    """The pixels that each square covers: ``(covers, height, width)`` bool."""
-    height, width = size
-    rows = torch.arange(height) * GRID // height
-    columns = torch.arange(width) * GRID // width
-    return torch.stack([_span(rows, r)[:, None] & _span(columns, c)[None] for r, c in _corners()])
+    """The pixels that each square covers: ``(covers, height, width)`` bool.
+
+    Squares reach over the edges, so all cells are covered equally often.
+    """
+    starts = torch.arange(1 - COVER, GRID)[:, None]
+    down, across = (torch.arange(length) * GRID // length for length in size)
+    rows, columns = ((cells >= starts) & (cells < starts + COVER) for cells in (down, across))
+    return (rows[:, None, :, None] & columns[None, :, None, :]).flatten(0, 1)
 
 
 def _by_cell(losses: Tensor) -> Tensor:
@@ -129,7 +114,3 @@ def _by_cell(losses: Tensor) -> Tensor:
     masks = _covers((GRID, GRID))
     total = torch.einsum("nc,cij->nij", losses, masks.double())
     return total / masks.sum(0)
-
-
-def _span(cells: Tensor, first: int) -> Tensor:
-    return (cells >= first) & (cells < first + COVER)

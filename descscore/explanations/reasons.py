@@ -6,7 +6,6 @@ This works with any scorer that has what :class:`PairScorer` asks for, and does 
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -15,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from descscore.context import row_cosines
 from descscore.errors import InputError, UsageError, rows_error
 from descscore.explanations.attribution import (
     FILLER,
@@ -41,7 +41,7 @@ from descscore.image_lists import AnyImage, ImageBatch, image_source
 from descscore.images import image_identity, load_image
 from descscore.interchange import Exchange, interchange_texts
 from descscore.models import LoadedModel
-from descscore.purpose import Purpose
+from descscore.purpose import Purpose, percent_below
 from descscore.records import SCALE, Score
 from descscore.texts import EncodedTexts, TokenizedText, pad
 from descscore.towers.text import can_shorten, join_tokens
@@ -126,17 +126,14 @@ def explain_encoded(
     encoded: EncodedTexts,
     options: ExplainOptions | None = None,
 ) -> list[Explanation]:
-    """Explain n pairs without encoding them again, and without mapping their images.
+    """As :func:`explain_batch`, for n pairs that are encoded, and without mapping their images.
 
     Args:
         scorer: The scorer whose scores are explained.
         texts: The n texts.
         features: Unit features of their images, ``(n, embed_dim)``.
         encoded: The texts under ``scorer``.
-        options: As for :func:`explain_batch`; ``where`` has no effect.
-
-    Raises:
-        UsageError: As :func:`explain_batch`.
+        options: ``where`` has no effect.
     """
     options, model = options or ExplainOptions(), scorer.model
     _check_explains(model)
@@ -258,16 +255,9 @@ def _losses(
     attribution: Attribution,
     progress: Progress,
 ) -> Mapping[tuple[int, int], tuple[float, float]]:
-    """Losses of cosine and log-odds without a word, by numbers of text and word.
+    """Losses of cosine and log-odds (0 without a read-out) without a word, by numbers of text and word.
 
-    Without a read-out the loss of log-odds is 0.
-
-    Args:
-        model: The model.
-        shortened: Texts without one word, by numbers of text and word.
-        images: Unit image features of the texts.
-        attribution: The attribution of the whole texts.
-        progress: Called after each pass.
+    shortened: Texts without one word, by the same numbers; images: unit features of the whole texts' images.
     """
     owner = [i for i, _ in shortened]
     rows = TextRows.of(list(shortened.values()), images[owner])
@@ -280,14 +270,7 @@ def _losses(
 
 
 def _word_parts(word: Word, attribution: Attribution, first: int, losses: tuple[float, float]) -> WordParts:
-    """The parts of one word.
-
-    Args:
-        word: The word.
-        attribution: The attribution of all texts.
-        first: The first token row of the word's text.
-        losses: Losses of cosine and log-odds without the word.
-    """
+    """first: The first token row of the word's text; losses: of cosine and log-odds without the word."""
 
     def total(parts: Tensor) -> float:
         return sum(float(parts[first + row, column]) for row, column in word.tokens)
@@ -317,8 +300,10 @@ def _convergence(path: PathEnds, text: int, steps: int) -> Convergence:
 def _place(purpose: Purpose | None, log_odds: float | None, score: Score) -> PurposePlace | None:
     if purpose is None or log_odds is None or score.description_probability is None:
         return None
-    places = [None, None] if purpose.places is None else [tuple(row) for row in purpose.places.tolist()]
-    above = [None if row is None else _percent_below(row, log_odds) for row in places]
+    places = [None, None] if purpose.places is None else list(purpose.places.cpu().double())
+    value = torch.tensor(log_odds, dtype=torch.float64)
+    above = [None if row is None else float(percent_below(row, value)) for row in places]
+    descriptions, captions = (None if row is None else tuple(row.tolist()) for row in places)
     return PurposePlace(
         log_odds=log_odds,
         probability=score.description_probability,
@@ -326,14 +311,9 @@ def _place(purpose: Purpose | None, log_odds: float | None, score: Score) -> Pur
         k=purpose.site.k,
         above_descriptions=above[0],
         above_captions=above[1],
-        descriptions=places[0],
-        captions=places[1],
+        descriptions=descriptions,
+        captions=captions,
     )
-
-
-def _percent_below(ascending: Sequence[float], value: float) -> float:
-    """Per cent of numbers below ``value``, ties half."""
-    return 50 * (bisect_left(ascending, value) + bisect_right(ascending, value)) / len(ascending)
 
 
 @torch.no_grad()
@@ -364,7 +344,7 @@ def _counterfactuals(
         run = interchange_texts(model.clip, tokens, exchange, purpose.rotation, purpose.site)
         unit = F.normalize(run.swapped.float(), dim=-1)
         feature = F.normalize(torch.tensor(text.weights, device=unit.device) @ unit, dim=-1)
-        cosine = float((feature.double() * image.double()).sum().clamp(-1, 1))
+        cosine = float(row_cosines(feature, image))
         probability = purpose.probability(run.state[-1:].float())
         counterfactuals.append(
             Counterfactual(

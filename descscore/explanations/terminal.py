@@ -41,19 +41,15 @@ def to_text(explanation: Explanation, verbose: bool = False, width: int | None =
             purpose.
         width: Columns of the terminal; None to keep the text on one line.
     """
-    line = Line(explanation.text, explanation.score)
-    blocks = [
-        [score_table([line], verbose, width)],
-        *([_purpose(explanation.purpose, width)] if explanation.purpose and verbose else []),
-        _words(explanation.words, verbose, width),
-        _fitting(_sums(explanation, verbose), width),
-        *(
-            [_fitting(_counterfactual(explanation.counterfactual), width)]
-            if explanation.counterfactual
-            else []
-        ),
-        *([_map(explanation.occlusion, width)] if explanation.occlusion else []),
-    ]
+    blocks = [[score_table([Line(explanation.text, explanation.score)], verbose, width)]]
+    if explanation.purpose and verbose:
+        blocks.append(_purpose(explanation.purpose, width))
+    blocks.append(_words(explanation.words, verbose, width))
+    blocks.append(_fitting(_sums(explanation, verbose), width))
+    if explanation.counterfactual:
+        blocks.append(_fitting(_counterfactual(explanation.counterfactual), width))
+    if explanation.occlusion:
+        blocks.append(_map(explanation.occlusion, width))
     return "\n\n".join("\n".join(block) for block in blocks)
 
 
@@ -77,11 +73,11 @@ def progress_bar() -> Iterator[Progress]:
         yield progress
 
 
-def strongest(words: Sequence[WordParts], key: str = "value", count: int = 3) -> tuple[str, str]:
+def strongest(words: Sequence[WordParts], key: str = "value") -> tuple[str, str]:
     """The words that raise ``key`` most, and those that lower it most, each with its number."""
     up, down = (
         ", ".join(f"{word.text} ({getattr(word, key):+.3f})" for word in part)
-        for part in strongest_words(words, key, count)
+        for part in strongest_words(words, key)
     )
     return up, down
 

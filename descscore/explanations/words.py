@@ -16,7 +16,8 @@ from typing import TypeAlias
 
 import regex
 
-from descscore.texts import TokenizedText, Tokenizer
+from descscore.texts import TokenizedText
+from descscore.tokenizer import Tokenizer
 
 Span: TypeAlias = tuple[int, int]
 """First character, and the one after the last."""

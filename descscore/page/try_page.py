@@ -111,7 +111,7 @@ class TryPage:
         compared = None
         if form.caption:
             model = scorer.model
-            compared = comparison(described, scores[form.caption], model.logit_scale, model.logit_bias)
+            compared = comparison(described, scores[form.caption], model.logit_scale)
         words: tuple[MarkedWord, ...] = ()
         too_long = _length(form.tokens[form.description]) > MAX_EXPLAINED_TOKENS
         if explained and explains(scorer.model) and not too_long:

@@ -9,9 +9,9 @@ from PIL import Image, UnidentifiedImageError
 
 from descscore.errors import ImageError
 from descscore.formats import BROWSER_FORMATS
-from descscore.images import PixelSpec, load_image, open_bytes, picture_pixels
+from descscore.images import PixelSpec, content_digest, load_image, open_bytes, picture_pixels
 from descscore.stream.pool import DecodePool
-from descscore.stream.worker import Pixels, PoolOptions, content_digest
+from descscore.stream.worker import Pixels, PoolOptions
 
 MAX_BYTES = 20 * 2**20
 """Largest image file that is accepted: 20 MB."""

@@ -8,7 +8,7 @@ through the model.
 from __future__ import annotations
 
 import ctypes
-import hashlib
+import itertools
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,8 +20,8 @@ from cachetools import LRUCache
 from torch import Tensor
 
 from descscore.errors import ImageError
-from descscore.images import ImageSource, PixelSpec, load_image, picture_pixels
-from descscore.stream.worker import Decoded, Pixels, content_digest
+from descscore.images import ImageSource, PixelSpec, content_digest, load_image, picture_pixels
+from descscore.stream.worker import Decoded, Pixels
 
 Key: TypeAlias = "str | bytes"
 Feature: TypeAlias = "np.ndarray[Any, Any]"
@@ -96,7 +96,7 @@ class ImageStage:
         self.encoder, self.decoder = encoder, decoder
         self._wanted: dict[Key, _Wanted] = {}
         self._submitted: dict[int, Key] = {}
-        self._next_number = 0
+        self._numbers = itertools.count()
         # Decoded pictures that wait for the model, by digest: the decoder's slot, or the pixels.
         self._pile: dict[bytes, int | Pixels] = {}
         # Features on the device; fetching them waits for the device.
@@ -115,7 +115,7 @@ class ImageStage:
         source = os.fsdecode(image) if isinstance(image, (str, os.PathLike)) else bytes(image)
         key: Key = source if isinstance(source, str) else content_digest(source)
         if self._want(key):
-            number = self._number()
+            number = next(self._numbers)
             self._submitted[number] = key
             self.decoder.submit(number, source)
         return key
@@ -125,17 +125,13 @@ class ImageStage:
         try:
             pixels = picture_pixels(load_image(image), self.encoder.spec)
         except ImageError as error:
-            key = b"picture %d" % self._number()
+            key = b"picture %d" % next(self._numbers)
             self._wanted[key] = _Wanted(1, False, error)
             return key
-        digest = hashlib.sha256(b"pixels" + pixels.tobytes()).digest()
+        digest = content_digest(b"pixels" + pixels.tobytes())
         if self._want(digest):
             self._decoded(digest, digest, pixels)
         return digest
-
-    def _number(self) -> int:
-        self._next_number += 1
-        return self._next_number - 1
 
     def _want(self, key: Key) -> bool:
         """Count one more pair that waits for ``key``; True if the image must be decoded."""

@@ -10,8 +10,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeAlias
 
 import numpy as np
@@ -63,10 +62,7 @@ class Scoring:
     scores: ScoreFeatures
 
 
-_NO_CONTEXT_TEXTS = ContextTexts()
-
-
-@dataclass
+@dataclass(frozen=True)
 class _Pending:
     """A pair in a window: its outcome, or the image's key and the tokens to be scored."""
 
@@ -74,7 +70,7 @@ class _Pending:
     outcome: Outcome | None = None
     key: Key = ""
     text: TokenizedText | None = None
-    context_texts: ContextTexts = _NO_CONTEXT_TEXTS
+    context_texts: ContextTexts = field(default_factory=ContextTexts)
 
 
 def stream_pairs(
@@ -106,17 +102,17 @@ def stream_rows(
 ) -> Iterator[tuple[str, Outcome]]:
     """Id and outcome of each row, in order. Closing the iterator ends its workers."""
     with closing(start_decoder(scoring, options)) as decoder:
-        stage = ImageStage(scoring.encoder, decoder)
-        context_encoder = ContextEncoder(scoring.encoder.embeddings, REMEMBERED_CONTEXT_TEXTS)
+        contexts = ContextEncoder(scoring.encoder.embeddings, REMEMBERED_CONTEXT_TEXTS)
+        stream = _Stream(scoring, options, ImageStage(scoring.encoder, decoder), contexts)
         ahead: deque[list[_Pending]] = deque()
-        for window in _windows(partial(_begin, scoring, stage, options), rows, options):
+        for window in stream.windows(rows):
             ahead.append(window)
             decoder.flush()
             if len(ahead) > _WINDOWS_AHEAD:
-                yield from _finish(scoring, stage, context_encoder, ahead.popleft())
+                yield from stream.finish(ahead.popleft())
                 return_freed_memory()
         while ahead:
-            yield from _finish(scoring, stage, context_encoder, ahead.popleft())
+            yield from stream.finish(ahead.popleft())
 
 
 def start_decoder(scoring: Scoring, options: StreamOptions) -> Decoder:
@@ -133,23 +129,84 @@ def start_decoder(scoring: Scoring, options: StreamOptions) -> Decoder:
     return DecodePool(spec, PoolOptions(options.processes, slots, options.time_limit, options.decode))
 
 
-def _windows(
-    begin: Callable[[StreamPair], _Pending], rows: Iterable[StreamPair], options: StreamOptions
-) -> Iterator[list[_Pending]]:
-    """Pairs in windows with a bounded number of pairs and of bytes.
+@dataclass(frozen=True)
+class _Stream:
+    """The steps of a stream: pairs are begun in windows, and each window is finished as a whole."""
 
-    No row outlives its turn: it may hold cells of any kind, whose size nobody counts.
-    """
-    window: list[_Pending] = []
-    size = 0
-    for row in rows:
-        window.append(begin(row))
-        size += _pair_bytes(row)
-        if len(window) >= options.window or size >= options.window_bytes:
+    scoring: Scoring
+    options: StreamOptions
+    stage: ImageStage
+    contexts: ContextEncoder
+
+    def windows(self, rows: Iterable[StreamPair]) -> Iterator[list[_Pending]]:
+        """Pairs in windows with a bounded number of pairs and of bytes.
+
+        No row outlives its turn: it may hold cells of any kind, whose size nobody counts.
+        """
+        window: list[_Pending] = []
+        size = 0
+        for row in rows:
+            window.append(self._begin(row))
+            size += _pair_bytes(row)
+            if len(window) >= self.options.window or size >= self.options.window_bytes:
+                yield window
+                window, size = [], 0
+        if window:
             yield window
-            window, size = [], 0
-    if window:
-        yield window
+
+    def _begin(self, row: StreamPair) -> _Pending:
+        """Tokenise the texts and ask for the image. A row with a fault asks for nothing."""
+        if self.options.decorative_empty and row.text == "":
+            return _Pending(row.id, Outcome(DECORATIVE))
+
+        def tokenize(text: object) -> TokenizedText:
+            return tokenize_text(self.scoring.tokenize, text)
+
+        try:
+            # A fault of the row is reported before faults of the texts, and those before one of the image.
+            if row.fault is not None and not isinstance(row.fault, ImageError):
+                raise row.fault
+            text = tokenize(row.text)
+            context_texts = tokenize_context_texts(tokenize, row.context, row.references)
+            if row.fault is not None:
+                raise row.fault
+            if row.image is None:
+                raise ImageError("missing_image", "has no image")
+            return _Pending(row.id, None, self.stage.request(row.image), text, context_texts)
+        except InputError as error:
+            error.__traceback__ = None  # through the row's own fault, it would keep the row in memory
+            return _Pending(row.id, _failed(error))
+
+    def finish(self, window: list[_Pending]) -> Iterator[tuple[str, Outcome]]:
+        """Id and outcome of each pair of a window, in its order."""
+        pending = [pair for pair in window if pair.outcome is None]
+        outcomes = iter(self._outcomes(pending) if pending else ())
+        for pair in window:
+            yield pair.id, pair.outcome or next(outcomes)
+
+    def _outcomes(self, pairs: list[_Pending]) -> list[Outcome]:
+        # Texts first, because on a GPU they run while workers still decode the last images.
+        texts = self.scoring.encoder.tokenized([pair.text for pair in pairs if pair.text is not None])
+        images = self.stage.collect([pair.key for pair in pairs])
+        blank = np.zeros(texts.features.shape[1], np.float32)  # for an image with an error
+        array = np.stack([blank if isinstance(image, ImageError) else image for image in images])
+        features = torch.from_numpy(array).to(texts.features.device)
+        context_texts = [pair.context_texts for pair in pairs]
+        scores = self.scoring.scores(features, texts, context_texts, self.contexts)
+        for pair in pairs:
+            self.stage.release(pair.key)
+        return [
+            _failed(image) if isinstance(image, ImageError) else _scored(score)
+            for image, score in zip(images, scores, strict=True)
+        ]
+
+
+def _failed(error: InputError) -> Outcome:
+    return Outcome(error.kind, cut(str(error), MESSAGE_LIMIT))
+
+
+def _scored(score: Score) -> Outcome:
+    return Outcome(OK, score=score) if score.is_finite else Outcome("not_finite", NOT_FINITE)
 
 
 def _pair_bytes(row: StreamPair) -> int:
@@ -160,68 +217,8 @@ def _pair_bytes(row: StreamPair) -> int:
     return image + _BYTES_PER_CHARACTER * texts
 
 
-def _begin(scoring: Scoring, stage: ImageStage, options: StreamOptions, row: StreamPair) -> _Pending:
-    """Tokenise the texts and ask for the image. A row with a fault asks for nothing."""
-    if options.decorative_empty and row.text == "":
-        return _Pending(row.id, Outcome(DECORATIVE))
-
-    def tokenize(text: object) -> TokenizedText:
-        return tokenize_text(scoring.tokenize, text)
-
-    try:
-        # A fault of the whole row is reported before faults of the texts, and those before one of the image.
-        if row.fault is not None and not isinstance(row.fault, ImageError):
-            raise row.fault
-        text = tokenize(row.text)
-        context_texts = tokenize_context_texts(tokenize, row.context, row.references)
-        if row.fault is not None:
-            raise row.fault
-        if row.image is None:
-            raise ImageError("missing_image", "has no image")
-        return _Pending(row.id, key=stage.request(row.image), text=text, context_texts=context_texts)
-    except InputError as error:
-        error.__traceback__ = None  # through the row's own fault, it would keep the row in memory
-        return _Pending(row.id, Outcome(error.kind, cut(str(error), MESSAGE_LIMIT)))
-
-
 def tokenize_text(tokenize: Tokenize, text: object) -> TokenizedText:
     """As ``tokenize``, but None counts as an empty text."""
     if text is None:
         raise TextError("empty_text", "text: there is none")
     return tokenize(text)  # type: ignore[arg-type]
-
-
-def _finish(
-    scoring: Scoring, stage: ImageStage, context_encoder: ContextEncoder, window: list[_Pending]
-) -> Iterator[tuple[str, Outcome]]:
-    """Id and outcome of each pair of a window, in its order."""
-    pending = [pair for pair in window if pair.outcome is None]
-    if pending:
-        _score(scoring, stage, context_encoder, pending)
-    for pair in window:
-        assert pair.outcome is not None
-        yield pair.id, pair.outcome
-
-
-def _score(
-    scoring: Scoring, stage: ImageStage, context_encoder: ContextEncoder, pairs: list[_Pending]
-) -> None:
-    """Give each pair its outcome."""
-    # Texts first, because on a GPU they run while workers still decode the last images.
-    texts = scoring.encoder.tokenized([pair.text for pair in pairs if pair.text is not None])
-    images = stage.collect([pair.key for pair in pairs])
-    array = np.zeros((len(pairs), texts.features.shape[1]), np.float32)  # zeros for an image with an error
-    for index, image in enumerate(images):
-        if not isinstance(image, ImageError):
-            array[index] = image
-    features = torch.from_numpy(array).to(texts.features.device)
-    context_texts = [pair.context_texts for pair in pairs]
-    scores = scoring.scores(features, texts, context_texts, context_encoder)
-    for pair, image, score in zip(pairs, images, scores, strict=True):
-        if isinstance(image, ImageError):
-            pair.outcome = Outcome(image.kind, cut(str(image), MESSAGE_LIMIT))
-        elif not score.is_finite:
-            pair.outcome = Outcome("not_finite", NOT_FINITE)
-        else:
-            pair.outcome = Outcome(OK, score=score)
-        stage.release(pair.key)

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 from descscore.errors import ImageError, InputError, UsageError
 from descscore.image_lists import AnyImage, image_source
@@ -15,6 +15,7 @@ from descscore.images import ImageSource, read_image_file
 from descscore.records import Pair
 from descscore.stream.worker import PREPARE, cores
 from descscore.tables.cells import cut
+from descscore.tables.rows import Row
 
 StreamInput: TypeAlias = "tuple[AnyImage, str] | Pair | Mapping[str, Any]"
 """A pair: image and text, a :class:`descscore.Pair`, or a mapping with the keys image and text, and if it has
@@ -58,43 +59,23 @@ class StreamOptions:
         return cores() if self.workers is None else self.workers
 
 
-class StreamPair(Protocol):
-    """One pair of the input, such as a :class:`descscore.tables.rows.Row`.
-
-    Attributes:
-        id: the pair's name; the stream returns it with the outcome.
-        image: the image; None only if there is a fault.
-        fault: the reason why the pair cannot be scored; None without one.
-        context, references: as for :meth:`descscore.DescScorer.score`.
-    """
-
-    @property
-    def id(self) -> str: ...
-
-    @property
-    def image(self) -> ImageSource | None: ...
-
-    @property
-    def text(self) -> object: ...
-
-    @property
-    def fault(self) -> InputError | None: ...
-
-    @property
-    def context(self) -> object: ...
-
-    @property
-    def references(self) -> object: ...
-
-
 @dataclass(frozen=True)
-class _UnnamedPair:
+class CheckedPair:
+    """One pair as a user gave it. Texts are unchecked."""
+
     image: ImageSource | None
+    """The image; None only if there is a fault."""
     text: object
     context: object = None
     references: object = None
     id: str = ""
+    """What the stream returns with the outcome."""
     fault: InputError | None = None
+    """The reason why the pair cannot be scored; None without one."""
+
+
+StreamPair: TypeAlias = CheckedPair | Row
+"""One pair of a stream's input. A row of a table has the same fields, and others."""
 
 
 def file_time() -> int:
@@ -117,16 +98,16 @@ def taken(image: ImageSource | None, begun: int) -> ImageSource | None:
     return image
 
 
-def stream_pair(pair: StreamInput, number: int) -> _UnnamedPair:
+def stream_pair(pair: StreamInput, number: int) -> CheckedPair:
     """The pair, the ``number``th of its stream; :class:`UsageError` for a mapping with unknown or no keys."""
     if isinstance(pair, Pair):
         image: Any = pair.image
-        row = _UnnamedPair(None, pair.text, pair.context, pair.references)
+        row = CheckedPair(None, pair.text, pair.context, pair.references)
     elif isinstance(pair, Mapping):
         _check_keys(pair, number)
         image, row_id = pair.get("image"), pair.get("id")
         context, references = pair.get("context"), pair.get("references")
-        row = _UnnamedPair(None, pair.get("text"), context, references, "" if row_id is None else str(row_id))
+        row = CheckedPair(None, pair.get("text"), context, references, "" if row_id is None else str(row_id))
         missing = [name for name in ("image", "text") if name not in pair]
         if missing:
             keys = ", ".join(map(str, pair))
@@ -134,7 +115,7 @@ def stream_pair(pair: StreamInput, number: int) -> _UnnamedPair:
             return replace(row, fault=fault)
     else:
         image, text = _two(pair, number)
-        row = _UnnamedPair(None, text)
+        row = CheckedPair(None, text)
     try:
         return replace(row, image=image_source(image))
     except ImageError as error:

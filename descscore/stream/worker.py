@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import hashlib
 import mmap
 import os
 import pickle
@@ -27,7 +26,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from descscore.errors import DescscoreError, ImageError
-from descscore.images import PixelSpec, load_image, picture_pixels, read_image_file
+from descscore.images import PixelSpec, content_digest, load_image, picture_pixels, read_image_file
 
 Pixels: TypeAlias = "np.ndarray[Any, Any]"
 """Prepared pictures: ``(height, width, 3)`` uint8, or ``(n, height, width, 3)``."""
@@ -85,17 +84,9 @@ class Decoded:
 
 
 def prepare(source: str | bytes, spec: PixelSpec) -> tuple[Pixels, bytes]:
-    """Read and decode an image file.
+    """The prepared pixels ``(height, width, 3)`` of an image file, and the SHA-256 of its bytes.
 
-    Args:
-        source: a path, or the bytes of the file.
-        spec: size of the picture that the model expects.
-
-    Returns:
-        The prepared pixels ``(height, width, 3)`` and the SHA-256 of the file's bytes.
-
-    Raises:
-        ImageError: as :func:`descscore.images.load_image` does.
+    source: a path, or the bytes. Raises :class:`ImageError` as :func:`descscore.images.load_image`.
     """
     data = source if isinstance(source, bytes) else read_image_file(source)
     try:
@@ -103,11 +94,6 @@ def prepare(source: str | bytes, spec: PixelSpec) -> tuple[Pixels, bytes]:
     except ImageError as error:
         reason = str(error).removeprefix("image bytes: ")
         raise ImageError(error.kind, f"{image_name(source)}: {reason}") from None
-
-
-def content_digest(data: bytes) -> bytes:
-    """SHA-256 of an image file's bytes; images with equal digests count as the same image."""
-    return hashlib.sha256(data).digest()
 
 
 def image_name(source: str | bytes) -> str:

@@ -115,9 +115,8 @@ _COCO: Usual = {"image": ("file_name",), "text": ("caption",)}
 
 def _coco_annotations(value: Any) -> _Form | None:
     """COCO's captions: ``{"images": [{id, file_name}], "annotations": [{id, image_id, caption}]}``."""
-    if not (
-        isinstance(value, dict) and all(isinstance(value.get(k), list) for k in ("images", "annotations"))
-    ):
+    parts = ("images", "annotations")
+    if not isinstance(value, dict) or not all(isinstance(value.get(part), list) for part in parts):
         return None
     files = _coco_files(value["images"])
     rows = [
@@ -141,7 +140,8 @@ def _coco_files(images: list[Any]) -> dict[str, Any]:
 
 def _coco_results(value: Any) -> _Form | None:
     """COCO's results: ``[{image_id, caption}]``. An image with several captions has its number in the ids."""
-    if not (isinstance(value, list) and value and all(_is_result(entry) for entry in value[:1])):
+    first = value[0] if isinstance(value, list) and value else None
+    if not isinstance(first, dict) or not {"image_id", "caption"} <= first.keys() or "image" in first:
         return None
     counts = Counter(image_key(entry.get("image_id")) for entry in value if isinstance(entry, dict))
     taken = {*counts, *(image_key(entry.get("id")) for entry in value if isinstance(entry, dict))}
@@ -162,10 +162,6 @@ def _coco_results(value: Any) -> _Form | None:
             }
         rows.append(entry)
     return _Form(rows, {"image": ("image_id",), "text": ("caption",)}, by_name=True)
-
-
-def _is_result(entry: Any) -> bool:
-    return isinstance(entry, dict) and {"image_id", "caption"} <= entry.keys() and "image" not in entry
 
 
 def _clipscore(value: Any) -> _Form | None:

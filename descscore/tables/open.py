@@ -16,8 +16,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from descscore.errors import DataError, UsageError
+from descscore.tables.data_sets import HubTable, is_saved, load_hub
 from descscore.tables.json_tables import CONCADIA, JsonTable
-from descscore.tables.parquet import HubTable, ParquetTable, is_saved, load_hub
+from descscore.tables.parquet import ParquetTable
 from descscore.tables.reader import PREFERENCE, SCORING, Columns, FileTable, Reader, Table
 from descscore.tables.rows import PreferenceSet, is_below, normal_split, sort_rows
 from descscore.tables.samples import FolderTable, WebDatasetTable, is_hidden
@@ -228,9 +229,6 @@ def load_pairs(
             with ``metadata.csv`` or ``metadata.jsonl``, or one that ``save_to_disk`` has written; or a hub
             data set, ``hub:NAME``.
         options: How to read it.
-
-    Returns:
-        The usable pairs. Rows that cannot be used are in ``unusable``.
 
     Raises:
         DataError: A file is missing or damaged, a column is missing or occurs twice, or no row is usable.

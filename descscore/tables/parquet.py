@@ -1,18 +1,15 @@
-"""Parquet files, and data sets that ``datasets`` loads: from the hub, its local cache, or a folder.
+"""Parquet files, and what they have in common with data sets, which Arrow reads, too.
 
 An image is a path, the bytes of an image file, or the struct of both that ``datasets`` writes.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 from abc import abstractmethod
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import repeat
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -21,11 +18,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from descscore.errors import DataError, InputError
-from descscore.files import read_json
-from descscore.tables.arrow_messages import check_uncompressed
 from descscore.tables.cells import CELL_LIMIT, ID_LIMIT
 from descscore.tables.reader import BATCH_ROWS, FileTable, Mark, Record, Table, open_file
-from descscore.tables.rows import is_below
 
 _MOST_VALUES = 64
 """Values that a column may say it holds for each byte of the file. Real tables hold less than one; a forged
@@ -47,7 +41,7 @@ _OBJECT_BYTES = 64
 """Bytes of a small Python object, such as a value in a list."""
 
 
-class _ArrowTable(Table):
+class ArrowTable(Table):
     """A table that Arrow reads a few rows at a time. The mark of a row is its number."""
 
     def records(self, roles: Mapping[str, str], mark: Mark) -> Iterator[Record]:
@@ -148,7 +142,7 @@ def _value(cell: pa.Scalar) -> Any:
 
 
 @dataclass(frozen=True)
-class ParquetTable(_ArrowTable, FileTable):
+class ParquetTable(ArrowTable, FileTable):
     """A Parquet file, read a few rows at a time.
 
     What the file says of itself is checked before Arrow acts on it: the number of rows and values, and the
@@ -328,124 +322,3 @@ def _whole_number(file: BinaryIO) -> int:
     """A number in zigzag form: 0, -1, 1, -2..."""
     value = _varint(file)
     return (value >> 1) ^ -(value & 1)
-
-
-def is_saved(folder: Path) -> bool:
-    """Whether ``save_to_disk`` of ``datasets`` has written the folder."""
-    return any((folder / name).is_file() for name in ("state.json", "dataset_dict.json"))
-
-
-def _load_saved(folder: Path, split: str | None) -> Any:
-    """As :func:`load_hub`, for a folder that ``save_to_disk`` has written. No file outside it is read."""
-    import datasets
-
-    settings = ("state.json", "dataset_info.json", "dataset_dict.json")
-    for file in (*folder.iterdir(), *folder.glob("*/*")):
-        is_read = file.name in settings or file.suffix == ".arrow"
-        # A pipe would wait for a writer, and a device may never end.
-        if is_read and not (file.is_file() and is_below(str(folder), str(file))):
-            raise ValueError(f"{file} is no file in this folder")
-    parts = folder / "dataset_dict.json"
-    for name in read_json(parts)["splits"] if parts.is_file() else ():
-        # A split further below would not have been looked at.
-        if Path(name).name != name or not is_below(str(folder), os.path.join(folder, name, "state.json")):
-            raise ValueError(f"{parts} names a split outside its folder")
-    for state in (folder / "state.json", *folder.glob("*/state.json")):
-        if state.is_file():
-            files = [Path(part["filename"]) for part in read_json(state)["_data_files"]]
-            if any(
-                file.name != str(file) or not is_below(str(folder), str(state.parent / file))
-                for file in files
-            ):
-                raise ValueError(f"{state} names files outside its folder")
-            for file in files:
-                if not (state.parent / file).is_file():
-                    raise ValueError(f"{state.parent / file} is no file")
-                check_uncompressed(state.parent / file)
-    data = datasets.load_from_disk(str(folder))
-    return data[split] if split and isinstance(data, dict) else data
-
-
-def load_hub(name: str, subset: str | None = None, split: str | None = None) -> Any:
-    """A data set by ``datasets``, or a split of it. Raises :class:`DataError` where it cannot be loaded.
-
-    name: That of a data set on the hub, or a folder, also one that ``save_to_disk`` has written.
-    """
-    import datasets
-
-    try:
-        if is_saved(Path(name)):
-            return _load_saved(Path(name), split)
-        # Only what is given is passed on, since a builder takes None for a name of its own.
-        given = {"name": subset, "split": split}
-        return datasets.load_dataset(name, **{key: value for key, value in given.items() if value})
-    except Exception as error:
-        reason = " ".join(str(error).split())[:300]
-        part = f", split {split}" if split else ""
-        raise DataError(f"{name}: cannot be loaded as a data set{part} ({reason})") from error
-
-
-@dataclass(frozen=True)
-class HubTable(_ArrowTable):
-    """One split of a data set, which ``datasets`` keeps on disk and maps into memory."""
-
-    name: str
-    subset: str | None
-    split: str
-    loaded: Any = field(default=None, repr=False, compare=False)
-    """The split, where it is loaded already."""
-
-    @property
-    def source(self) -> str:
-        return f"{self.name}[{self.split}]"
-
-    @property
-    def folders(self) -> tuple[str, ...]:
-        """The folders in which ``datasets`` keeps the images that it has fetched, or those of a local set."""
-        import datasets
-        from huggingface_hub import constants
-
-        own = (os.path.abspath(self.name),) if os.path.isdir(self.name) else ()
-        return (*own, str(datasets.config.HF_DATASETS_CACHE), constants.HF_HUB_CACHE)
-
-    @cached_property
-    def _data(self) -> Any:
-        """The split, with images as their bytes or paths."""
-        import datasets
-
-        data = load_hub(self.name, self.subset, self.split) if self.loaded is None else self.loaded
-        for column, feature in data.features.items():
-            if isinstance(feature, datasets.Image):
-                data = data.cast_column(column, datasets.Image(decode=False))
-        return data
-
-    def __getstate__(self) -> dict[str, Any]:
-        # Another process opens the data set itself.
-        return {key: value for key, value in self.__dict__.items() if key != "_data"}
-
-    def names(self, wanted: Collection[str] = ()) -> list[str]:
-        return list(self._data.column_names)
-
-    def fingerprint(self, texts: Sequence[str]) -> dict[str, Any]:
-        """The number of rows, and a hash of all texts."""
-        digest = hashlib.sha256()
-        for batch in self._data.select_columns(list(dict.fromkeys(texts))).iter(1024):
-            for name in texts:
-                digest.update(repr(batch[name]).encode("utf-8", "surrogatepass"))
-        return {"rows": len(self._data), "texts_sha256": digest.hexdigest()}
-
-    def count(self) -> int:
-        return len(self._data)
-
-    def _batches(self, names: list[str], start: int) -> Iterator[pa.RecordBatch | InputError]:
-        data = self._data.select_columns(names).with_format("arrow")
-        for first in range(start, len(data), BATCH_ROWS):
-            batches = data[first : first + BATCH_ROWS].to_batches()
-            try:
-                for batch in batches:
-                    batch.validate(full=True)  # a folder from strangers may hold any offsets
-            except pa.ArrowInvalid as error:
-                fault = InputError("bad_row", f"the table is damaged here ({error})")
-                yield from repeat(fault, min(BATCH_ROWS, len(data) - first))
-            else:
-                yield from batches

@@ -185,15 +185,9 @@ def normal_split(name: object) -> str:
 
 
 def sort_rows(source: str, rows: Iterable[Row], keep_equal: bool = False) -> PreferenceSet:
-    """Sort usable rows from others.
+    """Sort usable rows from others. Raises :class:`DataError` where not one is usable.
 
-    Args:
-        source: What the data set is called in messages.
-        rows: Rows with descriptions and captions.
-        keep_equal: Whether a description equal to its caption is usable.
-
-    Raises:
-        DataError: Not one row is usable.
+    source: What the data set is called; keep_equal: whether a description equal to its caption is usable.
     """
     pairs: list[PreferencePair] = []
     unusable: list[Unusable] = []

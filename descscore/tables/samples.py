@@ -27,16 +27,9 @@ def is_hidden(path: str) -> bool:
     return any(part.startswith(".") or part.lower() in _SYSTEM_NAMES for part in parts)
 
 
-_SYSTEM_NAMES = frozenset(
-    [
-        "__macosx",
-        "@eadir",
-        "$recycle.bin",
-        "system volume information",
-        "lost+found",
-        "thumbs.db",
-        "desktop.ini",
-    ]
+_SYSTEM_NAMES = (
+    *("__macosx", "@eadir", "$recycle.bin", "system volume information"),
+    *("lost+found", "thumbs.db", "desktop.ini"),
 )
 """What macOS, Synology's storage, Windows and Linux leave in folders, in lower case."""
 
@@ -134,11 +127,7 @@ def folders_below(
     """The folder ``root`` and those below it, relative, with the names of their files that are not hidden.
 
     The third list names links to folders outside, which are not followed. One folder's names are in memory at
-    a time.
-
-    Args:
-        root: The folder.
-        on_error: Hears of a folder that cannot be read; by default it is passed over.
+    a time. ``on_error`` hears of a folder that cannot be read; by default it is passed over.
 
     Raises:
         DataError: There are over :data:`_MOST_LINKS` linked folders.

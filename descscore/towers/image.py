@@ -100,11 +100,9 @@ def _run_class_token(block: Any, states: Tensor) -> Tensor:
 
 
 def compiled(tower: Callable[[Tensor], Tensor], example: Tensor) -> Callable[[Tensor], Tensor]:
-    """``tower``, compiled by torch for inputs of any length.
+    """``tower``, from ``(n, ...)`` to ``(n, ...)``, compiled by torch for inputs of any length.
 
-    Args:
-        tower: Function from ``(n, ...)`` to ``(n, ...)``.
-        example: Input of at least two rows. It runs once, so that errors are raised now.
+    example: Input of at least two rows. It runs once, so that errors are raised now.
 
     Raises:
         ModelError: torch cannot compile ``tower``, usually because there is no C++ compiler.

@@ -173,14 +173,10 @@ class Prefixes:
 
 
 def find_prefixes(tokens: Tensor, lengths: Tensor) -> Prefixes:
-    """The distinct prefixes of token rows on the CPU.
+    """The distinct prefixes of token rows ``(n, columns)`` of these lengths ``(n,)``, on the CPU.
 
     After sorting, rows with a common prefix are neighbours. So a prefix is new if its row differs in it
     from the row before.
-
-    Args:
-        tokens: ``(n, columns)``.
-        lengths: Number of tokens of each row, ``(n,)``.
     """
     longest = int(lengths.max())
     inside = np.arange(longest) < lengths.numpy()[:, None]

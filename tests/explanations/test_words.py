@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from descscore.errors import TextError
 from descscore.explanations.words import Word, split_words
 from descscore.models import load_model
-from descscore.texts import TextPolicy, Tokenizer
+from descscore.texts import TextPolicy
+from descscore.tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from descscore.errors import ModelError, UsageError
 from descscore.interchange import Exchange, interchange_texts
 from descscore.models import load_model
 from descscore.purpose import Site
-from descscore.texts import Tokenizer, token_rows
+from descscore.tokenizer import Tokenizer, token_rows
 from descscore.towers.text import can_shorten, encode_tokens, end_positions
 from descscore.training.config import FinetuneConfig, Tower, preset
 from descscore.training.data import EpochPlan, Examples, WordSwap, read_vocabulary

@@ -17,7 +17,7 @@ from descscore.errors import DataError
 from descscore.interchange import Rotation, interchange
 from descscore.models import load_model
 from descscore.purpose import Purpose, Readout, Site
-from descscore.texts import token_rows
+from descscore.tokenizer import token_rows
 from descscore.towers.text import encode_tokens, run_to_block
 from descscore.training import finetune, readout
 from descscore.training.config import Tower, preset

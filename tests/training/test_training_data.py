@@ -16,7 +16,7 @@ from toy_examples import examples
 
 from descscore.errors import DataError, UsageError
 from descscore.models import LoadedModel, load_model
-from descscore.texts import token_rows
+from descscore.tokenizer import token_rows
 from descscore.training.config import FinetuneConfig, Tower, preset
 from descscore.training.data import (
     NEIGHBOURS,
