@@ -82,14 +82,14 @@ def _orientation_of(image: Image.Image) -> int:
     try:
         value = image.getexif().get(Tag.Orientation)
         exif = image.info.get("exif")
-        if isinstance(exif, bytes) and image.format != "TIFF" and not _is_one_short(exif):
+        if isinstance(exif, bytes) and image.format != "TIFF" and not _states_one_short(exif):
             return 1
     except Exception:  # noqa: BLE001 - the pixels can be used even if the tags are damaged
         return 1
     return int(value) if value in _TURNS else 1
 
 
-def _is_one_short(exif: bytes) -> bool:
+def _states_one_short(exif: bytes) -> bool:
     """Whether EXIF data state the orientation as one SHORT. Raises as :mod:`struct` where they break off."""
     tiff = exif.removeprefix(b"Exif\0\0")
     order = ">" if tiff[:2] == b"MM" else "<"

@@ -33,7 +33,7 @@ from torch import Tensor
 from descscore.adapters import weights_hash
 from descscore.errors import DataError, ImageError, ModelError, shown
 from descscore.files import atomic_write, remove_unfinished
-from descscore.images import content_digest, load_image
+from descscore.images import BYTES_NAME, content_digest, load_image
 from descscore.models import LoadedModel
 from descscore.tables.rows import FileImage, StoredImage
 
@@ -224,7 +224,7 @@ def _decode(
     """Decoded images by digest; errors go into ``failures``."""
     images: dict[bytes, Image.Image] = {}
     for digest, source in sources:
-        name = "image bytes" if isinstance(source, bytes) else str(source)
+        name = BYTES_NAME if isinstance(source, bytes) else str(source)
         try:
             data = _read(source)
             if content_digest(data) != digest:

@@ -35,6 +35,9 @@ from descscore.metadata import separate
 
 ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | np.ndarray[Any, Any]"
 
+BYTES_NAME = "image bytes"
+"""What messages call an image that was given as the bytes of its file."""
+
 MAX_PIXELS = 178_956_970
 """Largest image that is decoded, in pixels: the size at which Pillow refuses by default."""
 
@@ -78,9 +81,9 @@ def load_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Image.Image
         if data is None:
             return _read(lambda: source, name, max_pixels, own=False)
     elif isinstance(source, (bytes, bytearray, memoryview)):
-        data, name = bytes(source), "image bytes"
+        data, name = bytes(source), BYTES_NAME
         if not data:
-            raise ImageError("empty_image", "image bytes: empty")
+            raise ImageError("empty_image", f"{name}: empty")
     elif isinstance(source, (str, os.PathLike)):
         data, name = read_image_file(source), os.fsdecode(source)
     elif hasattr(source, "__array__"):

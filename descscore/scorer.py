@@ -1,7 +1,7 @@
 """Score how well texts would replace images.
 
 :class:`DescScorer` scores a pair in four steps. :mod:`descscore.images` reads the image,
-:mod:`descscore.texts` tokenises the text, :mod:`descscore.encoder` turns both into unit
+:mod:`descscore.tokenizer` tokenises the text, :mod:`descscore.encoder` turns both into unit
 features, and :func:`pair_scores` turns the features into a :class:`descscore.Score`.
 """
 

@@ -1,4 +1,4 @@
-"""Texts as tokens: the policy for texts over the model's context length, windows, and features of texts.
+"""Tokenised texts: the policy for long ones, and the feature of a text from those of its windows.
 
 :class:`descscore.tokenizer.Tokenizer` turns a string into a :class:`TokenizedText`: one or more windows of
 token ids. :class:`TextWindows` finds the distinct windows of many texts, so that each runs once through the

@@ -32,7 +32,9 @@ LONGEST_WORD = 32
 
 
 class Tokenizer:
-    """A model's tokenizer with counts, policies and no silent loss.
+    """Turns texts into the token rows that a model takes. It cleans a text and applies the text policy.
+
+    Start and end tokens that a text spells out are dropped, and nothing else is lost without a word.
 
     Args:
         tokenizer: open_clip's own, or :class:`descscore.library_tokenizer.LibraryTokenizer`.
@@ -42,21 +44,21 @@ class Tokenizer:
     """
 
     def __init__(self, tokenizer: Any, context_length: int, source: str, padded: bool = False) -> None:
-        own = all(hasattr(tokenizer, name) for name in ("encode", "sot_token_id", "eot_token_id"))
-        if not own and not all(hasattr(tokenizer, name) for name in ("encode", "windows")):
+        is_open_clip = all(hasattr(tokenizer, name) for name in ("encode", "sot_token_id", "eot_token_id"))
+        if not is_open_clip and not all(hasattr(tokenizer, name) for name in ("encode", "windows")):
             raise ModelError(f"{source}: its tokenizer ({type(tokenizer).__name__}) is not supported")
-        self.library: Any = None if own else tokenizer
+        self.library: Any = None if is_open_clip else tokenizer
         """A :class:`descscore.library_tokenizer.LibraryTokenizer`; None for open_clip's own tokenizer."""
         self._tokenizer = tokenizer
         fast = type(tokenizer) is SimpleTokenizer
         self._encode: Any = OpenClipTokenizer(tokenizer).encode if fast else tokenizer.encode
         self.context_length = context_length
+        self._pads_left = self.library is not None and self.library.pads_left
         self.padding: int | None
         """The token with which rows are filled up to the context length; None where they are not."""
-        self._pads_left = self.library is not None and self.library.pads_left
         if self.library is not None:
             self.start, self.end, self.padding = tokenizer.start, tokenizer.end, tokenizer.padding
-            self._special = {*self.start, *self.end, tokenizer.padding}  # which stands for no word
+            self._special = {*self.start, *self.end, tokenizer.padding}  # padding stands for no word either
         else:
             self.start, self.end = (tokenizer.sot_token_id,), (tokenizer.eot_token_id,)
             self.padding = 0 if padded else None

@@ -195,7 +195,7 @@ def run_batch(objective: Objective, examples: Examples, batch: Batch, runs: Text
     n, pairs, swaps = len(examples), len(batch.pairs), len(batch.base)
     whole = [batch.pairs + kind * n for kind in range(examples.kinds)] if pairs else []
     rows, place = torch.unique(torch.cat([*whole, batch.base, batch.source]), return_inverse=True)
-    *kinds, base, source = torch.split(place, [*[pairs] * len(whole), swaps, swaps])
+    *places_by_kind, base, source = torch.split(place, [*[pairs] * len(whole), swaps, swaps])
     tokens = examples.tokens[rows]
     if pairs and examples.twins is not None:
         tokens = torch.cat([tokens, examples.twins[torch.cat(whole)]])
@@ -205,7 +205,7 @@ def run_batch(objective: Objective, examples: Examples, batch: Batch, runs: Text
     # The losses that tune the model, and those that hold what it should keep.
     learnt = kept = plain.new_zeros((), dtype=torch.float32)
     if pairs:
-        images, texts = examples.images[batch.pairs], [plain[kind] for kind in kinds]
+        images, texts = examples.images[batch.pairs], [plain[places] for places in places_by_kind]
         logits = pair_logits(images, texts[0], texts[1], scale)
         preference_right = preference_hits(logits)
         learnt = preference_loss(logits)
@@ -235,17 +235,17 @@ def _features(
 
 
 def _grounding_losses(
-    objective: Objective, examples: Examples, batch: Batch, kinds: Sequence[Tensor]
+    objective: Objective, examples: Examples, batch: Batch, features: Sequence[Tensor]
 ) -> Tensor:
     """The weighted losses that keep the score's hold on the image: features of each kind -> ``()``.
 
-    kinds: descriptions and captions, and empty and jumbled texts if there are any, ``(p, embed_dim)`` each.
+    features: ``(p, embed_dim)`` of descriptions, of captions, and of empty and jumbled texts if there are.
     """
     config, untuned, scale = objective.config, objective.untuned, objective.clip.logit_scale
-    total = kinds[0].new_zeros((), dtype=torch.float32)
+    total = features[0].new_zeros((), dtype=torch.float32)
     # Every process needs all processes' texts as negatives.
     images, owner = gather(examples.images[batch.pairs]), gather(examples.owner[batch.pairs])
-    descriptions, captions, *third = (GatherWithGradient.apply(kind.float()) for kind in kinds)
+    descriptions, captions, *third = (GatherWithGradient.apply(kind.float()) for kind in features)
     if config.contrastive_weight:
         loss = contrastive_loss(images, descriptions, scale, owner)
         total = total + config.contrastive_weight * loss
@@ -257,29 +257,29 @@ def _grounding_losses(
         loss = outrank_loss(images, descriptions, torch.cat(third), scale)
         total = total + config.neither_weight * loss
     if untuned is not None:
-        total = total + _staying_losses(objective, untuned, examples, batch, kinds[:2])
+        total = total + _staying_losses(objective, untuned, examples, batch, features[:2])
     return total
 
 
 def _staying_losses(
-    objective: Objective, untuned: Untuned, examples: Examples, batch: Batch, kinds: Sequence[Tensor]
+    objective: Objective, untuned: Untuned, examples: Examples, batch: Batch, features: Sequence[Tensor]
 ) -> Tensor:
     """The weighted losses that keep each kind's texts near their untuned selves, mean over kinds -> ``()``.
 
     Each kind may gain or lose as a whole: only what tells texts or images of one kind apart is held.
-    kinds: descriptions and captions, ``(p, embed_dim)`` each.
+    features: of descriptions and captions, ``(p, embed_dim)`` each.
     """
     config, scale, n = objective.config, objective.clip.logit_scale, len(examples)
-    rows = torch.cat([batch.pairs + number * n for number in range(len(kinds))])
+    rows = torch.cat([batch.pairs + number * n for number in range(len(features))])
     with torch.no_grad():
-        before = encode(untuned.clip, examples.tokens[rows]).chunk(len(kinds))
-    total = kinds[0].new_zeros((), dtype=torch.float32)
-    for now, then in zip(kinds, before, strict=True):
+        before = encode(untuned.clip, examples.tokens[rows]).chunk(len(features))
+    total = features[0].new_zeros((), dtype=torch.float32)
+    for now, then in zip(features, before, strict=True):
         shifts = logit_shifts(now, then, scale)
         everyone = GatherWithGradient.apply(shifts)
         hold = config.hold_weight * hold_loss(shifts, untuned.images)
         total = total + (hold + config.spread_weight * spread_loss(everyone, untuned.images))
-    return total / len(kinds)
+    return total / len(features)
 
 
 class GatherWithGradient(torch.autograd.Function):
@@ -319,36 +319,36 @@ def validate(objective: Objective, examples: Examples) -> dict[str, float]:
     rng = torch.Generator().manual_seed(0)
     base = torch.arange(2 * n if config.loss != "preference" else 0)
     source = draw_sources(base, examples.owner.cpu(), config.source_image, rng) if len(base) else base
-    preference, interchange, losses = [], [], []
+    preference_right, interchange_right, losses = [], [], []
     for rows in torch.split(torch.arange(n), _ROWS_AT_ONCE):
         # Text rows of the same images: their descriptions and captions are run anyway.
         texts = torch.cat([rows, rows + n]) if len(base) else base
         batch = Batch(rows, base[texts], source[texts])
         result = run_batch(objective, examples, batch.to(examples.images.device))
-        preference.append(result.preference)
-        interchange.append(result.interchange)
+        preference_right.append(result.preference)
+        interchange_right.append(result.interchange)
         losses.append(float(result.loss) * len(rows))
-    measured = {"preference": _share(torch.cat(preference))}
+    measured = {"preference": _share(torch.cat(preference_right))}
     if n > 1:
         unit = unit_features(objective.clip, examples.tokens[:n])
         for name, measure in (("grounding", grounding_sampled), ("text_grounding", grounding_over_texts)):
             measured[name] = _share(measure(examples.images, unit, OTHERS, 0))
         measured |= _over_the_rest(objective, examples, unit)
     if len(base):
-        measured["interchange"] = _share(torch.cat(interchange))
+        measured["interchange"] = _share(torch.cat(interchange_right))
     return {"loss": sum(losses) / n, **measured, "score": sum(measured.values()) / len(measured)}
 
 
 def _over_the_rest(objective: Objective, examples: Examples, descriptions: Tensor) -> dict[str, float]:
     """What the settings hold beside the descriptions ``(n, embed_dim)``: captions, and the third kind."""
-    kinds, config = torch.split(examples.tokens, len(examples)), objective.config
+    tokens_by_kind, config = torch.split(examples.tokens, len(examples)), objective.config
     found: dict[str, float] = {}
     own = cosines(examples.images, descriptions)
     if config.caption_weight or config.hold_weight or config.spread_weight:
-        captions = unit_features(objective.clip, kinds[1])
+        captions = unit_features(objective.clip, tokens_by_kind[1])
         hits = grounding_over_texts(examples.images, descriptions, OTHERS, 0, captions)
         found["caption_grounding"] = _share(hits)
-    for name, tokens in zip(("empty", "jumbled"), kinds[2:], strict=False):
+    for name, tokens in zip(("empty", "jumbled"), tokens_by_kind[2:], strict=False):
         others = unit_features(objective.clip, tokens)
         found[name] = _share(own > cosines(examples.images, others))
     return found

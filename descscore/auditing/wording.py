@@ -1,4 +1,4 @@
-"""What a text alternative looks like before anybody sees its image: a file name, a placeholder, keywords...
+"""What a text alternative looks like before anybody sees its image, such as a file name; ``rules.py`` judges
 
 Each function answers one question about one text. They know English, and the words for "image" in some other
 languages. The word lists also serve :mod:`descscore.training.neither`, which draws empty texts from them, so

@@ -324,7 +324,7 @@ def local_engine(scorer: DescScorer) -> Engine:
                 places = set(chosen(number))
                 for place, row in enumerate(work.read(number) if places else ()):
                     if place in places:
-                        inputs.append((row.number, row.image_cell, row.text))
+                        inputs.append((row.number, row.image_as_written, row.text))
                         yield row
 
         with closing(stream_rows(scorer.scoring, rows(), work.stream)) as scored:  # type: ignore[type-var]

@@ -1,7 +1,8 @@
 """Score a stream of pairs, and give each its outcome: a status, and a score or the reason why there is none.
 
-Pairs are processed in windows. While the model scores one window, workers decode the images of the next
-two. Memory does not grow with the length of the stream.
+The status is ``ok``, ``decorative`` or ``not_finite``, or the kind of the row's error. Pairs are processed in
+windows. While the model scores one window, workers decode the images of the next two. Memory does not grow
+with the length of the stream.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from descscore.context import ContextEncoder, ContextTexts, tokenize_context_texts
 from descscore.errors import ImageError, InputError, TextError
+from descscore.images import BYTES_NAME
 from descscore.records import DECORATIVE, NOT_FINITE, OK, Outcome, Score
 from descscore.stream.image_features import Decoder, ImageEncoder, ImageStage, Key, return_freed_memory
 from descscore.stream.pairs import StreamInput, StreamOptions, StreamPair, file_time, stream_pair, taken
@@ -80,6 +82,7 @@ def stream_pairs(
 ) -> Iterator[Outcome]:
     """See :meth:`descscore.DescScorer.score_stream`."""
     begun = file_time()
+    # Files that were read early, as bytes. Their errors must still name the file; '' for other images.
     names: deque[str] = deque()
 
     def rows() -> Iterator[StreamPair]:
@@ -93,7 +96,7 @@ def stream_pairs(
         for row_id, outcome in scored:
             name = names.popleft()
             if name and outcome.error:
-                outcome = replace(outcome, error=outcome.error.replace("image bytes", cut(name), 1))
+                outcome = replace(outcome, error=outcome.error.replace(BYTES_NAME, cut(name), 1))
             yield replace(outcome, id=row_id) if row_id else outcome
 
 

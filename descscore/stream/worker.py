@@ -26,7 +26,14 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from descscore.errors import DescscoreError, ImageError
-from descscore.images import PixelSpec, content_digest, load_image, picture_pixels, read_image_file
+from descscore.images import (
+    BYTES_NAME,
+    PixelSpec,
+    content_digest,
+    load_image,
+    picture_pixels,
+    read_image_file,
+)
 
 Pixels: TypeAlias = "np.ndarray[Any, Any]"
 """Prepared pictures: ``(height, width, 3)`` uint8, or ``(n, height, width, 3)``."""
@@ -92,13 +99,13 @@ def prepare(source: str | bytes, spec: PixelSpec) -> tuple[Pixels, bytes]:
     try:
         return picture_pixels(load_image(data), spec), content_digest(data)
     except ImageError as error:
-        reason = str(error).removeprefix("image bytes: ")
+        reason = str(error).removeprefix(f"{BYTES_NAME}: ")
         raise ImageError(error.kind, f"{image_name(source)}: {reason}") from None
 
 
 def image_name(source: str | bytes) -> str:
     """The name of an image in error messages."""
-    return "image bytes" if isinstance(source, bytes) else source
+    return BYTES_NAME if isinstance(source, bytes) else source
 
 
 def main(connection_fd: int, memory_fd: int, parent: int) -> None:

@@ -95,7 +95,10 @@ class Scan:
 
 
 class Table(ABC):
-    """A table in one format. A copy of it can be sent to another process."""
+    """What one format knows of a table: its columns, its records, and their cells as they stand there.
+
+    A copy of it can be sent to another process.
+    """
 
     @property
     @abstractmethod
@@ -153,7 +156,7 @@ class FileTable(Table):
         return file_fingerprint(self.path)
 
 
-class _Images:
+class _ImageCursor:
     """Images in the cells of a table, read again one after the other. Going back begins anew."""
 
     def __init__(self) -> None:
@@ -185,7 +188,7 @@ class CellImage:
     def read(self) -> bytes:
         """The bytes. Raises :class:`ImageError` for a table that is no longer readable."""
         try:
-            value = self.reader.images.get(self.reader, self.index)
+            value = self.reader.image_cursor.get(self.reader, self.index)
         except (OSError, StopIteration, DataError, InputError) as error:
             raise ImageError("unreadable_image", f"{self}: cannot be read ({error})") from None
         data = value.get("bytes") if isinstance(value, Mapping) else value
@@ -199,7 +202,10 @@ class CellImage:
 
 @dataclass(frozen=True, eq=False)
 class Reader:
-    """The rows of a table. A copy of it can be sent to another process."""
+    """Turns the records of a table into checked rows, with columns by role and images below a root.
+
+    A copy of it can be sent to another process.
+    """
 
     table: Table
     columns: Columns
@@ -243,13 +249,13 @@ class Reader:
         return self.table.count()
 
     @cached_property
-    def images(self) -> _Images:
+    def image_cursor(self) -> _ImageCursor:
         """Where cell images are read from."""
-        return _Images()
+        return _ImageCursor()
 
     def __getstate__(self) -> dict[str, Any]:
         # An open file does not travel to another process, which opens its own.
-        return {name: value for name, value in self.__dict__.items() if name != "images"}
+        return {name: value for name, value in self.__dict__.items() if name != "image_cursor"}
 
     def fingerprint(self) -> dict[str, Any]:
         """A summary, in plain JSON types, that changes with the table."""
@@ -311,7 +317,7 @@ class Reader:
             number=number,
             id=self._id(number, record, cells),
             image=image,
-            image_cell=_path_of(self._cell(cells, "image")),
+            image_as_written=_path_of(self._cell(cells, "image")),
             text=self._cell(cells, "text"),
             description=self._cell(cells, "description"),
             caption=self._cell(cells, "caption"),
@@ -321,7 +327,7 @@ class Reader:
             group=None if group is None or group == "" else str(group),
             fault=fault,
             line=record.line,
-            cells={} if self.roles else cells,
+            cells={} if self.roles else cells,  # without roles all cells are read, and asked for by name
             stored=stored,
         )
 

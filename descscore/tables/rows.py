@@ -67,7 +67,7 @@ class Row:
     """The id as written. A row without one gets its number, or ``row-`` and its number."""
     image: str | bytes | None = None
     """A path, or the bytes of an image file. None with a fault, or where no image is read."""
-    image_cell: str | None = None
+    image_as_written: str | None = None
     """The image's path as the table has it; None where it has none."""
     text: object = None
     """The text to score."""
