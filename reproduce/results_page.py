@@ -254,7 +254,7 @@ def page(results: Record, report: Record | None = None) -> str:
 
 
 def readme_table(results: Record) -> str:
-    """The README's short table: bundled models, runs with several seeds, and rules that see texts alone."""
+    """The README's short table: bundled models, presets, and rules that see texts alone."""
     reads = (_preferred("concadia"), _preferred("openstax"), _grounding)
     return render("readme_results", **_shown_in_tables(results), reads=reads)
 
