@@ -42,7 +42,7 @@ def to_html(explanation: Explanation, image: Image.Image, name: str) -> str:
     return _template().render(
         title=f"Why this text scores {explanation.score.score:.3f}",
         score=explanation.score,
-        photo=jpeg_address(image, _LONGEST_SIDE, 85),
+        photo=jpeg_address(image.copy(), _LONGEST_SIDE, 85),
         name=name,
         words=words,
         looks=[_look(word, level) for word, level in zip(words, effect_levels(words, _LEVELS), strict=True)],
