@@ -60,7 +60,7 @@ class StreamOptions:
 
 
 @dataclass(frozen=True)
-class CheckedPair:
+class GivenPair:
     """One pair as a user gave it. Texts are unchecked."""
 
     image: ImageSource | None
@@ -74,7 +74,7 @@ class CheckedPair:
     """The reason why the pair cannot be scored; None without one."""
 
 
-StreamPair: TypeAlias = CheckedPair | Row
+StreamPair: TypeAlias = GivenPair | Row
 """One pair of a stream's input. A row of a table has the same fields, and others."""
 
 
@@ -98,16 +98,16 @@ def taken(image: ImageSource | None, begun: int) -> ImageSource | None:
     return image
 
 
-def stream_pair(pair: StreamInput, number: int) -> CheckedPair:
+def stream_pair(pair: StreamInput, number: int) -> GivenPair:
     """The pair, the ``number``th of its stream; :class:`UsageError` for a mapping with unknown or no keys."""
     if isinstance(pair, Pair):
         image: Any = pair.image
-        row = CheckedPair(None, pair.text, pair.context, pair.references)
+        row = GivenPair(None, pair.text, pair.context, pair.references)
     elif isinstance(pair, Mapping):
         _check_keys(pair, number)
         image, row_id = pair.get("image"), pair.get("id")
         context, references = pair.get("context"), pair.get("references")
-        row = CheckedPair(None, pair.get("text"), context, references, "" if row_id is None else str(row_id))
+        row = GivenPair(None, pair.get("text"), context, references, "" if row_id is None else str(row_id))
         missing = [name for name in ("image", "text") if name not in pair]
         if missing:
             keys = ", ".join(map(str, pair))
@@ -115,7 +115,7 @@ def stream_pair(pair: StreamInput, number: int) -> CheckedPair:
             return replace(row, fault=fault)
     else:
         image, text = _two(pair, number)
-        row = CheckedPair(None, text)
+        row = GivenPair(None, text)
     try:
         return replace(row, image=image_source(image))
     except ImageError as error:
