@@ -32,7 +32,10 @@ _LEVELS = 4
 
 
 def to_html(explanation: Explanation, image: Image.Image, name: str) -> str:
-    """The page as HTML, with a small copy of the explained RGB image, and its name, such as its file name."""
+    """The page as HTML, with a small copy of the explained RGB image.
+
+    name: What the page calls the image, such as its file name.
+    """
     words = explanation.words
     raised, lowered = strongest(words)
     sentences = [convergence_sentence("Cosine", explanation.convergence)]
