@@ -188,10 +188,10 @@ def explain(
 
         content = to_html(explanation, picture, Path(image).name)
         if page is None:
-            click.echo(content, nl=False)
+            echo(content)
             return
         with atomic_write(page) as part:
-            part.write_text(content, encoding="utf-8")
+            part.write_text(f"{content}\n", encoding="utf-8")
         echo(f"page: {page}", err=True)
     if as_json:
         echo(json.dumps({"image": image} | explanation.to_dict(), ensure_ascii=False, indent=2))

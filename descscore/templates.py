@@ -54,16 +54,15 @@ def data_address(data: bytes, kind: str) -> str:
 
 
 def jpeg_address(image: Image.Image, side: int, quality: int) -> str:
-    """A small JPEG copy of an RGB image as a data address.
+    """An RGB image, made small, as a JPEG file in a data address.
 
     Args:
-        image: The image.
-        side: Longer edge of the copy in pixels, unless the image is smaller.
+        image: The image. It becomes small itself: a copy of a large photo would take as much memory again.
+        side: Longer edge in pixels, unless the image is smaller.
         quality: JPEG's quality, 1 to 95.
     """
-    small = image.copy()
-    small.info = {}  # Pillow would write a JPEG's comment, which may describe the image
-    small.thumbnail((side, side), Image.Resampling.LANCZOS)
+    image.thumbnail((side, side), Image.Resampling.LANCZOS)
+    image.info = {}  # Pillow would write a JPEG's comment, which may describe the image
     buffer = io.BytesIO()
-    small.save(buffer, format="JPEG", quality=quality)
+    image.save(buffer, format="JPEG", quality=quality)
     return data_address(buffer.getvalue(), "image/jpeg")

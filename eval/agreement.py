@@ -32,17 +32,22 @@ GROUPS = {NO_IMAGE: "BLV", "before": "sighted, before the image", "after": "sigh
 
 @dataclass(frozen=True)
 class Agreement:
-    """Agreement of one group on one question: how many of each, the mean rating, and alpha."""
+    """Agreement of one group on one question."""
 
     group: str
     """Who answered: BLV, or sighted before or after the image."""
     question: str
+    """Name of the question."""
     raters: int
+    """Number of raters."""
     items: int
+    """Number of items with a rating."""
     images: int
-    """The interval resamples them."""
+    """Number of these items' images, which the interval resamples."""
     ratings: int
+    """Number of ratings."""
     mean: float
+    """Mean rating."""
     alpha: float | None
     """Krippendorff's ordinal alpha; None if it is not defined."""
     low: float | None

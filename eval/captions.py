@@ -209,11 +209,15 @@ class TauRow:
     set: str
     """Name of the set of ratings."""
     statistic: str
+    """``tau-b`` or ``tau-c``."""
     tau: float | None
     """Kendall's tau, -1..1; None if it is not defined."""
     reason: str | None
+    """Why it is not defined."""
     pairs: int
+    """Number of pairs of photo and caption."""
     ratings: int
+    """Number of ratings; a pair may have several."""
     left_out: int
     """Number of pairs left out because the caption is the photo's own."""
 

@@ -118,7 +118,9 @@ class HumanResult:
     joined: int
     """Number of rated texts with a score."""
     drops: tuple[Drop, ...]
+    """What was left out, and how many of each."""
     notes: tuple[str, ...]
+    """What to know when the numbers are read."""
     signature: str
     """Everything that the numbers depend on."""
 

@@ -68,7 +68,9 @@ class ZeroShot:
     macro_f1: float
     """Mean of the classes' F1, 0..1."""
     n: int
+    """Number of images."""
     classes: int
+    """Number of classes."""
     prompt: str
     """Template of the prompts, or of how many prompts it is the mean."""
 

@@ -335,10 +335,10 @@ def main(
     settings = [
         Setting(model, where, precision, size) for size in sizes or (None,) for precision in precisions
     ]
+    known = read_json(output / PART.data).get("runs", []) if output else []  # before it measures for long
     runs = [measure(setting, rounds, steps) for setting in settings]
     click.echo(json.dumps({"runs": runs}, indent=1))
     if output:
-        known = read_json(output / PART.data).get("runs", [])
         PART.write({"runs": merge_runs(known, runs)}, output)
 
 

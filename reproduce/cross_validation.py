@@ -89,6 +89,7 @@ class FoldData:
     examples: Examples
     """The training split, with its groups."""
     folds: int
+    """Number of folds of whole groups."""
     unseen: Examples
     """Pairs that neither the base nor a recipe has seen, for grounding."""
     gallery: Gallery | None = None

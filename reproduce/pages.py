@@ -81,8 +81,13 @@ class Part:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The content of a JSON file; empty if there is no such file."""
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    """The object in a JSON file; empty if there is no file. Raises :class:`DataError` where it holds none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError as error:
+        raise DataError(f"{path}: not JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise DataError(f"{path}: holds no object")
     return content
 
 

@@ -398,8 +398,19 @@ def main(output: Path, device: str, only: tuple[str, ...], pages: bool, **given:
             figures[part] = _MEASURES[part](target, given)
             figures.setdefault("machines", {})[part] = where
             write_json(figures, file)
-    if (output / DATA_FILE).is_file() and (output / "performance.md").is_file():
-        write_pages(read_json(output / DATA_FILE), read_json(output / GPU_DATA_FILE), output)
+    if not (output / "performance.md").is_file():
+        return
+    cpu, gpu = (read_json(output / name) for name in (DATA_FILE, GPU_DATA_FILE))
+    missing = [
+        f"{part} in {name}"
+        for name, figures in ((DATA_FILE, cpu), (GPU_DATA_FILE, gpu))
+        for part in PARTS
+        if part not in figures
+    ]
+    if missing:
+        click.echo(f"The pages are not written, for they also need {listing(missing)}.", err=True)
+    else:
+        write_pages(cpu, gpu, output)
 
 
 if __name__ == "__main__":

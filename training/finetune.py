@@ -73,6 +73,7 @@ class Request:
     """Split whose descriptions a score's percentile refers to; None takes the validation split, or
     else the training split."""
     options: DataOptions = DataOptions()  # noqa: RUF009 - frozen
+    """How the data are read."""
     cache: Path | None = None
     """Folder for image features; None keeps them in ``output``."""
     calibration_folds: int = CALIBRATION_FOLDS

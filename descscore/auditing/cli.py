@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import click
+from click.exceptions import Exit
 
 from descscore.errors import DescscoreError, UsageError
 from descscore.options import PATH, device_option, echo, model_option
@@ -153,7 +154,8 @@ def _put(report: str, output: Path | None) -> None:
     from descscore.files import atomic_write
 
     if output is None:
-        echo(report.removesuffix("\n"))
+        with suppress(Exit):  # of a reader that wants no more: the exit code still says what was found
+            echo(report.removesuffix("\n"))
         return
     with atomic_write(output) as part:
         part.write_text(report, encoding="utf-8", errors="backslashreplace", newline="")

@@ -32,7 +32,10 @@ _LEVELS = 4
 
 
 def to_html(explanation: Explanation, image: Image.Image, name: str) -> str:
-    """The page as HTML, with a small copy of the explained RGB image, and its name, such as its file name."""
+    """The page as HTML, with a small copy of the explained RGB image.
+
+    name: What the page calls the image, such as its file name.
+    """
     words = explanation.words
     raised, lowered = strongest(words)
     sentences = [convergence_sentence("Cosine", explanation.convergence)]
@@ -42,7 +45,7 @@ def to_html(explanation: Explanation, image: Image.Image, name: str) -> str:
     return _template().render(
         title=f"Why this text scores {explanation.score.score:.3f}",
         score=explanation.score,
-        photo=jpeg_address(image, _LONGEST_SIDE, 85),
+        photo=jpeg_address(image.copy(), _LONGEST_SIDE, 85),
         name=name,
         words=words,
         looks=[_look(word, level) for word, level in zip(words, effect_levels(words, _LEVELS), strict=True)],

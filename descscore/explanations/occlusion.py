@@ -87,7 +87,7 @@ def occlude(encoder: PixelEncoder, image: Image.Image, texts: Tensor) -> Tensor:
 
 
 def visible_box(spec: PixelSpec, size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """The part of an image of that width and height that the model sees, as :attr:`OcclusionMap.box`."""
+    """What the model sees of an image, as :attr:`OcclusionMap.box`. size: its width and height in pixels."""
     width, height = size
     across, down = 1.0, 1.0
     if spec.mode != "squash":

@@ -270,7 +270,10 @@ def _losses(
 
 
 def _word_parts(word: Word, attribution: Attribution, first: int, losses: tuple[float, float]) -> WordParts:
-    """first: The first token row of the word's text; losses: of cosine and log-odds without the word."""
+    """The parts of one word.
+
+    first: The first token row of the word's text; losses: those of cosine and log-odds without the word.
+    """
 
     def total(parts: Tensor) -> float:
         return sum(float(parts[first + row, column]) for row, column in word.tokens)

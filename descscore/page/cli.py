@@ -16,20 +16,28 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 
 @dataclass(frozen=True)
 class ServeOptions:
-    """The options of the command, with its defaults, and one that only a program sets."""
+    """The pages to serve and their address: the options of the command, and one that only a program sets."""
 
     host: str = "127.0.0.1"
+    """Address to listen on."""
     port: int = 7860
+    """Port to listen on; 0 takes a free one."""
     model: str = "default"
+    """Model of the page to try texts."""
     device: str | None = None
+    """Torch device of the model; None takes a GPU if there is one."""
     study: Path | None = None
+    """CSV file of the items to judge; None serves no study."""
     database: Path | None = None
+    """SQLite file for the study's judgments; needed with a study."""
     consent: Path | None = None
+    """File with the text that annotators agree to; None takes a general text."""
     accounts: Path | None = None
     """File of accounts; None admits everybody."""
     with_try: bool | None = None
     """Whether to serve the page to try texts; None serves it only without a study."""
     names: tuple[str, ...] = ()
+    """More host names by which browsers may ask for the pages."""
     framed: bool = False
     """Whether other sites may show the pages in a frame. No option sets it."""
 

@@ -48,6 +48,7 @@ class Resampling:
     resamples: int = 1999
     """Number of draws. With 1999 the 95 % interval excludes zero exactly where p <= 0.05."""
     seed: int = 0
+    """Seed of the draws; the same seed gives the same interval."""
 
     def __post_init__(self) -> None:
         if self.resamples < 99:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -45,6 +47,22 @@ def test_a_clean_page_ends_with_0_and_one_with_an_error_with_1(site: Path) -> No
     bad = run("--no-model", site)
     assert bad.exit_code == 1
     assert bad.output.splitlines()[0] == f'{site / "bad.html"}:4:1 T03 a.jpg: "IMG_1234.jpg" is a file name'
+
+
+@pytest.mark.parametrize(("name", "code"), [("good.html", 0), ("bad.html", 1)])
+def test_the_exit_code_holds_for_a_reader_that_wants_no_lines(
+    site: Path, name: str, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)  # as ``head`` does
+    with (
+        open(writer, "w", encoding="utf-8") as output,
+        contextlib.redirect_stdout(output),
+        pytest.raises(SystemExit) as ended,
+    ):
+        main(["audit", "--no-model", str(site / name)])
+    assert ended.value.code == code
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(

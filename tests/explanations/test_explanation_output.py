@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import html.parser
 import json
@@ -227,6 +228,14 @@ class Page(html.parser.HTMLParser):
             self.rows[-1][-1] += data
 
 
+def test_the_page_leaves_the_picture_as_it_is(explanations: list[Explanation]) -> None:
+    picture = Image.new("RGB", (900, 600))
+    picture.info["comment"] = b"kept"
+    to_html(explanations[0], picture, "a")
+    assert picture.size == (900, 600)
+    assert picture.info == {"comment": b"kept"}
+
+
 def test_the_page_stands_alone(explanations: list[Explanation], image: Path) -> None:
     for item in explanations:
         page = Page(to_html(item, Image.open(image), image.name))
@@ -285,6 +294,7 @@ def test_the_page_goes_where_it_should(adapter: Path, image: Path, tmp_path: Pat
     written = run("explain", image, "A dog", "--html", page, *options)
     assert written.exit_code == 0, written.output
     assert Page(page.read_text(encoding="utf-8")).text.count("A dog")
+    assert page.read_bytes().endswith(b"</html>\n")
     printed = run("explain", image, "A dog", *options, "--html")
     assert printed.stdout == page.read_text(encoding="utf-8")
     assert run("explain", image, "A dog", "--json", *options, "--html").exit_code == 2
@@ -293,6 +303,23 @@ def test_the_page_goes_where_it_should(adapter: Path, image: Path, tmp_path: Pat
     lost = run("explain", image, "A dog", "--html", tmp_path / "none" / "page.html", *options)
     assert lost.exit_code == 1
     assert len(lost.stderr.splitlines()) == 1
+
+
+def test_a_reader_that_wants_no_more_of_the_page_gets_no_complaint(
+    adapter: Path, image: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)  # as ``head`` does
+    arguments = [
+        str(one) for one in ("explain", image, "A dog", "--model", adapter, "--device", "cpu", "--html")
+    ]
+    with (
+        open(writer, "w", encoding="utf-8") as output,
+        contextlib.redirect_stdout(output),
+        pytest.raises(SystemExit, match="1"),
+    ):
+        main(arguments)
+    assert capsys.readouterr().err == ""
 
 
 def test_failures_are_one_line(adapter: Path, plain: DescScorer, image: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from descscore.errors import DescscoreError, UsageError
+from descscore.errors import DataError, DescscoreError, UsageError
 from descscore.eval.timing import random_clip
 from descscore.towers.text import end_positions
 from descscore.training.data import EpochPlan
@@ -168,6 +168,16 @@ def test_the_command_measures_every_way_and_keeps_other_runs(
         assert way["times_less_work"] > 2 or way is other
     page = (tmp_path / PART.page).read_text()
     assert page == f"A\n<!-- cost -->\n{to_markdown({'runs': found})}<!-- /cost -->\nB\n"
+
+
+@pytest.mark.parametrize("content", ["{", "[]"])
+def test_a_damaged_file_is_told_before_anything_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str
+) -> None:
+    monkeypatch.setattr(cost, "measure", lambda *_: pytest.fail("measured"))
+    (tmp_path / PART.data).write_text(content)
+    with pytest.raises(DataError, match=PART.data):
+        main(["--device", "cpu", "--output", str(tmp_path)], standalone_mode=False)
 
 
 def die(name: str, setting: Setting) -> float:

@@ -112,7 +112,10 @@ def test_what_a_gpu_reaches_is_told_as_met_or_missed(gpu: dict[str, Any]) -> Non
 
 
 def test_a_part_measured_alone_leaves_the_others(
-    gpu: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    gpu: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """As on a machine that has the card and not the pages."""
     file = tmp_path / performance.GPU_DATA_FILE
@@ -125,6 +128,11 @@ def test_a_part_measured_alone_leaves_the_others(
     new = tmp_path.parent / f"{tmp_path.name}-new"
     performance.main([*arguments, str(new)], standalone_mode=False)
     assert (new / file.name).is_file()  # a folder that was not there does not cost what was measured
+    (new / "performance.md").write_text("as it was", encoding="utf-8")
+    performance.main([*arguments, str(new)], standalone_mode=False)
+    assert (new / "performance.md").read_text(encoding="utf-8") == "as it was"
+    said = capsys.readouterr().err
+    assert "throughput in performance_gpu.json and memory in performance_gpu.json." in said
     written = json.loads(file.read_text(encoding="utf-8"))
     assert written["precision"] == {"model": "m", "rows": []}
     assert written["throughput"] == gpu["throughput"]
