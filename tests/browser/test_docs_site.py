@@ -25,7 +25,7 @@ PAGES = (
     "explanations",
 )
 ALL_COLOURS = ("index", "notebooks/tour", "explanations")
-"""Pages that together have every kind of part: headings, tables, pictures, code with its output, and notes."""
+"""Pages that together have every kind of part: headings, tables, pictures, notes, code with its output."""
 
 
 @pytest.fixture(scope="module")
