@@ -33,7 +33,7 @@ _SUFFIXES = {
 }
 _HEIF_SUFFIXES = (".heic", ".heif", ".hif")
 
-FORMATS = tuple(_SUFFIXES)
+IMAGE_FORMATS = tuple(_SUFFIXES)
 """Pillow's names of the formats that are read."""
 
 BROWSER_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "AVIF", "MPO")

@@ -30,7 +30,7 @@ from PIL.ExifTags import Base as Tag
 
 from descscore.appearance import to_rgb
 from descscore.errors import ImageError, ModelError
-from descscore.formats import FORMATS, HAS_HEIF, QUICK, RAW_FILE, unread_kind
+from descscore.formats import HAS_HEIF, IMAGE_FORMATS, QUICK, RAW_FILE, unread_kind
 from descscore.metadata import separate
 
 ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | np.ndarray[Any, Any]"
@@ -74,7 +74,7 @@ def load_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Image.Image
             ``damaged_image``, ``image_too_large``, ``bad_array`` or ``bad_image_type``.
     """
     if isinstance(source, Image.Image):
-        if getattr(source, "tile", None) and source.format not in (*FORMATS, "HEIF"):
+        if getattr(source, "tile", None) and source.format not in (*IMAGE_FORMATS, "HEIF"):
             # To load it may start another program.
             raise ImageError("not_an_image", f"image: {source.format}: not read; convert it")
         data, name = _bytes_not_loaded(source), "image"
@@ -96,12 +96,12 @@ def load_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Image.Image
     return _read(partial(open_bytes, data), name, max_pixels)
 
 
-def open_bytes(data: bytes, formats: Iterable[str] = FORMATS) -> Image.Image:
+def open_bytes(data: bytes, formats: Iterable[str] = IMAGE_FORMATS) -> Image.Image:
     """Let Pillow open the bytes of an image file, with what the file says beside its pixels as ``info``.
 
     Args:
         data: The file. No other program is ever started for it.
-        formats: Those that Pillow may try, of :data:`descscore.formats.FORMATS`.
+        formats: Those that Pillow may try, of :data:`descscore.formats.IMAGE_FORMATS`.
 
     Raises:
         UnidentifiedImageError: The file has another format, which the message names.
@@ -123,7 +123,7 @@ def _open(data: bytes, allowed: tuple[str, ...]) -> Image.Image:
     except UnidentifiedImageError:
         pass  # the other formats follow
     kind = unread_kind(data)
-    if kind == "HEIC" and HAS_HEIF and allowed == FORMATS:
+    if kind == "HEIC" and HAS_HEIF and allowed == IMAGE_FORMATS:
         _load_heif()
         allowed = ("HEIF",)
     elif kind:

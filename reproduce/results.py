@@ -48,7 +48,7 @@ from descscore.options import PATH, output_option
 from descscore.scorer import DescScorer
 from descscore.tables.open import DataOptions, load_pairs
 from descscore.tables.rows import PreferencePair
-from descscore.training.config import FinetuneConfig, Tower, preset
+from descscore.training.config import DEFAULTS, FinetuneConfig, Tower, preset
 from descscore.training.data import Examples, make_examples
 from descscore.training.finetune import Request, finetune, train_folds
 from descscore.training.lora import tower_shape
@@ -192,7 +192,7 @@ def train_run(run: Run, sets: Sets) -> Path:
 
     if (output / "run.json").is_file():
         kept = json.loads((output / "run.json").read_text(encoding="utf-8"))["config"]
-        if kept != json.loads(json.dumps(asdict(configure(tower_shape(sets.base.clip))))):
+        if DEFAULTS | kept != json.loads(json.dumps(asdict(configure(tower_shape(sets.base.clip))))):
             raise UsageError(f"{output}: holds a run with other settings; remove it")
         return output
     request = Request(

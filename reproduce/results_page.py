@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, TypeAlias
@@ -15,7 +15,7 @@ from descscore.errors import DataError
 from descscore.eval.attacks import PHRASES, Target
 from descscore.eval.report import plots
 from descscore.eval.sanity import KINDS, LESS_BASE
-from descscore.training.config import FinetuneConfig
+from descscore.training.config import DEFAULTS, LOSS_WEIGHTS
 from reproduce.pages import render, write_text
 
 Record: TypeAlias = dict[str, Any]
@@ -138,8 +138,8 @@ _EARNS: Columns = {
 }
 _SETTINGS = (
     *("learning_rate", "batch_size", "epochs", "text_window", "token_dropout", "word_swap"),
-    *("contrastive_weight", "hold_weight", "spread_weight", "caption_weight", "neither_weight"),
-    *("ending_weight", "interpolation"),
+    *LOSS_WEIGHTS,
+    "interpolation",
 )
 _SUBSPACES = ("trained", "beyond the first", "complement", "random")
 
@@ -248,8 +248,7 @@ def page(results: Record, report: Record | None = None) -> str:
         folds=shipped["interchange"]["folds"],
         probabilities={name: shipped[f"{key}_probability"] for name, key in _SETS},
         settings=_SETTINGS,
-        # A run made before a setting existed had the value that is now its default.
-        defaults={field.name: field.default for field in fields(FinetuneConfig)},
+        defaults=DEFAULTS,
     )
 
 

@@ -41,7 +41,8 @@ DEFECTS = {
     "F01": 'alt="{text}"',
     "F02": 'alt="{text}"',
 }
-"""How each defect is written, by the code of its rule. P01 and P02 are planted by texts of other images."""
+"""How each defect is written, by the code of its rule. P01 and P02 are planted by texts of other images.
+T11, T12 and F03 are not planted: ``test_rules.py`` has them."""
 
 
 @dataclass(frozen=True)

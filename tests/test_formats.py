@@ -15,7 +15,7 @@ from picture_files import saved, tiff
 from PIL import EpsImagePlugin, Image
 
 from descscore.errors import ImageError
-from descscore.formats import FORMATS, IMAGE_SUFFIXES, UNREAD_SUFFIXES
+from descscore.formats import IMAGE_FORMATS, IMAGE_SUFFIXES, UNREAD_SUFFIXES
 from descscore.images import load_image
 
 RED = Image.new("RGB", (32, 24), "red")
@@ -94,7 +94,7 @@ def test_the_preview_in_a_raw_file_is_not_the_picture() -> None:
 
 @pytest.mark.parametrize("form", ["MSP", "SPIDER", "XBM", "FITS", "IM"])
 def test_formats_outside_the_list_are_not_read(form: str) -> None:
-    assert form not in FORMATS
+    assert form not in IMAGE_FORMATS
     if form == "FITS":
         data = b"SIMPLE  =                    T" + b" " * 2850
     else:
@@ -107,7 +107,7 @@ def test_every_ending_is_in_one_list_and_is_read() -> None:
     assert not IMAGE_SUFFIXES & UNREAD_SUFFIXES
     Image.init()
     for suffix in IMAGE_SUFFIXES - {".mpo"}:
-        assert Image.EXTENSION[suffix] in FORMATS
+        assert Image.EXTENSION[suffix] in IMAGE_FORMATS
     assert ".heic" in UNREAD_SUFFIXES | IMAGE_SUFFIXES
 
 

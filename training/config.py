@@ -150,12 +150,27 @@ class FinetuneConfig:
         _check_parts(self)
 
     @property
+    def needs_pairs(self) -> bool:
+        """Whether a step needs image pairs: any loss but that of interchanges does."""
+        return self.loss != "interchange" or any(getattr(self, name) for name in LOSS_WEIGHTS)
+
+    @property
     def pairs_per_batch(self) -> int:
         """Images in a step, each with its description and its caption."""
         return self.batch_size // 2
 
 
 _HINTS = get_type_hints(FinetuneConfig)
+
+LOSS_WEIGHTS = tuple(
+    one.name for one in fields(FinetuneConfig) if one.name.endswith("_weight") and one.name != "joint_weight"
+)
+"""The settings that weigh losses on image pairs, which come on top of the one that ``loss`` names."""
+
+DEFAULTS: dict[str, Any] = {
+    one.name: one.default for one in fields(FinetuneConfig) if one.default is not MISSING
+}
+"""Default values by setting. A run that was made before a setting existed had what is now its default."""
 
 
 @dataclass(frozen=True)

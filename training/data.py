@@ -151,14 +151,7 @@ class EpochPlan:
         rng = torch.Generator().manual_seed(config.seed * 100_003 + epoch)
         n, owner, drawn = len(examples), examples.owner.cpu(), config.examples_per_epoch
         swaps = config.loss != "preference"
-        self._with_pairs = config.loss != "interchange" or bool(
-            config.contrastive_weight
-            or config.hold_weight
-            or config.spread_weight
-            or config.caption_weight
-            or config.neither_weight
-            or config.ending_weight
-        )
+        self._with_pairs = config.needs_pairs
         self._sizes = (config.pairs_per_batch, config.batch_size)
         count = drawn if swaps and drawn else 2 * n
         self.steps = -(-count // config.batch_size)

@@ -33,7 +33,7 @@ from descscore.training.checkpoint import (
     optimizer_tensors,
     save_checkpoint,
 )
-from descscore.training.config import FinetuneConfig
+from descscore.training.config import DEFAULTS, FinetuneConfig
 from descscore.training.data import Batch, EpochPlan, Examples, WordSwap, read_vocabulary, with_neither
 from descscore.training.lora import Interpolation, attach_lora, select_full, trained_parameters
 from descscore.training.objective import Objective, StepResult, Untuned, run_batch, site_of, validate
@@ -249,7 +249,8 @@ class Trainer:
             return
         checkpoint = load_checkpoint(path)
         state, groups = checkpoint.state, checkpoint.groups
-        changed = [k for k, v in asdict(self.config).items() if state["config"].get(k) != v]
+        kept = DEFAULTS | state["config"]
+        changed = [name for name, value in asdict(self.config).items() if kept.get(name) != value]
         if changed:
             raise UsageError(
                 f"{path}: belongs to a run with other settings ({', '.join(changed)}); use another folder"

@@ -166,6 +166,7 @@ def _without_image(*problems: str) -> Callable[[ImageUse], str | None]:
 
 
 def _quoted(text: str, most: int = 80) -> str:
+    """The text in quotation marks; a longer one is cut to ``most`` characters, with three dots at its end."""
     return f'"{text if len(text) <= most else text[: most - 3] + "..."}"'
 
 

@@ -168,7 +168,7 @@ def is_generic(text: str, in_link: bool = False) -> bool:
 
     in_link: whether the text names the target of a link or button. "Map" may be right there.
     """
-    plain = " ".join(text[: _LONGEST_NAME + 1].lower().split()).strip(f" .:;,!?*{_QUOTES}")
+    plain = " ".join(text[: _LONGEST_NAME + 1].lower().split()).strip(f" .…:;,!?*{_QUOTES}")
     if in_link:
         return re.sub(r"^(?:an?|the) | ?\d+$", "", plain) in _NAMELESS_IN_LINKS
     return plain in _FIXED or bool(_generic().fullmatch(plain))

@@ -45,7 +45,7 @@ class Identity:
     shard_size: int
     """Rows of a shard."""
     format: str
-    """``parquet``, ``csv`` or ``jsonl``."""
+    """Format of the results, of :data:`descscore.batch.shards.RESULT_FORMATS`."""
     options: dict[str, Any]
     """Other options on which results depend, by name."""
     job: list[int] | None = None

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from descscore.batch.manifest import Manifest, read_manifest, write_manifest
-from descscore.batch.shards import ShardInfo, count_statuses, result_file
+from descscore.batch.shards import RESULT_FILES, ShardInfo, count_statuses, result_file
 from descscore.batch.summary import Digest, Summary
 from descscore.errors import DataError, UsageError
 from descscore.files import atomic_write, locked
@@ -102,7 +102,7 @@ def _merge_files(manifests: dict[Path, Manifest], output: Path, whole: Manifest)
     with atomic_write(output / name) as temporary, temporary.open("wb") as file:
         for i, path in enumerate(manifests):
             with (path / name).open("rb") as part:
-                if i and whole.identity.format == "csv":
+                if i and RESULT_FILES[whole.identity.format].has_header:
                     part.readline()
                 shutil.copyfileobj(part, file)
     statuses = count_statuses(manifest.statuses for manifest in manifests.values())

@@ -28,6 +28,7 @@ from descscore.batch.manifest import (
     write_manifest,
 )
 from descscore.batch.shards import (
+    RESULT_FORMATS,
     Result,
     ShardFolder,
     ShardInfo,
@@ -47,8 +48,6 @@ from descscore.stream.pairs import StreamOptions
 from descscore.tables.cells import short
 from descscore.tables.reader import Reader, Scan
 from descscore.tables.rows import Row
-
-FORMATS = ("parquet", "csv", "jsonl")
 
 
 @dataclass(frozen=True)
@@ -81,8 +80,8 @@ class BatchOptions:
     def __post_init__(self) -> None:
         if self.shard_size < 1:
             raise UsageError(f"shard size {self.shard_size}: must be at least 1")
-        if self.format not in FORMATS:
-            raise UsageError(f"format {self.format!r}: choose one of {', '.join(FORMATS)}")
+        if self.format not in RESULT_FORMATS:
+            raise UsageError(f"format {self.format!r}: choose one of {', '.join(RESULT_FORMATS)}")
         if self.job is not None and not 1 <= self.job[0] <= self.job[1]:
             raise UsageError(f"shard {self.job[0]}/{self.job[1]}: I must lie in 1..N")
 

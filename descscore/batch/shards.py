@@ -2,7 +2,7 @@
 
 Shard ``i`` holds the rows ``[i * size, (i + 1) * size)``, and its metadata name the run that it belongs to.
 A shard is written in one step. So the files in the folder show at any moment which rows are done. A run
-with format ``csv`` or ``jsonl`` joins its shards into one file at the end.
+with a format in :data:`RESULT_FILES` joins its shards into one file at the end.
 """
 
 from __future__ import annotations
@@ -239,25 +239,48 @@ def _printable(text: str | None) -> str | None:
 
 
 def result_file(form: str) -> str:
-    """Name of the single result file of a run with format ``csv`` or ``jsonl``."""
+    """Name of the single result file of a run with a format in :data:`RESULT_FILES`."""
     return f"scores.{form}"
 
 
 def write_result_file(folder: ShardFolder, numbers: Sequence[int], output: Path, form: str) -> None:
-    """Write ``scores.csv`` or ``scores.jsonl`` from the shards ``numbers``, a part in memory at a time."""
+    """Write the single file, such as ``scores.csv``, from the shards ``numbers``, a part at a time."""
     tables = (
         pa.Table.from_batches([batch]).replace_schema_metadata(None)
         for number in numbers
         for batch in folder.read(number).to_batches(_CHUNK_ROWS)
     )
     with atomic_write(output / result_file(form)) as temporary, temporary.open("wb") as file:
-        _write_csv(tables, file, folder.schema) if form == "csv" else _write_jsonl(tables, file)
+        RESULT_FILES[form].write(tables, file, folder.schema)
+
+
+def read_result_file(output: Path, form: str, lean: bool) -> pa.Table:
+    """The rows of the single file, such as ``scores.csv``. Raises :class:`DataError` for a damaged file."""
+    path = output / result_file(form)
+    try:
+        return RESULT_FILES[form].read(path, schema(lean))
+    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+        raise DataError(f"{path}: is not as this run wrote it ({error})") from None
 
 
 def _write_csv(tables: Iterable[pa.Table], file: BinaryIO, columns: pa.Schema) -> None:
     with pa.csv.CSVWriter(file, columns) as writer:
         for table in tables:
             writer.write_table(_with_texts(table, to_csv_cell))
+
+
+def _read_csv(path: Path, columns: pa.Schema) -> pa.Table:
+    table = pa.csv.read_csv(
+        path,
+        parse_options=pa.csv.ParseOptions(newlines_in_values=True),
+        convert_options=pa.csv.ConvertOptions(
+            column_types=columns,
+            null_values=[""],
+            strings_can_be_null=True,
+            quoted_strings_can_be_null=False,
+        ),
+    )
+    return _with_texts(table.select(columns.names), from_csv_cell).cast(columns)
 
 
 def _with_texts(table: pa.Table, change: Callable[[str], str]) -> pa.Table:
@@ -269,35 +292,39 @@ def _with_texts(table: pa.Table, change: Callable[[str], str]) -> pa.Table:
     return table
 
 
-def read_result_file(output: Path, form: str, lean: bool) -> pa.Table:
-    """The rows of ``scores.csv`` or ``scores.jsonl``. Raises :class:`DataError` for a damaged file."""
-    path, columns = output / result_file(form), schema(lean)
-    try:
-        if form == "jsonl":
-            with path.open(encoding="utf-8") as lines:
-                return pa.Table.from_pylist([json.loads(line) for line in lines], columns)
-        table = pa.csv.read_csv(
-            path,
-            parse_options=pa.csv.ParseOptions(newlines_in_values=True),
-            convert_options=pa.csv.ConvertOptions(
-                column_types=columns,
-                null_values=[""],
-                strings_can_be_null=True,
-                quoted_strings_can_be_null=False,
-            ),
-        )
-        return _with_texts(table.select(columns.names), from_csv_cell).cast(columns)
-    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
-        raise DataError(f"{path}: is not as this run wrote it ({error})") from None
-
-
-def _write_jsonl(tables: Iterable[pa.Table], file: BinaryIO) -> None:
+def _write_jsonl(tables: Iterable[pa.Table], file: BinaryIO, _columns: pa.Schema) -> None:
     for table in tables:
         for row in table.to_pylist():
             file.write(json.dumps(_short_floats(row), ensure_ascii=False).encode() + b"\n")
+
+
+def _read_jsonl(path: Path, columns: pa.Schema) -> pa.Table:
+    with path.open(encoding="utf-8") as lines:
+        return pa.Table.from_pylist([json.loads(line) for line in lines], columns)
 
 
 def _short_floats(row: dict[str, Any]) -> dict[str, Any]:
     """Round float32 values to their own digits, so that JSON does not show those of a float64."""
     short = {name: float(str(np.float32(row[name]))) for name in _FLOATS if row[name] is not None}
     return {**row, **short}
+
+
+class ResultFile(NamedTuple):
+    """How a format of results keeps all rows in one file."""
+
+    write: Callable[[Iterable[pa.Table], BinaryIO, pa.Schema], None]
+    """Writes tables with these columns."""
+    read: Callable[[Path, pa.Schema], pa.Table]
+    """Reads the columns again. Its errors are those of the file, of JSON and of Arrow."""
+    has_header: bool
+    """Whether the first line holds no row."""
+
+
+RESULT_FILES = {
+    "csv": ResultFile(_write_csv, _read_csv, has_header=True),
+    "jsonl": ResultFile(_write_jsonl, _read_jsonl, has_header=False),
+}
+"""The formats of results in one file, by name."""
+
+RESULT_FORMATS = ("parquet", *RESULT_FILES)
+"""All formats of results; ``parquet`` keeps the shards."""

@@ -14,7 +14,7 @@ from descscore.errors import DescscoreError, InputError, TextError, is_blank
 from descscore.explanations.reasons import explain_encoded, explains
 from descscore.formats import BROWSER_FORMATS
 from descscore.page.reply import FieldError, Reply, problem, render
-from descscore.page.uploads import FORMATS, MAX_BYTES, UploadDecoder
+from descscore.page.uploads import MAX_BYTES, UPLOADS_TAKEN, UploadDecoder
 from descscore.page.verdict import (
     MarkedWord,
     Result,
@@ -224,7 +224,7 @@ def _form_page() -> Reply:
     page = render(
         "try.html",
         examples=EXAMPLES,
-        formats=FORMATS,
+        formats=UPLOADS_TAKEN,
         drafts=MAX_DRAFTS,
         accept=",".join(f"image/{name.lower()}" for name in BROWSER_FORMATS if name != "MPO"),
         megabytes=MAX_BYTES // 2**20,

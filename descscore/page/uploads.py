@@ -19,7 +19,7 @@ MAX_BYTES = 20 * 2**20
 MAX_UPLOAD_PIXELS = 60_000_000
 """Largest image that is decoded, in pixels."""
 
-FORMATS = "JPEG, PNG, WebP, GIF, AVIF or BMP"
+UPLOADS_TAKEN = "JPEG, PNG, WebP, GIF, AVIF or BMP"
 """The formats that visitors are told. Files of the format MPO call themselves JPEG."""
 
 MAX_SCANS = 200
@@ -116,7 +116,7 @@ _ADVICE = {
     "image_too_large": f"The image has more than {MAX_UPLOAD_PIXELS // 10**6} million pixels, or is far too "
     "long and narrow. Choose another one.",
     "empty_image": "The file is empty. Choose another one.",
-    "not_an_image": f"The file is not an image that can be read. Choose a {FORMATS} file.",
+    "not_an_image": f"The file is not an image that can be read. Choose a {UPLOADS_TAKEN} file.",
     "too_many_scans": "The JPEG file has too many scans. Save it without them, or choose another image.",
     "image_timeout": f"The image takes longer than {TIME_LIMIT:g} seconds to read. Choose a smaller one.",
     "decoder_died": "The image takes too much memory to read. Choose a smaller one.",

@@ -24,7 +24,7 @@ from descscore.tables.rows import PreferenceSet, is_below, normal_split, sort_ro
 from descscore.tables.samples import FolderTable, WebDatasetTable, is_hidden
 from descscore.tables.text_tables import CsvTable, JsonlTable, TsvTable
 
-FORMATS: dict[str, Callable[[Path], FileTable]] = {
+TABLE_FORMATS: dict[str, Callable[[Path], FileTable]] = {
     "csv": CsvTable,
     "tsv": TsvTable,
     "jsonl": JsonlTable,
@@ -33,7 +33,7 @@ FORMATS: dict[str, Callable[[Path], FileTable]] = {
 }
 """The formats of tables, by name."""
 
-_ENDINGS = {f".{name}": name for name in FORMATS} | {".tab": "tsv", ".ndjson": "jsonl"}
+_ENDINGS = {f".{name}": name for name in TABLE_FORMATS} | {".tab": "tsv", ".ndjson": "jsonl"}
 _IN_FOLDERS = tuple(ending for ending in _ENDINGS if ending != ".json")
 """Endings of tables in a folder. A JSON file there may be anything, such as settings."""
 _METADATA = tuple(f"metadata{ending}" for ending in (".csv", ".jsonl", ".parquet"))
@@ -61,7 +61,7 @@ class InputOptions:
     subset: str | None = None
     """The configuration of a hub data set."""
     format: str | None = None
-    """A name in :data:`FORMATS`, for a file whose ending does not tell its format, and for standard input."""
+    """A name in :data:`TABLE_FORMATS`, for standard input, and for a file whose ending does not tell."""
     annotations: Path | None = None
     """A file that names the images of COCO's results, and gives references by image."""
 
@@ -123,7 +123,7 @@ def _input_table(name: str, options: InputOptions) -> tuple[Table, Path]:
     if options.format is not None:
         if not path.is_file():
             raise DataError(f"{name}: no such file")
-        return FORMATS[options.format](path), path.parent
+        return TABLE_FORMATS[options.format](path), path.parent
     if name.startswith(_HUB):
         return HubTable(name.removeprefix(_HUB), options.subset, options.split), Path()
     if path.is_dir():
@@ -193,7 +193,7 @@ def _named(folder: Path, names: tuple[str, ...]) -> list[Path]:
 
 
 def _table(path: Path) -> FileTable:
-    return FORMATS[_ENDINGS[path.suffix.lower()]](path)
+    return TABLE_FORMATS[_ENDINGS[path.suffix.lower()]](path)
 
 
 def _images_of(path: Path) -> Path:
@@ -205,13 +205,13 @@ def _images_of(path: Path) -> Path:
 def _standard_input(form: str | None) -> FileTable:
     """A table on standard input: in a file until this process ends, because it is read more than once."""
     if form is None:
-        raise UsageError(f"standard input: say with --input-format which of {', '.join(FORMATS)} it is")
+        raise UsageError(f"standard input: say with --input-format which of {', '.join(TABLE_FORMATS)} it is")
     folder = Path(tempfile.mkdtemp(prefix="descscore-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     path = folder / f"input.{form}"
     with path.open("wb") as file:
         shutil.copyfileobj(sys.stdin.buffer, file)
-    return replace(FORMATS[form](path), shown="standard input")
+    return replace(TABLE_FORMATS[form](path), shown="standard input")
 
 
 def load_pairs(

@@ -68,6 +68,7 @@ WRONG = {
             (
                 "image",
                 "Image.",
+                "Image…",
                 "A picture.",
                 "photo of something",
                 "Figure 3",
@@ -248,6 +249,10 @@ RIGHT = [
 )
 def test_a_rule_finds_its_defect_and_no_other_rule_speaks(code: str, one: ImageUse) -> None:
     assert codes(one) == [code]
+
+
+def test_every_rule_that_looks_at_one_use_has_a_defect_here() -> None:
+    assert set(WRONG) == {rule.code for rule in RULES if rule.check}
 
 
 @pytest.mark.parametrize("one", RIGHT, ids=lambda one: repr(one.alt)[:60])

@@ -21,6 +21,8 @@ from click.testing import CliRunner, Result
 
 from conftest import make_photo
 from descscore import DescScorer
+from descscore.batch.cli import batch as batch_command
+from descscore.batch.shards import RESULT_FORMATS
 from descscore.cli import main
 from descscore.models import load_model
 
@@ -222,3 +224,8 @@ def test_a_message_repeats_little_of_the_input(batch: Batch, tmp_path: Path) -> 
     rows = rows_of(tmp_path / "out")
     assert len(rows) == 6
     assert all(row["status"] != "ok" and len(row["error"]) <= 420 for row in rows)
+
+
+def test_the_command_offers_every_format_of_results() -> None:
+    (option,) = [one for one in batch_command.params if one.name == "form"]
+    assert tuple(option.type.choices) == RESULT_FORMATS  # type: ignore[attr-defined]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, fields, replace
+from pathlib import Path
 from typing import Any
 
 import open_clip
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from conftest import TINY
 from descscore.errors import UsageError
 from descscore.purpose import Site
-from descscore.training.config import PRESETS, FinetuneConfig, Tower, options, preset
+from descscore.training.config import LOSS_WEIGHTS, PRESETS, FinetuneConfig, Tower, options, preset
 from descscore.training.lora import tower_shape
 from descscore.training.objective import site_of
 
@@ -149,3 +150,16 @@ def test_every_setting_but_the_presets_own_is_an_option_with_its_range_and_defau
     assert offered["token_dropout"].endswith("[default: 0.0; at least 0 and below 1]")
     assert offered["learning_rate"].endswith("[above 0]")
     assert offered["schedule"].endswith("[default: constant]")
+
+
+@pytest.mark.parametrize("weight", LOSS_WEIGHTS)
+def test_a_loss_on_pairs_gets_pairs_also_beside_interchanges_alone(weight: str) -> None:
+    settings = preset("das-lora")
+    assert not settings.needs_pairs
+    assert replace(settings, **{weight: 0.5}).needs_pairs
+
+
+@pytest.mark.parametrize("weight", LOSS_WEIGHTS)
+def test_the_page_on_training_says_what_each_loss_is_for(weight: str) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
+    assert f"| `--{weight.replace('_', '-')}` | " in page
