@@ -27,9 +27,10 @@ docs: $(VENV)/installed-docs
 test: $(VENV)/installed-test
 	$(PYTEST) -m "not long"
 
-# Random kills, fuzzing, several processes, every block of the documentation.
+# Random kills, fuzzing, several processes, every block of the documentation. A few of them take a minute, so
+# a process that has nothing left to do takes tests from another one.
 test-long: $(VENV)/installed-test
-	$(PYTEST) -m long
+	$(PYTEST) --dist worksteal -m long
 
 # Not everybody has a browser, so "make test" needs none.
 test-browser: $(VENV)/installed-browser

@@ -7,6 +7,7 @@ Each command imports slow modules when it runs, so that help and usage errors co
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 import shlex
@@ -299,9 +300,14 @@ def _page_file(html: str | None) -> Path | None:
 
 
 def _scorer(model: str, device: str | None, text_policy: str) -> Any:
-    from descscore.scorer import DescScorer
+    # To look for garbage among all that torch imports takes a twentieth of a command's time, and finds none.
+    gc.disable()
+    try:
+        from descscore.scorer import DescScorer
 
-    return DescScorer.from_pretrained(model, device=device, text_policy=text_policy)  # type: ignore[arg-type]
+        return DescScorer.from_pretrained(model, device=device, text_policy=text_policy)  # type: ignore[arg-type]
+    finally:
+        gc.enable()
 
 
 if __name__ == "__main__":
