@@ -27,10 +27,9 @@ docs: $(VENV)/installed-docs
 test: $(VENV)/installed-test
 	$(PYTEST) -m "not long"
 
-# Random kills, fuzzing, several processes, every block of the documentation. A few of them take a minute, so
-# a process that has nothing left to do takes tests from another one.
+# Random kills, fuzzing, several processes, every block of the documentation.
 test-long: $(VENV)/installed-test
-	$(PYTEST) --dist worksteal -m long
+	$(PYTEST) -m long
 
 # Not everybody has a browser, so "make test" needs none.
 test-browser: $(VENV)/installed-browser
