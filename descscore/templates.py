@@ -33,8 +33,8 @@ def environment(
 
     Args:
         folder: The folder.
-        finalize: What is done to each value before it is escaped; None to leave values as they are. A form
-            leaves them, since it gives back what a visitor has typed.
+        finalize: What is done to each value before it is escaped; None leaves values as they are. A form
+            needs that: it shows again exactly what a visitor has typed.
         settings: Other settings of Jinja2, such as ``autoescape=False`` for Markdown.
     """
     usual: dict[str, Any] = {

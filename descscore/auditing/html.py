@@ -91,7 +91,7 @@ class _Context:
 class _Pending(PendingUse):
     context: _Context = _Context()
     is_ornament: bool = False
-    """Whether it is no image to assistive technology, and counts only where it is all that a link holds."""
+    """Whether screen readers pass it over. It then counts only if a link holds nothing else."""
 
 
 @dataclass(frozen=True)
