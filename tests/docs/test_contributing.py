@@ -8,6 +8,8 @@ from __future__ import annotations
 import ast
 import os
 import re
+from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 
 from test_layers import LAYERS
@@ -16,6 +18,37 @@ from doc_pages import ROOT, read
 
 PAGE = "CONTRIBUTING.md"
 FOLDERS = ("descscore", "training", "eval", "reproduce")
+TOPICS = {
+    "Scores": [
+        "scorer",
+        "encoder",
+        "context",
+        "records",
+        "frames",
+        "cache",
+        "shared_scorers",
+        "record_metric",
+        "metrics",
+        "coco",
+    ],
+    "Images": ["images", "image_lists", "formats", "metadata", "appearance"],
+    "Texts": ["cleaning", "tokenizer", "library_tokenizer", "tokenizer_config", "texts"],
+    "Models": [
+        "models",
+        "model_config",
+        "hub",
+        "clip",
+        "attention",
+        "adapters",
+        "lora",
+        "purpose",
+        "interchange",
+        "model_card",
+    ],
+    "Commands": ["cli", "options", "screen", "demo"],
+    "For all of them": ["errors", "files", "templates"],
+}
+"""The files of ``descscore/`` itself, by what a reader looks for."""
 
 
 def summary(path: Path) -> str:
@@ -25,14 +58,25 @@ def summary(path: Path) -> str:
 
 
 def tree() -> str:
-    """A line for each file, under its folder."""
+    """A line for each file, under its folder; the largest folder by topics."""
     lines = [f"app.py  {summary(ROOT / 'app.py')}"]
     for top in FOLDERS:
         for folder in sorted({path.parent for path in (ROOT / top).rglob("*.py")}):
             lines += ["", f"{folder.relative_to(ROOT)}/  {summary(folder / '__init__.py')}"]
-            files = sorted(path for path in folder.glob("*.py") if path.name != "__init__.py")
-            lines += [f"  {path.name:<22}{summary(path)}" for path in files]
+            if folder == ROOT / "descscore":
+                for topic, names in TOPICS.items():
+                    lines += [f"  {topic}", *(f"  {line}" for line in file_lines(folder, names))]
+            else:
+                lines += file_lines(folder, file_names(folder))
     return "\n".join(lines)
+
+
+def file_names(folder: Path) -> list[str]:
+    return sorted(path.stem for path in folder.glob("*.py") if path.stem != "__init__")
+
+
+def file_lines(folder: Path, names: Iterable[str]) -> list[str]:
+    return [f"  {name + '.py':<22}{summary(folder / f'{name}.py')}" for name in names]
 
 
 def check_part(name: str, content: str) -> None:
@@ -46,6 +90,7 @@ def check_part(name: str, content: str) -> None:
 
 
 def test_the_map_has_a_line_for_every_file() -> None:
+    assert sorted(chain(*TOPICS.values())) == file_names(ROOT / "descscore")
     check_part("tree", f"```text\n{tree()}\n```")
 
 
