@@ -74,8 +74,10 @@ def test_goals_are_told_as_met_or_missed(found: dict[str, Any]) -> None:
     assert rows["bf16, 5 texts a photo: times torchmetrics in float32"] == "5.50, missed"
     # 5 texts: 10 ms of decoding, 50 of the image, 25 of the texts; 5 / 0.085 = 58.8 a second.
     assert rows["bf16: share of decoding and forward passes added up"].startswith("93.5")
-    growth = rows["most resident memory, 10,000 and 100,000 pairs of `default`: growth"]
-    assert growth == "60 MB, from 900, missed"
+    growth = rows["resident memory from the second tenth of 100,000 pairs to the last, `default`: growth"]
+    assert growth == "0 MB, from 959"
+    most = rows["most resident memory, 1,000, 10,000 and 100,000 pairs of `default`, MB"]
+    assert most == "800, 900 and 960"
     times = rows["milliseconds a pair, 1,000, 10,000 and 100,000 pairs of `default`"]
     assert times == "4.00, 4.00 and 4.00"
 
@@ -162,6 +164,17 @@ def test_a_billion_pairs_on_a_gpu(found: dict[str, Any], gpu: dict[str, Any]) ->
     assert "| bf16, compiled, GPU | 1 | 8,000 | 35 GPU hours |" in shown
     assert "16 cores decoded 10,000 photos of 500 x 375 a second" in shown
     assert "one such card could be fed by 32 such cores. Without decoding one process scored 9,000" in shown
+
+
+def test_growth_is_that_within_a_run_whatever_single_samples_say() -> None:
+    run = watched(100_000, 1000)
+    whole = len(run["samples"])
+    # 200 MB in the first tenth, 50 more in each, and one sample of over 1,000 in the last.
+    sizes = [200e6 + 50e6 * (i * 10 // whole) + (900e6 if i == whole - 3 else 0) for i in range(whole)]
+    run["samples"] = [(time, size) for (time, _), size in zip(run["samples"], sizes, strict=True)]
+    early, late = performance.early_and_late(run)
+    assert early == pytest.approx(250e6, abs=1e6)
+    assert late == pytest.approx(650e6, abs=1e6)
 
 
 def test_plot_and_words(found: dict[str, Any], tmp_path: Path) -> None:
