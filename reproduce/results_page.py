@@ -12,7 +12,7 @@ from statistics import mean, stdev
 from typing import Any, TypeAlias
 
 from descscore.errors import DataError
-from descscore.eval.attacks import PHRASES, Target
+from descscore.eval.attacks import ATTACKS, PHRASES, Target
 from descscore.eval.report import plots
 from descscore.eval.sanity import KINDS, LESS_BASE
 from descscore.training.config import DEFAULTS, LOSS_WEIGHTS
@@ -312,7 +312,8 @@ def _report_tables(report: Record) -> Record:
     ``agreeing``: metrics whose correlation with BLV readers' overall ratings is above 0 with its interval;
     ``closest``: the metric of the highest one.
     ``taus``: Kendall's tau times 100 with Flickr8k's caption ratings, of models, then of published metrics.
-    ``attacks``: by hostile text and metric, how often it scores over the description on the first data set.
+    ``attacks``: by hostile text and metric, how often it scores over the description on the first data set;
+    ``hostile`` says what each of these texts is.
     """
     taus: dict[str, Record] = {}
     for row in report["captions"][0]["rows"]:
@@ -331,5 +332,6 @@ def _report_tables(report: Record) -> Record:
         "readers": _blv_rows(report),
         "taus": taus,
         "attacks": attacks,
+        "hostile": {attack.name: attack.what for attack in ATTACKS},
         "metrics": list(dict.fromkeys(row["metric"] for row in report["sanity"][0]["rows"])),
     }

@@ -87,7 +87,11 @@ INTERRUPTED = 130
     show_default=True,
     help="Where to run: in this process, or on a Ray cluster.",
 )
-@click.option("--actors", type=click.IntRange(1), help="Ray: scoring processes; by default one per GPU.")
+@click.option(
+    "--actors",
+    type=click.IntRange(1),
+    help="Ray: scoring processes; by default one per GPU, or without GPUs one for every two cores.",
+)
 @click.option("-j", "--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 @click.pass_context
 def batch(ctx: click.Context, /, source: str, output: Path, as_json: bool, **arguments: Any) -> None:
