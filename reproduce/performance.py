@@ -67,10 +67,6 @@ GPU_GOALS = {
 """What a GPU should reach; None for a figure that is only reported."""
 GROWTH_GOAL = 50e6
 """Bytes that memory may grow by within the longest run (:func:`early_and_late`)."""
-_GPU_COMMAND = (
-    "descscore eval throughput --device cuda --precision bf16 --compile --texts 1 "
-    "--count 64 --size 500x375 --at-least {photos} --rounds {rounds}"
-)
 _UNDECODED = "without decoding, pairs a second"
 _FIGURES = (
     "decoding alone, images a second",
@@ -262,24 +258,24 @@ def measured(figures: Json) -> str:
         times = f"{run['precision']}, {run['texts']} texts a photo: times torchmetrics in float32"
         share = f"{run['precision']}: share of decoding and forward passes added up"
         rates += [_rate(run, times, TIMES_GOAL[run["precision"]], 2), _rate(run, share, SHARE_GOAL)]
-    return _performance(figures, rates, gpu=False)
+    return _performance(figures, rates, "python -m reproduce.performance")
 
 
 def measured_gpu(figures: Json) -> str:
     """The GPU's part of the page on performance."""
     (run,) = figures["throughput"]
     rates = [_rate(run, what, goal) for what, goal in GPU_GOALS.items()]
-    return _performance(figures, rates, gpu=True, rate_command=_GPU_COMMAND.format(**run))
+    return _performance(figures, rates, "python -m reproduce.performance --device cuda", gpu=True)
 
 
-def _performance(figures: Json, rates: Sequence[Sequence[str]], gpu: bool, rate_command: str = "") -> str:
+def _performance(figures: Json, rates: Sequence[Sequence[str]], command: str, gpu: bool = False) -> str:
     undecoded = gpu and any(_UNDECODED in run["figures"] for run in figures["throughput"])
     return render(
         "performance",
         **figures,
         gpu=gpu,
         rates=rates,
-        rate_command=rate_command,
+        command=command,
         parts=(*_FIGURES, _UNDECODED) if undecoded else _FIGURES,
         mean_goal=MEAN_GOAL,
         rank_goal=RANK_GOAL,

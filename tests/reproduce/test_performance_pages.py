@@ -100,7 +100,7 @@ def gpu(found: dict[str, Any]) -> dict[str, Any]:
 def test_what_a_gpu_reaches_is_told_as_met_or_missed(gpu: dict[str, Any]) -> None:
     page = performance.measured_gpu(gpu)
     cells = [[cell.strip() for cell in line.split("|")] for line in page.splitlines()]
-    rows = {row[1]: row[3] for row in cells if len(row) == 6}
+    rows = {row[1]: row[3] for row in cells if len(row) == 5}
     assert rows["bf16, 1 text a photo: share of the lower ceiling"].startswith("80.0")
     assert rows["bf16, 1 text a photo: share of the lower ceiling"].endswith(", missed")
     # 20,000 images of 8 GFLOP of 700,000 GFLOP a second.
@@ -144,7 +144,7 @@ def test_a_part_measured_alone_leaves_the_others(
         "memory": "a card",
     }
     page = performance.measured_gpu(written)
-    assert "with 1 text each, medians of 3 rounds. Precision: another card.\n" in page
+    assert "with 1 text each, medians of 3 rounds. Precision: another card. Command" in page
     assert [path.name for path in tmp_path.iterdir()] == [performance.GPU_DATA_FILE]
 
 
