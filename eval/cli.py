@@ -52,11 +52,11 @@ def preference(baseline_train: str | None, **options: Any) -> None:
     train = _read_split(baseline_train, "train") if baseline_train else None
 
     def measured(scorers: Sequence[tuple[str, Any]], pairs: Sequence[Any]) -> dict[str, list[Any]]:
-        scores = [measure.model_pair_scores(scorer, pairs, name) for name, scorer in scorers]
+        owner = image_owner(pairs)
+        scores = [measure.model_pair_scores(scorer, pairs, owner, name) for name, scorer in scorers]
         scores.append(measure.length_pair_scores(pairs))
         if train is not None:
             scores.append(measure.ngram_pair_scores(train.pairs, pairs))
-        owner = image_owner(pairs)
         return {"rows": [row for item in scores for row in measure.preference_rows(item, pairs, owner)]}
 
     _on_pairs(measured, measure.preference_lines, train=train, **options)

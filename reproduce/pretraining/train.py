@@ -203,9 +203,9 @@ class Validation:
         values = {
             "image_to_text@10": recall["image_to_text@10"],
             "text_to_image@10": recall["text_to_image@10"],
-            "photo_grounding": float(grounding_sampled(photos, first, 20, 0).mean()),
-            "figure_grounding": float(grounding_sampled(figures, written, 20, 0).mean()),
-            "figure_grounding_over_texts": float(grounding_over_texts(figures, written, 20, 0).mean()),
+            "photo_grounding": float(grounding_sampled(photos, first).mean()),
+            "figure_grounding": float(grounding_sampled(figures, written).mean()),
+            "figure_grounding_over_texts": float(grounding_over_texts(figures, written).mean()),
             "object_accuracy": self._accuracy(student, objects),
             "full_stop": float((photos * (stopped - bare)).sum(1).abs().mean()),
         }
