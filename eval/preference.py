@@ -233,7 +233,7 @@ def probability_row(scorer: DescScorer, pairs: Sequence[PreferencePair], name: s
     chance = probabilities.double().cpu().numpy()
     labels = np.repeat([1.0, 0.0], len(pairs))
     owner = np.tile(image_owner(pairs), 2)
-    loss = cluster_mean(log_losses(labels, chance), owner, null=GUESSING)
+    loss = cluster_mean(log_losses(labels, chance), owner)
     return ProbabilityRow(
         model=name,
         log_loss=float(log_losses(labels, chance).mean()),

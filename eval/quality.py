@@ -165,7 +165,7 @@ def kreiss_figures(scorer: DescScorer, data: Path) -> list[Figure]:
 
 def _grounding(name: str, wins: Array, images: Array) -> Figure:
     """The mean of descriptions' ``wins`` ``(n,)``; ``images`` ``(n,)`` tells whose descriptions they are."""
-    estimate = proportion(wins, images, null=0.5)
+    estimate = proportion(wins, images)
     return Figure(name, float(wins.mean()), estimate.low, estimate.high, len(wins), "description", 0.5)
 
 
