@@ -160,6 +160,11 @@ class FinetuneConfig:
         return self.batch_size // 2
 
 
+    def steps_per_epoch(self, pairs: int) -> int:
+        """Steps of an epoch over a split of that many image pairs; the last step is filled up."""
+        drawn = self.examples_per_epoch if self.loss != "preference" else None
+        return -(-(drawn or 2 * pairs) // self.batch_size)
+
 _HINTS = get_type_hints(FinetuneConfig)
 
 LOSS_WEIGHTS = tuple(

@@ -109,7 +109,7 @@ class Trainer:
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Tensor] = {}
         self.best_score, self.seconds = -math.inf, 0.0
-        self.steps_per_epoch = EpochPlan(self.train_set, config, 0).steps
+        self.steps_per_epoch = config.steps_per_epoch(len(self.train_set))
         self.total_steps = config.epochs * self.steps_per_epoch
         self._resume()
 
