@@ -377,6 +377,19 @@ def test_other_settings_or_data_are_refused(base: Path, data: RunData, tmp_path:
         make(base, other, tmp_path, config("bft-lora", epochs=1))
 
 
+def test_a_base_with_the_same_images_and_another_text_tower_is_refused(
+    base: Path, data: RunData, tmp_path: Path
+) -> None:
+    """The low-rank updates of a checkpoint belong to one base; images and tokens would not tell it."""
+    settings = config("bft-lora", epochs=1)
+    make(base, data, tmp_path, settings).train()
+    other = load_model(base, "cpu").clip
+    with torch.no_grad():
+        other.token_embedding.weight.mul_(1.5)
+    with pytest.raises(UsageError, match="step-00000004: belongs to a run that started from another base"):
+        Trainer(other, data, settings, tmp_path)
+
+
 def test_batches_that_cannot_be_cut_are_refused(base: Path, data: RunData, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="batch_size"):
         make(base, data, tmp_path, config(batch_size=10, accumulation=3))
