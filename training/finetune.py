@@ -30,6 +30,7 @@ from descscore.training.data import Examples, make_examples
 from descscore.training.lora import tower_shape
 from descscore.training.objective import site_of
 from descscore.training.readout import (
+    TEXTS_A_PAIR,
     ReadoutTexts,
     calibrated,
     comparison_cosines,
@@ -147,7 +148,7 @@ def _what_is_left(request: Request, trainer: Trainer, start: _Prepared) -> str:
         parts.append(
             f"{request.calibration_folds} towers of up to {trainer.total_steps} steps for calibration"
         )
-        parts.append(f"the read-out of {2 * int(start.for_readout.sum()):,} texts")
+        parts.append(f"the read-out of {TEXTS_A_PAIR * int(start.for_readout.sum()):,} texts")
     return f"left: {', '.join(parts)}"
 
 
@@ -206,7 +207,7 @@ def _purpose(request: Request, trainer: Trainer, start: _Prepared) -> Purpose | 
     towers = train_folds(start.untuned, train, folds, trainer.config, request.output / "folds")
     scale = cross_calibration(towers, train, start.for_readout)
     shown = train.select(start.for_readout)
-    log.info("read-out: fits on %d texts", 2 * len(shown))
+    log.info("read-out: fits on %d texts", TEXTS_A_PAIR * len(shown))
     ordered, fitted = fit(tuned, matrix, site, shown)
     return replace(plain, rotation=ordered, readout=calibrated(fitted, *scale))
 

@@ -553,7 +553,8 @@ def test_an_extra_split_is_trained_on_and_not_read(base: Path, tmp_path: Path) -
     table, out = with_made_texts(tmp_path / "pairs.parquet"), tmp_path / "out"
     result = train_with(base, table, out, "--extra-split", "made", "--calibration-folds", "2")
     assert result.exit_code == 0, result.output
-    assert "the read-out of 32 texts" in result.output
+    assert "the read-out of 64 texts" in result.output  # 16 pairs, each with two texts of the third kind
+    assert "read-out: fits on 64 texts" in result.output
     run = json.loads((out / "run.json").read_text(encoding="utf-8"))
     assert run["steps"] == 6  # 24 pairs, two texts each, 8 texts in a step
     assert run["splits"] == {"train": "train", "extra": "made", "validation": None, "comparison": None}
