@@ -25,7 +25,7 @@ from descscore.models import LoadedModel, load_model
 from descscore.purpose import Purpose, save_purpose
 from descscore.tables.open import DataOptions, load_pairs
 from descscore.tables.rows import PreferencePair, PreferenceSet
-from descscore.training.config import FinetuneConfig, Tower, preset
+from descscore.training.config import FinetuneConfig, Tower
 from descscore.training.data import Examples, make_examples
 from descscore.training.lora import tower_shape
 from descscore.training.objective import site_of
@@ -321,7 +321,6 @@ def _run_record(request: Request, trainer: Trainer, pairs: PreferenceSet) -> dic
     config = trainer.config
     return {
         "config": asdict(config),
-        "preset_learning_rate": preset(config.preset).learning_rate,
         "calibration_folds": request.calibration_folds,
         "weights": request.weights,
         "data": request.data,
