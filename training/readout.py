@@ -198,9 +198,9 @@ def fit_readout(
     best = min(losses, key=lambda c: losses[c])
     scale, shift = scales[best]
     model = LogisticRegression(C=best, max_iter=2000).fit(z, y, w)
-    weight = scale * model.coef_[0] / spread
-    bias = scale * model.intercept_[0] + shift - float(weight @ centre)
-    return Readout(torch.tensor(weight, dtype=torch.float32), torch.tensor(bias, dtype=torch.float32))
+    direction = scale * model.coef_[0] / spread
+    bias = scale * model.intercept_[0] + shift - float(direction @ centre)
+    return Readout(torch.tensor(direction, dtype=torch.float32), torch.tensor(bias, dtype=torch.float32))
 
 
 def _held_out_decisions(z: Array, y: Array, weight: Array, groups: Array, strength: float) -> Array:
