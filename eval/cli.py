@@ -181,10 +181,10 @@ def words(
     """Which words a model takes for marks of a description, and which for marks of a caption."""
     from descscore.eval import words as measure
     from descscore.eval.statistics.bootstrap import Resampling
-    from descscore.eval.word_kinds import load_tagger, read_norms
+    from descscore.eval.word_kinds import load_tagger, read_all_norms
     from descscore.scorer import DescScorer
 
-    known = {k: v for path in norms for k, v in read_norms(path, norm_column, norm_word_column).items()}
+    known = read_all_norms(norms, norm_column, norm_word_column)
     options = measure.WordOptions(least, known, load_tagger(spacy), Resampling(resamples, seed))
     read = _read_split(data, split, image_root, keep_equal=True)
     scorer = DescScorer.from_pretrained(model, device=device)
