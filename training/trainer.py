@@ -123,19 +123,20 @@ class Trainer:
     def train(self) -> None:
         """Train to the end, or until validation has not improved for ``patience`` validations."""
         per_epoch, plan, epoch = self.steps_per_epoch, None, -1
-        sums, began = _Sums(), time.monotonic()
+        sums = _Sums()
         while self.step < self.total_steps and not self._exhausted:
+            began = time.monotonic()
             if self.step // per_epoch != epoch:
                 epoch = self.step // per_epoch
                 plan = EpochPlan(self.train_set, self.config, epoch, self.words)
             assert plan is not None
             sums.add(self.take_step(plan.batch(self.step % per_epoch), plan.examples))
             self.step += 1
+            self.seconds += time.monotonic() - began
             last = self.step == self.total_steps
             if self.step % self.config.validate_every == 0 or last:
-                self.seconds += time.monotonic() - began
                 self._measure(sums, epoch)
-                sums, began = _Sums(), time.monotonic()
+                sums = _Sums()
             if self.step % self.config.save_every == 0 or last:
                 self.save()
         if self.best:

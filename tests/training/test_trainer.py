@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import itertools
 import json
 import os
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -252,6 +254,23 @@ def test_a_share_of_the_change_is_kept(base: Path, data: RunData, tmp_path: Path
     again = make(base, data, tmp_path / "part", config("das-full", interpolation=share))
     again.train()
     assert same(part, again)
+
+
+def test_a_run_that_goes_on_counts_the_time_before_it_was_stopped(
+    base: Path, data: RunData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also the time of steps that no validation followed yet."""
+    clock = itertools.count()
+    monkeypatch.setattr(trainer, "time", SimpleNamespace(monotonic=lambda: float(next(clock))))
+    settings = config("bft-lora", validate_every=100)
+    with monkeypatch.context() as patch:
+        kill_at(patch, 8)
+        with pytest.raises(Killed):
+            make(base, data, tmp_path, settings).train()
+    again = make(base, data, tmp_path, settings)
+    assert again.step == 6
+    again.train()
+    assert again.seconds == again.step == 12  # by this clock, a step takes a second
 
 
 def test_early_stopping(base: Path, data: RunData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
