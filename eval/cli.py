@@ -192,8 +192,7 @@ def words(
     reports = measure.report(measure.occurrences(explained, options.tagger), options)
     lines = [line for report in reports for line in (*measure.lines_of(report, shown), "")]
     lines += [*read.lines, *measure.explained_lines(explained, options), scorer.signature]
-    result = measure.to_json(reports, explained, scorer.signature)
-    result["dropped"] = [*read.dropped, *explained.dropped]
+    result = measure.to_json(reports, explained, read.dropped, scorer.signature)
     print_result(as_json, result, lines)
 
 
