@@ -260,12 +260,13 @@ def train_folds(
     fold = fold_of(examples.groups, folds)
     for number in range(folds):
         held, name = fold == number, f"tower {number + 1} of {folds}"
+        place = folder / name.replace(" ", "-")
         log.info("%s: trains without %d of %d pairs", name, int(held.sum()), len(examples))
 
         def report(line: dict[str, Any], name: str = name) -> None:
             log.info("%s: step %d", name, line["step"])
 
-        yield held, train_without(clip, examples, ~held, config, folder / f"fold{number}", report)
+        yield held, train_without(clip, examples, ~held, config, place, report)
 
 
 def train_without(

@@ -583,6 +583,17 @@ def test_an_extra_split_is_trained_on_and_not_read(base: Path, tmp_path: Path) -
     assert len(model.purpose.comparison) == 16  # percentiles compare with real descriptions alone
 
 
+def test_a_run_can_be_calibrated_anew_with_another_number_of_folds(base: Path, tmp_path: Path) -> None:
+    """The training itself is not repeated, and the towers of the other folds are not in the way."""
+    table, out = with_made_texts(tmp_path / "pairs.parquet"), tmp_path / "out"
+    for folds in ("2", "3"):
+        result = train_with(base, table, out, "--calibration-folds", folds)
+        assert result.exit_code == 0, result.output
+        assert f"tower {folds} of {folds}: trains" in result.output
+    assert "resumed from" in result.output
+    assert json.loads((out / "run.json").read_text(encoding="utf-8"))["calibration_folds"] == 3
+
+
 def test_extra_texts_that_leave_too_few_groups_cost_the_read_out_alone(base: Path, tmp_path: Path) -> None:
     table, out = with_made_texts(tmp_path / "pairs.parquet", "one large group"), tmp_path / "out"
     result = train_with(base, table, out, "--extra-split", "made", "--calibration-folds", "2")
