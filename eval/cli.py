@@ -52,11 +52,11 @@ def preference(baseline_train: str | None, **options: Any) -> None:
     train = _read_split(baseline_train, "train") if baseline_train else None
 
     def measured(scorers: Sequence[tuple[str, Any]], pairs: Sequence[Any]) -> dict[str, list[Any]]:
-        scores = [measure.model_pair_scores(scorer, pairs, name) for name, scorer in scorers]
+        owner = image_owner(pairs)
+        scores = [measure.model_pair_scores(scorer, pairs, owner, name) for name, scorer in scorers]
         scores.append(measure.length_pair_scores(pairs))
         if train is not None:
             scores.append(measure.ngram_pair_scores(train.pairs, pairs))
-        owner = image_owner(pairs)
         return {"rows": [row for item in scores for row in measure.preference_rows(item, pairs, owner)]}
 
     _on_pairs(measured, measure.preference_lines, train=train, **options)
@@ -181,10 +181,10 @@ def words(
     """Which words a model takes for marks of a description, and which for marks of a caption."""
     from descscore.eval import words as measure
     from descscore.eval.statistics.bootstrap import Resampling
-    from descscore.eval.word_kinds import load_tagger, read_norms
+    from descscore.eval.word_kinds import load_tagger, read_all_norms
     from descscore.scorer import DescScorer
 
-    known = {k: v for path in norms for k, v in read_norms(path, norm_column, norm_word_column).items()}
+    known = read_all_norms(norms, norm_column, norm_word_column)
     options = measure.WordOptions(least, known, load_tagger(spacy), Resampling(resamples, seed))
     read = _read_split(data, split, image_root, keep_equal=True)
     scorer = DescScorer.from_pretrained(model, device=device)
@@ -192,8 +192,7 @@ def words(
     reports = measure.report(measure.occurrences(explained, options.tagger), options)
     lines = [line for report in reports for line in (*measure.lines_of(report, shown), "")]
     lines += [*read.lines, *measure.explained_lines(explained, options), scorer.signature]
-    result = measure.to_json(reports, explained, scorer.signature)
-    result["dropped"] = [*read.dropped, *explained.dropped]
+    result = measure.to_json(reports, explained, read.dropped, scorer.signature)
     print_result(as_json, result, lines)
 
 

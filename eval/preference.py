@@ -30,14 +30,11 @@ from descscore.eval.statistics.proportions import (
     proportion,
     reliability_curve,
 )
-from descscore.eval.statistics.retrieval import grounding_over_texts
+from descscore.eval.statistics.retrieval import count_others, grounding_over_texts
 from descscore.scorer import DescScorer
 from descscore.tables.cells import named
 from descscore.tables.rows import PreferencePair
 
-OTHERS = 20
-"""Other images whose descriptions the right one is compared with."""
-SEED = 0
 QUARTILES = 4
 
 LENGTH, NGRAMS = "longer wins", "text-only n-grams"
@@ -63,6 +60,8 @@ class PreferenceRow:
     ties: int
     n: int
     """Pairs."""
+    others: int | None
+    """How many descriptions of other images each is compared with; None for ``caption``."""
 
 
 @dataclass(frozen=True)
@@ -79,15 +78,20 @@ class PairScores:
     sees no image."""
 
 
-def model_pair_scores(scorer: DescScorer, pairs: Sequence[PreferencePair], name: str) -> PairScores:
-    """Raw cosines of each image with its description and caption, and grounding against 20 other images."""
+def model_pair_scores(
+    scorer: DescScorer, pairs: Sequence[PreferencePair], owner: Array, name: str
+) -> PairScores:
+    """Raw cosines of each image with its description and caption, and grounding against other images.
+
+    owner: ``(n,)`` from :func:`image_owner`. Descriptions of one image are no rivals.
+    """
     images = image_features(scorer, [pair.image.read() for pair in pairs])
     # One call for both, so that equal texts have one feature and tie to the last bit.
     texts = [pair.description for pair in pairs] + [pair.caption for pair in pairs]
     features = scorer.encoder.texts(texts, scorer.text_policy).features
     description, caption = torch.split(features, len(pairs))
-    others = grounding_over_texts(images, description, OTHERS, SEED).cpu().numpy() if len(pairs) > 1 else None
-    return PairScores(name, matched_cosines(images, description), matched_cosines(images, caption), others)
+    wins = grounding_over_texts(images, description, owner).cpu().numpy() if count_others(owner) else None
+    return PairScores(name, matched_cosines(images, description), matched_cosines(images, caption), wins)
 
 
 def length_pair_scores(pairs: Sequence[PreferencePair]) -> PairScores:
@@ -153,19 +157,22 @@ def _row(metric: str, question: str, subset: str, wins: Array, ties: Array, owne
     single = len(np.unique(owner)) == len(owner) and bool(np.isin(wins, (0, 1)).all())
     estimate = proportion(wins, None if single else owner)
     return PreferenceRow(
-        metric, question, subset, float(wins.mean()), estimate.low, estimate.high, int(ties.sum()), len(wins)
+        metric,
+        question,
+        subset,
+        float(wins.mean()),
+        estimate.low,
+        estimate.high,
+        int(ties.sum()),
+        len(wins),
+        count_others(owner) if question == "other" else None,
     )
-
-
-def others(pairs: int) -> int:
-    """The number of other images that grounding compares with, in a data set of so many pairs."""
-    return min(OTHERS, pairs - 1)
 
 
 _COLUMNS: Columns = {
     "metric": "metric",
     "description over": lambda row: (
-        "its caption" if row.question == "caption" else f"other images' ({others(row.n)})"
+        "its caption" if row.question == "caption" else f"other images' ({row.others})"
     ),
     "pairs": "subset",
     **WINS,
@@ -177,9 +184,9 @@ def preference_lines(rows: Sequence[PreferenceRow]) -> list[str]:
     notes = [
         "wins: share of pairs whose description has the higher score; a tie is not a win. Chance is 50 %."
     ]
-    for count in {others(row.n): None for row in rows if row.question == "other"}:
+    for count in dict.fromkeys(row.others for row in rows if row.others is not None):
         notes.append(
-            f"other images' ({count}): the descriptions of {counted(count, 'other image')}. A text-only "
+            f"other images' ({count}): {counted(count, 'description')} of other images. A text-only "
             "style classifier beats captions, and any image-text matcher beats these; a score of "
             "description quality must do both."
         )
@@ -226,7 +233,7 @@ def probability_row(scorer: DescScorer, pairs: Sequence[PreferencePair], name: s
     chance = probabilities.double().cpu().numpy()
     labels = np.repeat([1.0, 0.0], len(pairs))
     owner = np.tile(image_owner(pairs), 2)
-    loss = cluster_mean(log_losses(labels, chance), owner, null=GUESSING)
+    loss = cluster_mean(log_losses(labels, chance), owner)
     return ProbabilityRow(
         model=name,
         log_loss=float(log_losses(labels, chance).mean()),

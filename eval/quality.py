@@ -20,7 +20,7 @@ from descscore.eval.features import image_features, text_features
 from descscore.eval.formatting import markdown_table
 from descscore.eval.ratings import read_rows
 from descscore.eval.statistics.proportions import proportion
-from descscore.eval.statistics.retrieval import grounding_by_photo, grounding_sampled, recall_at_k
+from descscore.eval.statistics.retrieval import OTHERS, grounding_by_photo, grounding_sampled, recall_at_k
 from descscore.eval.zero_shot import PROMPTS, LabelledImages, existing, read_labelled, zero_shot
 from descscore.images import ImageSource
 from descscore.scorer import DescScorer
@@ -28,9 +28,6 @@ from descscore.tables.open import DataOptions, load_pairs
 from descscore.tables.rows import find_image
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
-
-OTHERS = 20
-SEED = 0
 
 NOTES = (
     "recall@k: share of images (texts) with a right text (image) among the k of highest cosine; it ranks "
@@ -145,8 +142,8 @@ def concadia_figures(scorer: DescScorer, data: Path) -> list[Figure]:
     """Grounding on the Concadia pairs. Raises as :func:`measure`."""
     source = read_concadia_descriptions(data)
     images, texts = image_features(scorer, source.images), text_features(scorer, source.texts)
-    wins = grounding_sampled(images, texts, OTHERS, SEED).cpu().numpy()
-    name = f"Concadia grounding ({OTHERS} random other images, seed {SEED})"
+    wins = grounding_sampled(images, texts).cpu().numpy()
+    name = f"Concadia grounding ({OTHERS} random other images, seed 0)"
     return [_grounding(name, wins, np.arange(len(wins)))]
 
 
@@ -168,7 +165,7 @@ def kreiss_figures(scorer: DescScorer, data: Path) -> list[Figure]:
 
 def _grounding(name: str, wins: Array, images: Array) -> Figure:
     """The mean of descriptions' ``wins`` ``(n,)``; ``images`` ``(n,)`` tells whose descriptions they are."""
-    estimate = proportion(wins, images, null=0.5)
+    estimate = proportion(wins, images)
     return Figure(name, float(wins.mean()), estimate.low, estimate.high, len(wins), "description", 0.5)
 
 

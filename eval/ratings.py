@@ -88,6 +88,13 @@ QUESTIONS = {
     "irrelevance": "q_irrelevance",
 }
 """The questions and their columns in the published files."""
+_SIGHTED = tuple(
+    (phase, question, column + suffix)
+    for phase, suffix in (("before", ".preimg"), ("after", ".postimg"))
+    for question, column in QUESTIONS.items()
+    if (phase, question) != ("after", "imaginability")
+)
+"""What sighted raters were asked, with its column: phase, question, column."""
 
 NOTES = (
     "irrelevance: the scale runs from too much to not too much irrelevant information, "
@@ -162,12 +169,10 @@ def read_kreiss(data: Path) -> Judgments:
     """
     folder = find_folder(data, "kreiss2022", "blv_ratings.csv")
     blv_path, sighted_path = folder / "blv_ratings.csv", folder / "sighted_ratings.csv"
-    phases = {"before": ".preimg", "after": ".postimg"}
-    asked = [q + suffix for q in QUESTIONS.values() for suffix in phases.values()]
-    asked.remove("q_reconstructivity.postimg")
+    columns = [column for *_, column in _SIGHTED]
     blv_needed = ["participant", "img_id", "description", *QUESTIONS.values()]
     blv_all = read_rows(blv_path, blv_needed, empty=True)
-    sighted_needed = ["anon_worker_id", "img_id", "img_file", "description", *asked]
+    sighted_needed = ["anon_worker_id", "img_id", "img_file", "description", *columns]
     sighted_all = read_rows(sighted_path, sighted_needed, empty=bool(blv_all))
     blv = [row for row in blv_all if row.cells["img_id"] not in ATTENTION_CHECKS]
     sighted = [row for row in sighted_all if not _is_check(row)]
@@ -176,17 +181,16 @@ def read_kreiss(data: Path) -> Judgments:
     rated = {item.key for item in items}
     shared = [row for row in sighted if text_key(row.cells["description"]) in rated]
     panels = [_panel("BLV", None, q, blv, "participant", c, items) for q, c in QUESTIONS.items() if blv]
-    for phase, suffix in phases.items() if shared else ():
-        for question, column in QUESTIONS.items():
-            if column + suffix in asked:
-                who = "anon_worker_id"
-                panels.append(_panel("sighted", phase, question, shared, who, column + suffix, items))
+    panels += [
+        _panel("sighted", phase, question, shared, "anon_worker_id", column, items)
+        for phase, question, column in (_SIGHTED if shared else ())
+    ]
     others = {text_key(row.cells["description"]) for row in sighted} - rated
     checks = len(blv_all) - len(blv) + len(sighted_all) - len(sighted)
     drops = (
         Drop("descriptions that only sighted people rated", len(others)),
         Drop("ratings of attention checks", checks),
-        Drop("blank ratings", _blanks(blv, QUESTIONS.values()) + _blanks(shared, asked)),
+        Drop("blank ratings", _blanks(blv, QUESTIONS.values()) + _blanks(shared, columns)),
     )
     source = f"kreiss2022#{digest(blv_path, sighted_path)}"
     return Judgments(items, tuple(panels), drops, NOTES, source)

@@ -7,6 +7,7 @@ as concreteness. Parts of speech come from a spaCy model, if one is installed.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -124,6 +125,22 @@ _TESTS: dict[str, Callable[[str], bool]] = {
 
 _WORD_COLUMNS = ("word", "words")
 _NORM_COLUMNS = ("conc.m", "concreteness", "conc", "imag.m", "imageability", "imag")
+
+
+def read_all_norms(
+    paths: Sequence[Path], columns: Sequence[str] = (), word: str | None = None
+) -> dict[str, dict[str, float]]:
+    """The norms of several files, each as :func:`read_norms` reads it.
+
+    Raises :class:`UsageError` for a name that two files have: their norms would have one name, too.
+    """
+    names = Counter(path.name for path in paths)
+    repeated = [name for name, count in names.items() if count > 1]
+    if repeated:
+        raise UsageError(
+            f"norms: {names[repeated[0]]} files are called {repeated[0]}; give them different names"
+        )
+    return {name: norm for path in paths for name, norm in read_norms(path, columns, word).items()}
 
 
 def read_norms(

@@ -299,13 +299,15 @@ def _agreement(
     return cluster_pearson(values, [getattr(item.parts, other) for item in items], images, resampling)
 
 
-def to_json(reports: Sequence[MeasureReport], explained: Explained, signature: str) -> dict[str, Any]:
-    """All reports as plain JSON types."""
+def to_json(
+    reports: Sequence[MeasureReport], explained: Explained, unusable: Sequence[str], signature: str
+) -> dict[str, Any]:
+    """All reports as plain JSON types. unusable: a line for each row that gave no pair."""
     return {
         "signature": signature,
         "pairs": len(explained.pairs),
         "texts_converged": explained.converged,
-        "dropped": list(explained.dropped),
+        "dropped": [*unusable, *explained.dropped],
         "measures": {each.measure: asdict(each) for each in reports},
     }
 

@@ -112,7 +112,7 @@ def zero_shot(
 
 def _result(data: LabelledImages, prompt: str, hits: Array, f1: float) -> ZeroShot:
     """hits: ``(n,)``, each 0..1."""
-    estimate = proportion(hits, null=1 / max(2, len(data.names)))
+    estimate = proportion(hits)
     value = float(hits.mean())
     return ZeroShot(value, estimate.low, estimate.high, f1, len(hits), len(data.names), prompt)
 

@@ -131,7 +131,7 @@ def _share(hits: Array) -> dict[str, float] | None:
     if not len(hits):
         return None
     low, high = wilson(float(hits.mean()), len(hits))
-    return {"value": float(hits.mean()), "low": float(low), "high": float(high), "n": len(hits)}
+    return {"value": float(hits.mean()), "low": low, "high": high, "n": len(hits)}
 
 
 def swap_gains(data: Scored, percentile: float) -> tuple[Array, Array]:

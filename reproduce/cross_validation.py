@@ -16,7 +16,7 @@ some words for their own sake loses recall on them.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -96,17 +96,16 @@ class FoldData:
     """For recall; None for no recall."""
 
 
-def cross_validate(model: LoadedModel, data: FoldData, recipes: Sequence[Recipe]) -> Iterator[dict[str, Any]]:
-    """Train and measure each recipe on each fold, one record at a time: recipe, fold, accuracies in 0..1."""
-    for recipe in recipes:
-        settings = recipe.settings(tower_shape(model.clip))
-        with TemporaryDirectory() as folder:
-            trained = train_folds(model.clip, data.examples, data.folds, settings, Path(folder))
-            for number, (held, trainer) in enumerate(trained):
-                measured = measure(trainer, data.examples.select(held).sample(MOST_HELD), data.unseen)
-                if data.gallery is not None:
-                    measured |= recall(trainer.objective.clip, data.gallery)
-                yield {"recipe": recipe.name, "fold": number} | measured
+def cross_validate(model: LoadedModel, data: FoldData, recipe: Recipe) -> Iterator[dict[str, Any]]:
+    """Train and measure a recipe on each fold, one record at a time: recipe, fold, accuracies in 0..1."""
+    settings = recipe.settings(tower_shape(model.clip))
+    with TemporaryDirectory() as folder:
+        trained = train_folds(model.clip, data.examples, data.folds, settings, Path(folder))
+        for number, (held, trainer) in enumerate(trained):
+            measured = measure(trainer, data.examples.select(held).sample(MOST_HELD), data.unseen)
+            if data.gallery is not None:
+                measured |= recall(trainer.objective.clip, data.gallery)
+            yield {"recipe": recipe.name, "fold": number} | measured
 
 
 def measure(trainer: Trainer, held: Examples, unseen: Examples) -> dict[str, Any]:
@@ -130,11 +129,21 @@ def _beginnings(pairs: Examples) -> Examples:
     return replace(pairs, tokens=cut_at(pairs.tokens, SHORT, starts))
 
 
-def remaining(recipes: Sequence[Recipe], output: Path, folds: int) -> list[Recipe]:
-    """The recipes whose folds are not all in ``output`` yet."""
+def remaining(recipes: Sequence[Recipe], output: Path) -> list[Recipe]:
+    """The recipes that are not in ``output`` yet."""
     lines = output.read_text(encoding="utf-8").splitlines() if output.is_file() else []
-    done = [json.loads(line)["recipe"] for line in lines]
-    return [recipe for recipe in recipes if done.count(recipe.name) < folds]
+    done = {json.loads(line)["recipe"] for line in lines}
+    return [recipe for recipe in recipes if recipe.name not in done]
+
+
+def keep(records: Iterable[dict[str, Any]], output: Path) -> None:
+    """Print the records of a recipe one by one, and add them to ``output`` at the end: all folds or none."""
+    lines = []
+    for record in records:
+        lines.append(json.dumps(record) + "\n")
+        click.echo(lines[-1], nl=False)
+    with output.open("a", encoding="utf-8") as file:
+        file.writelines(lines)
 
 
 @dataclass(frozen=True)
@@ -174,18 +183,18 @@ def recall(clip: CLIP, gallery: Gallery) -> dict[str, float]:
 def main(
     data: str, recipes: Path, output: Path, base: str, folds: int, retrieval: Path | None, cache: Path
 ) -> None:
-    """Train and measure each recipe on each fold, and add a line for each to --output."""
+    """Train and measure each recipe on each fold, and add a line for each to --output.
+
+    A recipe that --output has already is left out.
+    """
     model = load_model(base)
-    todo = remaining(read_recipes(recipes), output, folds)
+    todo = remaining(read_recipes(recipes), output)
     pairs = load_pairs(data)
     examples, unseen = (make_examples(model, pairs.split(name), cache) for name in ("train", "val"))
     gallery = None if retrieval is None else read_gallery(model, retrieval)
     fold_data = FoldData(examples, folds, unseen, gallery)
-    for record in cross_validate(model, fold_data, todo):
-        line = json.dumps(record)
-        click.echo(line)
-        with output.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+    for recipe in todo:
+        keep(cross_validate(model, fold_data, recipe), output)
 
 
 if __name__ == "__main__":

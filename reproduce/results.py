@@ -244,7 +244,7 @@ def measure_model(scorer: DescScorer, sets: Sets, whole: bool) -> Record:
     """
     record: Record = {"signature": scorer.signature}
     for name, pairs in sets.pairs.items():
-        scores = model_pair_scores(scorer, pairs, "model")
+        scores = model_pair_scores(scorer, pairs, sets.owner[name], "model")
         record[f"{name}_preference"] = _preference(scores, pairs, sets.owner[name])
         assert scores.over_others is not None
         record[f"{name}_grounding"] = float(scores.over_others.mean())

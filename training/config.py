@@ -109,7 +109,8 @@ class FinetuneConfig:
     """Base texts of as many interchanges, or the two texts of half as many image pairs, over all
     processes and accumulated parts: a multiple of ``2 * accumulation``. 12 are published."""
     accumulation: int = field(default=1, metadata=_about("Parts that a step is cut into.", least=1))
-    """More parts need less memory and give the same step."""
+    """More parts need less memory and give the same step, but for the losses that compare texts of several
+    images (``contrastive``, ``caption``, ``neither``, ``spread``): each part sees its own texts alone."""
     examples_per_epoch: int | None = field(
         default=None, metadata=_about("Interchanges drawn an epoch.", least=1)
     )
@@ -158,6 +159,11 @@ class FinetuneConfig:
     def pairs_per_batch(self) -> int:
         """Images in a step, each with its description and its caption."""
         return self.batch_size // 2
+
+    def steps_per_epoch(self, pairs: int) -> int:
+        """Steps of an epoch over a split of that many image pairs; the last step is filled up."""
+        drawn = self.examples_per_epoch if self.loss != "preference" else None
+        return -(-(drawn or 2 * pairs) // self.batch_size)
 
 
 _HINTS = get_type_hints(FinetuneConfig)

@@ -153,8 +153,7 @@ class EpochPlan:
         swaps = config.loss != "preference"
         self._with_pairs = config.needs_pairs
         self._sizes = (config.pairs_per_batch, config.batch_size)
-        count = drawn if swaps and drawn else 2 * n
-        self.steps = -(-count // config.batch_size)
+        self.steps = config.steps_per_epoch(n)
         self._order = _repeat(torch.randperm(n, generator=rng), self.steps * config.pairs_per_batch)
         self._base = self._source = torch.empty(0, dtype=torch.int64)
         if swaps and drawn:

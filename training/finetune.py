@@ -25,11 +25,12 @@ from descscore.models import LoadedModel, load_model
 from descscore.purpose import Purpose, save_purpose
 from descscore.tables.open import DataOptions, load_pairs
 from descscore.tables.rows import PreferencePair, PreferenceSet
-from descscore.training.config import FinetuneConfig, Tower, preset
+from descscore.training.config import FinetuneConfig, Tower
 from descscore.training.data import Examples, make_examples
 from descscore.training.lora import tower_shape
 from descscore.training.objective import site_of
 from descscore.training.readout import (
+    TEXTS_A_PAIR,
     ReadoutTexts,
     calibrated,
     comparison_cosines,
@@ -147,7 +148,7 @@ def _what_is_left(request: Request, trainer: Trainer, start: _Prepared) -> str:
         parts.append(
             f"{request.calibration_folds} towers of up to {trainer.total_steps} steps for calibration"
         )
-        parts.append(f"the read-out of {2 * int(start.for_readout.sum()):,} texts")
+        parts.append(f"the read-out of {TEXTS_A_PAIR * int(start.for_readout.sum()):,} texts")
     return f"left: {', '.join(parts)}"
 
 
@@ -206,7 +207,7 @@ def _purpose(request: Request, trainer: Trainer, start: _Prepared) -> Purpose | 
     towers = train_folds(start.untuned, train, folds, trainer.config, request.output / "folds")
     scale = cross_calibration(towers, train, start.for_readout)
     shown = train.select(start.for_readout)
-    log.info("read-out: fits on %d texts", 2 * len(shown))
+    log.info("read-out: fits on %d texts", TEXTS_A_PAIR * len(shown))
     ordered, fitted = fit(tuned, matrix, site, shown)
     return replace(plain, rotation=ordered, readout=calibrated(fitted, *scale))
 
@@ -259,12 +260,13 @@ def train_folds(
     fold = fold_of(examples.groups, folds)
     for number in range(folds):
         held, name = fold == number, f"tower {number + 1} of {folds}"
+        place = folder / name.replace(" ", "-")
         log.info("%s: trains without %d of %d pairs", name, int(held.sum()), len(examples))
 
         def report(line: dict[str, Any], name: str = name) -> None:
             log.info("%s: step %d", name, line["step"])
 
-        yield held, train_without(clip, examples, ~held, config, folder / f"fold{number}", report)
+        yield held, train_without(clip, examples, ~held, config, place, report)
 
 
 def train_without(
@@ -320,7 +322,6 @@ def _run_record(request: Request, trainer: Trainer, pairs: PreferenceSet) -> dic
     config = trainer.config
     return {
         "config": asdict(config),
-        "preset_learning_rate": preset(config.preset).learning_rate,
         "calibration_folds": request.calibration_folds,
         "weights": request.weights,
         "data": request.data,

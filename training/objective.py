@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from descscore.clip import CLIP
-from descscore.eval.statistics.retrieval import grounding_over_texts, grounding_sampled
+from descscore.eval.statistics.retrieval import count_others, grounding_over_texts, grounding_sampled
 from descscore.interchange import Exchange, Interchanged, Rotation, interchange, interchange_texts
 from descscore.purpose import Site, check_site
 from descscore.towers.blocks import text_blocks
@@ -60,8 +60,6 @@ from descscore.training.losses import (
 )
 
 _ROWS_AT_ONCE = 128
-OTHERS = 20
-"""Number of other images, and of other descriptions, that grounding in a validation compares with."""
 
 
 def encode(clip: CLIP, tokens: Tensor) -> Tensor:
@@ -307,13 +305,15 @@ def validate(objective: Objective, examples: Examples) -> dict[str, float]:
     """Accuracies in 0..1, where a tie is not right, and the mean loss.
 
     Returns:
-        ``loss``; ``preference``, description over caption; ``interchange``, with sources from other
-        images, where there is a purpose subspace; ``grounding``, a description's own image over 20 random
-        other images, and ``text_grounding``, an image's own description over those of 20 others (a model
-        that likes some descriptions better than others loses here), where there is more than one image;
-        ``caption_grounding``, a caption over those descriptions, where the settings hold captions;
-        ``empty`` and ``jumbled``, a description over texts of the third kind, where there are any;
-        ``score``, the mean of those that are defined, to choose by.
+        ``loss``; these shares, as far as they are defined; and ``score``, their mean, to choose by:
+
+        * ``preference``: a description over the caption.
+        * ``interchange``: the logit moves the right way; sources are drawn as the settings say.
+        * ``grounding``: a description's own image over 20 random other images.
+        * ``text_grounding``: an image's own description over those of 20 other images. A model that likes
+          some descriptions better than others loses here.
+        * ``caption_grounding``: a caption over those descriptions, where the settings hold captions.
+        * ``empty``, ``jumbled``: a description over texts of the third kind, where there are any.
     """
     n, config = len(examples), objective.config
     rng = torch.Generator().manual_seed(0)
@@ -329,10 +329,11 @@ def validate(objective: Objective, examples: Examples) -> dict[str, float]:
         interchange_right.append(result.interchange)
         losses.append(float(result.loss) * len(rows))
     measured = {"preference": _share(torch.cat(preference_right))}
-    if n > 1:
+    owner = examples.owner.cpu().numpy()
+    if count_others(owner):
         unit = unit_features(objective.clip, examples.tokens[:n])
         for name, measure in (("grounding", grounding_sampled), ("text_grounding", grounding_over_texts)):
-            measured[name] = _share(measure(examples.images, unit, OTHERS, 0))
+            measured[name] = _share(measure(examples.images, unit, owner))
         measured |= _over_the_rest(objective, examples, unit)
     if len(base):
         measured["interchange"] = _share(torch.cat(interchange_right))
@@ -346,7 +347,8 @@ def _over_the_rest(objective: Objective, examples: Examples, descriptions: Tenso
     own = cosines(examples.images, descriptions)
     if config.caption_weight or config.hold_weight or config.spread_weight:
         captions = unit_features(objective.clip, tokens_by_kind[1])
-        hits = grounding_over_texts(examples.images, descriptions, OTHERS, 0, captions)
+        owner = examples.owner.cpu().numpy()
+        hits = grounding_over_texts(examples.images, descriptions, owner, captions)
         found["caption_grounding"] = _share(hits)
     for name, tokens in zip(("empty", "jumbled"), tokens_by_kind[2:], strict=False):
         others = unit_features(objective.clip, tokens)

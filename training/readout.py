@@ -38,6 +38,9 @@ Array: TypeAlias = "np.ndarray[Any, Any]"
 TELL_EVERY = 10.0
 """Seconds between two lines of the log about one piece of work."""
 
+TEXTS_A_PAIR = 4
+"""The read-out is fitted on a pair's description, its caption, an empty text and a jumbled description."""
+
 FOLDS = 5
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)
 """Inverse strengths of the L2 penalty that are tried."""
@@ -64,8 +67,8 @@ class ReadoutTexts:
         texts += [empty_text(rng) for _ in range(n)] + [jumbled_text(text, rng) for text in texts[:n]]
         return cls(
             TextWindows.of([tokenizer.tokenize(random_stop(text, rng), DEFAULT_POLICY) for text in texts]),
-            torch.arange(4 * n) < n,
-            np.tile(examples.groups, 4),
+            torch.arange(TEXTS_A_PAIR * n) < n,
+            np.tile(examples.groups, TEXTS_A_PAIR),
             torch.tensor([2.0, 1.0, 0.5, 0.5], dtype=torch.float64).repeat_interleave(n),
         )
 
@@ -195,9 +198,9 @@ def fit_readout(
     best = min(losses, key=lambda c: losses[c])
     scale, shift = scales[best]
     model = LogisticRegression(C=best, max_iter=2000).fit(z, y, w)
-    weight = scale * model.coef_[0] / spread
-    bias = scale * model.intercept_[0] + shift - float(weight @ centre)
-    return Readout(torch.tensor(weight, dtype=torch.float32), torch.tensor(bias, dtype=torch.float32))
+    direction = scale * model.coef_[0] / spread
+    bias = scale * model.intercept_[0] + shift - float(direction @ centre)
+    return Readout(torch.tensor(direction, dtype=torch.float32), torch.tensor(bias, dtype=torch.float32))
 
 
 def _held_out_decisions(z: Array, y: Array, weight: Array, groups: Array, strength: float) -> Array:

@@ -20,6 +20,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
+from descscore.adapters import weights_hash
 from descscore.clip import CLIP
 from descscore.errors import DataError, DescscoreError, UsageError
 from descscore.interchange import Rotation
@@ -62,7 +63,7 @@ class Trainer:
 
     Raises:
         UsageError: The settings do not fit the model or the number of processes, or the folder holds
-            a run with other settings.
+            a run with other settings or of another base.
         DataError: The folder holds a run on other data, or a damaged checkpoint.
     """
 
@@ -78,6 +79,7 @@ class Trainer:
         self._check_processes(config)
         self.config, self.folder, self.report = config, folder, report
         self.device = self.accelerator.device
+        self.base_weights = weights_hash(clip)
         clip.to(self.device).eval()  # no dropout anywhere; batch statistics never move
         self.train_set = data.train.to(self.device)
         held_out = data.validation.sample(config.validation_pairs) if data.validation else None
@@ -85,50 +87,56 @@ class Trainer:
             held_out = with_neither(held_out, torch.Generator().manual_seed(0))
         self.held_out = held_out.to(self.device) if held_out else None
         self.words = _words(clip, self.train_set, config)
-        untuned = Untuned.of(clip, self.train_set) if config.hold_weight or config.spread_weight else None
         self.wrapped: Any = None  # the LoRA wrapper, None with full tuning
-        if config.tuning == "lora":
-            rank, alpha = config.lora_rank or 1, config.lora_alpha
-            self.wrapped = attach_lora(clip, rank, alpha, config.seed, config.lora_targets)
-        else:
-            select_full(clip)
-        rotation, site = None, site_of(config)
-        if site is not None:
-            check_site(clip, site)
-            width = own_text_tower(clip).transformer.width
-            rotation = Rotation(width, config.seed).to(self.device)
-        self.objective = Objective(clip, rotation, config, untuned)
+        self.objective = self._objective(clip)
         self.parameters = trained_parameters(clip)
         blended = config.interpolation < 1
         self.start = Interpolation(self.parameters, config.tuning == "lora") if blended else None
         self.trained: list[nn.Parameter] = list(self.parameters.values())
-        self.trained += list(rotation.parameters()) if rotation else []
+        self.trained += list(self.objective.rotation.parameters()) if self.objective.rotation else []
         adam = torch.optim.Adam(self.trained, lr=config.learning_rate, fused=True)
         self.optimizer = self.accelerator.prepare(adam)
         self.step, self.waited = 0, 0
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Tensor] = {}
         self.best_score, self.seconds = -math.inf, 0.0
-        self.steps_per_epoch = EpochPlan(self.train_set, config, 0).steps
+        self.steps_per_epoch = config.steps_per_epoch(len(self.train_set))
         self.total_steps = config.epochs * self.steps_per_epoch
         self._resume()
+
+    def _objective(self, clip: CLIP) -> Objective:
+        """What is minimised, once the weights that training changes are chosen."""
+        config, site = self.config, site_of(self.config)
+        held = config.hold_weight or config.spread_weight
+        untuned = Untuned.of(clip, self.train_set) if held else None  # a copy, before LoRA joins
+        if config.tuning == "lora":
+            rank, alpha = config.lora_rank or 1, config.lora_alpha
+            self.wrapped = attach_lora(clip, rank, alpha, config.seed, config.lora_targets)
+        else:
+            select_full(clip)
+        if site is None:
+            return Objective(clip, None, config, untuned)
+        check_site(clip, site)
+        width = own_text_tower(clip).transformer.width
+        return Objective(clip, Rotation(width, config.seed).to(self.device), config, untuned)
 
     def train(self) -> None:
         """Train to the end, or until validation has not improved for ``patience`` validations."""
         per_epoch, plan, epoch = self.steps_per_epoch, None, -1
-        sums, began = _Sums(), time.monotonic()
+        sums = _Sums()
         while self.step < self.total_steps and not self._exhausted:
+            began = time.monotonic()
             if self.step // per_epoch != epoch:
                 epoch = self.step // per_epoch
                 plan = EpochPlan(self.train_set, self.config, epoch, self.words)
             assert plan is not None
             sums.add(self.take_step(plan.batch(self.step % per_epoch), plan.examples))
             self.step += 1
+            self.seconds += time.monotonic() - began
             last = self.step == self.total_steps
             if self.step % self.config.validate_every == 0 or last:
-                self.seconds += time.monotonic() - began
                 self._measure(sums, epoch)
-                sums, began = _Sums(), time.monotonic()
+                sums = _Sums()
             if self.step % self.config.save_every == 0 or last:
                 self.save()
         if self.best:
@@ -228,6 +236,7 @@ class Trainer:
         groups = {"weights": self.weights(), "optimizer": optimizer_tensors(self.optimizer.optimizer)}
         state = {
             "config": asdict(self.config),
+            "base_weights": self.base_weights,
             "data": self._fingerprints(),
             "step": self.step,
             "seconds": self.seconds,
@@ -255,6 +264,9 @@ class Trainer:
             raise UsageError(
                 f"{path}: belongs to a run with other settings ({', '.join(changed)}); use another folder"
             )
+        # A checkpoint from before this entry has none.
+        if state.get("base_weights", self.base_weights) != self.base_weights:
+            raise UsageError(f"{path}: belongs to a run that started from another base; use another folder")
         if state["data"] != self._fingerprints():
             raise DataError(f"{path}: belongs to a run on other data; use another folder")
         self._load_weights({k: v.to(self.device) for k, v in groups["weights"].items()})

@@ -29,7 +29,6 @@ from descscore.eval.preference import (
     length_pair_scores,
     model_pair_scores,
     ngram_pair_scores,
-    others,
     preference_rows,
     probability_row,
     published_pair_scores,
@@ -39,6 +38,7 @@ from descscore.eval.report.pages import FORMAT
 from descscore.eval.sanity import sanity
 from descscore.eval.statistics.bootstrap import Resampling
 from descscore.eval.statistics.correlation import MIN_ITEMS, Array, is_constant
+from descscore.eval.statistics.retrieval import count_others
 from descscore.eval.zero_shot import PROMPTS, read_labelled, zero_shot
 from descscore.scorer import DescScorer
 from descscore.tables.open import DataOptions, load_pairs
@@ -270,15 +270,15 @@ def _quality(figures: Callable[[DescScorer, Path], list[quality.Figure]], bench:
 def _preference(source: str, bench: Bench) -> Json:
     loaded = bench.pairs(source)
     pairs = loaded.split("test")
-    scores = [model_pair_scores(subject.scorer, pairs, subject.name) for subject in bench.subjects]
+    owner = image_owner(pairs)
+    scores = [model_pair_scores(subject.scorer, pairs, owner, subject.name) for subject in bench.subjects]
     if source == "concadia" and not missing(bench.data, CLIPSCORE_PAIRS):
         scores.append(published_pair_scores(bench.data / "kreiss2022", pairs))
     scores.append(length_pair_scores(pairs))
     if not missing(bench.data, (TRAIN,)):
         scores.append(ngram_pair_scores(bench.pairs(TRAIN).split("train"), pairs))
-    owner = image_owner(pairs)
     rows = [asdict(row) for item in scores for row in preference_rows(item, pairs, owner)]
-    return {"rows": rows, "others": others(len(pairs)), **_counts(bench, source)}
+    return {"rows": rows, "others": count_others(owner), **_counts(bench, source)}
 
 
 def _sanity(source: str, bench: Bench) -> Json:

@@ -35,6 +35,8 @@ Statistic: TypeAlias = Callable[[Array], Array]
 MIN_CLUSTERS = 5
 """Fewest clusters for which an interval is reported."""
 
+BOOTSTRAP = "bootstrap-t over clusters"
+FISHER = f"{BOOTSTRAP}, Fisher z"
 NO_VALUE = "the statistic has no value on these items"
 
 _NUMBERS_AT_ONCE = 2_000_000
@@ -57,7 +59,7 @@ class Resampling:
 
 @dataclass(frozen=True)
 class Interval:
-    """A statistic with its interval and the two-sided p-value against a null value.
+    """A statistic with its interval and the two-sided p-value against 0.
 
     Where no interval is defined, ``low``, ``high`` and ``p`` are None and ``reason`` says why.
     """
@@ -71,9 +73,10 @@ class Interval:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its interval and two-sided p-value, of ``n`` items in ``clusters`` clusters.
+    """A number with its interval and two-sided p-value against 0, of ``n`` items in ``clusters`` clusters.
 
-    method: how interval and p were computed. Numbers that are not defined are None; ``reason`` says why.
+    method: how interval and p were computed. A share has no p. Numbers that are not defined are None;
+    ``reason`` says why.
     """
 
     value: float | None
@@ -113,14 +116,12 @@ def undefined(index: Index, method: str, reason: str) -> Estimate:
     return estimate_of(Interval(None, None, None, None, reason), index, method)
 
 
-def studentised(
-    sums: Array, statistic: Statistic, resampling: Resampling | None = None, null: float = 0.0
-) -> Interval:
-    """Symmetric bootstrap-t interval of ``statistic`` of the summed ``sums``, and p against ``null``.
+def studentised(sums: Array, statistic: Statistic, resampling: Resampling | None = None) -> Interval:
+    """Symmetric bootstrap-t interval of ``statistic`` of the summed ``sums``, and p against 0.
 
     sums: ``(G, k)``, one row a cluster. The interval is value ± q·se with q the
     95 % quantile of |t*|; p the share of |t*| at least as large as
-    |value - null| / se. A resample that has no value or no spread counts as an
+    |value| / se. A resample that has no value or no spread counts as an
     infinite |t*|; if that happens in over 2 % of them, no interval is defined.
     """
     resampling = resampling or Resampling()
@@ -138,7 +139,7 @@ def studentised(
         return Interval(value, None, None, None, "too few clusters hold any information")
     rank = int(np.ceil((len(deviations) + 1) * 0.95)) - 1
     reach = float(deviations[min(rank, len(deviations) - 1)]) * error
-    beyond = int((deviations >= abs(value - null) / error).sum())
+    beyond = int((deviations >= abs(value) / error).sum())
     return Interval(value, value - reach, value + reach, (beyond + 1) / (len(deviations) + 1))
 
 
@@ -186,10 +187,6 @@ def _jackknife(totals: Array, weights: Array, sums: Array, statistic: Statistic)
 # Correlations
 
 
-FISHER = "bootstrap-t over clusters, Fisher z"
-PLAIN = "bootstrap-t over clusters"
-
-
 def cluster_pearson(
     x: Numbers, y: Numbers, clusters: Clusters, resampling: Resampling | None = None
 ) -> Estimate:
@@ -223,9 +220,9 @@ def cluster_difference(
     index = cluster_index(clusters, len(one))
     reason = undefined_reason(first=one, second=two, y=target)
     if reason:
-        return undefined(index, PLAIN, reason)
+        return undefined(index, BOOTSTRAP, reason)
     interval = studentised(_moments([one, two, target], index), _r_difference, resampling)
-    estimate = estimate_of(interval, index, PLAIN)
+    estimate = estimate_of(interval, index, BOOTSTRAP)
     if estimate.low is None or estimate.high is None:
         return estimate
     # Two correlations differ by 2 at most; with few clusters the symmetric interval reaches beyond.

@@ -10,6 +10,7 @@ from scipy import stats
 
 from descscore.errors import DataError, UsageError
 from descscore.eval.statistics.bootstrap import (
+    BOOTSTRAP,
     MIN_CLUSTERS,
     Clusters,
     Estimate,
@@ -24,17 +25,14 @@ from descscore.eval.statistics.bootstrap import (
 )
 from descscore.eval.statistics.correlation import Array, Numbers, numbers, paired
 
-BOOTSTRAP = "bootstrap-t over clusters"
 WILSON = "Wilson"
 EFFECTIVE = "Wilson, effective size by clusters"
 
 _MIN_RARE = 10
 
 
-def cluster_mean(
-    values: Numbers, clusters: Clusters, resampling: Resampling | None = None, null: float = 0.0
-) -> Estimate:
-    """Mean of ``(n,)`` with a bootstrap-t interval over clusters, and p against ``null``.
+def cluster_mean(values: Numbers, clusters: Clusters, resampling: Resampling | None = None) -> Estimate:
+    """Mean of ``(n,)`` with a bootstrap-t interval over clusters, and p against 0.
 
     Of per-item differences between two methods (hits of one minus hits of the
     other) it is their paired test. Raises :class:`DataError` on NaN.
@@ -43,37 +41,36 @@ def cluster_mean(
     index = cluster_index(clusters, len(array))
     if not len(array):
         return undefined(index, BOOTSTRAP, "no items")
-    return estimate_of(studentised(_sums(array, index), _mean, resampling, null), index, BOOTSTRAP)
+    return estimate_of(studentised(_sums(array, index), _mean, resampling), index, BOOTSTRAP)
 
 
 def proportion(
-    hits: Numbers, clusters: Clusters | None = None, resampling: Resampling | None = None, null: float = 0.5
+    hits: Numbers, clusters: Clusters | None = None, resampling: Resampling | None = None
 ) -> Estimate:
-    """Share of hits ``(n,)``, each 0..1 (a share if one item is several trials), p against ``null``.
+    """Share of hits ``(n,)``, each 0..1 (a share if one item is several trials), with its interval but no p.
 
-    Without clusters, items are independent: Wilson's interval, and the exact binomial p if all hits
-    are 0 or 1. With clusters, the interval is a bootstrap-t over them. But if fewer than ten clusters
-    hold any of the rarer outcome, the bootstrap cannot tell how rare it is. Then it is Wilson's
-    interval with the effective number of trials, from the design effect (Korn and Graubard 1998).
+    Without clusters, items are independent: Wilson's interval. With clusters, the interval is a bootstrap-t
+    over them. But if fewer than ten clusters hold any of the rarer outcome, the bootstrap cannot tell how
+    rare it is. Then it is Wilson's interval with the effective number of trials, from the design effect
+    (Korn and Graubard 1998).
     """
     array = numbers("hits", hits)
-    if not 0 < null < 1:
-        raise UsageError(f"null share {null}: must lie between 0 and 1")
     if len(array) and (array.min() < 0 or array.max() > 1):
         raise DataError(f"hits: values must lie in 0..1, got {array.min():g}..{array.max():g}")
-    labels = clusters if clusters is not None else range(len(array))
-    index = cluster_index(labels, len(array))
-    if not len(array):
+    n = len(array)
+    index = cluster_index(range(n) if clusters is None else clusters, n)
+    if not n:
         return undefined(index, WILSON, "no items")
     if clusters is None:
-        return _over_items(array, null)
+        share = float(array.mean())
+        return Estimate(share, *wilson(share, n), None, n, n, WILSON)
     sums = _sums(array, index)
     if _rarer(sums) >= _MIN_RARE:
-        estimate = estimate_of(studentised(sums, _mean, resampling, null), index, BOOTSTRAP)
-        if estimate.low is not None and estimate.high is not None:
-            low, high = max(0.0, estimate.low), min(1.0, estimate.high)
-            return Estimate(estimate.value, low, high, estimate.p, len(array), len(sums), BOOTSTRAP)
-    return _by_effective_size(array, sums, null)
+        found = studentised(sums, _mean, resampling)
+        if found.low is not None and found.high is not None:
+            low, high = max(0.0, found.low), min(1.0, found.high)
+            return Estimate(found.value, low, high, None, n, len(sums), BOOTSTRAP)
+    return _by_effective_size(array, sums)
 
 
 def wilson(share: float, trials: float, freedom: int | None = None) -> tuple[float, float]:
@@ -107,17 +104,7 @@ def _rarer(sums: Array) -> int:
     return int(min((sums[:, 1] > 0).sum(), (sums[:, 1] < sums[:, 0]).sum()))
 
 
-def _over_items(hits: Array, null: float) -> Estimate:
-    n, share = len(hits), float(hits.mean())
-    low, high = wilson(share, n)
-    if np.isin(hits, (0, 1)).all():
-        p = float(stats.binomtest(int(hits.sum()), n, null).pvalue)
-    else:
-        p = _score_p(share, n, null, None)
-    return Estimate(share, low, high, p, n, n, WILSON)
-
-
-def _by_effective_size(hits: Array, sums: Array, null: float) -> Estimate:
+def _by_effective_size(hits: Array, sums: Array) -> Estimate:
     """Wilson's interval with the effective number of trials; if all hits are alike, one for each cluster."""
     n, groups, share = len(hits), len(sums), float(hits.mean())
     if groups < MIN_CLUSTERS:
@@ -125,14 +112,7 @@ def _by_effective_size(hits: Array, sums: Array, null: float) -> Estimate:
         return Estimate(share, None, None, None, n, groups, EFFECTIVE, reason)
     error = jackknife_error(sums, _mean)
     trials = min(n, share * (1 - share) / error**2) if error > 1e-12 else groups
-    low, high = wilson(share, trials, groups - 1)
-    return Estimate(share, low, high, _score_p(share, trials, null, groups - 1), n, groups, EFFECTIVE)
-
-
-def _score_p(share: float, trials: float, null: float, freedom: int | None) -> float:
-    """Two-sided p of the score test, the one that Wilson's interval inverts."""
-    z = abs(share - null) / np.sqrt(null * (1 - null) / trials)
-    return float(2 * (stats.norm.sf(z) if freedom is None else stats.t.sf(z, freedom)))
+    return Estimate(share, *wilson(share, trials, groups - 1), None, n, groups, EFFECTIVE)
 
 
 BINS = 10

@@ -8,11 +8,23 @@ from torch import Tensor
 
 from descscore.errors import DataError
 
+OTHERS = 20
+"""Other images, or their texts, that grounding compares with where it does not compare with all."""
 
-def pick_others(n: int, count: int, seed: int) -> np.ndarray:
-    """``(n, count)`` indices of other images for each of ``n``, without repeats, by a fixed seed."""
-    rng = np.random.default_rng(seed)
-    return np.stack([np.delete(np.arange(n), i)[rng.permutation(n - 1)[:count]] for i in range(n)])
+
+def count_others(owner: np.ndarray, most: int = OTHERS) -> int:
+    """How many rows of other images each row can be compared with: ``most``, or fewer if some have fewer.
+
+    owner: ``(n,)``, which image each row shows.
+    """
+    return min(most, len(owner) - int(np.unique(owner, return_counts=True)[1].max()))
+
+
+def pick_others(owner: np.ndarray, count: int = OTHERS, seed: int = 0) -> np.ndarray:
+    """For each row of ``owner``, :func:`count_others` rows of other images, without repeats: ``(n, k)``."""
+    rng, count = np.random.default_rng(seed), count_others(owner, count)
+    others = (np.flatnonzero(owner != mine) for mine in owner)
+    return np.stack([rows[rng.permutation(len(rows))[:count]] for rows in others])
 
 
 def wins_over_others(own: Tensor, others: Tensor) -> Tensor:
@@ -29,23 +41,40 @@ def grounding_by_photo(similarity: Tensor, photo_of: Tensor) -> Tensor:
     return (own > similarity).double().sum(1) / (similarity.shape[1] - 1)
 
 
-def grounding_sampled(images: Tensor, texts: Tensor, count: int, seed: int) -> Tensor:
-    """Wins of text ``i`` over ``count`` random other images: unit features ``(n, d)`` each -> ``(n,)``."""
-    return grounding_over_texts(texts, images, count, seed)
+def grounding_sampled(
+    images: Tensor, texts: Tensor, owner: np.ndarray | None = None, count: int = OTHERS, seed: int = 0
+) -> Tensor:
+    """Wins of text ``i`` over ``count`` random other images: unit features ``(n, d)`` each -> ``(n,)``.
+
+    owner: as for :func:`grounding_over_texts`.
+    """
+    return grounding_over_texts(texts, images, owner, count=count, seed=seed)
 
 
 def grounding_over_texts(
-    images: Tensor, texts: Tensor, count: int, seed: int, own: Tensor | None = None
+    images: Tensor,
+    texts: Tensor,
+    owner: np.ndarray | None = None,
+    own: Tensor | None = None,
+    count: int = OTHERS,
+    seed: int = 0,
 ) -> Tensor:
     """Wins of image ``i``'s own text over those of ``count`` random others: ``(n, d)`` each -> ``(n,)``.
 
     A text tower that gives some texts a high cosine with every image loses here. In
     :func:`grounding_sampled`, where the text stays the same, it loses nothing.
 
-    own: The images' own texts of another kind, such as captions, ``(n, d)``; None for ``texts``.
+    Args:
+        images: Unit features of an image for each row.
+        texts: Unit features of the rows' texts.
+        owner: ``(n,)``, which image each row shows: right texts of one image are no rivals. None where each
+            row shows an image of its own.
+        own: The rows' texts of another kind, such as captions, ``(n, d)``; None for ``texts``.
+        count: How many others; fewer if there are not so many (:func:`count_others`).
+        seed: Of the choice of others.
     """
-    count = min(count, len(images) - 1)
-    others = torch.from_numpy(pick_others(len(images), count, seed)).to(images.device)
+    owner = np.arange(len(images)) if owner is None else owner
+    others = torch.from_numpy(pick_others(owner, count, seed)).to(images.device)
     similarity = images @ texts.T
     mine = similarity if own is None else images @ own.T
     return wins_over_others(mine.diagonal(), similarity.gather(1, others))

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from descscore.errors import DescscoreError
+from descscore.errors import DescscoreError, UsageError
 from descscore.eval.statistics.retrieval import grounding_over_texts, grounding_sampled, recall_at_k
 from descscore.files import atomic_write
 from reproduce.pretraining.batches import Sampler
@@ -101,6 +101,7 @@ class StageRun:
     ) -> None:
         self.student, self.stage, self.settings, self.sampler = student, stage, settings, sampler
         self.checkpoint, self.step = work / f"{stage.name}.pt", 0
+        self.record = json.dumps(asdict(settings))
         parts = student.parts()
         student.requires_grad_(False)
         groups = []
@@ -114,6 +115,10 @@ class StageRun:
     def _resume(self) -> None:
         if self.checkpoint.exists():
             state = torch.load(self.checkpoint, weights_only=True)
+            if state.get("settings", self.record) != self.record:  # an older checkpoint has none
+                raise UsageError(
+                    f"{self.checkpoint}: belongs to a run with other settings; use another --work"
+                )
             self.student.load_state_dict(state["student"])
             self.step = state["step"]
             if "optimizer" in state:
@@ -121,7 +126,7 @@ class StageRun:
 
     def _save(self) -> None:
         done = self.step == self.stage.steps
-        state = {"student": self.student.state_dict(), "step": self.step}
+        state = {"settings": self.record, "student": self.student.state_dict(), "step": self.step}
         state |= {} if done else {"optimizer": self.optimizer.state_dict()}
         with atomic_write(self.checkpoint) as part:
             torch.save(state, part)
@@ -203,9 +208,9 @@ class Validation:
         values = {
             "image_to_text@10": recall["image_to_text@10"],
             "text_to_image@10": recall["text_to_image@10"],
-            "photo_grounding": float(grounding_sampled(photos, first, 20, 0).mean()),
-            "figure_grounding": float(grounding_sampled(figures, written, 20, 0).mean()),
-            "figure_grounding_over_texts": float(grounding_over_texts(figures, written, 20, 0).mean()),
+            "photo_grounding": float(grounding_sampled(photos, first).mean()),
+            "figure_grounding": float(grounding_sampled(figures, written).mean()),
+            "figure_grounding_over_texts": float(grounding_over_texts(figures, written).mean()),
             "object_accuracy": self._accuracy(student, objects),
             "full_stop": float((photos * (stopped - bare)).sum(1).abs().mean()),
         }

@@ -18,7 +18,7 @@ from descscore.adapters import AdapterInfo, include_base, save_full, weights_has
 from descscore.cli import main
 from descscore.errors import DataError, UsageError
 from descscore.eval.statistics.bootstrap import Resampling
-from descscore.eval.word_kinds import bare, kinds_of, load_tagger, read_norms
+from descscore.eval.word_kinds import bare, kinds_of, load_tagger, read_all_norms, read_norms
 from descscore.eval.words import (
     Explained,
     Occurrence,
@@ -193,6 +193,17 @@ def test_norms_are_read_by_their_usual_names(tmp_path: Path) -> None:
         read_norms(write_csv(tmp_path / "norms.csv", [["word", "x"], ["dog", "1"]]))
     with pytest.raises(DataError, match=r"none\.csv"):
         read_norms(tmp_path / "none.csv")
+
+
+def test_two_files_of_norms_need_two_names(tmp_path: Path) -> None:
+    """Norms are shown by file and column: the second file would take the place of the first."""
+    rows = [["word", "imag"], ["dog", "1"]]
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+    paths = [write_csv(tmp_path / name, rows) for name in ("a/norms.csv", "b/norms.csv", "b/other.csv")]
+    with pytest.raises(UsageError, match=r"2 files are called norms\.csv"):
+        read_all_norms(paths)
+    assert set(read_all_norms(paths[1:])) == {"norms.csv imag", "other.csv imag"}
 
 
 def test_parts_of_speech_come_from_spacy(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -126,6 +126,6 @@ def test_a_share_that_varies_between_images_is_covered() -> None:
     for i in range(400):
         image = draw_images(100, rng)
         won = rng.random(len(image)) < rng.beta(3 * share, 3 * (1 - share), 100)[image]
-        estimate = proportion(won, image, Resampling(199, seed=i), null=share)
+        estimate = proportion(won, image, Resampling(199, seed=i))
         covered.append(holds(estimate, share))
     assert 0.92 <= np.mean(covered) <= 0.98

@@ -101,7 +101,8 @@ def test_command_equals_the_library(table: Path, tiny_folder: Path) -> None:
     text = CliRunner().invoke(main, [*args]).output
     assert "longer wins: prefers the longer text" in text
     assert f"{100 * wins / N:.1f}%" in text
-    assert "other images' (15)" in text  # there are no 20 others
+    assert "other images' (14): 14 descriptions of other images" in text  # two pairs show one image
+    assert found["rows"][5]["others"] == 14
     assert "n-grams" not in text  # no row, so no note
 
 

@@ -8,7 +8,9 @@ import torch
 
 from descscore.errors import DataError
 from descscore.eval.statistics.retrieval import (
+    count_others,
     grounding_by_photo,
+    grounding_over_texts,
     grounding_sampled,
     pick_others,
     recall_at_k,
@@ -46,7 +48,7 @@ def test_constant_features_get_no_credit() -> None:
     same = torch.ones(5, 4) / 2
     recall = recall_at_k(same, same, torch.arange(5), ks=(1,))
     assert recall == {"image_to_text@1": 0, "text_to_image@1": 0}
-    assert float(grounding_sampled(same, same, 3, 0).sum()) == 0
+    assert float(grounding_sampled(same, same, count=3).sum()) == 0
 
 
 def test_features_that_are_not_finite_are_refused() -> None:
@@ -56,11 +58,31 @@ def test_features_that_are_not_finite_are_refused() -> None:
 
 
 def test_others_are_other_and_fixed() -> None:
-    others = pick_others(40, 20, seed=0)
+    owner = np.arange(40)
+    others = pick_others(owner)
     assert others.shape == (40, 20)
     assert all(i not in row and len(set(row)) == 20 for i, row in enumerate(others.tolist()))
-    assert np.array_equal(others, pick_others(40, 20, seed=0))
-    assert not np.array_equal(others, pick_others(40, 20, seed=1))
+    assert np.array_equal(others, pick_others(owner))
+    assert not np.array_equal(others, pick_others(owner, seed=1))
+
+
+def test_rows_of_one_image_are_no_others() -> None:
+    owner = np.array([0, 0, 0, 1, 1, 2, 3, 4])
+    others = pick_others(owner)
+    assert others.shape == (8, count_others(owner)) == (8, 5)  # the first image leaves five
+    assert (owner[others] != owner[:, None]).all()
+    assert all(len(set(row)) == 5 for row in others.tolist())
+    assert count_others(np.zeros(3)) == 0
+
+
+def test_a_second_right_description_is_no_rival() -> None:
+    """Two rows show image 0, and its second description fits a little better than its first."""
+    images = torch.tensor([[1.0, 0], [1.0, 0], [0, 1.0]])
+    texts = torch.tensor([[0.8, 0.6], [1.0, 0], [0, 1.0]])
+    owner = np.array([0, 0, 1])
+    assert grounding_over_texts(images, texts, owner).tolist() == [1, 1, 1]
+    assert grounding_sampled(images, texts, owner).tolist() == [1, 1, 1]
+    assert grounding_over_texts(images, texts).tolist() == [0.5, 1, 1]  # as if all images were different
 
 
 def test_a_tie_is_not_a_win() -> None:
@@ -76,5 +98,5 @@ def test_grounding_by_photo_by_hand() -> None:
 def test_grounding_sampled_with_all_others_equals_by_photo() -> None:
     rng = np.random.default_rng(1)
     images, texts = unit(rng, 12), unit(rng, 12)
-    sampled = grounding_sampled(images, texts, 99, seed=3)
+    sampled = grounding_sampled(images, texts, count=99, seed=3)
     torch.testing.assert_close(sampled, grounding_by_photo(texts @ images.T, torch.arange(12)))

@@ -291,7 +291,6 @@ def test_proportion_of_independent_items() -> None:
     found = proportion([1] * 157 + [0] * 143)
     assert (found.value, found.n, found.method) == (157 / 300, 300, "Wilson")
     assert (found.low, found.high) == wilson(157 / 300, 300)
-    assert found.p == stats.binomtest(157, 300).pvalue
 
 
 def test_clusters_widen_a_proportion() -> None:
@@ -301,7 +300,6 @@ def test_clusters_widen_a_proportion() -> None:
     plain, clustered = proportion(hits), proportion(hits, index, QUICK)
     assert clustered.method == "bootstrap-t over clusters"
     assert clustered.high - clustered.low > 1.8 * (plain.high - plain.low)
-    assert clustered.p > plain.p
 
 
 def test_rare_outcomes_get_wilsons_interval() -> None:
@@ -309,7 +307,6 @@ def test_rare_outcomes_get_wilsons_interval() -> None:
     everything = proportion(np.ones(60), index, QUICK)
     assert (everything.low, everything.high) == wilson(1.0, 20, freedom=19)
     assert everything.method == "Wilson, effective size by clusters"
-    assert everything.p < 0.001
     hits = np.ones(60)
     hits[:2] = 0
     nearly = proportion(hits, index, QUICK)
@@ -322,8 +319,6 @@ def test_proportion_refuses_what_is_none() -> None:
         proportion([0.5, 2])
     with pytest.raises(DataError, match="row 0 is nan"):
         proportion([np.nan])
-    with pytest.raises(UsageError, match="null share 1"):
-        proportion([1, 0], null=1)
     assert proportion([]).reason == "no items"
     assert cluster_mean([], []).reason == "no items"
     few = proportion([1, 0, 1], ["a", "b", "c"])
@@ -348,6 +343,6 @@ def test_paired_differences_of_hits() -> None:
 def test_mean_interval_on_any_statistic() -> None:
     values = np.random.default_rng(0).exponential(1, 80)
     sums = np.stack([np.ones(80), values], 1)
-    found = studentised(sums, lambda s: s[..., 1] / s[..., 0], QUICK, null=1.0)
-    assert found.low < values.mean() < found.high
+    found = studentised(sums, lambda s: s[..., 1] / s[..., 0] - 1.0, QUICK)
+    assert found.low < values.mean() - 1.0 < found.high
     assert found.p > 0.05

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +20,16 @@ from descscore.models import load_model
 from descscore.training import finetune
 from descscore.training.config import Tower, preset
 from reproduce import cross_validation
-from reproduce.cross_validation import FoldData, Gallery, Recipe, cross_validate, read_recipes, recall
+from reproduce.cross_validation import (
+    FoldData,
+    Gallery,
+    Recipe,
+    cross_validate,
+    keep,
+    read_recipes,
+    recall,
+    remaining,
+)
 
 
 def test_a_fold_is_measured_without_having_been_trained_on(
@@ -44,7 +55,7 @@ def test_a_fold_is_measured_without_having_been_trained_on(
     before = model.weights_hash
     recipe = Recipe("joint", "joint", {"epochs": 6, "batch_size": 8, "learning_rate": 1e-2})
     folds = FoldData(replace(data, groups=("x",) * 8 + ("y",) * 8 + ("z",) * 8), 3, data)
-    records = list(cross_validate(model, folds, [recipe]))
+    records = list(cross_validate(model, folds, recipe))
     assert [(r["recipe"], r["fold"]) for r in records] == [("joint", 0), ("joint", 1), ("joint", 2)]
     for train, held in zip(seen, measured, strict=True):
         assert len(train) == 16
@@ -59,7 +70,7 @@ def test_recall_is_measured_beside_on_other_texts(tiny_folder: Path) -> None:
     model, data = load_model(tiny_folder, "cpu"), examples()
     gallery = Gallery(data.images, data.tokens, torch.arange(len(data)).repeat(2))
     folds = FoldData(replace(data, groups=("x",) * 12 + ("y",) * 12), 2, data, gallery=gallery)
-    found = next(cross_validate(model, folds, [Recipe("as it is", "joint", {"epochs": 1, "batch_size": 8})]))
+    found = next(cross_validate(model, folds, Recipe("as it is", "joint", {"epochs": 1, "batch_size": 8})))
     assert {"recall_image_to_text", "recall_text_to_image"} <= set(found)
     plain = recall(model.clip, gallery)
     with torch.no_grad():
@@ -67,6 +78,24 @@ def test_recall_is_measured_beside_on_other_texts(tiny_folder: Path) -> None:
     near = (data.images @ texts.T).topk(10, dim=1).indices % len(data)
     hits = (near == torch.arange(len(data))[:, None]).any(1)
     assert plain["recall_image_to_text"] == pytest.approx(float(hits.double().mean()))
+
+
+def test_a_recipe_stands_in_the_file_with_all_its_folds_or_not_at_all(tmp_path: Path) -> None:
+    """A run that was stopped between two folds trains them all again: no fold may stand there twice."""
+    output, recipes = tmp_path / "results.jsonl", [Recipe(name, "joint", {}) for name in ("a", "b")]
+
+    def folds(stop: bool) -> Iterator[dict[str, Any]]:
+        yield {"recipe": "a", "fold": 0}
+        if stop:
+            raise KeyboardInterrupt
+        yield {"recipe": "a", "fold": 1}
+
+    with pytest.raises(KeyboardInterrupt):
+        keep(folds(stop=True), output)
+    assert remaining(recipes, output) == recipes
+    keep(folds(stop=False), output)
+    assert [json.loads(line)["fold"] for line in output.read_text().splitlines()] == [0, 1]
+    assert remaining(recipes, output) == recipes[1:]
 
 
 def test_recipes_are_read(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from PIL import Image
 from timm.data import ImageNetInfo
 
 from descscore import DescScorer
-from descscore.errors import DescscoreError
+from descscore.errors import DescscoreError, UsageError
 from reproduce.pretraining import data as pretraining_data
 from reproduce.pretraining.data import (
     SentenceVectors,
@@ -335,6 +335,14 @@ def test_a_loss_that_is_not_finite_stops_the_run(data: Path, small: Settings, tm
     stage = replace(small.stages[1], rates={"head": float("inf")})
     with pytest.raises(DescscoreError, match="loss of head is not finite at step 1"):
         Pretraining(data, tmp_path, replace(small, stages=(stage,))).train()
+
+
+def test_checkpoints_of_other_settings_are_refused(data: Path, small: Settings, tmp_path: Path) -> None:
+    words = replace(small, stages=small.stages[:1])
+    Pretraining(data, tmp_path, words).train()
+    Pretraining(data, tmp_path, words).train()
+    with pytest.raises(UsageError, match=r"words\.pt: belongs to a run with other settings"):
+        Pretraining(data, tmp_path, replace(words, seed=1)).train()
 
 
 def test_figures_are_cut_into_sentences(data: Path) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import itertools
 import json
 import os
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -254,6 +256,23 @@ def test_a_share_of_the_change_is_kept(base: Path, data: RunData, tmp_path: Path
     assert same(part, again)
 
 
+def test_a_run_that_goes_on_counts_the_time_before_it_was_stopped(
+    base: Path, data: RunData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also the time of steps that no validation followed yet."""
+    clock = itertools.count()
+    monkeypatch.setattr(trainer, "time", SimpleNamespace(monotonic=lambda: float(next(clock))))
+    settings = config("bft-lora", validate_every=100)
+    with monkeypatch.context() as patch:
+        kill_at(patch, 8)
+        with pytest.raises(Killed):
+            make(base, data, tmp_path, settings).train()
+    again = make(base, data, tmp_path, settings)
+    assert again.step == 6
+    again.train()
+    assert again.seconds == again.step == 12  # by this clock, a step takes a second
+
+
 def test_early_stopping(base: Path, data: RunData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scores = iter([0.5, 0.4, 0.3, 0.6])
     monkeypatch.setattr(trainer, "validate", lambda objective, examples: {"score": next(scores)})
@@ -377,6 +396,19 @@ def test_other_settings_or_data_are_refused(base: Path, data: RunData, tmp_path:
         make(base, other, tmp_path, config("bft-lora", epochs=1))
 
 
+def test_a_base_with_the_same_images_and_another_text_tower_is_refused(
+    base: Path, data: RunData, tmp_path: Path
+) -> None:
+    """The low-rank updates of a checkpoint belong to one base; images and tokens would not tell it."""
+    settings = config("bft-lora", epochs=1)
+    make(base, data, tmp_path, settings).train()
+    other = load_model(base, "cpu").clip
+    with torch.no_grad():
+        other.token_embedding.weight.mul_(1.5)
+    with pytest.raises(UsageError, match="step-00000004: belongs to a run that started from another base"):
+        Trainer(other, data, settings, tmp_path)
+
+
 def test_batches_that_cannot_be_cut_are_refused(base: Path, data: RunData, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="batch_size"):
         make(base, data, tmp_path, config(batch_size=10, accumulation=3))
@@ -487,7 +519,6 @@ def test_train_command_makes_an_adapter_that_scores(
     assert result.output.count(f"trained 8 steps; {left}") == 1
     assert "trained" not in caplog.text  # which is a handler of the root logger
     assert run["config"]["learning_rate"] == 0.003
-    assert run["preset_learning_rate"] in (1e-5, 5e-6)
     assert run["pairs"] == {"train": 16, "val": 8}
     assert {"train_loss", "train_preference" if "bft" in name else "train_interchange"} <= set(
         run["history"][-1]
@@ -540,7 +571,8 @@ def test_an_extra_split_is_trained_on_and_not_read(base: Path, tmp_path: Path) -
     table, out = with_made_texts(tmp_path / "pairs.parquet"), tmp_path / "out"
     result = train_with(base, table, out, "--extra-split", "made", "--calibration-folds", "2")
     assert result.exit_code == 0, result.output
-    assert "the read-out of 32 texts" in result.output
+    assert "the read-out of 64 texts" in result.output  # 16 pairs, each with two texts of the third kind
+    assert "read-out: fits on 64 texts" in result.output
     run = json.loads((out / "run.json").read_text(encoding="utf-8"))
     assert run["steps"] == 6  # 24 pairs, two texts each, 8 texts in a step
     assert run["splits"] == {"train": "train", "extra": "made", "validation": None, "comparison": None}
@@ -549,6 +581,17 @@ def test_an_extra_split_is_trained_on_and_not_read(base: Path, tmp_path: Path) -
     assert model.purpose is not None
     assert model.purpose.readout is not None
     assert len(model.purpose.comparison) == 16  # percentiles compare with real descriptions alone
+
+
+def test_a_run_can_be_calibrated_anew_with_another_number_of_folds(base: Path, tmp_path: Path) -> None:
+    """The training itself is not repeated, and the towers of the other folds are not in the way."""
+    table, out = with_made_texts(tmp_path / "pairs.parquet"), tmp_path / "out"
+    for folds in ("2", "3"):
+        result = train_with(base, table, out, "--calibration-folds", folds)
+        assert result.exit_code == 0, result.output
+        assert f"tower {folds} of {folds}: trains" in result.output
+    assert "resumed from" in result.output
+    assert json.loads((out / "run.json").read_text(encoding="utf-8"))["calibration_folds"] == 3
 
 
 def test_extra_texts_that_leave_too_few_groups_cost_the_read_out_alone(base: Path, tmp_path: Path) -> None:
