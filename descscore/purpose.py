@@ -81,9 +81,6 @@ class Purpose:
     comparison: Tensor | None = None
     """Cosines of descriptions with their own images under the scoring model, ascending ``(m,)``. A percentile
     compares with them; the file calls them ``reference``. None if the adapter holds none."""
-    places: Tensor | None = None
-    """Ascending quantiles of read-out log-odds, first of comparison descriptions, then of comparison
-    captions: ``(2, p)``; None if the adapter holds none."""
 
     def coordinates(self, state: Tensor) -> Tensor:
         """Purpose coordinates of states at the site: ``(n, width)`` -> ``(n, k)``."""
@@ -112,8 +109,8 @@ class Purpose:
     def to(self, device: torch.device) -> Purpose:
         """A copy on another device."""
         readout = self.readout and Readout(self.readout.weight.to(device), self.readout.bias.to(device))
-        comparison, places = (None if t is None else t.to(device) for t in (self.comparison, self.places))
-        return Purpose(self.site, self.rotation.to(device), readout, comparison, places)
+        comparison = None if self.comparison is None else self.comparison.to(device)
+        return Purpose(self.site, self.rotation.to(device), readout, comparison)
 
 
 def save_purpose(purpose: Purpose, folder: Path) -> None:
@@ -123,8 +120,6 @@ def save_purpose(purpose: Purpose, folder: Path) -> None:
         tensors |= {"readout.weight": purpose.readout.weight, "readout.bias": purpose.readout.bias}
     if purpose.comparison is not None:
         tensors["reference"] = purpose.comparison
-    if purpose.places is not None:
-        tensors["places"] = purpose.places
     with atomic_write(folder / PURPOSE_FILE) as part:
         save_file({k: v.detach().float().cpu().contiguous() for k, v in tensors.items()}, part)
 
@@ -148,14 +143,12 @@ def load_purpose(folder: Path, site: Site, clip: CLIP) -> Purpose | None:
         readout = None
         if "readout.weight" in tensors:
             readout = Readout(tensors["readout.weight"], tensors["readout.bias"])
-        comparison, places = tensors.get("reference"), tensors.get("places")
+        comparison = tensors.get("reference")
         if comparison is not None and (comparison.ndim != 1 or not len(comparison)):
             raise ValueError(f"reference has shape {tuple(comparison.shape)}, expected (m,)")
         if comparison is not None and (comparison.diff() < 0).any():
             raise ValueError("reference is not in ascending order")
-        if places is not None and (places.ndim != 2 or len(places) != 2 or not places.numel()):
-            raise ValueError(f"places has shape {tuple(places.shape)}, expected (2, p)")
-        return Purpose(site, rotation, readout, comparison, places)
+        return Purpose(site, rotation, readout, comparison)
     except DescscoreError as error:
         raise ModelError(f"{path}: {error}") from None
     except Exception as error:

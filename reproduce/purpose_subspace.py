@@ -1,34 +1,20 @@
-"""What the purpose subspace of an adapter holds: interchange accuracy by size, and comparison places.
-
-    python -m reproduce.purpose_subspace ADAPTER --data DATA
-
-writes into the adapter where comparison texts lie along its read-out. An explanation shows a text's place
-among them. Choose texts that neither the adapter nor its read-out was fitted on: those of the fit have
-log-odds that are too extreme.
-"""
+"""What the purpose subspace of a model holds: interchange accuracy by its size."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Iterable
+from dataclasses import dataclass
 from statistics import mean, stdev
 
-import click
 import numpy as np
 import torch
 from open_clip import CLIP
 from torch import Tensor
 
-from descscore.errors import UsageError
 from descscore.eval.statistics.correlation import Array
 from descscore.eval.statistics.proportions import proportion
 from descscore.interchange import Rotation, interchange
-from descscore.models import LoadedModel, load_model
-from descscore.purpose import Site, save_purpose
-from descscore.tables.open import load_pairs
-from descscore.tables.rows import PreferencePair
-from descscore.texts import pad
+from descscore.purpose import Site
 from descscore.towers.text import run_from_block, run_to_block
 from descscore.training.data import Examples, draw_sources
 from descscore.training.losses import interchange_hits, pair_logits
@@ -36,8 +22,6 @@ from descscore.training.readout import order_rotation
 
 SEED = 0
 RANDOM_ROTATIONS = 12
-POINTS = 101
-"""Quantiles that are kept of the comparison texts: every 1 %."""
 _BATCH = 64
 
 
@@ -157,49 +141,3 @@ class Swaps:
 def _row(subspace: str, k: int, hits: Array, owner: Array) -> InterchangeRow:
     share = proportion(hits, owner)
     return InterchangeRow(subspace, k, float(hits.mean()), len(hits), share.low, share.high)
-
-
-def reference_places(model: LoadedModel, pairs: Sequence[PreferencePair]) -> Tensor:
-    """Quantiles, in steps of 1 %, of the log-odds of descriptions (row 0) and captions (row 1): ``(2, 101)``.
-
-    Raises :class:`UsageError` for a model without a read-out.
-    """
-    descriptions = log_odds_of(model, [pair.description for pair in pairs])
-    captions = log_odds_of(model, [pair.caption for pair in pairs])
-    steps = torch.linspace(0, 1, POINTS, dtype=torch.float64)
-    return torch.stack([part.double().quantile(steps) for part in (descriptions, captions)]).float()
-
-
-@torch.no_grad()
-def log_odds_of(model: LoadedModel, texts: Sequence[str]) -> Tensor:
-    """Read-out log-odds of texts, cut to the context, in order of their length: ``(len(texts),)``."""
-    purpose = model.purpose
-    if purpose is None or purpose.readout is None:
-        raise UsageError(f"model {model.name}: has no purpose read-out")
-    rows = sorted((model.tokenizer.tokenize(text).rows[0] for text in texts), key=len)
-    parts = []
-    for start in range(0, len(rows), _BATCH):
-        tokens = pad(rows[start : start + _BATCH]).to(model.device)
-        parts.append(purpose.log_odds(run_to_block(model.clip, tokens, purpose.site.block).state).cpu())
-    return torch.cat(parts)
-
-
-@click.command()
-@click.argument("adapter", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--data", required=True, help="Data set of pairs (see 'descscore train').")
-@click.option("--split", default="val", show_default=True, help="Split that nothing was fitted on.")
-def main(adapter: Path, data: str, split: str) -> None:
-    """Keep in ADAPTER where the descriptions and captions of DATA lie along its read-out."""
-    model = load_model(adapter, "cpu")
-    pairs = load_pairs(data).split(split)
-    places = reference_places(model, pairs)
-    assert model.purpose is not None  # or there would be no places
-    save_purpose(replace(model.purpose, places=places), adapter)
-    click.echo(
-        f"{adapter}: {len(pairs)} descriptions (median {places[0, POINTS // 2]:+.2f}) and as many "
-        f"captions (median {places[1, POINTS // 2]:+.2f})"
-    )
-
-
-if __name__ == "__main__":
-    main()

@@ -20,7 +20,6 @@ from descscore.purpose import Purpose, Readout, Site, save_purpose
 from pictures import make_photo
 
 TEXTS = ("A red car stands at a gate.", "Ada Lovelace, London & 1843 👩\u200d💻", "A dog. " * 40)
-PLACES = torch.stack([torch.linspace(-1, 3, 101), torch.linspace(-3, 1, 101)])
 
 
 def explained_adapter(base: Path, folder: Path) -> Path:
@@ -32,7 +31,7 @@ def explained_adapter(base: Path, folder: Path) -> Path:
     readout = Readout(torch.randn(5), torch.tensor(0.1))
     rotation = Rotation(32, 1).matrix().detach()
     save_full(clip, plain, info, folder)
-    save_purpose(Purpose(Site(2, 5), rotation, readout, torch.linspace(-1, 1, 101), PLACES), folder)
+    save_purpose(Purpose(Site(2, 5), rotation, readout, torch.linspace(-1, 1, 101)), folder)
     return folder
 
 

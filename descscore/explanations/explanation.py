@@ -55,8 +55,8 @@ class Convergence:
 
 
 @dataclass(frozen=True)
-class PurposePlace:
-    """The purpose read-out of a text, compared with comparison texts."""
+class TextPurpose:
+    """The purpose read-out of a text."""
 
     log_odds: float
     """Log-odds of being a description."""
@@ -66,16 +66,6 @@ class PurposePlace:
     """The text block (0-based) after which the purpose is read."""
     k: int
     """Dimensions of the subspace."""
-    above_descriptions: float | None
-    """Per cent of comparison descriptions with lower log-odds, ties half; None for a model without comparison
-    texts."""
-    above_captions: float | None
-    """The same for comparison captions."""
-    descriptions: tuple[float, ...] | None
-    """Ascending quantiles of the log-odds of comparison descriptions; None for a model without comparison
-    texts."""
-    captions: tuple[float, ...] | None
-    """The same for comparison captions."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +98,7 @@ class Explanation:
     """Whether the words' parts of the cosine add up."""
     purpose_convergence: Convergence | None
     """Whether the words' parts of the log-odds add up; None without a read-out."""
-    purpose: PurposePlace | None
+    purpose: TextPurpose | None
     """The text's purpose read-out; None without one."""
     counterfactual: Counterfactual | None = None
     """The text with another purpose; None without a ``source``."""

@@ -11,7 +11,6 @@ from PIL import Image
 
 from descscore.explanations.explanation import (
     Explanation,
-    PurposePlace,
     WordParts,
     effect_levels,
 )
@@ -19,7 +18,7 @@ from descscore.explanations.occlusion import OcclusionMap
 from descscore.explanations.terminal import (
     columns_of,
     convergence_sentence,
-    place_sentence,
+    purpose_sentence,
     strongest,
 )
 from descscore.templates import ASSETS, environment, jpeg_address
@@ -41,7 +40,7 @@ def to_html(explanation: Explanation, image: Image.Image, name: str) -> str:
     sentences = [convergence_sentence("Cosine", explanation.convergence)]
     if explanation.purpose_convergence:
         sentences.append(convergence_sentence("Purpose", explanation.purpose_convergence))
-    place, where = explanation.purpose, explanation.occlusion
+    purpose, where = explanation.purpose, explanation.occlusion
     return _template().render(
         title=f"Why this text scores {explanation.score.score:.3f}",
         score=explanation.score,
@@ -54,9 +53,8 @@ def to_html(explanation: Explanation, image: Image.Image, name: str) -> str:
         ranks=_ranks(words),
         columns=columns_of(words),
         convergence=sentences,
-        purpose=place,
-        purpose_sentence=place and place_sentence(place),
-        scale=place and _Scale.of(place),
+        purpose=purpose,
+        purpose_sentence=purpose and purpose_sentence(purpose),
         counterfactual=explanation.counterfactual,
         map=where and _Map.of(where, image.size),
     )
@@ -81,61 +79,6 @@ def _ranks(words: Sequence[WordParts]) -> list[int]:
     order = sorted((i for i, word in enumerate(words) if word.tokens), key=lambda i: -words[i].value)
     ranks = {i: rank for rank, i in enumerate(order, start=1)}
     return [ranks.get(i, 0) for i in range(len(words))]
-
-
-@dataclass(frozen=True)
-class _Group:
-    """Log-odds of comparison texts: least, lower quartile, median, upper quartile, greatest."""
-
-    name: str
-    least: float
-    lower: float
-    median: float
-    upper: float
-    greatest: float
-
-    @classmethod
-    def of(cls, name: str, quantiles: Sequence[float]) -> _Group:
-        return cls(name, *(quantiles[round(q * (len(quantiles) - 1))] for q in (0, 0.25, 0.5, 0.75, 1)))
-
-
-@dataclass(frozen=True)
-class _Scale:
-    """The drawing of a text's log-odds among those of comparison texts."""
-
-    groups: tuple[_Group, ...]
-    low: float
-    """Lower end of the axis."""
-    high: float
-    """Upper end of the axis."""
-    in_words: str
-    """The drawing in words, for screen readers."""
-    width: int = 640
-
-    @classmethod
-    def of(cls, place: PurposePlace) -> _Scale:
-        named = (("Captions", place.captions), ("Descriptions", place.descriptions))
-        groups = tuple(_Group.of(name, quantiles) for name, quantiles in named if quantiles)
-        ends = [place.log_odds, 0.0, *(end for group in groups for end in (group.least, group.greatest))]
-        parts = [
-            f"This text at {place.log_odds:+.2f}",
-            *(
-                f"comparison {group.name.lower()} from {group.least:+.2f} to {group.greatest:+.2f}, "
-                f"middle half {group.lower:+.2f} to {group.upper:+.2f}, median {group.median:+.2f}"
-                for group in groups
-            ),
-        ]
-        in_words = "Log-odds of being a description. " + "; ".join(parts)
-        return cls(groups, min(ends), max(ends), in_words)
-
-    @property
-    def height(self) -> int:
-        return 40 * (len(self.groups) + 1) + 34
-
-    def at(self, value: float) -> float:
-        """The horizontal position of a value. The names of groups are to the left of the axis."""
-        left, right = 120, 24
-        return left + (value - self.low) / max(self.high - self.low, 1e-9) * (self.width - left - right)
 
 
 @dataclass(frozen=True)

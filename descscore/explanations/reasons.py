@@ -32,7 +32,7 @@ from descscore.explanations.explanation import (
     Convergence,
     Counterfactual,
     Explanation,
-    PurposePlace,
+    TextPurpose,
     WordParts,
 )
 from descscore.explanations.occlusion import PixelEncoder, occlusion_maps
@@ -41,7 +41,7 @@ from descscore.image_lists import AnyImage, ImageBatch, image_source
 from descscore.images import image_identity, load_image
 from descscore.interchange import Exchange, interchange_texts
 from descscore.models import LoadedModel
-from descscore.purpose import Purpose, percent_below
+from descscore.purpose import Purpose
 from descscore.records import SCALE, Score
 from descscore.texts import EncodedTexts, TokenizedText, pad
 from descscore.towers.text import can_shorten, join_tokens
@@ -154,7 +154,7 @@ def explain_encoded(
             words=reason.words,
             convergence=reason.convergence,
             purpose_convergence=reason.purpose_convergence,
-            purpose=_place(model.purpose, reason.log_odds, score),
+            purpose=_text_purpose(model.purpose, reason.log_odds, score),
             counterfactual=counterfactual,
         )
         for text, score, reason, counterfactual in zip(texts, scores, reasons, counterfactuals, strict=True)
@@ -300,22 +300,14 @@ def _convergence(path: PathEnds, text: int, steps: int) -> Convergence:
     )
 
 
-def _place(purpose: Purpose | None, log_odds: float | None, score: Score) -> PurposePlace | None:
+def _text_purpose(purpose: Purpose | None, log_odds: float | None, score: Score) -> TextPurpose | None:
     if purpose is None or log_odds is None or score.description_probability is None:
         return None
-    places = [None, None] if purpose.places is None else list(purpose.places.cpu().double())
-    value = torch.tensor(log_odds, dtype=torch.float64)
-    above = [None if row is None else float(percent_below(row, value)) for row in places]
-    descriptions, captions = (None if row is None else tuple(row.tolist()) for row in places)
-    return PurposePlace(
+    return TextPurpose(
         log_odds=log_odds,
         probability=score.description_probability,
         block=purpose.site.block,
         k=purpose.site.k,
-        above_descriptions=above[0],
-        above_captions=above[1],
-        descriptions=descriptions,
-        captions=captions,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -15,15 +15,15 @@ from descscore.explanations.explanation import (
     Convergence,
     Counterfactual,
     Explanation,
-    PurposePlace,
+    TextPurpose,
     WordParts,
     strongest_words,
 )
 from descscore.explanations.occlusion import OcclusionMap
 from descscore.screen import Line, first_part, one_line, score_table, wrapped
 
-_WORD, _SCALE = 20, 48
-"""Widths in characters: of the longest word shown whole, and of the purpose scale."""
+_WORD = 20
+"""Width in characters of the longest word shown whole."""
 
 _GAP = 2
 """Blanks between two columns."""
@@ -43,7 +43,7 @@ def to_text(explanation: Explanation, verbose: bool = False, width: int | None =
     """
     blocks = [[score_table([Line(explanation.text, explanation.score)], verbose, width)]]
     if explanation.purpose and verbose:
-        blocks.append(_purpose(explanation.purpose, width))
+        blocks.append(wrapped(f"purpose: {purpose_sentence(explanation.purpose)}", width))
     blocks.append(_words(explanation.words, verbose, width))
     blocks.append(_fitting(_sums(explanation, verbose), width))
     if explanation.counterfactual:
@@ -91,46 +91,9 @@ def convergence_sentence(name: str, convergence: Convergence) -> str:
     )
 
 
-def place_sentence(place: PurposePlace) -> str:
-    """The read-out compared with the comparison texts, in a sentence."""
-    text = f"probability {place.probability:.3f} of being a description (log-odds {place.log_odds:+.2f})"
-    if place.above_descriptions is None or place.above_captions is None:
-        return text
-    return (
-        f"{text}; higher than {place.above_descriptions:.0f} % of comparison descriptions "
-        f"and {place.above_captions:.0f} % of comparison captions"
-    )
-
-
-def _purpose(place: PurposePlace, width: int | None) -> list[str]:
-    lines = wrapped(f"purpose: {place_sentence(place)}", width)
-    if place.descriptions is None or place.captions is None:
-        return lines
-    low = min(place.descriptions[0], place.captions[0], place.log_odds)
-    high = max(place.descriptions[-1], place.captions[-1], place.log_odds)
-
-    def at(value: float) -> int:
-        return round((value - low) / max(high - low, 1e-9) * (_SCALE - 1))
-
-    ends = f"{low:<+8.1f}{high:>+{_SCALE - 8}.1f}"
-    rows = {
-        "captions": _spread(place.captions, at),
-        "descriptions": _spread(place.descriptions, at),
-        "this text": " " * at(place.log_odds) + "X",
-        "log-odds": ends,
-    }
-    drawing = [f"  {name:<13}{marks}" for name, marks in rows.items()]
-    return [*lines, *drawing, *wrapped("  marks: . all, - 5 to 95 %, = middle half", width)]
-
-
-def _spread(quantiles: Sequence[float], at: Callable[[float], int]) -> str:
-    """A line of marks from the lowest to the highest comparison text."""
-    line = [" "] * _SCALE
-    for mark, outer in ((".", 0.0), ("-", 0.05), ("=", 0.25)):
-        first, last = (quantiles[round(q * (len(quantiles) - 1))] for q in (outer, 1 - outer))
-        for place in range(at(first), at(last) + 1):
-            line[place] = mark
-    return "".join(line).rstrip()
+def purpose_sentence(purpose: TextPurpose) -> str:
+    """What the read-out says of the text."""
+    return f"probability {purpose.probability:.3f} of being a description (log-odds {purpose.log_odds:+.2f})"
 
 
 @dataclass(frozen=True)

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 from click.testing import CliRunner
 from playwright.sync_api import Page
 
 from accessibility import NARROW, WIDE, focus_order, overflow, violations
 from descscore.cli import main
-from descscore.models import load_model
-from descscore.purpose import save_purpose
 from pictures import make_photo
 from report_data import make_adapter
 
@@ -33,10 +29,6 @@ def page_file(
     model, more = tiny_folder, ["--where"]
     if request.param == "adapter":
         model, more = make_adapter(tiny_folder, root / "adapter"), ["--where", "--source", "A <i>dog</i>."]
-        purpose = load_model(model, "cpu").purpose
-        assert purpose is not None
-        places = torch.stack([torch.linspace(-1, 3, 101), torch.linspace(-3, 1, 101)])
-        save_purpose(replace(purpose, places=places), model)
     path = root / "page.html"
     arguments = ["explain", str(photo), TEXT, "--model", str(model), "--device", "cpu", "--html", str(path)]
     result = CliRunner().invoke(main, arguments + more)
