@@ -22,7 +22,6 @@ from descscore.training.readout import order_rotation
 
 SEED = 0
 RANDOM_ROTATIONS = 12
-_BATCH = 64
 
 
 @dataclass(frozen=True)
