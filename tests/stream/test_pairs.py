@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import psutil
 import pytest
 from batch_inputs import TEXTS, make_pairs
@@ -230,6 +231,16 @@ def test_odd_texts(scorer: DescScorer, photos: list[Path], text: Any, status: st
     (outcome,) = scorer.score_stream([(photos[0], text)], HERE)
     assert outcome.status == status
     assert time.process_time() - start < 20
+
+
+def test_a_missing_text_of_a_frame_is_a_row_where_empty_texts_are_decorative(
+    scorer: DescScorer, photos: list[Path]
+) -> None:
+    """pandas says neither yes nor no when it compares ``pd.NA`` with a text."""
+    texts: list[Any] = ["", pd.NA, np.array(["", ""]), "A cat."]
+    options = StreamOptions(workers=0, decorative_empty=True)
+    outcomes = scorer.score_stream([(photos[0], text) for text in texts], options)
+    assert [outcome.status for outcome in outcomes] == ["decorative", "not_text", "not_text", "ok"]
 
 
 def test_what_is_no_text_is_not_kept(scorer: DescScorer, photos: list[Path]) -> None:
