@@ -70,11 +70,12 @@ def study_mark(items: Iterable[StudyItem]) -> str:
 
 
 def _item(place: str, folder: Path, row: Row) -> StudyItem:
-    values = [unicodedata.normalize("NFC", row.cells[name]).strip() for name in COLUMNS]
-    for name, value in zip(COLUMNS, values, strict=True):
-        if is_blank(value):
+    cells = {name: row.cells[name].strip() for name in COLUMNS}
+    for name, cell in cells.items():
+        if is_blank(cell):
             raise DataError(f"{place}: {name} is blank")
-    item, image, description, title, text = values
+    image = cells.pop("image")  # as it is: a disk may keep a name in another form
+    item, description, title, text = (unicodedata.normalize("NFC", cell) for cell in cells.values())
     try:
         file = check_path(find_image(str(folder), image))
         image_hash = hashlib.sha256(file.read_bytes()).hexdigest()

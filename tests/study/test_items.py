@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from pathlib import Path
 
 import pytest
 
 from descscore.errors import DataError
 from descscore.study.items import COLUMNS, read_items
+from pictures import make_photo
 from study_tools import write_items, write_table
 
 
@@ -54,6 +56,16 @@ def test_items_errors_name_the_line(tmp_path: Path) -> None:
     (tmp_path / "bad.csv").write_text(",".join((*COLUMNS, "description")) + "\n")
     with pytest.raises(DataError, match="has column 'description' 2 times"):
         read_items(tmp_path / "bad.csv")
+
+
+def test_an_image_is_found_by_the_name_that_its_disk_keeps(tmp_path: Path) -> None:
+    """A Mac writes an accent as a character of its own; two such texts are one text."""
+    name = unicodedata.normalize("NFD", "Café.png")
+    make_photo(tmp_path / name, seed=0)
+    cells = dict(zip(COLUMNS, ("a", name, unicodedata.normalize("NFD", "A café."), "T", "X"), strict=True))
+    (item,) = read_items(write_table(tmp_path / "items.csv", [cells]))
+    assert item.image.read_bytes() == (tmp_path / name).read_bytes()
+    assert item.description == "A café."
 
 
 def test_a_study_in_a_folder_whose_name_is_no_unicode_is_refused(tmp_path: Path) -> None:
