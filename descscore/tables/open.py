@@ -147,10 +147,13 @@ def _input_folder(path: Path, name: str, options: InputOptions) -> tuple[Table, 
         return _table(_inside(path, path / CONCADIA)), _images_of(path / CONCADIA)
     if is_saved(path):
         return HubTable(name, None, options.split), path
-    wanted = normal_split(options.split)
-    for split, table in _metadata(path):
-        if split in ("", wanted):
-            return _table(table), table.parent
+    if metadata := _metadata(path):
+        wanted = normal_split(options.split)
+        table = next((table for split, table in metadata if split in ("", wanted)), None)
+        if table is None:
+            there = ", ".join(split for split, _ in metadata)
+            raise DataError(f"{name}: no split {options.split!r}; its splits are {there}")
+        return _table(table), table.parent
     if shards := _files(path, (".tar",)):
         return WebDatasetTable(shards, name), path
     folder = FolderTable(path)

@@ -278,6 +278,8 @@ def test_an_image_folder_of_datasets(folder: Path, name: str) -> None:
     assert load_pairs(folder / "split").splits() == {"test": 1, "train": 1}
     [found] = open_input(str(folder / "split"), InputOptions(split="test")).rows()
     assert "/split/test/" in str(found.image)
+    with pytest.raises(DataError, match=r"split: no split 'val'; its splits are test, train"):
+        open_input(str(folder / "split"), InputOptions(split="val"))
 
 
 def test_a_folder_with_a_table_of_another_name_says_what_to_give(folder: Path) -> None:
@@ -301,6 +303,7 @@ def test_a_folder_of_save_to_disk(folder: Path, splits: bool) -> None:
     assert all(isinstance(row.image, bytes) for row in rows)
     pairs = load_pairs(folder / "saved")
     assert pairs.splits() == {"train" if splits else "": 2}
+    assert pairs.pairs[0].source == f"{folder / 'saved'}" + ("[train]" if splits else "")
     assert pairs.pairs[1].image.read() == rows[1].image
 
 
