@@ -137,19 +137,22 @@ def folders_below(
         shown = sorted(name for name in below if not is_hidden(name))
         links = [name for name in shown if os.path.islink(os.path.join(folder, name))]
         outside = [name for name in links if not is_below(root, os.path.join(folder, name))]
-        here = os.path.join(os.path.realpath(folder), "")
-        # A link to a folder around it would lead round and round.
-        round_about = [
-            name
-            for name in links
-            if here.startswith(os.path.join(os.path.realpath(os.path.join(folder, name)), ""))
-        ]
+        round_about = [name for name in links if _leads_back(root, folder, name)]
         linked += len(links)
         if linked > _MOST_LINKS:
             raise DataError(f"{root}: over {_MOST_LINKS:,} linked folders in it")
         below[:] = [name for name in shown if name not in outside and name not in round_about]
         files = sorted(name for name in names if not is_hidden(name))
         yield os.path.relpath(folder, root), files, outside
+
+
+def _leads_back(root: str, folder: str, name: str) -> bool:
+    """Whether a link leads to a folder around it, or around a link that led here: walks would go round."""
+    target = os.path.join(os.path.realpath(os.path.join(folder, name)), "")
+    way = [folder]
+    while len(way[-1]) > len(root):
+        way.append(os.path.dirname(way[-1]))
+    return any(os.path.join(os.path.realpath(place), "").startswith(target) for place in way)
 
 
 _MOST_LINKS = 10_000

@@ -457,6 +457,16 @@ def test_what_systems_leave_behind_is_no_data_and_linked_folders_are_followed_or
     assert [row.text for row in rows] == [None, "A dog.", "A dog."]
 
 
+def test_folders_that_link_to_each_other_are_read_once_on_each_way(tmp_path: Path) -> None:
+    for name, other in (("a", "b"), ("b", "a")):
+        (tmp_path / name).mkdir()
+        make_photo(tmp_path / name / "x.png", seed=0)
+        (tmp_path / name / "x.txt").write_text("A dog.")
+        (tmp_path / name / "see").symlink_to(tmp_path / other)
+    ids = [row.id for row in open_input(str(tmp_path)).rows()]
+    assert ids == ["a/x.png", "a/see/x.png", "b/x.png", "b/see/x.png"]
+
+
 def test_a_byte_order_mark_before_json(folder: Path) -> None:
     for mark, coding in ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le")):
         (folder / "x.json").write_bytes(mark + '{"image1": "Ein Kätzchen."}'.encode(coding))
