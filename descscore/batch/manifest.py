@@ -156,6 +156,15 @@ def read_manifest(output: Path) -> Manifest | None:
         raise DataError(f"{path}: not a manifest of descscore ({error!r})") from None
 
 
+def check_new_folder(output: Path) -> None:
+    """Raise :class:`DataError` for Parquet files in a folder of no run: they would count as results."""
+    foreign = sorted(path.name for path in output.glob("*.parquet"))
+    if foreign:
+        raise DataError(
+            f"{output}: holds {foreign[0]} but no {MANIFEST_FILE}; give an empty folder as --output"
+        )
+
+
 def write_manifest(output: Path, manifest: Manifest) -> None:
     with atomic_write(output / MANIFEST_FILE) as temporary:
         text = json.dumps(asdict(manifest), indent=2, ensure_ascii=True)

@@ -21,9 +21,9 @@ from tqdm import tqdm
 
 from descscore.batch.manifest import (
     IMAGE_AND_TEXT,
-    MANIFEST_FILE,
     Identity,
     Manifest,
+    check_new_folder,
     read_manifest,
     write_manifest,
 )
@@ -246,11 +246,7 @@ def _manifest(scorer: DescScorer, source: Reader, rows: int, output: Path, optio
         job=list(options.job) if options.job else None,
     )
     if earlier is None:
-        foreign = sorted(path.name for path in output.glob("*.parquet"))
-        if foreign:
-            raise DataError(
-                f"{output}: holds {foreign[0]} but no {MANIFEST_FILE}; give an empty folder as --output"
-            )
+        check_new_folder(output)
         manifest = Manifest(identity, begun=time.time_ns())
         write_manifest(output, manifest)
         return manifest

@@ -502,6 +502,32 @@ def test_jobs_of_other_runs_do_not_merge(batch: Callable[..., Result], pairs: Pa
     assert "shard_size: 2 there, 3 now" in result.stderr
 
 
+def test_a_merge_can_be_repeated_and_never_mixes_runs(
+    batch: Callable[..., Result], pairs: Pairs, tmp_path: Path
+) -> None:
+    source = write_csv(tmp_path / "in.csv", pairs)
+    jobs = [tmp_path / "1", tmp_path / "2"]
+    for i, job in enumerate(jobs, start=1):
+        assert batch(source, "--shard-size", 3, "--output", job, "--shard", f"{i}/2").exit_code == 0
+
+    def merge(output: Path) -> Result:
+        return CliRunner().invoke(main, ["merge", *map(str, jobs), "--output", str(output)])
+
+    merged, other = tmp_path / "merged", tmp_path / "other"
+    assert merge(merged).exit_code == 0
+    before = sorted(path.name for path in merged.iterdir())
+    assert merge(merged).exit_code == 0
+    assert sorted(path.name for path in merged.iterdir()) == before
+    assert batch(source, "--shard-size", 2, "--output", other).exit_code == 0
+    refused = merge(other)
+    assert (refused.exit_code, "holds results of another run" in refused.stderr) == (1, True)
+    (other / ".manifest.json").unlink()
+    assert "holds part-000000.parquet but no" in merge(other).stderr
+    assert [row["id"] for row in rows_of(other)] == pairs.ids
+    (jobs[1] / "part-000003.parquet").unlink()
+    assert f"{jobs[1]}: is not complete" in merge(merged).stderr
+
+
 def test_ids_and_errors_are_no_formulas_in_a_spreadsheet(tmp_path: Path) -> None:
     """descscore reads them back as they were; JSON and Parquet hold them as they are."""
     ids = ["=1+1", "+a", "-a", "@a", "\t=a", "'=a", "plain", "'plain"]
