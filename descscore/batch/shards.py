@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from descscore.errors import DataError
 from descscore.files import atomic_write
 from descscore.records import Outcome
-from descscore.tables.cells import from_csv_cell, to_csv_cell
+from descscore.tables.cells import CELL_LIMIT, from_csv_cell, to_csv_cell
 
 SCHEMA = pa.schema(
     [
@@ -272,6 +272,8 @@ def _write_csv(tables: Iterable[pa.Table], file: BinaryIO, columns: pa.Schema) -
 def _read_csv(path: Path, columns: pa.Schema) -> pa.Table:
     table = pa.csv.read_csv(
         path,
+        # A row has to fit into a block, and a character of its text may take four bytes.
+        read_options=pa.csv.ReadOptions(block_size=8 * CELL_LIMIT),
         parse_options=pa.csv.ParseOptions(newlines_in_values=True),
         convert_options=pa.csv.ConvertOptions(
             column_types=columns,

@@ -29,11 +29,12 @@ from click.testing import CliRunner, Result
 from filelock import FileLock
 
 from descscore import DescScorer, Score
+from descscore.batch.shards import RESULT_FILES, ShardFolder, read_result_file, write_result_file
 from descscore.batch.shards import Result as Row
-from descscore.batch.shards import ShardFolder, write_result_file
 from descscore.cli import main
 from descscore.models import load_model
 from descscore.records import Outcome
+from descscore.tables.cells import CELL_LIMIT
 from descscore.tables.text_tables import read_csv as read_scores
 
 COLUMNS = [
@@ -526,6 +527,18 @@ def test_a_merge_can_be_repeated_and_never_mixes_runs(
     assert [row["id"] for row in rows_of(other)] == pairs.ids
     (jobs[1] / "part-000003.parquet").unlink()
     assert f"{jobs[1]}: is not complete" in merge(merged).stderr
+
+
+@pytest.mark.parametrize("form", list(RESULT_FILES))
+def test_a_file_of_results_with_the_longest_text_is_read_again(form: str, tmp_path: Path) -> None:
+    """``--retry-failed`` reads it. A quotation mark is written twice in CSV."""
+    longest = "🐕" * (CELL_LIMIT - 9) + '"quoted"\n'
+    shards = ShardFolder(tmp_path / "parts", "run", 100, ".arrow")
+    shards.folder.mkdir()
+    shards.write(0, [Row("a", Outcome("missing_image", "a.png: no such file"), "a.png", longest)])
+    write_result_file(shards, [0], tmp_path, form)
+    (row,) = read_result_file(tmp_path, form, lean=False).to_pylist()
+    assert (row["id"], row["text"], row["score"]) == ("a", longest, None)
 
 
 def test_ids_and_errors_are_no_formulas_in_a_spreadsheet(tmp_path: Path) -> None:
