@@ -62,8 +62,7 @@ class Digest:
             pc.invert(pc.is_in(table["status"], pa.array([OK, DECORATIVE])))
         )
         for status in bad["status"].unique().to_pylist():
-            ids = bad["id"].filter(pc.equal(bad["status"], status))[:LISTED].to_pylist()
-            failures[status] = [short(row_id) for row_id in ids]
+            failures[status] = bad["id"].filter(pc.equal(bad["status"], status))[:LISTED].to_pylist()
         return cls({str(step): n for step, n in Counter(steps).items()}, worst, failures)
 
     def __add__(self, other: Digest) -> Digest:
@@ -100,7 +99,8 @@ class Digest:
             lines += [f"  {row['cosine']:+.4f}  {short(row['id'])}  {row['text']}" for row in self.worst]
         for kind, ids in self.failures.items():
             more = statuses.get(kind, 0) - len(ids)
-            lines.append(f"{kind}: rows {', '.join(ids)}" + (f" and {more:,} more" if more > 0 else ""))
+            listed = ", ".join(map(short, ids))
+            lines.append(f"{kind}: rows {listed}" + (f" and {more:,} more" if more > 0 else ""))
         if self.failures:
             lines.append("the column error of the results says why")
         return lines

@@ -95,6 +95,17 @@ def test_the_summary_has_distribution_worst_rows_and_failed_ids(batch: Batch, tm
     assert again["distribution"]["lowest"] == pytest.approx(row["score"], abs=0.006)
 
 
+def test_ids_of_failed_rows_are_those_of_the_table_and_short_on_the_screen(
+    batch: Batch, tmp_path: Path
+) -> None:
+    ids = ["two  blanks", "x" * 300]
+    rows = "".join(f"{row_id},none.png,A dog.\n" for row_id in ids)
+    (tmp_path / "p.csv").write_text(f"id,image,text\n{rows}")
+    given = (tmp_path / "p.csv", "--output", tmp_path / "out")
+    assert f"missing_image: rows two blanks, {'x' * 67}...{'x' * 30}\n" in batch(*given).stdout
+    assert json.loads(batch(*given, "--json").stdout)["failures"] == {"missing_image": ids}
+
+
 @pytest.mark.parametrize("form", ["parquet", "csv", "jsonl"])
 def test_failed_and_changed_rows_are_scored_again_on_request(
     form: str, batch: Batch, tmp_path: Path, tiny_folder: Path
