@@ -160,8 +160,10 @@ class ShardFolder:
         return table
 
     def info(self, number: int) -> ShardInfo:
-        """What a whole shard holds. Raises :class:`DataError` as :meth:`read`."""
-        return _info(number, self.path(number), self.read(number, ["status"]))
+        """What a shard holds. Raises :class:`DataError` as :meth:`read`."""
+        table = self.read(number, ["status"])
+        statuses = count_statuses([Counter(table["status"].to_pylist())])
+        return ShardInfo(number, self.path(number).name, table.num_rows, statuses)
 
     def done(self, numbers: Iterable[int], rows: int) -> dict[int, ShardInfo]:
         """The shards among ``numbers`` that exist and are whole. rows: rows of the whole input."""
@@ -169,9 +171,9 @@ class ShardFolder:
         for number in numbers:
             if self.path(number).is_file():
                 with contextlib.suppress(DataError):
-                    table = self.read(number, ["status"])
-                    if table.num_rows == min(self.size, rows - number * self.size):
-                        whole[number] = _info(number, self.path(number), table)
+                    info = self.info(number)
+                    if info.rows == min(self.size, rows - number * self.size):
+                        whole[number] = info
         return whole
 
 
@@ -191,11 +193,6 @@ def _read(path: Path, columns: Sequence[str] | None) -> pa.Table:
     with pa.memory_map(str(path)) as file:
         table = pa.ipc.open_file(file).read_all()
     return table if names is None else table.select(names)
-
-
-def _info(number: int, path: Path, table: pa.Table) -> ShardInfo:
-    statuses = count_statuses([Counter(table["status"].to_pylist())])
-    return ShardInfo(number, path.name, table.num_rows, statuses)
 
 
 def schema(lean: bool) -> pa.Schema:
