@@ -184,7 +184,11 @@ def _metadata(path: Path) -> list[tuple[str, Path]]:
 
 
 def _inside(folder: Path, file: Path) -> Path:
-    """What lies in a folder. Raises :class:`DataError` for a link out: a stranger's may lead to any texts."""
+    """The file, which must lie in the folder. A link out of a stranger's folder may lead to any texts.
+
+    Raises:
+        DataError: The file is a link that leads out.
+    """
     if is_below(str(folder), str(file)):
         return file
     raise DataError(f"{file}: leads out of the folder {folder}; name the file itself, with --image-root")
