@@ -127,13 +127,13 @@ def folders_below(
     """The folder ``root`` and those below it, relative, with the names of their files that are not hidden.
 
     The third list names links to folders outside, which are not followed. One folder's names are in memory at
-    a time. ``on_error`` hears of a folder that cannot be read; by default it is passed over.
+    a time. ``on_error`` hears of a folder that cannot be read; without it, that is an error.
 
     Raises:
-        DataError: There are over :data:`_MOST_LINKS` linked folders.
+        DataError: A folder cannot be read, or there are over :data:`_MOST_LINKS` linked folders.
     """
     linked = 0
-    for folder, below, names in os.walk(root, onerror=on_error, followlinks=True):
+    for folder, below, names in os.walk(root, onerror=on_error or _refuse, followlinks=True):
         shown = sorted(name for name in below if not is_hidden(name))
         links = [name for name in shown if os.path.islink(os.path.join(folder, name))]
         outside = [name for name in links if not is_below(root, os.path.join(folder, name))]
@@ -144,6 +144,10 @@ def folders_below(
         below[:] = [name for name in shown if name not in outside and name not in round_about]
         files = sorted(name for name in names if not is_hidden(name))
         yield os.path.relpath(folder, root), files, outside
+
+
+def _refuse(error: OSError) -> None:
+    raise DataError(f"{error.filename}: cannot be read ({error.strerror or error})") from error
 
 
 def _leads_back(root: str, folder: str, name: str) -> bool:

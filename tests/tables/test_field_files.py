@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import errno
 import json
 import logging
 import os
@@ -455,6 +456,24 @@ def test_what_systems_leave_behind_is_no_data_and_linked_folders_are_followed_or
     assert kinds(rows) == ["outside_image_root", None, None]
     assert "leads out of" in str(rows[0].fault)
     assert [row.text for row in rows] == [None, "A dog.", "A dog."]
+
+
+def test_a_folder_that_cannot_be_read_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its images would be missing, and nobody would know."""
+    for name in ("open", "locked"):
+        (tmp_path / name).mkdir()
+        make_photo(tmp_path / name / "x.png", seed=0)
+        (tmp_path / name / "x.txt").write_text("A dog.")
+    real = os.scandir
+
+    def scandir(path: str) -> Any:
+        if path.endswith("locked"):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)  # the system lets root into every folder
+    with pytest.raises(DataError, match=r"locked: cannot be read \(Permission denied\)"):
+        list(open_input(str(tmp_path)).rows())
 
 
 def test_folders_that_link_to_each_other_are_read_once_on_each_way(tmp_path: Path) -> None:
