@@ -194,7 +194,15 @@ class _Member(NamedTuple):
 
     place: int
     size: int
-    is_sparse: bool
+    obstacle: str
+    """Why the bytes are not read; '' if they are."""
+
+    @classmethod
+    def of(cls, member: tarfile.TarInfo) -> _Member:
+        obstacle = "" if member.isfile() else "is a link"
+        if member.issparse():  # a few bytes may stand for any number of zeros
+            obstacle = "is a sparse file"
+        return cls(member.offset_data, member.size, obstacle)
 
 
 @dataclass
@@ -218,7 +226,7 @@ class _Sample:
         elif len(self.members) == _MOST_MEMBERS:
             self.fault = InputError("bad_row", f"{self.key}: has over {_MOST_MEMBERS} members")
         else:
-            self.members[extension] = _Member(member.offset_data, member.size, member.issparse())
+            self.members[extension] = _Member.of(member)
 
     def read_text(self, extension: str) -> str:
         """The text in a member. Raises :class:`InputError` for one that is too long or no text."""
@@ -230,8 +238,8 @@ class _Sample:
     def read(self, extension: str) -> bytes:
         """The bytes of a member. Raises :class:`EOFError` where the archive breaks off."""
         member = self.members[extension]
-        if member.is_sparse:  # a few bytes may stand for any number of zeros
-            raise InputError("bad_row", f"{self.key}: its member {extension!r} is a sparse file")
+        if member.obstacle:
+            raise InputError("bad_row", f"{self.key}: its member {extension!r} {member.obstacle}")
         there = self.file.seek(0, os.SEEK_END) - member.place
         if there < member.size:
             raise EOFError(f"its {extension} breaks off after {there} of {member.size} bytes")
@@ -336,7 +344,8 @@ def _shard_records(file: BinaryIO, shard: int, place: int) -> Iterator[Record]:
                 raise tarfile.ReadError("a member has a negative size")
             key, extension = _split(member.name)
             is_read = member.isfile() and (member.size <= _MEMBER_LIMIT or member.issparse())
-            if not (extension and is_read) or is_hidden(member.name):
+            is_part = is_read or member.islnk() or member.issym()
+            if not (extension and is_part) or is_hidden(member.name):
                 continue
             if sample is None or sample.key != key:
                 if sample is not None:
