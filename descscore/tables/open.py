@@ -154,11 +154,14 @@ def _input_folder(path: Path, name: str, options: InputOptions) -> tuple[Table, 
             there = ", ".join(split for split, _ in metadata)
             raise DataError(f"{name}: no split {options.split!r}; its splits are {there}")
         return _table(table), table.parent
-    if shards := _files(path, (".tar",)):
-        return WebDatasetTable(shards, name), path
     folder = FolderTable(path)
+    if shards := _files(path, (".tar",)):
+        if folder.has_pairs:
+            what = f"holds images with texts, and shards such as {shards[0].name}"
+            raise DataError(f"{name}: {what}; give the one or the other a folder of its own")
+        return WebDatasetTable(shards, name), path
     tables = sorted(file for file in path.iterdir() if file.suffix.lower() in _IN_FOLDERS)
-    if tables and not folder.has_texts:
+    if tables and not folder.has_pairs:
         raise DataError(f"{name}: no image has a text file beside it; give its table, {tables[0]}")
     return folder, path
 

@@ -79,10 +79,10 @@ class FolderTable(FileTable):
         return {"texts_sha256": digest.hexdigest()}
 
     @property
-    def has_texts(self) -> bool:
-        """Whether any file is a text."""
+    def has_pairs(self) -> bool:
+        """Whether any image has a text beside it."""
         found = folders_below(str(self.path))
-        return any(_suffix(name) == ".txt" for _, names, _ in found for name in names)
+        return any(pair.image and pair.text for _, names, _ in found for pair in _pairs_of(names))
 
     def records(self, roles: Mapping[str, str], mark: Mark = None) -> Iterator[Record]:
         empty = True

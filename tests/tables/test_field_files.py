@@ -285,11 +285,22 @@ def test_an_image_folder_of_datasets(folder: Path, name: str) -> None:
 
 def test_a_folder_with_a_table_of_another_name_says_what_to_give(folder: Path) -> None:
     (folder / "images" / "pairs.csv").write_text("image,text\nimage2.png,A dog.\n")
+    (folder / "images" / "README.txt").write_text("My photos.")  # the text of no image
     with pytest.raises(DataError, match=r"no image has a text file beside it; give its table, .*pairs\.csv"):
         open_input(str(folder / "images"))
     (folder / "images" / "image2.txt").write_text("A dog.")
     found = list(open_input(str(folder / "images")).rows())
     assert [row.text for row in found if row.fault is None] == ["A dog."]
+
+
+def test_a_folder_of_pairs_and_shards_is_not_guessed_between(folder: Path) -> None:
+    with tarfile.open(folder / "images" / "backup.tar", "w") as tar:
+        tar.add(folder / "images" / "image2.png", "image2.png")
+    (folder / "images" / "README.txt").write_text("My photos.")
+    assert [row.id for row in open_input(str(folder / "images")).rows()] == ["image2"]
+    (folder / "images" / "image2.txt").write_text("A dog.")
+    with pytest.raises(DataError, match=r"holds images with texts, and shards such as backup\.tar"):
+        open_input(str(folder / "images"))
 
 
 @pytest.mark.parametrize("splits", [False, True])
