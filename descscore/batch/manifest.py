@@ -157,9 +157,12 @@ def read_manifest(output: Path) -> Manifest | None:
         raise DataError(f"{path}: not a manifest of descscore ({error!r})") from None
 
 
-def check_new_folder(output: Path) -> None:
-    """Raise :class:`DataError` for Parquet files in a folder of no run: they would count as results."""
-    foreign = sorted(path.name for path in output.glob("*.parquet"))
+def check_new_folder(output: Path, form: str) -> None:
+    """Raise :class:`DataError` for a folder of no run with files that would count as results, or be replaced.
+
+    form: The format of the results to come.
+    """
+    foreign = sorted(path.name for name in ("*.parquet", result_file(form)) for path in output.glob(name))
     if foreign:
         raise DataError(
             f"{output}: holds {foreign[0]} but no {MANIFEST_FILE}; give an empty folder as --output"

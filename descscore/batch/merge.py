@@ -56,7 +56,7 @@ def _enter(output: Path, whole: Manifest) -> None:
     """Make ``output`` the folder of this run. It may hold no other results: readers would mix them in."""
     earlier = read_manifest(output)
     if earlier is None:
-        check_new_folder(output)
+        check_new_folder(output, whole.identity.format)
         write_manifest(output, whole)  # a merge that is stopped can then be started again
     elif earlier.identity.run != whole.identity.run:
         raise DataError(f"{output}: holds results of another run; give another --output")

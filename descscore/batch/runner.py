@@ -254,7 +254,7 @@ def _manifest(scorer: DescScorer, source: Reader, rows: int, output: Path, optio
         job=list(options.job) if options.job else None,
     )
     if earlier is None:
-        check_new_folder(output)
+        check_new_folder(output, identity.format)
         manifest = Manifest(identity, begun=time.time_ns())
         write_manifest(output, manifest)
         return manifest

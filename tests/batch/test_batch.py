@@ -409,6 +409,13 @@ def test_a_folder_with_foreign_tables_is_refused(
     assert result.exit_code == 1
     assert "in.parquet" in result.stderr
     assert not (tmp_path / ".manifest.json").exists()
+    for form in RESULT_FILES:
+        mine = tmp_path / form / f"scores.{form}"
+        mine.parent.mkdir()
+        mine.write_text("mine")
+        result = batch(source, "--output", mine.parent, "--format", form)
+        assert (result.exit_code, f"holds scores.{form} but no .manifest.json" in result.stderr) == (1, True)
+        assert mine.read_text() == "mine"
 
 
 @pytest.mark.parametrize(
