@@ -253,10 +253,10 @@ def write_result_file(folder: ShardFolder, numbers: Sequence[int], output: Path,
 
 def read_result_file(output: Path, form: str, lean: bool) -> pa.Table:
     """The rows of the single file, such as ``scores.csv``. Raises :class:`DataError` for a damaged file."""
-    path = output / result_file(form)
+    path, columns = output / result_file(form), schema(lean)
     try:
-        return RESULT_FILES[form].read(path, schema(lean))
-    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+        return RESULT_FILES[form].read(path, columns).cast(columns)
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
         raise DataError(f"{path}: is not as this run wrote it ({error})") from None
 
 
@@ -279,7 +279,7 @@ def _read_csv(path: Path, columns: pa.Schema) -> pa.Table:
             quoted_strings_can_be_null=False,
         ),
     )
-    return _with_texts(table.select(columns.names), from_csv_cell).cast(columns)
+    return _with_texts(table.select(columns.names), from_csv_cell)
 
 
 def _with_texts(table: pa.Table, change: Callable[[str], str]) -> pa.Table:

@@ -135,6 +135,18 @@ def test_failed_and_changed_rows_are_scored_again_on_request(
     assert "the content of the input" in batch(*given, "--retry-failed").stderr
 
 
+@pytest.mark.parametrize("line", ["{}", "3", "x", '{"id": "x", "status": []}', "id,status"])
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+def test_a_file_of_results_that_somebody_has_changed_is_said(
+    form: str, line: str, batch: Batch, tmp_path: Path
+) -> None:
+    given = (mixed_table(tmp_path), "--output", tmp_path / "out", "--format", form)
+    assert batch(*given).exit_code == 3
+    (tmp_path / "out" / f"scores.{form}").write_text(f"{line}\n")
+    retried = batch(*given, "--retry-failed")
+    assert (retried.exit_code, f"scores.{form}: is not as this run wrote it" in retried.stderr) == (1, True)
+
+
 def test_a_run_without_changes_has_nothing_to_retry(batch: Batch, tmp_path: Path) -> None:
     pairs = make_pairs(tmp_path / "photos", 5)
     table, output = write_csv(tmp_path / "photos" / "in.csv", pairs), tmp_path / "out"
