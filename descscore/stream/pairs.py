@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
+import numpy as np
+
 from descscore.errors import ImageError, InputError, UsageError
 from descscore.image_lists import AnyImage, image_source
 from descscore.images import ImageSource, read_image_file
@@ -102,11 +104,11 @@ def stream_pair(pair: StreamInput, number: int) -> GivenPair:
     """The pair, the ``number``th of its stream; :class:`UsageError` for a mapping with unknown or no keys."""
     if isinstance(pair, Pair):
         image: Any = pair.image
-        row = GivenPair(None, pair.text, pair.context, pair.references)
+        row = GivenPair(None, pair.text, pair.context, _listed(pair.references))
     elif isinstance(pair, Mapping):
         _check_keys(pair, number)
         image, row_id = pair.get("image"), pair.get("id")
-        context, references = pair.get("context"), pair.get("references")
+        context, references = pair.get("context"), _listed(pair.get("references"))
         row = GivenPair(None, pair.get("text"), context, references, "" if row_id is None else str(row_id))
         missing = [name for name in ("image", "text") if name not in pair]
         if missing:
@@ -120,6 +122,11 @@ def stream_pair(pair: StreamInput, number: int) -> GivenPair:
         return replace(row, image=image_source(image))
     except ImageError as error:
         return replace(row, fault=error)
+
+
+def _listed(references: object) -> object:
+    """References as a list where they are an array, as pandas reads lists from Parquet files."""
+    return references.tolist() if isinstance(references, np.ndarray) else references
 
 
 def _two(pair: Any, number: int) -> tuple[Any, Any]:
