@@ -25,6 +25,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from cachetools import LRUCache
 from torch import Tensor
@@ -113,6 +114,8 @@ def check_references(references: object) -> tuple[object, ...]:
     """
     if references is None:
         return ()
+    if isinstance(references, np.ndarray):  # as pandas reads lists from Parquet files
+        references = references.tolist()
     if not isinstance(references, (list, tuple)):
         kind = type(references).__name__
         raise TextError("bad_references", f"references: expected a list of texts, got one {kind}")

@@ -132,7 +132,7 @@ def batch(ctx: click.Context, /, source: str, output: Path, as_json: bool, **arg
             time_limit=arguments["time_limit"],
             decorative_empty=arguments["decorative_empty"],
         ),
-        input_options=tuple(_input_options(arguments).items()),
+        input_options=_input_options(arguments),
         contexts=bool(arguments["context_column"]),
         lean=arguments["lean"],
         retry_failed=arguments["retry_failed"],

@@ -18,6 +18,7 @@ from descscore.batch.shards import ShardFolder, ShardInfo, count_statuses, resul
 from descscore.batch.summary import Digest
 from descscore.errors import DataError
 from descscore.files import atomic_write
+from descscore.tables.cells import cut
 
 MANIFEST_FILE = ".manifest.json"
 _EARLIER_FILE = "manifest.json"
@@ -77,7 +78,7 @@ class Identity:
         there, now = self.settings, other.settings
         content = ["the content of the input"] if self.fingerprint != other.fingerprint else []
         return content + [
-            f"{name}: {_short(there.get(name))} there, {_short(now.get(name))} now"
+            f"{name}: {_as_json(there.get(name))} there, {_as_json(now.get(name))} now"
             for name in {**there, **now}
             if there.get(name) != now.get(name)
         ]
@@ -156,6 +157,18 @@ def read_manifest(output: Path) -> Manifest | None:
         raise DataError(f"{path}: not a manifest of descscore ({error!r})") from None
 
 
+def check_new_folder(output: Path, form: str) -> None:
+    """Raise :class:`DataError` for a folder of no run with files that would count as results, or be replaced.
+
+    form: The format of the results to come.
+    """
+    foreign = sorted(path.name for name in ("*.parquet", result_file(form)) for path in output.glob(name))
+    if foreign:
+        raise DataError(
+            f"{output}: holds {foreign[0]} but no {MANIFEST_FILE}; give an empty folder as --output"
+        )
+
+
 def write_manifest(output: Path, manifest: Manifest) -> None:
     with atomic_write(output / MANIFEST_FILE) as temporary:
         text = json.dumps(asdict(manifest), indent=2, ensure_ascii=True)
@@ -163,6 +176,5 @@ def write_manifest(output: Path, manifest: Manifest) -> None:
     (output / _EARLIER_FILE).unlink(missing_ok=True)
 
 
-def _short(value: object) -> str:
-    text = json.dumps(value, sort_keys=True)
-    return text if len(text) <= 200 else text[:197] + "..."
+def _as_json(value: object) -> str:
+    return cut(json.dumps(value, sort_keys=True))

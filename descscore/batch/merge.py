@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from descscore.batch.manifest import Manifest, read_manifest, write_manifest
+from descscore.batch.manifest import Manifest, check_new_folder, read_manifest, write_manifest
 from descscore.batch.shards import RESULT_FILES, ShardInfo, count_statuses, result_file
 from descscore.batch.summary import Digest, Summary
 from descscore.errors import DataError, UsageError
@@ -21,7 +21,8 @@ def merge(jobs: Sequence[Path], output: Path) -> Summary:
     Files are linked if possible, else copied.
 
     Raises:
-        DataError: if a job is missing, occurs twice, is incomplete or belongs to another run.
+        DataError: if a job is missing, occurs twice, is incomplete or belongs to another run, or ``output``
+            holds results of another run.
     """
     manifests = _in_order({path: _complete(path) for path in jobs})
     output.mkdir(parents=True, exist_ok=True)
@@ -29,6 +30,7 @@ def merge(jobs: Sequence[Path], output: Path) -> Summary:
         first = next(iter(manifests.values()))
         begun = min(manifest.begun for manifest in manifests.values())
         whole = Manifest(replace(first.identity, job=None), begun=begun)
+        _enter(output, whole)
         if whole.identity.format == "parquet":
             merged = _merge_shards(manifests, output, whole)
         else:
@@ -45,9 +47,19 @@ def _complete(path: Path) -> Manifest:
         raise DataError(f"{path}: holds no results of a run")
     if manifest.identity.job is None:
         raise UsageError(f"{path}: is a whole run, not one job of several (--shard I/N)")
-    if not manifest.complete:
+    if not manifest.is_whole(path):
         raise DataError(f"{path}: is not complete; start it again with the same command")
     return manifest
+
+
+def _enter(output: Path, whole: Manifest) -> None:
+    """Make ``output`` the folder of this run. It may hold no other results: readers would mix them in."""
+    earlier = read_manifest(output)
+    if earlier is None:
+        check_new_folder(output, whole.identity.format)
+        write_manifest(output, whole)  # a merge that is stopped can then be started again
+    elif earlier.identity.run != whole.identity.run:
+        raise DataError(f"{output}: holds results of another run; give another --output")
 
 
 def _in_order(manifests: dict[Path, Manifest]) -> dict[Path, Manifest]:
@@ -83,11 +95,14 @@ def _merge_shards(manifests: dict[Path, Manifest], output: Path, whole: Manifest
         folder = manifest.folder(path)
         for number in manifest.identity.shards:
             folder.read(number, ["status"])  # raises an error that names a damaged shard
-            with atomic_write(target.path(number)) as temporary:
+            source, place = folder.path(number), target.path(number)
+            if place.exists() and place.samefile(source):
+                continue  # an earlier merge has linked it; to replace a link by another does nothing
+            with atomic_write(place) as temporary:
                 try:
-                    os.link(folder.path(number), temporary)
+                    os.link(source, temporary)
                 except OSError:
-                    shutil.copyfile(folder.path(number), temporary)
+                    shutil.copyfile(source, temporary)
         infos += target.done(manifest.identity.shards, whole.identity.rows).values()
     return whole.finished(infos, _digest(manifests))
 

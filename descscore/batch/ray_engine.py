@@ -35,8 +35,6 @@ class RayOptions:
     cores."""
     compiled: bool = False
     """Whether to use ``torch.compile`` for the image tower."""
-    address: str | None = None
-    """Address of the cluster; by default the one in RAY_ADDRESS, or a local cluster."""
 
 
 def ray_engine(options: RayOptions) -> Engine:
@@ -82,7 +80,7 @@ def _pipeline(work: Work, options: RayOptions) -> Any:
     except ImportError:
         raise UsageError("--engine ray needs Ray; run: pip install 'descscore[ray]'") from None
     if not ray.is_initialized():
-        ray.init(address=options.address, log_to_driver=False, logging_level=logging.ERROR)
+        ray.init(log_to_driver=False, logging_level=logging.ERROR)  # on RAY_ADDRESS, or a local cluster
     ray.data.DataContext.get_current().enable_progress_bars = False
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     gpus = int(resources.get("GPU", 0))

@@ -10,9 +10,9 @@ import functools
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -21,9 +21,9 @@ from tqdm import tqdm
 
 from descscore.batch.manifest import (
     IMAGE_AND_TEXT,
-    MANIFEST_FILE,
     Identity,
     Manifest,
+    check_new_folder,
     read_manifest,
     write_manifest,
 )
@@ -66,7 +66,7 @@ class BatchOptions:
     """Stop at the first row that cannot be scored."""
     stream: StreamOptions = StreamOptions()  # noqa: RUF009 - frozen
     """How rows are decoded and scored."""
-    input_options: tuple[tuple[str, Any], ...] = ()
+    input_options: Mapping[str, Any] = field(default_factory=dict)
     """Input options on which results depend, such as columns, by name."""
     contexts: bool = False
     """Whether the rows have contexts."""
@@ -193,10 +193,18 @@ def run_batch(
             folder = _open_folder(manifest, output)
             done = folder.done(manifest.identity.shards, scan.rows)
             again = frozenset(done if options.retry_failed else ())
-            todo = [n for n in manifest.identity.shards if n in again or n not in done]
-            stream, size = options.stream, scorer.encoder.batch_size
-            work = Work(source, scan, folder, todo, options.strict, stream, size, scorer.signature)
-            work = replace(work, again=again, since=manifest.begun)
+            work = Work(
+                source=source,
+                scan=scan,
+                folder=folder,
+                todo=[n for n in manifest.identity.shards if n in again or n not in done],
+                strict=options.strict,
+                stream=options.stream,
+                batch_size=scorer.encoder.batch_size,
+                signature=scorer.signature,
+                again=again,
+                since=manifest.begun,
+            )
             before = sum(shard.rows for n, shard in done.items() if n not in again)
             made = _make_shards(work, engine or local_engine(scorer), before, show_progress)
             scored = sum(shard.scored for shard in made.values())
@@ -239,18 +247,14 @@ def _manifest(scorer: DescScorer, source: Reader, rows: int, output: Path, optio
         shard_size=options.shard_size,
         format=options.format,
         options={
-            **dict(options.input_options),
+            **options.input_options,
             "decorative_empty": options.stream.decorative_empty,
             **({} if options.lean else {IMAGE_AND_TEXT: True}),
         },
         job=list(options.job) if options.job else None,
     )
     if earlier is None:
-        foreign = sorted(path.name for path in output.glob("*.parquet"))
-        if foreign:
-            raise DataError(
-                f"{output}: holds {foreign[0]} but no {MANIFEST_FILE}; give an empty folder as --output"
-            )
+        check_new_folder(output, identity.format)
         manifest = Manifest(identity, begun=time.time_ns())
         write_manifest(output, manifest)
         return manifest

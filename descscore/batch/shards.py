@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from descscore.errors import DataError
 from descscore.files import atomic_write
 from descscore.records import Outcome
-from descscore.tables.cells import from_csv_cell, to_csv_cell
+from descscore.tables.cells import CELL_LIMIT, from_csv_cell, to_csv_cell
 
 SCHEMA = pa.schema(
     [
@@ -160,8 +160,10 @@ class ShardFolder:
         return table
 
     def info(self, number: int) -> ShardInfo:
-        """What a whole shard holds. Raises :class:`DataError` as :meth:`read`."""
-        return _info(number, self.path(number), self.read(number, ["status"]))
+        """What a shard holds. Raises :class:`DataError` as :meth:`read`."""
+        table = self.read(number, ["status"])
+        statuses = count_statuses([Counter(table["status"].to_pylist())])
+        return ShardInfo(number, self.path(number).name, table.num_rows, statuses)
 
     def done(self, numbers: Iterable[int], rows: int) -> dict[int, ShardInfo]:
         """The shards among ``numbers`` that exist and are whole. rows: rows of the whole input."""
@@ -169,9 +171,9 @@ class ShardFolder:
         for number in numbers:
             if self.path(number).is_file():
                 with contextlib.suppress(DataError):
-                    table = self.read(number, ["status"])
-                    if table.num_rows == min(self.size, rows - number * self.size):
-                        whole[number] = _info(number, self.path(number), table)
+                    info = self.info(number)
+                    if info.rows == min(self.size, rows - number * self.size):
+                        whole[number] = info
         return whole
 
 
@@ -191,11 +193,6 @@ def _read(path: Path, columns: Sequence[str] | None) -> pa.Table:
     with pa.memory_map(str(path)) as file:
         table = pa.ipc.open_file(file).read_all()
     return table if names is None else table.select(names)
-
-
-def _info(number: int, path: Path, table: pa.Table) -> ShardInfo:
-    statuses = count_statuses([Counter(table["status"].to_pylist())])
-    return ShardInfo(number, path.name, table.num_rows, statuses)
 
 
 def schema(lean: bool) -> pa.Schema:
@@ -256,10 +253,10 @@ def write_result_file(folder: ShardFolder, numbers: Sequence[int], output: Path,
 
 def read_result_file(output: Path, form: str, lean: bool) -> pa.Table:
     """The rows of the single file, such as ``scores.csv``. Raises :class:`DataError` for a damaged file."""
-    path = output / result_file(form)
+    path, columns = output / result_file(form), schema(lean)
     try:
-        return RESULT_FILES[form].read(path, schema(lean))
-    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+        return RESULT_FILES[form].read(path, columns).cast(columns)
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
         raise DataError(f"{path}: is not as this run wrote it ({error})") from None
 
 
@@ -272,6 +269,8 @@ def _write_csv(tables: Iterable[pa.Table], file: BinaryIO, columns: pa.Schema) -
 def _read_csv(path: Path, columns: pa.Schema) -> pa.Table:
     table = pa.csv.read_csv(
         path,
+        # A row has to fit into a block, and a character of its text may take four bytes.
+        read_options=pa.csv.ReadOptions(block_size=8 * CELL_LIMIT),
         parse_options=pa.csv.ParseOptions(newlines_in_values=True),
         convert_options=pa.csv.ConvertOptions(
             column_types=columns,
@@ -280,7 +279,7 @@ def _read_csv(path: Path, columns: pa.Schema) -> pa.Table:
             quoted_strings_can_be_null=False,
         ),
     )
-    return _with_texts(table.select(columns.names), from_csv_cell).cast(columns)
+    return _with_texts(table.select(columns.names), from_csv_cell)
 
 
 def _with_texts(table: pa.Table, change: Callable[[str], str]) -> pa.Table:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from itertools import accumulate
 from typing import Any
 
 import pyarrow as pa
@@ -25,17 +27,14 @@ _SHARES = (5, 25, 50, 75, 95)
 
 @dataclass(frozen=True)
 class Digest:
-    """Results of any number of rows in bounded memory. Two digests add up.
-
-    Attributes:
-        counts: number of scored rows by their score in hundredths, as text, for JSON.
-        worst: the ten rows with the lowest cosines, the lowest first: id, score, cosine, text.
-        failures: the ids of the first ten rows of each status that is a failure.
-    """
+    """Results of any number of rows in bounded memory. Two digests add up."""
 
     counts: dict[str, int] = field(default_factory=dict)
+    """Number of scored rows by their score in hundredths, as text, for JSON."""
     worst: list[dict[str, Any]] = field(default_factory=list)
+    """The ten rows with the lowest cosines, the lowest first: id, score, cosine, text."""
     failures: dict[str, list[str]] = field(default_factory=dict)
+    """The ids of the first ten rows of each status that is a failure."""
 
     @classmethod
     def of(cls, tables: Iterable[pa.Table]) -> Digest:
@@ -62,8 +61,7 @@ class Digest:
             pc.invert(pc.is_in(table["status"], pa.array([OK, DECORATIVE])))
         )
         for status in bad["status"].unique().to_pylist():
-            ids = bad["id"].filter(pc.equal(bad["status"], status))[:LISTED].to_pylist()
-            failures[status] = [short(row_id) for row_id in ids]
+            failures[status] = bad["id"].filter(pc.equal(bad["status"], status))[:LISTED].to_pylist()
         return cls({str(step): n for step, n in Counter(steps).items()}, worst, failures)
 
     def __add__(self, other: Digest) -> Digest:
@@ -78,16 +76,14 @@ class Digest:
 
     def distribution(self) -> dict[str, float]:
         """Scores, to a hundredth, that the given share of the rows does not exceed; empty without rows."""
-        steps = sorted((int(step), n) for step, n in self.counts.items())
-        total, found = sum(n for _, n in steps), {}
-        for share in _SHARES if total else ():
-            below = 0
-            for step, n in steps:
-                below += n
-                if 100 * below >= share * total:
-                    found[f"{share} %"] = step / _STEPS
-                    break
-        return {"lowest": steps[0][0] / _STEPS, **found, "highest": steps[-1][0] / _STEPS} if total else {}
+        if not self.counts:
+            return {}
+        counted = sorted((int(step), n) for step, n in self.counts.items())
+        scores = [step / _STEPS for step, _ in counted]
+        rows = list(accumulate(n for _, n in counted))  # with this score or a lower one
+        places = {f"{share} %": bisect_left(rows, share * rows[-1] / 100) for share in _SHARES}
+        found = {name: scores[place] for name, place in places.items()}
+        return {"lowest": scores[0], **found, "highest": scores[-1]}
 
     def to_lines(self, statuses: Mapping[str, int]) -> list[str]:
         """The lines of a summary. statuses: number of rows by status."""
@@ -100,7 +96,8 @@ class Digest:
             lines += [f"  {row['cosine']:+.4f}  {short(row['id'])}  {row['text']}" for row in self.worst]
         for kind, ids in self.failures.items():
             more = statuses.get(kind, 0) - len(ids)
-            lines.append(f"{kind}: rows {', '.join(ids)}" + (f" and {more:,} more" if more > 0 else ""))
+            listed = ", ".join(map(short, ids))
+            lines.append(f"{kind}: rows {listed}" + (f" and {more:,} more" if more > 0 else ""))
         if self.failures:
             lines.append("the column error of the results says why")
         return lines
@@ -108,25 +105,22 @@ class Digest:
 
 @dataclass(frozen=True)
 class Summary:
-    """The result of a run, for people.
-
-    Attributes:
-        output: the folder of the results.
-        rows: rows of this run, scored by this start or an earlier one.
-        statuses: number of rows by status.
-        scored: rows that this start processed, whatever their status.
-        seconds: time that this start took.
-        signature: everything that the scores depend on.
-        digest: distribution, worst rows and failed rows.
-    """
+    """The result of a run, for people."""
 
     output: str
+    """The folder of the results."""
     rows: int
+    """Rows of this run, scored by this start or an earlier one."""
     statuses: dict[str, int]
+    """Number of rows by status."""
     scored: int
+    """Rows that this start processed, whatever their status."""
     seconds: float
+    """Time that this start took."""
     signature: str
+    """Everything that the scores depend on."""
     digest: Digest = Digest()
+    """Distribution, worst rows and failed rows."""
 
     @property
     def failed(self) -> int:

@@ -83,22 +83,22 @@ def _ranks(words: Sequence[WordParts]) -> list[int]:
 
 @dataclass(frozen=True)
 class _Map:
-    """The drawing of an occlusion map over its image.
-
-    Attributes:
-        where: the map.
-        width, height: size of the drawn image.
-        left, top: corner of the grid, which reaches beyond the image if the model pads.
-        wide, high: size of a cell.
-    """
+    """The drawing of an occlusion map over its image."""
 
     where: OcclusionMap
+    """The map."""
     width: float
+    """Width of the drawn image."""
     height: float
+    """Its height."""
     left: float
+    """Left edge of the grid, which reaches beyond the image if the model pads."""
     top: float
+    """Upper edge of the grid."""
     wide: float
+    """Width of a cell."""
     high: float
+    """Height of a cell."""
 
     @classmethod
     def of(cls, where: OcclusionMap, size: tuple[int, int]) -> _Map:

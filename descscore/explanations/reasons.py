@@ -188,15 +188,16 @@ def _pictures(images: Sequence[AnyImage]) -> list[Any]:
 
     One that cannot be decoded stays as it is: encoding names all errors of the pairs together.
     """
+    held = list(images)  # a sequence may make images as it is read, and one that is gone lends its identity
     pictures: dict[object, Any] = {}
-    for image in images:
+    for image in held:
         key = image_identity(image)
         if key not in pictures:
             try:
                 pictures[key] = load_image(image_source(image))
             except InputError:
                 pictures[key] = image
-    return [pictures[image_identity(image)] for image in images]
+    return [pictures[image_identity(image)] for image in held]
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from descscore.errors import DataError, DescscoreError, StorageError, UsageError, is_blank
+from descscore.options import echo
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
@@ -108,9 +109,7 @@ def run(options: ServeOptions) -> None:
     from descscore.page.server import run_server
 
     host, port = sock.getsockname()[:2]
-    click.echo(
-        f"descscore listens on http://{f'[{host}]' if ':' in host else host}:{port}/ (stop with Ctrl-C)"
-    )
+    echo(f"descscore listens on http://{f'[{host}]' if ':' in host else host}:{port}/ (stop with Ctrl-C)")
     run_server(app, sock)
 
 
@@ -171,9 +170,9 @@ def _study(options: ServeOptions) -> Any:
 
     items, questions = read_items(options.study), read_questions(options.study)
     if questions != QUESTIONS:
-        click.echo(f"{questions_path(options.study)}: {len(questions)} questions of this study's own")
+        echo(f"{questions_path(options.study)}: {len(questions)} questions of this study's own")
     if len({item.image_hash for item in items}) < len(items):
-        click.echo(
+        echo(
             f"{options.study}: several descriptions of one image; sighted annotators will have seen the "
             "image before they judge the second description",
             err=True,

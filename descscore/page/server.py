@@ -64,7 +64,7 @@ class BoundedProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
 
     _timer: asyncio.TimerHandle | None = None
     _head_has_begun = True
-    """Whether the head of a request is on its way, also of the first one, which has not begun yet."""
+    """Whether the time for a request's head runs: since its first byte, or since the connection began."""
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)

@@ -110,12 +110,11 @@ class TryPage:
         described = scores[form.description]
         compared = None
         if form.caption:
-            model = scorer.model
-            compared = comparison(described, scores[form.caption], model.logit_scale)
+            compared = comparison(described, scores[form.caption], scorer.model.logit_scale)
+        tokens = form.tokens[form.description]
         words: tuple[MarkedWord, ...] = ()
-        too_long = _length(form.tokens[form.description]) > MAX_EXPLAINED_TOKENS
+        too_long = _length(tokens) > MAX_EXPLAINED_TOKENS
         if explained and explains(scorer.model) and not too_long:
-            tokens = form.tokens[form.description]
             encoded = scorer.encoder.tokenized([tokens])
             words = marked_words(explain_encoded(scorer, [form.description], features, encoded)[0])
         return Result(
@@ -164,9 +163,9 @@ class _Form:
 
     def _text(self, field: str) -> str:
         text = self._fields.get(field, "").strip()
-        problem = self._problem(text)
-        if problem:
-            self.wrong(field, problem)
+        fault = self._fault(text)
+        if fault:
+            self.wrong(field, fault)
         return text
 
     def _context(self) -> TokenizedText | None:
@@ -186,12 +185,12 @@ class _Form:
         if len(drafts) > MAX_DRAFTS:
             self.wrong("drafts", f"There are {len(drafts)} drafts; the limit is {MAX_DRAFTS}.")
         for number, draft in enumerate(drafts[:MAX_DRAFTS], start=1):
-            problem = self._problem(draft)
-            if problem:
-                self.wrong("drafts", f"Draft {number}: {problem}")
+            fault = self._fault(draft)
+            if fault:
+                self.wrong("drafts", f"Draft {number}: {fault}")
         return drafts
 
-    def _problem(self, text: str) -> str | None:
+    def _fault(self, text: str) -> str | None:
         """The reason why a text cannot be scored, or None."""
         if not text:
             return "Write a description."

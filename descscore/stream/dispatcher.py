@@ -41,6 +41,9 @@ _START_SECONDS = 120.0
 _STARTS = 3
 """Attempts to start a worker."""
 
+_LONGEST_WAIT = 1e6
+"""Most seconds to wait for an answer, under any limit: the system refuses to wait for over 24 days."""
+
 
 def main(connection_fd: int, memory_fd: int, parent: int) -> None:
     """Run the dispatcher until the parent closes the connection.
@@ -213,7 +216,8 @@ class WorkerHandler(threading.Thread):
 
     def _exchange(self, assignment: _Assignment) -> None:
         """Send the jobs and take the answers, until all have arrived or one takes too long."""
-        connection, limit = self.worker.connection(), self.shared.options.time_limit
+        connection = self.worker.connection()
+        limit = min(self.shared.options.time_limit, _LONGEST_WAIT)
         message = [
             (job.number, slot, job.source)
             for job, slot in zip(assignment.jobs, assignment.slots, strict=True)

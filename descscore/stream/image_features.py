@@ -245,9 +245,8 @@ class ImageStage:
         self._launched.clear()
 
     def _settle(self, key: Key, result: Feature | ImageError) -> None:
-        wanted = self._wanted.get(key)
-        if wanted is not None:
-            wanted.pending, wanted.result = False, result
+        wanted = self._wanted[key]
+        wanted.pending, wanted.result = False, result
 
 
 def return_freed_memory() -> None:

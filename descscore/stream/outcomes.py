@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Protocol, TypeAlias
 
 import numpy as np
@@ -159,12 +160,9 @@ class _Stream:
 
     def _begin(self, row: StreamPair) -> _Pending:
         """Tokenise the texts and ask for the image. A row with a fault asks for nothing."""
-        if self.options.decorative_empty and row.text == "":
+        if self.options.decorative_empty and isinstance(row.text, str) and not row.text:
             return _Pending(row.id, Outcome(DECORATIVE))
-
-        def tokenize(text: object) -> TokenizedText:
-            return tokenize_text(self.scoring.tokenize, text)
-
+        tokenize = partial(tokenize_text, self.scoring.tokenize)
         try:
             # A fault of the row is reported before faults of the texts, and those before one of the image.
             if row.fault is not None and not isinstance(row.fault, ImageError):
@@ -214,7 +212,7 @@ def _scored(score: Score) -> Outcome:
 
 def _pair_bytes(row: StreamPair) -> int:
     """About the bytes that a row's image, texts and id take; each character of a text may become a token."""
-    references = row.references if isinstance(row.references, (list, tuple)) else ()
+    references = row.references if isinstance(row.references, (list, tuple, np.ndarray)) else ()
     texts = sum(len(text) for text in (row.id, row.text, row.context, *references) if isinstance(text, str))
     image = len(row.image) if isinstance(row.image, (bytes, bytearray, memoryview)) else 0
     return image + _BYTES_PER_CHARACTER * texts

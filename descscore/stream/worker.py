@@ -143,7 +143,7 @@ def _decode(
         reason = f"takes over {MORE_MEMORY:,} bytes of memory"
         return None, ImageError("image_too_large", f"{image_name(source)}: {reason}")
     except Exception as error:  # noqa: BLE001 - the worker must survive any image
-        return None, ImageError("damaged_image", f"{str(source)[:200]}: cannot be decoded ({error!r})")
+        return None, ImageError("damaged_image", f"{image_name(source)}: cannot be decoded ({error!r})")
     start = slot * spec.nbytes
     memory[start : start + spec.nbytes] = np.ascontiguousarray(pixels).data.cast("B")
     return digest, None
@@ -172,9 +172,11 @@ def start_child(module: str, connection: Connection[Any, Any], memory_fd: int) -
     Unlike ``multiprocessing`` it does not import the caller's main module, so a script needs no
     ``if __name__ == "__main__"``, and the child does not import what the script imports.
     """
-    # The same search path, so that the child runs the same copy of this package.
+    # The same search path, so that the child runs the same copy of this package. Python passes over what is
+    # no string in it, such as a Path, whose text would be no code.
+    places = [place for place in sys.path if isinstance(place, str)]
     code = (
-        f"import sys; sys.path[:] = {sys.path!r}; from {module} import main; "
+        f"import sys; sys.path[:] = {places!r}; from {module} import main; "
         f"main({connection.fileno()}, {memory_fd}, {os.getpid()})"
     )
     return subprocess.Popen(

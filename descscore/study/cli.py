@@ -7,11 +7,11 @@ from pathlib import Path
 import click
 
 from descscore.errors import UsageError
-from descscore.options import LazyGroup, echo
+from descscore.options import PATH, LazyGroup, echo
 
 _DATABASE = click.option(
     "--database",
-    type=click.Path(path_type=Path),
+    type=PATH,
     required=True,
     help="The study's database, as given to 'descscore serve'.",
 )

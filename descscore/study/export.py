@@ -55,8 +55,8 @@ def export_judgments(store: JudgmentStore, folder: Path) -> Exported:
     Each file is replaced in one step, so no reader sees half a file. Only its owner can read it.
 
     Raises:
-        DataError: There are no judgments, an image is gone, or a file cannot be written or another user
-            could replace it.
+        DataError: There are no judgments, an image is gone or has changed, or a file cannot be written or
+            another user could replace it.
     """
     judgments, items = store.judgments(), store.items()
     if not judgments:
@@ -141,3 +141,5 @@ def _copy(item: StudyItem, target: Path) -> None:
         )
     with atomic_write(target, 0o600) as temporary:
         shutil.copyfile(item.image, temporary)
+        if hashlib.sha256(temporary.read_bytes()).hexdigest() != item.image_hash:
+            raise DataError(f"{item.image}: the image of {item.item!r} has changed since the study began")

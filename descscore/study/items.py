@@ -7,6 +7,7 @@ paths of the image files.
 from __future__ import annotations
 
 import hashlib
+import os
 import sqlite3
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -70,13 +71,16 @@ def study_mark(items: Iterable[StudyItem]) -> str:
 
 
 def _item(place: str, folder: Path, row: Row) -> StudyItem:
-    values = [unicodedata.normalize("NFC", row.cells[name]).strip() for name in COLUMNS]
-    for name, value in zip(COLUMNS, values, strict=True):
-        if is_blank(value):
+    cells = {name: row.cells[name].strip() for name in COLUMNS}
+    for name, cell in cells.items():
+        if is_blank(cell):
             raise DataError(f"{place}: {name} is blank")
-    item, image, description, title, text = values
+    image = cells.pop("image")
+    item, description, title, text = (unicodedata.normalize("NFC", cell) for cell in cells.values())
     try:
-        file = check_path(find_image(str(folder), image))
+        forms = (image, unicodedata.normalize("NFC", image))  # a disk may keep a name in either
+        files = [find_image(str(folder), form) for form in forms]
+        file = check_path(next(filter(os.path.exists, files), files[0]))
         image_hash = hashlib.sha256(file.read_bytes()).hexdigest()
     except ImageError as error:
         raise DataError(f"{place}: {error}") from None

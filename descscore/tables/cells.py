@@ -18,7 +18,6 @@ CELL_LIMIT = 1 << 20
 ID_LIMIT = 1000
 """Longest id in a column, in characters."""
 
-
 _MOST_PARTS = 1 << 20
 """Most brackets, commas and colons of a JSON object. What stands between two of them may take 30 times the
 memory of its text."""

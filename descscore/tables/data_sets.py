@@ -97,7 +97,7 @@ class HubTable(ArrowTable):
 
     @property
     def source(self) -> str:
-        return f"{self.name}[{self.split}]"
+        return f"{self.name}[{self.split}]" if self.split else self.name
 
     @property
     def folders(self) -> tuple[str, ...]:

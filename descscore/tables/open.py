@@ -147,15 +147,21 @@ def _input_folder(path: Path, name: str, options: InputOptions) -> tuple[Table, 
         return _table(_inside(path, path / CONCADIA)), _images_of(path / CONCADIA)
     if is_saved(path):
         return HubTable(name, None, options.split), path
-    wanted = normal_split(options.split)
-    for split, table in _metadata(path):
-        if split in ("", wanted):
-            return _table(table), table.parent
-    if shards := _files(path, (".tar",)):
-        return WebDatasetTable(shards, name), path
+    if metadata := _metadata(path):
+        wanted = normal_split(options.split)
+        table = next((table for split, table in metadata if split in ("", wanted)), None)
+        if table is None:
+            there = ", ".join(split for split, _ in metadata)
+            raise DataError(f"{name}: no split {options.split!r}; its splits are {there}")
+        return _table(table), table.parent
     folder = FolderTable(path)
+    if shards := _files(path, (".tar",)):
+        if folder.has_pairs:
+            what = f"holds images with texts, and shards such as {shards[0].name}"
+            raise DataError(f"{name}: {what}; give the one or the other a folder of its own")
+        return WebDatasetTable(shards, name), path
     tables = sorted(file for file in path.iterdir() if file.suffix.lower() in _IN_FOLDERS)
-    if tables and not folder.has_texts:
+    if tables and not folder.has_pairs:
         raise DataError(f"{name}: no image has a text file beside it; give its table, {tables[0]}")
     return folder, path
 
@@ -181,7 +187,11 @@ def _metadata(path: Path) -> list[tuple[str, Path]]:
 
 
 def _inside(folder: Path, file: Path) -> Path:
-    """What lies in a folder. Raises :class:`DataError` for a link out: a stranger's may lead to any texts."""
+    """The file, which must lie in the folder. A link out of a stranger's folder may lead to any texts.
+
+    Raises:
+        DataError: The file is a link that leads out.
+    """
     if is_below(str(folder), str(file)):
         return file
     raise DataError(f"{file}: leads out of the folder {folder}; name the file itself, with --image-root")

@@ -29,7 +29,7 @@ _DICTIONARY_LIMIT = 16 << 20
 """Largest dictionary of a column, in bytes. Writers stop at 1 MiB by default."""
 
 _PAGE_LIMIT, _MOST_COMPRESSED = 16 << 20, 1000
-"""A page of more bytes may not be compressed to less than a thousandth: only pages made for that are."""
+"""A page of more bytes than this may not be compressed to less than a thousandth. No real page is."""
 
 _BATCH_BYTES = 256 << 20
 """About the bytes of the rows that are in memory together."""
@@ -197,7 +197,7 @@ class ParquetTable(ArrowTable, FileTable):
 def _repeated_columns(metadata: pq.FileMetaData) -> set[str]:
     """Paths of the texts that Arrow cannot read as dictionaries, and so repeats: those in delta encodings.
 
-    Texts in lists are none: a row may hold any number of them, so they are not read at all.
+    Texts in lists do not count: a row may hold any number of them. In such encodings they are not read.
     """
     groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
     return {

@@ -108,7 +108,8 @@ class Table(ABC):
     def names(self, wanted: Collection[str]) -> list[str]:
         """The names of its columns: all of ``wanted`` that the table has, and some others for messages.
 
-        By default any: what a row lacks is its own fault.
+        By default all of ``wanted``: in a format without a header, each row has its own keys, and what one
+        lacks is its fault.
         """
         return list(wanted)
 

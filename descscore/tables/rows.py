@@ -155,18 +155,19 @@ class PreferenceSet:
 
     def unusable_lines(self, most: int = 5) -> list[str]:
         """A line of counts, then a line for each row left out: ``most`` of them, and how many follow."""
-        first = f"{len(self.unusable)} rows of the data set not usable"
-        if not self.unusable:
-            return [first]
-        first += " (" + ", ".join(f"{reason} {n}" for reason, n in self.reasons().items()) + ")"
+        first = f"{len(self.unusable)} rows of the data set not usable{self._counted_reasons()}"
         return [first, *some_lines(map(str, self.unusable), most)]
 
     def summary(self) -> str:
         """A line of counts, then a line for each row left out, :data:`MAX_LISTED` at most."""
         splits = ", ".join(f"{split or '(no split)'} {n}" for split, n in self.splits().items())
-        first, *rows = self.unusable_lines(MAX_LISTED)
-        first = first.replace(" of the data set", "", 1)
-        return "\n".join([f"{self.source}: {len(self.pairs)} pairs ({splits}), {first}", *rows])
+        left_out = f"{len(self.unusable)} rows not usable{self._counted_reasons()}"
+        first = f"{self.source}: {len(self.pairs)} pairs ({splits}), {left_out}"
+        return "\n".join([first, *some_lines(map(str, self.unusable), MAX_LISTED)])
+
+    def _counted_reasons(self) -> str:
+        counts = ", ".join(f"{reason} {n}" for reason, n in self.reasons().items())
+        return counts and f" ({counts})"
 
 
 def some_lines(rows: Iterable[str], most: int = 5) -> list[str]:

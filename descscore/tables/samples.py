@@ -79,10 +79,10 @@ class FolderTable(FileTable):
         return {"texts_sha256": digest.hexdigest()}
 
     @property
-    def has_texts(self) -> bool:
-        """Whether any file is a text."""
+    def has_pairs(self) -> bool:
+        """Whether any image has a text beside it."""
         found = folders_below(str(self.path))
-        return any(_suffix(name) == ".txt" for _, names, _ in found for name in names)
+        return any(pair.image and pair.text for _, names, _ in found for pair in _pairs_of(names))
 
     def records(self, roles: Mapping[str, str], mark: Mark = None) -> Iterator[Record]:
         empty = True
@@ -127,29 +127,36 @@ def folders_below(
     """The folder ``root`` and those below it, relative, with the names of their files that are not hidden.
 
     The third list names links to folders outside, which are not followed. One folder's names are in memory at
-    a time. ``on_error`` hears of a folder that cannot be read; by default it is passed over.
+    a time. ``on_error`` hears of a folder that cannot be read; without it, that is an error.
 
     Raises:
-        DataError: There are over :data:`_MOST_LINKS` linked folders.
+        DataError: A folder cannot be read, or there are over :data:`_MOST_LINKS` linked folders.
     """
     linked = 0
-    for folder, below, names in os.walk(root, onerror=on_error, followlinks=True):
+    for folder, below, names in os.walk(root, onerror=on_error or _refuse, followlinks=True):
         shown = sorted(name for name in below if not is_hidden(name))
         links = [name for name in shown if os.path.islink(os.path.join(folder, name))]
         outside = [name for name in links if not is_below(root, os.path.join(folder, name))]
-        here = os.path.join(os.path.realpath(folder), "")
-        # A link to a folder around it would lead round and round.
-        round_about = [
-            name
-            for name in links
-            if here.startswith(os.path.join(os.path.realpath(os.path.join(folder, name)), ""))
-        ]
+        round_about = [name for name in links if _leads_back(root, folder, name)]
         linked += len(links)
         if linked > _MOST_LINKS:
             raise DataError(f"{root}: over {_MOST_LINKS:,} linked folders in it")
         below[:] = [name for name in shown if name not in outside and name not in round_about]
         files = sorted(name for name in names if not is_hidden(name))
         yield os.path.relpath(folder, root), files, outside
+
+
+def _refuse(error: OSError) -> None:
+    raise DataError(f"{error.filename}: cannot be read ({error.strerror or error})") from error
+
+
+def _leads_back(root: str, folder: str, name: str) -> bool:
+    """Whether a link leads to a folder around it, or around a link that led here: walks would go round."""
+    target = os.path.join(os.path.realpath(os.path.join(folder, name)), "")
+    way = [folder]
+    while len(way[-1]) > len(root):
+        way.append(os.path.dirname(way[-1]))
+    return any(os.path.join(os.path.realpath(place), "").startswith(target) for place in way)
 
 
 _MOST_LINKS = 10_000
@@ -187,7 +194,15 @@ class _Member(NamedTuple):
 
     place: int
     size: int
-    is_sparse: bool
+    obstacle: str
+    """Why the bytes are not read; '' if they are."""
+
+    @classmethod
+    def of(cls, member: tarfile.TarInfo) -> _Member:
+        obstacle = "" if member.isfile() else "is a link"
+        if member.issparse():  # a few bytes may stand for any number of zeros
+            obstacle = "is a sparse file"
+        return cls(member.offset_data, member.size, obstacle)
 
 
 @dataclass
@@ -211,7 +226,7 @@ class _Sample:
         elif len(self.members) == _MOST_MEMBERS:
             self.fault = InputError("bad_row", f"{self.key}: has over {_MOST_MEMBERS} members")
         else:
-            self.members[extension] = _Member(member.offset_data, member.size, member.issparse())
+            self.members[extension] = _Member.of(member)
 
     def read_text(self, extension: str) -> str:
         """The text in a member. Raises :class:`InputError` for one that is too long or no text."""
@@ -223,8 +238,8 @@ class _Sample:
     def read(self, extension: str) -> bytes:
         """The bytes of a member. Raises :class:`EOFError` where the archive breaks off."""
         member = self.members[extension]
-        if member.is_sparse:  # a few bytes may stand for any number of zeros
-            raise InputError("bad_row", f"{self.key}: its member {extension!r} is a sparse file")
+        if member.obstacle:
+            raise InputError("bad_row", f"{self.key}: its member {extension!r} {member.obstacle}")
         there = self.file.seek(0, os.SEEK_END) - member.place
         if there < member.size:
             raise EOFError(f"its {extension} breaks off after {there} of {member.size} bytes")
@@ -329,7 +344,8 @@ def _shard_records(file: BinaryIO, shard: int, place: int) -> Iterator[Record]:
                 raise tarfile.ReadError("a member has a negative size")
             key, extension = _split(member.name)
             is_read = member.isfile() and (member.size <= _MEMBER_LIMIT or member.issparse())
-            if not (extension and is_read) or is_hidden(member.name):
+            is_part = is_read or member.islnk() or member.issym()
+            if not (extension and is_part) or is_hidden(member.name):
                 continue
             if sample is None or sample.key != key:
                 if sample is not None:

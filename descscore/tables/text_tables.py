@@ -317,7 +317,7 @@ class JsonlTable(_LineTable):
     """A file with one JSON object a line; empty lines are passed over."""
 
     def names(self, wanted: Collection[str] = ()) -> list[str]:
-        """Keys that occur: all of those ``wanted``, which need not stand in the first line.
+        """Keys that occur: all of those ``wanted``, also those that the first line lacks.
 
         After the first object, only lines that may hold a missing key are parsed: as it is, or escaped.
         """

@@ -29,11 +29,12 @@ from click.testing import CliRunner, Result
 from filelock import FileLock
 
 from descscore import DescScorer, Score
+from descscore.batch.shards import RESULT_FILES, ShardFolder, read_result_file, write_result_file
 from descscore.batch.shards import Result as Row
-from descscore.batch.shards import ShardFolder, write_result_file
 from descscore.cli import main
 from descscore.models import load_model
 from descscore.records import Outcome
+from descscore.tables.cells import CELL_LIMIT
 from descscore.tables.text_tables import read_csv as read_scores
 
 COLUMNS = [
@@ -408,6 +409,13 @@ def test_a_folder_with_foreign_tables_is_refused(
     assert result.exit_code == 1
     assert "in.parquet" in result.stderr
     assert not (tmp_path / ".manifest.json").exists()
+    for form in RESULT_FILES:
+        mine = tmp_path / form / f"scores.{form}"
+        mine.parent.mkdir()
+        mine.write_text("mine")
+        result = batch(source, "--output", mine.parent, "--format", form)
+        assert (result.exit_code, f"holds scores.{form} but no .manifest.json" in result.stderr) == (1, True)
+        assert mine.read_text() == "mine"
 
 
 @pytest.mark.parametrize(
@@ -500,6 +508,44 @@ def test_jobs_of_other_runs_do_not_merge(batch: Callable[..., Result], pairs: Pa
     result = CliRunner().invoke(main, ["merge", *jobs, "--output", str(tmp_path / "merged")])
     assert result.exit_code == 1
     assert "shard_size: 2 there, 3 now" in result.stderr
+
+
+def test_a_merge_can_be_repeated_and_never_mixes_runs(
+    batch: Callable[..., Result], pairs: Pairs, tmp_path: Path
+) -> None:
+    source = write_csv(tmp_path / "in.csv", pairs)
+    jobs = [tmp_path / "1", tmp_path / "2"]
+    for i, job in enumerate(jobs, start=1):
+        assert batch(source, "--shard-size", 3, "--output", job, "--shard", f"{i}/2").exit_code == 0
+
+    def merge(output: Path) -> Result:
+        return CliRunner().invoke(main, ["merge", *map(str, jobs), "--output", str(output)])
+
+    merged, other = tmp_path / "merged", tmp_path / "other"
+    assert merge(merged).exit_code == 0
+    before = sorted(path.name for path in merged.iterdir())
+    assert merge(merged).exit_code == 0
+    assert sorted(path.name for path in merged.iterdir()) == before
+    assert batch(source, "--shard-size", 2, "--output", other).exit_code == 0
+    refused = merge(other)
+    assert (refused.exit_code, "holds results of another run" in refused.stderr) == (1, True)
+    (other / ".manifest.json").unlink()
+    assert "holds part-000000.parquet but no" in merge(other).stderr
+    assert [row["id"] for row in rows_of(other)] == pairs.ids
+    (jobs[1] / "part-000003.parquet").unlink()
+    assert f"{jobs[1]}: is not complete" in merge(merged).stderr
+
+
+@pytest.mark.parametrize("form", list(RESULT_FILES))
+def test_a_file_of_results_with_the_longest_text_is_read_again(form: str, tmp_path: Path) -> None:
+    """``--retry-failed`` reads it. A quotation mark is written twice in CSV."""
+    longest = "🐕" * (CELL_LIMIT - 9) + '"quoted"\n'
+    shards = ShardFolder(tmp_path / "parts", "run", 100, ".arrow")
+    shards.folder.mkdir()
+    shards.write(0, [Row("a", Outcome("missing_image", "a.png: no such file"), "a.png", longest)])
+    write_result_file(shards, [0], tmp_path, form)
+    (row,) = read_result_file(tmp_path, form, lean=False).to_pylist()
+    assert (row["id"], row["text"], row["score"]) == ("a", longest, None)
 
 
 def test_ids_and_errors_are_no_formulas_in_a_spreadsheet(tmp_path: Path) -> None:

@@ -95,6 +95,17 @@ def test_the_summary_has_distribution_worst_rows_and_failed_ids(batch: Batch, tm
     assert again["distribution"]["lowest"] == pytest.approx(row["score"], abs=0.006)
 
 
+def test_ids_of_failed_rows_are_those_of_the_table_and_short_on_the_screen(
+    batch: Batch, tmp_path: Path
+) -> None:
+    ids = ["two  blanks", "x" * 300]
+    rows = "".join(f"{row_id},none.png,A dog.\n" for row_id in ids)
+    (tmp_path / "p.csv").write_text(f"id,image,text\n{rows}")
+    given = (tmp_path / "p.csv", "--output", tmp_path / "out")
+    assert f"missing_image: rows two blanks, {'x' * 67}...{'x' * 30}\n" in batch(*given).stdout
+    assert json.loads(batch(*given, "--json").stdout)["failures"] == {"missing_image": ids}
+
+
 @pytest.mark.parametrize("form", ["parquet", "csv", "jsonl"])
 def test_failed_and_changed_rows_are_scored_again_on_request(
     form: str, batch: Batch, tmp_path: Path, tiny_folder: Path
@@ -122,6 +133,18 @@ def test_failed_and_changed_rows_are_scored_again_on_request(
     assert before[0]["cosine"] != pytest.approx(after[0]["cosine"], abs=1e-6)
     table.write_text(table.read_text().replace("z,b.png,\u200b", "z,b.png,A boat."))
     assert "the content of the input" in batch(*given, "--retry-failed").stderr
+
+
+@pytest.mark.parametrize("line", ["{}", "3", "x", '{"id": "x", "status": []}', "id,status"])
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+def test_a_file_of_results_that_somebody_has_changed_is_said(
+    form: str, line: str, batch: Batch, tmp_path: Path
+) -> None:
+    given = (mixed_table(tmp_path), "--output", tmp_path / "out", "--format", form)
+    assert batch(*given).exit_code == 3
+    (tmp_path / "out" / f"scores.{form}").write_text(f"{line}\n")
+    retried = batch(*given, "--retry-failed")
+    assert (retried.exit_code, f"scores.{form}: is not as this run wrote it" in retried.stderr) == (1, True)
 
 
 def test_a_run_without_changes_has_nothing_to_retry(batch: Batch, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -294,3 +295,33 @@ def test_a_map_takes_paths_and_pictures_and_names_all_bad_rows(
     assert [item.occlusion for item in by_path] == [item.occlusion for item in by_picture]
     with pytest.raises(ImageError, match=r"row 0: .*none\.jpg.*; row 1: "):
         explain_batch([tmp_path / "none.jpg", image], ["a dog", ""], scorer, options)
+
+
+class _Opened(Sequence[Image.Image]):
+    """Opens each picture when it is asked for, as a column of ``datasets`` does."""
+
+    def __init__(self, paths: list[Path]) -> None:
+        self.paths = paths
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, place: Any) -> Any:
+        return Image.open(self.paths[place])
+
+
+@pytest.mark.parametrize("kind", ["column", "array"])
+def test_images_that_are_made_as_they_are_read_keep_their_places(
+    kind: str, scorer: DescScorer, tmp_path: Path
+) -> None:
+    paths = [make_photo(tmp_path / f"{seed}.png", seed, size=(40, 30)) for seed in range(5)]
+    images: Any = _Opened(paths)
+    if kind == "array":
+        images = np.stack([np.asarray(Image.open(path).convert("RGB")) for path in paths])
+    texts = [f"a dog {number}" for number in range(5)]
+    found = explain_batch(images, texts, scorer, ExplainOptions(where=True, steps=(1,)))
+    expected = scorer.score_batch(paths, texts)
+    assert [item.score.cosine for item in found] == pytest.approx(
+        [score.cosine for score in expected], abs=1e-6
+    )
+    assert len({item.occlusion for item in found}) == 5

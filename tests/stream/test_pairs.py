@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import psutil
 import pytest
 from batch_inputs import TEXTS, make_pairs
@@ -23,7 +24,7 @@ from PIL import Image
 from descscore import DescScorer
 from descscore.errors import ImageError, UsageError
 from descscore.images import ImageSource, load_image
-from descscore.records import Outcome
+from descscore.records import Outcome, Pair
 from descscore.stream.pairs import StreamOptions
 from descscore.stream.worker import WorkerError
 
@@ -230,6 +231,35 @@ def test_odd_texts(scorer: DescScorer, photos: list[Path], text: Any, status: st
     (outcome,) = scorer.score_stream([(photos[0], text)], HERE)
     assert outcome.status == status
     assert time.process_time() - start < 20
+
+
+def test_a_missing_text_of_a_frame_is_a_row_where_empty_texts_are_decorative(
+    scorer: DescScorer, photos: list[Path]
+) -> None:
+    """pandas says neither yes nor no when it compares ``pd.NA`` with a text."""
+    texts: list[Any] = ["", pd.NA, np.array(["", ""]), "A cat."]
+    options = StreamOptions(workers=0, decorative_empty=True)
+    outcomes = scorer.score_stream([(photos[0], text) for text in texts], options)
+    assert [outcome.status for outcome in outcomes] == ["decorative", "not_text", "not_text", "ok"]
+
+
+def test_references_may_be_the_arrays_that_pandas_reads_from_parquet(
+    scorer: DescScorer, photos: list[Path], tmp_path: Path
+) -> None:
+    lists = [["A dog."], ["A cat.", "A brown cat."], []]
+    frame = pd.DataFrame({"image": [str(photos[0])] * 3, "text": ["A dog."] * 3, "references": lists})
+    frame.to_parquet(tmp_path / "frame.parquet")
+    read: list[Any] = pd.read_parquet(tmp_path / "frame.parquet").to_dict("records")
+    assert isinstance(read[0]["references"], np.ndarray)
+    found, expected = (
+        [each.score and each.score.reference_score for each in scorer.score_stream(rows, HERE)]
+        for rows in (
+            [*read, Pair(photos[0], "A dog.", references=read[1]["references"])],
+            [*frame.to_dict("records"), Pair(photos[0], "A dog.", references=lists[1])],
+        )
+    )
+    assert found == expected
+    assert [score is None for score in found] == [False, False, True, False]
 
 
 def test_what_is_no_text_is_not_kept(scorer: DescScorer, photos: list[Path]) -> None:

@@ -104,6 +104,32 @@ def test_an_image_that_takes_too_much_memory_costs_its_own_row(photos: list[Path
     assert second.error is None
 
 
+def test_a_search_path_may_hold_what_python_passes_over(
+    photos: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Notebooks often add a ``Path``, which no import looks at."""
+    monkeypatch.setattr(sys, "path", [Path("/nowhere"), *sys.path])
+    with DecodePool(PixelSpec(32, 32), PoolOptions(workers=1, slots=2)) as pool:
+        pool.submit(0, str(photos[0]))
+        assert pool.get().error is None
+
+
+@pytest.mark.parametrize("limit", [1e9, float("inf")])
+def test_a_time_limit_may_be_longer_than_the_system_can_wait(photos: list[Path], limit: float) -> None:
+    with DecodePool(PixelSpec(32, 32), PoolOptions(workers=1, slots=2, time_limit=limit)) as pool:
+        pool.submit(0, str(photos[0]))
+        assert pool.get().error is None
+
+
+def test_an_odd_error_of_a_decoder_quotes_no_bytes_of_the_image() -> None:
+    options = PoolOptions(workers=1, slots=2, function="operator:truediv")  # fails with any arguments
+    with DecodePool(PixelSpec(32, 32), options) as pool:
+        pool.submit(0, b"\x89PNG")
+        error = pool.get().error
+    assert error is not None
+    assert str(error).startswith("image bytes: cannot be decoded (TypeError(")
+
+
 def test_pictures_in_slots_are_copied_to_where_they_are_asked_for(photos: list[Path]) -> None:
     """Out of order, and whatever lies in the other slots."""
     spec = PixelSpec(32, 48)

@@ -184,7 +184,12 @@ def test_export_errors(tmp_path: Path) -> None:
     assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
     assert "holds no judgments yet" in result.stderr
     judge_all(store, register(store, "ann"))
-    store.items()[0].image.unlink()
+    image = store.items()[0].image
+    make_photo(image, seed=77)  # people have judged another one
+    result = run("judgments", "export", "--database", store.path, "--output", tmp_path / "out")
+    assert "the image of '0-0' has changed since the study began" in result.stderr
+    assert not list((tmp_path / "out").glob("*/*"))
+    image.unlink()
     result = run("judgments", "export", "--database", store.path, "--output", tmp_path / "out")
     assert "the image of '0-0' is gone" in result.stderr
     result = run("judgments", "summary", "--database", tmp_path / "none.db")

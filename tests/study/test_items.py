@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from descscore.errors import DataError
 from descscore.study.items import COLUMNS, read_items
+from pictures import make_photo
 from study_tools import write_items, write_table
 
 
@@ -54,6 +57,16 @@ def test_items_errors_name_the_line(tmp_path: Path) -> None:
     (tmp_path / "bad.csv").write_text(",".join((*COLUMNS, "description")) + "\n")
     with pytest.raises(DataError, match="has column 'description' 2 times"):
         read_items(tmp_path / "bad.csv")
+
+
+@pytest.mark.parametrize(("kept", "written"), [("NFD", "NFD"), ("NFC", "NFD"), ("NFC", "NFC")])
+def test_an_image_is_found_by_the_name_that_its_disk_keeps(tmp_path: Path, kept: Any, written: Any) -> None:
+    """A Mac writes an accent as a character of its own; two such texts are one text."""
+    photo = make_photo(tmp_path / unicodedata.normalize(kept, "Café.png"), seed=0)
+    texts = ("a", *(unicodedata.normalize(written, text) for text in ("Café.png", "A café.")), "T", "X")
+    (item,) = read_items(write_table(tmp_path / "items.csv", [dict(zip(COLUMNS, texts, strict=True))]))
+    assert item.image.read_bytes() == photo.read_bytes()
+    assert item.description == "A café."
 
 
 def test_a_study_in_a_folder_whose_name_is_no_unicode_is_refused(tmp_path: Path) -> None:

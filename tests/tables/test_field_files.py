@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import errno
 import json
 import logging
 import os
@@ -278,15 +279,28 @@ def test_an_image_folder_of_datasets(folder: Path, name: str) -> None:
     assert load_pairs(folder / "split").splits() == {"test": 1, "train": 1}
     [found] = open_input(str(folder / "split"), InputOptions(split="test")).rows()
     assert "/split/test/" in str(found.image)
+    with pytest.raises(DataError, match=r"split: no split 'val'; its splits are test, train"):
+        open_input(str(folder / "split"), InputOptions(split="val"))
 
 
 def test_a_folder_with_a_table_of_another_name_says_what_to_give(folder: Path) -> None:
     (folder / "images" / "pairs.csv").write_text("image,text\nimage2.png,A dog.\n")
+    (folder / "images" / "README.txt").write_text("My photos.")  # the text of no image
     with pytest.raises(DataError, match=r"no image has a text file beside it; give its table, .*pairs\.csv"):
         open_input(str(folder / "images"))
     (folder / "images" / "image2.txt").write_text("A dog.")
     found = list(open_input(str(folder / "images")).rows())
     assert [row.text for row in found if row.fault is None] == ["A dog."]
+
+
+def test_a_folder_of_pairs_and_shards_is_not_guessed_between(folder: Path) -> None:
+    with tarfile.open(folder / "images" / "backup.tar", "w") as tar:
+        tar.add(folder / "images" / "image2.png", "image2.png")
+    (folder / "images" / "README.txt").write_text("My photos.")
+    assert [row.id for row in open_input(str(folder / "images")).rows()] == ["image2"]
+    (folder / "images" / "image2.txt").write_text("A dog.")
+    with pytest.raises(DataError, match=r"holds images with texts, and shards such as backup\.tar"):
+        open_input(str(folder / "images"))
 
 
 @pytest.mark.parametrize("splits", [False, True])
@@ -301,6 +315,7 @@ def test_a_folder_of_save_to_disk(folder: Path, splits: bool) -> None:
     assert all(isinstance(row.image, bytes) for row in rows)
     pairs = load_pairs(folder / "saved")
     assert pairs.splits() == {"train" if splits else "": 2}
+    assert pairs.pairs[0].source == f"{folder / 'saved'}" + ("[train]" if splits else "")
     assert pairs.pairs[1].image.read() == rows[1].image
 
 
@@ -452,6 +467,34 @@ def test_what_systems_leave_behind_is_no_data_and_linked_folders_are_followed_or
     assert kinds(rows) == ["outside_image_root", None, None]
     assert "leads out of" in str(rows[0].fault)
     assert [row.text for row in rows] == [None, "A dog.", "A dog."]
+
+
+def test_a_folder_that_cannot_be_read_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its images would be missing, and nobody would know."""
+    for name in ("open", "locked"):
+        (tmp_path / name).mkdir()
+        make_photo(tmp_path / name / "x.png", seed=0)
+        (tmp_path / name / "x.txt").write_text("A dog.")
+    real = os.scandir
+
+    def scandir(path: str) -> Any:
+        if path.endswith("locked"):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)  # the system lets root into every folder
+    with pytest.raises(DataError, match=r"locked: cannot be read \(Permission denied\)"):
+        list(open_input(str(tmp_path)).rows())
+
+
+def test_folders_that_link_to_each_other_are_read_once_on_each_way(tmp_path: Path) -> None:
+    for name, other in (("a", "b"), ("b", "a")):
+        (tmp_path / name).mkdir()
+        make_photo(tmp_path / name / "x.png", seed=0)
+        (tmp_path / name / "x.txt").write_text("A dog.")
+        (tmp_path / name / "see").symlink_to(tmp_path / other)
+    ids = [row.id for row in open_input(str(tmp_path)).rows()]
+    assert ids == ["a/x.png", "a/see/x.png", "b/x.png", "b/see/x.png"]
 
 
 def test_a_byte_order_mark_before_json(folder: Path) -> None:

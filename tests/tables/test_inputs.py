@@ -78,6 +78,24 @@ def test_samples_without_a_part_are_rows(pairs: Pairs, tmp_path: Path) -> None:
     assert rows[1].text is None
 
 
+def test_a_link_in_an_archive_is_said(pairs: Pairs, tmp_path: Path) -> None:
+    """tar writes a file's second name as a link to the first."""
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        add(tar, "1.png", pairs.images[0].read_bytes())
+        add(tar, "1.txt", b"A cat.")
+        for name, kind in (
+            ("1.mask", tarfile.LNKTYPE),
+            ("2.png", tarfile.LNKTYPE),
+            ("3.png", tarfile.SYMTYPE),
+        ):
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname = kind, "1.png"
+            tar.addfile(link)
+        add(tar, "3.txt", b"A cat.")
+    faults = [row.fault and str(row.fault) for row in open_input(str(tmp_path / "a.tar")).rows()]
+    assert faults == [None, "2: its member 'png' is a link", "3: its member 'png' is a link"]
+
+
 def test_a_folder_names_what_has_no_partner(pairs: Pairs, tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "images", pairs)
     (folder / "alone.txt").write_text("A cat.")
