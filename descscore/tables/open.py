@@ -154,7 +154,8 @@ def _input_folder(path: Path, name: str, options: InputOptions) -> tuple[Table, 
     if shards := _files(path, (".tar",)):
         return WebDatasetTable(shards, name), path
     folder = FolderTable(path)
-    tables = sorted(file for file in path.iterdir() if file.suffix.lower() in _IN_FOLDERS)
+    files = (file for file in path.iterdir() if not is_hidden(file.name))
+    tables = sorted(file for file in files if file.suffix.lower() in _IN_FOLDERS)
     if tables and not folder.has_texts:
         raise DataError(f"{name}: no image has a text file beside it; give its table, {tables[0]}")
     return folder, path
