@@ -241,7 +241,9 @@ class Reader:
             elif names and (role in _NEEDED or getattr(self.columns, role) is not None):
                 purpose = "" if names == (role,) else f" for the {role}"
                 wanted, there = " or ".join(map(repr, names)), cut(named(present, 20)) or "none"
-                raise DataError(f"{self.source}: no column {wanted}{purpose}; its columns are {there}")
+                choose = self.usual == SCORING and getattr(self.columns, role) is None
+                hint = f"; --{role}-column names another" if choose else ""
+                raise DataError(f"{self.source}: no column {wanted}{purpose}; its columns are {there}{hint}")
         return roles
 
     @cached_property
