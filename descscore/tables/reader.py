@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, NamedTuple, TypeAlias
 
 from descscore.errors import DataError, ImageError, InputError, is_blank
 from descscore.files import open_regular
+from descscore.images import PATH_LIMIT
 from descscore.tables.cells import (
     CELL_LIMIT,
     ID_LIMIT,
@@ -26,7 +27,7 @@ from descscore.tables.cells import (
     named,
     parse_references,
 )
-from descscore.tables.rows import PATH_LIMIT, FileImage, Row, StoredImage, find_image, normal_split
+from descscore.tables.rows import FileImage, Row, StoredImage, find_image, normal_split
 
 BATCH_ROWS = 64
 """Rows of a table with images that are in memory together: with photos of 1 MB each, 64 MB."""
