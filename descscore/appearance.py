@@ -61,6 +61,8 @@ def _first_frame_to_rgb(image: Image.Image, own: bool) -> Image.Image:
     orientation = _orientation_of(image)
     if "deep_transparency" in image.info:
         image = _with_deep_alpha(image)
+    if _is_wrapped(image):
+        image = Image.fromarray(np.asarray(image).view(np.uint32).astype(np.float32))
     convert = _conversion(image)
     if convert is not None:
         rgb = _in_tiles(image, convert)
@@ -121,6 +123,15 @@ def _with_deep_alpha(image: Image.Image) -> Image.Image:
     rgba = image.copy()
     rgba.putalpha(alpha)
     return rgba
+
+
+def _is_wrapped(image: Image.Image) -> bool:
+    """Whether a TIFF picture has unsigned greys of 32 bits that Pillow took for negative numbers."""
+    tags: Any = getattr(image, "tag_v2", {})
+    if image.mode != "I" or tags.get(Tag.BitsPerSample) != (32,) or tags.get(Tag.SampleFormat, (1,)) != (1,):
+        return False
+    low: Any = image.getextrema()[0]
+    return bool(low < 0)
 
 
 def _drawn_box(image: Image.Image) -> tuple[int, int, int, int] | None:

@@ -62,6 +62,8 @@ def atomic_write(path: Path, mode: int | None = None) -> Iterator[Path]:
         # The descriptor is still open, so no other file can have its number.
         if created is not None and not os.path.samestat(os.fstat(created), os.lstat(temporary)):
             raise OSError("another program has replaced the unfinished file")
+        if mode is None and temporary.is_file():
+            _open_to_others(temporary)
         for part in [temporary, *temporary.rglob("*")]:
             _flush(part)
         if path.is_dir() and temporary.is_dir():
@@ -78,6 +80,15 @@ def atomic_write(path: Path, mode: int | None = None) -> Iterator[Path]:
     finally:
         if created is not None:
             os.close(created)
+
+
+def _open_to_others(temporary: Path) -> None:
+    """Give a private file the permissions of any new file. safetensors makes all of its files private."""
+    if stat.S_IMODE(temporary.stat().st_mode) == 0o600:
+        new = temporary.with_suffix(".new")
+        new.touch(exist_ok=False)
+        temporary.chmod(stat.S_IMODE(new.stat().st_mode))
+        new.unlink()
 
 
 def check_place(path: Path) -> None:

@@ -38,6 +38,9 @@ ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | np.ndar
 BYTES_NAME = "image bytes"
 """What messages call an image that was given as the bytes of its file."""
 
+PATH_LIMIT = 4096
+"""Longest path of an image, in characters."""
+
 MAX_PIXELS = 178_956_970
 """Largest image that is decoded, in pixels: the size at which Pillow refuses by default."""
 
@@ -232,10 +235,41 @@ def check_path(source: str | os.PathLike[str]) -> Path:
     except (FileNotFoundError, NotADirectoryError):
         raise ImageError("missing_image", f"{path}: no such file") from None
     except OSError as error:
+        check_is_path(text)  # the content of a file in place of its path is too long for a name
         raise ImageError("unreadable_image", f"{path}: {error.strerror or error}") from None
     if size == 0:
         raise ImageError("empty_image", f"{path}: the file is empty")
     return path
+
+
+_LOOKS = {
+    "base64 data": r"(?:iVBORw0KGgo|/9j/[24]|R0lGOD[dl]h|UklGR|SUkqA|TU0AK)[\w+/=\s]*",
+    "the text of Python's bytes": r"b(['\"]).*\1",
+    "JSON": r"\{.*\}|\[.*\]",
+    "markup": r"<.*>",
+    "hexadecimal data": r"(?:89504e47|ffd8ff|47494638)[0-9a-fA-F]*",
+}
+_SHORT, _NAME_LIMIT = 100, 255
+
+
+def check_is_path(path: str) -> None:
+    """Raise :class:`ImageError` for a text that cannot be a path, and say what it looks like."""
+    if len(path) <= _SHORT:
+        return
+    # A path has a limit, so both ends of a longer text show what it is: it may hold many megabytes.
+    ends = path if len(path) <= PATH_LIMIT else path[:PATH_LIMIT] + path[-PATH_LIMIT:]
+    text, long_name = ends.strip(), max(map(len, ends.split("/"))) > _NAME_LIMIT
+    look = next((look for look, form in _LOOKS.items() if re.fullmatch(form, text, re.DOTALL)), "")
+    if not look and long_name and re.fullmatch(r"[\w+/=-]+", text, re.ASCII):
+        look = "base64 data"
+    if not (look or long_name or len(path) > PATH_LIMIT):
+        return
+    guess = f"looks like {look}" if look else "is too long for a path"
+    raise ImageError(
+        "bad_image_type",
+        f"the image is text of {len(path):,} characters that {guess} ({path[:20]!r}...); "
+        "give a path, or bytes in Python or a Parquet file",
+    )
 
 
 def read_image_file(name: str | os.PathLike[str]) -> bytes:

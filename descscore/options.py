@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -84,8 +85,16 @@ class Group(LazyGroup):
         except (DescscoreError, OSError) as error:
             if ctx.params.get("debug"):
                 raise
-            echo(f"Error: {error}", err=True)
+            echo(f"Error: {_LONG_WORD.sub(_cut, str(error))}", err=True)
             ctx.exit(error.exit_code if isinstance(error, DescscoreError) else 1)
+
+
+_LONG_WORD = re.compile(r"\S{4097,}")
+"""Longer than any path: the content of a file where its name belongs."""
+
+
+def _cut(word: re.Match[str]) -> str:
+    return f"{word[0][:100]}... ({len(word[0]):,} characters)"
 
 
 def echo(text: object, *, err: bool = False, dim: bool = False) -> None:

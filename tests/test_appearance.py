@@ -256,7 +256,7 @@ def test_a_picture_of_high_dynamic_range_has_its_white_and_its_order(transfer: i
 @pytest.mark.parametrize("big", [False, True])
 @pytest.mark.parametrize(
     ("kind", "top", "form"),
-    [("u2", 65535, 1), ("u4", 255, 1), ("i4", 65535, 2), ("f4", 1, 3), ("f4", 255, 3)],
+    [("u2", 65535, 1), ("u4", 255, 1), ("u4", 2**32 - 1, 1), ("i4", 65535, 2), ("f4", 1, 3), ("f4", 255, 3)],
 )
 def test_deep_grey_tiff_files(kind: str, top: int, form: int, big: bool) -> None:
     values = GREY.astype(np.float64) / 255 * top

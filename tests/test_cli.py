@@ -351,6 +351,15 @@ def test_a_wrong_path_is_said_before_a_model_is_loaded(
     assert run(*args).stderr == "Error: none.jpg: no such file\n"
 
 
+@pytest.mark.parametrize("command", [("audit",), ("score", "none.jpg"), ("batch", "--output", "out")])
+def test_the_content_of_a_file_in_place_of_its_name_is_not_repeated(command: tuple[str, ...]) -> None:
+    content = "iVBORw0KGgo" + "A" * 45_000
+    result = run(*command, f"@{content}" if command[0] == "score" else content)
+    assert result.exit_code
+    assert len(result.stderr) < 600
+    assert content[:50] in result.stderr
+
+
 @pytest.mark.parametrize(
     ("args", "usage"),
     [

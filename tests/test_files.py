@@ -89,12 +89,16 @@ def test_permissions_are_those_of_a_new_file_or_as_asked_for(tmp_path: Path) -> 
     try:
         with atomic_write(tmp_path / "public") as temporary:
             temporary.write_text("all")
+        with atomic_write(tmp_path / "weights") as temporary:
+            temporary.touch(mode=0o600)  # as safetensors writes its files
         with atomic_write(tmp_path / "secret", mode=0o600) as temporary:
             assert stat.S_IMODE(temporary.stat().st_mode) == 0o600
             temporary.write_text("mine")
     finally:
         os.umask(old)
     assert stat.S_IMODE((tmp_path / "public").stat().st_mode) == 0o640
+    assert stat.S_IMODE((tmp_path / "weights").stat().st_mode) == 0o640
+    assert names(tmp_path) == ["public", "secret", "weights"]
     assert stat.S_IMODE((tmp_path / "secret").stat().st_mode) == 0o600
 
 

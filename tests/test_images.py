@@ -279,7 +279,9 @@ def test_missing_empty_folder_and_not_an_image(tmp_path: Path) -> None:
     fails(tmp_path / "a.jpg", "not_an_image", "a.jpg")
     fails("", "missing_image")
     fails("a\0b", "missing_image")
-    fails("x" * 5000, "unreadable_image")
+    fails("é" * 200, "unreadable_image", "File name too long")
+    fails("a b" * 2000, "bad_image_type", "is too long for a path")
+    fails("/9j/4AAQ" + "A" * 40_000, "bad_image_type", "40,008 characters that looks like base64 data")
     fails(tmp_path / "a.jpg" / "b.jpg", "missing_image")
 
 

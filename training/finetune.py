@@ -161,6 +161,11 @@ def _prepare(request: Request, model: LoadedModel) -> _Prepared:
     cache = request.cache or request.output / "features"
 
     def pairs_of(split: str | None, option: str) -> Sequence[PreferencePair]:
+        if split and set(pairs.splits()) == {""}:
+            raise DataError(
+                f"{pairs.source}: its pairs have no splits, so none is {split!r}; add a column 'split', or "
+                "give --train-split '' --validation-split '' to train on all pairs without a validation"
+            )
         try:
             return () if split is None else pairs.split(split)
         except DataError as error:

@@ -342,4 +342,5 @@ class ImageNames:
             return ImageError(
                 "bad_image_type", f"which file is the image {named([name])}? ({named(sorted(files))})"
             )
-        return ImageError("missing_image", f"{self._folder} holds no image called {named([name])}")
+        hint = "; --image-root names the folder of the images"
+        return ImageError("missing_image", f"{self._folder} holds no image called {named([name])}{hint}")

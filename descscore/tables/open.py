@@ -160,7 +160,8 @@ def _input_folder(path: Path, name: str, options: InputOptions) -> tuple[Table, 
             what = f"holds images with texts, and shards such as {shards[0].name}"
             raise DataError(f"{name}: {what}; give the one or the other a folder of its own")
         return WebDatasetTable(shards, name), path
-    tables = sorted(file for file in path.iterdir() if file.suffix.lower() in _IN_FOLDERS)
+    files = (file for file in path.iterdir() if not is_hidden(file.name))
+    tables = sorted(file for file in files if file.suffix.lower() in _IN_FOLDERS)
     if tables and not folder.has_pairs:
         raise DataError(f"{name}: no image has a text file beside it; give its table, {tables[0]}")
     return folder, path

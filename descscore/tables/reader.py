@@ -16,6 +16,7 @@ from typing import Any, BinaryIO, NamedTuple, TypeAlias
 
 from descscore.errors import DataError, ImageError, InputError, is_blank
 from descscore.files import open_regular
+from descscore.images import PATH_LIMIT
 from descscore.tables.cells import (
     CELL_LIMIT,
     ID_LIMIT,
@@ -26,7 +27,7 @@ from descscore.tables.cells import (
     named,
     parse_references,
 )
-from descscore.tables.rows import PATH_LIMIT, FileImage, Row, StoredImage, find_image, normal_split
+from descscore.tables.rows import FileImage, Row, StoredImage, find_image, normal_split
 
 BATCH_ROWS = 64
 """Rows of a table with images that are in memory together: with photos of 1 MB each, 64 MB."""
@@ -242,7 +243,9 @@ class Reader:
             elif names and (role in _NEEDED or getattr(self.columns, role) is not None):
                 purpose = "" if names == (role,) else f" for the {role}"
                 wanted, there = " or ".join(map(repr, names)), cut(named(present, 20)) or "none"
-                raise DataError(f"{self.source}: no column {wanted}{purpose}; its columns are {there}")
+                choose = self.usual == SCORING and getattr(self.columns, role) is None
+                hint = f"; --{role}-column names another" if choose else ""
+                raise DataError(f"{self.source}: no column {wanted}{purpose}; its columns are {there}{hint}")
         return roles
 
     @cached_property

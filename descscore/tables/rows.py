@@ -16,11 +16,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from descscore.errors import DataError, ImageError, InputError, is_blank
-from descscore.images import check_path, read_image_file
+from descscore.images import PATH_LIMIT, check_is_path, check_path, read_image_file
 from descscore.tables.cells import cut
-
-PATH_LIMIT = 4096
-"""Longest path of an image, in characters."""
 
 MAX_LISTED = 20
 """Most rows that a message lists one by one."""
@@ -245,7 +242,7 @@ def find_image(root: str, path: str, others: Iterable[str] = ()) -> str:
     if re.match(r"(?i)([a-z][a-z0-9+.-]*://|data:)", path[:PATH_LIMIT]):
         hint = "addresses are never fetched; download the image and give the file's path"
         raise ImageError("url_not_supported", f"{path[:100]}: {hint}")
-    _check_is_path(path)
+    check_is_path(path)
     if "\0" in path:
         return path
     file = os.path.join(root, path)
@@ -253,36 +250,6 @@ def find_image(root: str, path: str, others: Iterable[str] = ()) -> str:
         hint = "; the image root / allows every file" if os.path.isabs(path) else ""
         raise ImageError("outside_image_root", f"{cut(path)}: leads out of the image root {root}{hint}")
     return file
-
-
-_LOOKS = {
-    "base64 data": r"(?:iVBORw0KGgo|/9j/[24]|R0lGOD[dl]h|UklGR|SUkqA|TU0AK)[\w+/=\s]*",
-    "the text of Python's bytes": r"b(['\"]).*\1",
-    "JSON": r"\{.*\}|\[.*\]",
-    "markup": r"<.*>",
-    "hexadecimal data": r"(?:89504e47|ffd8ff|47494638)[0-9a-fA-F]*",
-}
-_SHORT, _NAME_LIMIT = 100, 255
-
-
-def _check_is_path(path: str) -> None:
-    """Raise :class:`ImageError` for a cell that cannot be a path, and say what it looks like."""
-    if len(path) <= _SHORT:
-        return
-    # A path has a limit, so both ends of a longer text show what it is: it may hold many megabytes.
-    ends = path if len(path) <= PATH_LIMIT else path[:PATH_LIMIT] + path[-PATH_LIMIT:]
-    text, long_name = ends.strip(), max(map(len, ends.split("/"))) > _NAME_LIMIT
-    look = next((look for look, form in _LOOKS.items() if re.fullmatch(form, text, re.DOTALL)), "")
-    if not look and long_name and re.fullmatch(r"[\w+/=-]+", text, re.ASCII):
-        look = "base64 data"
-    if not (look or long_name or len(path) > PATH_LIMIT):
-        return
-    guess = f"looks like {look}" if look else "is too long for a path"
-    raise ImageError(
-        "bad_image_type",
-        f"the image is text of {len(path):,} characters that {guess} ({path[:20]!r}...); "
-        "give a path, or bytes in a Parquet file",
-    )
 
 
 def is_below(root: str, file: str) -> bool:

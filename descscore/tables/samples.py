@@ -24,11 +24,11 @@ def is_hidden(path: str) -> bool:
     path: Below a folder, or in an archive.
     """
     parts = [part for part in path.split("/") if part not in ("", ".", "..")]
-    return any(part.startswith(".") or part.lower() in _SYSTEM_NAMES for part in parts)
+    return any(part.startswith((".", "~$")) or part.lower() in _SYSTEM_NAMES for part in parts)
 
 
 _SYSTEM_NAMES = (
-    *("__macosx", "@eadir", "$recycle.bin", "system volume information"),
+    *("__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information"),
     *("lost+found", "thumbs.db", "desktop.ini"),
 )
 """What macOS, Synology's storage, Windows and Linux leave in folders, in lower case."""

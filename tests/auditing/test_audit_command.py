@@ -147,6 +147,9 @@ def test_a_baseline_silences_what_was_there_and_nothing_new(site: Path, tmp_path
     assert "Known findings, which the baseline leaves out: 1" in left.output
     (site / "bad.html").write_text(PAGE.format(alt="IMG_9999.jpg"))
     assert run("--no-model", site, "--baseline", known).exit_code == 1
+    (site / "bad.html").write_text(PAGE.format(alt="IMG_1234.jpg") + PAGE.format(alt="IMG_9999.jpg"))
+    assert run("--no-model", site, "--baseline", known, "--write-baseline", known).exit_code == 0
+    assert run("--no-model", site, "--baseline", known).exit_code == 0
 
 
 @pytest.mark.parametrize("form", ["text", "json", "csv", "html", "sarif", "junit"])

@@ -242,6 +242,8 @@ def test_the_page_shows_all_findings_with_thumbnails_and_runs_nothing(tmp_path: 
         assert f"message of {code}" in page or code == "D01"
         assert f'id="show-{code}"' in page
     assert page.count("data:image/jpeg;base64,") == 1
+    inside = replace(record("T09"), use=replace(record("T09").use, source="media/image1.jpg"))
+    assert "Picture inside\nthe document" in as_html([inside], None)
     assert "<script" not in page
     assert "\x1b" not in page
     assert "http" not in page.replace("http-equiv", "")

@@ -323,7 +323,7 @@ def test_images_may_not_leave_their_root(folder: Path) -> None:
 
 
 def test_hidden_files_are_no_data(folder: Path) -> None:
-    for name in ("._a.png", "._a.txt", ".DS_Store", ".thumb/a.png", "__MACOSX/a.png"):
+    for name in ("._a.png", "._a.txt", "~$a.txt", ".DS_Store", ".thumb/a.png", "__MACOSX/a.png"):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(b"\0")
     (folder / "a.txt").write_text("A dog.")
@@ -338,6 +338,8 @@ def test_hidden_files_are_no_data(folder: Path) -> None:
     (tables / "train.csv").write_text(f"image,description,caption\n{tables / 'a.png'},A dog.,Rex\n")
     (tables / "._train.csv").write_bytes(b"\0\5\x16\7\0")
     assert load_pairs(tables).splits() == {"train": 1}
+    with pytest.raises(DataError, match=r"give its table, .*tables/train\.csv$"):
+        open_input(str(tables))
 
 
 def test_formats_of_a_folder_that_are_not_read_are_named(folder: Path) -> None:

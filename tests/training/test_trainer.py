@@ -668,6 +668,12 @@ def test_train_command_names_what_is_wrong(base: Path, tmp_path: Path) -> None:
     ):
         result = CliRunner().invoke(main, [*start, *extra])
         assert (result.exit_code, mention in result.output) == (code, True), result.output
+    (tmp_path / "plain.csv").write_text("image,description,caption\na.png,A red shape.,Rex\n")
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    start[2] = str(tmp_path / "plain.csv")
+    for chosen in ([], ["--train-split", ""]):
+        message = CliRunner().invoke(main, [*start, *chosen]).output
+        assert "give --train-split '' --validation-split '' to train on all pairs" in message
 
 
 # Mixed precision
