@@ -382,6 +382,17 @@ def picture_pixels(image: Image.Image, spec: PixelSpec) -> np.ndarray[Any, Any]:
     return np.asarray(_centred(image.resize(target, Image.Resampling[spec.interpolation.upper()]), spec))
 
 
+def load_pixels(source: ImageSource, spec: PixelSpec) -> np.ndarray[Any, Any]:
+    """:func:`picture_pixels` of an image that :func:`load_image` reads; errors of both name the image."""
+    picture = load_image(source)
+    try:
+        return picture_pixels(picture, spec)
+    except ImageError as error:
+        name = os.fsdecode(source) if isinstance(source, (str, os.PathLike)) else "image"
+        name = BYTES_NAME if isinstance(source, (bytes, bytearray, memoryview)) else name
+        raise ImageError(error.kind, f"{name}: {str(error).removeprefix('image: ')}") from None
+
+
 def _resizing_bytes(size: tuple[int, int], target: tuple[int, int]) -> int:
     """An upper bound of the memory that Pillow's resizing takes, in bytes.
 

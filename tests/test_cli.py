@@ -18,6 +18,7 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner, Result
+from PIL import Image
 from wcwidth import wcswidth
 
 from conftest import make_photo
@@ -338,6 +339,14 @@ def test_an_error_of_one_image_speaks_of_no_rows_and_is_said_once(
     assert run("score", photo, "a", "b", *long, *model).stderr.count("context: ") == 1
 
 
+def test_an_image_that_cannot_be_resized_is_named(tmp_path: Path, model: tuple[str, ...]) -> None:
+    line = tmp_path / "line.png"
+    Image.new("1", (1, 20_000_000)).save(line)
+    reason = "1x20000000 pixels take over 2,147,483,648 bytes to resize"
+    for args in (("score", line, "a"), ("compare", line, "--description", "a", "--caption", "b")):
+        assert run(*args, *model).stderr == f"Error: {line}: {reason}\n"
+
+
 @pytest.mark.parametrize(
     "args", [("score", "none.jpg", "a"), ("compare", "none.jpg", "--description", "a", "--caption", "b")]
 )
@@ -476,8 +485,10 @@ def test_many_texts_read_the_image_once(
     import descscore.scorer as module
 
     calls = []
-    real = module.load_image
-    monkeypatch.setattr(module, "load_image", lambda source: calls.append(source) or real(source))
+    real = module.load_pixels
+    monkeypatch.setattr(
+        module, "load_pixels", lambda source, spec: calls.append(source) or real(source, spec)
+    )
     photo = make_photo(tmp_path / "a.png", 0)
     DescScorer.from_pretrained(tiny_folder, device="cpu").score_batch([photo] * 4, list("abcd"))
     assert calls == [photo]

@@ -114,8 +114,8 @@ def test_an_image_that_occurs_again_is_encoded_once(
     metric: Any, scorer: DescScorer, photos: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counts: list[int] = []
-    encode = scorer.encoder.images
-    monkeypatch.setattr(scorer.encoder, "images", lambda images: counts.append(len(images)) or encode(images))
+    encode = scorer.encoder.pixels
+    monkeypatch.setattr(scorer.encoder, "pixels", lambda pixels: counts.append(len(pixels)) or encode(pixels))
     picture = Image.open(photos[1])
     images = [photos[0], str(photos[0]), picture, picture]
     metric.compute(predictions=["A cat.", "A dog.", "A cat.", "A dog."], images=images, model=scorer)
