@@ -185,6 +185,15 @@ def test_signature_tells_what_a_score_depends_on(tiny_folder: Path) -> None:
     assert str(tiny_folder.parent) not in scorer.signature
 
 
+def test_a_model_in_the_current_folder_has_the_name_of_that_folder(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = DescScorer.from_pretrained(tiny_folder, device="cpu").signature
+    monkeypatch.chdir(tiny_folder)
+    for name in (".", "./", f"../{tiny_folder.name}/"):
+        assert DescScorer.from_pretrained(name, device="cpu").signature == expected
+
+
 def test_every_bad_row_is_named(scorer: DescScorer, photos: list[Path], tmp_path: Path) -> None:
     (tmp_path / "bad.jpg").write_text("no image")
     images = [photos[0], tmp_path / "none.jpg", photos[1], tmp_path / "bad.jpg"]
