@@ -274,7 +274,7 @@ def _to_uint8(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         return np.ascontiguousarray(array)
     if array.dtype == np.bool_:
         return np.ascontiguousarray(array).astype(np.uint8) * 255
-    if array.dtype == np.uint16:
+    if array.dtype.newbyteorder("=") == np.uint16:
         return (array.astype(np.float64) / 257).round().astype(np.uint8)
     if np.issubdtype(array.dtype, np.floating):
         if not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
