@@ -361,6 +361,25 @@ def test_a_wrong_path_is_said_before_a_model_is_loaded(
 
 
 @pytest.mark.parametrize(
+    "args",
+    [
+        ("score", "a.jpg", "a", "--context", "@none.txt"),
+        ("compare", "a.jpg", "--description", "a", "--caption", "b", "--context", "@none.txt"),
+        ("explain", "a.jpg", "a", "--source", "@none.txt"),
+    ],
+)
+def test_a_file_of_texts_that_is_missing_is_said_before_a_model_is_loaded(
+    args: tuple[str, ...], photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*args: object, **given: object) -> None:
+        raise AssertionError("loaded a model")
+
+    monkeypatch.setattr(DescScorer, "from_pretrained", never)
+    result = run(*(photo if arg == "a.jpg" else arg for arg in args))
+    assert result.stderr.startswith("Error: @none.txt: no such file")
+
+
+@pytest.mark.parametrize(
     ("args", "usage"),
     [
         (("compare", "a.jpg", "a", "b"), "compare --description TEXT --caption TEXT [OPTIONS] IMAGE"),
