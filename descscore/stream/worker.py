@@ -89,11 +89,7 @@ def prepare(source: str | bytes, spec: PixelSpec) -> tuple[Pixels, bytes]:
     source: a path, or the bytes. Raises :class:`ImageError` as :func:`descscore.images.load_pixels`.
     """
     data = source if isinstance(source, bytes) else read_image_file(source)
-    try:
-        return load_pixels(data, spec), content_digest(data)
-    except ImageError as error:
-        reason = str(error).removeprefix(f"{BYTES_NAME}: ")
-        raise ImageError(error.kind, f"{image_name(source)}: {reason}") from None
+    return load_pixels(data, spec, image_name(source)), content_digest(data)
 
 
 def image_name(source: str | bytes) -> str:
