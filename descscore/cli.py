@@ -73,9 +73,9 @@ def score(
 ) -> None:
     """Score each TEXT as a replacement for IMAGE.
 
-    A TEXT that is - stands for the lines of standard input, and @FILE for the lines of a file; blank lines
-    are skipped. Write @@ for the @ at the beginning of a text. The arguments are IMAGE TEXT..., or with
-    --text only images.
+    A TEXT or reference that is - stands for the lines of standard input, and @FILE for the lines of a file;
+    blank lines are skipped. Write @@ for the @ at the beginning of a text. The arguments are IMAGE TEXT...,
+    or with --text only images.
     """
     hint = "; with --text, all other arguments are images" if texts and len(images) > 1 else ""
     if not texts:
@@ -86,10 +86,13 @@ def score(
         raise UsageError("no text: give at least one after the image, or with --text")
     _check_images(images, hint)
     pairs = [(image, text) for image in images for text in texts]
-    contexts, good = [_whole(context)] * len(pairs), [references] * len(pairs)
+    columns = {
+        "contexts": [_whole(context)] * len(pairs),
+        "references": [[line for text in references for line in _texts(text)]] * len(pairs),
+    }
     scorer = _scorer(model, device, text_policy)
     try:
-        results = scorer.score_batch(*zip(*pairs, strict=True), contexts=contexts, references=good)
+        results = scorer.score_batch(*zip(*pairs, strict=True), **columns)
     except InputError as error:
         raise rows_error(error.rows, name=None) from error
     if as_json:

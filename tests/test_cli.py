@@ -150,6 +150,8 @@ def test_texts_come_from_files_and_standard_input(
         "compare", photo, "--description", "A cat\non a wall.", "--caption", "Our Minka", "-j", *model
     )
     assert parsed == json.loads(direct.output)
+    given = run("score", photo, "A cat.", "--reference", "A cat", "--reference", "on a wall.", "-j", *model)
+    assert run("score", photo, "A cat.", "--reference", f"@{file}", "-j", *model).output == given.output
     for args in (("score", photo, "@none.txt"), ("explain", photo, "@none.txt")):
         result = run(*args, *model)
         assert result.exit_code == 2
@@ -364,6 +366,7 @@ def test_a_wrong_path_is_said_before_a_model_is_loaded(
     "args",
     [
         ("score", "a.jpg", "a", "--context", "@none.txt"),
+        ("score", "a.jpg", "a", "--reference", "@none.txt"),
         ("compare", "a.jpg", "--description", "a", "--caption", "b", "--context", "@none.txt"),
         ("explain", "a.jpg", "a", "--source", "@none.txt"),
     ],
