@@ -274,7 +274,6 @@ class DescScorer:
         images: Tensor,
         encoded: EncodedTexts,
         contexts: Sequence[ContextTexts] | None = None,
-        context_encoder: ContextEncoder | None = None,
     ) -> list[Score]:
         """Scores of n pairs from their features.
 
@@ -282,15 +281,12 @@ class DescScorer:
             images: Unit image features ``(n, embed_dim)``.
             encoded: The n texts.
             contexts: Context and references of each pair; by default none.
-            context_encoder: An encoder that keeps features of contexts and references between calls;
-                by default a new one.
 
         Raises:
             ModelError: A score is not finite.
         """
         contexts = contexts or [ContextTexts()] * len(encoded.texts)
-        encoder = context_encoder or ContextEncoder(self.encoder.embeddings)
-        scores = self.scoring.scores(images, encoded, contexts, encoder)
+        scores = self.scoring.scores(images, encoded, contexts, ContextEncoder(self.encoder.embeddings))
         if not all(score.is_finite for score in scores):
             raise ModelError(f"model {self.model.name}: {NOT_FINITE}")
         return scores
