@@ -11,6 +11,7 @@ output then have a pair A, B each, as in the code of Zur et al. (2024).
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from pathlib import Path
@@ -23,10 +24,11 @@ from torch import Tensor
 from descscore.attention import PROJECTIONS, UnpackedAttention, is_plain_attention
 from descscore.clip import CLIP, text_tower
 from descscore.errors import ModelError
-from descscore.files import read_json
 
 LORA_CONFIG = "adapter_config.json"
 LORA_WEIGHTS = "adapter_model.safetensors"
+
+_MOST_SETTINGS = 1 << 20
 
 _OTHER_UPDATES = (
     *("rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "use_qalora", "use_bdlora", "lora_bias"),
@@ -70,7 +72,9 @@ def merge_lora(clip: CLIP, folder: Path) -> CLIP:
         if not (folder / name).is_file():
             raise ModelError(f"adapter {folder}: {name} is missing")
     try:
-        rank, alpha, layers = _read_settings(read_json(folder / LORA_CONFIG), clip)
+        with (folder / LORA_CONFIG).open("rb") as file:
+            settings = json.loads(file.read(_MOST_SETTINGS))  # a longer file is cut, and so no JSON
+        rank, alpha, layers = _read_settings(settings, clip)
         state = load_file(folder / LORA_WEIGHTS)
     except Exception as error:
         raise ModelError(
