@@ -31,7 +31,7 @@ from safetensors.torch import load_file, save_file
 from descscore import __version__
 from descscore.clip import CLIP, text_tower
 from descscore.errors import ModelError, UsageError
-from descscore.files import atomic_write, open_regular, read_json
+from descscore.files import UNFINISHED, atomic_write, open_regular, read_json
 from descscore.hub import (
     PURPOSE_FILE,
     SETTINGS_FILES,
@@ -257,7 +257,7 @@ def _load_full(base: CLIP, folder: Path) -> CLIP:
 def save_lora(wrapped: Any, info: AdapterInfo, folder: Path, dtype: torch.dtype = torch.float32) -> None:
     """Write a peft-wrapped CLIP's LoRA weights and the adapter's description, each file in one step."""
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as name:
+    with tempfile.TemporaryDirectory(dir=folder, prefix=UNFINISHED, suffix=".part") as name:
         wrapped.save_pretrained(name, safe_serialization=True, save_embedding_layers=False)
         if dtype != torch.float32:
             weights = Path(name) / "adapter_model.safetensors"

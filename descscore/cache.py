@@ -229,10 +229,10 @@ def _decode(
             data = _read(source)
             if content_digest(data) != digest:
                 # The new content's features must not be stored under the old content's hash.
-                raise ImageError("changed_image", "changed while it was read")
-            images[digest] = load_image(data)
+                raise ImageError("changed_image", f"{name}: changed while it was read")
+            images[digest] = load_image(data, bytes_name=name)
         except ImageError as error:
-            failures[digest] = ImageError(error.kind, f"{name}: {error}")
+            failures[digest] = error
     return images
 
 

@@ -73,9 +73,9 @@ def score(
 ) -> None:
     """Score each TEXT as a replacement for IMAGE.
 
-    A TEXT that is - stands for the lines of standard input, and @FILE for the lines of a file; blank lines
-    are skipped. Write @@ for the @ at the beginning of a text. The arguments are IMAGE TEXT..., or with
-    --text only images.
+    A TEXT or reference that is - stands for the lines of standard input, and @FILE for the lines of a file;
+    blank lines are skipped. Write @@ for the @ at the beginning of a text. The arguments are IMAGE TEXT...,
+    or with --text only images.
     """
     hint = "; with --text, all other arguments are images" if texts and len(images) > 1 else ""
     if not texts:
@@ -86,12 +86,13 @@ def score(
         raise UsageError("no text: give at least one after the image, or with --text")
     _check_images(images, hint)
     pairs = [(image, text) for image in images for text in texts]
-    scorer, count = _scorer(model, device, text_policy), len(pairs)
-    contexts = [_whole(context)] * count
+    columns = {
+        "contexts": [_whole(context)] * len(pairs),
+        "references": [[line for text in references for line in _texts(text)]] * len(pairs),
+    }
+    scorer = _scorer(model, device, text_policy)
     try:
-        results = scorer.score_batch(
-            *zip(*pairs, strict=True), contexts=contexts, references=[references] * count
-        )
+        results = scorer.score_batch(*zip(*pairs, strict=True), **columns)
     except InputError as error:
         raise rows_error(error.rows, name=None) from error
     if as_json:
@@ -127,9 +128,9 @@ def compare(
     as_json: bool,
 ) -> None:
     """Compare a description and a caption of IMAGE."""
-    texts = _whole(description), _whole(caption)
+    texts, context = (_whole(description), _whole(caption)), _whole(context)
     _check_images([image])
-    result = _scorer(model, device, text_policy).compare(image, *texts, context=_whole(context))
+    result = _scorer(model, device, text_policy).compare(image, *texts, context=context)
     if as_json:
         echo(json.dumps({"image": image} | result.to_dict(), ensure_ascii=False, indent=2))
         return
@@ -181,10 +182,10 @@ def explain(
     from descscore.images import load_image
     from descscore.screen import show_meaning, text_width
 
-    text, picture = _whole(text), load_image(image)
+    text, source, picture = _whole(text), _whole(source), load_image(image)
     scorer = _scorer(model, device, text_policy)
     with progress_bar() as progress:
-        explanation = run(picture, text, scorer=scorer, source=_whole(source), where=where, progress=progress)
+        explanation = run(picture, text, scorer=scorer, source=source, where=where, progress=progress)
     if html is not None:
         from descscore.explanations.html_page import to_html
 

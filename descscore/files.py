@@ -72,14 +72,13 @@ def atomic_write(path: Path, mode: int | None = None) -> Iterator[Path]:
         with contextlib.suppress(OSError):  # not every file system can flush a folder
             _flush(path.parent)
     except OSError as error:
-        _remove(temporary)
         raise DataError(f"{path}: cannot be written ({error})") from error
-    except BaseException:
-        _remove(temporary)
-        raise
     finally:
         if created is not None:
             os.close(created)
+        # Also after success: to put a link to a file in the place of that file moves nothing.
+        with contextlib.suppress(OSError):
+            _remove(temporary)
 
 
 def _open_to_others(temporary: Path) -> None:

@@ -35,9 +35,9 @@ def image_source(image: AnyImage) -> ImageSource:
 
 
 def is_one_image(images: object) -> bool:
-    """Whether this is one image, not a list of them."""
+    """Whether this is one image, not a list of them; an array of one dimension is a list of paths."""
     if isinstance(images, (Tensor, np.ndarray)):
-        return images.ndim < 4
+        return images.ndim in (0, 2, 3)
     return isinstance(images, (str, bytes, bytearray, memoryview, os.PathLike, Image.Image))
 
 
@@ -48,15 +48,15 @@ def image_list(images: ImageBatch, count: int | None) -> list[ImageSource]:
 
     Raises:
         ImageError: A tensor has a wrong shape.
-        UsageError: There is one array or path instead of a list.
+        UsageError: There is one image instead of a list.
     """
     if isinstance(images, Tensor):
         images = _tensors(images, count)
-    elif isinstance(images, np.ndarray) and images.ndim != 4 and count is not None:
-        raise UsageError("images: one array; give a list of them, or one (n, height, width, channels)")
-    elif count is None and not isinstance(images, (list, tuple)):
+    elif count is None and (is_one_image(images) or not isinstance(images, (list, tuple, np.ndarray))):
         return [images]  # type: ignore[list-item]
-    elif isinstance(images, (str, bytes)) or not hasattr(images, "__iter__"):
+    elif is_one_image(images) and isinstance(images, np.ndarray):
+        raise UsageError("images: one array; give a list of them, or one (n, height, width, channels)")
+    elif is_one_image(images) or not hasattr(images, "__iter__"):
         raise UsageError(f"images: expected a list, got one {type(images).__name__}")
     listed = [*cast(Iterable[Any], images)]
     arrays = {id(one): _array(one, f"row {i}") for i, one in enumerate(listed) if isinstance(one, Tensor)}

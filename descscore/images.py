@@ -62,7 +62,9 @@ DECODING = "v3"
 """The version of how files become pixels, for signatures. It rises when scores of any files move."""
 
 
-def load_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def load_image(
+    source: ImageSource, max_pixels: int = MAX_PIXELS, bytes_name: str = BYTES_NAME
+) -> Image.Image:
     """Read ``source`` as an RGB image.
 
     Args:
@@ -70,6 +72,7 @@ def load_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Image.Image
             ``(height, width, 1, 3 or 4)`` of uint8 or bool, uint16 (full range), or float in 0..1. A PIL
             image that is opened but not loaded is read as its file.
         max_pixels: The largest image that is decoded.
+        bytes_name: What messages call an image that is given as bytes, such as their file.
 
     Raises:
         ImageError: The image cannot be scored. Its ``kind`` is ``url_not_supported``,
@@ -84,7 +87,7 @@ def load_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Image.Image
         if data is None:
             return _read(lambda: source, name, max_pixels, own=False)
     elif isinstance(source, (bytes, bytearray, memoryview)):
-        data, name = bytes(source), BYTES_NAME
+        data, name = bytes(source), bytes_name
         if not data:
             raise ImageError("empty_image", f"{name}: empty")
     elif isinstance(source, (str, os.PathLike)):
@@ -308,7 +311,7 @@ def _to_uint8(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         return np.ascontiguousarray(array)
     if array.dtype == np.bool_:
         return np.ascontiguousarray(array).astype(np.uint8) * 255
-    if array.dtype == np.uint16:
+    if array.dtype.newbyteorder("=") == np.uint16:
         return (array.astype(np.float64) / 257).round().astype(np.uint8)
     if np.issubdtype(array.dtype, np.floating):
         if not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
@@ -414,6 +417,17 @@ def picture_pixels(image: Image.Image, spec: PixelSpec) -> np.ndarray[Any, Any]:
         size = f"{image.width}x{image.height} pixels"
         raise ImageError("image_too_large", f"image: {size} take over {MAX_MEMORY:,} bytes to resize")
     return np.asarray(_centred(image.resize(target, Image.Resampling[spec.interpolation.upper()]), spec))
+
+
+def load_pixels(source: ImageSource, spec: PixelSpec, bytes_name: str = BYTES_NAME) -> np.ndarray[Any, Any]:
+    """:func:`picture_pixels` of an image that :func:`load_image` reads; errors of both name the image."""
+    picture = load_image(source, bytes_name=bytes_name)
+    try:
+        return picture_pixels(picture, spec)
+    except ImageError as error:
+        name = os.fsdecode(source) if isinstance(source, (str, os.PathLike)) else "image"
+        name = bytes_name if isinstance(source, (bytes, bytearray, memoryview)) else name
+        raise ImageError(error.kind, f"{name}: {str(error).removeprefix('image: ')}") from None
 
 
 def _resizing_bytes(size: tuple[int, int], target: tuple[int, int]) -> int:

@@ -439,7 +439,7 @@ def _finish(source: str, clip: CLIP, base: _Base, device: torch.device) -> Loade
     for model in {id(clip): clip, id(base.clip): base.clip}.values():
         model.to(device=device, dtype=torch.float32).eval().requires_grad_(False)
     return LoadedModel(
-        name=Path(source).name if Path(source).is_dir() and source not in BUNDLED else source,
+        name=_short_name(source),
         clip=clip,
         base=base.clip,
         tokenizer=Tokenizer(base.tokenizer, base.context_length, source, padded=not can_shorten(clip)),
@@ -448,6 +448,13 @@ def _finish(source: str, clip: CLIP, base: _Base, device: torch.device) -> Loade
         device=device,
         licence=base.licence,
     )
+
+
+def _short_name(source: str) -> str:
+    """A source as signatures name it: of a folder only the last part, also where it is written ``.``."""
+    if source in BUNDLED or not Path(source).is_dir():
+        return source
+    return Path(os.path.abspath(source)).name
 
 
 def describe_preprocessing(model: CLIP) -> str:

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -32,12 +33,13 @@ from descscore.explanations.explanation import Explanation
 from descscore.explanations.reasons import ExplainOptions, explain_pair
 from descscore.frames import outcome_columns, pair_dicts
 from descscore.image_lists import AnyImage, ImageBatch, image_source, is_one_image
-from descscore.images import image_identity, load_image
+from descscore.images import image_identity, load_pixels
 from descscore.models import LoadedModel, load_model
 from descscore.purpose import Purpose
 from descscore.records import NOT_FINITE, SCALE, Comparison, Outcome, Score
 from descscore.stream.outcomes import Scoring, stream_pairs
 from descscore.stream.pairs import StreamInput, StreamOptions
+from descscore.stream.worker import Pixels
 from descscore.texts import DEFAULT_POLICY, EncodedTexts, TextPolicy, TokenizedText, check_policy
 
 
@@ -125,10 +127,10 @@ class DescScorer:
             ImageError: The image cannot be scored.
             TextError: The text, the context or a reference cannot be scored.
         """
-        picture, tokenized = _load(image), self.tokenize(text)
+        pixels, tokenized = self._pixels(image), self.tokenize(text)
         contexts = [tokenize_context_texts(self.tokenize, context, references)]
         encoded = self.encoder.tokenized([tokenized])
-        return self.scores(self.encoder.images([picture]), encoded, contexts)[0]
+        return self.scores(self._features([pixels]), encoded, contexts)[0]
 
     def score_batch(
         self,
@@ -242,10 +244,10 @@ class DescScorer:
             ImageError: The image cannot be scored.
             TextError: A text or the context cannot be scored.
         """
-        picture = _load(image)
+        pixels = self._pixels(image)
         contexts = [tokenize_context_texts(self.tokenize, context, ())] * 2
         encoded = self.encoder.tokenized([self.tokenize(description), self.tokenize(caption)])
-        features = self.encoder.images([picture]).expand(2, -1)
+        features = self._features([pixels]).expand(2, -1)
         first, second = self.scores(features, encoded, contexts)
         return comparison(first, second, self.model.logit_scale)
 
@@ -272,7 +274,6 @@ class DescScorer:
         images: Tensor,
         encoded: EncodedTexts,
         contexts: Sequence[ContextTexts] | None = None,
-        context_encoder: ContextEncoder | None = None,
     ) -> list[Score]:
         """Scores of n pairs from their features.
 
@@ -280,15 +281,12 @@ class DescScorer:
             images: Unit image features ``(n, embed_dim)``.
             encoded: The n texts.
             contexts: Context and references of each pair; by default none.
-            context_encoder: An encoder that keeps features of contexts and references between calls;
-                by default a new one.
 
         Raises:
             ModelError: A score is not finite.
         """
         contexts = contexts or [ContextTexts()] * len(encoded.texts)
-        encoder = context_encoder or ContextEncoder(self.encoder.embeddings)
-        scores = self.scoring.scores(images, encoded, contexts, encoder)
+        scores = self.scoring.scores(images, encoded, contexts, ContextEncoder(self.encoder.embeddings))
         if not all(score.is_finite for score in scores):
             raise ModelError(f"model {self.model.name}: {NOT_FINITE}")
         return scores
@@ -311,13 +309,20 @@ class DescScorer:
         size = self.encoder.batch_size
         for start in range(0, len(unique), size):
             rows = [first[key] for key in unique[start : start + size]]
-            pictures = _each([images[row] for row in rows], _load, problems, rows)
+            pixels = _each([images[row] for row in rows], self._pixels, problems, rows)
             if not problems:
-                parts.append(self.encoder.images(pictures))
+                parts.append(self._features(pixels))
         if problems:
             return torch.empty(0)
         place = {key: i for i, key in enumerate(unique)}
         return torch.cat(parts)[[place[key] for key in keys]]
+
+    def _pixels(self, image: AnyImage) -> Pixels:
+        """An image as the model takes it, which is far smaller than the picture of a photo."""
+        return load_pixels(image_source(image), self.encoder.spec)
+
+    def _features(self, pixels: Sequence[Pixels]) -> Tensor:
+        return self.encoder.pixels(torch.from_numpy(np.stack(pixels)))
 
 
 def signature(model: LoadedModel, text_policy: TextPolicy) -> str:
@@ -410,10 +415,6 @@ def _as_list(name: str, values: Any) -> list[Any]:
     if isinstance(values, (str, bytes, os.PathLike, Image.Image)):
         raise UsageError(f"{name}: expected a list, got one {type(values).__name__}")
     return list(values)
-
-
-def _load(image: AnyImage) -> Image.Image:
-    return load_image(image_source(image))
 
 
 def _check_pairs(images: ImageBatch, texts: Sequence[str]) -> list[tuple[AnyImage, str]]:

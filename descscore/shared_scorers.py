@@ -6,6 +6,7 @@ number: its errors give these names instead of row numbers.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
 from collections.abc import Callable, Hashable, Sequence
@@ -133,8 +134,12 @@ def _folder_state(name: str) -> Hashable:
     folder = Path(name)
     if name in BUNDLED or not folder.is_dir():
         return None
-    stats = [(path.name, path.lstat()) for path in sorted(folder.iterdir())]
-    return (str(folder.resolve()), *((name, stat.st_mtime_ns, stat.st_size) for name, stat in stats))
+    state: list[Hashable] = [str(folder.resolve())]
+    for path in sorted(folder.iterdir()):
+        with contextlib.suppress(OSError):  # a run that writes here may have moved it by now
+            stat = path.stat()
+            state.append((path.name, stat.st_mtime_ns, stat.st_size))
+    return tuple(state)
 
 
 class ScorerHandle:

@@ -18,6 +18,7 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner, Result
+from PIL import Image
 from wcwidth import wcswidth
 
 from conftest import make_photo
@@ -149,6 +150,8 @@ def test_texts_come_from_files_and_standard_input(
         "compare", photo, "--description", "A cat\non a wall.", "--caption", "Our Minka", "-j", *model
     )
     assert parsed == json.loads(direct.output)
+    given = run("score", photo, "A cat.", "--reference", "A cat", "--reference", "on a wall.", "-j", *model)
+    assert run("score", photo, "A cat.", "--reference", f"@{file}", "-j", *model).output == given.output
     for args in (("score", photo, "@none.txt"), ("explain", photo, "@none.txt")):
         result = run(*args, *model)
         assert result.exit_code == 2
@@ -338,6 +341,14 @@ def test_an_error_of_one_image_speaks_of_no_rows_and_is_said_once(
     assert run("score", photo, "a", "b", *long, *model).stderr.count("context: ") == 1
 
 
+def test_an_image_that_cannot_be_resized_is_named(tmp_path: Path, model: tuple[str, ...]) -> None:
+    line = tmp_path / "line.png"
+    Image.new("1", (1, 20_000_000)).save(line)
+    reason = "1x20000000 pixels take over 2,147,483,648 bytes to resize"
+    for args in (("score", line, "a"), ("compare", line, "--description", "a", "--caption", "b")):
+        assert run(*args, *model).stderr == f"Error: {line}: {reason}\n"
+
+
 @pytest.mark.parametrize(
     "args", [("score", "none.jpg", "a"), ("compare", "none.jpg", "--description", "a", "--caption", "b")]
 )
@@ -358,6 +369,26 @@ def test_the_content_of_a_file_in_place_of_its_name_is_not_repeated(command: tup
     assert result.exit_code
     assert len(result.stderr) < 600
     assert content[:50] in result.stderr
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("score", "a.jpg", "a", "--context", "@none.txt"),
+        ("score", "a.jpg", "a", "--reference", "@none.txt"),
+        ("compare", "a.jpg", "--description", "a", "--caption", "b", "--context", "@none.txt"),
+        ("explain", "a.jpg", "a", "--source", "@none.txt"),
+    ],
+)
+def test_a_file_of_texts_that_is_missing_is_said_before_a_model_is_loaded(
+    args: tuple[str, ...], photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*args: object, **given: object) -> None:
+        raise AssertionError("loaded a model")
+
+    monkeypatch.setattr(DescScorer, "from_pretrained", never)
+    result = run(*(photo if arg == "a.jpg" else arg for arg in args))
+    assert result.stderr.startswith("Error: @none.txt: no such file")
 
 
 @pytest.mark.parametrize(
@@ -485,8 +516,10 @@ def test_many_texts_read_the_image_once(
     import descscore.scorer as module
 
     calls = []
-    real = module.load_image
-    monkeypatch.setattr(module, "load_image", lambda source: calls.append(source) or real(source))
+    real = module.load_pixels
+    monkeypatch.setattr(
+        module, "load_pixels", lambda source, spec: calls.append(source) or real(source, spec)
+    )
     photo = make_photo(tmp_path / "a.png", 0)
     DescScorer.from_pretrained(tiny_folder, device="cpu").score_batch([photo] * 4, list("abcd"))
     assert calls == [photo]

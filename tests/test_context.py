@@ -194,7 +194,7 @@ def test_only_the_last_used_contexts_are_remembered(scorer: DescScorer, photos: 
     for number, fresh in [(0, 1), (1, 1), (2, 1), (0, 0), (3, 1), (0, 0), (2, 0), (1, 1)]:
         encoded.clear()
         context = ContextTexts(scorer.tokenize(articles[number]))
-        (score,) = scorer.scores(images, text, [context], encoder)
+        (score,) = scorer.scoring.scores(images, text, [context], encoder)
         assert score.contextual_score == pytest.approx(expected[number].contextual_score, abs=1e-5)
         assert sum(encoded) == fresh
 

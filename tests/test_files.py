@@ -44,6 +44,15 @@ def test_an_error_in_the_block_leaves_the_old_file(tmp_path: Path) -> None:
     assert names(tmp_path) == ["a.csv"]
 
 
+def test_a_link_to_the_file_itself_leaves_nothing_behind(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("old")
+    with atomic_write(path) as temporary:
+        os.link(path, temporary)
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["a.csv"]
+
+
 def test_a_file_never_replaces_a_folder(tmp_path: Path) -> None:
     folder = tmp_path / "scores.csv"
     folder.mkdir()
@@ -52,6 +61,14 @@ def test_a_file_never_replaces_a_folder(tmp_path: Path) -> None:
         temporary.write_text("new")
     assert names(folder) == ["mine.txt"]
     assert names(tmp_path) == ["scores.csv"]
+
+
+def test_a_file_in_place_of_a_folder_is_an_error_that_names_the_wanted_file(tmp_path: Path) -> None:
+    (tmp_path / "photo.jpg").write_text("a photo")
+    path = tmp_path / "photo.jpg" / "page.html"
+    message = r"photo\.jpg/page\.html: cannot be written"
+    with pytest.raises(DataError, match=message), atomic_write(path) as temporary:
+        temporary.write_text("new")
 
 
 KILLED = """

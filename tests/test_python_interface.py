@@ -138,6 +138,14 @@ def test_one_image_serves_many_texts_and_is_encoded_once(
         assert encoded == [1]
 
 
+def test_a_column_of_paths_is_a_list_whatever_holds_it(scorer: DescScorer, photos: list[Path]) -> None:
+    paths, texts = [str(photo) for photo in photos[:2]], TEXTS[:2]
+    expected = scorer.score_batch(paths, texts)
+    frame = pd.DataFrame({"image": paths, "text": texts})
+    for column in (np.array(paths), np.array(paths, dtype=object), frame["image"], frame["image"].array):
+        assert scorer.score_batch(column, frame["text"].to_numpy()) == expected
+
+
 def test_tensors_score_as_their_pictures_everywhere(scorer: DescScorer, photos: list[Path]) -> None:
     with Image.open(photos[0]) as opened:
         pixels = torch.from_numpy(np.array(opened.convert("RGB"))).permute(2, 0, 1)

@@ -13,6 +13,7 @@ from PIL import Image
 from conftest import make_photo
 from descscore import DescScorer
 from descscore.errors import ImageError, TextError, UsageError
+from descscore.stream.pairs import StreamOptions
 
 TEXTS = [
     "A cat.",
@@ -184,6 +185,15 @@ def test_signature_tells_what_a_score_depends_on(tiny_folder: Path) -> None:
     assert str(tiny_folder.parent) not in scorer.signature
 
 
+def test_a_model_in_the_current_folder_has_the_name_of_that_folder(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = DescScorer.from_pretrained(tiny_folder, device="cpu").signature
+    monkeypatch.chdir(tiny_folder)
+    for name in (".", "./", f"../{tiny_folder.name}/"):
+        assert DescScorer.from_pretrained(name, device="cpu").signature == expected
+
+
 def test_every_bad_row_is_named(scorer: DescScorer, photos: list[Path], tmp_path: Path) -> None:
     (tmp_path / "bad.jpg").write_text("no image")
     images = [photos[0], tmp_path / "none.jpg", photos[1], tmp_path / "bad.jpg"]
@@ -194,6 +204,17 @@ def test_every_bad_row_is_named(scorer: DescScorer, photos: list[Path], tmp_path
     for mention in ("row 1:", "none.jpg", "row 2:", "empty or blank", "row 3:", "bad.jpg"):
         assert mention in message
     assert "row 0" not in message
+
+
+def test_an_image_that_cannot_be_resized_is_named_with_its_row(
+    scorer: DescScorer, photos: list[Path]
+) -> None:
+    line = Image.new("1", (1, 20_000_000))
+    with pytest.raises(ImageError, match=r"^row 1: image: 1x20000000 pixels .* to resize$") as caught:
+        scorer.score_batch([photos[0], line], ["a", "b"])
+    assert list(caught.value.rows) == [1]
+    (outcome,) = scorer.score_stream([(line, "b")], StreamOptions(workers=0))
+    assert outcome.error == str(caught.value.rows[1])
 
 
 def test_a_repeated_bad_image_is_named_once_and_many_are_counted(scorer: DescScorer, tmp_path: Path) -> None:

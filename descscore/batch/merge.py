@@ -95,14 +95,11 @@ def _merge_shards(manifests: dict[Path, Manifest], output: Path, whole: Manifest
         folder = manifest.folder(path)
         for number in manifest.identity.shards:
             folder.read(number, ["status"])  # raises an error that names a damaged shard
-            source, place = folder.path(number), target.path(number)
-            if place.exists() and place.samefile(source):
-                continue  # an earlier merge has linked it; to replace a link by another does nothing
-            with atomic_write(place) as temporary:
+            with atomic_write(target.path(number)) as temporary:
                 try:
-                    os.link(source, temporary)
+                    os.link(folder.path(number), temporary)
                 except OSError:
-                    shutil.copyfile(source, temporary)
+                    shutil.copyfile(folder.path(number), temporary)
         infos += target.done(manifest.identity.shards, whole.identity.rows).values()
     return whole.finished(infos, _digest(manifests))
 

@@ -13,7 +13,8 @@ from typing import Any
 import datasets
 import evaluate
 
-from descscore.errors import DataError
+from descscore.errors import DataError, InputError, rows_error
+from descscore.image_lists import image_source
 from descscore.images import load_image
 from descscore.shared_scorers import ModelSource, ScorerOptions, score_named, shared_scorer
 from descscore.texts import DEFAULT_POLICY, TextPolicy
@@ -25,7 +26,7 @@ _DESCRIPTION = (
 _INPUTS = """
 Args:
     predictions (list of str): the texts, one for each image.
-    images (list): their images: paths, bytes of image files, PIL images or arrays.
+    images (list): their images: paths, bytes of image files, PIL images, arrays or tensors.
     model (str or DescScorer): a model's name or folder, "default" by default, or a ready scorer.
     device, text_policy, precision: as for DescScorer.from_pretrained; not used for a ready scorer.
 
@@ -59,7 +60,16 @@ class DescriptionScore(evaluate.Metric):  # type: ignore[misc]  # evaluate has n
 
     def add_batch(self, *, predictions: Any = None, images: Any = None, **kwargs: Any) -> None:
         """Add texts and their images."""
-        super().add_batch(predictions=predictions, images=[_stored(image) for image in images], **kwargs)
+        stored: list[Any] = []
+        problems: dict[int, InputError] = {}
+        for number, image in enumerate(images):
+            try:
+                stored.append(_stored(image))
+            except InputError as error:
+                problems[number] = error
+        if problems:
+            raise rows_error(problems, "image {}".format)
+        super().add_batch(predictions=predictions, images=stored, **kwargs)
 
     def _compute(
         self,
@@ -87,14 +97,14 @@ class DescriptionScore(evaluate.Metric):  # type: ignore[misc]  # evaluate has n
 
 def _stored(image: Any) -> Any:
     """A path as a string, bytes unchanged, and pictures as PNG, which loses nothing."""
-    if isinstance(image, (bytes, bytearray)):
+    if isinstance(image, (bytes, bytearray, memoryview)):
         return {"bytes": bytes(image), "path": None}
     if isinstance(image, os.PathLike):
         return os.fspath(image)  # older releases of datasets know strings only
     if not hasattr(image, "__array__") and not hasattr(image, "save"):
         return image
     buffer = io.BytesIO()
-    load_image(image).save(buffer, "PNG", compress_level=1)
+    load_image(image_source(image)).save(buffer, "PNG", compress_level=1)
     return {"bytes": buffer.getvalue(), "path": None}
 
 

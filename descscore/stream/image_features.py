@@ -20,7 +20,7 @@ from cachetools import LRUCache
 from torch import Tensor
 
 from descscore.errors import ImageError
-from descscore.images import ImageSource, PixelSpec, content_digest, load_image, picture_pixels
+from descscore.images import ImageSource, PixelSpec, content_digest, load_pixels
 from descscore.stream.worker import Decoded, Pixels
 
 Key: TypeAlias = "str | bytes"
@@ -123,7 +123,7 @@ class ImageStage:
     def _request_picture(self, image: ImageSource) -> Key:
         """As :meth:`request`, for a picture in memory, which needs no worker."""
         try:
-            pixels = picture_pixels(load_image(image), self.encoder.spec)
+            pixels = load_pixels(image, self.encoder.spec)
         except ImageError as error:
             key = b"picture %d" % next(self._numbers)
             self._wanted[key] = _Wanted(1, False, error)

@@ -26,14 +26,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from descscore.errors import DescscoreError, ImageError
-from descscore.images import (
-    BYTES_NAME,
-    PixelSpec,
-    content_digest,
-    load_image,
-    picture_pixels,
-    read_image_file,
-)
+from descscore.images import BYTES_NAME, PixelSpec, content_digest, load_pixels, read_image_file
 
 Pixels: TypeAlias = "np.ndarray[Any, Any]"
 """Prepared pictures: ``(height, width, 3)`` uint8, or ``(n, height, width, 3)``."""
@@ -93,14 +86,10 @@ class Decoded:
 def prepare(source: str | bytes, spec: PixelSpec) -> tuple[Pixels, bytes]:
     """The prepared pixels ``(height, width, 3)`` of an image file, and the SHA-256 of its bytes.
 
-    source: a path, or the bytes. Raises :class:`ImageError` as :func:`descscore.images.load_image`.
+    source: a path, or the bytes. Raises :class:`ImageError` as :func:`descscore.images.load_pixels`.
     """
     data = source if isinstance(source, bytes) else read_image_file(source)
-    try:
-        return picture_pixels(load_image(data), spec), content_digest(data)
-    except ImageError as error:
-        reason = str(error).removeprefix(f"{BYTES_NAME}: ")
-        raise ImageError(error.kind, f"{image_name(source)}: {reason}") from None
+    return load_pixels(data, spec, image_name(source)), content_digest(data)
 
 
 def image_name(source: str | bytes) -> str:

@@ -13,6 +13,7 @@ import evaluate
 import evaluate.config
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from conftest import make_photo
@@ -103,6 +104,7 @@ def test_pictures_are_stored_without_losses(metric: Any, scorer: DescScorer, pho
     kinds: list[Any] = [
         photos[0], str(photos[0]), photos[0].read_bytes(), from_file, from_bytes, np.array(from_file),
         np.array(from_file) / 255, changed, see_through, from_file.convert("CMYK"), from_file.convert("P"),
+        torch.from_numpy(np.array(from_file)).permute(2, 0, 1), memoryview(photos[0].read_bytes()),
     ]  # fmt: skip
     found = metric.compute(predictions=["A cat."] * len(kinds), images=kinds, model=scorer)
     expected = [scorer.score(kind, "A cat.").cosine for kind in kinds]
@@ -114,8 +116,8 @@ def test_an_image_that_occurs_again_is_encoded_once(
     metric: Any, scorer: DescScorer, photos: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counts: list[int] = []
-    encode = scorer.encoder.images
-    monkeypatch.setattr(scorer.encoder, "images", lambda images: counts.append(len(images)) or encode(images))
+    encode = scorer.encoder.pixels
+    monkeypatch.setattr(scorer.encoder, "pixels", lambda pixels: counts.append(len(pixels)) or encode(pixels))
     picture = Image.open(photos[1])
     images = [photos[0], str(photos[0]), picture, picture]
     metric.compute(predictions=["A cat.", "A dog.", "A cat.", "A dog."], images=images, model=scorer)
@@ -151,6 +153,8 @@ def test_what_cannot_be_scored_is_named_and_does_not_stay(
         metric.compute(predictions=["a"], images=[tmp_path / "none.png"], model=scorer)
     with pytest.raises(ImageError, match=r"^prediction 0: image bytes: empty$"):
         metric.compute(predictions=["a"], images=[b""], model=scorer)
+    with pytest.raises(ImageError, match=r"^image 1: array of type int64"):
+        metric.compute(predictions=TEXTS[:2], images=[photos[0], np.zeros((8, 8), int)], model=scorer)
     found = metric.compute(predictions=TEXTS[:1], images=photos[:1], model=scorer)
     assert found["scores"] == pytest.approx([scorer.score(photos[0], TEXTS[0]).score], abs=1e-6)
 

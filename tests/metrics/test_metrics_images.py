@@ -40,6 +40,8 @@ def test_every_kind_of_image_gives_the_same_number(scorer: DescScorer, photos: l
     batches: list[Any] = [
         [photo],
         [str(photo)],
+        np.array([str(photo)]),
+        np.array([photo], dtype=object),
         [photo.read_bytes()],
         [Image.open(photo)],
         [np.array(Image.open(photo).convert("RGB"))],
@@ -58,9 +60,10 @@ def test_every_kind_of_image_gives_the_same_number(scorer: DescScorer, photos: l
         metric.update(images, TEXTS[:1])
         assert metric.cosines().tolist() == pytest.approx([reference], abs=1e-6)
     metric = DescriptionScore(scorer, per_item=True)
-    for single in (photo, pixels, pixels[None], Image.open(photo), np.array(Image.open(photo))):
+    array = np.array(Image.open(photo))
+    for single in (photo, pixels, pixels[None], Image.open(photo), array, array[None]):
         metric.update(single, TEXTS[0])
-    assert metric.cosines().tolist() == pytest.approx([reference] * 5, abs=1e-6)
+    assert metric.cosines().tolist() == pytest.approx([reference] * 6, abs=1e-6)
 
 
 def test_grey_and_bfloat16_tensors_are_images_too(scorer: DescScorer) -> None:
@@ -112,7 +115,7 @@ def test_one_image_where_a_list_belongs_is_refused(scorer: DescScorer, photos: l
         metric.update(pixels, TEXTS[:3])
     with pytest.raises(UsageError, match="one array"):
         metric.update(pixels.permute(1, 2, 0).numpy(), TEXTS[:3])
-    for image in (photos[0], str(photos[0]), Image.open(photos[0])):
+    for image in (photos[0], str(photos[0]), bytearray(photos[0].read_bytes()), Image.open(photos[0])):
         with pytest.raises(UsageError, match="expected a list, got one"):
             metric.update(image, TEXTS[:3])
     with pytest.raises(UsageError, match="2 images but 3 texts"):

@@ -67,13 +67,13 @@ def tensor(photo: Path) -> torch.Tensor:
 def count_encoded(scorer: DescScorer, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Numbers of images that go through the model, one a pass."""
     counts: list[int] = []
-    encode = scorer.encoder.images
+    encode = scorer.encoder.pixels
 
-    def counting(images: Any) -> torch.Tensor:
-        counts.append(len(images))
-        return encode(images)
+    def counting(pixels: Any) -> torch.Tensor:
+        counts.append(len(pixels))
+        return encode(pixels)
 
-    monkeypatch.setattr(scorer.encoder, "images", counting)
+    monkeypatch.setattr(scorer.encoder, "pixels", counting)
     return counts
 
 

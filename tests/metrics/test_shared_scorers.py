@@ -93,6 +93,23 @@ def test_a_folder_that_has_changed_is_loaded_anew(tiny_folder: Path, photo: Path
     assert (after.signature, after.cosine) == (fresh.signature, pytest.approx(fresh.cosine, abs=1e-6))
 
 
+def test_a_file_behind_a_link_counts_as_the_folders_own(
+    tiny_folder: Path, photo: Path, tmp_path: Path
+) -> None:
+    other = save_model(tmp_path / "other", TINY, seed=1)
+    shutil.copytree(tiny_folder, tmp_path / "weights")
+    (tmp_path / "model").mkdir()
+    for file in (tmp_path / "weights").iterdir():
+        (tmp_path / "model" / file.name).symlink_to(file)
+    (tmp_path / "model" / "gone").symlink_to(tmp_path / "nowhere")
+    first = descscore.score(photo, "A cat.", tmp_path / "model", device="cpu")
+    shutil.copytree(other, tmp_path / "weights", dirs_exist_ok=True)
+    second = descscore.score(photo, "A cat.", tmp_path / "model", device="cpu")
+    assert second.signature != first.signature
+    fresh = DescScorer.from_pretrained(other, device="cpu").score(photo, "A cat.")
+    assert second.cosine == pytest.approx(fresh.cosine, abs=1e-6)
+
+
 def test_a_relative_folder_is_that_of_the_working_directory(
     tiny_folder: Path, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
