@@ -65,6 +65,13 @@ def test_images_of_a_book_stay_in_the_book(tmp_path: Path) -> None:
     assert all(use.image is None for use in found)
 
 
+def test_a_folder_for_paths_from_the_root_holds_no_images_of_archives(tmp_path: Path) -> None:
+    (tmp_path / "static").mkdir()
+    book = write_epub(tmp_path / "book.epub", {"p.xhtml": '<img src="/OPS/img.png"/>'}, img__png=png())
+    (use,) = uses(book, roots={"/": tmp_path / "static"})
+    assert use.image == png()
+
+
 def test_a_book_without_a_package_is_read_by_its_files(tmp_path: Path) -> None:
     book = write_zip(tmp_path / "book.epub", {"p.xhtml": '<img src="a.png" alt="x"/>', "a.png": png()})
     problem, use = records(book)
