@@ -121,12 +121,12 @@ def audit(ctx: click.Context, /, paths: tuple[Path, ...], **arguments: Any) -> N
     known = read_baseline(baseline) if baseline else None
     scorer = None if arguments["no_model"] else _scorer(arguments["model"], arguments["device"])
     records: Iterable[Any] = audit_documents(paths, model=scorer, **settings)
-    if known is not None:
-        records = without_known(records, known, baseline.parent)
-    if arguments["write_baseline"]:
+    if arguments["write_baseline"]:  # with what an older baseline knows, or this would be new again
         count = write_baseline(records, arguments["write_baseline"])
         echo(f"{arguments['write_baseline']}: {count:,} findings are known from now on", err=True)
         return
+    if known is not None:
+        records = without_known(records, known, baseline.parent)
     found = worst_first(records)
     report = make_report(arguments["form"], found, failing, scorer and scorer.signature)
     _put(report, arguments["output"])

@@ -151,6 +151,14 @@ def test_a_baseline_silences_what_was_there_and_nothing_new(site: Path, tmp_path
     assert run("--no-model", site, "--baseline", known).exit_code == 1
 
 
+def test_a_baseline_that_is_written_anew_keeps_what_it_knew(site: Path, tmp_path: Path) -> None:
+    known = tmp_path / "known.json"
+    assert run("--no-model", site, "--write-baseline", known).exit_code == 0
+    (site / "new.html").write_text(PAGE.format(alt="IMG_9999.jpg"))
+    assert run("--no-model", site, "--baseline", known, "--write-baseline", known).exit_code == 0
+    assert run("--no-model", site, "--baseline", known).exit_code == 0
+
+
 @pytest.mark.parametrize("form", ["text", "json", "csv", "html", "sarif", "junit"])
 def test_every_report_goes_to_a_file_in_one_step(site: Path, tmp_path: Path, form: str) -> None:
     output = tmp_path / "report"
