@@ -211,7 +211,7 @@ def is_only_punctuation(text: str) -> bool:
 
 
 _TEMPLATE = re.compile(
-    r"\{\{[-{]?\s[^{}]+\s[-}]?\}\}|(?<![\\\w^_}{])\{\{[^{}]+\}\}|\{%.+?%\}|<\?(?:php|=)|<%"
+    r"\{\{[-{]?\s[^{}]+\s[-}]?\}\}|(?<![\\\w^_}{])\{\{[^{}]+\}\}|\{%(?:(?!\{%).)+?%\}|<\?(?:php|=)|<%"
 )
 """Without spaces inside, the braces may belong to a formula: ``x_{{a}}``."""
 
@@ -313,9 +313,11 @@ def longest_part(text: str) -> int:
     return max(len(words_of(part)) for part in re.split(r"[.!?;:\u3002\uff01\uff1f](?:\s|$)", text))
 
 
-_DRAWN = re.compile(
-    r"(?i)\W*(?:[\w'\u2019-]+\W+){0,5}?(chart|graph|diagram|flow ?chart|plot|histogram|scatter ?plot|"
-    r"schematic|equation|formula|formulae|timeline|infographic|screen ?shot|map|table (?:of|show|list|with)|"
+_WORD = r"\w++(?:['\u2019-]++\w++)*+"
+_DRAWN = regex.compile(  # no character can be read in two ways, or a row of dashes would take forever
+    rf"(?i)\W*+(?:{_WORD}\W++){{0,5}}?(?:\w++['\u2019-]++)*?(chart|graph|diagram|"
+    r"flow ?chart|plot|histogram|scatter ?plot|schematic|equation|formula|formulae|"
+    r"timeline|infographic|screen ?shot|map|table (?:of|show|list|with)|"
     r"structural formula|molecular structure|lewis structure|web page|user interface)(?:s|ing)?\b"
 )
 
