@@ -73,6 +73,8 @@ _UNREAD = [
     ("GIMP (XCF)", rb"gimp xcf"),
     ("Windows metafile (WMF)", rb"\xd7\xcd\xc6\x9a|\x01\0\x09\0\0\x03"),
     ("Windows metafile (EMF)", rb"\x01\0\0\0.{36} EMF"),
+    ("StarView metafile (SVM)", rb"VCLMTF"),
+    ("JPEG XR", rb"II\xbc"),
     (RAW_FILE, rb"FUJIFILMCCD-RAW|II\*\0.{4}CR\x02|II(?:RO|RS|U\0)|MMOR|\0MRM|FOVb|.{4}ftypcrx "),
     ("a video", rb".{4}ftyp(?:qt|isom|iso[2-9]|mp4|M4V|avc1|3g|dash|f4v)|\x1aE\xdf\xa3|RIFF.{4}AVI "),
     ("a video", rb"\0\0\x01[\xb3\xba]"),

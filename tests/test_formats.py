@@ -58,6 +58,8 @@ def test_no_program_is_started_for_postscript(tmp_path: Path, monkeypatch: pytes
         (b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic" + b"\0" * 99, "HEIC: not read"),
         (b"\0\0\0\x0cJXL \r\n\x87\n" + b"\0" * 99, "JPEG XL"),
         (b"\xff\x0a" + b"\0" * 99, "JPEG XL"),
+        (b"II\xbc\x01" + b"\0" * 99, "JPEG XR"),
+        (b"VCLMTF\x01\0" + b"\0" * 99, "StarView metafile"),
         (b"%PDF-1.7\n" + b"x" * 99, "PDF"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG"),
         (b"<?xml version='1.0'?>\n<!-- made -->\n<svg/>", "SVG"),

@@ -36,7 +36,7 @@ class Name(NamedTuple):
 
 def role(element: Element) -> str:
     """The first role of an element, in lower case; '' without one."""
-    return (element.get("role") or "").lower().partition(" ")[0].strip()
+    return next(iter((element.get("role") or "").lower().split()), "")
 
 
 def written(element: Element, name: str) -> str | None:

@@ -26,7 +26,6 @@ _MOST_RATIO, _SMALL = 200, 1 << 20
 """A member over so many times as long as its packed form, and longer than a small one, is a bomb."""
 _KEPT = 32 << 20
 """Bytes of images that are kept, since pages often show the same again."""
-_DRAWINGS = (".emf", ".wmf", ".emz", ".wmz", ".eps", ".pdf")
 
 
 class Relation(NamedTuple):
@@ -115,9 +114,6 @@ class Archive:
         """The image at a path in the archive."""
         if path not in self._members:
             return Located(None, MISSING, f"the archive has no file {short(path)}")
-        if path.lower().endswith(_DRAWINGS):
-            kind = posixpath.splitext(path)[1].lstrip(".").upper()
-            return Located(None, UNREADABLE, f"{short(path)} is a drawing ({kind}), which is not rendered")
         drawn = drawing(path)
         if drawn is not None:
             return drawn

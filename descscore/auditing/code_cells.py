@@ -62,7 +62,8 @@ def fence_pictures(code: str, head: str) -> list[CellPicture]:
         options.setdefault(name, "".join(quoted) or (f"{{{{ {bare} }}}}" if bare else ""))
     # A caption alone is the text too.
     texts = [one if one.alt is not None else CellPicture(one.caption, None) for one in _texts(options)]
-    is_run = not (_HEAD_EVAL.search(cell[2]) or str(options.get("eval")).lower() == "false")
+    # No str(...) of a value: a few lines of YAML may name a list of any length.
+    is_run = not (_HEAD_EVAL.search(cell[2]) or options.get("eval") in ("false", "False", "FALSE"))
     files = _shown_files(code) if cell[1].lower() == "r" and is_run else []
     if not files:
         return texts

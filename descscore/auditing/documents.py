@@ -22,7 +22,7 @@ from descscore.errors import DataError, DescscoreError
 from descscore.files import open_regular
 from descscore.tables.cells import short
 from descscore.tables.rows import is_below
-from descscore.tables.samples import folders_below
+from descscore.tables.samples import folders_below, is_hidden
 
 Records: TypeAlias = "Iterator[ImageUse | DocumentProblem]"
 
@@ -127,14 +127,26 @@ def find_uses(
     patterns, sites = tuple(exclude), site_roots(roots or {})
     folders = [path for path in given if os.path.isdir(path)]
     for path in given:
-        if any(other != path and _is_inside(other, path) for other in folders):
-            continue  # it is read with that folder
+        if any(other != path and _decides(other, path, patterns) for other in folders):
+            continue
         if os.path.isdir(path):
             yield from _folder_uses(path, patterns, sites)
         elif not os.path.lexists(path):
             yield DocumentProblem(path, "no such file or folder")
         else:
             yield from _file_uses(path, sites)
+
+
+def _decides(folder: str, path: str, patterns: tuple[str, ...]) -> bool:
+    """Whether a given path is read, or excluded, with a given folder.
+
+    A folder passes over hidden files and those whose ending tells no kind: who gives one wants it read.
+    """
+    if not _is_inside(folder, path):
+        return False
+    below = os.path.relpath(os.path.realpath(path), os.path.realpath(folder))
+    is_known = os.path.isdir(path) or _ending(path) in _READERS
+    return _is_excluded(below, patterns) or (is_known and not is_hidden(below))
 
 
 def _is_inside(folder: str, path: str) -> bool:

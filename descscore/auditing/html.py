@@ -399,7 +399,9 @@ def _sources(element: Element, kind: str, context: _Context) -> list[str]:
     own = written(element, "data" if kind == "object" else "src")
     lazy = next((element.get(name) for name in _LAZY if element.get(name)), None)
     others = [*srcset_urls(element.get("srcset") or element.get("data-srcset") or ""), *context.picture]
-    if lazy and (not own or own.lstrip()[:5].lower() == "data:"):
+    if lazy:
+        if own and own.lstrip()[:5].lower() != "data:":  # it may only hold the place, such as blank.gif
+            others.insert(0, own)
         own = lazy
     sources = [own or "", *(other for other in others if other != own)]
     return sources[1:] if not own and others else sources
@@ -425,7 +427,8 @@ _DRAWN = {
 
 
 def _figure_caption(figure: Element) -> str | None:
-    wrapped = [figure, *figure.elements()]
+    # Figures in a gallery have captions of their own.
+    wrapped = [figure, *(child for child in figure.elements() if child.name != "figure")]
     caption = next(filter(None, (element.child("figcaption") for element in wrapped)), None)
     return (caption_text(caption) or None) if caption is not None else None
 

@@ -323,10 +323,11 @@ def _read_slide(part: Part, place: str) -> None:
         elif event == "start" and name in _ON_SLIDES:
             drawing = _drawing(element) if name == "graphicFrame" else ""
             properties = next(element.iterfind(f"{{*}}{_ON_SLIDES[name]}/{{*}}cNvPr"), None)
-            pictures = _picture_fill(part, element, properties) if name == "sp" else [element]
-            if not (drawing or (pictures and name != "graphicFrame")):
-                continue  # a shape of one colour, a table, or an object whose picture has its own record
-            known = _group_name(element, properties) | _size(next(element.iter("{*}ext"), None))
+            pictures = _slide_pictures(part, element, name, properties)
+            if not (drawing or pictures):
+                continue  # a shape of one colour, a table, or the picture of an object that has its record
+            extent = next((one for one in element.iter("{*}ext") if one.get("cx")), None)
+            known = _group_name(element, properties) | _size(extent)
             sources = [source for picture in pictures for source in part.embedded(picture)]
             # The shape's name is what PowerPoint's list of all shapes on a slide shows.
             shape = "" if properties is None else one_line(properties.get("name", ""))[:_MOST_NAME]
@@ -338,6 +339,15 @@ _ON_SLIDES = {"pic": "nvPicPr", "graphicFrame": "nvGraphicFramePr", "sp": "nvSpP
 """Elements of a slide that may show a picture, and the elements in them that hold their texts."""
 _MOST_NAME = 60
 """Most characters of a shape's name that a place shows."""
+
+
+def _slide_pictures(part: Part, element: Any, name: str, properties: Any) -> list[Any]:
+    """The elements that hold the pictures of an element on a slide."""
+    if name == "sp":
+        return _picture_fill(part, element, properties)
+    if name == "graphicFrame":  # the picture of an embedded object, which may be in the copy for old programs
+        return list(islice(element.iter("{*}pic"), 1))
+    return [] if next(element.iterancestors("{*}graphicFrame"), None) is not None else [element]
 
 
 def _picture_fill(part: Part, shape: Any, properties: Any) -> list[Any]:

@@ -106,7 +106,7 @@ class Sources:
             return _data_image(source)
         if not re.split("[?#]", source)[0]:
             return Located(None, MISSING, "the image names no file")
-        if is_template(source):
+        if is_template(source) or _FILLED.search(source):
             path = _jekyll_path(source)
             if path is None:
                 return Located(None, TEMPLATE, f"{short(source)} is filled in by a program")
@@ -128,9 +128,11 @@ class Sources:
 
     def _from_root(self, path: str, source: str) -> Located:
         """The image at a path that begins with ``/``."""
+        if not isinstance(self.store, FolderStore):  # in an archive, the path begins at its root
+            return _first(self.store, "", path, source)
         given = next((root.store for root in self.roots if root.address == "/"), None)
         located = _first(given or self.store, "", path, source)
-        if given or located.problem != MISSING or not isinstance(self.store, FolderStore):
+        if given or located.problem != MISSING:
             return located
         others = (_first(self.store, folder, path, source) for folder in _STATIC)
         advice = f"{located.detail}; --root /=FOLDER says where paths that begin with / lie"
@@ -151,6 +153,9 @@ class Sources:
 
 _STATIC = ("static", "public")
 """Folders whose files Hugo, Docusaurus, Astro and others put at the root of the site."""
+
+_FILLED = re.compile(r"\{\{[^{}]+\}\}|\$\{[^{}]+\}")
+"""What a program fills in where a source holds it. In a text, ``x_{{a}}`` may be a formula."""
 
 _JEKYLL = re.compile(
     r"""(?x)(?:\{\{-? \s* site\.(?:base)?url \s* -?\}\})+ ([^{}]+)

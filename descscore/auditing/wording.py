@@ -77,7 +77,7 @@ _MORE_PLACE_HOLDERS = listed(
     "your text here; alt text here; text here; put alt text here; missing alt; missing alt text; fixme; xxx; "
     "untitled; lorem ipsum; dummy; temp; tmp; false; true; spacer image; blank image; decorative image; "
     "image placeholder; placeholder image; image here; object object; image not available; "
-    "image coming soon; img alt; default image; featured image; hero image; header image; no; "
+    "image coming soon; img alt; default image; featured image; hero image; header image; "
     "post image; main image; thumbnail image; background image; profile picture; profile image; stock image; "
     "image title; your image; user image; logo image; graphical user interface; a screenshot of a computer; "
     "description automatically generated"
@@ -101,8 +101,8 @@ _IN_SENTENCES = frozenset(listed("a an the of in on is are with for to from and 
 _FILE = re.compile(rf"(?i)[^\s?#]+{_FILE_ENDING}(?:[?#]\S*)?")
 _FILE_OF_WORDS = re.compile(rf"(?i)(?:\S+\s+){{1,7}}\S*{_FILE_ENDING}")
 _CAMERA = re.compile(
-    r"(?i)(?:img|imag|dsc[nf]?|pxl|pict|p|image|photo|pic|scan|screenshot|screen[ _-]?shot|vid|wp|mvimg|gopr|"
-    r"hpim|sam|capture|unnamed|untitled|download|file|upload)"
+    r"(?i)(?:img|imag|dsc[nf]?|pxl|pict|p(?=[ _-]?\d{4})|image|photo|pic|scan|screenshot|screen[ _-]?shot|"
+    r"vid|wp|mvimg|gopr|hpim|sam|capture|unnamed|untitled|download|file|upload)"
     r"(?:[ _-]?(?=\d{3}|\d+[_-]\d|\d{4}-)|[_-](?=\d))[\d_.:() -]+"
     rf"(?:(?:at|um|wa|am|pm|hdr|copy|edited|cover|burst|mp)[\d_.:() -]*){{0,4}}(?:{_FILE_ENDING})?"
 )
@@ -149,7 +149,8 @@ def is_address(text: str) -> bool:
 
 
 _ARTICLES = r"(?:(?:this|here|it) is |this )?(?:an?|the|my|our|your|some)?"
-_NUMBER = r"(?:no|nr)?\.? ?#?(?:\d+(?:[.\u2013-]\d+)*[a-z]?|[a-z]|[ivx]+)"
+_NUMBER = r" ?(?:no|nr)?\.? ?#?\d+(?:[.\u2013-]\d+)*[a-z]?|[ .]+(?:(?:no|nr)\.? ?)?#?(?:[a-z]|[ivx]+)"
+"""A letter stands apart: "Table t" has no more to say than "Table 3", but a tablet is a thing."""
 
 
 @cache
@@ -157,7 +158,7 @@ def _generic() -> re.Pattern[str]:
     heads = "|".join(sorted(map(re.escape, {*HEADS, *_MORE_HEADS}), key=len, reverse=True))
     things = "|".join(sorted(map(re.escape, THINGS), key=len, reverse=True))
     of = r"(?:of|with|showing|that shows|shows)"
-    return re.compile(rf"(?:{_ARTICLES} ?)(?:{heads})s?(?: ?{_NUMBER})?(?: {of} ?(?:{things})?)?")
+    return re.compile(rf"(?:{_ARTICLES} ?)(?:{heads})s?(?:{_NUMBER})?(?: {of} ?(?:{things})?)?")
 
 
 _FIXED = frozenset(text.rstrip(".").lower() for text in (*PLACE_HOLDERS, *_MORE_PLACE_HOLDERS, *BOILERPLATE))
@@ -210,7 +211,7 @@ def is_only_punctuation(text: str) -> bool:
 
 
 _TEMPLATE = re.compile(
-    r"\{\{[-{]?\s[^{}]+\s[-}]?\}\}|(?<![\\\w^_}{])\{\{[^{}]+\}\}|\{%.+?%\}|<\?(?:php|=)|<%"
+    r"\{\{[-{]?\s[^{}]+\s[-}]?\}\}|(?<![\\\w^_}{])\{\{[^{}]+\}\}|\{%(?:(?!\{%).)+?%\}|<\?(?:php|=)|<%"
 )
 """Without spaces inside, the braces may belong to a formula: ``x_{{a}}``."""
 
@@ -304,17 +305,19 @@ def _is_list_of_names(items: list[str]) -> bool:
 MOST_WORDS = 250
 """Words of the longest text that is still easy to hear in one go, if it has sentences."""
 MOST_WORDS_UNBROKEN = 80
-"""Words of the longest part without a full stop, semicolon, colon or line end."""
+"""Words of the longest part without a full stop, semicolon or colon."""
 
 
 def longest_part(text: str) -> int:
-    """Words of the longest part of a text between full stops, semicolons, colons and line ends."""
-    return max(len(words_of(part)) for part in re.split(r"[.!?;:\u3002\uff01\uff1f](?:\s|$)|\n", text))
+    """Words of the longest part of a text between full stops, semicolons and colons."""
+    return max(len(words_of(part)) for part in re.split(r"[.!?;:\u3002\uff01\uff1f](?:\s|$)", text))
 
 
-_DRAWN = re.compile(
-    r"(?i)\W*(?:[\w'\u2019-]+\W+){0,5}?(chart|graph|diagram|flow ?chart|plot|histogram|scatter ?plot|"
-    r"schematic|equation|formula|formulae|timeline|infographic|screen ?shot|map|table (?:of|show|list|with)|"
+_WORD = r"\w++(?:['\u2019-]++\w++)*+"
+_DRAWN = regex.compile(  # no character can be read in two ways, or a row of dashes would take forever
+    rf"(?i)\W*+(?:{_WORD}\W++){{0,5}}?(?:\w++['\u2019-]++)*?(chart|graph|diagram|"
+    r"flow ?chart|plot|histogram|scatter ?plot|schematic|equation|formula|formulae|"
+    r"timeline|infographic|screen ?shot|map|table (?:of|show|list|with)|"
     r"structural formula|molecular structure|lewis structure|web page|user interface)(?:s|ing)?\b"
 )
 

@@ -7,9 +7,11 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
+from audited_documents import write_odt
 from click.testing import CliRunner, Result
 
 from descscore.cli import main
@@ -152,6 +154,14 @@ def test_a_baseline_silences_what_was_there_and_nothing_new(site: Path, tmp_path
     assert run("--no-model", site, "--baseline", known).exit_code == 0
 
 
+def test_a_baseline_that_is_written_anew_keeps_what_it_knew(site: Path, tmp_path: Path) -> None:
+    known = tmp_path / "known.json"
+    assert run("--no-model", site, "--write-baseline", known).exit_code == 0
+    (site / "new.html").write_text(PAGE.format(alt="IMG_9999.jpg"))
+    assert run("--no-model", site, "--baseline", known, "--write-baseline", known).exit_code == 0
+    assert run("--no-model", site, "--baseline", known).exit_code == 0
+
+
 @pytest.mark.parametrize("form", ["text", "json", "csv", "html", "sarif", "junit"])
 def test_every_report_goes_to_a_file_in_one_step(site: Path, tmp_path: Path, form: str) -> None:
     output = tmp_path / "report"
@@ -221,6 +231,19 @@ def test_what_is_not_judged_says_why(tmp_path: Path) -> None:
     for reason, word in zip(reasons, [*texts.values(), "language", "link", "48 pixels"], strict=True):
         assert word in reason
     assert all(row["findings"] == [] and row["score"] is not None for row in rows)
+
+
+@pytest.mark.parametrize(("mark", "codes"), [("", []), ("VCLMTF", []), ("some words", ["F02"])])
+def test_a_drawing_of_office_is_a_format_that_is_not_read_and_no_damage(
+    tmp_path: Path, mark: str, codes: list[str]
+) -> None:
+    image = '<draw:image xlink:href="Pictures/b.emf"/><svg:desc>Rain by month</svg:desc>'
+    document = write_odt(tmp_path / "a.odt", f"<text:p><draw:frame>{image}</draw:frame></text:p>")
+    with zipfile.ZipFile(document, "a") as archive:
+        metafile = b"\x01\0\0\0l\0\0\0" + b"\0" * 32 + b" EMF"
+        archive.writestr("Pictures/b.emf", mark.encode() + metafile + b"\0" * 99)
+    (row,) = json.loads(run("--no-model", "--format", "json", document).output)
+    assert [one["code"] for one in row["findings"]] == codes
 
 
 def test_the_report_of_an_earlier_audit_is_no_page_of_the_site(site: Path) -> None:

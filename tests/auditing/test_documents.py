@@ -89,6 +89,15 @@ def test_a_document_inside_a_given_folder_is_read_once(tmp_path: Path) -> None:
     assert len(uses(tmp_path, page, page.parent, page, tmp_path)) == 1
 
 
+def test_a_given_document_is_read_though_a_given_folder_passes_it_over(tmp_path: Path) -> None:
+    names = [".hidden/a.html", "b.txt", ".c.html"]
+    given = [write(tmp_path / name, "<html><img src='a.png'>") for name in names]
+    page = write(tmp_path / "d.html")
+    assert documents(tmp_path, *given, page) == ["d.html", *names]
+    assert documents(tmp_path, tmp_path / ".hidden", *given) == ["d.html", *names]
+    assert documents(tmp_path, *given, exclude=["*.txt", ".hidden"]) == ["d.html", ".c.html"]
+
+
 def test_documents_are_told_by_their_content_where_the_ending_says_nothing(tmp_path: Path) -> None:
     write(tmp_path / "page", "<!-- x -->\n<!DOCTYPE html><img src='x.png'>")
     write_epub(tmp_path / "book", {"p.xhtml": "<img src='x.png'/>"})

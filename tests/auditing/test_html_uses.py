@@ -69,6 +69,7 @@ def page(folder: Path, html: str) -> list[ImageUse]:
         # 7d6734: SVG with a role.
         ('<svg role="img" aria-label="circle"><circle r="1"/></svg>', "circle", "aria-label"),
         ('<svg role="img"><title>circle</title><circle r="1"/></svg>', "circle", "svg title"),
+        ('<div role="\n img none" aria-label="circle"></div>', "circle", "aria-label"),
         ('<svg role="graphics-document" title="t"><circle r="1"/></svg>', "t", "title"),
         (
             '<svg><circle role="graphics-symbol" r="1"><title>circle</title></circle></svg>',
@@ -237,6 +238,7 @@ def test_copies_for_readers_without_script_are_no_further_uses(tmp_path: Path) -
         f'{late}<noscript><img src="a.png" alt="A dog"></noscript>',
         f'<noscript><img src="a.png" alt="A dog"></noscript>{late}',
         '<img srcset="b.png 1x, a.png 2x" alt="A dog"><noscript><img src="a.png"></noscript>',
+        '<img src="blank.gif" data-src="a.png" alt="A dog"><noscript><img src="a.png"></noscript>',
     ):
         assert one(tmp_path, html).name == "A dog"
     linked = one(tmp_path, f'<a href="/">{late}<noscript><img src="a.png" alt="A dog"></noscript></a>')
@@ -303,6 +305,8 @@ def test_captions_and_words_around(tmp_path: Path) -> None:
         '<figure><figure><img src="a.png"></figure><img src="a.png"><figcaption>Both</figcaption></figure>'
     )
     assert [use.caption for use in page(tmp_path, nested)] == ["Both", "Both"]
+    gallery = f"<figure>{nested}<figure><img src='a.png'></figure></figure>"
+    assert [use.caption for use in page(tmp_path, gallery)] == ["Both", "Both", None]
 
 
 def test_the_nearest_language_counts(tmp_path: Path) -> None:

@@ -199,6 +199,11 @@ def test_an_element_that_does_not_close_leaves_later_ones_alone(tmp_path: Path) 
         assert time.process_time() - start < 10
 
 
+def test_options_that_name_a_list_of_any_length_are_read_in_bounds() -> None:
+    lists = [f"#| a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 20)]
+    assert fence_pictures("\n".join(["#| a0: &a0 [x]", *lists, "#| eval: *a19"]), "{r}") == []
+
+
 @pytest.mark.parametrize("rest", ["a" * 2000, "", "(" + "a" * 190, "a()", "()" * 100, "(" * 100])
 def test_calls_that_do_not_end_are_read_in_bounds(rest: str) -> None:
     call = f"include_graphics({rest}\n"

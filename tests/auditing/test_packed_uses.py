@@ -65,6 +65,13 @@ def test_images_of_a_book_stay_in_the_book(tmp_path: Path) -> None:
     assert all(use.image is None for use in found)
 
 
+def test_a_folder_for_paths_from_the_root_holds_no_images_of_archives(tmp_path: Path) -> None:
+    (tmp_path / "static").mkdir()
+    book = write_epub(tmp_path / "book.epub", {"p.xhtml": '<img src="/OPS/img.png"/>'}, img__png=png())
+    (use,) = uses(book, roots={"/": tmp_path / "static"})
+    assert use.image == png()
+
+
 def test_a_book_without_a_package_is_read_by_its_files(tmp_path: Path) -> None:
     book = write_zip(tmp_path / "book.epub", {"p.xhtml": '<img src="a.png" alt="x"/>', "a.png": png()})
     problem, use = records(book)
@@ -298,6 +305,31 @@ def test_a_group_on_a_slide_describes_pictures_without_a_text(tmp_path: Path) ->
     shapes.add_group_shape(pictures)._element.nvGrpSpPr.cNvPr.set("descr", "Three dogs")
     deck.save(str(tmp_path / "a.pptx"))
     assert [use.name for use in uses(tmp_path / "a.pptx")] == ["A dog", "Three dogs", "Three dogs"]
+
+
+def test_an_embedded_object_on_a_slide_has_the_text_of_its_frame(tmp_path: Path) -> None:
+    presentation = Presentation()
+    slide = presentation.slides.add_slide(presentation.slide_layouts[6])
+    icon = io.BytesIO(png())
+    frame = slide.shapes.add_ole_object(io.BytesIO(b"x"), "Excel.Sheet.12", 0, 0, 9525 * 40, icon_file=icon)
+    frame._element.nvGraphicFramePr.cNvPr.set("descr", "A table of sales")
+    presentation.save(str(tmp_path / "a.pptx"))
+    # PowerPoint writes the picture into the copy for old programs only, and extensions before the size.
+    with zipfile.ZipFile(tmp_path / "a.pptx") as archive:
+        members = {one: archive.read(one).decode("latin-1") for one in archive.namelist()}
+    slide_xml = members["ppt/slides/slide1.xml"]
+    before, old, after = re.split("(?s)(<p:oleObj.*</p:oleObj>)", slide_xml)
+    new = re.sub("(?s)<p:pic>.*</p:pic>", "", old)
+    compatible = "http://schemas.openxmlformats.org/markup-compatibility/2006"
+    copies = f'<mc:Choice Requires="v">{new}</mc:Choice><mc:Fallback>{old}</mc:Fallback>'
+    both = f'<mc:AlternateContent xmlns:mc="{compatible}">{copies}</mc:AlternateContent>'
+    before = before.replace("<p:nvPr/>", '<p:nvPr><p:extLst><p:ext uri="x"/></p:extLst></p:nvPr>')
+    members["ppt/slides/slide1.xml"] = before + both + after
+    write_zip(tmp_path / "b.pptx", {name: text.encode("latin-1") for name, text in members.items()})
+    for name in ("a.pptx", "b.pptx"):
+        (use,) = uses(tmp_path / name)
+        assert (use.name, use.width, use.place) == ("A table of sales", 40, "slide 1, Object 1")
+        assert sizes([use]) == {(24, 16)}
 
 
 def test_pictures_that_fill_shapes(tmp_path: Path) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from descscore.auditing.picture_rules import no_judgment
 from descscore.auditing.rules import (
     DEFAULT_CODES,
     RULES,
@@ -73,6 +75,10 @@ WRONG = {
                 "photo of something",
                 "Figure 3",
                 "Fig. 2.1b",
+                "Figure b",
+                "Image No. 3",
+                "photo iv",
+                "image3",
                 "alt text",
                 "logo",
             ),
@@ -182,6 +188,8 @@ RIGHT = [
             "A painting of a ship",
             "Map of Peru",
             "A map.jpg?",
+            *("Tablet", "A gift", "Photon", "Slider", "P-51"),
+            "No",
         ),
     ),
     *map(
@@ -258,6 +266,16 @@ def test_every_rule_that_looks_at_one_use_has_a_defect_here() -> None:
 @pytest.mark.parametrize("one", RIGHT, ids=lambda one: repr(one.alt)[:60])
 def test_right_texts_are_left_alone(one: ImageUse) -> None:
     assert codes(one) == []
+
+
+@pytest.mark.parametrize("part", ["-", "- ", "a-", "a-b ", "{%", "{{ ", "may be a ", "' ", "a_ "])
+def test_texts_of_one_part_again_and_again_are_read_in_bounds(part: str) -> None:
+    start = time.process_time()
+    for length in (60, 200_000):
+        text = part * (length // len(part)) + "x"
+        check_use(use(text))
+        no_judgment(use(text))
+    assert time.process_time() - start < 10
 
 
 def test_one_text_on_two_images_is_found_on_both_and_names_the_other() -> None:

@@ -78,6 +78,8 @@ def test_a_source_leads_to_its_file(site: Path, source: str, file: str | None) -
         ("cid:part1", "address"),
         ("{{ page.image }}", "template"),
         ("img/{{name}}.png", "template"),
+        ("img/icon_{{name}}.png", "template"),
+        ("${base}/a.png", "template"),
         ("{% static 'a.png' %}", "template"),
         ("<?php echo $image ?>", "template"),
         ("<%= image %>", "template"),
