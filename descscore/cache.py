@@ -27,7 +27,7 @@ from typing import TypeAlias
 import torch
 from PIL import Image
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from descscore.adapters import weights_hash
@@ -272,6 +272,5 @@ def _write_features(path: Path, fresh: dict[bytes, Tensor]) -> None:
     digests = torch.tensor([list(digest) for digest in fresh], dtype=torch.uint8)
     features = torch.stack(list(fresh.values())).contiguous()
     metadata = {"format": "pt", "sha256": _checksum(digests, features)}
-    with atomic_write(path) as temporary:
-        save_file({"digests": digests, "features": features}, temporary, metadata=metadata)
-        temporary.chmod(0o600)
+    with atomic_write(path, 0o600) as temporary:
+        temporary.write_bytes(save({"digests": digests, "features": features}, metadata=metadata))

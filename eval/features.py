@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from descscore.cache import image_key
@@ -64,7 +63,7 @@ def image_owner(pairs: Sequence[PreferencePair]) -> Array:
 
 
 ImageMemory = dict[tuple[str, bytes], Tensor]
-"""Features ``(embed_dim,)`` by image tower and digest of the pixels."""
+"""Features ``(embed_dim,)`` by image tower and digest of the prepared pixels."""
 
 _Rows = tuple[tuple[int, ...], ...]
 
@@ -83,12 +82,12 @@ class RememberingEncoder(Encoder):
         self._texts: dict[_Rows, tuple[Tensor, Tensor, Tensor, Tensor | None]] = {}
 
     @torch.inference_mode()
-    def images(self, images: Sequence[Image.Image]) -> Tensor:
-        """RGB images -> ``(n, embed_dim)`` unit features, each distinct picture encoded once."""
-        keys = [(self._tower, _digest(image)) for image in images]
-        fresh = {key: image for key, image in zip(keys, images, strict=True) if key not in self._images}
+    def pixels(self, pixels: Tensor) -> Tensor:
+        """Prepared pictures, as for :meth:`Encoder.pixels`; each distinct picture is encoded once."""
+        keys = [(self._tower, hashlib.sha256(picture.tobytes()).digest()) for picture in pixels.numpy()]
+        fresh = {key: place for place, key in enumerate(keys) if key not in self._images}
         if fresh:
-            features = super().images(list(fresh.values()))
+            features = super().pixels(pixels[list(fresh.values())])
             self._images |= zip(fresh, (row.clone() for row in features), strict=True)
         return torch.stack([self._images[key].to(self.model.device) for key in keys])
 
@@ -114,8 +113,3 @@ class RememberingEncoder(Encoder):
             feature = encoded.features[i].clone()
             base = encoded.base_features[i].clone() if self.model.tuned else feature
             self._texts[text.rows] = (feature, base, encoded.norms[i].clone(), probability)
-
-
-def _digest(image: Image.Image) -> bytes:
-    head = f"{image.mode} {image.size}".encode()
-    return hashlib.sha256(head + image.tobytes()).digest()

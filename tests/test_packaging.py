@@ -96,7 +96,8 @@ def test_the_page_on_installing_states_the_range(project: dict[str, Any]) -> Non
         requirement.name: lowest_versions.lowest(requirement)
         for requirement in map(Requirement, project["dependencies"])
     }
-    for name in ("torch", "open_clip_torch", "peft", "accelerate", "datasets", "gradio", "numpy"):
+    assert "torch" in stated
+    for name in lowest.keys() & stated.keys():
         assert Version(stated[name]) == Version(lowest[name]), name
     versions = [
         line.rpartition(" ")[2] for line in project["classifiers"] if re.search(r"Python :: 3\.\d+$", line)
