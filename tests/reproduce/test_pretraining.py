@@ -337,6 +337,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(data: Path, small: Settings, tm
         Pretraining(data, tmp_path, replace(small, stages=(stage,))).train()
 
 
+@pytest.mark.long
 def test_checkpoints_of_other_settings_are_refused(data: Path, small: Settings, tmp_path: Path) -> None:
     words = replace(small, stages=small.stages[:1])
     Pretraining(data, tmp_path, words).train()
