@@ -132,6 +132,7 @@ def test_host_names_are_checked_also_on_all_addresses(study: JudgmentStore) -> N
         assert b"--name" in ask(address, "GET", "/", {"Host": "example.org"})[1]
 
 
+@pytest.mark.long  # a new process imports gradio
 def test_gradio_gets_a_folder_that_only_this_user_can_read() -> None:
     code = (
         "from pathlib import Path; import descscore.page.site; from gradio.utils import get_upload_folder; "

@@ -290,6 +290,7 @@ def test_a_killed_run_ends_with_the_same_weights(
         torch.testing.assert_close(value, again.student.state_dict()[name], atol=1e-6, rtol=1e-4)
 
 
+@pytest.mark.long
 def test_the_export_loads_and_only_the_late_stages_of_the_tower_moved(
     data: Path, small: Settings, tmp_path: Path
 ) -> None:

@@ -186,7 +186,9 @@ def examples_of(tokenizer: Tokenizer, count: int = 40) -> Examples:
     return Examples(torch.zeros(count, 4), torch.arange(count), tokens, tokenizer, texts=tuple(texts))
 
 
-@pytest.mark.parametrize("name", ["siglip", "siglip2", "clipa", "mobileclip", "worldwide"])
+@pytest.mark.parametrize(
+    "name", ["siglip", "siglip2", "clipa", pytest.param("mobileclip", marks=pytest.mark.long), "worldwide"]
+)
 def test_altered_rows_are_still_rows_of_the_tower(name: str, tmp_path: Path) -> None:
     """Swapped words, cut texts, left-out tokens and full stops, under tokenizers of every kind."""
     model = load_model(save_family(name, tmp_path), "cpu")
