@@ -12,7 +12,7 @@ from torch import Tensor
 from descscore.cache import image_key
 from descscore.encoder import Encoder
 from descscore.eval.statistics.correlation import Array
-from descscore.images import ImageSource, load_image
+from descscore.images import ImageSource, load_pixels
 from descscore.models import LoadedModel
 from descscore.scorer import DescScorer
 from descscore.tables.rows import PreferencePair
@@ -20,10 +20,13 @@ from descscore.texts import EncodedTexts, TokenizedText
 
 
 def image_features(scorer: DescScorer, images: Sequence[ImageSource]) -> Tensor:
-    """Unit features ``(n, d)`` in order; only one batch of decoded pictures is in memory at a time."""
+    """Unit features ``(n, d)`` in order; only one batch of prepared pictures is in memory at a time."""
     size = scorer.encoder.batch_size
     parts = [images[i : i + size] for i in range(0, len(images), size)]
-    return torch.cat([scorer.encoder.images([load_image(image) for image in part]) for part in parts])
+    spec, encode = scorer.encoder.spec, scorer.encoder.pixels
+    return torch.cat(
+        [encode(torch.from_numpy(np.stack([load_pixels(i, spec) for i in part]))) for part in parts]
+    )
 
 
 def text_features(scorer: DescScorer, texts: Sequence[str]) -> Tensor:
