@@ -18,6 +18,8 @@ from threading import RLock
 from types import ModuleType
 from typing import Any
 
+from torch.overrides import TorchFunctionMode
+
 _STAND_INS = (
     "timm.models._hub",
     "open_clip.coca_model",  # imports transformers, like the next one
@@ -156,7 +158,6 @@ from open_clip.constants import OPENAI_DATASET_MEAN as OPENAI_DATASET_MEAN
 from open_clip.constants import OPENAI_DATASET_STD as OPENAI_DATASET_STD
 from open_clip.factory import create_model_and_transforms as create_model_and_transforms
 from open_clip.factory import get_model_config as get_model_config
-from open_clip.factory import get_tokenizer as get_tokenizer
 from open_clip.factory import list_models as list_models
 from open_clip.model import CLIP as CLIP
 from open_clip.model import CustomTextCLIP as CustomTextCLIP
@@ -172,6 +173,19 @@ pretrained: Any = importlib.import_module("open_clip.pretrained")
 """Downloads and names of pretrained weights; the first use imports all of open_clip."""
 ftfy: Any = importlib.import_module("ftfy")
 """Mends texts; the first use imports it."""
+
+
+_RANDOM = ("normal_", "uniform_", "trunc_normal_", "kaiming_uniform_", "xavier_uniform_")
+"""Functions of ``torch.nn.init`` that fill weights."""
+
+
+class NoRandomWeights(TorchFunctionMode):
+    """Models that are built within it keep what their memory holds: loading replaces all weights."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(function, "__name__", "") in _RANDOM:
+            return args[0] if args else kwargs["tensor"]
+        return function(*args, **(kwargs or {}))
 
 
 def text_tower(clip: Any) -> Any:

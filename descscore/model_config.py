@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 
 import torch
 
-from descscore.clip import CLIP, CustomTextCLIP, get_model_config, list_models, timm_factory
+from descscore.clip import CLIP, CustomTextCLIP, NoRandomWeights, get_model_config, list_models, timm_factory
 from descscore.errors import ModelError
 from descscore.files import read_json
 from descscore.hub import TOKENIZER_FILE
@@ -255,7 +255,7 @@ def _weights(path: Path, model: Mapping[str, Any]) -> int:
     try:
         if name := model["vision_cfg"].get("timm_model_name"):
             timm_factory(name)  # its imports make tensors, which need memory
-        with torch.device("meta"):
+        with torch.device("meta"), NoRandomWeights():
             try:
                 clip = kind(**settings)
             except (RuntimeError, NotImplementedError):

@@ -18,15 +18,16 @@ weights file can run.
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.overrides import TorchFunctionMode
 
 from descscore.adapters import (
     ADAPTER_FILE,
@@ -44,10 +45,11 @@ from descscore.clip import (
     CLIP,
     OPENAI_DATASET_MEAN,
     OPENAI_DATASET_STD,
+    NoRandomWeights,
+    SimpleTokenizer,
     create_model_and_transforms,
     get_model_config,
     get_model_preprocess_cfg,
-    get_tokenizer,
     list_models,
     pretrained,
     text_tower,
@@ -288,18 +290,18 @@ def _load_base(source: str, folder: Path | None, cache_dir: str | Path | None) -
     name = f"local-dir:{folder}"
     options = {"text_cfg": text} if text.get("hf_model_name") else {}
     clip = _create(name, source, None, **options)
-    base = _with_tokenizer(clip, name, text, folder, cache_dir)
+    base = _with_tokenizer(clip, text, folder, cache_dir)
     return replace(base, licence=licence_of(folder / CARD))
 
 
 def _with_tokenizer(
-    clip: CLIP, name: str, text: dict[str, Any], folder: Path | None, cache_dir: str | Path | None
+    clip: CLIP, text: dict[str, Any], folder: Path | None, cache_dir: str | Path | None
 ) -> _Base:
     """A model with the tokenizer that its settings ``text_cfg`` name: that of its folder, or a known one."""
     repository = text.get("hf_tokenizer_name")
     context = int(text.get("context_length", 77))
     if not repository:
-        return _Base(clip, get_tokenizer(name), context)
+        return _Base(clip, _simple_tokenizer(json.dumps(text.get("tokenizer_kwargs") or {})), context)
     settings, limit = text.get("tokenizer_kwargs") or {}, getattr(text_tower(clip), "vocab_size", 0) or None
     if folder is not None and (folder / TOKENIZER_FILE).is_file():
         return _Base(clip, folder_tokenizer(folder, settings, limit), context)
@@ -308,6 +310,15 @@ def _with_tokenizer(
         return _Base(clip, known_tokenizer(found, settings, limit), context)
     except ModelError as error:
         raise ModelError(f"tokenizer {repository}: {error}") from None
+
+
+@lru_cache
+def _simple_tokenizer(settings: str) -> SimpleTokenizer:
+    """open_clip's own tokenizer. Models share it, because it takes a tenth of a second to build.
+
+    settings: the arguments of its class, as JSON.
+    """
+    return SimpleTokenizer(**json.loads(settings))
 
 
 def _tokenizer_files(names: Sequence[str]) -> list[str]:
@@ -365,7 +376,7 @@ def _load_tagged(source: str, cache_dir: str | Path | None) -> _Base:
             tower = _tower_folder(text["hf_model_name"], cache_dir)
             options["text_cfg"] = text | {"hf_model_name": str(tower), "hf_model_pretrained": False}
         # With the tag, open_clip would ask the hub a second time; so open_clip gets the file.
-        return _with_tokenizer(_create(name, source, weights, **options), name, text, None, cache_dir)
+        return _with_tokenizer(_create(name, source, weights, **options), text, None, cache_dir)
     except ModelError as error:
         raise ModelError(
             f"model {source!r}: {error}. Available without a network: {' and '.join(BUNDLED)}, or a local "
@@ -393,18 +404,9 @@ def _tagged_weights(config: dict[str, Any], cache_dir: str | Path | None) -> str
     return str(next(folder / name for name in names if (folder / name).is_file()))
 
 
-class _NoRandomWeights(TorchFunctionMode):
-    """Skips random initialisation: loading replaces all weights."""
-
-    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if getattr(function, "__name__", "") in ("normal_", "uniform_", "trunc_normal_"):
-            return args[0] if args else kwargs["tensor"]
-        return function(*args, **(kwargs or {}))
-
-
 def _create(name: str, source: str, weights: str | None, **options: Any) -> CLIP:
     try:
-        with _NoRandomWeights():
+        with NoRandomWeights():
             clip: CLIP = create_model_and_transforms(
                 name, pretrained=weights, precision="fp32", require_pretrained=True, **options
             )[0]

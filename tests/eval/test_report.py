@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from matplotlib.figure import Figure
 from scipy import stats
 
 from descscore import DescScorer
 from descscore.cli import main
 from descscore.eval.formatting import MINUS, sentence, signed
 from descscore.eval.report import measure as measuring
-from descscore.eval.report import pages
 from descscore.eval.report.measure import PARTS, critical_r, load_subjects
 from descscore.eval.report.pages import escape, to_html, to_markdown
 from descscore.eval.zero_shot import PROMPTS
@@ -311,7 +311,7 @@ def test_another_json_is_refused(text: str, tmp_path: Path) -> None:
 @pytest.fixture
 def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
     """For tests of the text only: drawing takes most of the time."""
-    monkeypatch.setattr(pages, "picture", lambda *plot: "data:")
+    monkeypatch.setattr(Figure, "savefig", lambda *_, **__: None)
 
 
 def test_pages_come_from_the_json_alone(
