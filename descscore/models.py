@@ -163,12 +163,11 @@ def check_device(device: str | None) -> torch.device:
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     available = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
-    if torch.backends.mps.is_available():
-        available.append("mps")
     try:
         target = torch.device(device)
-        torch.empty(0, device=target)
-    except (RuntimeError, AssertionError, ValueError):
+        # Cosines are computed in float64. Apple's devices lack it, and torch's "meta" holds no values.
+        torch.zeros(1, dtype=torch.float64, device=target).item()
+    except (RuntimeError, AssertionError, ValueError, TypeError):
         raise UsageError(
             f"device {device!r} cannot be used; available here: {', '.join(available)}"
         ) from None

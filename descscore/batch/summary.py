@@ -19,6 +19,9 @@ from descscore.tables.cells import short
 LISTED = 10
 """Most rows that are listed: of the worst ones, and of those that failed in one way."""
 
+COLUMNS = ("id", "text", "score", "cosine", "status", "error")
+"""The columns of results that a digest reads; ``text`` may be missing."""
+
 _STEPS = 100
 """Steps in which a score of 1 is counted."""
 
@@ -35,6 +38,8 @@ class Digest:
     """The ten rows with the lowest cosines, the lowest first: id, score, cosine, text."""
     failures: dict[str, list[str]] = field(default_factory=dict)
     """The ids of the first ten rows of each status that is a failure."""
+    reasons: dict[str, str] = field(default_factory=dict)
+    """The error of the first of these rows, by status."""
 
     @classmethod
     def of(cls, tables: Iterable[pa.Table]) -> Digest:
@@ -57,12 +62,14 @@ class Digest:
             for row in scored.take(order).to_pylist()
         ]
         failures: dict[str, list[str]] = {}
-        bad = table.select(["id", "status"]).filter(
+        reasons: dict[str, str] = {}
+        bad = table.select(["id", "status", "error"]).filter(
             pc.invert(pc.is_in(table["status"], pa.array([OK, DECORATIVE])))
         )
         for status in bad["status"].unique().to_pylist():
-            failures[status] = bad["id"].filter(pc.equal(bad["status"], status))[:LISTED].to_pylist()
-        return cls({str(step): n for step, n in Counter(steps).items()}, worst, failures)
+            rows = bad.filter(pc.equal(bad["status"], status))[:LISTED]
+            failures[status], reasons[status] = rows["id"].to_pylist(), short(rows["error"][0].as_py(), 200)
+        return cls({str(step): n for step, n in Counter(steps).items()}, worst, failures, reasons)
 
     def __add__(self, other: Digest) -> Digest:
         counts = Counter(self.counts)
@@ -72,7 +79,8 @@ class Digest:
             kind: [*self.failures.get(kind, []), *other.failures.get(kind, [])][:LISTED]
             for kind in sorted({*self.failures, *other.failures})
         }
-        return Digest(dict(sorted(counts.items())), worst, failures)
+        reasons = other.reasons | self.reasons
+        return Digest(dict(sorted(counts.items())), worst, failures, dict(sorted(reasons.items())))
 
     def distribution(self) -> dict[str, float]:
         """Scores, to a hundredth, that the given share of the rows does not exceed; empty without rows."""
@@ -98,8 +106,10 @@ class Digest:
             more = statuses.get(kind, 0) - len(ids)
             listed = ", ".join(map(short, ids))
             lines.append(f"{kind}: rows {listed}" + (f" and {more:,} more" if more > 0 else ""))
+            if kind in self.reasons:
+                lines.append(f"  the first: {self.reasons[kind]}")
         if self.failures:
-            lines.append("the column error of the results says why")
+            lines.append("the column error of the results has the reason of each row")
         return lines
 
 
@@ -128,10 +138,10 @@ class Summary:
         return sum(count for status, count in self.statuses.items() if status not in (OK, DECORATIVE))
 
     def to_json(self) -> str:
-        """All fields, ``failed``, and instead of the digest ``distribution``, ``worst`` and ``failures``."""
+        """All fields and ``failed``; the digest's ``counts`` become ``distribution``."""
         values = asdict(self)
-        del values["digest"]
-        digest = {"worst": self.digest.worst, "failures": self.digest.failures}
+        digest = values.pop("digest")
+        del digest["counts"]
         spread = {"distribution": self.digest.distribution()}
         return json.dumps({**values, "failed": self.failed, **spread, **digest}, indent=2)
 

@@ -87,10 +87,11 @@ def test_the_summary_has_distribution_worst_rows_and_failed_ids(batch: Batch, tm
     assert f"{row['cosine']:+.4f}  x  A dog." in done.stdout
     assert "scores: lowest" in done.stdout
     assert "median" not in done.stdout
-    assert "missing_image: rows y\n" in done.stdout
+    assert f"missing_image: rows y\n  the first: {tmp_path / 'late.png'}: no such file\n" in done.stdout
     assert "empty_text: rows z\n" in done.stdout
     again = json.loads(batch(table, "--output", tmp_path / "out", "--json").stdout)
     assert again["failures"] == {"empty_text": ["z"], "missing_image": ["y"]}
+    assert again["reasons"].keys() == again["failures"].keys()
     assert [worst["id"] for worst in again["worst"]] == ["x"]
     assert again["distribution"]["lowest"] == pytest.approx(row["score"], abs=0.006)
 
