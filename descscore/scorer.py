@@ -204,7 +204,8 @@ class DescScorer:
 
         Args:
             frame: A pandas frame, or one with its interface.
-            image: Name of the column of images.
+            image: Name of the column of images, as :meth:`score` takes them or as ``datasets`` writes them
+                (structs of ``bytes`` and ``path``).
             text: Name of the column of texts.
             context: Name of the column of contexts; None without one.
             references: Name of the column of lists of references; None without one.

@@ -236,6 +236,18 @@ def test_a_score_prints_as_the_number_that_it_is() -> None:
     assert f"{score}" == str(score) == repr(score)
 
 
+def test_a_frame_takes_images_as_datasets_writes_them(
+    scorer: DescScorer, photos: list[Path], tmp_path: Path
+) -> None:
+    """As structs of an image's bytes and its path, of which one may be null."""
+    images = [{"bytes": photos[0].read_bytes(), "path": None}, {"bytes": None, "path": str(photos[1])}, None]
+    pd.DataFrame({"image": images, "text": TEXTS[:3]}).to_parquet(tmp_path / "data.parquet")
+    scored = scorer.score_frame(pd.read_parquet(tmp_path / "data.parquet"), options=INLINE)
+    assert scored["status"].tolist() == ["ok", "ok", "missing_image"]
+    expected = [scorer.score(*pair).score for pair in zip(photos[:2], TEXTS[:2], strict=True)]
+    assert scored["score"].tolist()[:2] == pytest.approx(expected, abs=1e-6)
+
+
 def test_a_frame_keeps_its_rows_order_and_index(scorer: DescScorer, photos: list[Path]) -> None:
     frame = pd.DataFrame(
         {
