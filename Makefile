@@ -27,15 +27,15 @@ demo: $(VENV)/installed-demo
 docs: $(VENV)/installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
-test: $(VENV)/installed-test
+test: $(VENV)/installed-dev
 	$(PYTEST) -m "not long"
 
 # Random kills, fuzzing, several processes, every block of the documentation.
-test-long: $(VENV)/installed-test
+test-long: $(VENV)/installed-dev
 	$(PYTEST) -m long
 
 # Not everybody has a browser, so "make test" needs none.
-test-browser: $(VENV)/installed-browser
+test-browser: $(VENV)/installed-dev
 	.ci/install-chromium
 	$(PYTEST) tests/browser
 
@@ -46,7 +46,7 @@ test-lowest:
 test-all: test test-long test-browser test-lowest audit
 
 # Known vulnerabilities of the installed packages. Without a network it says "not reached" and does not fail.
-audit: $(VENV)/installed-test
+audit: $(VENV)/installed-dev
 	$(BIN)/python .ci/audit.py
 
 lint: $(VENV)/installed-dev

@@ -1,7 +1,7 @@
 """Print pip constraints that pin every dependency in pyproject.toml to its lowest stated version.
 
 ``python .ci/lowest_versions.py > constraints.txt``, then ``pip install -c constraints.txt .[test]``.
-Written anew for each run of ``make test-lowest``, so it cannot disagree with pyproject.toml.
+Written anew whenever pyproject.toml changes, so it cannot disagree with it.
 """
 
 from __future__ import annotations

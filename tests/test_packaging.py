@@ -156,7 +156,7 @@ def imports(folder: Path) -> set[str]:
 
 def test_everything_that_is_imported_is_declared(project: dict[str, Any]) -> None:
     """What another dependency happens to bring may be gone with its next version."""
-    without = {"browser", "dev", "docs", "test"}
+    without = {"dev", "docs", "test"}
     extras = {n: lines for n, lines in project["optional-dependencies"].items() if n not in without}
     declared = lowest_versions.requirements({**project, "optional-dependencies": extras})
     brought = {file.parts[0].removesuffix(".py") for line in declared for file in files(line.name) or ()}
@@ -170,7 +170,7 @@ def test_every_extra_is_declared_once_and_the_tests_have_those_that_they_need(
 ) -> None:
     extras = project["optional-dependencies"]
     tested = next(Requirement(line) for line in extras["test"] if line.startswith("descscore"))
-    assert tested.extras == set(extras) - {"browser", "dev", "test"}
+    assert tested.extras == set(extras) - {"dev", "test"}
 
 
 def test_the_citation_names_this_version_and_the_paper() -> None:
