@@ -9,7 +9,8 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # Each test process computes with one thread: there is a process for every core already.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
-# Where Python may not keep what it compiled, every process compiles all that it imports anew.
+# Python keeps what it compiles, even where the environment forbids it. Otherwise each process of the tests compiles
+# all that it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo docs test test-long test-browser test-lowest test-all audit lint clean

@@ -1,7 +1,7 @@
 """Print pip constraints that pin every dependency in pyproject.toml to its lowest stated version.
 
 ``python .ci/lowest_versions.py > constraints.txt``, then ``pip install -c constraints.txt .[test]``.
-Written anew whenever pyproject.toml changes, so it cannot disagree with it.
+``.ci/install-lowest`` does so whenever pyproject.toml or this file has changed.
 """
 
 from __future__ import annotations

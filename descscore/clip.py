@@ -18,6 +18,7 @@ from threading import RLock
 from types import ModuleType
 from typing import Any
 
+import torch
 from torch.overrides import TorchFunctionMode
 
 _STAND_INS = (
@@ -175,17 +176,19 @@ ftfy: Any = importlib.import_module("ftfy")
 """Mends texts; the first use imports it."""
 
 
-_RANDOM = ("normal_", "uniform_", "trunc_normal_", "kaiming_uniform_", "xavier_uniform_")
-"""Functions of ``torch.nn.init`` that fill weights."""
+_RANDOM = ("normal_", "uniform_", "kaiming_uniform_")
+"""Names of the functions, of torch and of its tensors, that draw random weights."""
 
 
 class NoRandomWeights(TorchFunctionMode):
-    """Models that are built within it keep what their memory holds: loading replaces all weights."""
+    """Within it, a model is built with zeros where its weights would be drawn at random, which takes long."""
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if getattr(function, "__name__", "") in _RANDOM:
-            return args[0] if args else kwargs["tensor"]
-        return function(*args, **(kwargs or {}))
+        if getattr(function, "__name__", "") not in _RANDOM:
+            return function(*args, **(kwargs or {}))
+        # Zeros, since torch's trunc_normal_ draws again until no value is out of bounds.
+        with torch.no_grad():
+            return (args[0] if args else kwargs["tensor"]).zero_()
 
 
 def text_tower(clip: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Encode images and texts as unit features, in batches that fit into memory.
+"""Encode images and texts as unit features, in batches that fit into memory; find the fastest batch size.
 
 :class:`Encoder` runs one model. Its results depend neither on the order of the inputs nor on the
 batches. :class:`BatchSize` halves a batch that does not fit into memory.

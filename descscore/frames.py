@@ -35,13 +35,7 @@ def pair_dicts(frame: Any, roles: Mapping[str, str]) -> Iterator[dict[str, Any]]
         [None if missing else cell for cell, missing in zip(part.tolist(), part.isna().tolist(), strict=True)]
         for part in (frame[column] for column in roles.values())
     ]
-    rows = (dict(zip(roles, cells, strict=True)) for cells in zip(*columns, strict=True))
-    return (row | {"image": _image(row["image"])} for row in rows)
-
-
-def _image(cell: Any) -> Any:
-    """The image of a cell. ``datasets`` writes images as structs of bytes and path."""
-    return cell.get("bytes") or cell.get("path") if isinstance(cell, Mapping) else cell
+    return (dict(zip(roles, cells, strict=True)) for cells in zip(*columns, strict=True))
 
 
 def outcome_columns(outcomes: Sequence[Outcome], roles: Mapping[str, str | None]) -> dict[str, list[Any]]:

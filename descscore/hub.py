@@ -1,4 +1,4 @@
-"""Files of models on the Hugging Face hub, through the client's own cache.
+"""Names and files of models on the Hugging Face hub, through the client's own cache.
 
 descscore asks the hub only for names that begin with ``hf-hub:`` or ``hub:``, and for files that open_clip
 lists for its own models. Each load asks for one list of files, then downloads only what is missing. Files

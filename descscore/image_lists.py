@@ -6,7 +6,7 @@ Apart from ``images.py``, because it imports torch, which the workers that decod
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias, cast
 
 import numpy as np
@@ -15,10 +15,11 @@ from PIL import Image
 from torch import Tensor
 
 from descscore.errors import ImageError, UsageError
-from descscore.images import ImageSource
+from descscore.images import ImageSource, bytes_or_path
 
-AnyImage: TypeAlias = "ImageSource | Tensor"
-"""Anything that :func:`descscore.images.load_image` takes, or a tensor ``(channels, height, width)``.
+AnyImage: TypeAlias = "ImageSource | Tensor | Mapping[str, Any]"
+"""Anything that :func:`descscore.images.load_image` takes, a tensor ``(channels, height, width)``, or a
+struct of ``bytes`` and ``path``, as ``datasets`` writes an image.
 
 A tensor is uint8, or float in 0..1, with 1 channel (grey), 3 (red, green, blue) or 4 (red, green, blue,
 opacity).
@@ -31,14 +32,14 @@ ImageBatch: TypeAlias = "Sequence[AnyImage] | AnyImage"
 def image_source(image: AnyImage) -> ImageSource:
     """One image as :func:`descscore.images.load_image` takes it; raises :class:`ImageError` for a tensor
     of another shape."""
-    return _array(image, "image") if isinstance(image, Tensor) else image
+    return _array(image, "image") if isinstance(image, Tensor) else bytes_or_path(image)
 
 
 def is_one_image(images: object) -> bool:
     """Whether this is one image, not a list of them; an array of one dimension is a list of paths."""
     if isinstance(images, (Tensor, np.ndarray)):
         return images.ndim in (0, 2, 3)
-    return isinstance(images, (str, bytes, bytearray, memoryview, os.PathLike, Image.Image))
+    return isinstance(images, (str, bytes, bytearray, memoryview, os.PathLike, Image.Image, Mapping))
 
 
 def image_list(images: ImageBatch, count: int | None) -> list[ImageSource]:

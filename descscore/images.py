@@ -215,6 +215,13 @@ def image_identity(image: object) -> object:
     return os.fspath(image) if isinstance(image, (str, os.PathLike)) else id(image)
 
 
+def bytes_or_path(image: Any) -> Any:
+    """The bytes or the path in a struct of both, as ``datasets`` writes an image. Other values stay."""
+    if isinstance(image, Mapping) and image.keys() & {"bytes", "path"}:
+        return image.get("bytes") or image.get("path")
+    return image
+
+
 def check_path(source: str | os.PathLike[str]) -> Path:
     """The path of an existing, non-empty file, or an :class:`ImageError` that names it."""
     text = os.fspath(source)

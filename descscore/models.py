@@ -143,7 +143,7 @@ def load_model(
 
     Raises:
         ModelError: The model cannot be loaded. The message names the source and the alternatives.
-        UsageError: There is no such device. The message lists the devices.
+        UsageError: There is no such device, or it cannot compute in float64. The message lists the devices.
     """
     name, target = str(source), check_device(device)
     try:
@@ -165,11 +165,11 @@ def check_device(device: str | None) -> torch.device:
     available = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
     try:
         target = torch.device(device)
-        # Cosines are computed in float64. Apple's devices lack it, and torch's "meta" holds no values.
+        # Cosines need float64, which Apple's devices lack. torch's "meta" holds no values.
         torch.zeros(1, dtype=torch.float64, device=target).item()
-    except (RuntimeError, AssertionError, ValueError, TypeError):
+    except (RuntimeError, AssertionError, ValueError, TypeError, ImportError):
         raise UsageError(
-            f"device {device!r} cannot be used; available here: {', '.join(available)}"
+            f"device {device!r} does not exist here or has no float64; available: {', '.join(available)}"
         ) from None
     return target
 

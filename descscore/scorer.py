@@ -117,8 +117,9 @@ class DescScorer:
         Context and references only add scores; they change none of the others.
 
         Args:
-            image: A path, the bytes of an image file, a PIL image, an array, or a tensor
-                ``(channels, height, width)``, uint8 or float in 0..1.
+            image: A path, the bytes of an image file, a PIL image, an array, a tensor
+                ``(channels, height, width)``, uint8 or float in 0..1, or a struct of ``bytes`` and ``path``,
+                as ``datasets`` writes an image.
             text: The text. The scorer's text policy applies to it, to the context and to references.
             context: The text around the image, for ``contextual_score``; a blank one counts as None.
             references: Good descriptions of the image, for ``reference_score``.
@@ -204,8 +205,7 @@ class DescScorer:
 
         Args:
             frame: A pandas frame, or one with its interface.
-            image: Name of the column of images, as :meth:`score` takes them or as ``datasets`` writes them
-                (structs of ``bytes`` and ``path``).
+            image: Name of the column of images, as :meth:`score` takes them.
             text: Name of the column of texts.
             context: Name of the column of contexts; None without one.
             references: Name of the column of lists of references; None without one.

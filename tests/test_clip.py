@@ -10,6 +10,7 @@ import open_clip
 import pytest
 import torch
 
+from descscore.clip import NoRandomWeights
 from descscore.models import ASSETS, load_model
 
 SCORE = """
@@ -93,3 +94,13 @@ def test_the_bundled_model_is_the_one_that_open_clip_makes() -> None:
         assert torch.equal(value, weights[name]), name
     buffers = dict(plain.named_buffers())
     assert all(torch.equal(value, buffers[name]) for name, value in own.named_buffers())
+
+
+@pytest.mark.timeout(60)
+def test_weights_that_are_not_drawn_are_zeros() -> None:
+    """Also those of torch's truncated normal distribution, which draws until no value is out of bounds."""
+    with NoRandomWeights():
+        weights = torch.nn.init.trunc_normal_(torch.full((2, 3), 1e9))
+        layer = torch.nn.Linear(3, 2)
+    assert not weights.any()
+    assert not layer.weight.any()

@@ -270,8 +270,8 @@ def test_torch_files_load_unless_they_take_more_memory_than_their_size(
 
 
 def test_unknown_device_lists_what_there_is(tiny_folder: Path) -> None:
-    for device in ("cuda:99", "tpu", "", "meta"):
-        with pytest.raises(UsageError, match=r"available here: cpu"):
+    for device in ("cuda:99", "tpu", "", "meta", "hpu"):
+        with pytest.raises(UsageError, match=r"available: cpu"):
             load_model(tiny_folder, device)
 
 

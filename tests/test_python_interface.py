@@ -236,16 +236,21 @@ def test_a_score_prints_as_the_number_that_it_is() -> None:
     assert f"{score}" == str(score) == repr(score)
 
 
-def test_a_frame_takes_images_as_datasets_writes_them(
+def test_images_are_taken_as_datasets_writes_them(
     scorer: DescScorer, photos: list[Path], tmp_path: Path
 ) -> None:
     """As structs of an image's bytes and its path, of which one may be null."""
-    images = [{"bytes": photos[0].read_bytes(), "path": None}, {"bytes": None, "path": str(photos[1])}, None]
-    pd.DataFrame({"image": images, "text": TEXTS[:3]}).to_parquet(tmp_path / "data.parquet")
+    images = [{"bytes": photos[0].read_bytes(), "path": None}, {"bytes": None, "path": str(photos[1])}]
+    expected = [scorer.score(*pair).score for pair in zip(photos[:2], TEXTS[:2], strict=True)]
+    assert scorer.score(images[0], TEXTS[0]).score == pytest.approx(expected[0], abs=1e-6)
+    assert [s.score for s in scorer.score_batch(images, TEXTS[:2])] == pytest.approx(expected, abs=1e-6)
+    assert len(scorer.score_batch(images[0], TEXTS)) == len(TEXTS)
+    pd.DataFrame({"image": [*images, None], "text": TEXTS[:3]}).to_parquet(tmp_path / "data.parquet")
     scored = scorer.score_frame(pd.read_parquet(tmp_path / "data.parquet"), options=INLINE)
     assert scored["status"].tolist() == ["ok", "ok", "missing_image"]
-    expected = [scorer.score(*pair).score for pair in zip(photos[:2], TEXTS[:2], strict=True)]
     assert scored["score"].tolist()[:2] == pytest.approx(expected, abs=1e-6)
+    with pytest.raises(ImageError, match="got dict"):
+        scorer.score({"url": "https://example.org/a.jpg"}, TEXTS[0])
 
 
 def test_a_frame_keeps_its_rows_order_and_index(scorer: DescScorer, photos: list[Path]) -> None:

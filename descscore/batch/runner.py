@@ -36,7 +36,7 @@ from descscore.batch.shards import (
     result_table,
     write_result_file,
 )
-from descscore.batch.summary import COLUMNS, Digest, Summary
+from descscore.batch.summary import Digest, Summary
 from descscore.context import extend_signature
 from descscore.encoder import find_batch_size
 from descscore.errors import DataError, UsageError
@@ -294,7 +294,7 @@ def _finish(
 
     begun: when rows were scored again.
     """
-    columns = [name for name in COLUMNS if name in folder.schema.names]
+    columns = [name for name in Digest.COLUMNS if name in folder.schema.names]
     digest = Digest.of(folder.read(number, columns) for number in sorted(done))
     manifest, form = manifest.finished(done.values(), digest), manifest.identity.format
     manifest = replace(manifest, begun=begun or manifest.begun)

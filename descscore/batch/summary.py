@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import accumulate
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,9 +18,6 @@ from descscore.tables.cells import short
 
 LISTED = 10
 """Most rows that are listed: of the worst ones, and of those that failed in one way."""
-
-COLUMNS = ("id", "text", "score", "cosine", "status", "error")
-"""The columns of results that a digest reads; ``text`` may be missing."""
 
 _STEPS = 100
 """Steps in which a score of 1 is counted."""
@@ -38,8 +35,11 @@ class Digest:
     """The ten rows with the lowest cosines, the lowest first: id, score, cosine, text."""
     failures: dict[str, list[str]] = field(default_factory=dict)
     """The ids of the first ten rows of each status that is a failure."""
-    reasons: dict[str, str] = field(default_factory=dict)
-    """The error of the first of these rows, by status."""
+    first_errors: dict[str, str] = field(default_factory=dict)
+    """The error of the first row of each such status."""
+
+    COLUMNS: ClassVar = ("id", "text", "score", "cosine", "status", "error")
+    """The columns of results that a digest reads; ``text`` may be missing."""
 
     @classmethod
     def of(cls, tables: Iterable[pa.Table]) -> Digest:
@@ -62,14 +62,14 @@ class Digest:
             for row in scored.take(order).to_pylist()
         ]
         failures: dict[str, list[str]] = {}
-        reasons: dict[str, str] = {}
+        errors: dict[str, str] = {}
         bad = table.select(["id", "status", "error"]).filter(
             pc.invert(pc.is_in(table["status"], pa.array([OK, DECORATIVE])))
         )
         for status in bad["status"].unique().to_pylist():
             rows = bad.filter(pc.equal(bad["status"], status))[:LISTED]
-            failures[status], reasons[status] = rows["id"].to_pylist(), short(rows["error"][0].as_py(), 200)
-        return cls({str(step): n for step, n in Counter(steps).items()}, worst, failures, reasons)
+            failures[status], errors[status] = rows["id"].to_pylist(), short(rows["error"][0].as_py(), 200)
+        return cls({str(step): n for step, n in Counter(steps).items()}, worst, failures, errors)
 
     def __add__(self, other: Digest) -> Digest:
         counts = Counter(self.counts)
@@ -79,8 +79,9 @@ class Digest:
             kind: [*self.failures.get(kind, []), *other.failures.get(kind, [])][:LISTED]
             for kind in sorted({*self.failures, *other.failures})
         }
-        reasons = other.reasons | self.reasons
-        return Digest(dict(sorted(counts.items())), worst, failures, dict(sorted(reasons.items())))
+        errors = {kind: error for kind, error in other.first_errors.items() if kind not in self.failures}
+        errors |= self.first_errors
+        return Digest(dict(sorted(counts.items())), worst, failures, dict(sorted(errors.items())))
 
     def distribution(self) -> dict[str, float]:
         """Scores, to a hundredth, that the given share of the rows does not exceed; empty without rows."""
@@ -106,10 +107,10 @@ class Digest:
             more = statuses.get(kind, 0) - len(ids)
             listed = ", ".join(map(short, ids))
             lines.append(f"{kind}: rows {listed}" + (f" and {more:,} more" if more > 0 else ""))
-            if kind in self.reasons:
-                lines.append(f"  the first: {self.reasons[kind]}")
+            if kind in self.first_errors:
+                lines.append(f"  the first: {self.first_errors[kind]}")
         if self.failures:
-            lines.append("the column error of the results has the reason of each row")
+            lines.append("the column error of the results says why each row failed")
         return lines
 
 
@@ -130,7 +131,7 @@ class Summary:
     signature: str
     """Everything that the scores depend on."""
     digest: Digest = Digest()
-    """Distribution, worst rows and failed rows."""
+    """Distribution, worst rows, failed rows and the first error of each kind."""
 
     @property
     def failed(self) -> int:
@@ -138,7 +139,7 @@ class Summary:
         return sum(count for status, count in self.statuses.items() if status not in (OK, DECORATIVE))
 
     def to_json(self) -> str:
-        """All fields and ``failed``; the digest's ``counts`` become ``distribution``."""
+        """All fields, ``failed``, and the digest's fields, with ``distribution`` in place of ``counts``."""
         values = asdict(self)
         digest = values.pop("digest")
         del digest["counts"]

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, NamedTuple, TypeAlias
 
 from descscore.errors import DataError, ImageError, InputError, is_blank
 from descscore.files import open_regular
-from descscore.images import PATH_LIMIT
+from descscore.images import PATH_LIMIT, bytes_or_path
 from descscore.tables.cells import (
     CELL_LIMIT,
     ID_LIMIT,
@@ -360,8 +360,7 @@ class Reader:
     def _image(self, value: object) -> str | bytes:
         if isinstance(value, InputError):  # a format's own reason why there is none
             raise value
-        if isinstance(value, Mapping):
-            value = value.get("bytes") or value.get("path")
+        value = bytes_or_path(value)
         if isinstance(value, bytes):
             if not value:
                 raise ImageError("empty_image", "its image holds no bytes")

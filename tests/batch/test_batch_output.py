@@ -9,11 +9,13 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import datasets
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from batch_inputs import make_pairs, write_csv
@@ -23,6 +25,7 @@ from conftest import make_photo
 from descscore import DescScorer
 from descscore.batch.cli import batch as batch_command
 from descscore.batch.shards import RESULT_FORMATS
+from descscore.batch.summary import Digest
 from descscore.cli import main
 from descscore.models import load_model
 
@@ -91,9 +94,24 @@ def test_the_summary_has_distribution_worst_rows_and_failed_ids(batch: Batch, tm
     assert "empty_text: rows z\n" in done.stdout
     again = json.loads(batch(table, "--output", tmp_path / "out", "--json").stdout)
     assert again["failures"] == {"empty_text": ["z"], "missing_image": ["y"]}
-    assert again["reasons"].keys() == again["failures"].keys()
+    assert again["first_errors"].keys() == again["failures"].keys()
     assert [worst["id"] for worst in again["worst"]] == ["x"]
     assert again["distribution"]["lowest"] == pytest.approx(row["score"], abs=0.006)
+
+
+def test_the_first_error_of_two_digests_is_that_of_the_first_row() -> None:
+    """Runs that were made before errors were kept give none, and not another row's."""
+    rows = {
+        "id": ["1", "2"],
+        "score": [None] * 2,
+        "cosine": [None] * 2,
+        "status": ["bad_row", "missing_image"],
+    }
+    first = Digest.of([pa.table({**rows, "error": ["a", "b"]})])
+    second = Digest.of([pa.table({**rows, "id": ["3", "4"], "error": ["c", "d"]})])
+    assert (first + second).first_errors == {"bad_row": "a", "missing_image": "b"}
+    assert (Digest() + second).first_errors == {"bad_row": "c", "missing_image": "d"}
+    assert (replace(first, first_errors={}) + second).first_errors == {}
 
 
 def test_ids_of_failed_rows_are_those_of_the_table_and_short_on_the_screen(

@@ -310,7 +310,7 @@ def test_another_json_is_refused(text: str, tmp_path: Path) -> None:
 
 @pytest.fixture
 def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For tests of the text only: drawing takes most of the time."""
+    """For tests of the text only: plots are drawn but not written, which takes most of the time."""
     monkeypatch.setattr(Figure, "savefig", lambda *_, **__: None)
 
 
