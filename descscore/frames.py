@@ -6,9 +6,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
+import numpy as np
+
 from descscore.errors import UsageError
 from descscore.records import Outcome, Score
 
+_NUMBERS = (
+    *("score", "cosine", "clip_score", "description_probability", "percentile"),
+    *("contextual_score", "reference_score"),
+)
+"""The fields of a score that are numbers with a fraction."""
 _FIELDS = tuple(field.name for field in fields(Score))
 _OF_ROLE = {"context": "context", "references": "reference"}
 """How the fields of a score begin that exist only with a context, or only with references."""
@@ -20,8 +27,12 @@ def pair_dicts(frame: Any, roles: Mapping[str, str]) -> Iterator[dict[str, Any]]
     roles: Names of its columns, by what they hold: image, text, context, references.
 
     Raises:
-        UsageError: A column is missing or occurs twice, or the frame has a column of scores already.
+        UsageError: This is no frame, a column is missing or occurs twice, or the frame has a column of scores
+            already.
     """
+    if not hasattr(frame, "columns") or not hasattr(frame, "assign"):
+        given = type(frame).__name__
+        raise UsageError(f"expected a pandas frame, got {given}; to_pandas() of a Dataset gives one")
     names = list(frame.columns)
     for role, column in roles.items():
         if names.count(column) != 1:
@@ -38,11 +49,17 @@ def pair_dicts(frame: Any, roles: Mapping[str, str]) -> Iterator[dict[str, Any]]
     return (dict(zip(roles, cells, strict=True)) for cells in zip(*columns, strict=True))
 
 
-def outcome_columns(outcomes: Sequence[Outcome], roles: Mapping[str, str | None]) -> dict[str, list[Any]]:
-    """The columns of scores, by name. roles: as for :func:`pair_dicts`; None for what the frame lacks."""
+def outcome_columns(outcomes: Sequence[Outcome], roles: Mapping[str, str | None]) -> dict[str, Any]:
+    """The columns of scores, by name. roles: as for :func:`pair_dicts`; None for what the frame lacks.
+
+    Scores are float64, with NaN for None, also where no row has one.
+    """
     absent = [start for role, start in _OF_ROLE.items() if roles.get(role) is None]
     names = [name for name in _FIELDS if not name.startswith(tuple(absent))]
-    columns = {name: [getattr(outcome.score, name, None) for outcome in outcomes] for name in names}
+    columns: dict[str, Any] = {
+        name: [getattr(outcome.score, name, None) for outcome in outcomes] for name in names
+    }
+    columns |= {name: np.array(columns[name], np.float64) for name in names if name in _NUMBERS}
     bands = [outcome.score and outcome.score.band for outcome in outcomes]
     columns["band"] = [band and band.name for band in bands]
     columns["status"] = [outcome.status for outcome in outcomes]

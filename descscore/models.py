@@ -20,6 +20,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import re
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -231,8 +232,10 @@ def _unknown(source: str, name: str) -> ModelError:
     similar = _similar(name, source.removeprefix(name).removeprefix("/"))
     if similar:
         return ModelError(f"model {source!r} is not known; did you mean {similar}?")
+    is_name = re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", source)
+    hub = f"; a repository on the hub is written hf-hub:{source}." if is_name else "."
     return ModelError(
-        f"model {source!r} is not known and no such folder exists. Available: bundled "
+        f"model {source!r} is not known and no such folder exists{hub} Available: bundled "
         f"{' and '.join(BUNDLED)}; a local folder with {CONFIG_FILE} or {ADAPTER_FILE}; such a folder on the "
         f"hub, as hf-hub:ORG/NAME; an open_clip model with its tag, such as ViT-B-32/openai"
     )

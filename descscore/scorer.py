@@ -200,8 +200,8 @@ class DescScorer:
 
         The new columns are ``score``, ``cosine``, ``clip_score``, ``description_probability``,
         ``percentile``, ``band``, ``tokens``, ``truncated``, ``windows``, ``signature``, those of context and
-        references, ``status`` and ``error``. The scores of a row that cannot be scored are None, and
-        ``error`` says why.
+        references, ``status`` and ``error``. The scores of a row that cannot be scored are NaN or
+        None, and ``error`` says why.
 
         Args:
             frame: A pandas frame, or one with its interface.
@@ -212,7 +212,7 @@ class DescScorer:
             options: How the stream runs.
 
         Raises:
-            UsageError: A column is missing, or the frame already has a column of scores.
+            UsageError: This is no frame, a column is missing, or the frame already has a column of scores.
         """
         roles = {"image": image, "text": text, "context": context, "references": references}
         pairs = pair_dicts(frame, {role: column for role, column in roles.items() if column is not None})

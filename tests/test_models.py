@@ -145,6 +145,7 @@ def fails(source: str | Path, *mentions: str, **options: object) -> None:
 
 def test_unknown_name_lists_what_there_is() -> None:
     fails("nothing", "base and default", "ViT-B-32/openai")
+    fails("laion/CLIP-ViT-B-32", "on the hub is written hf-hub:laion/CLIP-ViT-B-32.")
 
 
 def test_a_misspelt_name_brings_the_right_one() -> None:

@@ -277,7 +277,12 @@ def test_a_frame_keeps_its_rows_order_and_index(scorer: DescScorer, photos: list
     assert scored["score"].isna().tolist() == [False, True, True, False]
     assert pd.isna(scored["contextual_score"].iloc[3])
     assert not any(name.startswith("reference") for name in scored.columns)
-    assert len(scorer.score_frame(frame[:0], image="photo", text="alt", options=INLINE)) == 0
+    for rows in (frame[:0], frame[1:2]):
+        none = scorer.score_frame(rows, image="photo", text="alt", options=INLINE)
+        assert len(none) == len(rows)
+        assert none["score"].dtype == scored["score"].dtype == float
+    with pytest.raises(UsageError, match="expected a pandas frame, got dict"):
+        scorer.score_frame({"photo": [], "alt": []})
     with pytest.raises(
         UsageError, match="text: the frame has no column 'txt'; its columns: photo, alt, page"
     ):

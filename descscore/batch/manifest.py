@@ -78,7 +78,7 @@ class Identity:
         there, now = self.settings, other.settings
         content = ["the content of the input"] if self.fingerprint != other.fingerprint else []
         return content + [
-            f"{name}: {_as_json(there.get(name))} there, {_as_json(now.get(name))} now"
+            _difference(name, there.get(name), now.get(name))
             for name in {**there, **now}
             if there.get(name) != now.get(name)
         ]
@@ -174,6 +174,12 @@ def write_manifest(output: Path, manifest: Manifest) -> None:
         text = json.dumps(asdict(manifest), indent=2, ensure_ascii=True)
         temporary.write_text(text + "\n", encoding="utf-8")
     (output / _EARLIER_FILE).unlink(missing_ok=True)
+
+
+def _difference(name: str, there: Any, now: Any) -> str:
+    if name == IMAGE_AND_TEXT:
+        return f"--lean: {'no' if there else 'yes'} there, {'no' if now else 'yes'} now"
+    return f"{name}: {_as_json(there)} there, {_as_json(now)} now"
 
 
 def _as_json(value: object) -> str:

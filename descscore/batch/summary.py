@@ -106,7 +106,7 @@ class Digest:
         for kind, ids in self.failures.items():
             more = statuses.get(kind, 0) - len(ids)
             listed = ", ".join(map(short, ids))
-            lines.append(f"{kind}: rows {listed}" + (f" and {more:,} more" if more > 0 else ""))
+            lines.append(f"{kind}: ids {listed}" + (f" and {more:,} more" if more > 0 else ""))
             if kind in self.first_errors:
                 lines.append(f"  the first: {self.first_errors[kind]}")
         if self.failures:

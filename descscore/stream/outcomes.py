@@ -160,7 +160,8 @@ class _Stream:
 
     def _begin(self, row: StreamPair) -> _Pending:
         """Tokenise the texts and ask for the image. A row with a fault asks for nothing."""
-        if self.options.decorative_empty and isinstance(row.text, str) and not row.text:
+        no_text = isinstance(row.text, str) and not row.text
+        if self.options.decorative_empty and no_text and row.image is not None and row.fault is None:
             return _Pending(row.id, Outcome(DECORATIVE))
         tokenize = partial(tokenize_text, self.scoring.tokenize)
         try:

@@ -281,6 +281,8 @@ def test_the_empty_text_is_decorative_on_request(
     assert [row["status"] for row in rows] == ["decorative", "empty_text", "empty_text", "ok"]
     source.write_text(json.dumps({"image": "none.png", "text": ""}) + "\n")
     assert batch(source, "--output", tmp_path / "c", "--decorative-empty").exit_code == 0
+    source.write_text(json.dumps({"image": None, "text": ""}) + "\n")  # a blank row has nothing to decorate
+    assert batch(source, "--output", tmp_path / "d", "--decorative-empty").exit_code == 3
 
 
 def test_strict_stops_at_the_first_bad_row(batch: Callable[..., Result], photo: Path, tmp_path: Path) -> None:
@@ -315,6 +317,7 @@ CHANGES: list[tuple[tuple[object, ...], str]] = [
     (("--shard-size", 5), "shard_size"),
     (("--format", "csv"), "format"),
     (("--decorative-empty",), "decorative_empty"),
+    (("--lean",), "--lean: no there, yes now"),
     (("--shard", "1/2"), "job"),
     (("--image-root", "."), "image_root"),
 ]

@@ -90,8 +90,8 @@ def test_the_summary_has_distribution_worst_rows_and_failed_ids(batch: Batch, tm
     assert f"{row['cosine']:+.4f}  x  A dog." in done.stdout
     assert "scores: lowest" in done.stdout
     assert "median" not in done.stdout
-    assert f"missing_image: rows y\n  the first: {tmp_path / 'late.png'}: no such file\n" in done.stdout
-    assert "empty_text: rows z\n" in done.stdout
+    assert f"missing_image: ids y\n  the first: {tmp_path / 'late.png'}: no such file\n" in done.stdout
+    assert "empty_text: ids z\n" in done.stdout
     again = json.loads(batch(table, "--output", tmp_path / "out", "--json").stdout)
     assert again["failures"] == {"empty_text": ["z"], "missing_image": ["y"]}
     assert again["first_errors"].keys() == again["failures"].keys()
@@ -121,7 +121,7 @@ def test_ids_of_failed_rows_are_those_of_the_table_and_short_on_the_screen(
     rows = "".join(f"{row_id},none.png,A dog.\n" for row_id in ids)
     (tmp_path / "p.csv").write_text(f"id,image,text\n{rows}")
     given = (tmp_path / "p.csv", "--output", tmp_path / "out")
-    assert f"missing_image: rows two blanks, {'x' * 67}...{'x' * 30}\n" in batch(*given).stdout
+    assert f"missing_image: ids two blanks, {'x' * 67}...{'x' * 30}\n" in batch(*given).stdout
     assert json.loads(batch(*given, "--json").stdout)["failures"] == {"missing_image": ids}
 
 
