@@ -213,9 +213,11 @@ class Reader:
     columns: Columns
     usual: Usual
     root: Path
-    """The folder that relative image paths begin at, and that no path may leave."""
+    """The folder that no image path may leave."""
     split: str = ""
     """The split of rows in a table without such a column."""
+    start: Path | None = None
+    """The folder that relative image paths begin at; by default the root."""
 
     @property
     def source(self) -> str:
@@ -369,7 +371,11 @@ class Reader:
             raise ImageError("missing_image", "has no image")
         if not isinstance(value, str):
             raise ImageError("bad_image_type", f"the image is {type(value).__name__}, not a path")
-        return find_image(str(self.root), value, self.table.folders)
+        try:
+            return find_image(str(self.root), value, self.table.folders, self.start)
+        except ImageError as error:
+            hint = "; --image-root / allows every file" if error.kind == "outside_image_root" else ""
+            raise ImageError(error.kind, f"{error}{hint}") from None
 
     def _id(self, number: int, record: Record, cells: Mapping[str, Any]) -> str:
         text = id_text(self._cell(cells, "id"))

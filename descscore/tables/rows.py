@@ -226,14 +226,15 @@ def _text(name: str, text: object) -> str:
     return text
 
 
-def find_image(root: str, path: str, others: Iterable[str] = ()) -> str:
+def find_image(root: str, path: str, others: Iterable[str] = (), start: Path | None = None) -> str:
     """The file that a row's image path stands for.
 
     Args:
-        root: The folder where relative paths begin. No path may leave it: not by ``..``, not by a link, and
-            not by being absolute. The root ``/`` allows every file.
+        root: The folder that no path may leave: not by ``..``, not by a link, and not by being absolute.
+            The root ``/`` allows every file.
         path: What the image's cell holds.
         others: Further folders in which an absolute path may lie.
+        start: The folder where relative paths begin; by default the root.
 
     Raises:
         ImageError: It is an address (kind ``url_not_supported``), no path at all
@@ -245,10 +246,9 @@ def find_image(root: str, path: str, others: Iterable[str] = ()) -> str:
     check_is_path(path)
     if "\0" in path:
         return path
-    file = os.path.join(root, path)
+    file = os.path.join(root if start is None else start, path)
     if not any(is_below(folder, file) for folder in (root, *(others if os.path.isabs(path) else ()))):
-        hint = "; the image root / allows every file" if os.path.isabs(path) else ""
-        raise ImageError("outside_image_root", f"{cut(path)}: leads out of the image root {root}{hint}")
+        raise ImageError("outside_image_root", f"{cut(path)}: leads out of the image root {root!r}")
     return file
 
 

@@ -293,6 +293,31 @@ def test_a_folder_with_a_table_of_another_name_says_what_to_give(folder: Path) -
     assert [row.text for row in found if row.fault is None] == ["A dog."]
 
 
+@pytest.mark.parametrize("below", ["", "data"])
+def test_a_folder_of_several_tables_says_how_all_are_read(
+    folder: Path, below: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever gave the first table only would lose the others unseen."""
+    tables = folder / "tables"
+    (tables / below).mkdir(parents=True)
+    for name in ("test-00000-of-00002.csv", "test-00001-of-00002.csv"):
+        (tables / below / name).write_text("image,text\nimages/image2.png,A dog.\n")
+    advice = (
+        rf"of its 2 tables, hub:{tables} reads all \(--split .*--image-root .* and .*00000-of-00002.csv only"
+    )
+    with pytest.raises(DataError, match=advice):
+        open_input(str(tables))
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(folder / "cache"))
+    rows = list(open_input(f"hub:{tables}", InputOptions(image_root=folder, split="test")).rows())
+    assert [(row.text, row.fault) for row in rows] == [("A dog.", None)] * 2
+    (tables / below / "more.jsonl").write_text("{}\n")
+    with pytest.raises(DataError, match="it holds 3 tables; give one at a time, such as"):
+        open_input(str(tables))
+    make_photo(tables / "a.png", seed=0)
+    if below:  # tables below a folder of images may be anything
+        assert kinds(list(open_input(str(tables)).rows())) == ["missing_text"]
+
+
 def test_a_folder_of_pairs_and_shards_is_not_guessed_between(folder: Path) -> None:
     with tarfile.open(folder / "images" / "backup.tar", "w") as tar:
         tar.add(folder / "images" / "image2.png", "image2.png")
