@@ -17,6 +17,7 @@ from pathlib import Path
 
 from descscore.errors import DataError, UsageError
 from descscore.formats import IMAGE_SUFFIXES
+from descscore.tables.cells import WORKBOOK
 from descscore.tables.data_sets import HubTable, is_saved, load_hub
 from descscore.tables.json_tables import CONCADIA, JsonTable
 from descscore.tables.parquet import ParquetTable
@@ -43,6 +44,7 @@ _SPLITS = ("train", "val", "test")
 _CONCADIA_IMAGES = "resized"
 _PACKED = (".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip", ".7z", ".rar")
 """Endings of compressed files."""
+_WORKBOOKS = (".xlsx", ".xls", ".xlsm", ".xlsb", ".ods")
 _HUB = "hub:"
 """Begins the name of a data set on the hub."""
 _STANDARD_INPUT = "-"
@@ -101,8 +103,10 @@ def open_input(name: str, options: InputOptions = InputOptions()) -> Reader:
     root, start = _root_and_start(options.image_root, folder)
     if options.annotations is not None:
         if not isinstance(table, JsonTable):
+            images = f"; to score the annotations: batch {options.annotations} --image-root {name}"
             raise UsageError(
                 f"{name}: annotations belong to a JSON file of COCO's results or clipscore's texts"
+                f"{images if isinstance(table, FolderTable) else ''}"
             )
         table = replace(table, annotations=options.annotations)
     if isinstance(table, JsonTable):
@@ -337,7 +341,9 @@ def check_exists(name: str) -> None:
 
 
 def _check_unpacked(path: Path) -> None:
-    """Raise :class:`DataError` for a name of a compressed file, which no hub data set has."""
+    """Raise :class:`DataError` for a workbook, or a name of a compressed file, which no hub data set has."""
+    if path.suffix.lower() in _WORKBOOKS and path.is_file():
+        raise DataError(f"{path}: {WORKBOOK}")
     if path.suffix.lower() in _PACKED:
         raise DataError(f"{path}: compressed tables and archives are not read; unpack it first")
 

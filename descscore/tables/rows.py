@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from descscore.errors import DataError, ImageError, InputError, is_blank
-from descscore.images import PATH_LIMIT, check_is_path, check_path, read_image_file
+from descscore.images import PATH_LIMIT, address_fault, check_is_path, check_path, read_image_file
 from descscore.tables.cells import cut
 
 MAX_LISTED = 20
@@ -240,9 +240,8 @@ def find_image(root: str, path: str, others: Iterable[str] = (), start: Path | N
         ImageError: It is an address (kind ``url_not_supported``), no path at all
             (``bad_image_type``), or leads out of the root (``outside_image_root``).
     """
-    if re.match(r"(?i)([a-z][a-z0-9+.-]*://|data:)", path[:PATH_LIMIT]):
-        hint = "addresses are never fetched; download the image and give the file's path"
-        raise ImageError("url_not_supported", f"{path[:100]}: {hint}")
+    if re.match(r"(?i)([a-z][a-z0-9+.-]*://|data:|file:/)", path[:PATH_LIMIT]):
+        raise address_fault(path)
     check_is_path(path)
     if "\0" in path:
         return path

@@ -144,6 +144,31 @@ def test_coco_s_results_by_image_root_and_by_annotations(folder: Path) -> None:
     own = list(read(annotations).rows())  # the annotations themselves, as texts to score
     assert [(row.id, row.text) for row in own][:2] == [("1", "A brown dog runs."), ("2", "A dog on sand.")]
     assert image_names(own) == [NAMES[2], NAMES[2], "image2.png"]
+    hint = "000000000042.jpg: no such file; --image-root names the folder of the images"
+    assert str(next(read(annotations, None).rows()).fault).endswith(hint)
+    with pytest.raises(UsageError, match=r"batch .*captions\.json --image-root .*images$"):
+        open_input(str(folder / "images"), InputOptions(annotations=annotations))
+
+
+def test_karpathy_s_file_gives_a_row_for_each_sentence(folder: Path) -> None:
+    (folder / "images").rename(folder / "val2014")
+    entry = {"filepath": "val2014", "filename": NAMES[2], "split": "test"}
+    texts = [{"raw": "A dog.", "sentid": 3, "tokens": ["a", "dog"]}, {"raw": "A brown dog.", "sentid": 8}]
+    flickr = {"filename": "val2014/image2.png", "sentences": [{"raw": "A cat."}, 3]}
+    hostile = {"filepath": "/etc", "filename": "passwd", "sentences": [{"raw": "Users.", "sentid": 9}]}
+    path = folder / "dataset_coco.json"
+    dump(
+        path, {"dataset": "coco", "images": [entry | {"sentences": texts}, flickr, hostile, {"filename": 3}]}
+    )
+    rows = list(read(path, ".").rows())
+    assert [(row.id, row.text) for row in rows[:3]] == [
+        ("3", "A dog."),
+        ("8", "A brown dog."),
+        ("row-3", "A cat."),
+    ]
+    assert image_names(rows[:3]) == [NAMES[2], NAMES[2], "image2.png"]
+    assert kinds(rows) == [None, None, None, "bad_row", "outside_image_root", "missing_image"]
+    assert all(Path(str(row.image)).is_file() for row in rows[:3])
 
 
 def test_annotations_that_do_not_belong_are_refused(folder: Path) -> None:
@@ -164,6 +189,8 @@ def test_annotations_that_do_not_belong_are_refused(folder: Path) -> None:
     [
         ("{", "not valid JSON"),
         ("[" * 100_000, "not valid JSON"),
+        ('{"a": 1}\n{"a": 2}\n', "it looks like JSON Lines: --input-format jsonl reads it"),
+        ('{"a": 1,\n"b": }', r"not valid JSON \(.*\)$"),
         ("3", "no list of rows"),
         ('{"a": 3}', "no list of rows"),
         ('{"a": "A dog.", "a": "A cat."}', "has key 'a' more than once"),
