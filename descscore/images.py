@@ -23,6 +23,7 @@ from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeAlias
+from urllib.parse import unquote
 
 import numpy as np
 from PIL import Image, ImageOps, ImagePalette, UnidentifiedImageError
@@ -227,12 +228,8 @@ def check_path(source: str | os.PathLike[str]) -> Path:
     text = os.fspath(source)
     if isinstance(text, bytes):
         text = os.fsdecode(text)
-    if re.match(r"(?i)(https?|ftp|s3|gs|data):", text):
-        raise ImageError(
-            "url_not_supported",
-            f"{text[:200]}: addresses are never fetched; download the image first "
-            "(for example 'curl -O ADDRESS') and give the file's path",
-        )
+    if re.match(r"(?i)((https?|ftp|s3|gs|data):|file:/)", text):
+        raise address_fault(text)
     if not text.strip() or "\0" in text:
         raise ImageError("missing_image", f"image path {text!r}: not a file name")
     path = Path(text)
@@ -250,6 +247,22 @@ def check_path(source: str | os.PathLike[str]) -> Path:
     if size == 0:
         raise ImageError("empty_image", f"{path}: the file is empty")
     return path
+
+
+def address_fault(text: str) -> ImageError:
+    """The error for an address in place of a path, which says what to give instead."""
+    if file := re.match(r"(?is)file:(?://[^/]*)?(/.*)", text[:PATH_LIMIT]):
+        reason = f"{text[:100]}: addresses are not read; write the path {unquote(file[1])[:100]}"
+    elif text[:5].lower() == "data:":
+        reason = (
+            f"{text[:40]}: this address holds the image itself; save it as a file and give the file's path"
+        )
+    else:
+        reason = (
+            f"{text[:200]}: addresses are never fetched; download the image first "
+            "(for example 'curl -O ADDRESS') and give the file's path"
+        )
+    return ImageError("url_not_supported", reason)
 
 
 _LOOKS = {

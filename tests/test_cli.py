@@ -301,6 +301,7 @@ def test_compare(photo: Path, model: tuple[str, ...]) -> None:
         ("score", "a.jpg", "a", "--nonesuch"),
         ("compare", "a.jpg", "--description", "a"),
         ("nonesuch",),
+        ("audit", "https://example.org", "--no-model"),
         ("score", "a.jpg", "a", "--text-policy", "nonesuch"),
         ("score", "a.jpg", "a", "--device", "nonesuch"),
     ],
@@ -309,6 +310,8 @@ def test_wrong_use_exits_2(args: tuple[str, ...], photo: Path) -> None:
     result = run(*(photo if arg == "a.jpg" else arg for arg in args))
     assert result.exit_code == 2
     assert "Traceback" not in result.output
+    if "audit" in args:
+        assert "https://example.org: nothing is fetched; download the page first" in result.output
 
 
 def test_failed_work_exits_1_with_one_line(tmp_path: Path, photo: Path, model: tuple[str, ...]) -> None:
@@ -317,6 +320,11 @@ def test_failed_work_exits_1_with_one_line(tmp_path: Path, photo: Path, model: t
         (("score", photo, "", *model), "empty or blank"),
         (("score", photo, "a", "--model", "nonesuch"), "'nonesuch'"),
         (("score", "https://example.org/a.jpg", "a", *model), "never fetched"),
+        (("score", "file:///tmp/my%20x.jpg", "a", *model), "write the path /tmp/my x.jpg"),
+        (
+            ("score", "data:image/png;base64,iVBO", "a", *model),
+            "this address holds the image itself; save it",
+        ),
     ):
         result = run(*args)
         assert result.exit_code == 1

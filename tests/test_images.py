@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from PIL import Image, ImageFile
 from descscore import images
 from descscore.errors import ImageError, ModelError
 from descscore.images import load_image, picture_pixels, pixel_spec
+from descscore.tables.rows import find_image
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 128, 0), (0, 0, 255), (255, 255, 255)
 
@@ -333,10 +335,18 @@ def test_decompression_bomb(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["http://a.org/b.jpg", "HTTPS://a.org/b.jpg", "s3://b/c.png", "data:image/png;base64,AAAA"]
+    ("url", "advice"),
+    [
+        *((url, "download") for url in ("http://a.org/b.jpg", "HTTPS://a.org/b.jpg", "s3://b/c.png")),
+        ("data:image/png;base64,AAAA", "save it as a file"),
+        ("file:///tmp/my%20x.jpg", "write the path /tmp/my x.jpg"),
+        ("FILE:/tmp/x.jpg", "write the path /tmp/x.jpg"),
+    ],
 )
-def test_urls_are_never_fetched(url: str) -> None:
-    fails(url, "url_not_supported", url, "download")
+def test_urls_are_never_fetched(url: str, advice: str) -> None:
+    fails(url, "url_not_supported", url, advice)
+    with pytest.raises(ImageError, match=re.escape(advice)):
+        find_image("/", url)
 
 
 @pytest.mark.parametrize(

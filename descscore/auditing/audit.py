@@ -7,6 +7,7 @@ next. Memory does not grow with the number of pages, as long as the caller does 
 from __future__ import annotations
 
 import os
+import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -108,7 +109,11 @@ def audit(
     given = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
     for path in given:
         if not os.path.lexists(path):
-            raise UsageError(f"{os.fspath(path)}: no such file or folder")
+            name = os.fspath(path)
+            if address := re.match(r"(?i)(https?|ftp):/+", name):  # a path has only one of the slashes
+                name = f"{address[1]}://{name[address.end() :]}"
+                raise UsageError(f"{name}: nothing is fetched; download the page first and give its file")
+            raise UsageError(f"{name}: no such file or folder")
     if isinstance(model, (str, os.PathLike)):
         # Imported here, because an audit without a model needs no torch, which takes seconds to import.
         from descscore.scorer import DescScorer

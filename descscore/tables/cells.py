@@ -26,6 +26,10 @@ MESSAGE_LIMIT = 400
 """Longest message of a row's fault, in characters."""
 
 
+SAVE_AS_UTF8 = "; save it as UTF-8 (in Excel: 'CSV UTF-8')"
+"""The cure that messages give for a table in another encoding."""
+
+
 class Number(float):
     """A number with a point or an exponent, or of too many digits for Python, and how it is written."""
 
@@ -160,9 +164,19 @@ _COMPRESSED = {
 }
 
 
+_OLD_WORKBOOK = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
+_PARTS_OF_WORKBOOKS = (b"xl/w", b"[Content_Types].xml", b"opendocument.spreadsheet")
+"""What the first bytes of a ZIP file hold if it is a workbook under another name."""
+
+WORKBOOK = "is a spreadsheet such as an Excel workbook; save it as 'CSV UTF-8'"
+
+
 def compression(head: bytes) -> str:
     """What a message says of a file that begins with ``head`` if it is compressed; '' if it is not."""
     kind = next((kind for kind, mark in _COMPRESSED.items() if head.startswith(mark)), "")
+    is_workbook = kind == "ZIP" and any(part in head[: 1 << 16] for part in _PARTS_OF_WORKBOOKS)
+    if is_workbook or head.startswith(_OLD_WORKBOOK):
+        return WORKBOOK
     return kind and f"is compressed with {kind}; unpack it first"
 
 
@@ -177,7 +191,7 @@ def decode_text(data: bytes, name: str) -> str:
         # A text of more bytes is too long, whatever they mean.
         text = data[start:].decode(coding).rstrip("\r\n") if len(data) <= 4 * CELL_LIMIT else None
     except UnicodeDecodeError:
-        raise InputError("wrong_encoding", f"{name}: is not UTF-8 text") from None
+        raise InputError("wrong_encoding", f"{name}: is not UTF-8 text; save it as UTF-8") from None
     if text is None or len(text) > CELL_LIMIT:
         raise InputError("bad_row", f"{name}: holds over {CELL_LIMIT:,} characters")
     return text

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from descscore.errors import DataError, ImageError, InputError
 from descscore.formats import IMAGE_SUFFIXES
-from descscore.tables.cells import Number, compression, id_text, load_json, named, text_coding
+from descscore.tables.cells import CELL_LIMIT, Number, compression, id_text, load_json, named, text_coding
 from descscore.tables.reader import FileTable, Mark, Record, Usual, file_fingerprint, open_file
 from descscore.tables.samples import is_hidden
 
@@ -32,6 +32,9 @@ CONCADIA = "wiki_split.json"
 
 _MOST_IMAGES = 10_000_000
 """Most files in a folder in which images are found by their names without endings."""
+
+
+_ROOT_HINT = "; --image-root names the folder of the images"
 
 
 class _Repeated(dict[str, Any]):
@@ -63,10 +66,19 @@ def read_json_table(path: Path) -> Any:
     try:
         value = load_json(text, object_pairs_hook=_object, parse_float=Number)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not valid JSON ({error})") from None
+        raise DataError(f"{path}: not valid JSON ({error}){_lines_hint(text)}") from None
     if isinstance(value, _Repeated):
         raise DataError(f"{path}: has key {named([value.name])} more than once")
     return value
+
+
+def _lines_hint(text: str) -> str:
+    """What to say of a text that is no JSON if its first line is an object by itself."""
+    try:
+        found = isinstance(load_json(text[:CELL_LIMIT].lstrip().partition("\n")[0]), dict)
+    except (ValueError, RecursionError):
+        found = False
+    return "; it looks like JSON Lines: --input-format jsonl reads it, or the ending .jsonl" if found else ""
 
 
 def _text_in(path: Path) -> str:
@@ -108,6 +120,28 @@ def _concadia(value: Any) -> _Form | None:
         for entry in entries
     ]
     return _Form(rows, {"id": ("filename",), "text": ("description",)})
+
+
+def _karpathy(value: Any) -> _Form | None:
+    """``{"images": [{filename, sentences: [{raw, sentid}]}]}``: a row for each sentence.
+
+    COCO's images have a folder ``filepath``. Source: Karpathy and Fei-Fei 2015 (arXiv 1412.2306).
+    """
+    entries = value.get("images") if isinstance(value, dict) else None
+    if not isinstance(entries, list):
+        return None
+    texts = [entry.get("sentences") if isinstance(entry, dict) else None for entry in entries]
+    if not any(isinstance(sentences, list) for sentences in texts):
+        return None
+    rows: list[Any] = []
+    for entry, sentences in zip(entries, texts, strict=True):
+        if type(entry) is not dict or not isinstance(sentences, list):
+            rows.append(entry)
+            continue
+        parts = [part for part in (entry.get("filepath"), entry.get("filename")) if part]
+        file = os.path.join(*parts) if parts and all(isinstance(part, str) for part in parts) else None
+        rows += [{**one, "file_name": file} if type(one) is dict else one for one in sentences]
+    return _Form(rows, {"id": ("sentid",), "image": ("file_name",), "text": ("raw",)})
 
 
 _COCO: Usual = {"image": ("file_name",), "text": ("caption",)}
@@ -179,7 +213,7 @@ def _rows(value: Any) -> _Form | None:
 
 
 _FORMS: tuple[Callable[[Any], _Form | None], ...] = (
-    *(_concadia, _coco_annotations, _coco_results, _clipscore, _rows),
+    *(_karpathy, _concadia, _coco_annotations, _coco_results, _clipscore, _rows),
 )
 """The known forms. The first one that a value has is taken."""
 
@@ -235,6 +269,11 @@ class JsonTable(FileTable):
     @property
     def _image(self) -> str:
         return self._form.usual.get("image", ("image",))[0]
+
+    @property
+    def missing_hint(self) -> str:
+        is_usual = self.root in (None, self.path.parent)
+        return _ROOT_HINT if is_usual and (self._form.by_name or "image" in self._form.usual) else ""
 
     def __getstate__(self) -> dict[str, Any]:
         # Another process reads the file itself.
@@ -342,5 +381,5 @@ class ImageNames:
             return ImageError(
                 "bad_image_type", f"which file is the image {named([name])}? ({named(sorted(files))})"
             )
-        hint = "; --image-root names the folder of the images"
-        return ImageError("missing_image", f"{self._folder} holds no image called {named([name])}{hint}")
+        reason = f"{self._folder} holds no image called {named([name])}{_ROOT_HINT}"
+        return ImageError("missing_image", reason)

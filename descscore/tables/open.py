@@ -16,12 +16,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from descscore.errors import DataError, UsageError
+from descscore.formats import IMAGE_SUFFIXES
+from descscore.tables.cells import WORKBOOK
 from descscore.tables.data_sets import HubTable, is_saved, load_hub
 from descscore.tables.json_tables import CONCADIA, JsonTable
 from descscore.tables.parquet import ParquetTable
 from descscore.tables.reader import PREFERENCE, SCORING, Columns, FileTable, Reader, Table
 from descscore.tables.rows import PreferenceSet, is_below, normal_split, sort_rows
-from descscore.tables.samples import FolderTable, WebDatasetTable, is_hidden
+from descscore.tables.samples import FolderTable, WebDatasetTable, folders_below, is_hidden
 from descscore.tables.text_tables import CsvTable, JsonlTable, TsvTable
 
 TABLE_FORMATS: dict[str, Callable[[Path], FileTable]] = {
@@ -42,6 +44,7 @@ _SPLITS = ("train", "val", "test")
 _CONCADIA_IMAGES = "resized"
 _PACKED = (".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip", ".7z", ".rar")
 """Endings of compressed files."""
+_WORKBOOKS = (".xlsx", ".xls", ".xlsm", ".xlsb", ".ods")
 _HUB = "hub:"
 """Begins the name of a data set on the hub."""
 _STANDARD_INPUT = "-"
@@ -55,7 +58,8 @@ class InputOptions:
     """Names of columns, where they are not ``id``, ``image`` and ``text``; context and references
     are read only where they are named."""
     image_root: Path | None = None
-    """The folder that relative image paths begin at, and that none may leave; by default the table's own."""
+    """The folder that relative image paths begin at, and that none may leave; by default the table's own.
+    With ``/``, relative paths begin at the table's own folder, and every file is allowed."""
     split: str = "train"
     """The split of a data set that has splits."""
     subset: str | None = None
@@ -95,23 +99,35 @@ def open_input(name: str, options: InputOptions = InputOptions()) -> Reader:
     if options.image_root is not None and not options.image_root.is_dir():
         raise UsageError(f"image root {options.image_root}: no such folder")
     table, folder = _input_table(name, options)
-    columns, root = options.columns, options.image_root or folder
+    columns = options.columns
+    root, start = _root_and_start(options.image_root, folder)
     if options.annotations is not None:
         if not isinstance(table, JsonTable):
+            images = f"; to score the annotations: batch {options.annotations} --image-root {name}"
             raise UsageError(
                 f"{name}: annotations belong to a JSON file of COCO's results or clipscore's texts"
+                f"{images if isinstance(table, FolderTable) else ''}"
             )
         table = replace(table, annotations=options.annotations)
     if isinstance(table, JsonTable):
-        table = replace(table, root=root)
+        table = replace(table, root=start)
     if isinstance(table, FolderTable):
         given = [column for column in vars(columns).values() if column is not None]
         if given or options.image_root is not None:
             what = f"no column {given[0]!r}" if given else "no image root but itself"
             raise UsageError(f"{name}: a folder of images has {what}; give a table")
-    reader = Reader(table, columns, SCORING, root)
+    reader = Reader(table, columns, SCORING, root, start=start)
     reader.roles  # noqa: B018 - a missing column is an error at once, before a model is loaded
     return reader
+
+
+def _root_and_start(given: Path | None, folder: Path) -> tuple[Path, Path]:
+    """The folder that no image path may leave, and the one that relative paths begin at.
+
+    The root ``/``, which must be given as such, only lifts the bound.
+    """
+    root = given or folder
+    return root, folder if root == Path("/") else root
 
 
 def _input_table(name: str, options: InputOptions) -> tuple[Table, Path]:
@@ -160,11 +176,26 @@ def _input_folder(path: Path, name: str, options: InputOptions) -> tuple[Table, 
             what = f"holds images with texts, and shards such as {shards[0].name}"
             raise DataError(f"{name}: {what}; give the one or the other a folder of its own")
         return WebDatasetTable(shards, name), path
-    files = (file for file in path.iterdir() if not is_hidden(file.name))
-    tables = sorted(file for file in files if file.suffix.lower() in _IN_FOLDERS)
-    if tables and not folder.has_pairs:
-        raise DataError(f"{name}: no image has a text file beside it; give its table, {tables[0]}")
+    if not folder.has_pairs and (advice := _table_advice(path, name)):
+        raise DataError(f"{name}: no image has a text file beside it; {advice}")
     return folder, path
+
+
+def _table_advice(path: Path, name: str) -> str:
+    """What to give for a folder that holds tables, or no image but tables below it; '' for any other."""
+    own, below, has_images = list[Path](), list[Path](), False
+    for place, names, _ in folders_below(str(path)):
+        files = [Path(path, place, file) for file in names]
+        tables = own if place == "." else below
+        tables += [file for file in files if file.suffix.lower() in _IN_FOLDERS]
+        has_images = has_images or any(file.suffix.lower() in IMAGE_SUFFIXES for file in files)
+    tables = sorted(own or ([] if has_images else below))
+    if len(tables) < 2:
+        return f"give its table, {tables[0]}" if tables else ""
+    if has_images or len({file.suffix.lower() for file in tables}) > 1:  # `datasets` would read some of them
+        return f"it holds {len(tables)} tables; give one at a time, such as {tables[0]}"
+    options = "--split names a split, --image-root the folder of the images"
+    return f"of its {len(tables)} tables, {_HUB}{name} reads all ({options}), and {tables[0]} only one"
 
 
 def _metadata(path: Path) -> list[tuple[str, Path]]:
@@ -254,8 +285,9 @@ def _readers(name: str, options: DataOptions) -> Iterator[Reader]:
     path = Path(name)
     if (path / CONCADIA).is_file() or path.name == CONCADIA:
         file = _inside(path, path / CONCADIA) if path.is_dir() else path
-        root = options.image_root or _images_of(file)
-        yield Reader(JsonTable(file), Columns(), PREFERENCE, root)  # its columns are always the same
+        root, start = _root_and_start(options.image_root, _images_of(file))
+        table = JsonTable(file)
+        yield Reader(table, Columns(), PREFERENCE, root, start=start)  # its columns are always the same
     elif is_saved(path) or name.startswith(_HUB):
         yield from _hub_readers(name.removeprefix(_HUB), options)
     elif path.is_dir():
@@ -283,8 +315,9 @@ def _hub_readers(name: str, options: DataOptions) -> Iterator[Reader]:
             raise
         raise DataError(f"{_HUB}{name}: no data set of that name: {error}") from error
     for split, part in (data if isinstance(data, dict) else {"": data}).items():
-        table, root = HubTable(name, None, str(split), part), options.image_root or Path()
-        yield Reader(table, options.columns, PREFERENCE, root, normal_split(split))
+        table = HubTable(name, None, str(split), part)
+        root, start = _root_and_start(options.image_root, Path())
+        yield Reader(table, options.columns, PREFERENCE, root, normal_split(split), start)
 
 
 def _file_reader(path: Path, options: DataOptions, split: str | None = None) -> Reader:
@@ -297,7 +330,8 @@ def _file_reader(path: Path, options: DataOptions, split: str | None = None) -> 
     table = _table(path)
     if split is None:
         split = normal_split(path.stem) if normal_split(path.stem) in _SPLITS else ""
-    return Reader(table, options.columns, PREFERENCE, options.image_root or path.parent, split)
+    root, start = _root_and_start(options.image_root, path.parent)
+    return Reader(table, options.columns, PREFERENCE, root, split, start)
 
 
 def check_exists(name: str) -> None:
@@ -307,7 +341,9 @@ def check_exists(name: str) -> None:
 
 
 def _check_unpacked(path: Path) -> None:
-    """Raise :class:`DataError` for a name of a compressed file, which no hub data set has."""
+    """Raise :class:`DataError` for a workbook, or a name of a compressed file, which no hub data set has."""
+    if path.suffix.lower() in _WORKBOOKS and path.is_file():
+        raise DataError(f"{path}: {WORKBOOK}")
     if path.suffix.lower() in _PACKED:
         raise DataError(f"{path}: compressed tables and archives are not read; unpack it first")
 

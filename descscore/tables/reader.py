@@ -21,6 +21,7 @@ from descscore.tables.cells import (
     CELL_LIMIT,
     ID_LIMIT,
     MESSAGE_LIMIT,
+    SAVE_AS_UTF8,
     cut,
     id_text,
     is_unicode,
@@ -124,6 +125,11 @@ class Table(ABC):
         """Folders in which absolute image paths may lie, besides the image root."""
         return ()
 
+    @property
+    def missing_hint(self) -> str:
+        """What to say of an image whose file is not there; '' for nothing but that."""
+        return ""
+
     @abstractmethod
     def fingerprint(self, texts: Sequence[str]) -> dict[str, Any]:
         """A summary, in plain JSON types, that changes with the table. texts: columns that it must cover."""
@@ -213,9 +219,11 @@ class Reader:
     columns: Columns
     usual: Usual
     root: Path
-    """The folder that relative image paths begin at, and that no path may leave."""
+    """The folder that no image path may leave."""
     split: str = ""
     """The split of rows in a table without such a column."""
+    start: Path | None = None
+    """The folder that relative image paths begin at; by default the root."""
 
     @property
     def source(self) -> str:
@@ -351,7 +359,7 @@ class Reader:
                 length = f"{len(value):,} characters, over the limit of {CELL_LIMIT:,}"
                 raise InputError("bad_row", f"column {column!r} holds {length}")
             if not is_unicode(value):
-                raise InputError("wrong_encoding", f"column {column!r} is not UTF-8 text")
+                raise InputError("wrong_encoding", f"column {column!r} is not UTF-8 text{SAVE_AS_UTF8}")
         size = len(id_text(self._cell(cells, "id")) or "")
         is_path = self.roles.get("id") == self.roles.get("image")  # paths have their own limit
         if size > ID_LIMIT and not is_path:
@@ -369,7 +377,15 @@ class Reader:
             raise ImageError("missing_image", "has no image")
         if not isinstance(value, str):
             raise ImageError("bad_image_type", f"the image is {type(value).__name__}, not a path")
-        return find_image(str(self.root), value, self.table.folders)
+        try:
+            file = find_image(str(self.root), value, self.table.folders, self.start)
+        except ImageError as error:
+            hint = "; --image-root / allows every file" if error.kind == "outside_image_root" else ""
+            raise ImageError(error.kind, f"{error}{hint}") from None
+        hint = self.table.missing_hint
+        if hint and "\0" not in file and not os.path.lexists(file):
+            raise ImageError("missing_image", f"{cut(file)}: no such file{hint}")
+        return file
 
     def _id(self, number: int, record: Record, cells: Mapping[str, Any]) -> str:
         text = id_text(self._cell(cells, "id"))

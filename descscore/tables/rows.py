@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from descscore.errors import DataError, ImageError, InputError, is_blank
-from descscore.images import PATH_LIMIT, check_is_path, check_path, read_image_file
+from descscore.images import PATH_LIMIT, address_fault, check_is_path, check_path, read_image_file
 from descscore.tables.cells import cut
 
 MAX_LISTED = 20
@@ -226,29 +226,28 @@ def _text(name: str, text: object) -> str:
     return text
 
 
-def find_image(root: str, path: str, others: Iterable[str] = ()) -> str:
+def find_image(root: str, path: str, others: Iterable[str] = (), start: Path | None = None) -> str:
     """The file that a row's image path stands for.
 
     Args:
-        root: The folder where relative paths begin. No path may leave it: not by ``..``, not by a link, and
-            not by being absolute. The root ``/`` allows every file.
+        root: The folder that no path may leave: not by ``..``, not by a link, and not by being absolute.
+            The root ``/`` allows every file.
         path: What the image's cell holds.
         others: Further folders in which an absolute path may lie.
+        start: The folder where relative paths begin; by default the root.
 
     Raises:
         ImageError: It is an address (kind ``url_not_supported``), no path at all
             (``bad_image_type``), or leads out of the root (``outside_image_root``).
     """
-    if re.match(r"(?i)([a-z][a-z0-9+.-]*://|data:)", path[:PATH_LIMIT]):
-        hint = "addresses are never fetched; download the image and give the file's path"
-        raise ImageError("url_not_supported", f"{path[:100]}: {hint}")
+    if re.match(r"(?i)([a-z][a-z0-9+.-]*://|data:|file:/)", path[:PATH_LIMIT]):
+        raise address_fault(path)
     check_is_path(path)
     if "\0" in path:
         return path
-    file = os.path.join(root, path)
+    file = os.path.join(root if start is None else start, path)
     if not any(is_below(folder, file) for folder in (root, *(others if os.path.isabs(path) else ()))):
-        hint = "; the image root / allows every file" if os.path.isabs(path) else ""
-        raise ImageError("outside_image_root", f"{cut(path)}: leads out of the image root {root}{hint}")
+        raise ImageError("outside_image_root", f"{cut(path)}: leads out of the image root {root!r}")
     return file
 
 

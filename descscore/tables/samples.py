@@ -43,6 +43,8 @@ class _Pair(NamedTuple):
 
     image: str | None
     text: str | None
+    other: str | None = None
+    """A second text of the image."""
 
     @property
     def name(self) -> str:
@@ -108,6 +110,9 @@ class FolderTable(FileTable):
             raise InputError("missing_text", f"{pair.name}: no text file beside it")
         if pair.image is None:
             raise InputError("missing_image", f"{pair.name}: no image beside this text")
+        if pair.other is not None:
+            texts = named([os.path.basename(pair.text), os.path.basename(pair.other)])
+            raise InputError("bad_row", f"{pair.name}: which file is its text? ({texts})")
         if _suffix(pair.image) in UNREAD_SUFFIXES:
             raise _unread(pair.name, _suffix(pair.image))
         file = os.path.join(self.path, pair.text)
@@ -174,7 +179,11 @@ def _pairs_of(names: list[str]) -> Iterator[_Pair]:
     paired |= {key for name in images for key in (_without_suffix(name), name)}
     alone = [text for key, text in texts.items() if key not in paired]
     for name in sorted([*images, *alone]):
-        yield _Pair(None, name) if _suffix(name) == ".txt" else _Pair(name, _text_of(name, texts))
+        if _suffix(name) == ".txt":
+            yield _Pair(None, name)
+        else:
+            text, longer = _text_of(name, texts), texts.get(name)
+            yield _Pair(name, text, None if longer == text else longer)
 
 
 def _text_of(image: str, texts: Mapping[str, str]) -> str | None:

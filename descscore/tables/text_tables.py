@@ -11,13 +11,14 @@ from abc import abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from descscore.errors import DataError, InputError
 from descscore.tables.cells import (
     CELL_LIMIT,
+    SAVE_AS_UTF8,
     compression,
     cut,
     from_csv_cell,
@@ -207,7 +208,7 @@ class CsvTable(_LineTable):
         if isinstance(names, InputError):
             raise DataError(f"{self.path}: the header cannot be read: {names}")
         if not all(map(is_unicode, names)):
-            raise DataError(f"{self.path}: the header is not UTF-8 text")
+            raise DataError(f"{self.path}: the header is not UTF-8 text{SAVE_AS_UTF8}")
         return [name.strip() for name in names]
 
     def records(self, roles: Mapping[str, str], mark: Mark = None) -> Iterator[Record]:
@@ -322,7 +323,11 @@ class JsonlTable(_LineTable):
         After the first object, only lines that may hold a missing key are parsed: as it is, or escaped.
         """
         missing, present = set(wanted), dict[str, None]()
-        for record in self.records({}):
+        records = self.records({})
+        first = next(records, None)
+        if first is None:
+            raise DataError(f"{self.source}: holds no row")
+        for record in chain([first], records):
             if isinstance(record.content, InputError):
                 continue
             line = record.content
@@ -350,7 +355,18 @@ class JsonlTable(_LineTable):
                 yield line if line.strip() else ""
 
     def cells(self, content: Any, roles: Mapping[str, str]) -> Mapping[str, Any]:
-        return parse_object(content.removeprefix("\N{ZERO WIDTH NO-BREAK SPACE}"), roles.get("id"))
+        try:
+            return parse_object(content.removeprefix("\N{ZERO WIDTH NO-BREAK SPACE}"), roles.get("id"))
+        except InputError as error:
+            hint = "; the file begins with a list: --input-format json reads it" if self._is_list else ""
+            raise InputError(error.kind, f"{error}{hint}") from None
+
+    @cached_property
+    def _is_list(self) -> bool:
+        """Whether the file begins as JSON's lists do, and so as no object."""
+        with open_file(self.path) as file:
+            head = file.read(_HEAD)[self._coding.start :].decode(self._coding.name, "replace")
+        return head.lstrip().startswith("[")
 
 
 def read_csv(path: Path, required: Iterable[str] = ()) -> list[Row]:

@@ -23,7 +23,7 @@ from conftest import make_photo
 from descscore.errors import DataError
 from descscore.tables import json_tables, text_tables
 from descscore.tables.cells import to_csv_cell
-from descscore.tables.open import InputOptions, load_pairs, open_input
+from descscore.tables.open import DataOptions, InputOptions, load_pairs, open_input
 from descscore.tables.reader import Columns
 from descscore.tables.rows import Row
 from descscore.tables.text_tables import read_csv
@@ -522,11 +522,33 @@ def test_absolute_paths_stay_in_the_image_root_unless_it_is_all(tmp_path: Path) 
     path.write_text("image,text,description,caption\n" + "".join(f"{p},x,x,y\n" for p in (inside, outside)))
     rows = rows_of(path)
     assert kinds(rows) == [None, "outside_image_root"]
-    assert "the image root / allows every file" in str(rows[1].fault)
+    advice = f"leads out of the image root '{folder}'; --image-root / allows every file"
+    assert advice in str(rows[1].fault)
     assert [row.reason for row in load_pairs(path).unusable] == ["outside_image_root"]
     for root in (tmp_path, Path("/")):
         reader = open_input(str(path), InputOptions(image_root=root))
         assert kinds(list(reader.rows())) == [None, None]
+
+
+def test_with_the_root_of_all_files_relative_paths_begin_at_the_table(tmp_path: Path) -> None:
+    for name in ("images", "data"):
+        (tmp_path / name).mkdir()
+    make_photo(tmp_path / "images" / "a.png", 0)
+    path = tmp_path / "data" / "t.csv"
+    path.write_text("image,text,description,caption\n../images/a.png,x,x,y\n")
+    for root in (None, tmp_path / "data"):
+        [row] = open_input(str(path), InputOptions(image_root=root)).rows()
+        assert row.image is None
+        assert "../images/a.png: leads out of the image root" in str(row.fault)
+        assert "--image-root / allows every file" in str(row.fault)
+    [row] = open_input(str(path), InputOptions(image_root=Path("/"))).rows()
+    assert os.path.samefile(str(row.image), tmp_path / "images" / "a.png")
+    [pair] = load_pairs(path, DataOptions(image_root=Path("/"))).pairs
+    assert pair.image.read() == (tmp_path / "images" / "a.png").read_bytes()
+    by_name = tmp_path / "images" / "texts.json"
+    by_name.write_text('{"a": "A dog."}')
+    [row] = open_input(str(by_name), InputOptions(image_root=Path("/"))).rows()
+    assert row.fault is None
 
 
 # Spreadsheets

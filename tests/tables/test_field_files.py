@@ -144,6 +144,31 @@ def test_coco_s_results_by_image_root_and_by_annotations(folder: Path) -> None:
     own = list(read(annotations).rows())  # the annotations themselves, as texts to score
     assert [(row.id, row.text) for row in own][:2] == [("1", "A brown dog runs."), ("2", "A dog on sand.")]
     assert image_names(own) == [NAMES[2], NAMES[2], "image2.png"]
+    hint = "000000000042.jpg: no such file; --image-root names the folder of the images"
+    assert str(next(read(annotations, None).rows()).fault).endswith(hint)
+    with pytest.raises(UsageError, match=r"batch .*captions\.json --image-root .*images$"):
+        open_input(str(folder / "images"), InputOptions(annotations=annotations))
+
+
+def test_karpathy_s_file_gives_a_row_for_each_sentence(folder: Path) -> None:
+    (folder / "images").rename(folder / "val2014")
+    entry = {"filepath": "val2014", "filename": NAMES[2], "split": "test"}
+    texts = [{"raw": "A dog.", "sentid": 3, "tokens": ["a", "dog"]}, {"raw": "A brown dog.", "sentid": 8}]
+    flickr = {"filename": "val2014/image2.png", "sentences": [{"raw": "A cat."}, 3]}
+    hostile = {"filepath": "/etc", "filename": "passwd", "sentences": [{"raw": "Users.", "sentid": 9}]}
+    path = folder / "dataset_coco.json"
+    dump(
+        path, {"dataset": "coco", "images": [entry | {"sentences": texts}, flickr, hostile, {"filename": 3}]}
+    )
+    rows = list(read(path, ".").rows())
+    assert [(row.id, row.text) for row in rows[:3]] == [
+        ("3", "A dog."),
+        ("8", "A brown dog."),
+        ("row-3", "A cat."),
+    ]
+    assert image_names(rows[:3]) == [NAMES[2], NAMES[2], "image2.png"]
+    assert kinds(rows) == [None, None, None, "bad_row", "outside_image_root", "missing_image"]
+    assert all(Path(str(row.image)).is_file() for row in rows[:3])
 
 
 def test_annotations_that_do_not_belong_are_refused(folder: Path) -> None:
@@ -164,6 +189,8 @@ def test_annotations_that_do_not_belong_are_refused(folder: Path) -> None:
     [
         ("{", "not valid JSON"),
         ("[" * 100_000, "not valid JSON"),
+        ('{"a": 1}\n{"a": 2}\n', "it looks like JSON Lines: --input-format jsonl reads it"),
+        ('{"a": 1,\n"b": }', r"not valid JSON \(.*\)$"),
         ("3", "no list of rows"),
         ('{"a": 3}', "no list of rows"),
         ('{"a": "A dog.", "a": "A cat."}', "has key 'a' more than once"),
@@ -291,6 +318,31 @@ def test_a_folder_with_a_table_of_another_name_says_what_to_give(folder: Path) -
     (folder / "images" / "image2.txt").write_text("A dog.")
     found = list(open_input(str(folder / "images")).rows())
     assert [row.text for row in found if row.fault is None] == ["A dog."]
+
+
+@pytest.mark.parametrize("below", ["", "data"])
+def test_a_folder_of_several_tables_says_how_all_are_read(
+    folder: Path, below: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever gave the first table only would lose the others unseen."""
+    tables = folder / "tables"
+    (tables / below).mkdir(parents=True)
+    for name in ("test-00000-of-00002.csv", "test-00001-of-00002.csv"):
+        (tables / below / name).write_text("image,text\nimages/image2.png,A dog.\n")
+    advice = (
+        rf"of its 2 tables, hub:{tables} reads all \(--split .*--image-root .* and .*00000-of-00002.csv only"
+    )
+    with pytest.raises(DataError, match=advice):
+        open_input(str(tables))
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(folder / "cache"))
+    rows = list(open_input(f"hub:{tables}", InputOptions(image_root=folder, split="test")).rows())
+    assert [(row.text, row.fault) for row in rows] == [("A dog.", None)] * 2
+    (tables / below / "more.jsonl").write_text("{}\n")
+    with pytest.raises(DataError, match="it holds 3 tables; give one at a time, such as"):
+        open_input(str(tables))
+    make_photo(tables / "a.png", seed=0)
+    if below:  # tables below a folder of images may be anything
+        assert kinds(list(open_input(str(tables)).rows())) == ["missing_text"]
 
 
 def test_a_folder_of_pairs_and_shards_is_not_guessed_between(folder: Path) -> None:

@@ -79,7 +79,10 @@ def every_reader(path: Path) -> list[str]:
         (b'b,b.png,A cat.,Cats,"About cats.,Tom', "a quotation mark is never closed"),
         (b'b,b.png,"A cat" asleep,Cats,About cats.,Tom', "text follows a closing quotation mark"),
         (b"b,b.png,A cat.,Cats,About\rcats.,Tom", "a carriage return stands outside quotation marks"),
-        (b"b,b.png,A caf\xe9.,Cats,About cats.,Tom", "column 'description' is not UTF-8 text"),
+        (
+            b"b,b.png,A caf\xe9.,Cats,About cats.,Tom",
+            "column 'description' is not UTF-8 text; save it as UTF-8",
+        ),
         (b"b,b.png," + b"x" * (CELL_LIMIT + 1) + b",Cats,About cats.,Tom", "a cell holds over 1,048,576"),
     ],
 )
@@ -95,12 +98,17 @@ def test_every_reader_finds_the_fault_of_a_row(folder: Path, line: bytes, words:
     ("content", "words"),
     [
         (f"{HEADER},description\n{GOOD},x\n".encode(), "has column 'description' 2 times"),
-        (HEADER.encode() + b",caf\xe9\n" + GOOD.encode() + b",x\n", "the header is not UTF-8 text"),
+        (
+            HEADER.encode() + b",caf\xe9\n" + GOOD.encode() + b",x\n",
+            "text; save it as UTF-8 (in Excel: 'CSV UTF-8')",
+        ),
         (f'{HEADER},"never closed\n{GOOD},x\n'.encode(), "the header cannot be read"),
         (f"{HEADER}\n{GOOD}\n".encode("utf-16-le"), "UTF-16 without a byte order mark"),
         (f"{HEADER}\n{GOOD}\n".encode("utf-32"), "is UTF-32 text; save it as UTF-8"),
         (b"\x7fELF\x02\x01\x01\x00\x08", "as in a binary file"),
         (b"PK\x03\x04\x14\x00\x06\x00\x08", "is compressed with ZIP; unpack it first"),
+        (b"PK\x03\x04\x14\x00\x06\x00\x08[Content_Types].xml", "an Excel workbook; save it as 'CSV UTF-8'"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1\0\0", "an Excel workbook; save it as 'CSV UTF-8'"),
         (gzip.compress(f"{HEADER}\n{GOOD}\n".encode(), mtime=0), "is compressed with gzip; unpack it first"),
     ],
 )
@@ -171,6 +179,17 @@ def test_a_compressed_file_is_said_at_once(folder: Path, name: str) -> None:
         (folder / name).write_bytes(gzip.compress(b"x", mtime=0))
 
 
+@pytest.mark.parametrize("name", ["a.xlsx", "a.XLS", "a.ods"])
+def test_a_workbook_is_said_and_how_to_save_it(folder: Path, name: str) -> None:
+    for read in (open_input, load_pairs):
+        with pytest.raises(DataError, match="no such file"):
+            read(str(folder / name))
+    (folder / name).write_bytes(b"PK\x03\x04")
+    for read in (open_input, load_pairs):
+        with pytest.raises(DataError, match="an Excel workbook; save it as 'CSV UTF-8'"):
+            read(str(folder / name))
+
+
 @pytest.mark.parametrize("encoding", ["DELTA_BYTE_ARRAY", "DELTA_LENGTH_BYTE_ARRAY"])
 @pytest.mark.parametrize("version", ["1.0", "2.0"])
 def test_parquet_of_other_encodings(folder: Path, encoding: str, version: str) -> None:
@@ -213,6 +232,15 @@ def test_json_lines_and_their_faults(folder: Path) -> None:
     unusable = load_pairs(path).unusable
     assert [f"row {row.number}: {row.detail}" for row in unusable[:3]] == faults[1:4]
     assert unusable[3].reason == "bad_row"
+    for content in ("", "\n \n"):  # as a CSV file without a line
+        path.write_text(content)
+        for read in (open_input, load_pairs):
+            with pytest.raises(DataError, match=r"table\.jsonl: holds no row"):
+                read(str(path))
+    path.write_text(json.dumps([good, good]))
+    [row] = batch_rows(path)
+    assert str(row.fault).endswith("got list; the file begins with a list: --input-format json reads it")
+    assert len(list(open_input(str(path), InputOptions(format="json")).rows())) == 2
 
 
 def test_parquet_refuses_two_columns_of_one_name_and_long_cells(folder: Path) -> None:

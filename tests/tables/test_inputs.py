@@ -104,12 +104,18 @@ def test_a_folder_names_what_has_no_partner(pairs: Pairs, tmp_path: Path) -> Non
     (folder / "mute.png").write_bytes(b"")
     (folder / "latin.png").write_bytes(b"")
     (folder / "latin.txt").write_bytes(b"caf\xe9")
-    kinds = {row.id: row.fault and row.fault.kind for row in open_input(str(folder)).rows()}
+    (folder / "two.png").write_bytes(b"")
+    for name in ("two.txt", "two.png.txt"):
+        (folder / name).write_text("A cat.")
+    faults = {row.id: row.fault for row in open_input(str(folder)).rows()}
+    kinds = {name: fault and fault.kind for name, fault in faults.items()}
+    assert str(faults["two.png"]) == "two.png: which file is its text? ('two.txt', 'two.png.txt')"
+    assert str(faults["latin.png"]).endswith("latin.txt: is not UTF-8 text; save it as UTF-8")
     assert kinds["alone.png"] is None
     assert kinds["lonely.txt"] == "missing_image"
     assert kinds["mute.png"] == "missing_text"
     assert kinds["latin.png"] == "wrong_encoding"
-    assert len(kinds) == 15
+    assert len(kinds) == 16
 
 
 def test_damaged_rows_of_json_lines(tmp_path: Path) -> None:
