@@ -34,7 +34,8 @@ INTERRUPTED = 130
 @click.option(
     "--image-root",
     type=PATH,
-    help="Folder that image paths start from and may not leave; by default the table's. / allows every file.",
+    help="Folder that image paths start from and may not leave; by default the table's. / allows every file; "
+    "paths then start from the table's.",
 )
 @click.option(
     "--annotations",

@@ -1,4 +1,4 @@
-"""Files of the field go in as they are: of clipscore, COCO, Conceptual Captions, WIT and ``datasets``."""
+"""Files of the field go in as they are: of clipscore, COCO, Karpathy, Conceptual Captions, WIT, ``datasets``."""
 
 from __future__ import annotations
 
