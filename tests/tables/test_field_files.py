@@ -1,4 +1,4 @@
-"""Files of the field go in as they are: of clipscore, COCO, Karpathy, Conceptual Captions, WIT, ``datasets``."""
+"""Files of the field go in as they are: those of clipscore, COCO, Karpathy, WIT, ``datasets`` and others."""
 
 from __future__ import annotations
 
