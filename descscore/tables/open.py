@@ -192,10 +192,10 @@ def _table_advice(path: Path, name: str) -> str:
     tables = sorted(own or ([] if has_images else below))
     if len(tables) < 2:
         return f"give its table, {tables[0]}" if tables else ""
+    many = f"it holds {len(tables)} tables"
     if has_images or len({file.suffix.lower() for file in tables}) > 1:  # `datasets` would read some of them
-        return f"it holds {len(tables)} tables; give one at a time, such as {tables[0]}"
-    options = "--split names a split, --image-root the folder of the images"
-    return f"of its {len(tables)} tables, {_HUB}{name} reads all ({options}), and {tables[0]} only one"
+        return f"{many}; give one at a time, such as {tables[0]}"
+    return f"{many}; {_HUB}{name} reads all of them, with --split and --image-root"
 
 
 def _metadata(path: Path) -> list[tuple[str, Path]]:
