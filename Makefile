@@ -1,5 +1,5 @@
 # make demo       score real photos                make test-all     all tests, also long ones and browsers
-# make test       run the tests (5 minutes)        make test-browser check pages in Chromium
+# make test       run the quick tests              make test-browser check pages in Chromium
 # make lint       check style and types            make test-lowest  run the tests on the lowest versions
 # make docs       build the site                   make audit        look for known vulnerabilities
 PYTHON ?= python3
