@@ -30,7 +30,7 @@ from PIL import Image, ImageOps, ImagePalette, UnidentifiedImageError
 from PIL.ExifTags import Base as Tag
 
 from descscore.appearance import to_rgb
-from descscore.errors import ImageError, ModelError
+from descscore.errors import ImageError, ModelError, shown
 from descscore.formats import HAS_HEIF, IMAGE_FORMATS, QUICK, RAW_FILE, unread_kind
 from descscore.metadata import separate
 
@@ -251,8 +251,10 @@ def check_path(source: str | os.PathLike[str]) -> Path:
 
 def address_fault(text: str) -> ImageError:
     """The error for an address in place of a path, which says what to give instead."""
-    if file := re.match(r"(?is)file:(?://[^/]*)?(/.*)", text[:PATH_LIMIT]):
-        reason = f"{text[:100]}: addresses are not read; write the path {unquote(file[1])[:100]}"
+    if text[:5].lower() == "file:":
+        file = re.match(r"(?is)file:(?://(?:localhost)?)?(/[^/].*)", text[:PATH_LIMIT])
+        path = f"write the path {shown(unquote(file[1]))}" if file else "give the file's path"
+        reason = f"{text[:100]}: addresses are not read; {path}"
     elif text[:5].lower() == "data:":
         reason = (
             f"{text[:40]}: this address holds the image itself; save it as a file and give the file's path"

@@ -189,7 +189,7 @@ def pairs_options(command: F) -> F:
             show_default=True,
             help="Split to measure on; '' for data without splits.",
         ),
-        click.option("--image-root", type=PATH, help="Folder that image paths are relative to."),
+        click.option("--image-root", type=PATH, help="Folder that image paths start from; / allows all."),
     )
     return _with_options(command, options)
 

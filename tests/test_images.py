@@ -341,6 +341,7 @@ def test_decompression_bomb(tmp_path: Path) -> None:
         ("data:image/png;base64,AAAA", "save it as a file"),
         ("file:///tmp/my%20x.jpg", "write the path /tmp/my x.jpg"),
         ("FILE:/tmp/x.jpg", "write the path /tmp/x.jpg"),
+        ("file://server/share/x.jpg", "give the file's path"),
     ],
 )
 def test_urls_are_never_fetched(url: str, advice: str) -> None:

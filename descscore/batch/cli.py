@@ -133,7 +133,7 @@ def batch(ctx: click.Context, /, source: str, output: Path, as_json: bool, **arg
             time_limit=arguments["time_limit"],
             decorative_empty=arguments["decorative_empty"],
         ),
-        input_options=_input_options(arguments),
+        input_options=_input_options(arguments, opened.start),
         contexts=bool(arguments["context_column"]),
         lean=arguments["lean"],
         retry_failed=arguments["retry_failed"],
@@ -168,8 +168,8 @@ def _nothing_left(failed: int, retried: bool) -> str:
 _COLUMNS = ("id", "image", "text", "context", "references")
 
 
-def _input_options(arguments: dict[str, Any]) -> dict[str, Any]:
-    """The input options on which results depend, by name."""
+def _input_options(arguments: dict[str, Any], start: Path | None) -> dict[str, Any]:
+    """The input options on which results depend, by name. start: where relative image paths begin."""
     root = arguments["image_root"]
     options = {
         "id_column": arguments["id_column"],
@@ -179,6 +179,8 @@ def _input_options(arguments: dict[str, Any]) -> dict[str, Any]:
         "subset": arguments["subset"],
         "image_root": root and os.path.abspath(root),
     }
+    if root == Path("/"):  # under any other root, the paths begin at the root
+        options["image_start"] = os.path.abspath(start or root)
     optional = ("context_column", "references_column", "input_format")
     return options | {name: arguments[name] for name in optional if arguments[name]}
 

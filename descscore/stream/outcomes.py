@@ -160,8 +160,7 @@ class _Stream:
 
     def _begin(self, row: StreamPair) -> _Pending:
         """Tokenise the texts and ask for the image. A row with a fault asks for nothing."""
-        no_text = isinstance(row.text, str) and not row.text
-        if self.options.decorative_empty and no_text and row.image is not None and row.fault is None:
+        if self.options.decorative_empty and isinstance(row.text, str) and not row.text and _names_image(row):
             return _Pending(row.id, Outcome(DECORATIVE))
         tokenize = partial(tokenize_text, self.scoring.tokenize)
         try:
@@ -201,6 +200,13 @@ class _Stream:
             _failed(image) if isinstance(image, ImageError) else _scored(score)
             for image, score in zip(images, scores, strict=True)
         ]
+
+
+def _names_image(row: StreamPair) -> bool:
+    """Whether the row says which image it is about, also if that one cannot be scored."""
+    if row.fault is None or row.image is not None:
+        return row.image is not None
+    return isinstance(row.fault, ImageError) and row.fault.kind != "missing_image"
 
 
 def _failed(error: InputError) -> Outcome:

@@ -165,10 +165,10 @@ _COMPRESSED = {
 
 
 _OLD_WORKBOOK = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
-_PARTS_OF_WORKBOOKS = (b"xl/w", b"[Content_Types].xml", b"opendocument.spreadsheet")
+_PARTS_OF_WORKBOOKS = (b"xl/work", b"opendocument.spreadsheet")
 """What the first bytes of a ZIP file hold if it is a workbook under another name."""
 
-WORKBOOK = "is a spreadsheet such as an Excel workbook; save it as 'CSV UTF-8'"
+WORKBOOK = "is an Office file such as an Excel workbook; save the table as 'CSV UTF-8'"
 
 
 def compression(head: bytes) -> str:

@@ -78,7 +78,7 @@ def _lines_hint(text: str) -> str:
         found = isinstance(load_json(text[:CELL_LIMIT].lstrip().partition("\n")[0]), dict)
     except (ValueError, RecursionError):
         found = False
-    return "; it looks like JSON Lines: --input-format jsonl reads it, or the ending .jsonl" if found else ""
+    return "; it looks like JSON Lines: give it the ending .jsonl, or --input-format jsonl" if found else ""
 
 
 def _text_in(path: Path) -> str:
@@ -135,11 +135,13 @@ def _karpathy(value: Any) -> _Form | None:
         return None
     rows: list[Any] = []
     for entry, sentences in zip(entries, texts, strict=True):
-        if type(entry) is not dict or not isinstance(sentences, list):
+        if type(entry) is not dict or not isinstance(sentences, list) or not sentences:
             rows.append(entry)
             continue
-        parts = [part for part in (entry.get("filepath"), entry.get("filename")) if part]
-        file = os.path.join(*parts) if parts and all(isinstance(part, str) for part in parts) else None
+        below, name = entry.get("filepath") or "", entry.get("filename")
+        file = (
+            os.path.join(below, name) if isinstance(below, str) and isinstance(name, str) and name else None
+        )
         rows += [{**one, "file_name": file} if type(one) is dict else one for one in sentences]
     return _Form(rows, {"id": ("sentid",), "image": ("file_name",), "text": ("raw",)})
 

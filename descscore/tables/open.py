@@ -16,8 +16,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from descscore.errors import DataError, UsageError
+from descscore.files import open_regular
 from descscore.formats import IMAGE_SUFFIXES
-from descscore.tables.cells import WORKBOOK
+from descscore.tables.cells import WORKBOOK, compression
 from descscore.tables.data_sets import HubTable, is_saved, load_hub
 from descscore.tables.json_tables import CONCADIA, JsonTable
 from descscore.tables.parquet import ParquetTable
@@ -185,17 +186,18 @@ def _table_advice(path: Path, name: str) -> str:
     """What to give for a folder that holds tables, or no image but tables below it; '' for any other."""
     own, below, has_images = list[Path](), list[Path](), False
     for place, names, _ in folders_below(str(path)):
-        files = [Path(path, place, file) for file in names]
+        named = [(name, os.path.splitext(name)[1].lower()) for name in names]
         tables = own if place == "." else below
-        tables += [file for file in files if file.suffix.lower() in _IN_FOLDERS]
-        has_images = has_images or any(file.suffix.lower() in IMAGE_SUFFIXES for file in files)
+        tables += [Path(path, place, name) for name, ending in named if ending in _IN_FOLDERS]
+        has_images = has_images or any(ending in IMAGE_SUFFIXES for _, ending in named)
     tables = sorted(own or ([] if has_images else below))
     if len(tables) < 2:
         return f"give its table, {tables[0]}" if tables else ""
     many = f"it holds {len(tables)} tables"
-    if has_images or len({file.suffix.lower() for file in tables}) > 1:  # `datasets` would read some of them
+    endings = {file.suffix.lower() for file in tables}
+    if has_images or len(endings) > 1 or ".tab" in endings:  # `datasets` would read some of them, or none
         return f"{many}; give one at a time, such as {tables[0]}"
-    return f"{many}; {_HUB}{name} reads all of them, with --split and --image-root"
+    return f"{many}; {_HUB}{name} reads those of one split (--split, by default train)"
 
 
 def _metadata(path: Path) -> list[tuple[str, Path]]:
@@ -343,7 +345,10 @@ def check_exists(name: str) -> None:
 def _check_unpacked(path: Path) -> None:
     """Raise :class:`DataError` for a workbook, or a name of a compressed file, which no hub data set has."""
     if path.suffix.lower() in _WORKBOOKS and path.is_file():
-        raise DataError(f"{path}: {WORKBOOK}")
+        with open_regular(path) as file:
+            is_text = compression(file.read(8)) == ""  # programs write text under these endings, too
+        if not is_text:
+            raise DataError(f"{path}: {WORKBOOK}")
     if path.suffix.lower() in _PACKED:
         raise DataError(f"{path}: compressed tables and archives are not read; unpack it first")
 

@@ -313,6 +313,7 @@ class Reader:
             references = parse_references(self._cell(cells, "references"))
             if "image" in self.roles:
                 image = self._image(self._cell(cells, "image"))
+                self._check_there(image)
         except InputError as error:
             # Errors of paths and of named records say already what they are about.
             is_named = record.id is not None or error.kind in ("url_not_supported", "outside_image_root")
@@ -359,7 +360,9 @@ class Reader:
                 length = f"{len(value):,} characters, over the limit of {CELL_LIMIT:,}"
                 raise InputError("bad_row", f"column {column!r} holds {length}")
             if not is_unicode(value):
-                raise InputError("wrong_encoding", f"column {column!r} is not UTF-8 text{SAVE_AS_UTF8}")
+                # Bytes that are no UTF-8 are read as these; other halves of characters are as written.
+                cure = SAVE_AS_UTF8 if re.search("[\udc80-\udcff]", value) else ""
+                raise InputError("wrong_encoding", f"column {column!r} is not UTF-8 text{cure}")
         size = len(id_text(self._cell(cells, "id")) or "")
         is_path = self.roles.get("id") == self.roles.get("image")  # paths have their own limit
         if size > ID_LIMIT and not is_path:
@@ -382,10 +385,18 @@ class Reader:
         except ImageError as error:
             hint = "; --image-root / allows every file" if error.kind == "outside_image_root" else ""
             raise ImageError(error.kind, f"{error}{hint}") from None
-        hint = self.table.missing_hint
-        if hint and "\0" not in file and not os.path.lexists(file):
-            raise ImageError("missing_image", f"{cut(file)}: no such file{hint}")
         return file
+
+    def _check_there(self, image: str | bytes) -> None:
+        """Raise the error of a missing file early, for a table that knows what may be wrong."""
+        hint = "" if self.root == Path("/") else self.table.missing_hint
+        if hint and isinstance(image, str) and "\0" not in image:
+            try:
+                os.stat(image)
+            except (FileNotFoundError, NotADirectoryError):
+                raise ImageError("missing_image", f"{cut(image)}: no such file{hint}") from None
+            except OSError:
+                return  # the error comes when the image is read
 
     def _id(self, number: int, record: Record, cells: Mapping[str, Any]) -> str:
         text = id_text(self._cell(cells, "id"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tarfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -178,12 +179,18 @@ def _pairs_of(names: list[str]) -> Iterator[_Pair]:
     images += [name for name in unread if _text_of(name, texts) and _without_suffix(name) not in paired]
     paired |= {key for name in images for key in (_without_suffix(name), name)}
     alone = [text for key, text in texts.items() if key not in paired]
+    stems = Counter(map(_without_suffix, images))
     for name in sorted([*images, *alone]):
         if _suffix(name) == ".txt":
             yield _Pair(None, name)
+            continue
+        text, longer = _text_of(name, texts), texts.get(name)
+        if longer is None or longer == text or name in stems:  # it is the text of a.jpg.png
+            yield _Pair(name, text)
+        elif stems[_without_suffix(name)] > 1:  # the shorter name serves another image
+            yield _Pair(name, longer)
         else:
-            text, longer = _text_of(name, texts), texts.get(name)
-            yield _Pair(name, text, None if longer == text else longer)
+            yield _Pair(name, text, longer)
 
 
 def _text_of(image: str, texts: Mapping[str, str]) -> str | None:

@@ -11,7 +11,7 @@ from abc import abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -323,11 +323,7 @@ class JsonlTable(_LineTable):
         After the first object, only lines that may hold a missing key are parsed: as it is, or escaped.
         """
         missing, present = set(wanted), dict[str, None]()
-        records = self.records({})
-        first = next(records, None)
-        if first is None:
-            raise DataError(f"{self.source}: holds no row")
-        for record in chain([first], records):
+        for record in self.records({}):
             if isinstance(record.content, InputError):
                 continue
             line = record.content
@@ -358,15 +354,15 @@ class JsonlTable(_LineTable):
         try:
             return parse_object(content.removeprefix("\N{ZERO WIDTH NO-BREAK SPACE}"), roles.get("id"))
         except InputError as error:
-            hint = "; the file begins with a list: --input-format json reads it" if self._is_list else ""
-            raise InputError(error.kind, f"{error}{hint}") from None
+            hint = "; the file is one list: give it the ending .json, or --input-format json"
+            raise InputError(error.kind, f"{error}{hint if self._is_list else ''}") from None
 
     @cached_property
     def _is_list(self) -> bool:
-        """Whether the file begins as JSON's lists do, and so as no object."""
+        """Whether the file begins as a list of objects does, and so is a table of JSON."""
         with open_file(self.path) as file:
             head = file.read(_HEAD)[self._coding.start :].decode(self._coding.name, "replace")
-        return head.lstrip().startswith("[")
+        return re.match(r"\s*\[\s*\{", head) is not None
 
 
 def read_csv(path: Path, required: Iterable[str] = ()) -> list[Row]:

@@ -36,6 +36,7 @@ from descscore.models import load_model
 from descscore.records import Outcome
 from descscore.tables.cells import CELL_LIMIT
 from descscore.tables.text_tables import read_csv as read_scores
+from pictures import make_photo
 
 COLUMNS = [
     *("id", "image", "text", "score", "cosine", "clip_score", "description_probability"),
@@ -281,6 +282,9 @@ def test_the_empty_text_is_decorative_on_request(
     assert [row["status"] for row in rows] == ["decorative", "empty_text", "empty_text", "ok"]
     source.write_text(json.dumps({"image": "none.png", "text": ""}) + "\n")
     assert batch(source, "--output", tmp_path / "c", "--decorative-empty").exit_code == 0
+    for image in ("https://example.org/a.png", "../out.png"):
+        source.write_text(json.dumps({"image": image, "text": ""}) + "\n")
+        assert batch(source, "--output", tmp_path / image[-5:], "--decorative-empty").exit_code == 0
     source.write_text(json.dumps({"image": None, "text": ""}) + "\n")  # a blank row has nothing to decorate
     assert batch(source, "--output", tmp_path / "d", "--decorative-empty").exit_code == 3
 
@@ -307,6 +311,20 @@ def test_other_columns_by_option(batch: Callable[..., Result], pairs: Pairs, tmp
     assert missing.exit_code == 1
     assert "no column 'image' or 'filename'" in missing.stderr
     assert "its columns are 'id', 'src', 'alt', 'key'" in missing.stderr
+
+
+def test_under_the_root_of_all_files_a_table_in_another_folder_is_another_run(
+    batch: Callable[..., Result], tmp_path: Path
+) -> None:
+    """Its relative paths begin at its own folder, and so name other images."""
+    for folder, seed in (("a", 1), ("b", 2)):
+        (tmp_path / folder / "data").mkdir(parents=True)
+        make_photo(tmp_path / folder / "photo.png", seed=seed)
+        (tmp_path / folder / "data" / "in.csv").write_text("image,text\n../photo.png,A cat.\n")
+    given = ("--image-root", "/", "--output", tmp_path / "out")
+    assert batch(tmp_path / "a" / "data" / "in.csv", *given).exit_code == 0
+    moved = batch(tmp_path / "b" / "data" / "in.csv", *given)
+    assert (moved.exit_code, "image_start" in moved.stderr) == (1, True)
 
 
 CHANGES: list[tuple[tuple[object, ...], str]] = [

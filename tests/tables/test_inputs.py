@@ -116,6 +116,13 @@ def test_a_folder_names_what_has_no_partner(pairs: Pairs, tmp_path: Path) -> Non
     assert kinds["mute.png"] == "missing_text"
     assert kinds["latin.png"] == "wrong_encoding"
     assert len(kinds) == 16
+    # The longer name is the text of another image, or the shorter one is.
+    for name in ("two.png.jpg", "two.jpg"):
+        (folder / name).write_bytes(b"")
+    for name, text in (("two.txt", "short"), ("two.png.txt", "png"), ("two.jpg.txt", "jpg")):
+        (folder / name).write_text(text)
+    texts = {row.id: row.text for row in open_input(str(folder)).rows() if row.id.startswith("two")}
+    assert texts == {"two.png": "short", "two.png.jpg": "png", "two.jpg": "jpg"}
 
 
 def test_damaged_rows_of_json_lines(tmp_path: Path) -> None:
