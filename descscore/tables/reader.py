@@ -127,7 +127,7 @@ class Table(ABC):
 
     @property
     def missing_hint(self) -> str:
-        """What to say of an image whose file is not there; '' for nothing but that."""
+        """What may be wrong where an image's file is not there, for its error; '' if nothing is known."""
         return ""
 
     @abstractmethod
