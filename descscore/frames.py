@@ -11,12 +11,8 @@ import numpy as np
 from descscore.errors import UsageError
 from descscore.records import Outcome, Score
 
-_NUMBERS = (
-    *("score", "cosine", "clip_score", "description_probability", "percentile"),
-    *("contextual_score", "reference_score"),
-)
-"""The fields of a score that are numbers with a fraction."""
 _FIELDS = tuple(field.name for field in fields(Score))
+_NUMBERS = tuple(field.name for field in fields(Score) if str(field.type).startswith("float"))
 _OF_ROLE = {"context": "context", "references": "reference"}
 """How the fields of a score begin that exist only with a context, or only with references."""
 

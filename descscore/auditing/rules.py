@@ -82,9 +82,9 @@ def _empty_in_link(use: ImageUse) -> str | None:
         return None
     if use.hidden and not use.decorative:
         return (
-            f"is all that a {control} holds, and is hidden from screen readers: say what the {control} does"
+            f"is hidden from screen readers, but its {control} has nothing else; say what the {control} does"
         )
-    return f"is all that a {control} holds, and has no text: say what the {control} does"
+    return f"has no text, and its {control} has nothing else; say what the {control} does"
 
 
 @_of_text
